@@ -1,0 +1,21 @@
+"""Person re-identification with heads that know whose row is whose."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Looked up on first use, so that `camreid-train --help` does not wait for torch.
+_HOMES = {
+    "HeadMismatch": "camreid.errors",
+    "InputError": "camreid.errors",
+    "LabelMap": "camreid.labels",
+    "create_model": "camreid.cli.compose",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'camreid' has no attribute {name!r}")

@@ -1,0 +1,221 @@
+"""Guards of a run: the head check, and what every checkpoint says of its origin."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from camreid.errors import HeadMismatch, InputError
+from camreid.evaluation.report import percent
+from camreid.labels import LabelMap, Unknown
+from camreid.model.head import RemapHead
+from camreid.model.module import ReIDModule
+
+__all__ = ["HeadCheck", "HeadFit", "HeadMismatch", "Provenance", "check_head"]
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """How a head and the people it is to be trained on fit together.
+
+    Attributes:
+        head: its name.
+        rows: rows of its weight.
+        people: identities of its label map.
+        dim: width that its rows have.
+        features: width of the features that it is given.
+        identities: train identities of the split.
+        shared: those of them whose row came with the starting weights.
+        unknown: those of them without one.
+        coverage: `shared` / `identities`.
+        image_coverage: the same by images.
+        misplaced: identities that land on somebody else's row.
+    """
+
+    head: str
+    rows: int
+    people: int
+    dim: int
+    features: int
+    identities: int
+    shared: int
+    unknown: int
+    coverage: float
+    image_coverage: float
+    misplaced: int
+
+
+def check_head(
+    name: str, head: RemapHead, features: int, images: Mapping[int, int], new_people: LabelMap
+) -> HeadFit:
+    """Measure the fit of one head.
+
+    Args:
+        name: the head's name.
+        head: the head.
+        features: width of the features that it is given.
+        images: train images of each identity of the split.
+        new_people: whose rows did not come with the starting weights.
+    """
+    pids = torch.tensor(list(images), dtype=torch.int64)
+    people = head.pids.cpu()
+    rows = head.rows(pids.to(head.pids.device)).cpu()
+    has_row = rows >= 0
+    misplaced = int((people[rows[has_row]] != pids[has_row]).sum())
+    shared = [pid for pid in pids[has_row].tolist() if pid not in new_people]
+    count = sum(images.values())
+    return HeadFit(
+        head=name,
+        rows=head.weight.shape[0],
+        people=len(set(people.tolist())),
+        dim=head.dim,
+        features=features,
+        identities=len(images),
+        shared=len(shared),
+        unknown=len(images) - len(shared),
+        coverage=len(shared) / max(1, len(images)),
+        image_coverage=sum(images[pid] for pid in shared) / max(1, count),
+        misplaced=misplaced,
+    )
+
+
+class HeadCheck(pl.Callback):
+    """Checks every head before the first step, prints a table and writes it as JSON.
+
+    Args:
+        min_coverage: least share of the train identities that the head must have a row for, 0..1.
+        path: the JSON file; by default `head_check.json` in the trainer's root folder.
+
+    Raises:
+        HeadMismatch: with the counts and the overrides that would fix it.
+    """
+
+    def __init__(self, min_coverage: float = 0.01, path: str | None = None) -> None:
+        if not 0 <= min_coverage <= 1:
+            raise InputError(
+                f"callbacks.head_check.min_coverage={min_coverage}: expected a share in 0..1."
+            )
+        self.min_coverage, self.path = min_coverage, path
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check, print, write, and raise if a head does not fit."""
+        if not isinstance(pl_module, ReIDModule):
+            raise InputError("HeadCheck is for a camreid.model.ReIDModule.")
+        images = _train_images(trainer)
+        widths = pl_module.model.widths
+        fits = [
+            check_head(name, head, widths[name], images, pl_module.new_people)
+            for name, head in pl_module.model.remap_heads().items()
+        ]
+        unknown = pl_module.config.unknown
+        faults = [fault for fit in fits for fault in self._faults(fit, unknown)]
+        path = Path(self.path or Path(trainer.default_root_dir) / "head_check.json")
+        _show(fits, unknown, faults, path)
+        if faults:
+            raise HeadMismatch(" ".join([*faults, _remedy(pl_module)]))
+
+    def _faults(self, fit: HeadFit, unknown: Unknown) -> list[str]:
+        faults = []
+        if fit.rows != fit.people:
+            faults.append(
+                f"Head '{fit.head}' has {fit.rows} rows, but its label map names {fit.people} "
+                "people."
+            )
+        if fit.dim != fit.features:
+            faults.append(
+                f"Head '{fit.head}' compares {fit.dim}-wide rows with {fit.features}-wide features."
+            )
+        if fit.misplaced:
+            faults.append(f"Head '{fit.head}': {fit.misplaced} identities land on another's row.")
+        counts = (
+            f"Head '{fit.head}' has {fit.rows} rows; {fit.shared} of the split's {fit.identities} "
+            "train "
+            f"identities are among them, {fit.unknown} are not"
+        )
+        if unknown == "forbid" and fit.unknown:
+            faults.append(f"{counts}, and model.unknown=forbid.")
+        elif unknown in ("skip", "drop") and fit.coverage < self.min_coverage:
+            faults.append(
+                f"{counts}: a coverage of {fit.coverage:.3f}, below "
+                f"callbacks.head_check.min_coverage={self.min_coverage}."
+            )
+        return faults
+
+
+def _train_images(trainer: pl.Trainer) -> dict[int, int]:
+    """Train images of each identity of the split, from the data module or the loader."""
+    data = getattr(trainer, "datamodule", None)
+    records = getattr(getattr(data, "split", None), "train", None)
+    if records is None:
+        trainer.fit_loop.setup_data()
+        loader = trainer.train_dataloader
+        records = getattr(getattr(loader, "dataset", None), "records", None)
+    if records is None:
+        raise InputError(
+            "HeadCheck can't tell who is trained on: expected a ReIDDataModule, or a loader whose "
+            "dataset has `records` with a `pid` each, such as camreid.data.ImageDataset."
+        )
+    return dict(sorted(Counter(r.pid for r in records).items()))
+
+
+def _remedy(module: ReIDModule) -> str:
+    """What to type; names the division that the weights were trained on where it is known."""
+    origin = module.started_on or "+split=original (with split.camera=N for an expert)"
+    return (
+        "Fine-tune with model.unknown=skip (train the known rows), extend (add rows) or reinit "
+        "(new "
+        f"head), or train on the division that the head was made for: {origin}."
+    )
+
+
+@rank_zero_only
+def _show(fits: list[HeadFit], unknown: Unknown, faults: list[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"unknown": unknown, "heads": [asdict(fit) for fit in fits], "faults": faults}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    table = Table(title=f"Head check (model.unknown={unknown})", title_justify="left")
+    for column in (
+        "head",
+        "rows",
+        "dim",
+        "identities",
+        "shared",
+        "unknown",
+        "coverage",
+        "of images",
+    ):
+        table.add_column(column, justify="left" if column == "head" else "right")
+    for fit in fits:
+        numbers = (fit.rows, fit.dim, fit.identities, fit.shared, fit.unknown)
+        coverage = (percent(fit.coverage), percent(fit.image_coverage))
+        table.add_row(fit.head, *map(str, numbers), *coverage)
+    Console().print(table)
+
+
+class Provenance(pl.Callback):
+    """Writes into every checkpoint where it comes from.
+
+    Args:
+        notes: primitives by name, such as the config as text, versions and the command.
+    """
+
+    def __init__(self, notes: Mapping[str, Any]) -> None:
+        self.notes = dict(notes)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the notes and the split's digest and strategy under the key `camreid`."""
+        own = checkpoint.setdefault("camreid", {})
+        own.update(self.notes)
+        split = getattr(getattr(trainer, "datamodule", None), "split", None)
+        if split is not None:
+            own["split"] = {"digest": split.digest, "strategy": split.strategy}

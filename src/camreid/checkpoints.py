@@ -1,0 +1,158 @@
+"""Weights in: reading camreid checkpoints, and starting a model from them, row by person."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+from camreid.model.config import ModelConfig
+from camreid.model.module import ReIDModule
+
+_NETWORK = "model."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A camreid checkpoint as read from its file.
+
+    Attributes:
+        path: the file.
+        config: the model it was made with.
+        state: the network's tensors by name.
+        labels: the people of its heads, in row order.
+        seen: identities that the weights were trained on.
+        notes: split digest and strategy, config as text, versions, and what else was kept.
+    """
+
+    path: str
+    config: ModelConfig
+    state: dict[str, Tensor]
+    labels: LabelMap
+    seen: frozenset[int]
+    notes: dict[str, Any]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a file that a run saved; pickled code in it is not run.
+
+    Raises:
+        InputError: no file, or no camreid checkpoint.
+    """
+    content = _read_file(Path(path))
+    state, parameters = content.get("state_dict"), content.get("hyper_parameters")
+    if not isinstance(state, Mapping) or not isinstance(parameters, Mapping):
+        raise InputError(
+            f"{path} is no camreid checkpoint: it holds {', '.join(map(str, list(content)[:5]))}. "
+            "Type a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
+        )
+    if "config" not in parameters or "labels" not in parameters:
+        raise InputError(
+            f"{path} is a Lightning checkpoint, but not of a camreid model. Type a file of a run "
+            "folder, such as runs/RUN/checkpoints/best.ckpt."
+        )
+    notes = dict(content.get("camreid", {}))
+    tensors = {k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)}
+    labels = LabelMap(tuple(parameters["labels"]))
+    seen = frozenset(notes.get("seen", labels.pids))
+    config = ModelConfig.read(parameters["config"])
+    return Checkpoint(str(path), config, tensors, labels, seen, notes)
+
+
+def load(path: str | Path) -> ReIDModule:
+    """The model of a checkpoint, in evaluation mode on the CPU.
+
+    Raises:
+        InputError: no file, or no camreid checkpoint.
+    """
+    checkpoint = read_checkpoint(path)
+    module = ReIDModule(without_fetching(checkpoint.config), checkpoint.labels)
+    module.model.load_state_dict(checkpoint.state)
+    module.seen = checkpoint.seen
+    return module.eval()
+
+
+def without_fetching(config: ModelConfig) -> ModelConfig:
+    """The same model, its backbone not looked up anywhere because weights follow."""
+    network = dict(config.network)
+    network.update({key: value for key, value in _NO_WEIGHTS.items() if key in network})
+    return ModelConfig.read({**config.primitives(), "network": network})
+
+
+_NO_WEIGHTS: dict[str, Any] = {"pretrained": False, "weights": None}
+
+
+def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
+    """Start a model from a checkpoint: the trunk as it is, the rows person by person.
+
+    With `model.unknown=reinit` the heads stay fresh. Otherwise each person that both know gets
+    *their* row, whatever order either side uses, and those that the checkpoint does not have
+    become the module's `new_people`.
+
+    Raises:
+        InputError: the architectures differ.
+        HeadMismatch: the checkpoint's rows and people do not fit together.
+    """
+    heads = module.model.remap_heads()
+    own = module.model.state_dict()
+    trunk = {k: v for k, v in checkpoint.state.items() if not k.startswith("heads.")}
+    _check_trunk(module, checkpoint, trunk, own)
+    module.model.load_state_dict({**own, **trunk})
+    module.seen = module.seen | checkpoint.seen
+    module.started_on = str(checkpoint.notes.get("split_overrides", ""))
+    if module.config.unknown == "reinit":
+        return
+    for name, head in heads.items():
+        pids = tuple(checkpoint.state[f"heads.{name}.pids"].tolist())
+        weight = checkpoint.state[f"heads.{name}.weight"]
+        module.new_people = head.take(weight, LabelMap(pids))
+
+
+def _check_trunk(
+    module: ReIDModule, checkpoint: Checkpoint, trunk: dict[str, Tensor], own: dict[str, Tensor]
+) -> None:
+    """Refuse other architectures, heads included by name."""
+    theirs = {k: tuple(v.shape) for k, v in trunk.items()}
+    ours = {k: tuple(v.shape) for k, v in own.items() if not k.startswith("heads.")}
+    heads = {k for k in checkpoint.state if k.startswith("heads.") and k.endswith(".weight")}
+    lacking = {f"heads.{name}.weight" for name in module.model.remap_heads()} - heads
+    if theirs == ours and not lacking:
+        return
+    differing = sorted({k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k)})
+    raise InputError(
+        f"init={checkpoint.path} is a {checkpoint.config.name} model and this run builds a "
+        f"{module.config.name}: {len(differing) + len(lacking)} tensors differ, such as "
+        f"{', '.join([*differing, *sorted(lacking)][:3])}. Type model={checkpoint.config.name} "
+        "with the "
+        "same model.network options, or leave model= out to take the checkpoint's own."
+    )
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = sorted(path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        hint = f" In that folder: {', '.join(p.name for p in near[:5])}." if near else ""
+        raise InputError(
+            f"no checkpoint at {path}; type the path of a file, such as "
+            f"runs/RUN/checkpoints/best.ckpt.{hint}"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path} ({path.stat().st_size} bytes) can't be read as a checkpoint "
+            f"({type(error).__name__}): it is no file of torch.save, it is cut short, or it holds "
+            "pickled code, which is not run. Type a file of a run folder, such as "
+            "runs/RUN/checkpoints/best.ckpt."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"{path} holds a {type(content).__name__}, not a checkpoint. Type a file of a run "
+            "folder, "
+            "such as runs/RUN/checkpoints/best.ckpt."
+        )
+    return dict(content)

@@ -1,0 +1,217 @@
+"""From a config to the parts of a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from camreid.checkpoints import Checkpoint
+from camreid.data import (
+    Augment,
+    ReIDDataModule,
+    Split,
+    SyntheticMarket,
+    read_market1501,
+)
+from camreid.errors import InputError, MissingDataset
+from camreid.labels import LabelMap
+from camreid.model.config import ModelConfig
+
+
+def run_folder() -> Path:
+    """Where this run writes, as an absolute path."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def choice(group: str) -> str | None:
+    """What the user typed for a config group, None if nothing."""
+    typed = [a.lstrip("+") for a in HydraConfig.get().overrides.task]
+    return next((a.partition("=")[2] for a in typed if a.startswith(f"{group}=")), None)
+
+
+def build_split(config: DictConfig) -> Split:
+    """Render the data if they are synthetic, and divide them; or read the split's manifest."""
+    root = config.data.root
+    if config.data.render is not None:
+        root = SyntheticMarket(**config.data.render).render(root)
+    options = {key: value for key, value in config.split.items() if key != "manifest"}
+    if config.split.get("manifest"):
+        return Split.load(config.split.manifest, root)
+    strategy = instantiate(OmegaConf.create(options))
+    split: Split = strategy(read_market1501(root))
+    return split
+
+
+def require_test(split: Split) -> None:
+    """Refuse to promise a test where there is nothing to rank.
+
+    Raises:
+        MissingDataset: the split has no query or no gallery.
+    """
+    if not split.query or not split.gallery:
+        raise MissingDataset(
+            f"the split has {len(split.query)} query and {len(split.gallery)} gallery images, so "
+            "there "
+            "is nothing to rank at the end. Put query/ and bounding_box_test/ beside "
+            "bounding_box_train/, or type test=false to train without a test."
+        )
+
+
+def build_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
+    """The model of the config; of the starting weights where none was typed.
+
+    `model.KEY=VALUE` on the command line counts in both cases.
+    """
+    model = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
+    if start is not None and choice("model") is None:
+        typed = [a for a in HydraConfig.get().overrides.task if a.startswith("model.")]
+        # an experiment's own model settings give way too: the weights say what they are
+        theirs = OmegaConf.create({"model": start.config.primitives()})
+        ours = OmegaConf.from_dotlist(
+            [f"{key}={config_value(config, key)}" for key in _keys(typed)]
+        )
+        model = OmegaConf.merge(theirs, ours).model
+        model.unknown = config.model.unknown
+        model.pixels = config.model.pixels
+    return ModelConfig.read(OmegaConf.to_container(model, resolve=True))  # type: ignore[arg-type]
+
+
+def _keys(overrides: list[str]) -> list[str]:
+    return [o.partition("=")[0] for o in overrides]
+
+
+def config_value(config: DictConfig, key: str) -> Any:
+    """The value of a dotted key, as it would be typed."""
+    value = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def build_data(
+    config: DictConfig, split: Split, size: tuple[int, int], only: LabelMap | None = None
+) -> ReIDDataModule:
+    """The loaders; `only` leaves out people without a row (`model.unknown=drop`)."""
+    data = config.data
+    return ReIDDataModule(
+        split,
+        size,
+        identities=data.identities,
+        instances=data.instances,
+        eval_batch_size=data.eval_batch_size,
+        workers=data.workers,
+        seed=config.seed,
+        augment=Augment(**data.augment) if data.augment else None,
+        only=only,
+    )
+
+
+def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
+    """The callbacks of the config, told where to write and what there is to monitor.
+
+    Raises:
+        InputError: early stopping without validation identities.
+    """
+    folder = run_folder()
+    added: dict[str, dict[str, Any]] = {
+        "head_check": {"path": str(folder / "head_check.json")},
+        "checkpoint": {"dirpath": str(folder / "checkpoints")},
+    }
+    if not split.val:
+        added["checkpoint"]["monitor"] = None
+        if "early_stopping" in config.callbacks:
+            raise InputError(
+                "early stopping watches val/mAP, and this split holds nobody out for validation. "
+                "Type split.val_fraction=0.1, or callbacks=default."
+            )
+    return [
+        instantiate(options, **added.get(name, {}))
+        for name, options in config.callbacks.items()
+        if options is not None
+    ]
+
+
+def build_loggers(config: DictConfig) -> list[Any]:
+    """The loggers of the config.
+
+    Raises:
+        InputError: one whose package is not installed.
+    """
+    try:
+        return [instantiate(options) for options in config.logger.values()]
+    except Exception as error:
+        if "ModuleNotFoundError" not in repr(error) and not _says_install(error):
+            raise
+        raise InputError(
+            f"logger={choice('logger')} needs a package that is not installed "
+            f"({_first_line(error)}). Type pip install 'camreid[loggers]', or logger=csv."
+        ) from error
+
+
+def _says_install(error: BaseException) -> bool:
+    return any(
+        word in str(error) for word in ("pip install", "is not installed", "No module named")
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return str(cause).strip().splitlines()[0][:160]
+
+
+def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
+    """The trainer, its folder the run's; validation starts with whole epochs only.
+
+    Raises:
+        InputError: a device that this machine does not have.
+    """
+    _check_device(config.trainer)
+    trainer: pl.Trainer = instantiate(
+        config.trainer,
+        default_root_dir=str(run_folder()),
+        use_distributed_sampler=False,  # the samplers know their rank
+        num_sanity_val_steps=0,  # a few batches hold no matches
+        enable_model_summary=False,
+        _convert_="all",
+        **options,
+    )
+    return trainer
+
+
+def _check_device(trainer: Mapping[str, Any]) -> None:
+    if trainer["accelerator"] not in ("gpu", "cuda"):
+        return
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = trainer["devices"]
+    if isinstance(devices, int):
+        too_many = devices > there
+    else:  # a list of numbers, or "auto"
+        too_many = not isinstance(devices, str) and any(device >= there for device in devices)
+    if there == 0 or too_many:
+        last = f"cuda:0..cuda:{there - 1}" if there else "none"
+        raise InputError(
+            f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices} asks for CUDA "
+            f"devices, and PyTorch {torch.__version__} finds {there} here ({last}). Type "
+            "trainer=cpu, "
+            "trainer=auto, trainer.devices=N that there are, or trainer.accelerator=cpu with "
+            "trainer=ddp; if there is a GPU, install its driver and a PyTorch built for it."
+        )
+
+
+def check_multirun(trainer: Mapping[str, Any]) -> None:
+    """Refuse several processes within a multirun, which Lightning does not support.
+
+    Raises:
+        InputError: `-m` with a distributed strategy.
+    """
+    distributed = any(kind in str(trainer["strategy"]) for kind in ("ddp", "fsdp"))
+    if distributed and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise InputError(
+            "-m runs jobs one after another in one process, and a distributed strategy starts "
+            "processes of its own, which do not go together. Type -m with trainer=gpu, or one "
+            "camreid-train trainer=ddp for each job."
+        )

@@ -1,0 +1,47 @@
+"""Models by the name of their config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from camreid.checkpoints import without_fetching
+from camreid.cli import CONF
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+from camreid.model.config import ModelConfig
+from camreid.model.module import ReIDModule
+
+
+def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
+    """A model of `conf/model/` with fresh weights, nothing fetched.
+
+    Args:
+        name: a file of `conf/model/`, such as `bot_r50`.
+        labels: the people of its heads, in row order.
+        options: what differs from the file, nested ones with dots replaced by `__`:
+            `network__backbone="resnet18"`.
+
+    Raises:
+        InputError: no such model or option.
+
+    >>> module = create_model("small", labels=[2, 7, 10])
+    >>> module.model.heads["identity"].weight.shape[0]
+    3
+    """
+    names = sorted(p.stem for p in Path(CONF, "model").glob("*.yaml"))
+    if name not in names:
+        raise InputError(f"there is no model {name!r}; choose one of {', '.join(names)}.")
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose(f"model/{name}").model
+    for key, value in options.items():
+        dotted = key.replace("__", ".")
+        if OmegaConf.select(config, dotted, default=_NONE) is _NONE:
+            raise InputError(f"model {name!r} has no option {dotted}; see conf/model/{name}.yaml.")
+        OmegaConf.update(config, dotted, value)
+    read = ModelConfig.read(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    return ReIDModule(without_fetching(read), labels)
+
+
+_NONE = object()

@@ -1,0 +1,24 @@
+"""What the images are and who sees which."""
+
+from camreid.data.datamodule import ReIDDataModule
+from camreid.data.dataset import ImageDataset
+from camreid.data.manifest import Split
+from camreid.data.records import ImageRecord, Records, read_market1501
+from camreid.data.sampler import IdentitySampler
+from camreid.data.splits import OriginalSplit, Resplit
+from camreid.data.synthetic import SyntheticMarket
+from camreid.data.transforms import Augment
+
+__all__ = [
+    "Augment",
+    "IdentitySampler",
+    "ImageDataset",
+    "ImageRecord",
+    "OriginalSplit",
+    "ReIDDataModule",
+    "Records",
+    "Resplit",
+    "Split",
+    "SyntheticMarket",
+    "read_market1501",
+]

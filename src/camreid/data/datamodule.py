@@ -1,0 +1,128 @@
+"""The loaders of a split."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
+
+from camreid.data.dataset import ImageDataset
+from camreid.data.manifest import Split
+from camreid.data.records import ImageRecord
+from camreid.data.sampler import IdentitySampler
+from camreid.data.transforms import Augment, stream
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+
+Batch = dict[str, Any]
+
+
+class ReIDDataModule(pl.LightningDataModule):
+    """Train, val, test (query, gallery) and predict loaders of a split.
+
+    A batch is a dict: `images` uint8 (B, 3, H, W) RGB, `pids` int64 raw, `camids` int64 0-based,
+    `img_paths` list of str, `index` int64 place in the loader's records. Train batches are
+    augmented on the device, from a stream of (seed, epoch, rank).
+
+    Args:
+        split: who trains and who is tested.
+        size: (H, W) in pixels.
+        identities: P, identities in a train batch of each rank.
+        instances: K, images of each.
+        eval_batch_size: images in an evaluation batch.
+        workers: loader processes; None for as many as there are cores for this rank, at most 8.
+        seed: of sampling and augmentation.
+        augment: None for no augmentation.
+        only: train on these people alone (`model.unknown=drop`); None for all.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        size: tuple[int, int],
+        *,
+        identities: int = 16,
+        instances: int = 4,
+        eval_batch_size: int = 128,
+        workers: int | None = None,
+        seed: int = 0,
+        augment: Augment | None = None,
+        only: LabelMap | None = None,
+    ) -> None:
+        super().__init__()
+        self.split, self.size = split, (int(size[0]), int(size[1]))
+        self.identities, self.instances = identities, instances
+        self.eval_batch_size, self.seed, self.augment = eval_batch_size, seed, augment
+        self.workers = workers
+        self.train_records = tuple(r for r in split.train if only is None or r.pid in only)
+        self._sampler(rank=0, world_size=1)  # refuses P x K that can't be had, before any work
+        self._stream: tuple[int, torch.Generator] | None = None
+        if min(self.size) < 16 or eval_batch_size < 1:
+            raise InputError(
+                f"images of {self.size[0]}x{self.size[1]} pixels in batches of {eval_batch_size}: "
+                "expected at least 16 pixels each way and one image, such as "
+                "model.image_size=[256,128] data.eval_batch_size=128."
+            )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """P x K batches of this rank's own; see `IdentitySampler`."""
+        rank, world_size = self._place()
+        return DataLoader(
+            ImageDataset(self.train_records, self.size),
+            batch_size=self.identities * self.instances,
+            sampler=self._sampler(rank, world_size),
+            drop_last=True,
+            **self._loading(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """The validation images; an empty list if the split has none."""
+        return self.eval_dataloader(self.split.val) if self.split.val else []
+
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """Two loaders: the query and the gallery."""
+        return [self.eval_dataloader(self.split.query), self.eval_dataloader(self.split.gallery)]
+
+    def predict_dataloader(self) -> list[DataLoader[Batch]]:
+        """The same as for testing: the query and the gallery."""
+        return self.test_dataloader()
+
+    def eval_dataloader(self, records: Sequence[ImageRecord]) -> DataLoader[Batch]:
+        """This rank's share of `records`, in order, without augmentation.
+
+        Shares are padded to the same length with repeats: count images by `index`.
+        """
+        rank, world_size = self._place()
+        dataset = ImageDataset(records, self.size)
+        sampler: Sampler[int] = DistributedSampler(dataset, world_size, rank, shuffle=False)
+        return DataLoader(
+            dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loading()
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment train batches, on the device they are on."""
+        if self.augment is None or self.trainer is None or not self.trainer.training:
+            return batch
+        epoch = self.trainer.current_epoch
+        if self._stream is None or self._stream[0] != epoch:
+            self._stream = epoch, stream(self.seed, epoch, self._place()[0])
+        return {**batch, "images": self.augment(batch["images"], self._stream[1])}
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _sampler(self, rank: int, world_size: int) -> IdentitySampler:
+        pids = [r.pid for r in self.train_records]
+        return IdentitySampler(pids, self.identities, self.instances, self.seed, rank, world_size)
+
+    def _loading(self) -> dict[str, Any]:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        local = self.trainer.num_devices if self.trainer else 1
+        workers = min(8, (cores or 1) // max(1, local)) if self.workers is None else self.workers
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }

@@ -1,0 +1,246 @@
+"""Split strategies: pure functions of (records, own seed), whatever the listing order or rank."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from camreid.data.manifest import Split
+from camreid.data.records import ImageRecord, Records, people
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+
+Item = TypeVar("Item")
+By = Literal["identity", "image"]
+Pool = Literal["all", "train"]
+
+
+@dataclass(frozen=True)
+class OriginalSplit:
+    """The official train/test division, for all cameras or for one camera.
+
+    With a camera, only that camera's train images are learnt from, by an expert; query and
+    gallery stay the official ones of all cameras, because the official protocol has no matches
+    within a camera.
+
+    Attributes:
+        camera: 1-based; None for all cameras.
+        val_fraction: share of the train identities held out for model selection, 0 for none.
+        seed: decides who is held out.
+    """
+
+    camera: int | None = None
+    val_fraction: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_fraction("val_fraction", self.val_fraction, zero=True)
+
+    def __call__(self, records: Records) -> Split:
+        """Divide `records`; InputError if the camera took none of the train images."""
+        train = _sorted(r for r in records.train if self.camera in (None, r.camera))
+        if not train:
+            cameras = ", ".join(str(c) for c in sorted({r.camera for r in records.train}))
+            raise InputError(
+                f"split.camera={self.camera}: no train image is of that camera; the cameras are "
+                f"{cameras}, 1-based as in the file names (c3 is 3). Type split.camera=N, or leave "
+                "it out for all cameras."
+            )
+        val, train = _hold_out(train, self.val_fraction, random.Random(self.seed))
+        query, gallery = _sorted(records.query), _sorted(records.gallery)
+        return _split(train, val, query, gallery, strategy=repr(self))
+
+
+@dataclass(frozen=True)
+class Resplit:
+    """A new division of the people, or of the images, from its own seed.
+
+    By identity, train and test people are disjoint, each camera gives its share of people, and
+    the test has one query per (pid, camera), the rest being gallery. By image, the images of
+    every identity are divided, so that closed-set accuracy has meaning; its retrieval numbers
+    are of people who were trained on. Distractors are in the gallery in both.
+
+    Attributes:
+        train_fraction: share of the people (or images) not tested on, between 0 and 1.
+        val_fraction: share of those held out for model selection, 0 for none.
+        seed: decides who is where.
+        by: what is divided.
+        pool: divide all labelled people, or only those of the official train set.
+    """
+
+    train_fraction: float = 0.5
+    val_fraction: float = 0.1
+    seed: int = 0
+    by: By = "identity"
+    pool: Pool = "all"
+
+    def __post_init__(self) -> None:
+        _check_fraction("train_fraction", self.train_fraction, zero=False)
+        _check_fraction("val_fraction", self.val_fraction, zero=True)
+        _check_choice("by", self.by, get_args(By))
+        _check_choice("pool", self.pool, get_args(Pool))
+
+    def __call__(self, records: Records) -> Split:
+        """Divide `records`; InputError if there are too few people for it."""
+        rng = random.Random(self.seed)
+        everyone = (*records.train, *records.query, *records.gallery)
+        pool = _sorted(r for r in (everyone if self.pool == "all" else records.train) if r.pid > 0)
+        distractors = _sorted(r for r in records.gallery if r.pid == 0)
+        if self.by == "identity":
+            known, test = _divide_people(pool, self.train_fraction, rng)
+            val, train = _hold_out(known, self.val_fraction, rng)
+        else:
+            known, test = _divide_images(pool, self.train_fraction, rng)
+            train, val = _divide_images(known, 1 - self.val_fraction, rng)
+            _check_val(val, self.val_fraction)
+        query, gallery = _pick_queries(test, rng)
+        return _split(train, val, query, (*gallery, *distractors), strategy=repr(self))
+
+
+def stratified(
+    items: Iterable[Item], stratum: Callable[[Item], Any], fraction: float, rng: random.Random
+) -> tuple[list[Item], list[Item]]:
+    """Divide `items` so that each stratum gives its share.
+
+    Systematic sampling (Madow 1949): items are shuffled within their stratum, strata stand side
+    by side in order, and every 1/`fraction`-th item is taken from a random start. The count is
+    exact for the whole, and to one for every stratum and every run of neighbouring strata.
+
+    Args:
+        items: in an order that does not depend on the listing.
+        stratum: what to spread evenly; sortable.
+        fraction: the share of the first part, 0..1.
+        rng: the source of chance.
+
+    Returns:
+        The two parts, each in the order of `items`.
+
+    >>> a, b = stratified(range(10), lambda i: i % 2, 0.4, random.Random(0))
+    >>> len(a), len(b), sum(i % 2 for i in a)
+    (4, 6, 2)
+    """
+    items = list(items)
+    order = list(range(len(items)))
+    rng.shuffle(order)
+    order.sort(key=lambda i: stratum(items[i]))
+    total, count = len(items), round(len(items) * fraction)
+    start = rng.randrange(total) if total else 0
+    taken = {
+        item
+        for place, item in enumerate(order)
+        if (start + (place + 1) * count) // total > (start + place * count) // total
+    }
+    return (
+        [item for i, item in enumerate(items) if i in taken],
+        [item for i, item in enumerate(items) if i not in taken],
+    )
+
+
+def _sorted(records: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
+    """In an order that depends neither on the listing nor on where the dataset lies."""
+    return tuple(sorted(records, key=lambda r: r.name))
+
+
+def _camera_sets(records: Iterable[ImageRecord]) -> dict[int, tuple[int, ...]]:
+    cameras: dict[int, set[int]] = defaultdict(set)
+    for record in records:
+        cameras[record.pid].add(record.camera)
+    return {pid: tuple(sorted(cameras[pid])) for pid in sorted(cameras)}
+
+
+def _divide_people(
+    records: Sequence[ImageRecord], fraction: float, rng: random.Random
+) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
+    """Images of `fraction` of the people, and of the others; stratified by their cameras."""
+    cameras = _camera_sets(records)
+    first = set(stratified(cameras, cameras.__getitem__, fraction, rng)[0])
+    return (
+        tuple(r for r in records if r.pid in first),
+        tuple(r for r in records if r.pid not in first),
+    )
+
+
+def _divide_images(
+    records: Sequence[ImageRecord], fraction: float, rng: random.Random
+) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
+    """`fraction` of everybody's images, at least one each, and the others."""
+    first, second = stratified(records, lambda r: (r.pid, r.camera), fraction, rng)
+    left_out = set(people(second)) - set(people(first))
+    for pid in sorted(left_out):
+        first.append(rng.choice([r for r in second if r.pid == pid]))
+    chosen = set(first)
+    return _sorted(first), tuple(r for r in second if r not in chosen)
+
+
+def _hold_out(
+    records: Sequence[ImageRecord], fraction: float, rng: random.Random
+) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
+    """Validation images of `fraction` of the people, and the train images of the others."""
+    val, train = _divide_people(records, fraction, rng)
+    _check_val(val, fraction)
+    return val, train
+
+
+def _pick_queries(
+    records: Sequence[ImageRecord], rng: random.Random
+) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
+    """One query per (pid, camera), and the rest."""
+    seen: dict[tuple[int, int], list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        seen[record.pid, record.camera].append(record)
+    chosen = {rng.choice(seen[key]) for key in sorted(seen)}
+    return (
+        tuple(r for r in records if r in chosen),
+        tuple(r for r in records if r not in chosen),
+    )
+
+
+def _split(
+    train: tuple[ImageRecord, ...],
+    val: tuple[ImageRecord, ...],
+    query: tuple[ImageRecord, ...],
+    gallery: tuple[ImageRecord, ...],
+    strategy: str,
+) -> Split:
+    labels = LabelMap.of(people(train), order="fastreid")
+    if len(labels) < 2:
+        raise InputError(
+            f"{strategy} leaves {len(labels)} identities to train on; at least 2 are needed. "
+            "Choose "
+            "other fractions, such as split.train_fraction=0.5 split.val_fraction=0, or use a "
+            "dataset "
+            "with more people."
+        )
+    return Split(train, val, query, gallery, labels, strategy=strategy)
+
+
+def _check_val(val: Sequence[ImageRecord], fraction: float) -> None:
+    """Refuse a validation set in which no image has a match to be found."""
+    if fraction == 0:
+        return
+    groups = Counter(r.pid for r in val)
+    cameras = _camera_sets(val)
+    across = any(len(seen) > 1 for seen in cameras.values())
+    one_camera = len({r.camera for r in val}) == 1
+    within = one_camera and any(count > 1 for count in groups.values())
+    if len(groups) < 2 or not (across or within):
+        raise InputError(
+            f"split.val_fraction={fraction} holds out {len(groups)} people ({len(val)} images), "
+            "among whom there is no match to be found. Hold out more, such as "
+            "split.val_fraction=0.2, or none: split.val_fraction=0."
+        )
+
+
+def _check_fraction(name: str, value: float, zero: bool) -> None:
+    if not (0 < value < 1 or (zero and value == 0)):
+        expected, example = ("from 0 to below 1", 0.1) if zero else ("between 0 and 1", 0.5)
+        raise InputError(
+            f"split.{name}={value}: expected a fraction {expected}, such as split.{name}={example}."
+        )
+
+
+def _check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        choices = " or ".join(f"split.{name}={choice}" for choice in allowed)
+        raise InputError(f"split.{name}={value} is not known; type {choices}.")

@@ -1,0 +1,108 @@
+"""Augmentation of whole batches on their device, uint8 in and uint8 out."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from camreid.errors import InputError
+
+# The ImageNet mean in raw units, which FastReID pads and erases with too (it pads with black).
+_MEAN = (124, 116, 104)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Flip, pad and crop, random erasing; each image of a batch draws its own.
+
+    Attributes:
+        flip: probability of a mirror image.
+        pad: black pixels added on each side before a random crop back to size.
+        erase: probability of erasing a rectangle (Zhong et al. 2017).
+        erase_area: the rectangle's share of the image, least and most.
+        erase_aspect: the rectangle's least height/width ratio; the most is its inverse.
+    """
+
+    flip: float = 0.5
+    pad: int = 10
+    erase: float = 0.5
+    erase_area: tuple[float, float] = (0.02, 0.33)
+    erase_aspect: float = 0.3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "erase_area", tuple(self.erase_area))
+        shares = (self.flip, self.erase, *self.erase_area, self.erase_aspect)
+        if self.pad < 0 or not all(0 <= share <= 1 for share in shares):
+            raise InputError(
+                f"{self}: expected probabilities, areas and the aspect in 0..1 and pad >= 0 "
+                "pixels, "
+                "such as data.augment.flip=0.5 data.augment.pad=10 data.augment.erase=0.5."
+            )
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Augmented copies of `images`.
+
+        Args:
+            images: (B, 3, H, W), raw pixels.
+            generator: CPU generator, so that every device draws the same.
+
+        Returns:
+            (B, 3, H, W), the dtype and device of `images`.
+        """
+        images = flip(images, self.flip, generator)
+        images = pad_and_crop(images, self.pad, generator)
+        return self._erase(images, generator)
+
+    def _erase(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        batch, _, height, width = images.shape
+        low, high = self.erase_area
+        area = height * width * (low + (high - low) * _uniform(batch, generator))
+        log_aspect = torch.tensor(max(self.erase_aspect, 1e-3)).log()
+        aspect = (log_aspect * (2 * _uniform(batch, generator) - 1)).exp()
+        tall = (area * aspect).sqrt().round().clamp(1, height)
+        wide = (area / aspect).sqrt().round().clamp(1, width)
+        top = ((height - tall + 1) * _uniform(batch, generator)).floor()
+        left = ((width - wide + 1) * _uniform(batch, generator)).floor()
+        chosen = _uniform(batch, generator) < self.erase
+        rows, columns = torch.arange(height), torch.arange(width)
+        inside_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])  # (B, H)
+        inside_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # (B, W)
+        inside_rows &= chosen[:, None]
+        inside_rows, inside_columns = (t.to(images.device) for t in (inside_rows, inside_columns))
+        mask = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # (B, 1, H, W)
+        fill = torch.tensor(_MEAN, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+        return torch.where(mask, fill, images)
+
+
+def flip(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Mirror images of a random subset of (B, 3, H, W)."""
+    chosen = (_uniform(len(images), generator) < probability).to(images.device)
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+def pad_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """Each of (B, 3, H, W) moved by up to `pad` pixels either way, with black coming in."""
+    if pad == 0:
+        return images
+    batch, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    shift = torch.randint(2 * pad + 1, (2, batch), generator=generator).to(images.device)
+    rows = shift[0, :, None] + torch.arange(height, device=images.device)  # (B, H)
+    columns = shift[1, :, None] + torch.arange(width, device=images.device)  # (B, W)
+    sample = torch.arange(batch, device=images.device)[:, None, None]
+    # advanced indices around a slice put the channel last: (B, H, W, 3)
+    return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def stream(*key: int) -> torch.Generator:
+    """A CPU generator of its own for (seed, epoch, rank, ...).
+
+    >>> torch.equal(torch.rand(2, generator=stream(0, 1)), torch.rand(2, generator=stream(0, 1)))
+    True
+    """
+    return torch.Generator().manual_seed(random.Random(repr(key)).getrandbits(63))
+
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator)

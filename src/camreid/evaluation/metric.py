@@ -1,0 +1,179 @@
+"""Retrieval as a torchmetrics metric: features in, mAP and Rank-k out, each image once."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from camreid.evaluation.ranking import Metric as Distance
+from camreid.evaluation.ranking import Protocol, RankingResult, rank
+
+Role = Literal["query", "gallery", "both"]
+_ROLES: tuple[Role, ...] = ("query", "gallery", "both")
+
+
+class RetrievalMetric(Metric):
+    """mAP, mINP and Rank-1, -5, -10 of the images it is shown.
+
+    Images are told apart by (role, index), so the repeats with which distributed loaders pad
+    their shares count once.
+
+    Args:
+        distance: `cosine` or `euclidean`.
+        protocol: see `rank`; `auto` is `within-camera` where all images are of one camera, where
+            the official protocol has no matches, and `cross-camera` otherwise.
+
+    >>> metric = RetrievalMetric()
+    >>> pids, cameras, index = torch.tensor([5, 7, 5]), torch.tensor([0, 0, 1]), torch.arange(3)
+    >>> metric.update(torch.eye(3)[[0, 1, 0]], pids, cameras, index, role="both")
+    >>> metric.compute()["mAP"].item()
+    1.0
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+
+    features: list[Tensor]
+    people: list[Tensor]
+
+    def __init__(
+        self,
+        distance: Distance = "cosine",
+        protocol: Protocol | Literal["auto"] = "cross-camera",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.distance, self.protocol = distance, protocol
+        self.add_state("features", default=[], dist_reduce_fx="cat")
+        self.add_state("people", default=[], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        features: Tensor,
+        pids: Tensor,
+        cameras: Tensor,
+        index: Tensor,
+        role: Role,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            features: (B, D).
+            pids: (B,) int64 raw identities.
+            cameras: (B,) int64, of one base throughout.
+            index: (B,) int64, the image's number among those of its role.
+            role: what the images are; `both` for each ranked against all the others.
+        """
+        kind = torch.full_like(pids, _ROLES.index(role))
+        self.features.append(features.detach().float())
+        self.people.append(torch.stack([kind, index, pids, cameras], dim=1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars `mAP`, `mINP`, `rank1`, `rank5`, `rank10` in 0..1 and `valid_queries`."""
+        return {name: torch.tensor(value) for name, value in scalars(self._rank()).items()}
+
+    def ranking(self) -> RankingResult:
+        """The whole result, over all processes."""
+        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
+            return self._rank()
+
+    def _rank(self) -> RankingResult:
+        people, keep = each_once(_cat(self.people))
+        features = _cat(self.features)[keep]
+        kind, index, pids, cameras = people.unbind(1)
+        query, gallery = kind != _ROLES.index("gallery"), kind != _ROLES.index("query")
+        one_camera = self.protocol == "auto" and bool((cameras == cameras[0]).all())
+        protocol: Protocol = "within-camera" if one_camera else "cross-camera"
+        both = bool((kind == _ROLES.index("both")).any())
+        return rank(
+            features[query],
+            features[gallery],
+            pids[query],
+            pids[gallery],
+            cameras[query],
+            cameras[gallery],
+            metric=self.distance,
+            protocol=protocol if self.protocol == "auto" else self.protocol,
+            query_index=index[query] if both else None,
+            gallery_index=index[gallery] if both else None,
+        )
+
+
+class IdentityAccuracy(Metric):
+    """Closed-set accuracy over the images whose identity has a row, and how many those are.
+
+    >>> metric = IdentityAccuracy()
+    >>> metric.update(torch.eye(2).flip(0), torch.tensor([1, -1]), torch.arange(2))
+    >>> {k: v.item() for k, v in metric.compute().items()}
+    {'accuracy': 1.0, 'coverage': 0.5, 'images': 2.0}
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+
+    seen: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("seen", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, rows: Tensor, index: Tensor, role: Role = "both") -> None:
+        """Add a batch.
+
+        Args:
+            logits: (B, rows).
+            rows: (B,) int64 true rows, -1 for identities without one.
+            index: (B,) int64, the image's number among those of its role.
+            role: what the images are.
+        """
+        kind = torch.full_like(rows, _ROLES.index(role))
+        guess = logits.argmax(1) if logits.shape[1] else torch.full_like(rows, -2)
+        self.seen.append(torch.stack([kind, index, rows, guess], dim=1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """`accuracy` (NaN where no identity has a row) and `coverage` in 0..1, and `images`."""
+        _, _, rows, guess = each_once(_cat(self.seen))[0].unbind(1)
+        known = rows >= 0
+        return {
+            "accuracy": (guess == rows)[known].double().mean(),
+            "coverage": known.double().mean(),
+            "images": torch.tensor(float(len(rows))),
+        }
+
+
+def each_once(people: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of (N, C) int64 with each pair of the first two columns once, in their order.
+
+    Returns:
+        The rows, and where they were: (n,) int64.
+
+    >>> each_once(torch.tensor([[0, 1, 7], [0, 0, 5], [0, 1, 7]]))
+    (tensor([[0, 0, 5],
+            [0, 1, 7]]), tensor([1, 0]))
+    """
+    key = people[:, 0] * (int(people[:, 1].max()) + 1) + people[:, 1]
+    order = key.argsort(stable=True)
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = key[order][1:] != key[order][:-1]
+    keep = order[first]
+    return people[keep], keep
+
+
+def scalars(result: RankingResult) -> dict[str, float]:
+    """The numbers of a result that are logged."""
+    cmc = result.cmc
+    return {
+        "mAP": result.mAP,
+        "mINP": result.mINP,
+        "rank1": float(cmc[0]),
+        "rank5": float(cmc[4]),
+        "rank10": float(cmc[9]),
+        "valid_queries": float(result.valid_queries),
+    }
+
+
+def _cat(parts: list[Tensor] | Tensor) -> Tensor:
+    return parts if isinstance(parts, Tensor) else torch.cat(parts)

@@ -1,0 +1,138 @@
+"""Identities and classifier rows: who is which row, and what to do about people without one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Order = Literal["numeric", "fastreid"]
+Unknown = Literal["skip", "drop", "extend", "reinit", "forbid"]
+UNKNOWN: tuple[Unknown, ...] = get_args(Unknown)
+
+
+def rows_of(table: Tensor, pids: Tensor) -> Tensor:
+    """Row of each pid in `table`, -1 where it has none.
+
+    Args:
+        table: (R,) int64, the pid of each row, without repeats, in any order.
+        pids: int64 of any shape.
+
+    Returns:
+        int64, the shape and device of `pids`.
+
+    >>> rows_of(torch.tensor([10, 2, 7]), torch.tensor([2, 3, 10]))
+    tensor([ 1, -1,  0])
+    """
+    if table.numel() == 0:
+        return torch.full_like(pids, -1)
+    table = table.to(pids.device)
+    ordered, row = table.sort()
+    place = torch.searchsorted(ordered, pids).clamp_(max=len(table) - 1)
+    return torch.where(ordered[place] == pids, row[place], -1)
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The people of a classifier, in row order.
+
+    >>> m = LabelMap((10, 2, 7))
+    >>> len(m), m.row(7), 3 in m
+    (3, 2, False)
+    >>> m.rows(torch.tensor([7, 3]))
+    tensor([ 2, -1])
+    """
+
+    pids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pids", tuple(int(pid) for pid in self.pids))
+        if len(self._row) != len(self.pids):
+            twice = sorted({pid for pid in self.pids if self.pids.count(pid) > 1})
+            raise ValueError(
+                f"a label map holds each person once, but {len(self.pids)} rows name only "
+                f"{len(self._row)} people; more than one row each: {twice[:5]}"
+            )
+
+    @classmethod
+    def of(cls, pids: Iterable[int], order: Order = "numeric") -> "LabelMap":
+        """The label map of a set of identities, in a known row order.
+
+        Args:
+            pids: identities, repeats allowed.
+            order: `numeric`, by number; `fastreid`, as FastReID sorts the *strings*
+                `market1501_<pid>`, so that 10, 100, 1000 come before 2.
+
+        >>> LabelMap.of([2, 10, 100, 9, 2]).pids
+        (2, 9, 10, 100)
+        >>> LabelMap.of([2, 10, 100, 9, 2], order="fastreid").pids
+        (10, 100, 2, 9)
+        """
+        people = {int(pid) for pid in pids}
+        if order == "numeric":
+            return cls(tuple(sorted(people)))
+        if order == "fastreid":
+            return cls(tuple(sorted(people, key=str)))
+        raise ValueError(f"order={order!r}: expected 'numeric' or 'fastreid'")
+
+    @cached_property
+    def _row(self) -> dict[int, int]:
+        return {pid: row for row, pid in enumerate(self.pids)}
+
+    @cached_property
+    def _table(self) -> Tensor:
+        return torch.tensor(self.pids, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    def __contains__(self, pid: object) -> bool:
+        return pid in self._row
+
+    def __and__(self, other: "LabelMap") -> "LabelMap":
+        """The people in both, in this map's order.
+
+        >>> (LabelMap((10, 2, 7)) & LabelMap((7, 10))).pids
+        (10, 7)
+        """
+        return LabelMap(tuple(pid for pid in self.pids if pid in other))
+
+    def __sub__(self, other: "LabelMap") -> "LabelMap":
+        """The people who are not in `other`, in this map's order."""
+        return LabelMap(tuple(pid for pid in self.pids if pid not in other))
+
+    def row(self, pid: int) -> int:
+        """The row of one person; KeyError names the pid if there is none."""
+        try:
+            return self._row[pid]
+        except KeyError:
+            raise KeyError(
+                f"pid {pid} has no row among the {len(self)} of this label map"
+            ) from None
+
+    def rows(self, pids: Tensor) -> Tensor:
+        """Row of each pid, -1 where it has none; int64, the shape and device of `pids`."""
+        return rows_of(self._table, pids)
+
+
+def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> LabelMap:
+    """The rows that a head should have for training on `split`.
+
+    Args:
+        start: the rows of the starting weights; None for a fresh start.
+        split: the identities to be trained on.
+        unknown: what happens to those without a row; see `model.unknown`.
+
+    >>> expert, new = LabelMap((10, 2, 7)), LabelMap((2, 5))
+    >>> fit_labels(expert, new, "skip").pids, fit_labels(expert, new, "extend").pids
+    ((10, 2, 7), (10, 2, 7, 5))
+    """
+    if unknown not in UNKNOWN:
+        raise ValueError(f"unknown={unknown!r}: expected one of {', '.join(UNKNOWN)}")
+    if start is None or unknown == "reinit":
+        return split
+    if unknown == "extend":
+        return LabelMap(start.pids + (split - start).pids)
+    return start

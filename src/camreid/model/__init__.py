@@ -1,0 +1,27 @@
+"""Images to features to rows."""
+
+from camreid.model.backbone import Backbone
+from camreid.model.batch import Batch, read_batch
+from camreid.model.config import ModelConfig
+from camreid.model.head import RemapHead
+from camreid.model.losses import LossConfig, TripletLoss, identity_loss
+from camreid.model.module import ReIDModule
+from camreid.model.network import Baseline, ReIDNetwork, ReIDOutput
+from camreid.model.schedule import OptimizerConfig, Schedule
+
+__all__ = [
+    "Backbone",
+    "Baseline",
+    "Batch",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ReIDModule",
+    "ReIDNetwork",
+    "ReIDOutput",
+    "RemapHead",
+    "Schedule",
+    "TripletLoss",
+    "identity_loss",
+    "read_batch",
+]

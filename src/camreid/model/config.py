@@ -1,0 +1,76 @@
+"""A model as data: what `conf/model/*.yaml` says and every checkpoint keeps."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar, get_args
+
+from camreid.errors import InputError
+from camreid.labels import UNKNOWN, Unknown
+from camreid.model.losses import LossConfig
+from camreid.model.network import Pixels
+from camreid.model.schedule import OptimizerConfig, Schedule
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture, losses, optimiser, schedule, and what to do about unknown identities.
+
+    Attributes:
+        name: what people call it.
+        image_size: (H, W) in pixels.
+        network: `_target_`, a `ReIDNetwork`, and its options.
+        loss: see `LossConfig`.
+        optimizer: see `OptimizerConfig`.
+        schedule: see `Schedule`.
+        unknown: what happens to identities without a row: skip, drop, extend, reinit or forbid.
+        pixels: what a batch of images holds: `raw` (0..255) or `imagenet` (normalised).
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    network: dict[str, Any]
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    schedule: Schedule
+    unknown: Unknown
+    pixels: Pixels
+
+    def __post_init__(self) -> None:
+        if len(self.image_size) != 2:
+            raise InputError(f"model.image_size={self.image_size}: type model.image_size=[H,W].")
+        object.__setattr__(self, "image_size", (int(self.image_size[0]), int(self.image_size[1])))
+        if self.unknown not in UNKNOWN:
+            raise InputError(
+                f"model.unknown={self.unknown} is not known; type model.unknown= one of "
+                f"{', '.join(UNKNOWN)}."
+            )
+        if self.pixels not in get_args(Pixels):
+            raise InputError(
+                f"model.pixels={self.pixels}: type model.pixels=raw or model.pixels=imagenet."
+            )
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> "ModelConfig":
+        """From nested mappings; an option that does not exist is an InputError."""
+        parts = dict(config)
+        for key, kind in (
+            ("loss", LossConfig),
+            ("optimizer", OptimizerConfig),
+            ("schedule", Schedule),
+        ):
+            if isinstance(parts.get(key), Mapping):
+                parts[key] = _build(kind, f"model.{key}", parts[key])
+        return _build(cls, "model", parts)
+
+    def primitives(self) -> dict[str, Any]:
+        """Nested dicts of primitives, as `read` takes them."""
+        return asdict(self)
+
+
+def _build(kind: type[Part], where: str, options: Mapping[str, Any]) -> Part:
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise InputError(f"{where} is not complete or has an option too many: {error}.") from error

@@ -1,0 +1,137 @@
+"""The classifier that knows whose row is whose."""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camreid.errors import HeadMismatch, InputError
+from camreid.labels import LabelMap, rows_of
+
+Classifier = Literal["linear", "cosine", "arc", "circle"]
+
+
+class RemapHead(nn.Module):
+    """Classifier rows over features, one row a person, without bias.
+
+    The people are a buffer, so a checkpoint always knows whose row is whose. With c the cosine of
+    feature and row, s `scale`, m `margin`, the logits of the true row and of the others are
+
+    - `linear`: s w.x for both
+    - `cosine` (Wang et al. 2018, CosFace): s (c - m); s c
+    - `arc` (Deng et al. 2019, ArcFace): s cos(acos c + m); s c
+    - `circle` (Sun et al. 2020): s max(1 + m - c, 0) (c - 1 + m); s max(c + m, 0) (c - m), the
+      max(..) without gradient
+
+    Without rows (evaluation) there is no margin: s c, or s w.x.
+
+    Args:
+        dim: width of the features.
+        labels: the people, in row order.
+        classifier: which logits.
+        scale: s.
+        margin: m.
+    """
+
+    pids: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        labels: LabelMap,
+        classifier: Classifier = "linear",
+        scale: float = 1.0,
+        margin: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if classifier not in get_args(Classifier):
+            raise InputError(
+                f"classifier={classifier!r}: type model.network.classifier= one of "
+                f"{', '.join(get_args(Classifier))}."
+            )
+        self.classifier, self.scale, self.margin = classifier, float(scale), float(margin)
+        self.weight = nn.Parameter(torch.empty(len(labels), dim))
+        self.register_buffer("pids", torch.tensor(labels.pids, dtype=torch.int64))
+        nn.init.normal_(self.weight, std=0.01)
+
+    @property
+    def dim(self) -> int:
+        """Width of the features that the rows are compared with."""
+        return self.weight.shape[1]
+
+    @property
+    def labels(self) -> LabelMap:
+        """The people, in row order."""
+        return LabelMap(tuple(self.pids.tolist()))
+
+    def rows(self, pids: Tensor) -> Tensor:
+        """Row of each pid, -1 for people without one."""
+        return rows_of(self.pids, pids)
+
+    def forward(self, features: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits.
+
+        Args:
+            features: (B, dim).
+            rows: (B,) int64 true rows, for the margin; -1 for none.
+
+        Returns:
+            (B, rows) logits, scaled, with margin if `rows` are given.
+        """
+        if self.classifier == "linear":
+            return self.scale * F.linear(features, self.weight)
+        cosine = F.linear(F.normalize(features), F.normalize(self.weight))
+        if rows is None:
+            return self.scale * cosine
+        true = F.one_hot(rows.clamp(min=0), len(self.pids)).bool() & (rows >= 0)[:, None]
+        return self.scale * self._margin(cosine, true)
+
+    def _margin(self, c: Tensor, true: Tensor) -> Tensor:
+        m = self.margin
+        if self.classifier == "cosine":
+            return torch.where(true, c - m, c)
+        if self.classifier == "arc":
+            angle = c.clamp(-1 + 1e-7, 1 - 1e-7).acos()
+            return torch.where(true, (angle + m).cos(), c)
+        positive = (1 + m - c).clamp(min=0).detach() * (c - (1 - m))
+        negative = (c + m).clamp(min=0).detach() * (c - m)
+        return torch.where(true, positive, negative)
+
+    @torch.no_grad()
+    def take(self, weight: Tensor, labels: LabelMap) -> LabelMap:
+        """Copy the rows of the people that `labels` shares with this head, person to person.
+
+        Args:
+            weight: (len(labels), dim) rows of another head.
+            labels: whose they are.
+
+        Returns:
+            The people of this head that `labels` does not have; their rows are as they were.
+        """
+        if weight.shape != (len(labels), self.dim):
+            raise HeadMismatch(
+                f"the starting head is {tuple(weight.shape)}, but its label map names "
+                f"{len(labels)} "
+                f"people and this model's features are {self.dim} wide. Start with the model and "
+                "label map that the weights were made with."
+            )
+        rows = labels.rows(self.pids.cpu())
+        known = (rows >= 0).to(self.weight.device)
+        self.weight[known] = weight.to(self.weight)[rows[rows >= 0]]
+        return self.labels - labels
+
+    @torch.no_grad()
+    def start_rows(self, pids: Tensor, directions: Tensor) -> None:
+        """Set rows from features: weight imprinting (Qi et al. 2018).
+
+        Args:
+            pids: (N,) whose rows.
+            directions: (N, dim) mean features; only their direction counts. Rows get the mean
+                length of the other rows, so that a linear head does not prefer either.
+        """
+        rows = self.rows(pids.to(self.pids.device))
+        others = torch.ones(len(self.pids), dtype=torch.bool, device=self.weight.device)
+        others[rows] = False
+        length = self.weight[others].norm(dim=1).mean() if others.any() else 1.0
+        self.weight[rows] = F.normalize(directions.to(self.weight)) * length

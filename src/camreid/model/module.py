@@ -1,0 +1,232 @@
+"""Training and evaluation of a network: Lightning's hooks and nothing else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from camreid.errors import HeadMismatch, InputError, NoValidQuery
+from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
+from camreid.evaluation.report import Evidence
+from camreid.labels import LabelMap
+from camreid.model.batch import Batch, read_batch
+from camreid.model.config import ModelConfig
+from camreid.model.losses import TripletLoss, identity_loss, mean_over_heads
+from camreid.model.network import ReIDOutput, build_network
+
+
+class ReIDModule(pl.LightningModule):
+    """A network with its losses, optimiser and evaluation.
+
+    Args:
+        config: see `ModelConfig`; a nested mapping of it is read.
+        labels: the people of the heads, in row order.
+        target_labels: whose row each of a FastReID batch's `targets` is, for file names that do
+            not say who is on the image.
+
+    Attributes:
+        model: the network; `model(images)` gives a `ReIDOutput`.
+        seen: identities that the weights were trained on, by this run and by those before it.
+        new_people: whose rows are started from features before the first step.
+        started_on: overrides of the split that the starting weights were trained on, if known.
+        evidence: what the last test has shown.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig | Mapping[str, Any],
+        labels: LabelMap | Sequence[int],
+        target_labels: LabelMap | None = None,
+    ) -> None:
+        super().__init__()
+        config = config if isinstance(config, ModelConfig) else ModelConfig.read(config)
+        labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))
+        self.config = config
+        self.target_labels = target_labels
+        self.model = build_network(config.network, labels, config.image_size, config.pixels)
+        self.triplet = TripletLoss(config.loss.triplet_margin)
+        self.val_metric = RetrievalMetric(protocol="auto")
+        self.test_metric, self.test_accuracy = RetrievalMetric(), IdentityAccuracy()
+        self.seen: frozenset[int] = frozenset()
+        self.new_people = LabelMap(())
+        self.started_on = ""
+        self.evidence: Evidence | None = None
+        self.save_hyperparameters({"config": config.primitives(), "labels": list(labels.pids)})
+
+    @property
+    def labels(self) -> LabelMap:
+        """The people of the heads, in row order."""
+        return next(iter(self.model.remap_heads().values())).labels
+
+    def forward(self, batch: Mapping[str, Any] | Tensor) -> ReIDOutput:
+        """Features and logits of a batch dict, or of (B, 3, H, W) images."""
+        images = batch if isinstance(batch, Tensor) else batch["images"]
+        output: ReIDOutput = self.model(images)
+        return output
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Weighted sum of identity and triplet losses; unknown people have only the latter."""
+        read = read_batch(batch, self.target_labels)
+        rows = self._rows(read)
+        output: ReIDOutput = self.model(read.images, rows)
+        loss = self.config.loss
+        identity = mean_over_heads(
+            [identity_loss(logits, rows, loss.smoothing) for logits in output.logits.values()]
+        )
+        total = loss.identity_weight * identity
+        values = {"train/identity_loss": identity, "train/known": (rows >= 0).float().mean()}
+        if loss.triplet_weight:
+            triplet = mean_over_heads(
+                [self.triplet(e, read.pids) for e in output.embeddings.values()]
+            )
+            total = total + loss.triplet_weight * triplet
+            values["train/triplet_loss"] = triplet
+        size = len(rows)
+        self.log("train/loss", total, prog_bar=True, on_epoch=True, on_step=False, batch_size=size)
+        self.log_dict(values, on_epoch=True, on_step=False, batch_size=size)
+        return total
+
+    def _rows(self, batch: Batch) -> Tensor:
+        rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
+        if self.config.unknown == "forbid" and (rows < 0).any():
+            strangers = sorted(set(batch.pids[rows < 0].tolist()))
+            raise HeadMismatch(
+                f"a batch holds {len(strangers)} identities that the head has no row for "
+                f"({strangers[:5]}), and model.unknown=forbid. Type model.unknown=skip, extend or "
+                "reinit, or train on the split that the head was made for."
+            )
+        return rows
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Collect features; each image is ranked against all the others."""
+        read = read_batch(batch, self.target_labels)
+        features = self.model(read.images).features
+        index = _index(read, batch_idx)
+        self.val_metric.update(features, read.pids, read.camids, index, role="both")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/mAP` and the rest."""
+        try:
+            values = self.val_metric.compute()
+        except NoValidQuery:
+            if not self._partial_validation():
+                raise
+            values = {"mAP": torch.tensor(torch.nan)}
+        self.val_metric.reset()
+        for name, value in values.items():
+            self.log(
+                f"val/{name}", value.to(self.device), prog_bar=name == "mAP", rank_zero_only=False
+            )
+
+    def _partial_validation(self) -> bool:
+        """A few batches, as in a dry run, may well hold no match."""
+        return self.trainer.limit_val_batches != 1.0 or bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting anew."""
+        self.test_metric.reset()
+        self.test_accuracy.reset()
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect features and guesses of the query (loader 0) and the gallery (loader 1)."""
+        role: Role = "query" if dataloader_idx == 0 else "gallery"
+        read = read_batch(batch, self.target_labels)
+        output: ReIDOutput = self.model(read.images)
+        index = _index(read, batch_idx)
+        self.test_metric.update(output.features, read.pids, read.camids, index, role)
+        head = next(iter(self.model.remap_heads().values()))
+        logits = torch.stack(list(output.logits.values())).sum(0)
+        self.test_accuracy.update(logits, head.rows(read.pids), index, role)
+
+    def on_test_epoch_end(self) -> None:
+        """Rank, log `test/mAP` and the rest, and keep the `evidence`."""
+        identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
+        self.evidence = Evidence(self.test_metric.ranking(), identity, self.seen)
+        summary = self.evidence.summary()
+        for name, value in summary["retrieval"].items():
+            self.log(f"test/{name}", value, rank_zero_only=False)
+        for name in ("accuracy", "coverage"):
+            if summary["identity"][name] is not None:
+                self.log(f"test/identity_{name}", summary["identity"][name], rank_zero_only=False)
+
+    def predict_step(
+        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> Any:
+        """A dict of `features` (B, D), `pids`, `camids` and `img_paths`."""
+        read = read_batch(batch, self.target_labels)
+        features = self.model(read.images).features
+        return {
+            "features": features,
+            "pids": read.pids,
+            "camids": read.camids,
+            "img_paths": batch["img_paths"],
+        }
+
+    def configure_optimizers(self) -> Any:
+        """The config's optimiser, its learning rate set before every step."""
+        optimizer = self.config.optimizer.build(self.parameters())
+        epochs = max(1, self.trainer.max_epochs or 1)
+        steps = max(1.0, float(self.trainer.estimated_stepping_batches) / epochs)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.config.schedule.factor(step / steps, epochs)
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step", "name": "lr"}]
+
+    def on_fit_start(self) -> None:
+        """Start the rows of new people, and remember whom these weights get to see."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if len(self.new_people) and self.trainer.ckpt_path is None:
+            if not hasattr(data, "eval_dataloader"):
+                raise InputError(
+                    f"{len(self.new_people)} new identities start from features of their images: "
+                    "fit with a ReIDDataModule, or call start_rows(loader) and clear new_people."
+                )
+            records = [r for r in data.train_records if r.pid in self.new_people]
+            self.start_rows(data.eval_dataloader(records))
+        train = getattr(data, "train_records", ())
+        self.seen = self.seen | set(self.labels.pids) | {r.pid for r in train}
+
+    @torch.no_grad()
+    def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
+        """Start the rows of `new_people` from the mean of their features.
+
+        Args:
+            loader: batches of their images, this process's share; sums travel between processes.
+        """
+        training = self.training
+        self.eval()
+        sums: dict[str, Tensor] = {}
+        for batch in loader:
+            read = read_batch(batch, self.target_labels)
+            places = self.new_people.rows(read.pids.cpu()).to(self.device)
+            features = self.model(read.images.to(self.device)).features
+            for name, part in self.model.parts(features).items():
+                empty = torch.zeros(len(self.new_people), part.shape[1], device=self.device)
+                known = places >= 0
+                sums.setdefault(name, empty).index_add_(0, places[known], part[known].float())
+        for name, total in sums.items():
+            if self._trainer is not None:
+                total = self.trainer.strategy.reduce(total, reduce_op="sum")
+            pids = torch.tensor(self.new_people.pids, device=self.device)
+            self.model.remap_heads()[name].start_rows(pids, total)
+        self.train(training)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep whom the weights have seen."""
+        own = checkpoint.setdefault("camreid", {})
+        own.update(labels=list(self.labels.pids), seen=sorted(self.seen))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember whom the weights have seen."""
+        self.seen = frozenset(checkpoint.get("camreid", {}).get("seen", ()))
+
+
+def _index(batch: Batch, batch_idx: int) -> Tensor:
+    """Image numbers; of a batch that has none, by its place in an unshuffled loader."""
+    if batch.index is not None:
+        return batch.index
+    size = len(batch.pids)
+    # batches but the last are as long as the first, so a stride that none exceeds keeps them apart
+    return torch.arange(size, device=batch.pids.device) + batch_idx * 2**20

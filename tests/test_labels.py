@@ -1,0 +1,65 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from camreid.labels import UNKNOWN, LabelMap, fit_labels
+from tests.conftest import GOLDEN
+
+people = st.lists(st.integers(-1, 2000), unique=True, max_size=40)
+
+
+@given(people, st.lists(st.integers(-1, 2000), max_size=60))
+def test_rows_are_those_of_a_dictionary(pids: list[int], asked: list[int]) -> None:
+    row = {pid: i for i, pid in enumerate(pids)}
+    expected = [row.get(pid, -1) for pid in asked]
+    assert LabelMap(tuple(pids)).rows(torch.tensor(asked, dtype=torch.int64)).tolist() == expected
+
+
+def test_rows_keep_the_shape() -> None:
+    assert LabelMap((4, 2)).rows(torch.tensor([[2, 4], [9, 2]])).tolist() == [[1, 0], [-1, 1]]
+
+
+def test_orders_are_fastreids_and_torchreids_for_market1501() -> None:
+    facts = json.loads((GOLDEN / "market1501_train_facts.json").read_text())
+    fastreid = tuple(facts["class_index_to_pid_fastreid(lexicographic)"])
+    assert LabelMap.of(reversed(fastreid), order="fastreid").pids == fastreid
+    assert LabelMap.of(fastreid).pids == tuple(sorted(fastreid))
+    assert LabelMap.of(fastreid, order="fastreid").row(704) == 582
+    assert LabelMap.of(fastreid, order="numeric").row(704) == 373
+    same = zip(fastreid, sorted(fastreid), strict=True)
+    assert not any(a == b for a, b in same)
+
+
+def test_a_missing_pid_is_named() -> None:
+    with pytest.raises(KeyError, match="pid 5 "):
+        LabelMap((1, 2)).row(5)
+
+
+def test_a_person_has_one_row() -> None:
+    with pytest.raises(ValueError, match=r"more than one row each: \[7\]"):
+        LabelMap((7, 3, 7))
+
+
+def test_an_order_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected 'numeric' or 'fastreid'"):
+        LabelMap.of([1], order="alphabetic")  # type: ignore[arg-type]
+
+
+@given(people, people, st.sampled_from(UNKNOWN))
+def test_known_people_keep_their_rows_unless_reinit(a: list[int], b: list[int], how: str) -> None:
+    start, split = LabelMap(tuple(a)), LabelMap(tuple(b))
+    fitted = fit_labels(start, split, how)  # type: ignore[arg-type]
+    if how == "reinit":
+        assert fitted == split
+        return
+    assert fitted.pids[: len(a)] == start.pids
+    added = set(b) - set(a) if how == "extend" else set()
+    assert set(fitted.pids[len(a) :]) == added
+
+
+def test_shared_people_are_in_this_maps_order() -> None:
+    assert (LabelMap((5, 1, 3)) & LabelMap((3, 5))).pids == (5, 3)
+    assert (LabelMap((5, 1, 3)) - LabelMap((3, 5))).pids == (1,)
