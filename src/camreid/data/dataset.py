@@ -3,39 +3,38 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from camreid.data.records import ImageRecord
 from camreid.errors import InputError
 
 
-def read_image(path: str) -> Tensor:
-    """One image as (3, h, w) uint8 RGB, grey and palette images included.
+def read_image(path: str, size: tuple[int, int] | None = None) -> Tensor:
+    """One image as (3, H, W) uint8 RGB, grey, palette and CMYK images included.
+
+    Args:
+        path: an image file.
+        size: (H, W) to resize to, bicubic and antialiased, to the bit as FastReID does; None to
+            leave the size alone.
 
     Raises:
         InputError: the file is no image, or a broken one.
     """
     try:
-        image: Tensor = decode_image(path, mode=ImageReadMode.RGB)
-        if image.dtype == torch.uint8:
-            return image
-    except RuntimeError:
-        pass  # a format or colour space that only Pillow reads
-    try:
         with Image.open(path) as file:
-            return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+            image = file.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise InputError(
             f"{path} can't be read as an image ({error}). Copy the file again, or take it out of "
             "the dataset."
         ) from error
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    pixels: Tensor = pil_to_tensor(image)
+    return pixels
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -59,13 +58,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        image = read_image(record.path)
-        if tuple(image.shape[1:]) != self.size:
-            image = resize(
-                image, list(self.size), interpolation=InterpolationMode.BICUBIC, antialias=True
-            )
         return {
-            "images": image,
+            "images": read_image(record.path, self.size),
             "pids": record.pid,
             "camids": record.camera - 1,
             "img_paths": record.path,

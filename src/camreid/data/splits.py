@@ -92,8 +92,7 @@ class Resplit:
             val, train = _hold_out(known, self.val_fraction, rng)
         else:
             known, test = _divide_images(pool, self.train_fraction, rng)
-            train, val = _divide_images(known, 1 - self.val_fraction, rng)
-            _check_val(val, self.val_fraction)
+            val, train = _hold_out_images(known, self.val_fraction, rng)
         query, gallery = _pick_queries(test, rng)
         return _split(train, val, query, (*gallery, *distractors), strategy=repr(self))
 
@@ -180,6 +179,21 @@ def _hold_out(
     val, train = _divide_people(records, fraction, rng)
     _check_val(val, fraction)
     return val, train
+
+
+def _hold_out_images(
+    records: Sequence[ImageRecord], fraction: float, rng: random.Random
+) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
+    """Validation images of about `fraction`, and the train images, some of everybody's.
+
+    Half the images of 2 x `fraction` of the people rather than a few of everybody's: one image of
+    a person has no match.
+    """
+    share = min(1.0, 2 * fraction)
+    some, others = _divide_people(records, share, rng)
+    train, val = _divide_images(some, 1 - fraction / share if share else 1.0, rng)
+    _check_val(val, fraction)
+    return val, _sorted((*train, *others))
 
 
 def _pick_queries(

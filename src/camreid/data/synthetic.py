@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from statistics import NormalDist
 
 from tqdm import tqdm
 
@@ -52,7 +53,7 @@ class SyntheticMarket:
 
     Attributes:
         people: labelled people in all; half of them are in the official train set.
-        images_per_person: their mean.
+        images_per_person: their mean, about: every camera that sees a person takes one or more.
         distractors: images of pid 0 in the gallery: other people, bad boxes, empty scenes.
         junk: images of pid -1 in the gallery: parts of people.
         seed: of everything; 0 counts.
@@ -61,7 +62,7 @@ class SyntheticMarket:
             and the other parameters but `seed` count for nothing.
 
     >>> SyntheticMarket(people=12, images_per_person=6).files()[-1]
-    'query/0793_c3s2_048450_00.jpg'
+    'query/0793_c5s3_021821_00.jpg'
     """
 
     people: int = 240
@@ -224,10 +225,11 @@ def _drawn(market: SyntheticMarket) -> Iterator[str]:
     pids = rng.sample(range(1, max(_HIGHEST_PID, market.people) + 1), market.people)
     half = market.people // 2
     for part, folder in ((pids[:half], TRAIN), (pids[half:], GALLERY)):
-        for pid, cameras in zip(part, _cameras(len(part), rng), strict=True):
-            for camera in cameras:
-                images = _number_of_images(market.images_per_person, rng)
-                yield from _track(folder, pid, camera, images, rng)
+        seen_by = _cameras(len(part), rng)
+        pairs = [(pid, c) for pid, cameras in zip(part, seen_by, strict=True) for c in cameras]
+        counts = _images(len(pairs), market.images_per_person * len(part) / len(pairs), rng)
+        for (pid, camera), images in zip(pairs, counts, strict=True):
+            yield from _track(folder, pid, camera, images, rng)
     for pid, count in ((DISTRACTOR, market.distractors), (JUNK, market.junk)):
         yield from _strays(pid, count, rng)
 
@@ -239,12 +241,12 @@ def _cameras(people: int, rng: random.Random) -> list[list[int]]:
     return rng.sample(chosen, people)
 
 
-def _number_of_images(per_person: float, rng: random.Random) -> int:
-    """Images of one person by one camera: log-normal, as officially 1..44 with a median of 3."""
-    pairs = sum(len(cameras) * n for cameras, n in _SEEN_BY.items()) / sum(_SEEN_BY.values())
+def _images(pairs: int, mean: float, rng: random.Random) -> list[int]:
+    """Images of each pair of person and camera: log-normal, officially 1..44 with a median of 3."""
     spread = 0.7
-    median = per_person / pairs / math.exp(spread**2 / 2)
-    return min(_MOST_PER_CAMERA, max(1, round(rng.lognormvariate(math.log(median), spread))))
+    logarithm = NormalDist(math.log(mean) - spread**2 / 2, spread)
+    images = (math.exp(logarithm.inv_cdf((i + 0.5) / pairs)) for i in range(pairs))
+    return rng.sample([min(_MOST_PER_CAMERA, max(1, round(n))) for n in images], pairs)
 
 
 def _track(folder: str, pid: int, camera: int, images: int, rng: random.Random) -> Iterator[str]:

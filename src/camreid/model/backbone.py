@@ -1,6 +1,7 @@
 """timm backbones, pooled to one vector an image, with the changes that ReID makes to them."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Backbone(nn.Module):
 
 def _create(name: str, pretrained: bool) -> Any:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:5]
+        near = get_close_matches(name.split(".")[0], timm.list_models(), n=4)
         raise InputError(
             f"model.network.backbone={name} is no timm model; did you mean "
             f"{', '.join(near) or 'resnet50'}?"

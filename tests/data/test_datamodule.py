@@ -1,0 +1,62 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from camreid.data import Augment, OriginalSplit, Records, ReIDDataModule, Resplit
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+
+
+@pytest.fixture
+def data(records: Records) -> ReIDDataModule:
+    split = Resplit(0.5, 0.2, 0)(records)
+    return ReIDDataModule(split, (32, 16), identities=3, instances=4, eval_batch_size=7, workers=0)
+
+
+def test_train_batches_are_p_by_k_and_uint8(data: ReIDDataModule) -> None:
+    for batch in data.train_dataloader():
+        assert batch["images"].shape == (12, 3, 32, 16)
+        assert batch["images"].dtype == torch.uint8
+        assert batch["pids"].dtype == batch["camids"].dtype == batch["index"].dtype == torch.int64
+        assert list(Counter(batch["pids"].tolist()).values()) == [4, 4, 4]
+        records = [data.train_records[i] for i in batch["index"]]
+        assert batch["img_paths"] == [r.path for r in records]
+        assert batch["camids"].tolist() == [r.camera - 1 for r in records]
+
+
+def test_evaluation_loaders_show_every_image_once(data: ReIDDataModule) -> None:
+    parts = [data.split.val, data.split.query, data.split.gallery]
+    for loader, part in zip([data.val_dataloader(), *data.test_dataloader()], parts, strict=True):
+        paths = [path for batch in loader for path in batch["img_paths"]]
+        assert paths == [r.path for r in part]
+    assert len(data.predict_dataloader()) == 2
+
+
+def test_no_validation_is_no_loader(records: Records) -> None:
+    data = ReIDDataModule(OriginalSplit()(records), (32, 16), identities=4)
+    assert data.val_dataloader() == []
+
+
+def test_drop_keeps_strangers_out_of_the_loader(records: Records) -> None:
+    split = Resplit(0.5, 0.0, 0)(records)
+    known = LabelMap(split.labels.pids[:5])
+    data = ReIDDataModule(split, (32, 16), identities=3, workers=0, only=known)
+    seen = {pid for batch in data.train_dataloader() for pid in batch["pids"].tolist()}
+    assert seen == set(known.pids)
+
+
+def test_p_by_k_that_can_not_be_had_is_refused_at_once(records: Records) -> None:
+    with pytest.raises(InputError, match="data.identities=P with P from 1"):
+        ReIDDataModule(OriginalSplit(camera=4)(records), (32, 16), identities=64)
+
+
+def test_images_too_small_for_any_network_are_refused(records: Records) -> None:
+    with pytest.raises(InputError, match="at least 16 pixels"):
+        ReIDDataModule(OriginalSplit()(records), (8, 4), identities=4)
+
+
+def test_only_train_batches_are_augmented(data: ReIDDataModule) -> None:
+    data.augment = Augment(flip=1.0, pad=0, erase=0)
+    batch = next(iter(data.train_dataloader()))
+    assert data.on_after_batch_transfer(batch, 0) is batch  # no trainer: not training

@@ -1,0 +1,74 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from camreid.data import IdentitySampler
+from camreid.errors import InputError
+
+
+def batches(sampler: IdentitySampler) -> list[list[int]]:
+    indices, size = list(sampler), sampler.identities * sampler.instances
+    assert len(indices) == len(sampler)
+    return [indices[i : i + size] for i in range(0, len(indices), size)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=3, max_size=25),
+    identities=st.integers(1, 3),
+    instances=st.integers(1, 6),
+    world_size=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+)
+def test_every_batch_of_every_rank_is_p_by_k(
+    counts: list[int], identities: int, instances: int, world_size: int, epoch: int
+) -> None:
+    pids = np.repeat(np.arange(len(counts)), counts).tolist()
+    lengths, used, drawn = set(), set(), Counter()
+    for rank in range(world_size):
+        sampler = IdentitySampler(pids, identities, instances, 0, rank, world_size)
+        sampler.set_epoch(epoch)
+        lengths.add(len(sampler))
+        for batch in batches(sampler):
+            people = Counter(pids[i] for i in batch)
+            assert list(people.values()) == [instances] * identities
+            used |= set(people)
+            for pid in people:
+                own = [i for i in batch if pids[i] == pid]
+                assert len(set(own)) == min(instances, counts[pid])  # repeats only where it must
+            drawn.update(batch)
+    assert len(lengths) == 1
+    assert used == set(range(len(counts)))
+    assert set(drawn) <= set(range(len(pids)))
+
+
+def test_an_epoch_is_about_all_images() -> None:
+    rng = np.random.default_rng(0)
+    pids = np.repeat(np.arange(200), rng.integers(2, 40, 200)).tolist()
+    sampler = IdentitySampler(pids, 16, 4)
+    share = len(set(sampler)) / len(pids)
+    assert share > 0.85
+    assert len(sampler) < 1.1 * len(pids)
+
+
+def test_epochs_differ_and_repeat() -> None:
+    sampler = IdentitySampler([0] * 9 + [1] * 9 + [2] * 9, 2, 4, seed=5)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    sampler.set_epoch(0)
+    assert first == list(sampler) != second
+
+
+def test_ranks_have_different_batches() -> None:
+    pids = np.repeat(np.arange(20), 10).tolist()
+    ranks = [list(IdentitySampler(pids, 4, 4, 0, rank, 2)) for rank in (0, 1)]
+    assert ranks[0] != ranks[1]
+
+
+def test_too_few_identities_are_refused() -> None:
+    with pytest.raises(InputError, match=r"3 identities \(9 images\); type data.identities=P"):
+        IdentitySampler([1, 1, 1, 2, 2, 2, 3, 3, 3], identities=4, instances=2)

@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+
+from camreid.evaluation import RetrievalMetric, rank
+from camreid.evaluation.metric import IdentityAccuracy
+from camreid.evaluation.report import leak_table
+
+
+@pytest.fixture
+def images() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 8, generator=generator)
+    pids, cameras = (torch.randint(n, (60,), generator=generator) for n in (6, 3))
+    return features, pids, cameras, torch.arange(60)
+
+
+def test_batches_in_any_order_with_repeats_count_once(images: tuple[torch.Tensor, ...]) -> None:
+    f, pids, cameras, index = images
+    query = torch.arange(60) < 15
+    expected = rank(f[query], f[~query], pids[query], pids[~query], cameras[query], cameras[~query])
+    metric = RetrievalMetric()
+    shuffled = torch.randperm(60, generator=torch.Generator().manual_seed(1))
+    for chunk in torch.cat([shuffled, shuffled[:20]]).split(7):
+        for role, members in (("query", query[chunk]), ("gallery", ~query[chunk])):
+            some = chunk[members]
+            if len(some):
+                metric.update(f[some], pids[some], cameras[some], index[some], role=role)
+    assert metric.compute()["mAP"].item() == pytest.approx(expected.mAP)
+    assert metric.ranking().first_match.tolist() == expected.first_match.tolist()
+
+
+def test_auto_ranks_one_camera_within_itself(images: tuple[torch.Tensor, ...]) -> None:
+    f, pids, cameras, index = images
+    metric = RetrievalMetric(protocol="auto")
+    metric.update(f, pids, cameras * 0 + 4, index, role="both")
+    result = metric.ranking()
+    assert result.protocol == "within-camera"
+    assert result.valid_queries == 60
+    metric.reset()
+    metric.update(f, pids, cameras, index, role="both")
+    assert metric.ranking().protocol == "cross-camera"
+
+
+def test_an_image_is_never_its_own_match(images: tuple[torch.Tensor, ...]) -> None:
+    f, _, _, index = images
+    metric = RetrievalMetric(protocol="auto")
+    pids = torch.arange(60) // 2
+    metric.update(f, pids, pids * 0, index, role="both")
+    assert metric.ranking().first_match.min() >= 1
+    assert metric.ranking().mAP < 0.5
+
+
+def test_accuracy_is_over_known_identities_once_each() -> None:
+    metric = IdentityAccuracy()
+    logits = torch.eye(3)[[0, 1, 1, 2]]
+    for _ in range(2):
+        metric.update(logits, torch.tensor([0, 1, 2, -1]), torch.arange(4))
+    values = {name: value.item() for name, value in metric.compute().items()}
+    assert values == {"accuracy": pytest.approx(2 / 3), "coverage": 0.75, "images": 4.0}
+
+
+def test_accuracy_of_nobody_is_not_zero() -> None:
+    metric = IdentityAccuracy()
+    metric.update(torch.eye(2), torch.tensor([-1, -1]), torch.arange(2))
+    assert math.isnan(metric.compute()["accuracy"])
+    assert metric.compute()["coverage"] == 0
+
+
+def test_leak_table_divides_the_queries(images: tuple[torch.Tensor, ...]) -> None:
+    f, pids, cameras, _ = images
+    result = rank(f[:20], f[20:], pids[:20], pids[20:], cameras[:20], cameras[20:])
+    table = leak_table(result, {0, 1, 2})
+    known = torch.isin(pids[:20], torch.tensor([0, 1, 2]))
+    assert table["seen"]["queries"] == int(known.sum())
+    assert table["seen"]["identities"] + table["unseen"]["identities"] == table["all"]["identities"]
+    precisions = result.average_precision[known]
+    assert table["seen"]["mAP"] == pytest.approx(precisions[~precisions.isnan()].mean().item())
+    assert leak_table(result, set())["seen"]["mAP"] is None
