@@ -58,7 +58,7 @@ def test_a_train_set_alone_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_says_where_to_put_the_dataset(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataset, match="does not exist.*data=synthetic"):
+    with pytest.raises(MissingDataset, match=r"does not exist.*data=synthetic"):
         read_market1501(tmp_path / "nowhere")
 
 

@@ -107,7 +107,8 @@ def test_an_experts_validation_is_within_its_camera(records: Records) -> None:
 def test_resplit_by_identity_keeps_people_apart(records: Records) -> None:
     split = Resplit(0.5, 0.2, 0)(records)
     train, val, test = pids(split.train), pids(split.val), pids((*split.query, *split.gallery))
-    assert not (train & val or train & test or val & test)
+    assert train.isdisjoint(val | test)
+    assert val.isdisjoint(test)
     everyone = pids((*records.train, *records.query, *records.gallery))
     assert train | val | test == everyone
     assert len(test) == round(len(everyone) * 0.5)
@@ -169,9 +170,10 @@ def test_stratified_gives_every_stratum_its_share(
     strata: list[int], fraction: float, seed: int
 ) -> None:
     items = list(enumerate(strata))
-    first, second = stratified(items, lambda i: i[1], fraction, random.Random(seed))
+    count = round(len(items) * fraction)
+    first, second = stratified(items, lambda i: i[1], count, random.Random(seed))
     assert sorted(first + second) == items
-    assert len(first) == round(len(items) * fraction)
+    assert len(first) == count
     taken = Counter(s for _, s in first)
     for stratum, count in Counter(strata).items():
         assert abs(taken[stratum] - count * len(first) / len(items)) < 1 + 1e-9
@@ -201,9 +203,17 @@ def test_a_camera_that_took_nothing_names_those_that_did(records: Records) -> No
         OriginalSplit(camera=7)(records)
 
 
-def test_validation_without_any_match_is_refused(records: Records) -> None:
+def test_few_people_still_have_a_validation_with_matches(records: Records) -> None:
+    for seed in range(8):
+        val = cameras_of(OriginalSplit(val_fraction=0.01, seed=seed)(records).val)
+        assert len(val) == 2
+        assert all(len(cameras) > 1 for cameras in val.values())
+
+
+def test_validation_without_any_match_is_refused() -> None:
+    train = tuple(ImageRecord(f"t/{pid}.jpg", pid, 1 + pid % 2) for pid in range(1, 9))
     with pytest.raises(InputError, match="no match to be found"):
-        OriginalSplit(val_fraction=0.01)(records)
+        OriginalSplit(val_fraction=0.5)(Records(train, (), ()))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)

@@ -64,5 +64,5 @@ def test_one_row_can_be_smoothed() -> None:
 def test_bad_options_are_refused() -> None:
     with pytest.raises(InputError, match="triplet_margin=hard: type a number"):
         LossConfig(1.0, 0.1, 1.0, "hard")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="smoothing in 0..1"):
+    with pytest.raises(InputError, match="expected weights of at least 0"):
         LossConfig(1.0, 1.5, 1.0, 0.3)

@@ -56,7 +56,7 @@ def test_pixels_that_are_not_raw_are_refused(raw: torch.Tensor, scale: float, sh
 
 def test_raw_pixels_are_refused_where_normalised_ones_were_declared(raw: torch.Tensor) -> None:
     for images in (raw, raw.float()):
-        with pytest.raises(PixelRangeError, match="model.pixels=raw"):
+        with pytest.raises(PixelRangeError, match="pixels=raw"):
             baseline(pixels="imagenet")(images)
 
 
@@ -137,7 +137,7 @@ def test_options_that_a_network_does_not_have_are_refused() -> None:
     config = {"_target_": "camreid.model.Baseline", "backbone": "test_resnet"}
     with pytest.raises(InputError, match="unexpected keyword argument 'stride'"):
         build_network({**config, "stride": 1}, LABELS, (64, 32), "raw")
-    with pytest.raises(InputError, match="is no camreid.model.ReIDNetwork"):
+    with pytest.raises(InputError, match=r"is no camreid\.model\.ReIDNetwork"):
         build_network({"_target_": "os.system"}, LABELS, (64, 32), "raw")
     with pytest.raises(InputError, match="can't be imported"):
         build_network({"_target_": "camreid.model.Nothing"}, LABELS, (64, 32), "raw")

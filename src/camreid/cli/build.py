@@ -10,8 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.checkpoints import Checkpoint
+from camreid.cli.errors import is_first
 from camreid.data import (
     Augment,
     ReIDDataModule,
@@ -27,6 +29,21 @@ from camreid.model.config import ModelConfig
 def run_folder() -> Path:
     """Where this run writes, as an absolute path."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def check_folder(config: DictConfig) -> None:
+    """Refuse to write over another run.
+
+    Raises:
+        InputError: the run folder has checkpoints, and this run does not continue theirs.
+    """
+    checkpoints = run_folder() / "checkpoints"
+    continues = config.resume and Path(config.resume).resolve().parent == checkpoints.resolve()
+    if checkpoints.exists() and not continues and is_first():
+        raise InputError(
+            f"run_dir={run_folder()} holds the checkpoints of another run. Type another run_dir=, "
+            f"or resume={checkpoints / 'last.ckpt'} to continue it."
+        )
 
 
 def choice(group: str) -> str | None:
@@ -119,10 +136,11 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
     folder = run_folder()
     added: dict[str, dict[str, Any]] = {
         "head_check": {"path": str(folder / "head_check.json")},
-        "checkpoint": {"dirpath": str(folder / "checkpoints")},
+        "best": {"dirpath": str(folder / "checkpoints")},
+        "last": {"dirpath": str(folder / "checkpoints")},
     }
     if not split.val:
-        added["checkpoint"]["monitor"] = None
+        added["best"]["monitor"] = None
         if "early_stopping" in config.callbacks:
             raise InputError(
                 "early stopping watches val/mAP, and this split holds nobody out for validation. "
@@ -141,6 +159,7 @@ def build_loggers(config: DictConfig) -> list[Any]:
     Raises:
         InputError: one whose package is not installed.
     """
+    _keep_metrics(run_folder() / "metrics.csv")
     try:
         return [instantiate(options) for options in config.logger.values()]
     except Exception as error:
@@ -150,6 +169,13 @@ def build_loggers(config: DictConfig) -> list[Any]:
             f"logger={choice('logger')} needs a package that is not installed "
             f"({_first_line(error)}). Type pip install 'camreid[loggers]', or logger=csv."
         ) from error
+
+
+@rank_zero_only
+def _keep_metrics(path: Path) -> None:
+    """Put the metrics of a run that is continued aside: the logger starts its file anew."""
+    if path.is_file():
+        path.rename(path.with_name(f"metrics.{len(list(path.parent.glob('metrics.*.csv')))}.csv"))
 
 
 def _says_install(error: BaseException) -> bool:

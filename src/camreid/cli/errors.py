@@ -9,8 +9,6 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from camreid.cli import CONF
-
 
 def one_paragraph(run: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     """`run`, with what the user got wrong told as SystemExit.
@@ -27,7 +25,7 @@ def one_paragraph(run: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
             if message is None:
                 raise
             _discard(Path(HydraConfig.get().runtime.output_dir))
-            if _is_first():
+            if is_first():
                 print(f"\n{HydraConfig.get().job.name}: {message}", file=sys.stderr)
             raise SystemExit(1) from None
 
@@ -69,13 +67,14 @@ def _own_words(message: str) -> str:
     return message.rsplit("Error: ", 1)[-1].strip()
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
+    """Whether this is the one process that speaks and writes."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _discard(folder: Path) -> None:
     """Remove a run folder in which there is nothing but Hydra's own files and an empty log."""
-    if not _is_first() or not folder.is_dir():
+    if not is_first() or not folder.is_dir():
         return
     left = [p for p in folder.iterdir() if p.name != ".hydra" and p.suffix != ".log"]
     if not left:
@@ -83,47 +82,3 @@ def _discard(folder: Path) -> None:
         for parent in folder.parents[:1]:
             if parent.name == "runs" and not any(parent.iterdir()):
                 parent.rmdir()
-
-
-def check_split_choice(arguments: list[str]) -> list[str]:
-    """Command-line arguments with `split=NAME` read as `+split=NAME`.
-
-    Raises:
-        SystemExit: a split that there is not, or none at all.
-    """
-    if any(a in ("-h", "--help", "--hydra-help", "--version") for a in arguments):
-        return arguments
-    choices = sorted(p.stem for p in Path(CONF, "split").glob("*.yaml"))
-    read = [f"+{a}" if a.startswith("split=") else a for a in arguments]
-    own_folders = any(a.startswith(("-cd", "--config-d", "hydra.searchpath")) for a in arguments)
-    chosen = [a.partition("=")[2] for a in read if a.startswith("+split=")]
-    unknown = [c for value in chosen for c in value.split(",") if c not in choices]
-    if unknown and not own_folders and not any("{" in c for c in unknown):
-        raise SystemExit(f"there is no split {unknown[0]!r}; {_type_one(choices)}")
-    return read
-
-
-def require_split(config: DictConfig) -> None:
-    """Refuse a run whose split was not chosen.
-
-    Raises:
-        InputError: there is no split, or one that nothing can be made of.
-    """
-    from omegaconf import OmegaConf
-
-    from camreid.errors import InputError
-
-    choices = sorted(p.stem for p in Path(CONF, "split").glob("*.yaml"))
-    if OmegaConf.is_missing(config, "split") or config.split is None:
-        raise InputError(f"no split was chosen; {_type_one(choices)}")
-    if not OmegaConf.is_dict(config.split) or "_target_" not in config.split:
-        raise InputError(f"split={config.split} says no strategy; {_type_one(choices)}")
-
-
-def _type_one(choices: list[str]) -> str:
-    about = {
-        "original": "the official train/test division, for all cameras or split.camera=N",
-        "resplit": "a new division of the people, or of their images",
-    }
-    lines = [f"+split={c}" + (f" ({about[c]})" if c in about else "") for c in choices]
-    return f"type {' or '.join(lines)}."

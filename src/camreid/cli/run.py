@@ -32,6 +32,7 @@ def train_run(config: DictConfig) -> None:
     """Build the parts, fit, test, and leave everything in the run folder."""
     _quiet()
     build.check_multirun(config.trainer)
+    build.check_folder(config)
     trainer_parts = build.build_loggers(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     start = read_checkpoint(config.init) if config.init else None
@@ -42,6 +43,7 @@ def train_run(config: DictConfig) -> None:
     module = build_module(config, split, start, resumed)
     only = module.labels if module.config.unknown == "drop" and start else None
     data = build.build_data(config, split, module.config.image_size, only)
+    data.setup("fit")  # refuses impossible batches before anything is written
     callbacks = [*build.build_callbacks(config, split), Provenance(notes(config))]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=trainer_parts)
     _announce(config, split, module)
@@ -196,6 +198,7 @@ _NOISE = (
     ".*it is recommended to use .*devices=1.*",  # repeats are counted once, by index
     "Experiment logs directory .* exists and is not empty.*",  # the run folder, on purpose
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch 2.15
+    "Checkpoint directory .* exists and is not empty.*",  # of a run that is continued
     "Total length of `list` across ranks is zero.*",  # no validation, which was announced
     "The number of training batches .* is smaller than the logging interval.*",  # logged by epoch
 )

@@ -6,7 +6,8 @@ import hydra
 from omegaconf import DictConfig
 
 from camreid.cli import CONF
-from camreid.cli.errors import check_split_choice, one_paragraph, require_split
+from camreid.cli.arguments import read_arguments, require_split
+from camreid.cli.errors import one_paragraph
 
 
 @one_paragraph
@@ -20,7 +21,7 @@ def train(config: DictConfig) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = check_split_choice(sys.argv[1:])
+    sys.argv[1:] = read_arguments(sys.argv[1:])
     hydra.main(config_path=CONF, config_name="train", version_base="1.3")(train)()
 
 

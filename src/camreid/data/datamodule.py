@@ -57,7 +57,6 @@ class ReIDDataModule(pl.LightningDataModule):
         self.eval_batch_size, self.seed, self.augment = eval_batch_size, seed, augment
         self.workers = workers
         self.train_records = tuple(r for r in split.train if only is None or r.pid in only)
-        self._sampler(rank=0, world_size=1)  # refuses P x K that can't be had, before any work
         self._stream: tuple[int, torch.Generator] | None = None
         if min(self.size) < 16 or eval_batch_size < 1:
             raise InputError(
@@ -65,6 +64,11 @@ class ReIDDataModule(pl.LightningDataModule):
                 "expected at least 16 pixels each way and one image, such as "
                 "model.image_size=[256,128] data.eval_batch_size=128."
             )
+
+    def setup(self, stage: str) -> None:
+        """Refuse, before any work, batches that can't be had; InputError says which can."""
+        if stage == "fit":
+            self._sampler(rank=0, world_size=1)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """P x K batches of this rank's own; see `IdentitySampler`."""

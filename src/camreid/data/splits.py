@@ -98,24 +98,25 @@ class Resplit:
 
 
 def stratified(
-    items: Iterable[Item], stratum: Callable[[Item], Any], fraction: float, rng: random.Random
+    items: Iterable[Item], stratum: Callable[[Item], Any], count: int, rng: random.Random
 ) -> tuple[list[Item], list[Item]]:
     """Divide `items` so that each stratum gives its share.
 
     Systematic sampling (Madow 1949): items are shuffled within their stratum, strata stand side
-    by side in order, and every 1/`fraction`-th item is taken from a random start. The count is
-    exact for the whole, and to one for every stratum and every run of neighbouring strata.
+    by side in order, and every n/`count`-th of the n items is taken from a random start. So the
+    share is exact for the whole, and to one item for every stratum and every run of neighbouring
+    strata.
 
     Args:
         items: in an order that does not depend on the listing.
         stratum: what to spread evenly; sortable.
-        fraction: the share of the first part, 0..1.
+        count: how many the first part gets.
         rng: the source of chance.
 
     Returns:
         The two parts, each in the order of `items`.
 
-    >>> a, b = stratified(range(10), lambda i: i % 2, 0.4, random.Random(0))
+    >>> a, b = stratified(range(10), lambda i: i % 2, 4, random.Random(0))
     >>> len(a), len(b), sum(i % 2 for i in a)
     (4, 6, 2)
     """
@@ -123,7 +124,7 @@ def stratified(
     order = list(range(len(items)))
     rng.shuffle(order)
     order.sort(key=lambda i: stratum(items[i]))
-    total, count = len(items), round(len(items) * fraction)
+    total = len(items)
     start = rng.randrange(total) if total else 0
     taken = {
         item
@@ -153,10 +154,18 @@ def _divide_people(
 ) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
     """Images of `fraction` of the people, and of the others; stratified by their cameras."""
     cameras = _camera_sets(records)
-    first = set(stratified(cameras, cameras.__getitem__, fraction, rng)[0])
+    count = round(len(cameras) * fraction)
+    return _part(records, stratified(cameras, cameras.__getitem__, count, rng)[0])
+
+
+def _part(
+    records: Sequence[ImageRecord], chosen: Iterable[int]
+) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
+    """Images of the chosen people, and of the others."""
+    pids = set(chosen)
     return (
-        tuple(r for r in records if r.pid in first),
-        tuple(r for r in records if r.pid not in first),
+        tuple(r for r in records if r.pid in pids),
+        tuple(r for r in records if r.pid not in pids),
     )
 
 
@@ -164,7 +173,8 @@ def _divide_images(
     records: Sequence[ImageRecord], fraction: float, rng: random.Random
 ) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
     """`fraction` of everybody's images, at least one each, and the others."""
-    first, second = stratified(records, lambda r: (r.pid, r.camera), fraction, rng)
+    count = round(len(records) * fraction)
+    first, second = stratified(records, lambda r: (r.pid, r.camera), count, rng)
     left_out = set(people(second)) - set(people(first))
     for pid in sorted(left_out):
         first.append(rng.choice([r for r in second if r.pid == pid]))
@@ -175,8 +185,19 @@ def _divide_images(
 def _hold_out(
     records: Sequence[ImageRecord], fraction: float, rng: random.Random
 ) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
-    """Validation images of `fraction` of the people, and the train images of the others."""
-    val, train = _divide_people(records, fraction, rng)
+    """Validation images of `fraction` of the people, two at least, and the others' train images.
+
+    Only people who have a match among their own images are held out: the others could not be
+    ranked. Where all images are of one camera, that is whoever has two of them.
+    """
+    if fraction == 0:
+        return (), tuple(records)
+    cameras = _camera_sets(records)
+    images = Counter(r.pid for r in records)
+    one_camera = len({r.camera for r in records}) == 1
+    matched = [pid for pid in cameras if (images[pid] if one_camera else len(cameras[pid])) > 1]
+    count = min(len(matched), max(2, round(len(cameras) * fraction)))
+    val, train = _part(records, stratified(matched, cameras.__getitem__, count, rng)[0])
     _check_val(val, fraction)
     return val, train
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from camreid.errors import InputError
 
+Pool = Literal["avg", "gem"]
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -24,6 +25,8 @@ class Backbone(nn.Module):
         weights: a file of weights instead: a state dict, bare or under `state_dict` or `model`,
             with or without `module.`; a classifier in it is left out.
         last_stride: 1 removes the last stage's stride (Luo et al. 2019), ResNets only.
+        pool: how a map becomes a vector: `avg`, or `gem`, the generalised mean (Radenovic et al.
+            2018) with p = 3. Transformers use their own.
 
     Attributes:
         dim: width of the features.
@@ -41,8 +44,12 @@ class Backbone(nn.Module):
         pretrained: bool = False,
         weights: str | None = None,
         last_stride: int | None = None,
+        pool: Pool = "avg",
     ) -> None:
         super().__init__()
+        if pool not in get_args(Pool):
+            raise InputError(f"model.network.pool={pool}: type avg or gem.")
+        self.pool = pool
         self.trunk = _create(name, pretrained and weights is None)
         if last_stride not in (None, 1):
             raise InputError(
@@ -60,10 +67,10 @@ class Backbone(nn.Module):
         self.dim = self._width(image_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, dim): the mean over the map, or a transformer's own pooling."""
+        """(B, dim): the pooled map, or a transformer's own pooling."""
         features: Tensor = self.trunk.forward_features(images)
         if features.ndim == 4:
-            return features.mean((2, 3))  # (B, C, h, w)
+            return features.mean((2, 3)) if self.pool == "avg" else gem(features)
         pooled: Tensor = self.trunk.forward_head(features, pre_logits=True)
         return pooled
 
@@ -80,6 +87,15 @@ class Backbone(nn.Module):
             ) from error
         self.train(training)
         return int(width)
+
+
+def gem(features: Tensor, p: float = 3.0) -> Tensor:
+    """Generalised mean of (B, C, h, w) over the map: (B, C).
+
+    >>> gem(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).item() ** 3
+    4.5
+    """
+    return features.clamp(min=1e-6).pow(p).mean((2, 3)).pow(1 / p)
 
 
 def _create(name: str, pretrained: bool) -> Any:

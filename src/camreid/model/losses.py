@@ -32,9 +32,7 @@ def identity_loss(logits: Tensor, rows: Tensor, smoothing: float = 0.0) -> Tenso
     """
     count = logits.shape[1]
     spread = min(1.0, smoothing * count / max(1, count - 1))
-    total = F.cross_entropy(
-        logits, rows, ignore_index=-1, label_smoothing=spread, reduction="sum"
-    )
+    total = F.cross_entropy(logits, rows, ignore_index=-1, label_smoothing=spread, reduction="sum")
     return total / (rows >= 0).sum().clamp(min=1)
 
 

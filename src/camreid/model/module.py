@@ -99,6 +99,12 @@ class ReIDModule(pl.LightningModule):
             )
         return rows
 
+    def on_validation_start(self) -> None:
+        """Rank 0's running statistics for all, so that all ranks evaluate what will be saved."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Collect features; each image is ranked against all the others."""
         read = read_batch(batch, self.target_labels)

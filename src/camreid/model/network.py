@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from camreid.errors import InputError, PixelRangeError
 from camreid.labels import LabelMap
-from camreid.model.backbone import Backbone
+from camreid.model.backbone import Backbone, Pool
 from camreid.model.head import Classifier, RemapHead
 
 Pixels = Literal["raw", "imagenet"]
@@ -122,6 +122,7 @@ class Baseline(ReIDNetwork):
         pretrained: fetch timm's weights for it.
         weights: a file of backbone weights instead.
         last_stride: 1 keeps the last stage of a ResNet at H/16 x W/16; None leaves it alone.
+        pool: see `Backbone`.
         classifier: see `RemapHead`.
         scale: see `RemapHead`.
         margin: see `RemapHead`.
@@ -138,6 +139,7 @@ class Baseline(ReIDNetwork):
         pretrained: bool = False,
         weights: str | None = None,
         last_stride: int | None = None,
+        pool: Pool = "avg",
         classifier: Classifier = "linear",
         scale: float = 1.0,
         margin: float = 0.0,
@@ -147,7 +149,7 @@ class Baseline(ReIDNetwork):
         if metric_feature not in ("before", "after"):
             raise InputError("type model.network.metric_feature=before or =after the neck.")
         self.metric_feature = metric_feature
-        self.backbone = Backbone(backbone, image_size, pretrained, weights, last_stride)
+        self.backbone = Backbone(backbone, image_size, pretrained, weights, last_stride, pool)
         self.pixel_norm = PixelNorm(pixels, self.backbone.mean, self.backbone.std)
         self.neck = bn_neck(self.backbone.dim)
         head = RemapHead(self.backbone.dim, labels, classifier, scale, margin)

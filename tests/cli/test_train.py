@@ -1,0 +1,187 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from camreid.checkpoints import load, read_checkpoint
+from camreid.data import Records, Split
+from tests.conftest import TINY, Ran
+
+Run = Callable[..., Ran]
+pytestmark = pytest.mark.slow
+
+
+def metrics(folder: str) -> dict[str, object]:
+    return json.loads((Path(folder) / "metrics.json").read_text())
+
+
+@pytest.fixture
+def train(run: Run, market: Path) -> Run:
+    def command(*arguments: object) -> Ran:
+        return run(
+            "camreid-train", f"data.root={market}", *TINY, "trainer.max_epochs=1", *arguments
+        )
+
+    return command
+
+
+def test_an_expert_then_the_resplit_with_every_unknown(train: Run, run: Run, market: Path) -> None:
+    expert = train("+split=original", "split.camera=3", "run_dir=expert")
+    assert expert.code == 0, expert.err
+    assert "best.ckpt is the last epoch" in expert.out
+    weights = Path("expert/checkpoints/best.ckpt")
+    experts_people = set(load(weights).labels.pids)
+
+    for unknown in ("skip", "drop", "extend", "reinit"):
+        ran = train(
+            "+split=resplit", "split.val_fraction=0.2", f"init={weights}",
+            f"model.unknown={unknown}", f"run_dir={unknown}",
+        )  # fmt: skip
+        assert ran.code == 0, ran.err
+        assert "Leak: tested people" in ran.out
+        head = json.loads(Path(unknown, "head_check.json").read_text())["heads"][0]
+        split = Split.load(Path(unknown, "split.csv"))
+        shared = experts_people & set(split.labels.pids)
+        expected = (len(shared), len(split.labels) - len(shared))
+        if unknown == "reinit":
+            expected = (len(split.labels), 0)
+        assert (head["shared"], head["unknown"]) == expected
+        people = set(load(Path(unknown, "checkpoints/best.ckpt")).labels.pids)
+        assert (
+            people
+            == {
+                "skip": experts_people,
+                "drop": experts_people,
+                "extend": experts_people | set(split.labels.pids),
+                "reinit": set(split.labels.pids),
+            }[unknown]
+        )
+
+    refused = train("+split=resplit", f"init={weights}", "model.unknown=forbid", "run_dir=forbid")
+    assert refused.code == 1
+    assert "model.unknown=forbid" in refused.err
+    assert "+split=original split.camera=3" in refused.err
+    assert "Traceback" not in refused.err
+    assert not Path("forbid/checkpoints").exists()
+    assert json.loads(Path("forbid/head_check.json").read_text())["faults"]
+
+    again = run(
+        "camreid-evaluate", "checkpoint=skip/checkpoints/best.ckpt", "+split=resplit",
+        "split.val_fraction=0.2", f"data.root={market}", "data.workers=0", "trainer=cpu",
+        "trainer.enable_progress_bar=false", "run_dir=again",
+    )  # fmt: skip
+    assert again.code == 0, again.err
+    first, second = metrics("skip"), metrics("again")
+    for key in ("retrieval", "identity", "leak", "split"):
+        assert first[key] == second[key]
+
+
+def test_the_run_folder_holds_everything(train: Run, records: Records) -> None:
+    ran = train("+split=resplit", "split.val_fraction=0.2", "run_dir=r", "trainer.max_epochs=2")
+    assert ran.code == 0, ran.err
+    held = {str(p.relative_to("r")) for p in Path("r").rglob("*") if p.is_file()}
+    assert held >= {
+        "config.yaml", "split.csv", "head_check.json", "metrics.json", "metrics.csv",
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "camreid-train.log",
+    }  # fmt: skip
+    assert {p.name for p in Path().iterdir()} == {"r"}
+    config = yaml.safe_load(Path("r/config.yaml").read_text())
+    assert config["split"]["val_fraction"] == 0.2
+    kept = read_checkpoint("r/checkpoints/best.ckpt")
+    split = Split.load("r/split.csv")
+    assert kept.notes["split"]["digest"] == split.digest == metrics("r")["split"]["digest"]
+    assert yaml.safe_load(kept.notes["config"])["split"]["val_fraction"] == 0.2
+    assert kept.notes["versions"]["torch"]
+    assert "val/mAP" in Path("r/metrics.csv").read_text().splitlines()[0]
+
+
+def test_the_same_seed_gives_the_same_model(train: Run) -> None:
+    states = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        common = ("+split=original", f"run_dir={name}", f"seed={seed}", "test=false")
+        assert train(*common).code == 0
+        states.append(load(f"{name}/checkpoints/last.ckpt").model.state_dict())
+    a, b, c = states
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_resume_is_the_uninterrupted_run(train: Run) -> None:
+    options = (
+        "+split=original",
+        "test=false",
+        "model.schedule.decay=constant",
+        "model.schedule.warmup=0",
+    )
+    assert train(*options, "run_dir=whole", "trainer.max_epochs=2").code == 0
+    assert train(*options, "run_dir=first", "trainer.max_epochs=1").code == 0
+    last = "first/checkpoints/last.ckpt"
+    assert train(*options, "trainer.max_epochs=2", f"resume={last}").code == 0
+    kept = {p.name for p in Path("first").iterdir()}
+    assert kept >= {"metrics.csv", "metrics.0.csv"}
+    whole, second = (
+        load(f"{r}/checkpoints/last.ckpt").model.state_dict() for r in ("whole", "first")
+    )
+    assert all(torch.allclose(whole[k].float(), second[k].float(), atol=1e-6) for k in whole)
+
+
+def test_resume_on_another_split_is_refused(train: Run) -> None:
+    assert train("+split=original", "split.camera=1", "run_dir=a", "test=false").code == 0
+    other = train(
+        "+split=original", "split.camera=2", "resume=a/checkpoints/last.ckpt", "run_dir=b"
+    )
+    assert other.code == 1
+    assert "+split=original split.camera=1" in other.err
+    assert not Path("b").exists()
+
+
+def test_a_manifest_can_be_the_split(train: Run) -> None:
+    options = ("+split=resplit", "test=false")
+    assert train(*options, "run_dir=a", "split.val_fraction=0.2").code == 0
+    assert train(*options, "run_dir=b", "split.manifest=a/split.csv").code == 0
+    assert Path("a/split.csv").read_text() == Path("b/split.csv").read_text()
+
+
+def test_the_checkpoints_own_model_is_used_unless_one_is_typed(
+    train: Run, run: Run, market: Path
+) -> None:
+    assert train("+split=original", "run_dir=a", "test=false").code == 0
+    quiet = [a for a in TINY if not a.startswith("model")]
+    ran = run(
+        "camreid-train", "+split=resplit", "split.val_fraction=0.2", f"data.root={market}", *quiet,
+        "init=a/checkpoints/best.ckpt", "run_dir=b", "trainer.max_epochs=1", "test=false",
+        "model.optimizer.lr=0.001", "model.unknown=extend",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    theirs, ours = (
+        read_checkpoint("a/checkpoints/best.ckpt"),
+        read_checkpoint("b/checkpoints/best.ckpt"),
+    )
+    assert ours.config.network == theirs.config.network
+    assert ours.config.image_size == theirs.config.image_size
+    assert (ours.config.optimizer.lr, ours.config.unknown) == (0.001, "extend")
+    other = train(
+        "+split=original", "init=a/checkpoints/best.ckpt", "model.network.backbone=resnet10t"
+    )
+    assert other.code == 1
+    assert "tensors differ" in other.err
+
+
+def test_multirun_over_cameras(train: Run) -> None:
+    ran = train("-m", "+split=original", "split.camera=1,4", "run_dir=sweep", "test=false")
+    assert ran.code == 0, ran.err
+    counts = [len(load(f"sweep/{job}/checkpoints/best.ckpt").labels) for job in (0, 1)]
+    assert counts[1] < counts[0]
+
+
+def test_early_stopping_stops(train: Run) -> None:
+    ran = train(
+        "+split=resplit", "split.val_fraction=0.2", "callbacks=early_stopping", "test=false",
+        "callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=1.0",
+        "trainer.max_epochs=9", "run_dir=r",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert torch.load("r/checkpoints/last.ckpt", weights_only=True)["epoch"] < 4
