@@ -141,7 +141,9 @@ def _write(folder: Path, seed: int, files: Sequence[str], workers: int | None) -
     for name in FOLDERS:
         (folder / name).mkdir()
     chunks = [(folder, seed, files[i : i + _CHUNK]) for i in range(0, len(files), _CHUNK)]
-    with tqdm(total=len(files), desc="rendering people", unit="image", delay=2) as progress:
+    with tqdm(
+        total=len(files), desc="rendering people", unit="image", delay=2, disable=None
+    ) as progress:
         for done in _rendered(chunks, _processes(len(files), workers)):
             progress.update(done)
 
