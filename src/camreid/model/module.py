@@ -84,8 +84,14 @@ class ReIDModule(pl.LightningModule):
             total = total + loss.triplet_weight * triplet
             values["train/triplet_loss"] = triplet
         size = len(rows)
-        self.log("train/loss", total, prog_bar=True, on_epoch=True, on_step=False, batch_size=size)
-        self.log_dict(values, on_epoch=True, on_step=False, batch_size=size)
+        how: dict[str, Any] = {
+            "on_step": False,
+            "on_epoch": True,
+            "batch_size": size,
+            "sync_dist": True,
+        }
+        self.log("train/loss", total, prog_bar=True, **how)
+        self.log_dict(values, **how)
         return total
 
     def _rows(self, batch: Batch) -> Tensor:
@@ -122,9 +128,7 @@ class ReIDModule(pl.LightningModule):
             values = {"mAP": torch.tensor(torch.nan)}
         self.val_metric.reset()
         for name, value in values.items():
-            self.log(
-                f"val/{name}", value.to(self.device), prog_bar=name == "mAP", rank_zero_only=False
-            )
+            self.log(f"val/{name}", value.to(self.device), prog_bar=name == "mAP", sync_dist=True)
 
     def _partial_validation(self) -> bool:
         """A few batches, as in a dry run, may well hold no match."""
@@ -152,10 +156,10 @@ class ReIDModule(pl.LightningModule):
         self.evidence = Evidence(self.test_metric.ranking(), identity, self.seen)
         summary = self.evidence.summary()
         for name, value in summary["retrieval"].items():
-            self.log(f"test/{name}", value, rank_zero_only=False)
+            self.log(f"test/{name}", value, sync_dist=True)
         for name in ("accuracy", "coverage"):
             if summary["identity"][name] is not None:
-                self.log(f"test/identity_{name}", summary["identity"][name], rank_zero_only=False)
+                self.log(f"test/identity_{name}", summary["identity"][name], sync_dist=True)
 
     def predict_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
