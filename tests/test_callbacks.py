@@ -85,6 +85,24 @@ def test_a_loader_without_a_data_module_is_checked_too(records: Records, trainer
         trainer(callbacks=[HeadCheck(0.01)]).fit(tiny_module(LabelMap((5000, 5001))), loader)
 
 
+def test_of_a_foreign_loader_the_first_batch_is_checked(records: Records, trainer: Trainer) -> None:
+    paths = [f"x/{r.name}" for r in records.train[:8]]
+    batch = {
+        "images": torch.randint(0, 256, (8, 3, 64, 32)).float(),
+        "targets": torch.arange(8),
+        "camids": torch.zeros(8, dtype=torch.int64),
+        "img_paths": paths,
+    }
+    loader = torch.utils.data.DataLoader([batch, batch], batch_size=None)
+    runner = trainer(callbacks=[HeadCheck(0.01)])
+    runner.fit(tiny_module(LabelMap.of(r.pid for r in records.train)), loader)
+    assert runner.global_step == 2
+    runner = trainer(callbacks=[HeadCheck(0.01)])
+    with pytest.raises(HeadMismatch, match="0 of the split's"):
+        runner.fit(tiny_module(LabelMap((5000, 5001))), loader)
+    assert runner.global_step == 0
+
+
 def test_a_coverage_that_is_no_share_is_refused() -> None:
     with pytest.raises(InputError, match="expected a share"):
         HeadCheck(min_coverage=30)

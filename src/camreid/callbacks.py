@@ -16,6 +16,7 @@ from rich.table import Table
 from camreid.errors import HeadMismatch, InputError
 from camreid.evaluation.report import percent
 from camreid.labels import LabelMap, Unknown
+from camreid.model.batch import read_batch
 from camreid.model.head import RemapHead
 from camreid.model.module import ReIDModule
 
@@ -90,6 +91,9 @@ def check_head(
 class HeadCheck(pl.Callback):
     """Checks every head before the first step, prints a table and writes it as JSON.
 
+    Who is trained on is read from the data module's `split`, or from a dataset's `records`; of
+    other loaders, such as FastReID's, the first batch is checked.
+
     Args:
         min_coverage: least share of the train identities that the head must have a row for, 0..1.
         path: the JSON file; by default `head_check.json` in the trainer's root folder.
@@ -104,23 +108,38 @@ class HeadCheck(pl.Callback):
                 f"callbacks.head_check.min_coverage={min_coverage}: expected a share in 0..1."
             )
         self.min_coverage, self.path = min_coverage, path
+        self._images: dict[int, int] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check, print, write, and raise if a head does not fit."""
-        if not isinstance(pl_module, ReIDModule):
+        """Check against the split's train identities, if the data module or loader has any."""
+        self._images = _train_images(trainer)
+        if self._images:
+            self._check(trainer, pl_module, self._images)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Check against the first batch, where nothing else says who is trained on."""
+        if not self._images and isinstance(pl_module, ReIDModule):
+            pids = read_batch(batch, pl_module.target_labels).pids.tolist()
+            self._images = dict(Counter(pids))
+            self._check(trainer, pl_module, self._images)
+
+    def _check(
+        self, trainer: pl.Trainer, module: pl.LightningModule, images: Mapping[int, int]
+    ) -> None:
+        if not isinstance(module, ReIDModule):
             raise InputError("HeadCheck is for a camreid.model.ReIDModule.")
-        images = _train_images(trainer)
-        widths = pl_module.model.widths
         fits = [
-            check_head(name, head, widths[name], images, pl_module.new_people)
-            for name, head in pl_module.model.remap_heads().items()
+            check_head(name, head, module.model.widths[name], images, module.new_people)
+            for name, head in module.model.remap_heads().items()
         ]
-        unknown = pl_module.config.unknown
+        unknown = module.config.unknown
         faults = [fault for fit in fits for fault in self._faults(fit, unknown)]
         path = Path(self.path or Path(trainer.default_root_dir) / "head_check.json")
         _show(fits, unknown, faults, path)
         if faults:
-            raise HeadMismatch(" ".join([*faults, _remedy(pl_module)]))
+            raise HeadMismatch(" ".join([*faults, _remedy(module)]))
 
     def _faults(self, fit: HeadFit, unknown: Unknown) -> list[str]:
         faults = []
@@ -151,18 +170,12 @@ class HeadCheck(pl.Callback):
 
 
 def _train_images(trainer: pl.Trainer) -> dict[int, int]:
-    """Train images of each identity of the split, from the data module or the loader."""
+    """Train images of each identity of the split; empty if no data module or dataset says."""
     data = getattr(trainer, "datamodule", None)
-    records = getattr(getattr(data, "split", None), "train", None)
+    records: Any = getattr(getattr(data, "split", None), "train", None)
     if records is None:
         trainer.fit_loop.setup_data()
-        loader = trainer.train_dataloader
-        records = getattr(getattr(loader, "dataset", None), "records", None)
-    if records is None:
-        raise InputError(
-            "HeadCheck can't tell who is trained on: expected a ReIDDataModule, or a loader whose "
-            "dataset has `records` with a `pid` each, such as camreid.data.ImageDataset."
-        )
+        records = getattr(getattr(trainer.train_dataloader, "dataset", None), "records", ())
     return dict(sorted(Counter(r.pid for r in records).items()))
 
 

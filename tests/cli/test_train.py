@@ -163,6 +163,15 @@ def test_the_checkpoints_own_model_is_used_unless_one_is_typed(
     assert ours.config.network == theirs.config.network
     assert ours.config.image_size == theirs.config.image_size
     assert (ours.config.optimizer.lr, ours.config.unknown) == (0.001, "extend")
+    ran = run(
+        "camreid-train", "+split=resplit", f"data.root={market}", *quiet, "experiment=finetune",
+        "init=a/checkpoints/best.ckpt", "run_dir=c", "trainer.max_epochs=1", "test=false",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    tuned = read_checkpoint("c/checkpoints/best.ckpt")
+    assert tuned.config.network == theirs.config.network
+    assert (tuned.config.optimizer.lr, tuned.config.schedule.decay) == (3.5e-5, "cosine")
+    assert tuned.config.loss == theirs.config.loss
     other = train(
         "+split=original", "init=a/checkpoints/best.ckpt", "model.network.backbone=resnet10t"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -81,32 +82,31 @@ def require_test(split: Split) -> None:
 
 
 def build_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
-    """The model of the config; of the starting weights where none was typed.
+    """The model of the config; of the starting weights where no `model=` was typed.
 
-    `model.KEY=VALUE` on the command line counts in both cases.
+    In the second case, too, what an experiment or the command line sets counts, and
+    `model.unknown` and `model.pixels` are this run's own.
     """
-    model = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
+    model = OmegaConf.to_container(config.model, resolve=True)
+    assert isinstance(model, dict)
     if start is not None and choice("model") is None:
-        typed = [a for a in HydraConfig.get().overrides.task if a.startswith("model.")]
-        # an experiment's own model settings give way too: the weights say what they are
-        theirs = OmegaConf.create({"model": start.config.primitives()})
-        ours = OmegaConf.from_dotlist(
-            [f"{key}={config_value(config, key)}" for key in _keys(typed)]
-        )
-        model = OmegaConf.merge(theirs, ours).model
-        model.unknown = config.model.unknown
-        model.pixels = config.model.pixels
-    return ModelConfig.read(OmegaConf.to_container(model, resolve=True))  # type: ignore[arg-type]
+        usual = compose(f"model/{HydraConfig.get().runtime.choices['model']}").model
+        set_here = _differing(model, OmegaConf.to_container(usual, resolve=True))
+        merged = OmegaConf.merge(start.config.primitives(), set_here)
+        model = OmegaConf.to_container(merged) | {k: model[k] for k in ("unknown", "pixels")}  # type: ignore[operator]
+    return ModelConfig.read(model)  # type: ignore[arg-type]
 
 
-def _keys(overrides: list[str]) -> list[str]:
-    return [o.partition("=")[0] for o in overrides]
-
-
-def config_value(config: DictConfig, key: str) -> Any:
-    """The value of a dotted key, as it would be typed."""
-    value = OmegaConf.select(config, key)
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+def _differing(ours: Any, usual: Any) -> dict[str, Any]:
+    """The part of nested dicts in which one differs from the other."""
+    changed = {}
+    for key, value in ours.items():
+        if isinstance(value, dict) and isinstance(usual.get(key), dict):
+            if inner := _differing(value, usual[key]):
+                changed[key] = inner
+        elif key not in usual or value != usual[key]:
+            changed[key] = value
+    return changed
 
 
 def build_data(
@@ -167,7 +167,7 @@ def build_loggers(config: DictConfig) -> list[Any]:
             raise
         raise InputError(
             f"logger={choice('logger')} needs a package that is not installed "
-            f"({_first_line(error)}). Type pip install 'camreid[loggers]', or logger=csv."
+            f"({_first_line(error)}). Type pip install tensorboard wandb, or logger=csv."
         ) from error
 
 

@@ -71,14 +71,18 @@ class Augment:
         inside_rows &= chosen[:, None]
         inside_rows, inside_columns = (t.to(images.device) for t in (inside_rows, inside_columns))
         mask = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # (B, 1, H, W)
+        erased = mask.to(images.dtype)  # sums are several times faster than `where` on bytes
         fill = torch.tensor(_MEAN, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
-        return torch.where(mask, fill, images)
+        return images * (1 - erased) + fill * erased
 
 
 def flip(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Mirror images of a random subset of (B, 3, H, W)."""
-    chosen = (_uniform(len(images), generator) < probability).to(images.device)
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+    chosen = (_uniform(len(images), generator) < probability).nonzero().flatten()
+    chosen = chosen.to(images.device)
+    mirrored = images.clone()
+    mirrored[chosen] = images[chosen].flip(-1)
+    return mirrored
 
 
 def pad_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
@@ -87,12 +91,9 @@ def pad_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor
         return images
     batch, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-    shift = torch.randint(2 * pad + 1, (2, batch), generator=generator).to(images.device)
-    rows = shift[0, :, None] + torch.arange(height, device=images.device)  # (B, H)
-    columns = shift[1, :, None] + torch.arange(width, device=images.device)  # (B, W)
-    sample = torch.arange(batch, device=images.device)[:, None, None]
-    # advanced indices around a slice put the channel last: (B, H, W, 3)
-    return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    top, left = torch.randint(2 * pad + 1, (2, batch), generator=generator).to(images.device)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, 3, tops, lefts, H, W), a view
+    return windows[torch.arange(batch, device=images.device), :, top, left]
 
 
 def stream(*key: int) -> torch.Generator:

@@ -1,5 +1,6 @@
 """The classifier that knows whose row is whose."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -39,7 +40,7 @@ class RemapHead(nn.Module):
     def __init__(
         self,
         dim: int,
-        labels: LabelMap,
+        labels: LabelMap | Sequence[int],
         classifier: Classifier = "linear",
         scale: float = 1.0,
         margin: float = 0.0,
@@ -51,6 +52,7 @@ class RemapHead(nn.Module):
                 f"{', '.join(get_args(Classifier))}."
             )
         self.classifier, self.scale, self.margin = classifier, float(scale), float(margin)
+        labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))
         self.weight = nn.Parameter(torch.empty(len(labels), dim))
         self.register_buffer("pids", torch.tensor(labels.pids, dtype=torch.int64))
         nn.init.normal_(self.weight, std=0.01)
