@@ -26,6 +26,7 @@ class Checkpoint:
         state: the network's tensors by name.
         labels: the people of its heads, in row order.
         seen: identities that the weights were trained on.
+        epochs: how many it has behind it.
         notes: split digest and strategy, config as text, versions, and what else was kept.
     """
 
@@ -34,6 +35,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     labels: LabelMap
     seen: frozenset[int]
+    epochs: int
     notes: dict[str, Any]
 
 
@@ -60,7 +62,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     labels = LabelMap(tuple(parameters["labels"]))
     seen = frozenset(notes.get("seen", labels.pids))
     config = ModelConfig.read(parameters["config"])
-    return Checkpoint(str(path), config, tensors, labels, seen, notes)
+    epochs = int(content.get("epoch", -1)) + 1
+    return Checkpoint(str(path), config, tensors, labels, seen, epochs, notes)
 
 
 def load(path: str | Path) -> ReIDModule:
@@ -90,8 +93,8 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     """Start a model from a checkpoint: the trunk as it is, the rows person by person.
 
     With `model.unknown=reinit` the heads stay fresh. Otherwise each person that both know gets
-    *their* row, whatever order either side uses, and those that the checkpoint does not have
-    become the module's `new_people`.
+    *their* row, whatever order either side uses. Whoever has no row of the checkpoint's is one of
+    the module's `new_people`.
 
     Raises:
         InputError: the architectures differ.
@@ -105,6 +108,7 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     module.seen = module.seen | checkpoint.seen
     module.started_on = str(checkpoint.notes.get("split_overrides", ""))
     if module.config.unknown == "reinit":
+        module.new_people = module.labels
         return
     for name, head in heads.items():
         pids = tuple(checkpoint.state[f"heads.{name}.pids"].tolist())
@@ -133,6 +137,11 @@ def _check_trunk(
 
 
 def _read_file(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder; type the checkpoint in it, such as "
+            f"{path / 'checkpoints' / 'best.ckpt'}."
+        )
     if not path.is_file():
         near = sorted(path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         hint = f" In that folder: {', '.join(p.name for p in near[:5])}." if near else ""

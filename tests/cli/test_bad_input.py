@@ -124,11 +124,29 @@ def test_options_out_of_range(refused: Callable[..., str], option: str, expected
     assert expected in refused("+split=original", option)
 
 
-def test_a_misspelt_option(run: Run) -> None:
-    ran = run("camreid-train", "+split=original", "data.rot=x")
-    assert ran.code == 1
-    assert "data.rot" in ran.err
-    assert "Traceback" not in ran.err
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("data.rot=x", "Did you mean root"),
+        ("trainer.max_epoch=2", "Did you mean max_epochs"),
+        ("split.camera=3", "chosen with +split=original"),
+        ("model=smal", "bot_r50 small"),
+        ("init=checkpoint=x.ckpt", "in quotes of their own"),
+        ("seed=abc", "expected a whole number from 0"),
+        ("seed=-1", "expected a whole number from 0"),
+        ("model.optimizer.lr=abc", "model.optimizer.lr=abc: expected a number"),
+        ("trainer.max_epochs=0", "expected 1 or more"),
+        ("trainer.max_epochs=-1", "expected 1 or more"),
+        ("run_dir=m.csv/r", "m.csv is a file"),
+        ("init=.", "is a folder; type the checkpoint in it"),
+    ],
+)
+def test_what_was_typed_wrongly(run: Run, market: Path, typed: str, expected: str) -> None:
+    Path("m.csv").touch()
+    options = [f"data.root={market}", *TINY, "split.val_fraction=0", typed]
+    said = one_paragraph(run("camreid-train", RESPLIT, *options))
+    assert expected in said
+    assert "HYDRA" not in said
 
 
 def test_normalised_images_are_declared_but_raw_ones_come(run: Run, market: Path) -> None:

@@ -1,3 +1,4 @@
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_an_expert_then_the_resplit_with_every_unknown(train: Run, run: Run, mar
         shared = experts_people & set(split.labels.pids)
         expected = (len(shared), len(split.labels) - len(shared))
         if unknown == "reinit":
-            expected = (len(split.labels), 0)
+            expected = (0, len(split.labels))
         assert (head["shared"], head["unknown"]) == expected
         people = set(load(Path(unknown, "checkpoints/best.ckpt")).labels.pids)
         assert (
@@ -120,12 +121,40 @@ def test_resume_is_the_uninterrupted_run(train: Run) -> None:
     assert train(*options, "run_dir=first", "trainer.max_epochs=1").code == 0
     last = "first/checkpoints/last.ckpt"
     assert train(*options, "trainer.max_epochs=2", f"resume={last}").code == 0
-    kept = {p.name for p in Path("first").iterdir()}
-    assert kept >= {"metrics.csv", "metrics.0.csv"}
+    assert not list(Path("first").glob("metrics.*.csv"))
+    with Path("first/metrics.csv").open(newline="") as file:
+        losses = [line["epoch"] for line in csv.DictReader(file) if line["train/loss"]]
+    assert losses == ["0", "1"]
     whole, second = (
         load(f"{r}/checkpoints/last.ckpt").model.state_dict() for r in ("whole", "first")
     )
     assert all(torch.allclose(whole[k].float(), second[k].float(), atol=1e-6) for k in whole)
+
+
+def test_a_finished_run_is_not_resumed(train: Run) -> None:
+    assert train("+split=original", "run_dir=a", "test=false").code == 0
+    before = {p: p.stat().st_mtime_ns for p in Path("a/checkpoints").iterdir()}
+    ran = train("+split=original", "resume=a/checkpoints/last.ckpt")
+    assert ran.code == 1
+    assert "has 1 epochs behind it" in ran.err
+    again = train("+split=original", "run_dir=a")
+    assert again.code == 1
+    assert "holds the checkpoints of another run" in again.err
+    assert before == {p: p.stat().st_mtime_ns for p in Path("a/checkpoints").iterdir()}
+
+
+def test_numbers_of_a_part_say_so(train: Run) -> None:
+    ran = train("+split=original", "run_dir=a", "trainer.limit_test_batches=3")
+    assert ran.code == 0, ran.err
+    assert "Test on a part of the images only" in ran.out
+    assert metrics("a")["partial"] is True
+
+
+def test_the_log_keeps_what_was_said(train: Run) -> None:
+    assert train("+split=original", "run_dir=a").code == 0
+    log = Path("a/camreid-train.log").read_text()
+    for said in ("Split  OriginalSplit", "mAP", "Written to"):
+        assert said in log
 
 
 def test_resume_on_another_split_is_refused(train: Run) -> None:

@@ -11,10 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.checkpoints import Checkpoint
 from camreid.cli.errors import is_first
+from camreid.cli.provenance import keep_metrics
 from camreid.data import (
     Augment,
     ReIDDataModule,
@@ -32,12 +32,25 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def check_folder(config: DictConfig) -> None:
-    """Refuse to write over another run.
+def check_run(config: DictConfig) -> None:
+    """Refuse what can't work before any of it is done.
 
     Raises:
-        InputError: the run folder has checkpoints, and this run does not continue theirs.
+        InputError: no epochs, processes within a multirun, or the folder of another run.
     """
+    epochs = config.trainer.max_epochs
+    if not isinstance(epochs, int) or epochs < 1:
+        raise InputError(
+            f"trainer.max_epochs={epochs}: expected 1 or more, such as trainer.max_epochs=120; to "
+            "test weights without training, type camreid-evaluate checkpoint=FILE."
+        )
+    distributed = any(kind in str(config.trainer.strategy) for kind in ("ddp", "fsdp"))
+    if distributed and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise InputError(
+            "-m runs jobs one after another in one process, and a distributed strategy starts "
+            "processes of its own, which do not go together. Type -m with trainer=gpu, or one "
+            "camreid-train trainer=ddp for each job."
+        )
     checkpoints = run_folder() / "checkpoints"
     continues = config.resume and Path(config.resume).resolve().parent == checkpoints.resolve()
     if checkpoints.exists() and not continues and is_first():
@@ -159,7 +172,7 @@ def build_loggers(config: DictConfig) -> list[Any]:
     Raises:
         InputError: one whose package is not installed.
     """
-    _keep_metrics(run_folder() / "metrics.csv")
+    keep_metrics(run_folder())
     try:
         return [instantiate(options) for options in config.logger.values()]
     except Exception as error:
@@ -169,13 +182,6 @@ def build_loggers(config: DictConfig) -> list[Any]:
             f"logger={choice('logger')} needs a package that is not installed "
             f"({_first_line(error)}). Type pip install tensorboard wandb, or logger=csv."
         ) from error
-
-
-@rank_zero_only
-def _keep_metrics(path: Path) -> None:
-    """Put the metrics of a run that is continued aside: the logger starts its file anew."""
-    if path.is_file():
-        path.rename(path.with_name(f"metrics.{len(list(path.parent.glob('metrics.*.csv')))}.csv"))
 
 
 def _says_install(error: BaseException) -> bool:
@@ -225,19 +231,4 @@ def _check_device(trainer: Mapping[str, Any]) -> None:
             "trainer=cpu, "
             "trainer=auto, trainer.devices=N that there are, or trainer.accelerator=cpu with "
             "trainer=ddp; if there is a GPU, install its driver and a PyTorch built for it."
-        )
-
-
-def check_multirun(trainer: Mapping[str, Any]) -> None:
-    """Refuse several processes within a multirun, which Lightning does not support.
-
-    Raises:
-        InputError: `-m` with a distributed strategy.
-    """
-    distributed = any(kind in str(trainer["strategy"]) for kind in ("ddp", "fsdp"))
-    if distributed and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise InputError(
-            "-m runs jobs one after another in one process, and a distributed strategy starts "
-            "processes of its own, which do not go together. Type -m with trainer=gpu, or one "
-            "camreid-train trainer=ddp for each job."
         )

@@ -1,23 +1,37 @@
 """A user's mistake ends in one paragraph; a traceback is a bug."""
 
+import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
+import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from camreid.cli import CONF
+from camreid.errors import InputError
 
 
-def one_paragraph(run: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """`run`, with what the user got wrong told as SystemExit.
+def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> None:
+    """Run a command through Hydra, with what the user got wrong told as SystemExit.
 
     A run that stops before it has measured or trained anything leaves no folder behind.
+
+    Args:
+        name: of the command, for its messages.
+        config_name: a file of `conf/`.
+        run: what the command does.
     """
 
     def told(config: DictConfig) -> None:
-        # Imported on a mistake only, and after Hydra's own work: they pull in torch.
         try:
             run(config)
         except Exception as error:
@@ -25,23 +39,32 @@ def one_paragraph(run: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
             if message is None:
                 raise
             _discard(Path(HydraConfig.get().runtime.output_dir))
-            if is_first():
-                print(f"\n{HydraConfig.get().job.name}: {message}", file=sys.stderr)
-            raise SystemExit(1) from None
+            _stop(name, message)
 
-    return told
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, for us to tell
+    try:
+        hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(told)()
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(name, _of_hydra(error))
+
+
+def _stop(name: str, message: str) -> None:
+    logging.getLogger("camreid").info(message)
+    if is_first():
+        print(f"{name}: {message}", file=sys.stderr)
+    raise SystemExit(1) from None
 
 
 def _paragraph(error: BaseException) -> str | None:
     """The message of the first mistake among an error and its causes; None for a bug."""
-    import torch
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    from camreid.errors import InputError
-
-    for cause in _causes(error):
+    causes = list(_causes(error))
+    for cause in causes:
         if isinstance(cause, InputError):
             return _own_words(str(cause))
+    import torch  # only now: most mistakes are found before it is needed
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    for cause in causes:
         if isinstance(cause, MisconfigurationException):
             return f"the trainer refuses: {' '.join(str(cause).split())} Change trainer= options."
         if isinstance(cause, torch.OutOfMemoryError):
@@ -50,6 +73,8 @@ def _paragraph(error: BaseException) -> str | None:
                 "or data.instances (training) or data.eval_batch_size, or type "
                 "trainer.precision=bf16-mixed."
             )
+    if isinstance(error, OmegaConfBaseException):
+        return _of_hydra(error)
     return None
 
 
@@ -67,18 +92,54 @@ def _own_words(message: str) -> str:
     return message.rsplit("Error: ", 1)[-1].strip()
 
 
+def _of_hydra(error: Exception) -> str:
+    """What Hydra has against the arguments, and what to type instead."""
+    said = " ".join(re.split(r"Config search path|full_key|To append", str(error))[0].split())
+    key = re.search(r"Could not override '([\w.]+)'", said)
+    if key:
+        return f"there is no option {key[1]}.{_hint(key[1])} --cfg job prints those there are."
+    if isinstance(error, hydra.errors.OverrideParseException):
+        return (
+            f"{said}. Values with = , spaces or brackets are typed in quotes of their own: "
+            "'init=\"my run/x=1.ckpt\"'."
+        )
+    return f"{said}. --help lists the choices, --cfg job prints all options."
+
+
+def _hint(key: str) -> str:
+    if key == "split.camera":
+        return " A camera is chosen with +split=original."
+    last = key.rpartition(".")[2]
+    near = get_close_matches(last, sorted(_options(Path(CONF))), n=2)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _options(folder: Path) -> set[str]:
+    """The names of all options in the configs of a folder."""
+    names: set[str] = set()
+
+    def collect(node: object) -> None:
+        if isinstance(node, dict):
+            names.update(map(str, node))
+            for value in node.values():
+                collect(value)
+
+    for path in folder.rglob("*.yaml"):
+        collect(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return names
+
+
 def is_first() -> bool:
     """Whether this is the one process that speaks and writes."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _discard(folder: Path) -> None:
-    """Remove a run folder in which there is nothing but Hydra's own files and an empty log."""
+    """Remove a run folder in which there is nothing but Hydra's own files and a log."""
     if not is_first() or not folder.is_dir():
         return
     left = [p for p in folder.iterdir() if p.name != ".hydra" and p.suffix != ".log"]
     if not left:
         shutil.rmtree(folder)
-        for parent in folder.parents[:1]:
-            if parent.name == "runs" and not any(parent.iterdir()):
-                parent.rmdir()
+        if folder.parent.name == "runs" and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()

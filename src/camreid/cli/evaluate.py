@@ -1,16 +1,11 @@
 """camreid-evaluate: the numbers of a checkpoint on a split."""
 
-import sys
-
-import hydra
 from omegaconf import DictConfig
 
-from camreid.cli import CONF
 from camreid.cli.arguments import read_arguments, require_split
-from camreid.cli.errors import one_paragraph
+from camreid.cli.errors import launch
 
 
-@one_paragraph
 def evaluate(config: DictConfig) -> None:
     """Rank query and gallery, and write the run folder."""
     require_split(config)
@@ -21,8 +16,8 @@ def evaluate(config: DictConfig) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = read_arguments(sys.argv[1:])
-    hydra.main(config_path=CONF, config_name="evaluate", version_base="1.3")(evaluate)()
+    read_arguments("camreid-evaluate")
+    launch("camreid-evaluate", "evaluate", evaluate)
 
 
 if __name__ == "__main__":

@@ -1,55 +1,48 @@
 """What the commands do, step by step."""
 
 import json
-import logging
-import platform
-import shutil
-import subprocess
-import sys
-import warnings
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 
-import camreid
 from camreid.callbacks import Provenance
 from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from, without_fetching
 from camreid.cli import build
+from camreid.cli.provenance import join_metrics, notes
+from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.evaluation.report import evidence_tables
 from camreid.labels import fit_labels
+from camreid.model.config import ModelConfig
 from camreid.model.module import ReIDModule
 
 
 def train_run(config: DictConfig) -> None:
     """Build the parts, fit, test, and leave everything in the run folder."""
-    _quiet()
-    build.check_multirun(config.trainer)
-    build.check_folder(config)
-    trainer_parts = build.build_loggers(config)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
+    be_quiet()
+    build.check_run(config)
+    _seed(config)
     start = read_checkpoint(config.init) if config.init else None
     resumed = read_checkpoint(config.resume) if config.resume else None
     split = build.build_split(config)
     if config.test:
         build.require_test(split)
     module = build_module(config, split, start, resumed)
-    only = module.labels if module.config.unknown == "drop" and start else None
+    only = module.labels if module.config.unknown == "drop" else None
     data = build.build_data(config, split, module.config.image_size, only)
     data.setup("fit")  # refuses impossible batches before anything is written
+    loggers = build.build_loggers(config)
     callbacks = [*build.build_callbacks(config, split), Provenance(notes(config))]
-    trainer = build.build_trainer(config, callbacks=callbacks, logger=trainer_parts)
-    _announce(config, split, module)
-    trainer.fit(module, data, ckpt_path=config.resume)
+    trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
+    _announce(config, split, module, resumed)
+    _fit(trainer, module, data, config.resume)
     if config.test:
-        _test(trainer, module, data, split, title="Test")
+        _test(config, trainer, module, data, title="Test")
+    join_metrics(build.run_folder())
 
 
 def build_module(
@@ -59,14 +52,14 @@ def build_module(
     if start is not None and resumed is not None:
         raise InputError(
             f"init={start.path} starts a new run and resume={resumed.path} continues one; type "
-            "one of "
-            "the two."
+            "one of the two."
         )
+    model = build.build_model(config, start or resumed)
     if resumed is not None:
-        _check_same_split(resumed, split)
-        return ReIDModule(without_fetching(build.build_model(config, resumed)), resumed.labels)
-    model = build.build_model(config, start)
+        _check_resumable(config, resumed, split)
+        return ReIDModule(without_fetching(model), resumed.labels)
     if start is None:
+        _say_fetching(model)
         return ReIDModule(model, split.labels)
     labels = fit_labels(start.labels, split.labels, model.unknown)
     module = ReIDModule(without_fetching(model), labels)
@@ -76,56 +69,47 @@ def build_module(
 
 def evaluate_run(config: DictConfig) -> None:
     """Rank the split's query and gallery by a checkpoint."""
-    _quiet()
+    be_quiet()
     if OmegaConf.is_missing(config, "checkpoint"):
         raise InputError("no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt.")
-    pl.seed_everything(config.seed, workers=True, verbose=False)
+    _seed(config)
     module = load(config.checkpoint)
     split = build.build_split(config)
     build.require_test(split)
     data = build.build_data(config, split, module.config.image_size)
     trainer = build.build_trainer(config, logger=False, callbacks=[])
     _keep(config, split)
-    _test(trainer, module, data, split, title=f"Test of {config.checkpoint}")
+    _say_parts(split, module)
+    _test(config, trainer, module, data, title=f"Test of {config.checkpoint}")
 
 
-def notes(config: DictConfig) -> dict[str, Any]:
-    """Where a checkpoint comes from: config as text, versions, command, commit."""
-    typed = HydraConfig.get().overrides.task
-    return {
-        "config": OmegaConf.to_yaml(config, resolve=True),
-        "versions": {
-            "camreid": camreid.__version__,
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "torchvision": version("torchvision"),
-            "pytorch_lightning": version("pytorch-lightning"),
-            "timm": version("timm"),
-        },
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
-        "split_overrides": " ".join(a for a in typed if a.lstrip("+").startswith("split")),
-    }
+def _seed(config: DictConfig) -> None:
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise InputError(f"seed={config.seed}: expected a whole number from 0, such as seed=1.")
+    pl.seed_everything(config.seed, workers=True, verbose=False)
 
 
-def _commit() -> str | None:
-    """The commit of the folder that the command runs in, if it is a repository."""
-    if shutil.which("git") is None:
-        return None
-    command = ["git", "rev-parse", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
-
-
-def _check_same_split(resumed: Checkpoint, split: Split) -> None:
-    digest = resumed.notes.get("split", {}).get("digest")
-    if digest not in (None, split.digest):
+def _check_resumable(config: DictConfig, resumed: Checkpoint, split: Split) -> None:
+    """Refuse to continue on another split, or what is finished."""
+    then = resumed.notes.get("split", {})
+    if then.get("digest") not in (None, split.digest):
         raise InputError(
-            f"resume={resumed.path} was trained on the split {digest}, and this command makes "
-            f"{split.digest}. Type the same split options as then "
-            f"({resumed.notes.get('split_overrides') or 'see its run folder'}), or "
-            f"init={resumed.path} to start a new run from its weights."
+            f"resume={resumed.path} was trained on {then.get('strategy')} ({then['digest']}), and "
+            f"this command makes {split.strategy} ({split.digest}). Type the same split options "
+            f"and data as then ({resumed.notes.get('split_overrides')}), or init={resumed.path} "
+            "to start a new run from its weights."
         )
+    if resumed.epochs >= config.trainer.max_epochs:
+        raise InputError(
+            f"resume={resumed.path} has {resumed.epochs} epochs behind it, and "
+            f"trainer.max_epochs={config.trainer.max_epochs} asks for no more. Type a larger "
+            "trainer.max_epochs, or camreid-evaluate to test it."
+        )
+
+
+def _say_fetching(model: ModelConfig) -> None:
+    if model.network.get("pretrained") and not model.network.get("weights"):
+        say(f"Weights of {model.network.get('backbone')}: from timm's cache, or fetched now")
 
 
 @rank_zero_only
@@ -137,21 +121,17 @@ def _keep(config: DictConfig, split: Split) -> None:
 
 
 @rank_zero_only
-def _announce(config: DictConfig, split: Split, module: ReIDModule) -> None:
+def _announce(
+    config: DictConfig, split: Split, module: ReIDModule, resumed: Checkpoint | None
+) -> None:
     """Say what is about to happen, and keep the means to do it again."""
     _keep(config, split)
-    say = Console(soft_wrap=True, highlight=False, markup=False).print
-    counts = ", ".join(
-        f"{len(getattr(split, s))} {s}" for s in ("train", "val", "query", "gallery")
-    )
-    say(f"Split  {split.strategy}, digest {split.digest}: {len(split.labels)} identities; {counts}")
-    say(
-        f"Model  {module.config.name}, {len(module.labels)} rows, images {module.config.image_size}"
-    )
+    _say_parts(split, module)
     if config.init:
-        say(
-            f"Init   {config.init}, {len(module.labels) - len(module.new_people)} rows carried over"
-        )
+        carried = len(module.labels) - len(module.new_people)
+        say(f"Init   {config.init}: the trunk, and {carried} of {len(module.labels)} rows")
+    if resumed:
+        say(f"Resume {resumed.path}: {resumed.epochs} epochs done")
     if not split.val:
         say("No identities are held out for validation: best.ckpt is the last epoch.")
     elif split.val_within_camera:
@@ -160,45 +140,66 @@ def _announce(config: DictConfig, split: Split, module: ReIDModule) -> None:
             f"Validation ranks within camera {camera}, the query image itself removed: one camera "
             "can't be validated across cameras."
         )
-    say(f"Run    {build.run_folder()}")
+
+
+def _say_parts(split: Split, module: ReIDModule) -> None:
+    parts = ("train", "val", "query", "gallery")
+    counts = ", ".join(f"{len(getattr(split, part))} {part}" for part in parts)
+    some = next(r for part in parts for r in getattr(split, part))
+    say(
+        f"Data   {Path(some.path).parents[1]}",
+        f"Split  {split.strategy}, digest {split.digest}",
+        f"       {len(split.labels)} train identities; images: {counts}",
+        f"Model  {module.config.name}, {len(module.labels)} rows, images "
+        f"{module.config.image_size[0]} x {module.config.image_size[1]}",
+        f"Run    {build.run_folder()}",
+    )
+
+
+def _fit(
+    trainer: pl.Trainer, module: ReIDModule, data: pl.LightningDataModule, resume: str | None
+) -> None:
+    """Fit, and say why if it ended early."""
+    try:
+        trainer.fit(module, data, ckpt_path=resume)
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        last = build.run_folder() / "checkpoints" / "last.ckpt"
+        how = f"Continue with the same options and resume={last}" if last.exists() else "Start anew"
+        say(f"Interrupted in epoch {trainer.current_epoch + 1}. {how}.")
+        raise SystemExit(130) from None
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
+            say(
+                f"Stopped after epoch {callback.stopped_epoch + 1}: {callback.monitor} has not "
+                f"risen for {callback.patience} validations."
+            )
 
 
 def _test(
-    trainer: pl.Trainer, module: ReIDModule, data: pl.LightningDataModule, split: Split, title: str
+    config: DictConfig,
+    trainer: pl.Trainer,
+    module: ReIDModule,
+    data: pl.LightningDataModule,
+    title: str,
 ) -> None:
     """Test with the best weights of this run, or those at hand, and write metrics.json."""
-    checkpoint = trainer.checkpoint_callback
-    best = getattr(checkpoint, "best_model_path", "") or None
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     trainer.test(module, data, ckpt_path=best, verbose=False)
-    if trainer.is_global_zero and module.evidence is not None:
-        summary = module.evidence.summary()
-        content = {
-            "split": {"digest": split.digest, "strategy": split.strategy},
-            "rows": len(module.labels),
-            "weights": best,
-            **summary,
-        }
-        path = build.run_folder() / "metrics.json"
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        for table in evidence_tables(summary, title):
-            Console().print(table)
-        Console().print(f"Written to {path}")
-
-
-def _quiet() -> None:
-    """Leave the terminal to what a person needs; the log file has the rest."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message=message)
-
-
-_NOISE = (
-    ".*does not have many workers.*",  # loaders get one process a core, which Lightning finds few
-    ".*it is recommended to use .*devices=1.*",  # repeats are counted once, by index
-    "Experiment logs directory .* exists and is not empty.*",  # the run folder, on purpose
-    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch 2.15
-    "Checkpoint directory .* exists and is not empty.*",  # of a run that is continued
-    "Total length of `list` across ranks is zero.*",  # no validation, which was announced
-    "The number of training batches .* is smaller than the logging interval.*",  # logged by epoch
-)
+    if not trainer.is_global_zero or module.evidence is None:
+        return
+    partial = bool(config.trainer.fast_dev_run) or config.trainer.limit_test_batches != 1.0
+    summary = module.evidence.summary()
+    split: Split = data.split  # type: ignore[attr-defined]
+    content = {
+        "split": {"digest": split.digest, "strategy": split.strategy},
+        "rows": len(module.labels),
+        "weights": best or config.get("checkpoint"),
+        "partial": partial,
+        **summary,
+    }
+    path = build.run_folder() / "metrics.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    say(*evidence_tables(summary, title + (" on a part of the images only" if partial else "")))
+    say(f"Written to {path}")

@@ -85,11 +85,12 @@ def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
     table = Table(
         title="Leak: tested people whom the weights were trained on", title_justify="left"
     )
-    for name in ("people", "identities", "queries", "mAP", "Rank-1", "mINP"):
+    for name in ("people", "identities", "queries", "mAP", "Rank-1", "mINP"):  # valid queries
         table.add_column(name, justify="right")
     for name, row in leak.items():
         numbers = (percent(row[key]) for key in ("mAP", "rank1", "mINP"))
-        table.add_row(name, str(row["identities"]), str(row["queries"]), *numbers)
+        valid = f"{row['valid_queries'] or 0:.0f}"
+        table.add_row(name, str(row["identities"]), valid, *numbers)
     return [main, table]
 
 

@@ -111,7 +111,7 @@ def _create(name: str, pretrained: bool) -> Any:
     except Exception as error:
         if not pretrained:
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).split(".")[0].strip() or type(error).__name__
         raise InputError(
             f"the pretrained weights of {name} are not in the cache and could not be fetched "
             f"({reason[:200]}). Type model.network.pretrained=false to start from random weights, "

@@ -1,7 +1,7 @@
 """A model as data: what `conf/model/*.yaml` says and every checkpoint keeps."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, get_args
 
 from camreid.errors import InputError
@@ -70,6 +70,10 @@ class ModelConfig:
 
 
 def _build(kind: type[Part], where: str, options: Mapping[str, Any]) -> Part:
+    for field in fields(kind):  # type: ignore[arg-type]
+        value = options.get(field.name, 0)
+        if field.type is float and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(f"{where}.{field.name}={value}: expected a number.")
     try:
         return kind(**options)
     except TypeError as error:

@@ -29,7 +29,8 @@ class ReIDModule(pl.LightningModule):
     Attributes:
         model: the network; `model(images)` gives a `ReIDOutput`.
         seen: identities that the weights were trained on, by this run and by those before it.
-        new_people: whose rows are started from features before the first step.
+        new_people: whose rows did not come with the starting weights; unless `model.unknown` is
+            reinit, they are started from features before the first step.
         started_on: overrides of the split that the starting weights were trained on, if known.
         evidence: what the last test has shown.
     """
@@ -187,7 +188,8 @@ class ReIDModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Start the rows of new people, and remember whom these weights get to see."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        if len(self.new_people) and self.trainer.ckpt_path is None:
+        from_features = len(self.new_people) and self.config.unknown != "reinit"
+        if from_features and self.trainer.ckpt_path is None:
             if not hasattr(data, "eval_dataloader"):
                 raise InputError(
                     f"{len(self.new_people)} new identities start from features of their images: "

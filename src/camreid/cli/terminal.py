@@ -1,0 +1,38 @@
+"""What a person sees while a run goes on, and what its log keeps."""
+
+import io
+import logging
+import warnings
+
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console, ConsoleRenderable
+
+_NOISE = (
+    ".*does not have many workers.*",  # loaders get one process a core, which Lightning finds few
+    ".*it is recommended to use .*devices=1.*",  # repeats are counted once, by index
+    "Experiment logs directory .* exists and is not empty.*",  # the run folder, on purpose
+    "Checkpoint directory .* exists and is not empty.*",  # of a run that is continued
+    "The dirpath has changed from .*",  # of a run that is continued elsewhere, which was said
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch 2.15
+    "Total length of `list` across ranks is zero.*",  # no validation, which was announced
+    "The number of training batches .* is smaller than the logging interval.*",  # logged by epoch
+    "Grad strides do not match bucket view strides.*",  # of 1 x 1 convolutions; costs a copy
+)
+
+
+@rank_zero_only
+def say(*parts: str | ConsoleRenderable) -> None:
+    """Print lines or tables once, and keep them in the run's log."""
+    Console(soft_wrap=True, highlight=False, markup=False).print(*parts, sep="\n")
+    record = io.StringIO()
+    Console(file=record, width=120, highlight=False, markup=False).print(*parts, sep="\n")
+    logging.getLogger("camreid").info(record.getvalue().rstrip())
+
+
+def be_quiet() -> None:
+    """Leave the terminal to what a person needs; the log file has the rest."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # 36 lines of retries
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
