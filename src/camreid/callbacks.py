@@ -55,7 +55,12 @@ class HeadFit:
 
 
 def check_head(
-    name: str, head: RemapHead, features: int, images: Mapping[int, int], new_people: LabelMap
+    name: str,
+    head: RemapHead,
+    features: int,
+    images: Mapping[int, int],
+    new_people: LabelMap,
+    trained: LabelMap,
 ) -> HeadFit:
     """Measure the fit of one head.
 
@@ -65,12 +70,14 @@ def check_head(
         features: width of the features that it is given.
         images: train images of each identity of the split.
         new_people: whose rows did not come with the starting weights.
+        trained: the label map by which images are given their rows, that of the first head.
     """
     pids = torch.tensor(list(images), dtype=torch.int64)
     people = head.pids.cpu()
-    rows = head.rows(pids.to(head.pids.device)).cpu()
+    rows = trained.rows(pids)
     has_row = rows >= 0
-    misplaced = int((people[rows[has_row]] != pids[has_row]).sum())
+    within = rows[has_row].clamp(max=len(people) - 1)
+    misplaced = int((people[within] != pids[has_row]).sum())
     shared = [pid for pid in pids[has_row].tolist() if pid not in new_people]
     count = sum(images.values())
     return HeadFit(
@@ -92,7 +99,7 @@ class HeadCheck(pl.Callback):
     """Checks every head before the first step, prints a table and writes it as JSON.
 
     Who is trained on is read from the data module's `split`, or from a dataset's `records`; of
-    other loaders, such as FastReID's, the first batch is checked.
+    other loaders, such as FastReID's, the first batch is checked, without its coverage.
 
     Args:
         min_coverage: least share of the train identities that the head must have a row for, 0..1.
@@ -114,7 +121,7 @@ class HeadCheck(pl.Callback):
         """Check against the split's train identities, if the data module or loader has any."""
         self._images = _train_images(trainer)
         if self._images:
-            self._check(trainer, pl_module, self._images)
+            self._check(trainer, pl_module, self._images, whole=True)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -123,25 +130,30 @@ class HeadCheck(pl.Callback):
         if not self._images and isinstance(pl_module, ReIDModule):
             pids = read_batch(batch, pl_module.target_labels).pids.tolist()
             self._images = dict(Counter(pids))
-            self._check(trainer, pl_module, self._images)
+            self._check(trainer, pl_module, self._images, whole=False)
 
     def _check(
-        self, trainer: pl.Trainer, module: pl.LightningModule, images: Mapping[int, int]
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        images: Mapping[int, int],
+        whole: bool,
     ) -> None:
         if not isinstance(module, ReIDModule):
             raise InputError("HeadCheck is for a camreid.model.ReIDModule.")
+        heads = module.model.remap_heads()
         fits = [
-            check_head(name, head, module.model.widths[name], images, module.new_people)
-            for name, head in module.model.remap_heads().items()
+            check_head(name, head, width, images, module.new_people, module.labels)
+            for (name, head), width in zip(heads.items(), module.model.widths.values(), strict=True)
         ]
         unknown = module.config.unknown
-        faults = [fault for fit in fits for fault in self._faults(fit, unknown)]
+        faults = [fault for fit in fits for fault in self._faults(fit, unknown, whole)]
         path = Path(self.path or Path(trainer.default_root_dir) / "head_check.json")
-        _show(fits, unknown, faults, path)
+        _show(fits, "" if whole else " of the first batch", unknown, faults, path)
         if faults:
             raise HeadMismatch(" ".join([*faults, _remedy(module)]))
 
-    def _faults(self, fit: HeadFit, unknown: Unknown) -> list[str]:
+    def _faults(self, fit: HeadFit, unknown: Unknown, whole: bool) -> list[str]:
         faults = []
         if fit.rows != fit.people:
             faults.append(
@@ -161,7 +173,7 @@ class HeadCheck(pl.Callback):
         )
         if unknown == "forbid" and fit.unknown:
             faults.append(f"{counts}, and model.unknown=forbid.")
-        elif unknown in ("skip", "drop") and fit.coverage < self.min_coverage:
+        elif whole and unknown in ("skip", "drop") and fit.coverage < self.min_coverage:
             faults.append(
                 f"{counts}: a coverage of {fit.coverage:.3f}, below "
                 f"callbacks.head_check.min_coverage={self.min_coverage}."
@@ -190,11 +202,11 @@ def _remedy(module: ReIDModule) -> str:
 
 
 @rank_zero_only
-def _show(fits: list[HeadFit], unknown: Unknown, faults: list[str], path: Path) -> None:
+def _show(fits: list[HeadFit], where: str, unknown: Unknown, faults: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"unknown": unknown, "heads": [asdict(fit) for fit in fits], "faults": faults}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    table = Table(title=f"Head check (model.unknown={unknown})", title_justify="left")
+    table = Table(title=f"Head check{where} (model.unknown={unknown})", title_justify="left")
     for column in (
         "head",
         "rows",
@@ -214,10 +226,10 @@ def _show(fits: list[HeadFit], unknown: Unknown, faults: list[str], path: Path) 
 
 
 class Provenance(pl.Callback):
-    """Writes into every checkpoint where it comes from.
+    """Writes into every checkpoint where it comes from, beside what the module says of itself.
 
     Args:
-        notes: primitives by name, such as the config as text, versions and the command.
+        notes: primitives by name, such as the config as text and the command.
     """
 
     def __init__(self, notes: Mapping[str, Any]) -> None:
@@ -226,9 +238,5 @@ class Provenance(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the notes and the split's digest and strategy under the key `camreid`."""
-        own = checkpoint.setdefault("camreid", {})
-        own.update(self.notes)
-        split = getattr(getattr(trainer, "datamodule", None), "split", None)
-        if split is not None:
-            own["split"] = {"digest": split.digest, "strategy": split.strategy}
+        """Add the notes under the key `camreid`."""
+        checkpoint.setdefault("camreid", {}).update(self.notes)

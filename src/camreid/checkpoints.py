@@ -59,9 +59,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     notes = dict(content.get("camreid", {}))
     tensors = {k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)}
-    labels = LabelMap(tuple(parameters["labels"]))
+    people = next((v for k, v in tensors.items() if k.endswith(".pids")), None)
+    labels = LabelMap(tuple(parameters["labels"] if people is None else people.tolist()))
     seen = frozenset(notes.get("seen", labels.pids))
-    config = ModelConfig.read(parameters["config"])
+    config = ModelConfig.read(parameters["config"]).without_weights()
     epochs = int(content.get("epoch", -1)) + 1
     return Checkpoint(str(path), config, tensors, labels, seen, epochs, notes)
 
@@ -73,20 +74,10 @@ def load(path: str | Path) -> ReIDModule:
         InputError: no file, or no camreid checkpoint.
     """
     checkpoint = read_checkpoint(path)
-    module = ReIDModule(without_fetching(checkpoint.config), checkpoint.labels)
+    module = ReIDModule(checkpoint.config, checkpoint.labels)
     module.model.load_state_dict(checkpoint.state)
     module.seen = checkpoint.seen
     return module.eval()
-
-
-def without_fetching(config: ModelConfig) -> ModelConfig:
-    """The same model, its backbone not looked up anywhere because weights follow."""
-    network = dict(config.network)
-    network.update({key: value for key, value in _NO_WEIGHTS.items() if key in network})
-    return ModelConfig.read({**config.primitives(), "network": network})
-
-
-_NO_WEIGHTS: dict[str, Any] = {"pretrained": False, "weights": None}
 
 
 def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:

@@ -26,6 +26,7 @@ def rows_of(table: Tensor, pids: Tensor) -> Tensor:
     >>> rows_of(torch.tensor([10, 2, 7]), torch.tensor([2, 3, 10]))
     tensor([ 1, -1,  0])
     """
+    pids = pids.long().contiguous()
     if table.numel() == 0:
         return torch.full_like(pids, -1)
     table = table.to(pids.device)
@@ -48,7 +49,10 @@ class LabelMap:
     pids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pids", tuple(int(pid) for pid in self.pids))
+        pids = tuple(int(pid) for pid in self.pids)
+        if pids != tuple(self.pids):
+            raise ValueError(f"a label map holds whole numbers, not {list(self.pids)[:5]}")
+        object.__setattr__(self, "pids", pids)
         if len(self._row) != len(self.pids):
             twice = sorted({pid for pid in self.pids if self.pids.count(pid) > 1})
             raise ValueError(

@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_resumed(train: Run) -> None:
     assert "has 1 epochs behind it" in ran.err
     again = train("+split=original", "run_dir=a")
     assert again.code == 1
-    assert "holds the checkpoints of another run" in again.err
+    assert "holds another run (checkpoints)" in again.err
     assert before == {p: p.stat().st_mtime_ns for p in Path("a/checkpoints").iterdir()}
 
 

@@ -41,7 +41,8 @@ def test_no_validation_is_no_loader(records: Records) -> None:
 def test_drop_keeps_strangers_out_of_the_loader(records: Records) -> None:
     split = Resplit(0.5, 0.0, 0)(records)
     known = LabelMap(split.labels.pids[:5])
-    data = ReIDDataModule(split, (32, 16), identities=3, workers=0, only=known)
+    data = ReIDDataModule(split, (32, 16), identities=3, workers=0)
+    data.keep_only(known)
     seen = {pid for batch in data.train_dataloader() for pid in batch["pids"].tolist()}
     assert seen == set(known.pids)
 

@@ -58,7 +58,7 @@ def test_a_train_set_alone_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_says_where_to_put_the_dataset(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataset, match=r"does not exist.*data=synthetic"):
+    with pytest.raises(MissingDataset, match=r"no such folder.*data=synthetic"):
         read_market1501(tmp_path / "nowhere")
 
 
@@ -88,6 +88,9 @@ def test_a_foreign_name_is_refused(root: Path) -> None:
 
 def test_two_datasets_are_not_guessed_between(root: Path) -> None:
     touch(root.parent, "other/bounding_box_train/0001_c1s1_000001_01.jpg")
+    touch(root.parent, ".unfinished/bounding_box_train/0001_c1s1_000001_01.jpg")
+    assert read_market1501(root.parent) == read_market1501(root)  # the official name comes first
+    root.rename(root.parent / "another")
     with pytest.raises(InputError, match="holds 2 datasets"):
         read_market1501(root.parent)
 

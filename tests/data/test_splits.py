@@ -191,6 +191,9 @@ def test_stratified_gives_every_stratum_its_share(
         (lambda: OriginalSplit(val_fraction=1.0), r"val_fraction=1.0"),
         (lambda: Resplit(by="camera"), r"split.by=camera is not known; type split.by=identity or"),
         (lambda: Resplit(pool="test"), r"split.pool=test"),
+        (lambda: Resplit(seed=None), r"split.seed=None: expected a whole number"),
+        (lambda: Resplit(train_fraction="half"), r"split.train_fraction=half"),
+        (lambda: OriginalSplit(camera=0), r"split.camera=0: expected a whole number from 1"),
     ],
 )
 def test_bad_options_are_refused(make: object, message: str) -> None:
@@ -243,6 +246,17 @@ def test_manifest_finds_the_dataset_elsewhere(
         assert loaded.digest == split.digest
 
 
+def test_manifest_reads_its_own_images_where_they_are(
+    records: Records, market: Path, tmp_path: Path
+) -> None:
+    split = Resplit(0.5, 0.2, 0)(records)
+    split.save(tmp_path / "split.csv")
+    twin = tmp_path / "twin" / market.name
+    twin.parent.mkdir()
+    twin.symlink_to(market)
+    assert Split.load(tmp_path / "split.csv", twin.parent) == split
+
+
 def test_manifest_that_names_missing_files_is_refused(
     records: Records, market: Path, tmp_path: Path
 ) -> None:
@@ -277,3 +291,12 @@ def test_rows_of_a_manifest_by_hand_are_in_fastreid_order(tmp_path: Path) -> Non
     lines = [f"train,{image},{pid},1" for pid in (2, 10, 100)]
     (tmp_path / "hand.csv").write_text("\n".join(["subset,path,pid,camera", *lines]) + "\n")
     assert Split.load(tmp_path / "hand.csv").labels.pids == (10, 100, 2)
+
+
+def test_what_can_be_ranked_is_known_beforehand(records: Records) -> None:
+    split = Resplit(0.5, 0.2, 0)(records)
+    cameras = cameras_of(split.gallery)
+    matched = [r for r in split.query if cameras.get(r.pid, set()) - {r.camera}]
+    assert split.rankable["query"] == len(matched) > 0
+    one = Split(split.train, (), split.query, (), split.labels)
+    assert one.rankable == {"val": 0, "query": 0}

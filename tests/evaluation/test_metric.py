@@ -12,7 +12,7 @@ from camreid.evaluation.report import leak_table
 def images() -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(60, 8, generator=generator)
-    pids, cameras = (torch.randint(n, (60,), generator=generator) for n in (6, 3))
+    pids, cameras = (1 + torch.randint(n, (60,), generator=generator) for n in (6, 3))
     return features, pids, cameras, torch.arange(60)
 
 
@@ -71,8 +71,8 @@ def test_accuracy_of_nobody_is_not_zero() -> None:
 def test_leak_table_divides_the_queries(images: tuple[torch.Tensor, ...]) -> None:
     f, pids, cameras, _ = images
     result = rank(f[:20], f[20:], pids[:20], pids[20:], cameras[:20], cameras[20:])
-    table = leak_table(result, {0, 1, 2})
-    known = torch.isin(pids[:20], torch.tensor([0, 1, 2]))
+    table = leak_table(result, {1, 2, 3})
+    known = torch.isin(pids[:20], torch.tensor([1, 2, 3]))
     assert table["seen"]["queries"] == int(known.sum())
     assert table["seen"]["identities"] + table["unseen"]["identities"] == table["all"]["identities"]
     precisions = result.average_precision[known]

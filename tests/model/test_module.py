@@ -11,7 +11,7 @@ from camreid.checkpoints import load, read_checkpoint, start_from
 from camreid.data import Augment, OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, PixelRangeError
 from camreid.labels import LabelMap, fit_labels
-from camreid.model import ReIDModule
+from camreid.model import ReIDModule, identity_loss
 from tests.conftest import tiny_module
 
 Trainer = Callable[..., pl.Trainer]
@@ -71,26 +71,6 @@ def test_fastreid_batches_train_the_same(records: Records) -> None:
         module.log = module.log_dict = lambda *args, **options: None  # type: ignore[assignment]
         losses.append(module.training_step(batch, 0).item())
     assert losses[0] == losses[1]
-
-
-def test_known_people_train_their_own_rows_under_skip(
-    records: Records, expert: Path, trainer: Trainer
-) -> None:
-    split = Resplit(0.5, 0.2, 0)(records)
-    module = started(expert, split, "skip")
-    head = module.model.heads["identity"]
-    before = {pid: head.weight[i].detach().clone() for i, pid in enumerate(head.labels.pids)}
-    known = set((head.labels & split.labels).pids)
-    assert 0 < len(known) < len(split.labels)
-    # without weight decay and momentum, a row moves only by its gradient
-    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=1.0)  # type: ignore[method-assign]
-    logits_of: list[int] = []
-    trainer(limit_train_batches=3).fit(module, data_of(split))
-    for i, pid in enumerate(head.labels.pids):
-        moved = head.weight[i].detach() - before[pid]
-        logits_of.append(int(moved.abs().sum() > 0))
-    # softmax pushes every row; the true rows are pulled towards their people's features
-    assert all(logits_of)
 
 
 def test_only_the_persons_own_row_is_pulled(records: Records, expert: Path) -> None:
@@ -219,3 +199,117 @@ def test_closed_set_accuracy_has_a_meaning_by_image(records: Records, trainer: T
     known = [r for r in (*split.query, *split.gallery) if r.pid > 0]
     assert identity["coverage"] == pytest.approx(len(known) / identity["images"])
     assert 0 <= identity["accuracy"] <= 1
+
+
+def test_a_loaded_model_is_fitted_in_train_mode(
+    records: Records, expert: Path, trainer: Trainer
+) -> None:
+    split = OriginalSplit(camera=3)(records)
+    module = load(expert)
+    before = module.model.neck.running_mean.clone()
+    trainer(limit_train_batches=1).fit(module, data_of(split))
+    assert not torch.equal(module.model.neck.running_mean, before)
+
+
+def test_new_rows_are_started_once(records: Records, expert: Path, trainer: Trainer) -> None:
+    split = Resplit(0.5, 0.2, 0)(records)
+    module, data = started(expert, split, "extend"), data_of(split)
+    trainer().fit(module, data)
+    trained = module.model.heads["identity"].weight.detach().clone()
+    trainer(limit_train_batches=0).fit(module, data)
+    assert torch.equal(module.model.heads["identity"].weight, trained)
+
+
+def test_drop_keeps_strangers_out_whoever_builds_the_data(
+    records: Records, expert: Path, trainer: Trainer
+) -> None:
+    split = Resplit(0.5, 0.2, 0)(records)
+    module, data = started(expert, split, "drop"), data_of(split, identities=2)
+    trainer(limit_train_batches=1).fit(module, data)
+    shown = {pid for batch in data.train_dataloader() for pid in batch["pids"].tolist()}
+    assert shown == set((split.labels & module.labels).pids) != set(split.labels.pids)
+
+
+def test_train_batches_alone_are_augmented(records: Records, trainer: Trainer) -> None:
+    split = OriginalSplit(val_fraction=0.3)(records)
+    data = data_of(split, augment=Augment(flip=1.0, pad=0, erase=0), identities=2)
+    seen: dict[str, list[torch.Tensor]] = {"train": [], "val": []}
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+            seen["train"].append((batch["images"], batch["index"]))
+
+        def on_validation_batch_start(self, trainer, module, batch, batch_idx, **_) -> None:
+            seen["val"].append((batch["images"], batch["index"]))
+
+    trainer(callbacks=[Watch()], max_epochs=2).fit(tiny_module(split.labels), data)
+    plain = {"train": data.train_dataloader().dataset, "val": data.val_dataloader().dataset}
+    for part, mirrored in (("train", True), ("val", False)):
+        for images, index in seen[part]:
+            expected = torch.stack([plain[part][i]["images"] for i in index])
+            assert torch.equal(images, expected.flip(-1) if mirrored else expected)
+
+
+def test_each_epoch_and_rank_draws_its_own_augmentation(records: Records) -> None:
+    data = data_of(OriginalSplit()(records), augment=Augment())
+    images = torch.randint(0, 256, (8, 3, 64, 32), dtype=torch.uint8)
+
+    class Place:
+        training, world_size = True, 2
+
+        def __init__(self, epoch: int, rank: int) -> None:
+            self.current_epoch, self.global_rank = epoch, rank
+
+    drawn = []
+    for epoch, rank in ((0, 0), (1, 0), (0, 1), (0, 0)):
+        data.trainer = Place(epoch, rank)
+        data._stream = None
+        drawn.append(data.on_after_batch_transfer({"images": images}, 0)["images"])
+    assert torch.equal(drawn[0], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_the_learning_rate_is_set_before_every_step(records: Records, trainer: Trainer) -> None:
+    split = OriginalSplit()(records)
+    module, rates = tiny_module(split.labels), []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    runner = trainer(callbacks=[Watch()], max_epochs=3)
+    runner.fit(module, data_of(split))
+    steps = len(rates) / 3
+    schedule, lr = module.config.schedule, module.config.optimizer.lr
+    expected = [lr * schedule.factor(step / steps, 3) for step in range(len(rates))]
+    assert rates == pytest.approx(expected)
+    assert len(set(rates)) > 3
+
+
+def test_the_loss_is_the_weighted_sum_with_margins(records: Records) -> None:
+    split = OriginalSplit()(records)
+    network = {"backbone": "test_resnet", "classifier": "arc", "scale": 16.0, "margin": 0.3}
+    loss = {"identity_weight": 2.0, "smoothing": 0.1, "triplet_weight": 0.5, "triplet_margin": 0.3}
+    module = tiny_module(split.labels, network=network, loss=loss)
+    module.log = module.log_dict = lambda *args, **options: None  # type: ignore[assignment]
+    batch = next(iter(data_of(split).train_dataloader()))
+    module.train()
+    state = {k: v.clone() for k, v in module.state_dict().items()}
+    total = module.training_step(batch, 0)
+    module.load_state_dict(state)
+    rows = module.labels.rows(batch["pids"])
+    output = module.model(batch["images"], rows)
+    identity = identity_loss(output.logits["identity"], rows, 0.1)
+    triplet = module.triplet(output.embeddings["identity"], batch["pids"])
+    assert total.item() == pytest.approx((2 * identity + 0.5 * triplet).item(), rel=1e-5)
+    plain = identity_loss(module.model.heads["identity"](output.features), rows, 0.1)
+    assert identity > plain
+
+
+def test_people_of_plain_loaders_count_as_seen(records: Records, trainer: Trainer) -> None:
+    split = OriginalSplit()(records)
+    loader = data_of(split).train_dataloader()
+    module = tiny_module(LabelMap(split.labels.pids[:3]))
+    trainer(max_epochs=1).fit(module, loader)
+    assert module.seen == set(split.labels.pids)

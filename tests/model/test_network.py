@@ -54,6 +54,16 @@ def test_pixels_that_are_not_raw_are_refused(raw: torch.Tensor, scale: float, sh
         baseline()(raw * scale + shift)
 
 
+def test_black_images_and_no_images_are_let_through() -> None:
+    assert baseline().eval()(torch.zeros(2, 3, 64, 32)).features.shape == (2, 96)
+    assert baseline().eval()(torch.zeros(0, 3, 64, 32)).features.shape == (0, 96)
+
+
+def test_whole_numbers_beyond_bytes_are_refused(raw: torch.Tensor) -> None:
+    with pytest.raises(PixelRangeError, match="int64 images from"):
+        baseline()(raw.long() * 20 - 500)
+
+
 def test_raw_pixels_are_refused_where_normalised_ones_were_declared(raw: torch.Tensor) -> None:
     for images in (raw, raw.float()):
         with pytest.raises(PixelRangeError, match="pixels=raw"):

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli import CONF
@@ -21,12 +23,13 @@ def read_arguments(name: str) -> None:
     """
     read = [f"+{a}" if a.startswith("split=") else a for a in sys.argv[1:]]
     _check_split(name, read)
-    resumed = [a.partition("=")[2] for a in read if a.startswith("resume=")]
-    if resumed and not any(a.startswith(("run_dir=", "hydra.run.dir=")) for a in read):
-        folder = Path(resumed[-1]).resolve().parent
-        if folder.name == "checkpoints" and folder.is_dir():
-            read.append(f"run_dir={str(folder.parent)!r}")
-    _check_folder(name, [a.partition("=")[2] for a in read if a.startswith("run_dir=")])
+    resumed, folder = _value(read, "resume"), _value(read, "run_dir")
+    run = Path(resumed).resolve().parents[1] if resumed else None
+    if run and not folder and Path(resumed).resolve().parent.name == "checkpoints":
+        folder = str(run)
+        read.append(f"run_dir={folder!r}")
+    if folder and "${" not in folder and "LOCAL_RANK" not in os.environ:
+        _check_folder(name, Path(folder).absolute(), run)
     flags = [a for a in read if a in ("-m", "--multirun")]
     sys.argv[1:] = flags + [a for a in read if a not in flags]
 
@@ -40,19 +43,32 @@ def _check_split(name: str, arguments: list[str]) -> None:
         raise SystemExit(f"{name}: there is no split {unknown[0]!r}; {_type_one()}")
 
 
-def _check_folder(name: str, folders: list[str]) -> None:
-    """Refuse a run folder below a file, or where nothing may be written."""
-    for folder in folders:
-        if "${" in folder:
-            continue
-        path = Path(folder.strip("'\"")).absolute()
-        above = next(p for p in (path, *path.parents) if p.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK):
-            reason = "is not writable" if above.is_dir() else "is a file"
-            raise SystemExit(
-                f"{name}: run_dir={folder} can't be made: {above} {reason}. Type run_dir= with a "
-                "folder that can be written."
-            )
+def _value(arguments: list[str], key: str) -> str:
+    """What was typed for a key, without the quotes that Hydra's grammar wants; empty if nothing."""
+    typed = [a for a in arguments if a.startswith(f"{key}=")]
+    if not typed:
+        return ""
+    try:
+        return str(OverridesParser.create().parse_override(typed[-1]).value())
+    except HydraException:
+        return ""  # Hydra will say it
+
+
+def _check_folder(name: str, folder: Path, resumed: Path | None) -> None:
+    """Refuse a run folder that can't be made, or that holds another run."""
+    above = next(p for p in (folder, *folder.parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        reason = "is not writable" if above.is_dir() else "is a file"
+        raise SystemExit(
+            f"{name}: run_dir={folder} can't be made: {above} {reason}. Type run_dir= with a "
+            "folder that can be written."
+        )
+    held = [f for f in ("checkpoints", "metrics.json") if (folder / f).exists()]
+    if held and (resumed is None or resumed.resolve() != folder.resolve()):
+        raise SystemExit(
+            f"{name}: run_dir={folder} holds another run ({', '.join(held)}). Type another "
+            f"run_dir=, or resume={folder / 'checkpoints' / 'last.ckpt'} to continue it."
+        )
 
 
 def require_split(config: DictConfig) -> None:

@@ -10,20 +10,13 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.checkpoints import Checkpoint
 from camreid.cli.errors import is_first
 from camreid.cli.provenance import keep_metrics
-from camreid.data import (
-    Augment,
-    ReIDDataModule,
-    Split,
-    SyntheticMarket,
-    read_market1501,
-)
+from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError, MissingDataset
-from camreid.labels import LabelMap
 from camreid.model.config import ModelConfig
 
 
@@ -70,7 +63,8 @@ def build_split(config: DictConfig) -> Split:
     """Render the data if they are synthetic, and divide them; or read the split's manifest."""
     root = config.data.root
     if config.data.render is not None:
-        root = SyntheticMarket(**config.data.render).render(root)
+        render = instantiate(config.data.render, _target_="camreid.data.SyntheticMarket")
+        root = render.render(root)
     options = {key: value for key, value in config.split.items() if key != "manifest"}
     if config.split.get("manifest"):
         return Split.load(config.split.manifest, root)
@@ -88,9 +82,28 @@ def require_test(split: Split) -> None:
     if not split.query or not split.gallery:
         raise MissingDataset(
             f"the split has {len(split.query)} query and {len(split.gallery)} gallery images, so "
-            "there "
-            "is nothing to rank at the end. Put query/ and bounding_box_test/ beside "
+            "there is nothing to rank at the end. Put query/ and bounding_box_test/ beside "
             "bounding_box_train/, or type test=false to train without a test."
+        )
+    if not split.rankable["query"]:
+        cameras = len({r.camera for r in (*split.query, *split.gallery)})
+        raise InputError(
+            f"none of the {len(split.query)} query images has a match in another camera among the "
+            f"{len(split.gallery)} gallery images ({cameras} cameras in all), so there is nothing "
+            "to measure. Choose another split, or type test=false to train without a test."
+        )
+
+
+def require_validation(split: Split) -> None:
+    """Refuse validation images among which there is no match.
+
+    Raises:
+        InputError: none of the split's `val` has a match.
+    """
+    if split.val and not split.rankable["val"]:
+        raise InputError(
+            f"none of the {len(split.val)} validation images has a match among the others. Mend "
+            "the manifest, or make a split with split.val_fraction=0.2 or 0."
         )
 
 
@@ -98,23 +111,36 @@ def build_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
     """The model of the config; of the starting weights where no `model=` was typed.
 
     In the second case, too, what an experiment or the command line sets counts, and
-    `model.unknown` and `model.pixels` are this run's own.
+    `model.unknown` and `model.pixels` are this run's own; a run that is continued keeps its own.
+    `config` is made to say what is built.
+
+    Raises:
+        InputError: there is no model, or an option that it does not have.
     """
-    model = OmegaConf.to_container(config.model, resolve=True)
-    assert isinstance(model, dict)
+    if config.model is None:
+        raise InputError("there is no model to build; type model=bot_r50 or model=small.")
+    model = config.model.copy()
     if start is not None and choice("model") is None:
         usual = compose(f"model/{HydraConfig.get().runtime.choices['model']}").model
-        set_here = _differing(model, OmegaConf.to_container(usual, resolve=True))
-        merged = OmegaConf.merge(start.config.primitives(), set_here)
-        model = OmegaConf.to_container(merged) | {k: model[k] for k in ("unknown", "pixels")}  # type: ignore[operator]
-    return ModelConfig.read(model)  # type: ignore[arg-type]
+        theirs = OmegaConf.create(start.config.primitives())
+        own = {key: config.model[key] for key in ("unknown", "pixels")}
+        model = OmegaConf.merge(theirs, _differing(config.model, usual), own)
+        typed = [a.lstrip("+").partition("=")[0] for a in HydraConfig.get().overrides.task]
+        for key in (k.removeprefix("model.") for k in typed if k.startswith("model.")):
+            OmegaConf.update(model, key, OmegaConf.select(config.model, key))
+    if config.resume and start is not None:
+        model.unknown = start.config.unknown
+    read = ModelConfig.read(OmegaConf.to_container(model, resolve=True))  # type: ignore[arg-type]
+    with open_dict(config):
+        config.model = OmegaConf.create(read.primitives())
+    return read
 
 
 def _differing(ours: Any, usual: Any) -> dict[str, Any]:
-    """The part of nested dicts in which one differs from the other."""
+    """The part of nested mappings in which one differs from the other."""
     changed = {}
     for key, value in ours.items():
-        if isinstance(value, dict) and isinstance(usual.get(key), dict):
+        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
             if inner := _differing(value, usual[key]):
                 changed[key] = inner
         elif key not in usual or value != usual[key]:
@@ -122,10 +148,8 @@ def _differing(ours: Any, usual: Any) -> dict[str, Any]:
     return changed
 
 
-def build_data(
-    config: DictConfig, split: Split, size: tuple[int, int], only: LabelMap | None = None
-) -> ReIDDataModule:
-    """The loaders; `only` leaves out people without a row (`model.unknown=drop`)."""
+def build_data(config: DictConfig, split: Split, size: tuple[int, int]) -> ReIDDataModule:
+    """The loaders of a split."""
     data = config.data
     return ReIDDataModule(
         split,
@@ -135,8 +159,7 @@ def build_data(
         eval_batch_size=data.eval_batch_size,
         workers=data.workers,
         seed=config.seed,
-        augment=Augment(**data.augment) if data.augment else None,
-        only=only,
+        augment=instantiate(data.augment, _target_="camreid.data.Augment"),
     )
 
 
@@ -153,15 +176,15 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         "last": {"dirpath": str(folder / "checkpoints")},
     }
     if not split.val:
-        added["best"]["monitor"] = None
-        if "early_stopping" in config.callbacks:
+        added["best"].update(monitor=None, save_on_train_epoch_end=True)
+        if "early_stopping" in (config.callbacks or {}):
             raise InputError(
                 "early stopping watches val/mAP, and this split holds nobody out for validation. "
                 "Type split.val_fraction=0.1, or callbacks=default."
             )
     return [
         instantiate(options, **added.get(name, {}))
-        for name, options in config.callbacks.items()
+        for name, options in (config.callbacks or {}).items()
         if options is not None
     ]
 
@@ -174,7 +197,7 @@ def build_loggers(config: DictConfig) -> list[Any]:
     """
     keep_metrics(run_folder())
     try:
-        return [instantiate(options) for options in config.logger.values()]
+        return [instantiate(options) for options in (config.logger or {}).values()]
     except Exception as error:
         if "ModuleNotFoundError" not in repr(error) and not _says_install(error):
             raise

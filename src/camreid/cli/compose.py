@@ -6,7 +6,6 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from camreid.checkpoints import without_fetching
 from camreid.cli import CONF
 from camreid.errors import InputError
 from camreid.labels import LabelMap
@@ -41,7 +40,7 @@ def create_model(name: str, labels: LabelMap | Sequence[int], **options: object)
             raise InputError(f"model {name!r} has no option {dotted}; see conf/model/{name}.yaml.")
         OmegaConf.update(config, dotted, value)
     read = ModelConfig.read(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    return ReIDModule(without_fetching(read), labels)
+    return ReIDModule(read.without_weights(), labels)
 
 
 _NONE = object()

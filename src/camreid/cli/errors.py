@@ -38,7 +38,7 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> No
             message = _paragraph(error)
             if message is None:
                 raise
-            _discard(Path(HydraConfig.get().runtime.output_dir))
+            _discard(Path(HydraConfig.get().runtime.output_dir), name)
             _stop(name, message)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, for us to tell
@@ -73,7 +73,7 @@ def _paragraph(error: BaseException) -> str | None:
                 "or data.instances (training) or data.eval_batch_size, or type "
                 "trainer.precision=bf16-mixed."
             )
-    if isinstance(error, OmegaConfBaseException):
+    if isinstance(error, OmegaConfBaseException | HydraException):
         return _of_hydra(error)
     return None
 
@@ -94,7 +94,8 @@ def _own_words(message: str) -> str:
 
 def _of_hydra(error: Exception) -> str:
     """What Hydra has against the arguments, and what to type instead."""
-    said = " ".join(re.split(r"Config search path|full_key|To append", str(error))[0].split())
+    text = re.sub(r"Error in call to target '([\w.]+)':", r"\1:", str(error))
+    said = " ".join(re.split(r"Config search path|full_key|To append", text)[0].split())
     key = re.search(r"Could not override '([\w.]+)'", said)
     if key:
         return f"there is no option {key[1]}.{_hint(key[1])} --cfg job prints those there are."
@@ -134,12 +135,14 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def _discard(folder: Path) -> None:
-    """Remove a run folder in which there is nothing but Hydra's own files and a log."""
-    if not is_first() or not folder.is_dir():
+def _discard(folder: Path, name: str) -> None:
+    """Take back what a run has written that never began: no other file, no checked head."""
+    begun = ("checkpoints", "head_check.json", "metrics.json")
+    if not is_first() or not folder.is_dir() or any((folder / b).exists() for b in begun):
         return
-    left = [p for p in folder.iterdir() if p.name != ".hydra" and p.suffix != ".log"]
-    if not left:
-        shutil.rmtree(folder)
-        if folder.parent.name == "runs" and not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    for own in (f"{name}.log", "config.yaml", "split.csv"):
+        (folder / own).unlink(missing_ok=True)
+    for empty in (folder, folder.parent):
+        if not any(empty.iterdir()) and (empty == folder or empty.name == "runs"):
+            empty.rmdir()

@@ -1,11 +1,9 @@
 """Where a run comes from, and its metrics in one file."""
 
 import csv
-import platform
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-import camreid
-
-_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm")
-
 
 def notes(config: DictConfig) -> dict[str, Any]:
-    """For every checkpoint: config as text, versions, command, commit."""
+    """For every checkpoint: config as text, command, commit."""
     typed = HydraConfig.get().overrides.task
     return {
         "config": OmegaConf.to_yaml(config, resolve=True),
-        "versions": {
-            "camreid": camreid.__version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in _PACKAGES},
-        },
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit(),
         "split_overrides": " ".join(a for a in typed if a.lstrip("+").startswith("split")),

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.callbacks import Provenance
-from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from, without_fetching
+from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from
 from camreid.cli import build
 from camreid.cli.provenance import join_metrics, notes
 from camreid.cli.terminal import be_quiet, say
@@ -26,14 +26,16 @@ def train_run(config: DictConfig) -> None:
     be_quiet()
     build.check_run(config)
     _seed(config)
-    start = read_checkpoint(config.init) if config.init else None
     resumed = read_checkpoint(config.resume) if config.resume else None
+    start = read_checkpoint(config.init) if config.init and not resumed else None
     split = build.build_split(config)
     if config.test:
         build.require_test(split)
+    build.require_validation(split)
     module = build_module(config, split, start, resumed)
-    only = module.labels if module.config.unknown == "drop" else None
-    data = build.build_data(config, split, module.config.image_size, only)
+    data = build.build_data(config, split, module.config.image_size)
+    if module.config.unknown == "drop":
+        data.keep_only(module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
     loggers = build.build_loggers(config)
     callbacks = [*build.build_callbacks(config, split), Provenance(notes(config))]
@@ -49,20 +51,15 @@ def build_module(
     config: DictConfig, split: Split, start: Checkpoint | None, resumed: Checkpoint | None
 ) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
-    if start is not None and resumed is not None:
-        raise InputError(
-            f"init={start.path} starts a new run and resume={resumed.path} continues one; type "
-            "one of the two."
-        )
     model = build.build_model(config, start or resumed)
     if resumed is not None:
         _check_resumable(config, resumed, split)
-        return ReIDModule(without_fetching(model), resumed.labels)
+        return ReIDModule(model.without_weights(), resumed.labels)
     if start is None:
         _say_fetching(model)
         return ReIDModule(model, split.labels)
     labels = fit_labels(start.labels, split.labels, model.unknown)
-    module = ReIDModule(without_fetching(model), labels)
+    module = ReIDModule(model.without_weights(), labels)
     start_from(module, start)
     return module
 
@@ -127,7 +124,7 @@ def _announce(
     """Say what is about to happen, and keep the means to do it again."""
     _keep(config, split)
     _say_parts(split, module)
-    if config.init:
+    if config.init and not resumed:
         carried = len(module.labels) - len(module.new_people)
         say(f"Init   {config.init}: the trunk, and {carried} of {len(module.labels)} rows")
     if resumed:

@@ -1,19 +1,19 @@
 """The loaders of a split."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from camreid.data.dataset import ImageDataset
 from camreid.data.manifest import Split
 from camreid.data.records import ImageRecord
 from camreid.data.sampler import IdentitySampler
 from camreid.data.transforms import Augment, stream
-from camreid.errors import InputError
+from camreid.errors import InputError, require_whole
 from camreid.labels import LabelMap
 
 Batch = dict[str, Any]
@@ -35,7 +35,6 @@ class ReIDDataModule(pl.LightningDataModule):
         workers: loader processes; None for as many as there are cores for this rank, at most 8.
         seed: of sampling and augmentation.
         augment: None for no augmentation.
-        only: train on these people alone (`model.unknown=drop`); None for all.
     """
 
     def __init__(
@@ -49,21 +48,29 @@ class ReIDDataModule(pl.LightningDataModule):
         workers: int | None = None,
         seed: int = 0,
         augment: Augment | None = None,
-        only: LabelMap | None = None,
     ) -> None:
         super().__init__()
+        require_whole("data.identities", identities, least=1)
+        require_whole("data.instances", instances, least=1)
+        require_whole("data.eval_batch_size", eval_batch_size, least=1)
+        require_whole("seed", seed, least=0)
+        if workers is not None:
+            require_whole("data.workers", workers, least=0)
         self.split, self.size = split, (int(size[0]), int(size[1]))
         self.identities, self.instances = identities, instances
         self.eval_batch_size, self.seed, self.augment = eval_batch_size, seed, augment
         self.workers = workers
-        self.train_records = tuple(r for r in split.train if only is None or r.pid in only)
+        self.train_records = split.train
         self._stream: tuple[int, torch.Generator] | None = None
-        if min(self.size) < 16 or eval_batch_size < 1:
+        if min(self.size) < 16:
             raise InputError(
-                f"images of {self.size[0]}x{self.size[1]} pixels in batches of {eval_batch_size}: "
-                "expected at least 16 pixels each way and one image, such as "
-                "model.image_size=[256,128] data.eval_batch_size=128."
+                f"images of {self.size[0]}x{self.size[1]} pixels: expected at least 16 pixels each "
+                "way, such as model.image_size=[256,128]."
             )
+
+    def keep_only(self, labels: LabelMap) -> None:
+        """Train on these people alone: `model.unknown=drop`."""
+        self.train_records = tuple(r for r in self.split.train if r.pid in labels)
 
     def setup(self, stage: str) -> None:
         """Refuse, before any work, batches that can't be had; InputError says which can."""
@@ -93,14 +100,21 @@ class ReIDDataModule(pl.LightningDataModule):
         """The same as for testing: the query and the gallery."""
         return self.test_dataloader()
 
-    def eval_dataloader(self, records: Sequence[ImageRecord]) -> DataLoader[Batch]:
+    def eval_dataloader(
+        self, records: Sequence[ImageRecord], padded: bool = True
+    ) -> DataLoader[Batch]:
         """This rank's share of `records`, in order, without augmentation.
 
-        Shares are padded to the same length with repeats: count images by `index`.
+        Args:
+            records: what to read.
+            padded: repeat images so that all ranks have as many: count them by `index`. Otherwise
+                each image is of one rank alone, and shares differ by one.
         """
         rank, world_size = self._place()
         dataset = ImageDataset(records, self.size)
-        sampler: Sampler[int] = DistributedSampler(dataset, world_size, rank, shuffle=False)
+        sampler: Iterable[int] = range(rank, len(dataset), world_size)
+        if padded:
+            sampler = DistributedSampler(dataset, world_size, rank, shuffle=False)
         return DataLoader(
             dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loading()
         )

@@ -3,7 +3,8 @@
 import csv
 import hashlib
 import os
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal
 from camreid.data.records import ImageRecord, people
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.names import GRAMMAR, parse_name
+from camreid.names import parse_name
 
 Subset = Literal["train", "val", "query", "gallery"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "query", "gallery")
@@ -50,6 +51,16 @@ class Split:
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
+    @cached_property
+    def rankable(self) -> dict[str, int]:
+        """How many images of `val` and of `query` have a match under the protocol of each."""
+        gallery = {(r.pid, r.camera) for r in self.gallery}
+        cameras = defaultdict(set)
+        for pid, camera in gallery:
+            cameras[pid].add(camera)
+        query = sum(bool(cameras[r.pid] - {r.camera}) for r in self.query if r.pid > 0)
+        return {"val": count_rankable(self.val), "query": query}
+
     @property
     def val_within_camera(self) -> bool:
         """Whether all of `val` is of one camera, so that it can't be ranked across cameras."""
@@ -64,7 +75,7 @@ class Split:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             for subset, r in self._images():
-                writer.writerow((subset, r.path, r.pid, r.camera, self._row(r)))
+                writer.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, self._row(r)))
         draft.replace(path)
 
     @classmethod
@@ -74,8 +85,8 @@ class Split:
         Args:
             path: a file as written by `save`, or by hand; without rows, train identities get
                 theirs in FastReID order.
-            root: where the images lie, if not where the manifest says: its `folder/name` paths
-                are looked for in `root` and in each folder of it.
+            root: where to look for images that are not where the manifest says: for their
+                `folder/name`, in `root` and in each folder of it.
 
         Raises:
             InputError: a column, value or image file is missing.
@@ -99,6 +110,17 @@ class Split:
 
     def _row(self, record: ImageRecord) -> int | str:
         return self.labels.row(record.pid) if record.pid in self.labels else ""
+
+
+def count_rankable(records: Sequence[ImageRecord]) -> int:
+    """How many images have a match among the others: in another camera, or in their only one."""
+    images = Counter(r.pid for r in records)
+    cameras: dict[int, set[int]] = defaultdict(set)
+    for record in records:
+        cameras[record.pid].add(record.camera)
+    if len({r.camera for r in records}) == 1:
+        return sum(images[r.pid] > 1 for r in records)
+    return sum(len(cameras[r.pid]) > 1 for r in records)
 
 
 def _read_lines(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -144,7 +166,7 @@ def _locate(records: list[ImageRecord], root: str | Path | None) -> list[ImageRe
 
     def at(record: ImageRecord) -> ImageRecord:
         places = (str(home / part) for home in homes for part in (record.name, record.path))
-        path = next((p for p in (*places, record.path) if os.path.exists(p)), record.path)
+        path = next((p for p in (record.path, *places) if os.path.exists(p)), record.path)
         return ImageRecord(path, record.pid, record.camera, record.sequence, record.frame)
 
     return [at(record) for record in records]
@@ -171,6 +193,6 @@ def _labels(path: Path, train: list[ImageRecord], rows: dict[int, int]) -> Label
             f"the rows of {path} are not one for each train identity, from 0 without gaps: "
             f"{len(rows)} people have rows {min(rows.values())}..{max(rows.values())}"
             + (f", pids {without[:3]} have none" if without else "")
-            + f". Mend the column or leave it out. Names are read like {GRAMMAR}."
+            + ". Mend the column or leave it out."
         )
     return LabelMap(tuple(ordered))

@@ -10,6 +10,7 @@ from camreid.names import GRAMMAR, JUNK, parse_name
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 FOLDERS = (TRAIN, QUERY, GALLERY)
+OFFICIAL = "Market-1501-v15.09.15"
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TRY = "To try the program without a dataset: data=synthetic."
 
@@ -81,15 +82,18 @@ def read_market1501(root: str | Path) -> Records:
 
 def find_market1501(root: str | Path) -> Path:
     """The folder that holds `bounding_box_train` and the rest: `root` or one folder in it."""
-    root = Path(root)
+    if not isinstance(root, str | Path):
+        raise InputError(f"data.root={root}: expected a folder, such as data.root=datasets.")
+    root = Path(root).expanduser().absolute()
     if not root.is_dir():
         raise MissingDataset(
-            f"no dataset at data.root={root} (looked in {root.absolute()}): the folder does not "
-            "exist. Put Market-1501-v15.09.15, with bounding_box_train/, query/ and "
+            f"no dataset at data.root={root}: there is no such folder. Put {OFFICIAL}, with "
+            "bounding_box_train/, query/ and "
             f"bounding_box_test/ in it, below that folder, or type data.root=FOLDER. {TRY}"
         )
-    homes = [h for h in (root, *sorted(root.iterdir())) if (h / TRAIN).is_dir()]
-    homes = homes[:1] if homes[:1] == [root] else homes
+    homes = [h for h in (root, root / OFFICIAL) if (h / TRAIN).is_dir()][:1]
+    if not homes:
+        homes = [h for h in _folders(root) if (h / TRAIN).is_dir()]
     if len(homes) > 1:
         raise InputError(
             f"data.root={root} holds {len(homes)} datasets; choose one: "
@@ -100,9 +104,14 @@ def find_market1501(root: str | Path) -> Path:
     return homes[0]
 
 
+def _folders(root: Path) -> list[Path]:
+    """The folders of one, hidden ones (such as those of an unfinished rendering) left out."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
 def _no_home(root: Path) -> str:
     """Says where the dataset probably is, one level up or two levels down."""
-    above = [p for p in root.absolute().parents[:2] if (p / TRAIN).is_dir()]
+    above = [p for p in root.parents[:2] if (p / TRAIN).is_dir()]
     below = sorted(p.parent for p in root.glob(f"*/*/{TRAIN}"))
     near = [*above, *below]
     found = ", ".join(sorted(os.listdir(root))[:4]) or "nothing"
@@ -117,7 +126,9 @@ def _read_folder(folder: Path) -> tuple[ImageRecord, ...]:
     """The records of one folder, sorted by file name, without junk."""
     if not folder.is_dir():
         return ()
-    files = sorted(f.name for f in os.scandir(folder) if f.name.lower().endswith(SUFFIXES))
+    files = sorted(
+        f.name for f in os.scandir(folder) if f.name.lower().endswith(SUFFIXES) and f.name[0] != "."
+    )
     records = (_record(folder, name) for name in files)
     return tuple(r for r in records if r.pid != JUNK)
 

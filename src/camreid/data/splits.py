@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
-from camreid.data.manifest import Split
+from camreid.data.manifest import Split, count_rankable
 from camreid.data.records import ImageRecord, Records, people
-from camreid.errors import InputError
+from camreid.errors import InputError, require_whole
 from camreid.labels import LabelMap
 
 Item = TypeVar("Item")
@@ -36,6 +36,9 @@ class OriginalSplit:
 
     def __post_init__(self) -> None:
         _check_fraction("val_fraction", self.val_fraction, zero=True)
+        require_whole("split.seed", self.seed, least=0)
+        if self.camera is not None:
+            require_whole("split.camera", self.camera, least=1)
 
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError if the camera took none of the train images."""
@@ -80,6 +83,7 @@ class Resplit:
         _check_fraction("val_fraction", self.val_fraction, zero=True)
         _check_choice("by", self.by, get_args(By))
         _check_choice("pool", self.pool, get_args(Pool))
+        require_whole("split.seed", self.seed, least=0)
 
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError if there are too few people for it."""
@@ -254,21 +258,18 @@ def _check_val(val: Sequence[ImageRecord], fraction: float) -> None:
     """Refuse a validation set in which no image has a match to be found."""
     if fraction == 0:
         return
-    groups = Counter(r.pid for r in val)
-    cameras = _camera_sets(val)
-    across = any(len(seen) > 1 for seen in cameras.values())
-    one_camera = len({r.camera for r in val}) == 1
-    within = one_camera and any(count > 1 for count in groups.values())
-    if len(groups) < 2 or not (across or within):
+    count = len(people(val))
+    if count < 2 or not count_rankable(val):
         raise InputError(
-            f"split.val_fraction={fraction} holds out {len(groups)} people ({len(val)} images), "
+            f"split.val_fraction={fraction} holds out {count} people ({len(val)} images), "
             "among whom there is no match to be found. Hold out more, such as "
             "split.val_fraction=0.2, or none: split.val_fraction=0."
         )
 
 
 def _check_fraction(name: str, value: float, zero: bool) -> None:
-    if not (0 < value < 1 or (zero and value == 0)):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (0 < value < 1 or (zero and value == 0)):
         expected, example = ("from 0 to below 1", 0.1) if zero else ("between 0 and 1", 0.5)
         raise InputError(
             f"split.{name}={value}: expected a fraction {expected}, such as split.{name}={example}."

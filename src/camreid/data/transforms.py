@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError
+from camreid.errors import InputError, require_number, require_whole
 
 # The ImageNet mean in raw units, which FastReID pads and erases with too (it pads with black).
 _MEAN = (124, 116, 104)
@@ -32,12 +32,14 @@ class Augment:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "erase_area", tuple(self.erase_area))
-        shares = (self.flip, self.erase, *self.erase_area, self.erase_aspect)
-        if self.pad < 0 or not all(0 <= share <= 1 for share in shares):
+        for name in ("flip", "erase", "erase_aspect"):
+            require_number(f"data.augment.{name}", getattr(self, name), 0, 1)
+        require_whole("data.augment.pad", self.pad, least=0)
+        if not all(0 <= share <= 1 for share in self.erase_area):
             raise InputError(
-                f"{self}: expected probabilities, areas and the aspect in 0..1 and pad >= 0 "
-                "pixels, "
-                "such as data.augment.flip=0.5 data.augment.pad=10 data.augment.erase=0.5."
+                f"data.augment.erase_area={list(self.erase_area)}: expected two shares in 0..1, "
+                "such "
+                "as data.augment.erase_area=[0.02,0.33]."
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

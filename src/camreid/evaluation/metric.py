@@ -154,10 +154,11 @@ def each_once(people: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([[0, 0, 5],
             [0, 1, 7]]), tensor([1, 0]))
     """
-    key = people[:, 0] * (int(people[:, 1].max()) + 1) + people[:, 1]
-    order = key.argsort(stable=True)
+    order = people[:, 1].argsort(stable=True)
+    order = order[people[order, 0].argsort(stable=True)]
+    key = people[order, :2]
     first = torch.ones_like(order, dtype=torch.bool)
-    first[1:] = key[order][1:] != key[order][:-1]
+    first[1:] = (key[1:] != key[:-1]).any(1)
     keep = order[first]
     return people[keep], keep
 
@@ -168,9 +169,7 @@ def scalars(result: RankingResult) -> dict[str, float]:
     return {
         "mAP": result.mAP,
         "mINP": result.mINP,
-        "rank1": float(cmc[0]),
-        "rank5": float(cmc[4]),
-        "rank10": float(cmc[9]),
+        **{f"rank{k}": float(cmc[min(k, len(cmc)) - 1]) for k in (1, 5, 10)},
         "valid_queries": float(result.valid_queries),
     }
 

@@ -80,8 +80,9 @@ def rank(
 ) -> RankingResult:
     """Rank the gallery for each query, closest first; of equals, the earlier gallery image.
 
-    Junk (pid -1) in the gallery is ignored, distractors (pid 0) are never a match. A query
-    without a match is left out of all means, as in the official protocol.
+    Junk (pid -1) in the gallery is ignored; distractors (pid 0) are there to be passed over, since
+    queries are labelled people. A query without a match is left out of all means, as in the
+    official protocol.
 
     Args:
         query_features: (Q, D).

@@ -1,5 +1,6 @@
 """One batch contract: ours, and FastReID's as it comes."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,15 +30,21 @@ class Batch:
     index: Tensor | None
 
 
-def read_batch(batch: Mapping[str, Any], target_labels: LabelMap | None = None) -> Batch:
+def read_batch(
+    batch: Mapping[str, Any], target_labels: LabelMap | None = None, training: bool = True
+) -> Batch:
     """Read a batch dict, ours (`pids`) or FastReID's (`targets`).
 
-    FastReID's `targets` are positions in that run's sorted list and its `camids` are renumbered,
-    so people and cameras are read from the base names in `img_paths`.
+    FastReID's training `targets` are positions in that run's sorted list and its `camids` are
+    renumbered, so people and cameras are read from the base names in `img_paths`. Its test
+    `targets` are raw pids, and its test `camids` 0-based cameras.
 
     Args:
-        batch: `images`, `img_paths`, `camids`, and `pids` or `targets`; maybe `index`.
-        target_labels: whose row each of `targets` is, where it is known; used instead of names.
+        batch: `images`, `img_paths`, `camids`, and `pids` or `targets`; maybe `index`. Without
+            `index`, images are numbered by a hash of their paths.
+        target_labels: whose row each of the training `targets` is, where it is known; used
+            instead of names.
+        training: whether `targets` are positions rather than pids.
 
     Raises:
         InputError: nothing says who is on the images.
@@ -51,20 +58,25 @@ def read_batch(batch: Mapping[str, Any], target_labels: LabelMap | None = None) 
     if "images" not in batch:
         raise InputError(
             f"a batch with the keys {', '.join(map(str, batch))} has no 'images'; expected a dict "
-            "of "
-            "images, pids, camids, img_paths, index, or FastReID's images, targets, camids, "
+            "of images, pids, camids, img_paths, index, or FastReID's images, targets, camids, "
             "img_paths."
         )
-    images, index = batch["images"], batch.get("index")
-    if "pids" in batch and "camids" in batch:
-        return Batch(images, batch["pids"], batch["camids"], index)
-    device = images.device
-    names = [parse_name(path) for path in batch.get("img_paths", ())]
+    images, paths = batch["images"], list(batch.get("img_paths", ()))
+    names = [parse_name(path) for path in paths]
     known = [name for name in names if name is not None]
-    if "targets" in batch and target_labels is not None:
-        pids = torch.tensor(target_labels.pids, device=device)[batch["targets"].to(device)]
-    elif len(known) == len(images):
-        pids = torch.tensor([name.pid for name in known], device=device)
+    named = len(known) == len(images)
+
+    def column(values: Any) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.int64, device=images.device)
+
+    if "pids" in batch:
+        pids = column(batch["pids"])
+    elif training and "targets" in batch and target_labels is not None:
+        pids = _people_of(column(batch["targets"]), target_labels)
+    elif named:
+        pids = column([name.pid for name in known])
+    elif not training and "targets" in batch:
+        pids = column(batch["targets"])
     else:
         raise InputError(
             f"the people of a batch with the keys {', '.join(batch)} can't be told: {len(known)} "
@@ -73,8 +85,25 @@ def read_batch(batch: Mapping[str, Any], target_labels: LabelMap | None = None) 
             "another run's list. Give `pids`, official file names, or the label map of the targets "
             "(target_labels=)."
         )
-    if len(known) == len(images):
-        camids = torch.tensor([name.camera - 1 for name in known], device=device)
+    if (named and "pids" not in batch) or "camids" not in batch:
+        camids = column([name.camera - 1 for name in known] if named else [0] * len(images))
     else:
-        camids = batch["camids"].to(device)
-    return Batch(images, pids, camids, index)
+        camids = column(batch["camids"])
+    index = batch.get("index")
+    if index is None and len(paths) == len(images):
+        index = [_number(path) for path in paths]
+    return Batch(images, pids, camids, None if index is None else column(index))
+
+
+def _people_of(targets: Tensor, labels: LabelMap) -> Tensor:
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(labels):
+        raise InputError(
+            f"`targets` from {int(targets.min())} to {int(targets.max())} are no rows of the label "
+            f"map of {len(labels)} people that was given for them (target_labels=)."
+        )
+    return torch.tensor(labels.pids, device=targets.device)[targets]
+
+
+def _number(path: str) -> int:
+    """63 bits of a path, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(str(path).encode(), digest_size=8).digest()) >> 1

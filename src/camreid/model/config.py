@@ -1,7 +1,7 @@
 """A model as data: what `conf/model/*.yaml` says and every checkpoint keeps."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar, get_args
 
 from camreid.errors import InputError
@@ -63,6 +63,12 @@ class ModelConfig:
             if isinstance(parts.get(key), Mapping):
                 parts[key] = _build(kind, f"model.{key}", parts[key])
         return _build(cls, "model", parts)
+
+    def without_weights(self) -> "ModelConfig":
+        """The same model, no backbone weights looked up because others follow."""
+        none = {"pretrained": False, "weights": None}
+        known = {key: value for key, value in none.items() if key in self.network}
+        return replace(self, network={**self.network, **known})
 
     def primitives(self) -> dict[str, Any]:
         """Nested dicts of primitives, as `read` takes them."""

@@ -1,6 +1,8 @@
 """Training and evaluation of a network: Lightning's hooks and nothing else."""
 
+import platform
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import pytorch_lightning as pl
@@ -29,8 +31,9 @@ class ReIDModule(pl.LightningModule):
     Attributes:
         model: the network; `model(images)` gives a `ReIDOutput`.
         seen: identities that the weights were trained on, by this run and by those before it.
-        new_people: whose rows did not come with the starting weights; unless `model.unknown` is
-            reinit, they are started from features before the first step.
+        new_people: whose rows did not come with the starting weights.
+        rows_started: whether theirs were started from features, as they are before the first step
+            unless `model.unknown` is reinit.
         started_on: overrides of the split that the starting weights were trained on, if known.
         evidence: what the last test has shown.
     """
@@ -52,9 +55,13 @@ class ReIDModule(pl.LightningModule):
         self.test_metric, self.test_accuracy = RetrievalMetric(), IdentityAccuracy()
         self.seen: frozenset[int] = frozenset()
         self.new_people = LabelMap(())
+        self.rows_started = False
+        self._knows_people = False
         self.started_on = ""
         self.evidence: Evidence | None = None
-        self.save_hyperparameters({"config": config.primitives(), "labels": list(labels.pids)})
+        self.save_hyperparameters(
+            {"config": config.without_weights().primitives(), "labels": list(labels.pids)}
+        )
 
     @property
     def labels(self) -> LabelMap:
@@ -66,6 +73,12 @@ class ReIDModule(pl.LightningModule):
         images = batch if isinstance(batch, Tensor) else batch["images"]
         output: ReIDOutput = self.model(images)
         return output
+
+    def setup(self, stage: str) -> None:
+        """Keep strangers out of the loader under `model.unknown=drop`."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and self.config.unknown == "drop" and hasattr(data, "keep_only"):
+            data.keep_only(self.labels)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and triplet losses; unknown people have only the latter."""
@@ -97,11 +110,14 @@ class ReIDModule(pl.LightningModule):
 
     def _rows(self, batch: Batch) -> Tensor:
         rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
-        if self.config.unknown == "forbid" and (rows < 0).any():
+        if self._trainer is not None and not self._knows_people:
+            self.seen = self.seen | set(batch.pids.tolist())
+        if self.config.unknown in ("forbid", "drop") and (rows < 0).any():
             strangers = sorted(set(batch.pids[rows < 0].tolist()))
             raise HeadMismatch(
                 f"a batch holds {len(strangers)} identities that the head has no row for "
-                f"({strangers[:5]}), and model.unknown=forbid. Type model.unknown=skip, extend or "
+                f"({strangers[:5]}), and model.unknown={self.config.unknown}. Type "
+                "model.unknown=skip, extend or "
                 "reinit, or train on the split that the head was made for."
             )
         return rows
@@ -114,7 +130,7 @@ class ReIDModule(pl.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Collect features; each image is ranked against all the others."""
-        read = read_batch(batch, self.target_labels)
+        read = read_batch(batch, training=False)
         features = self.model(read.images).features
         index = _index(read, batch_idx)
         self.val_metric.update(features, read.pids, read.camids, index, role="both")
@@ -143,7 +159,7 @@ class ReIDModule(pl.LightningModule):
     def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect features and guesses of the query (loader 0) and the gallery (loader 1)."""
         role: Role = "query" if dataloader_idx == 0 else "gallery"
-        read = read_batch(batch, self.target_labels)
+        read = read_batch(batch, training=False)
         output: ReIDOutput = self.model(read.images)
         index = _index(read, batch_idx)
         self.test_metric.update(output.features, read.pids, read.camids, index, role)
@@ -166,7 +182,7 @@ class ReIDModule(pl.LightningModule):
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> Any:
         """A dict of `features` (B, D), `pids`, `camids` and `img_paths`."""
-        read = read_batch(batch, self.target_labels)
+        read = read_batch(batch, training=False)
         features = self.model(read.images).features
         return {
             "features": features,
@@ -186,18 +202,20 @@ class ReIDModule(pl.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step", "name": "lr"}]
 
     def on_fit_start(self) -> None:
-        """Start the rows of new people, and remember whom these weights get to see."""
+        """Train mode, the rows of new people, and whom these weights get to see."""
+        self.train()  # `checkpoints.load` gives models in evaluation mode
         data: Any = getattr(self.trainer, "datamodule", None)
-        from_features = len(self.new_people) and self.config.unknown != "reinit"
-        if from_features and self.trainer.ckpt_path is None:
+        new = len(self.new_people) and self.config.unknown != "reinit"
+        if new and not self.rows_started and self.trainer.ckpt_path is None:
             if not hasattr(data, "eval_dataloader"):
                 raise InputError(
                     f"{len(self.new_people)} new identities start from features of their images: "
-                    "fit with a ReIDDataModule, or call start_rows(loader) and clear new_people."
+                    "fit with a ReIDDataModule, or call start_rows(loader) before."
                 )
             records = [r for r in data.train_records if r.pid in self.new_people]
-            self.start_rows(data.eval_dataloader(records))
-        train = getattr(data, "train_records", ())
+            self.start_rows(data.eval_dataloader(records, padded=False))
+        self._knows_people = hasattr(data, "train_records")
+        train = data.train_records if self._knows_people else ()
         self.seen = self.seen | set(self.labels.pids) | {r.pid for r in train}
 
     @torch.no_grad()
@@ -207,36 +225,58 @@ class ReIDModule(pl.LightningModule):
         Args:
             loader: batches of their images, this process's share; sums travel between processes.
         """
-        training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
-        sums: dict[str, Tensor] = {}
+        count = len(self.new_people)
+        sums = {
+            name: torch.zeros(count, width, device=self.device)
+            for name, width in self.model.widths.items()
+        }
         for batch in loader:
             read = read_batch(batch, self.target_labels)
             places = self.new_people.rows(read.pids.cpu()).to(self.device)
+            known = places >= 0
             features = self.model(read.images.to(self.device)).features
             for name, part in self.model.parts(features).items():
-                empty = torch.zeros(len(self.new_people), part.shape[1], device=self.device)
-                known = places >= 0
-                sums.setdefault(name, empty).index_add_(0, places[known], part[known].float())
+                sums[name].index_add_(0, places[known], part[known].float())
+        pids = torch.tensor(self.new_people.pids, device=self.device)
         for name, total in sums.items():
             if self._trainer is not None:
                 total = self.trainer.strategy.reduce(total, reduce_op="sum")
-            pids = torch.tensor(self.new_people.pids, device=self.device)
             self.model.remap_heads()[name].start_rows(pids, total)
-        self.train(training)
+        for module, mode in modes.items():
+            module.training = mode
+        self.rows_started = True
+
+    def on_train_epoch_end(self) -> None:
+        """Gather whom the other processes have seen, where only batches say."""
+        if not self._knows_people and torch.distributed.is_initialized():
+            others: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(others, self.seen)
+            self.seen = frozenset().union(*others)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep whom the weights have seen."""
+        """Keep the people, whom the weights have seen, the split and the versions."""
         own = checkpoint.setdefault("camreid", {})
         own.update(labels=list(self.labels.pids), seen=sorted(self.seen))
+        own["versions"] = {
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        }
+        split: Any = getattr(getattr(self.trainer, "datamodule", None), "split", None)
+        if split is not None:
+            own["split"] = {"digest": split.digest, "strategy": split.strategy}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember whom the weights have seen."""
         self.seen = frozenset(checkpoint.get("camreid", {}).get("seen", ()))
 
 
+_PACKAGES = ("camreid", "torch", "torchvision", "pytorch-lightning", "timm")
+
+
 def _index(batch: Batch, batch_idx: int) -> Tensor:
-    """Image numbers; of a batch that has none, by its place in an unshuffled loader."""
+    """Image numbers; of a batch without paths or numbers, by its place in an unshuffled loader."""
     if batch.index is not None:
         return batch.index
     size = len(batch.pids)

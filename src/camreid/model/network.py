@@ -65,11 +65,14 @@ class PixelNorm(nn.Module):
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images of shape {tuple(images.shape)}: expected (B, 3, H, W), RGB.")
+        if images.numel() == 0:
+            return
         low, high = (value.item() for value in images.aminmax())
         seen = f"{str(images.dtype).removeprefix('torch.')} images from {low:.4g} to {high:.4g}"
         if self.pixels == "raw":
-            # a float batch within 0..1 is scaled; not even night is that black
-            if images.is_floating_point() and not (low >= 0 and 1 < high <= 255):
+            # a float batch within 0..1 is scaled: not even night is that black, but zeros are zeros
+            scaled = images.is_floating_point() and 0 < high <= 1
+            if low < 0 or high > 255 or scaled:
                 raise PixelRangeError(
                     f"{seen}: expected raw pixels, uint8 or float in 0..255, because the model "
                     "normalises them itself. Feed raw pixels (x * 255 for 0..1), or say that they "
