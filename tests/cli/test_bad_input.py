@@ -175,3 +175,51 @@ def test_ddp_in_a_multirun(run: Run, market: Path) -> None:
     ran = run("camreid-train", "-m", "+split=original", "split.camera=1,2", *options)
     assert ran.code == 1
     assert "-m runs jobs one after another" in ran.err
+
+
+def test_what_a_user_has_in_a_folder_stays(run: Run, market: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.log").write_text("precious")
+    for root in ("nowhere", market):
+        options = [f"data.root={root}", *TINY, "data.identities=500", "run_dir=mine"]
+        assert run("camreid-train", "+split=original", *options).code == 1
+    assert [p.name for p in Path("mine").iterdir()] == ["notes.log"]
+    assert Path("mine/notes.log").read_text() == "precious"
+
+
+def test_another_run_is_not_written_over(run: Run, market: Path) -> None:
+    Path("old").mkdir()
+    Path("old/metrics.json").write_text("{}")
+    for command in ("camreid-train", "camreid-evaluate"):
+        ran = run(command, "+split=original", f"data.root={market}", "run_dir=old")
+        assert ran.code == 1
+        assert "run_dir=" in ran.err
+        assert "holds another run (metrics.json)" in ran.err
+    assert [p.name for p in Path("old").iterdir()] == ["metrics.json"]
+
+
+def test_a_dataset_of_one_camera_is_not_trained_for_nothing(
+    refused: Callable[..., str], market: Path
+) -> None:
+    for folder in ("bounding_box_train", "query", "bounding_box_test"):
+        (Path("one") / folder).mkdir(parents=True)
+        for image in (market / folder).glob("*_c1*"):
+            (Path("one") / folder / image.name).symlink_to(image)
+    said = refused(RESPLIT, "data.root=one", "split.val_fraction=0")
+    assert "has a match in another camera" in said
+    assert "1 cameras in all" in said
+    assert "test=false" in said
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "data.identities=abc", "data.identities=1.5", "data.instances=0", "data.workers=-1",
+        "data.eval_batch_size=a", "data.augment.flip=abc", "+data.augment.foo=1", "data.root=null",
+        "model.image_size=[a,b]", "model.network.scale=abc", "trainer.max_epochs=abc", "model=null",
+        "trainer.devices=foo", "trainer.strategy=foo", "split.val_fraction=abc", "+split.foo=1",
+        "callbacks.head_check.min_coverage=abc", "trainer.precision=7", "data.augment=true",
+    ],
+)  # fmt: skip
+def test_values_of_another_kind(refused: Callable[..., str], typed: str) -> None:
+    assert refused("+split=original", typed)

@@ -223,3 +223,50 @@ def test_early_stopping_stops(train: Run) -> None:
     )  # fmt: skip
     assert ran.code == 0, ran.err
     assert torch.load("r/checkpoints/last.ckpt", weights_only=True)["epoch"] < 4
+
+
+def test_a_resumed_drop_still_drops(train: Run) -> None:
+    assert train("+split=original", "split.camera=4", "run_dir=e", "test=false").code == 0
+    init = "init=e/checkpoints/best.ckpt"
+    options = ("+split=resplit", init, "test=false", "data.identities=2")
+    assert train(*options, "model.unknown=drop", "run_dir=d").code == 0
+    resumed = "resume=d/checkpoints/last.ckpt"
+    ran = train(*options, resumed, "trainer.max_epochs=2")  # unknown= not typed again
+    assert ran.code == 0, ran.err
+    kept = read_checkpoint("d/checkpoints/last.ckpt")
+    assert (kept.epochs, kept.config.unknown) == (2, "drop")
+    people = {r.pid for r in Split.load("d/split.csv").train}
+    assert not (kept.seen - set(kept.labels.pids)) & people
+
+
+def test_what_is_typed_counts_though_it_is_the_default_models(
+    train: Run, run: Run, market: Path
+) -> None:
+    assert train("+split=original", "run_dir=a", "test=false").code == 0
+    quiet = [a for a in TINY if not a.startswith("model")]
+    ran = run(
+        "camreid-train", "+split=original", f"data.root={market}", *quiet, "test=false",
+        "init=a/checkpoints/best.ckpt", "run_dir=b", "trainer.max_epochs=1",
+        "model.optimizer.lr=3.5e-4", "model.loss.triplet_margin=0.3",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    config = read_checkpoint("b/checkpoints/best.ckpt").config
+    assert (config.optimizer.lr, config.loss.triplet_margin) == (3.5e-4, 0.3)
+    written = yaml.safe_load(Path("b/config.yaml").read_text())["model"]
+    assert written["network"]["backbone"] == "test_resnet"
+    assert written["optimizer"]["lr"] == 3.5e-4
+
+
+@pytest.mark.parametrize("val_fraction", [0, 0.3])
+def test_the_last_epoch_is_kept_whenever_validation_is(train: Run, val_fraction: float) -> None:
+    ran = train(
+        "+split=original", f"split.val_fraction={val_fraction}", "trainer.max_epochs=3",
+        "trainer.check_val_every_n_epoch=2", "run_dir=a", "data.identities=2",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert read_checkpoint("a/checkpoints/last.ckpt").epochs == 3
+    assert Path("a/checkpoints/best.ckpt").is_file()
+
+
+def test_groups_can_be_left_out(train: Run) -> None:
+    assert train("+split=original", "~callbacks", "~logger", "test=false").code == 0

@@ -117,7 +117,7 @@ def build_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
     Raises:
         InputError: there is no model, or an option that it does not have.
     """
-    if config.model is None:
+    if config.get("model") is None:
         raise InputError("there is no model to build; type model=bot_r50 or model=small.")
     model = config.model.copy()
     if start is not None and choice("model") is None:
@@ -177,14 +177,14 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
     }
     if not split.val:
         added["best"].update(monitor=None, save_on_train_epoch_end=True)
-        if "early_stopping" in (config.callbacks or {}):
+        if "early_stopping" in (config.get("callbacks") or {}):
             raise InputError(
                 "early stopping watches val/mAP, and this split holds nobody out for validation. "
                 "Type split.val_fraction=0.1, or callbacks=default."
             )
     return [
         instantiate(options, **added.get(name, {}))
-        for name, options in (config.callbacks or {}).items()
+        for name, options in (config.get("callbacks") or {}).items()
         if options is not None
     ]
 
@@ -197,7 +197,7 @@ def build_loggers(config: DictConfig) -> list[Any]:
     """
     keep_metrics(run_folder())
     try:
-        return [instantiate(options) for options in (config.logger or {}).values()]
+        return [instantiate(options) for options in (config.get("logger") or {}).values()]
     except Exception as error:
         if "ModuleNotFoundError" not in repr(error) and not _says_install(error):
             raise

@@ -46,6 +46,10 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> No
         hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(told)()
     except (HydraException, OmegaConfBaseException) as error:
         _stop(name, _of_hydra(error))
+    except ValueError as error:
+        if "Config group override must be" not in str(error):
+            raise
+        _stop(name, "a group takes a name, such as model=small; ~GROUP (~logger) leaves one out.")
 
 
 def _stop(name: str, message: str) -> None:

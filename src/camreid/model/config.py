@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar, get_args
 
-from camreid.errors import InputError
+from camreid.errors import InputError, require_whole
 from camreid.labels import UNKNOWN, Unknown
 from camreid.model.losses import LossConfig
 from camreid.model.network import Pixels
@@ -40,7 +40,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if len(self.image_size) != 2:
             raise InputError(f"model.image_size={self.image_size}: type model.image_size=[H,W].")
-        object.__setattr__(self, "image_size", (int(self.image_size[0]), int(self.image_size[1])))
+        for pixels in self.image_size:
+            require_whole("model.image_size: height or width", pixels, least=16)
+        object.__setattr__(self, "image_size", tuple(self.image_size))
         if self.unknown not in UNKNOWN:
             raise InputError(
                 f"model.unknown={self.unknown} is not known; type model.unknown= one of "

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camreid.errors import HeadMismatch, InputError
+from camreid.errors import HeadMismatch, InputError, require_number
 from camreid.labels import LabelMap, rows_of
 
 Classifier = Literal["linear", "cosine", "arc", "circle"]
@@ -51,6 +51,8 @@ class RemapHead(nn.Module):
                 f"classifier={classifier!r}: type model.network.classifier= one of "
                 f"{', '.join(get_args(Classifier))}."
             )
+        require_number("model.network.scale", scale, least=0)
+        require_number("model.network.margin", margin, least=0)
         self.classifier, self.scale, self.margin = classifier, float(scale), float(margin)
         labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))
         self.weight = nn.Parameter(torch.empty(len(labels), dim))
