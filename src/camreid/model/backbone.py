@@ -92,7 +92,7 @@ class Backbone(nn.Module):
 def gem(features: Tensor, p: float = 3.0) -> Tensor:
     """Generalised mean of (B, C, h, w) over the map: (B, C).
 
-    >>> gem(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).item() ** 3
+    >>> round(gem(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).item() ** 3, 3)
     4.5
     """
     return features.clamp(min=1e-6).pow(p).mean((2, 3)).pow(1 / p)
