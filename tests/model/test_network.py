@@ -8,6 +8,7 @@ from torch import nn
 from camreid.errors import InputError, PixelRangeError
 from camreid.labels import LabelMap
 from camreid.model import Backbone, Baseline
+from camreid.model.backbone import Changes
 from camreid.model.network import build_network
 
 LABELS = LabelMap((10, 2, 7))
@@ -79,7 +80,7 @@ def test_the_first_evaluation_batch_is_checked_too(raw: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet10t", "resnet50d", "test_resnet"])
 def test_last_stride_doubles_the_map(name: str) -> None:
-    trunk = Backbone(name, (64, 32), last_stride=1).eval().trunk
+    trunk = Backbone(name, (64, 32), changes=Changes(last_stride=1)).eval().trunk
     plain = timm.create_model(name, num_classes=0, global_pool="").eval()
     plain.load_state_dict(trunk.state_dict())
     images = torch.randn(1, 3, 64, 32)
@@ -89,7 +90,7 @@ def test_last_stride_doubles_the_map(name: str) -> None:
 
 def test_last_stride_is_for_resnets() -> None:
     with pytest.raises(InputError, match="last_stride=null"):
-        Backbone("lcnet_050", (64, 32), last_stride=1)
+        Backbone("lcnet_050", (64, 32), changes=Changes(last_stride=1))
 
 
 @pytest.mark.parametrize(("name", "size"), [("lcnet_050", (64, 32)), ("test_convnext", (64, 32))])

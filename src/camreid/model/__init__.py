@@ -5,11 +5,13 @@ from camreid.model.batch import Batch, read_batch
 from camreid.model.config import ModelConfig
 from camreid.model.head import RemapHead
 from camreid.model.losses import LossConfig, TripletLoss, identity_loss
+from camreid.model.mgn import MGN
 from camreid.model.module import ReIDModule
 from camreid.model.network import Baseline, ReIDNetwork, ReIDOutput
 from camreid.model.schedule import OptimizerConfig, Schedule
 
 __all__ = [
+    "MGN",
     "Backbone",
     "Baseline",
     "Batch",

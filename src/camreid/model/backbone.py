@@ -1,6 +1,8 @@
 """timm backbones, pooled to one vector an image, with the changes that ReID makes to them."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,23 +12,71 @@ import torch
 from torch import Tensor, nn
 
 from camreid.errors import InputError
+from camreid.model.osnet import OSNet
+from camreid.model.resnet import remove_last_stride, use_ibn, use_non_local, use_stem_pool
 
-Pool = Literal["avg", "gem"]
+Pool = Literal["avg", "gem", "gem_learned"]
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What ReID does to a ResNet; other backbones take none of it.
+
+    Attributes:
+        last_stride: 1 removes the last stage's stride (Luo et al. 2019); None leaves it.
+        ibn: instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018).
+        non_local: non-local blocks in stages 2 and 3 (Ye et al. 2021).
+        stem_padding: padding of the stem's max-pool: 1 as torchvision and timm, 0 (and rounding
+            up) as FastReID since November 2020.
+    """
+
+    last_stride: int | None = None
+    ibn: bool = False
+    non_local: bool = False
+    stem_padding: int = 1
+
+    def __post_init__(self) -> None:
+        if self.last_stride not in (None, 1):
+            raise InputError(
+                f"model.network.last_stride={self.last_stride}: type 1 to remove the stride of a "
+                "ResNet's last stage, or null to leave it."
+            )
+        if self.stem_padding not in (0, 1):
+            raise InputError(f"model.network.stem_padding={self.stem_padding}: type 0 or 1.")
+
+    def apply(self, trunk: nn.Module, name: str) -> None:
+        """Change a trunk in place; InputError if it is no ResNet."""
+        if self == Changes():
+            return
+        if not isinstance(getattr(trunk, "layer4", None), nn.Module):
+            raise InputError(
+                f"model.network.last_stride=1, ibn, non_local and stem_padding are for ResNets, "
+                f"and {name} has no layer4; type model.network.last_stride=null."
+            )
+        if self.last_stride == 1:
+            remove_last_stride(trunk)
+        if self.stem_padding == 0:
+            use_stem_pool(trunk, padding=0)
+        if self.ibn:
+            use_ibn(trunk)
+        if self.non_local:
+            use_non_local(trunk)
+
+
 class Backbone(nn.Module):
-    """A timm model without its classifier: (B, 3, H, W) normalised images to (B, dim).
+    """A network without its classifier: (B, 3, H, W) normalised images to (B, dim).
 
     Args:
-        name: a timm model name, such as `resnet50.tv_in1k`.
+        name: a timm model name, such as `resnet50.tv_in1k`, or an OSNet: `osnet_x1_0`,
+            `osnet_x0_75`, `osnet_x0_5`, `osnet_x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`.
         image_size: (H, W) in pixels.
         pretrained: fetch timm's weights.
         weights: a file of weights instead: a state dict, bare or under `state_dict` or `model`,
             with or without `module.`; a classifier in it is left out.
-        last_stride: 1 removes the last stage's stride (Luo et al. 2019), ResNets only.
-        pool: how a map becomes a vector: `avg`, or `gem`, the generalised mean (Radenovic et al.
-            2018) with p = 3. Transformers use their own.
+        changes: what is changed of a ResNet.
+        pool: how a map becomes a vector: `avg`; `gem`, the generalised mean (Radenovic et al.
+            2018) with p = 3; or `gem_learned`. Transformers and OSNets use their own.
 
     Attributes:
         dim: width of the features.
@@ -34,7 +84,7 @@ class Backbone(nn.Module):
         std: (3,) likewise.
 
     Raises:
-        InputError: no such model, weights that can't be had or do not fit, no stride to change.
+        InputError: no such model, weights that can't be had or do not fit, no ResNet to change.
     """
 
     def __init__(
@@ -43,35 +93,32 @@ class Backbone(nn.Module):
         image_size: tuple[int, int],
         pretrained: bool = False,
         weights: str | None = None,
-        last_stride: int | None = None,
+        changes: Changes | None = None,
         pool: Pool = "avg",
     ) -> None:
         super().__init__()
         if pool not in get_args(Pool):
-            raise InputError(f"model.network.pool={pool}: type avg or gem.")
-        self.pool = pool
-        self.trunk = _create(name, pretrained and weights is None)
-        if last_stride not in (None, 1):
-            raise InputError(
-                f"model.network.last_stride={last_stride}: type 1 to remove the stride of a "
-                "ResNet's "
-                "last stage, or null to leave it."
-            )
-        if last_stride == 1:
-            remove_last_stride(self.trunk, name)
+            raise InputError(f"model.network.pool={pool}: type {', '.join(get_args(Pool))}.")
+        self.trunk = _create(name, pretrained and weights is None, image_size)
+        (changes or Changes()).apply(self.trunk, name)
         if weights is not None:
             load_trunk(self.trunk, weights)
+        self.pool = GeM(learned=pool == "gem_learned") if pool != "avg" else None
         config = getattr(self.trunk, "pretrained_cfg", {}) or {}
         self.mean = 255 * torch.tensor(config.get("mean", _IMAGENET_MEAN))
         self.std = 255 * torch.tensor(config.get("std", _IMAGENET_STD))
         self.dim = self._width(image_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, dim): the pooled map, or a transformer's own pooling."""
+        """(B, dim): the pooled map, or a transformer's or OSNet's own pooling."""
+        if isinstance(self.trunk, OSNet):
+            own: Tensor = self.trunk(images)
+            return own
         features: Tensor = self.trunk.forward_features(images)
         if features.ndim == 4:
-            return features.mean((2, 3)) if self.pool == "avg" else gem(features)
-        pooled: Tensor = self.trunk.forward_head(features, pre_logits=True)
+            pooled: Tensor = features.mean((2, 3)) if self.pool is None else self.pool(features)
+        else:
+            pooled = self.trunk.forward_head(features, pre_logits=True)
         return pooled
 
     @torch.no_grad()
@@ -89,23 +136,52 @@ class Backbone(nn.Module):
         return int(width)
 
 
-def gem(features: Tensor, p: float = 3.0) -> Tensor:
+class GeM(nn.Module):
     """Generalised mean of (B, C, h, w) over the map: (B, C).
 
-    >>> round(gem(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).item() ** 3, 3)
+    Args:
+        p: 1 is the mean, infinity the maximum.
+        learned: whether p is trained.
+
+    >>> round(GeM()(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).item() ** 3, 3)
     4.5
     """
-    return features.clamp(min=1e-6).pow(p).mean((2, 3)).pow(1 / p)
+
+    p: Tensor
+
+    def __init__(self, p: float = 3.0, learned: bool = False) -> None:
+        super().__init__()
+        if learned:
+            self.p = nn.Parameter(torch.tensor([p]))
+        else:
+            self.register_buffer("p", torch.tensor([p]), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C) of (B, C, h, w)."""
+        pooled: Tensor = features.clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
+        return pooled
 
 
-def _create(name: str, pretrained: bool) -> Any:
+def _create(name: str, pretrained: bool, image_size: tuple[int, int]) -> Any:
+    osnet = re.fullmatch(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)", name)
+    if osnet:
+        if pretrained:
+            raise InputError(
+                f"timm has no weights of {name}; type model.network.pretrained=false, or "
+                "model.network.weights=FILE for weights that you have."
+            )
+        return OSNet(float(osnet[2].replace("_", ".")), osnet[1] or "bn")  # type: ignore[arg-type]
     if not timm.is_model(name):
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=4)
         raise InputError(
             f"model.network.backbone={name} is no timm model; did you mean "
             f"{', '.join(near) or 'resnet50'}?"
         )
-    options = {"num_classes": 0, "global_pool": ""} if _makes_maps(name) else {"num_classes": 0}
+    options: dict[str, Any] = {"num_classes": 0}
+    if _makes_maps(name):
+        options["global_pool"] = ""
+    elif name.startswith(("vit", "deit")):
+        options["img_size"] = image_size
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:
@@ -122,26 +198,6 @@ def _create(name: str, pretrained: bool) -> Any:
 
 def _makes_maps(name: str) -> bool:
     return not any(family in name for family in ("vit", "deit", "swin", "beit", "eva"))
-
-
-def remove_last_stride(trunk: nn.Module, name: str = "this backbone") -> None:
-    """Let the last stage of a ResNet keep the size of its input, in place.
-
-    Raises:
-        InputError: the trunk has no `layer4`, so it is no ResNet.
-    """
-    stage = getattr(trunk, "layer4", None)
-    if not isinstance(stage, nn.Module):
-        raise InputError(
-            f"model.network.last_stride=1 is for ResNets, and {name} has no layer4; type "
-            "model.network.last_stride=null."
-        )
-    for parent in list(stage.modules()):
-        for key, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d):
-                child.stride = (1, 1)
-            elif isinstance(child, nn.AvgPool2d):
-                setattr(parent, key, nn.Identity())
 
 
 def load_trunk(trunk: nn.Module, path: str) -> None:
@@ -162,7 +218,10 @@ def load_trunk(trunk: nn.Module, path: str) -> None:
         ) from error
     state = _state_dict(content)
     expected = trunk.state_dict()
-    state = {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier.", "head."))}
+    heads = [
+        h for h in ("fc.", "classifier.", "head.") if not any(k.startswith(h) for k in expected)
+    ]
+    state = {k: v for k, v in state.items() if not k.startswith(tuple(heads))}
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     left = [k for k in state if k not in expected or state[k].shape != expected[k].shape]
     if missing or left:

@@ -14,7 +14,7 @@ Classifier = Literal["linear", "cosine", "arc", "circle"]
 
 
 class RemapHead(nn.Module):
-    """Classifier rows over features, one row a person, without bias.
+    """Classifier rows over features, one row a person.
 
     The people are a buffer, so a checkpoint always knows whose row is whose. With c the cosine of
     feature and row, s `scale`, m `margin`, the logits of the true row and of the others are
@@ -33,6 +33,7 @@ class RemapHead(nn.Module):
         classifier: which logits.
         scale: s.
         margin: m.
+        bias: add one to `linear` logits, as torchreid's classifiers have.
     """
 
     pids: Tensor
@@ -44,6 +45,7 @@ class RemapHead(nn.Module):
         classifier: Classifier = "linear",
         scale: float = 1.0,
         margin: float = 0.0,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         if classifier not in get_args(Classifier):
@@ -56,6 +58,7 @@ class RemapHead(nn.Module):
         self.classifier, self.scale, self.margin = classifier, float(scale), float(margin)
         labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))
         self.weight = nn.Parameter(torch.empty(len(labels), dim))
+        self.bias = nn.Parameter(torch.zeros(len(labels))) if bias else None
         self.register_buffer("pids", torch.tensor(labels.pids, dtype=torch.int64))
         nn.init.normal_(self.weight, std=0.01)
 
@@ -84,7 +87,7 @@ class RemapHead(nn.Module):
             (B, rows) logits, scaled, with margin if `rows` are given.
         """
         if self.classifier == "linear":
-            return self.scale * F.linear(features, self.weight)
+            return self.scale * F.linear(features, self.weight, self.bias)
         cosine = F.linear(F.normalize(features), F.normalize(self.weight))
         if rows is None:
             return self.scale * cosine

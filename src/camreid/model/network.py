@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from camreid.errors import InputError, PixelRangeError
 from camreid.labels import LabelMap
-from camreid.model.backbone import Backbone, Pool
+from camreid.model.backbone import Backbone, Changes, Pool
 from camreid.model.head import Classifier, RemapHead
 
 Pixels = Literal["raw", "imagenet"]
@@ -124,11 +124,16 @@ class Baseline(ReIDNetwork):
         backbone: a timm model name.
         pretrained: fetch timm's weights for it.
         weights: a file of backbone weights instead.
-        last_stride: 1 keeps the last stage of a ResNet at H/16 x W/16; None leaves it alone.
+        last_stride: see `Changes`, as `ibn`, `non_local` and `stem_padding`.
+        ibn: see `Changes`.
+        non_local: see `Changes`.
+        stem_padding: see `Changes`.
         pool: see `Backbone`.
+        neck: `bn`, the BNNeck, or `none`.
         classifier: see `RemapHead`.
         scale: see `RemapHead`.
         margin: see `RemapHead`.
+        bias: see `RemapHead`.
         metric_feature: the metric loss sees features `before` or `after` the neck.
     """
 
@@ -142,27 +147,35 @@ class Baseline(ReIDNetwork):
         pretrained: bool = False,
         weights: str | None = None,
         last_stride: int | None = None,
+        ibn: bool = False,
+        non_local: bool = False,
+        stem_padding: int = 1,
         pool: Pool = "avg",
+        neck: Literal["bn", "none"] = "bn",
         classifier: Classifier = "linear",
         scale: float = 1.0,
         margin: float = 0.0,
+        bias: bool = False,
         metric_feature: Literal["before", "after"] = "before",
     ) -> None:
         super().__init__()
         if metric_feature not in ("before", "after"):
             raise InputError("type model.network.metric_feature=before or =after the neck.")
         self.metric_feature = metric_feature
-        self.backbone = Backbone(backbone, image_size, pretrained, weights, last_stride, pool)
+        if neck not in ("bn", "none"):
+            raise InputError(f"model.network.neck={neck}: type bn or none.")
+        changes = Changes(last_stride, ibn, non_local, stem_padding)
+        self.backbone = Backbone(backbone, image_size, pretrained, weights, changes, pool)
         self.pixel_norm = PixelNorm(pixels, self.backbone.mean, self.backbone.std)
-        self.neck = bn_neck(self.backbone.dim)
-        head = RemapHead(self.backbone.dim, labels, classifier, scale, margin)
+        self.neck = bn_neck(self.backbone.dim) if neck == "bn" else nn.Identity()
+        head = RemapHead(self.backbone.dim, labels, classifier, scale, margin, bias)
         self.heads = nn.ModuleDict({"identity": head})
-        self.widths = {"identity": self.neck.num_features}
+        self.widths = {"identity": self.backbone.dim}
 
     def forward(self, images: Tensor, rows: Tensor | None = None) -> ReIDOutput:
         """See `ReIDNetwork.forward`; `features` are after the neck in both modes."""
         before = self.backbone(self.pixel_norm(images))
-        after = self.neck(before)
+        after: Tensor = self.neck(before)
         embedding = before if self.metric_feature == "before" else after
         return ReIDOutput(
             after, {"identity": embedding}, {"identity": self.heads["identity"](after, rows)}

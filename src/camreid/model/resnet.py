@@ -1,0 +1,94 @@
+"""What ReID does to timm's ResNets: stem pooling, last stride, instance-batch norm, non-local."""
+
+import torch
+from torch import Tensor, nn
+
+
+class IBN(nn.Module):
+    """Instance norm for the first half of the channels, batch norm for the others: IBN-a.
+
+    Pan et al. 2018. The instance norm keeps no running statistics.
+
+    Args:
+        channels: of the input, even.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        first = channels // 2
+        self.IN = nn.InstanceNorm2d(first, affine=True)
+        self.BN = nn.BatchNorm2d(channels - first)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w), normalised."""
+        first = self.IN.num_features
+        return torch.cat((self.IN(features[:, :first]), self.BN(features[:, first:])), dim=1)
+
+
+class NonLocal(nn.Module):
+    """Non-local block of one inner channel, as FastReID's AGW has it (Ye et al. 2021).
+
+    z = x + BN(W y), y_i = theta_i * mean_j(phi_j g_j): the pairwise products are averaged over the
+    positions, without a softmax, so y needs no (N, N) matrix. The batch norm starts at 0, which
+    makes the new block an identity.
+
+    Args:
+        channels: of the input.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.g, self.theta, self.phi = (nn.Conv2d(channels, 1, 1) for _ in range(3))
+        norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(norm.weight)
+        self.W = nn.Sequential(nn.Conv2d(1, channels, 1), norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) plus what the other positions say."""
+        products = (self.phi(features) * self.g(features)).mean((2, 3), keepdim=True)
+        weighted: Tensor = self.W(self.theta(features) * products)
+        return features + weighted
+
+
+def use_stem_pool(trunk: nn.Module, padding: int) -> None:
+    """Set the max-pool of the stem: 3 x 3, stride 2, with `padding` 1, or 0 and rounding up.
+
+    timm, torchvision, torchreid and FastReID until November 2020 pad; FastReID does not since.
+    """
+    pool = nn.MaxPool2d(3, 2, padding=padding, ceil_mode=padding == 0)
+    trunk.maxpool = pool
+
+
+def use_ibn(trunk: nn.Module) -> None:
+    """Replace the first norm of every block of stages 1 to 3 by instance-batch norm, in place."""
+    for stage in ("layer1", "layer2", "layer3"):
+        for block in getattr(trunk, stage):
+            block.bn1 = IBN(block.bn1.num_features)
+
+
+def plain_blocks(depth: int, stage: int) -> int:
+    """How many blocks of stage 2 or 3 (of `depth` blocks) come before the non-local ones.
+
+    >>> plain_blocks(4, 2), plain_blocks(6, 3), plain_blocks(23, 3)
+    (2, 3, 14)
+    """
+    return depth - (2 if stage == 2 else 3 if depth < 23 else 9)
+
+
+def use_non_local(trunk: nn.Module) -> None:
+    """Put non-local blocks behind the last blocks of stages 2 and 3, in place, as FastReID does."""
+    for stage in (2, 3):
+        blocks = list(getattr(trunk, f"layer{stage}"))
+        plain = plain_blocks(len(blocks), stage)
+        last = [nn.Sequential(b, NonLocal(b.conv3.out_channels)) for b in blocks[plain:]]
+        setattr(trunk, f"layer{stage}", nn.Sequential(*blocks[:plain], *last))
+
+
+def remove_last_stride(trunk: nn.Module) -> None:
+    """Let the last stage of a ResNet keep the size of its input, in place."""
+    for parent in list(trunk.get_submodule("layer4").modules()):
+        for key, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                child.stride = (1, 1)
+            elif isinstance(child, nn.AvgPool2d):
+                setattr(parent, key, nn.Identity())
