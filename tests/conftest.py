@@ -97,9 +97,10 @@ def run(
     """Run `camreid-train` or `camreid-evaluate` in this process, in a folder of its own."""
 
     def command(name: str, *arguments: object) -> Ran:
-        from camreid.cli import evaluate, train
+        from camreid.cli import evaluate, import_weights, train
 
-        main = {"camreid-train": train.main, "camreid-evaluate": evaluate.main}[name]
+        commands = {"train": train, "evaluate": evaluate, "import": import_weights}
+        main = commands[name.removeprefix("camreid-")].main
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
         code = 0

@@ -17,7 +17,10 @@ ABOVE = {
     "data": {"errors", "names", "labels", "data"},
     "evaluation": {"errors", "labels", "evaluation"},
     "model": {"errors", "names", "labels", "evaluation", "model"},
-    "checkpoints": {"errors", "labels", "model"},
+    "foreign": {"model"},
+    # the names of models are those of their configs, which the commands read
+    "importing": {"cli", "errors", "foreign", "labels", "model"},
+    "checkpoints": {"errors", "importing", "labels", "model"},
     "callbacks": {"errors", "labels", "evaluation", "model"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py"}

@@ -146,14 +146,14 @@ class HeadCheck(pl.Callback):
             check_head(name, head, width, images, module.new_people, module.labels)
             for (name, head), width in zip(heads.items(), module.model.widths.values(), strict=True)
         ]
-        unknown = module.config.unknown
-        faults = [fault for fit in fits for fault in self._faults(fit, unknown, whole)]
+        unknown, anonymous = module.config.unknown, module.started_anonymous
+        faults = [fault for fit in fits for fault in self._faults(fit, unknown, whole, anonymous)]
         path = Path(self.path or Path(trainer.default_root_dir) / "head_check.json")
         _show(fits, "" if whole else " of the first batch", unknown, faults, path)
         if faults:
             raise HeadMismatch(" ".join([*faults, _remedy(module)]))
 
-    def _faults(self, fit: HeadFit, unknown: Unknown, whole: bool) -> list[str]:
+    def _faults(self, fit: HeadFit, unknown: Unknown, whole: bool, anonymous: bool) -> list[str]:
         faults = []
         if fit.rows != fit.people:
             faults.append(
@@ -164,6 +164,14 @@ class HeadCheck(pl.Callback):
             faults.append(
                 f"Head '{fit.head}' compares {fit.dim}-wide rows with {fit.features}-wide features."
             )
+        if anonymous and unknown != "reinit":
+            faults.append(
+                f"Head '{fit.head}' is anonymous: the file that it was imported from does not say "
+                f"whose its {fit.rows} rows are, so none can be trained as anybody's. Import it "
+                "again with its label map (labels.root= labels.camera=), or type "
+                "model.unknown=reinit for a new head."
+            )
+            return faults
         if fit.misplaced:
             faults.append(f"Head '{fit.head}': {fit.misplaced} identities land on another's row.")
         counts = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.importing import import_weights
 from camreid.labels import LabelMap
 from camreid.model.config import ModelConfig
 from camreid.model.module import ReIDModule
+
+__all__ = ["Checkpoint", "import_weights", "load", "read_checkpoint", "save", "start_from"]
 
 _NETWORK = "model."
 
@@ -80,6 +84,28 @@ def load(path: str | Path) -> ReIDModule:
     return module.eval()
 
 
+def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
+    """Write a module as a checkpoint that `load`, `init=` and `camreid-evaluate` read.
+
+    Args:
+        module: any module, such as an imported one.
+        path: the file; written whole or not at all.
+        notes: more about its origin, primitives by name.
+    """
+    content: dict[str, Any] = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "pytorch-lightning_version": version("pytorch-lightning"),
+    }
+    module.on_save_checkpoint(content)
+    content["camreid"].update(notes or {})
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.part")
+    torch.save(content, draft)
+    draft.replace(path)
+
+
 def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     """Start a model from a checkpoint: the trunk as it is, the rows person by person.
 
@@ -97,6 +123,7 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     _check_trunk(module, checkpoint, trunk, own)
     module.model.load_state_dict({**own, **trunk})
     module.seen = module.seen | checkpoint.seen
+    module.started_anonymous = checkpoint.labels.is_anonymous
     module.started_on = str(checkpoint.notes.get("split_overrides", ""))
     if module.config.unknown == "reinit":
         module.new_people = module.labels

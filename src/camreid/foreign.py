@@ -22,6 +22,8 @@ def fastreid_names(state: Mapping[str, Tensor]) -> State:
         new = re.sub(r"(heads|_head)\.classifier\.weight$", r"\1.weight", name)
         new = re.sub(r"^heads\.bnneck\.", "heads.bottleneck.0.", new)
         new = re.sub(r"_head\.bnneck\.", "_head.bottleneck.1.", new)
+        new = re.sub(r"_pool\.0\.p$", "_head.pool_layer.p", new)
+        new = re.sub(r"_pool\.1\.weight$", "_head.bottleneck.0.weight", new)
         if new in state and new != name:
             continue  # hybrid zoo files hold both: the newer name wins
         renamed[new] = value
@@ -69,6 +71,9 @@ def _baseline_name(name: str, depth: Mapping[int, int]) -> str:
 
 
 def _mgn_name(name: str) -> str:
+    extra = re.match(r"(b\d+)_pool\.2\.(.*)", name)
+    if extra:  # v0.1.1 alone has a norm between reduction and neck
+        return f"norms.{extra[1]}.{extra[2]}"
     head = re.match(rf"({'|'.join(PARTS)})_head\.(.*)", name)
     if not head:
         return re.sub(r"^(b[123])\.", r"branches.\1.", re.sub(r"^backbone\.", "trunk.", name))

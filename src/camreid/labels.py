@@ -81,6 +81,20 @@ class LabelMap:
             return cls(tuple(sorted(people, key=str)))
         raise ValueError(f"order={order!r}: expected 'numeric' or 'fastreid'")
 
+    @classmethod
+    def anonymous(cls, rows: int) -> "LabelMap":
+        """Rows that are nobody's, because a foreign file does not say whose they are.
+
+        >>> LabelMap.anonymous(2).is_anonymous, LabelMap((5, 7)).is_anonymous
+        (True, False)
+        """
+        return cls(tuple(range(-2, -2 - rows, -1)))
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether the rows are nobody's."""
+        return len(self.pids) > 0 and max(self.pids) < -1
+
     @cached_property
     def _row(self) -> dict[int, int]:
         return {pid: row for row, pid in enumerate(self.pids)}
@@ -137,6 +151,8 @@ def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> Lab
         raise ValueError(f"unknown={unknown!r}: expected one of {', '.join(UNKNOWN)}")
     if start is None or unknown == "reinit":
         return split
+    if start.is_anonymous:
+        return start  # nobody's rows: HeadCheck says so
     if unknown == "extend":
         return LabelMap(start.pids + (split - start).pids)
     return start

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli import CONF
 from camreid.errors import InputError
@@ -32,8 +33,7 @@ def create_model(name: str, labels: LabelMap | Sequence[int], **options: object)
     names = sorted(p.stem for p in Path(CONF, "model").glob("*.yaml"))
     if name not in names:
         raise InputError(f"there is no model {name!r}; choose one of {', '.join(names)}.")
-    with initialize_config_dir(CONF, version_base="1.3"):
-        config = compose(f"model/{name}").model
+    config = _compose(f"model/{name}").model
     for key, value in options.items():
         dotted = key.replace("__", ".")
         if OmegaConf.select(config, dotted, default=_NONE) is _NONE:
@@ -41,6 +41,17 @@ def create_model(name: str, labels: LabelMap | Sequence[int], **options: object)
         OmegaConf.update(config, dotted, value)
     read = ModelConfig.read(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     return ReIDModule(read.without_weights(), labels)
+
+
+def _compose(name: str) -> DictConfig:
+    """A config of ours, within whatever Hydra program this may be called from."""
+    surrounding = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return compose(name)
+    finally:
+        GlobalHydra.instance().hydra = surrounding
 
 
 _NONE = object()

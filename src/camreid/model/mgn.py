@@ -41,6 +41,7 @@ class MGN(ReIDNetwork):
         ibn: see `Changes`.
         stem_padding: see `Changes`.
         dim: width of each part.
+        extra_norm: batch norm and ReLU between reduction and neck, as FastReID v0.1.1 had.
         classifier: see `RemapHead`.
         scale: see `RemapHead`.
         margin: see `RemapHead`.
@@ -58,6 +59,7 @@ class MGN(ReIDNetwork):
         ibn: bool = False,
         stem_padding: int = 1,
         dim: int = 256,
+        extra_norm: bool = False,
         classifier: Classifier = "circle",
         scale: float = 64.0,
         margin: float = 0.35,
@@ -81,6 +83,7 @@ class MGN(ReIDNetwork):
         self.reductions = nn.ModuleDict(
             {part: nn.Conv2d(whole.dim, dim, 1, bias=False) for part in PARTS}
         )
+        self.norms = nn.ModuleDict({part: nn.BatchNorm1d(dim) for part in PARTS if extra_norm})
         self.necks = nn.ModuleDict({part: bn_neck(dim) for part in PARTS})
         self.heads = nn.ModuleDict(
             {part: RemapHead(dim, labels, classifier, scale, margin) for part in PARTS}
@@ -104,7 +107,10 @@ class MGN(ReIDNetwork):
 
     def _part(self, part: str, features: Tensor) -> Tensor:
         pooled = self.pools[part](features)[:, :, None, None]
-        feature: Tensor = self.necks[part](self.reductions[part](pooled).flatten(1))
+        reduced = self.reductions[part](pooled).flatten(1)
+        if part in self.norms:
+            reduced = self.norms[part](reduced).relu()
+        feature: Tensor = self.necks[part](reduced)
         return feature
 
     def parts(self, features: Tensor) -> dict[str, Tensor]:

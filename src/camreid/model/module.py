@@ -34,6 +34,7 @@ class ReIDModule(pl.LightningModule):
         new_people: whose rows did not come with the starting weights.
         rows_started: whether theirs were started from features, as they are before the first step
             unless `model.unknown` is reinit.
+        started_anonymous: whether nobody knows whose the starting rows are.
         started_on: overrides of the split that the starting weights were trained on, if known.
         evidence: what the last test has shown.
     """
@@ -58,6 +59,7 @@ class ReIDModule(pl.LightningModule):
         self.rows_started = False
         self._knows_people = False
         self.started_on = ""
+        self.started_anonymous = labels.is_anonymous
         self.evidence: Evidence | None = None
         self.save_hyperparameters(
             {"config": config.without_weights().primitives(), "labels": list(labels.pids)}
@@ -263,7 +265,7 @@ class ReIDModule(pl.LightningModule):
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
         }
-        split: Any = getattr(getattr(self.trainer, "datamodule", None), "split", None)
+        split: Any = getattr(getattr(self._trainer, "datamodule", None), "split", None)
         if split is not None:
             own["split"] = {"digest": split.digest, "strategy": split.strategy}
 

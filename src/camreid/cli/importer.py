@@ -1,0 +1,160 @@
+"""What camreid-import does, step by step."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from camreid.checkpoints import save
+from camreid.cli.build import run_folder
+from camreid.cli.terminal import be_quiet, say
+from camreid.data import ImageDataset, OriginalSplit, Split, read_market1501
+from camreid.data.records import ImageRecord
+from camreid.errors import InputError
+from camreid.evaluation.report import percent
+from camreid.importing import Import, import_file
+from camreid.labels import LabelMap, Order
+from camreid.model.module import ReIDModule
+
+_CHECKED = 512  # training images for the check of the rows
+
+
+def import_run(config: DictConfig) -> None:
+    """Import, say what became of every key, check the rows, write the checkpoint."""
+    be_quiet()
+    if OmegaConf.is_missing(config, "path") or config.get("model") is None:
+        raise InputError(
+            "camreid-import needs path=FILE and model=NAME, a file of conf/model/ such as "
+            "model=mgn_r50_ibn; see --help."
+        )
+    labels, images = read_labels(config.labels)
+    name = HydraConfig.get().runtime.choices["model"]
+    typed = [a.partition("=")[0] for a in HydraConfig.get().overrides.task]
+    keys = [key.removeprefix("model.") for key in typed if key.startswith("model.")]
+    options = {key.replace(".", "__"): OmegaConf.select(config.model, key) for key in keys}
+    imported = import_file(
+        config.path,
+        config.source,
+        str(name),
+        labels,
+        stem_padding=config.stem_padding,
+        allow_partial=config.allow_partial,
+        **options,
+    )
+    folder = run_folder()
+    out = folder / "checkpoints" / "imported.ckpt"
+    notes = {"imported": str(config.path), "generation": imported.generation}
+    camera = config.labels.camera
+    if labels is not None and config.labels.root:
+        notes["split_overrides"] = "+split=original" + (f" split.camera={camera}" if camera else "")
+    save(imported.module, out, notes)
+    _say_account(f"{config.path} as {name}", imported, folder)
+    if labels is not None and images:
+        _say_rows(imported.module, labels, images)
+    say(f"Written to {out}")
+
+
+def read_labels(config: DictConfig) -> tuple[LabelMap | None, tuple[ImageRecord, ...]]:
+    """Whose the rows are, and training images of theirs where there are any.
+
+    Raises:
+        InputError: more than one source of labels, or one that can't be read.
+    """
+    given = [key for key in ("root", "manifest", "pids") if config[key]]
+    if len(given) > 1:
+        raise InputError(
+            f"{' and '.join(f'labels.{key}' for key in given)} both say whose the rows are; type "
+            "one of them."
+        )
+    if config.order not in ("fastreid", "numeric"):
+        raise InputError(f"labels.order={config.order}: type labels.order=fastreid or numeric.")
+    if config.pids:
+        return LabelMap(_read_pids(Path(config.pids))), ()
+    if config.manifest:
+        split = Split.load(config.manifest)
+        return split.labels, split.train
+    if config.root:
+        images = OriginalSplit(camera=config.camera)(read_market1501(config.root)).train
+        return LabelMap.of((r.pid for r in images), order=config.order), images
+    return None, ()
+
+
+def _read_pids(path: Path) -> tuple[int, ...]:
+    try:
+        return tuple(int(line) for line in path.read_text(encoding="utf-8").split())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"labels.pids={path} can't be read ({error}); expected one pid a line, in row order."
+        ) from error
+
+
+def _say_account(title: str, imported: Import, folder: Path) -> None:
+    renamed = sum(old != new for old, new in imported.loaded.items())
+    table = Table(title=title, title_justify="left")
+    for column in ("names of", "max-pool padding", "loaded", "renamed", "left over", "missing"):
+        table.add_column(column, justify="right")
+    counts = (len(imported.loaded), renamed, len(imported.left_over), len(imported.missing))
+    table.add_row(imported.generation, str(imported.stem_padding), *map(str, counts))
+    say(table)
+    rows = len(imported.module.labels)
+    whose = "nobody's: no labels were given" if imported.anonymous else "told by the labels"
+    say(f"Head   {rows} rows, {whose}")
+    content = {
+        "generation": imported.generation,
+        "stem_padding": imported.stem_padding,
+        "rows": rows,
+        "anonymous": imported.anonymous,
+        "loaded": imported.loaded,
+        "left_over": imported.left_over,
+        "missing": imported.missing,
+    }
+    path = folder / "import.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _say_rows(module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord]) -> None:
+    """Closed-set accuracy of the imported rows on their own training images, by either order."""
+    orders: tuple[Order, ...] = ("fastreid", "numeric")
+    maps = {"the labels given": labels} | {
+        f"{order} order": LabelMap.of(labels.pids, order=order) for order in orders
+    }
+    accuracy = row_accuracy(module, images, maps)
+    given = accuracy["the labels given"]
+    best = max(accuracy, key=accuracy.__getitem__)
+    parts = ", ".join(f"{percent(share)} by {name}" for name, share in accuracy.items())
+    say(f"Rows   accuracy on {min(len(images), _CHECKED)} training images: {parts};")
+    say(f"       chance is {percent(1 / len(labels))}.")
+    if accuracy[best] > max(2 * given, 2 / len(labels)):
+        say(
+            f"WRONG ROWS: {best} fits the images far better than the labels given. Import again "
+            f"with labels.order={best.split()[0]}, or check labels.camera."
+        )
+    elif given < 2 / len(labels):
+        say("The rows fit these images no better than chance: check labels.root and labels.camera.")
+
+
+@torch.inference_mode()
+def row_accuracy(
+    module: ReIDModule, images: Sequence[ImageRecord], maps: dict[str, LabelMap]
+) -> dict[str, float]:
+    """How often the largest logit is the person's row, if the rows were those of each map.
+
+    Args:
+        module: in evaluation mode.
+        images: training images of the head's people; some of them are looked at, evenly.
+        maps: label maps by name.
+    """
+    step = max(1, len(images) // _CHECKED)
+    dataset = ImageDataset(tuple(images)[::step][:_CHECKED], module.config.image_size)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=64)
+    hits = dict.fromkeys(maps, 0)
+    for batch in loader:
+        logits = torch.stack(list(module.model(batch["images"]).logits.values())).sum(0)
+        guess = logits.argmax(1)
+        for name, labels in maps.items():
+            hits[name] += int((labels.rows(batch["pids"]) == guess).sum())
+    return {name: count / len(dataset) for name, count in hits.items()}
