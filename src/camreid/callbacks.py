@@ -176,8 +176,7 @@ class HeadCheck(pl.Callback):
             faults.append(f"Head '{fit.head}': {fit.misplaced} identities land on another's row.")
         counts = (
             f"Head '{fit.head}' has {fit.rows} rows; {fit.shared} of the split's {fit.identities} "
-            "train "
-            f"identities are among them, {fit.unknown} are not"
+            f"train identities are among them, {fit.unknown} are not"
         )
         if unknown == "forbid" and fit.unknown:
             faults.append(f"{counts}, and model.unknown=forbid.")
@@ -204,8 +203,7 @@ def _remedy(module: ReIDModule) -> str:
     origin = module.started_on or "+split=original (with split.camera=N for an expert)"
     return (
         "Fine-tune with model.unknown=skip (train the known rows), extend (add rows) or reinit "
-        "(new "
-        f"head), or train on the division that the head was made for: {origin}."
+        f"(new head), or train on the division that the head was made for: {origin}."
     )
 
 

@@ -149,8 +149,7 @@ def _check_trunk(
         f"init={checkpoint.path} is a {checkpoint.config.name} model and this run builds a "
         f"{module.config.name}: {len(differing) + len(lacking)} tensors differ, such as "
         f"{', '.join([*differing, *sorted(lacking)][:3])}. Type model={checkpoint.config.name} "
-        "with the "
-        "same model.network options, or leave model= out to take the checkpoint's own."
+        "with the same model.network options, or leave model= out to take the checkpoint's own."
     )
 
 
@@ -179,7 +178,6 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise InputError(
             f"{path} holds a {type(content).__name__}, not a checkpoint. Type a file of a run "
-            "folder, "
-            "such as runs/RUN/checkpoints/best.ckpt."
+            "folder, such as runs/RUN/checkpoints/best.ckpt."
         )
     return dict(content)

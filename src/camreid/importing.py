@@ -140,9 +140,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:
         raise InputError(
             f"{path} ({Path(path).stat().st_size} bytes) can't be read ({type(error).__name__}): "
-            "it "
-            "is no file of torch.save, it is cut short, or it holds pickled code, which is not "
-            "run. Copy the file again, or save its state dict alone."
+            "it is no file of torch.save, it is cut short, or it holds pickled code, which is "
+            "not run. Copy the file again, or save its state dict alone."
         ) from error
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -192,9 +191,8 @@ def _label_map(path: str | Path, rows: set[int], labels: LabelMap | None) -> Lab
     if len(labels) != count:
         raise HeadMismatch(
             f"the head of {path} has {count} rows, and the label map {len(labels)} people. Give "
-            "the "
-            "label map of the division that it was trained on, such as labels.camera=3 of the "
-            "right camera, or none for features alone."
+            "the label map of the division that it was trained on, such as labels.camera=3 of "
+            "the right camera, or none for features alone."
         )
     return labels
 
@@ -237,9 +235,8 @@ def _require_whole(path: str | Path, model: str, result: Import) -> None:
         return
     raise InputError(
         f"{path} ({result.generation} names) is not a {model}: {len(missing)} of the model's "
-        "tensors "
-        f"are missing ({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of the "
-        f"file's are left over ({', '.join(result.left_over[:3]) or 'none'}); "
-        f"{len(result.loaded)} fit. Type the model= that it was trained as, or "
-        "allow_partial=true to import what fits."
+        f"tensors are missing ({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of "
+        f"the file's are left over ({', '.join(result.left_over[:3]) or 'none'}); "
+        f"{len(result.loaded)} fit. Type the model= that it was trained as, or allow_partial=true "
+        "to import what fits."
     )

@@ -130,7 +130,7 @@ def test_options_out_of_range(refused: Callable[..., str], option: str, expected
         ("data.rot=x", "Did you mean root"),
         ("trainer.max_epoch=2", "Did you mean max_epochs"),
         ("split.camera=3", "chosen with +split=original"),
-        ("model=smal", "bot_r50 small"),
+        ("model=smal", "sbs_r50_ibn small vit_base"),
         ("init=checkpoint=x.ckpt", "in quotes of their own"),
         ("seed=abc", "expected a whole number from 0"),
         ("seed=-1", "expected a whole number from 0"),

@@ -249,9 +249,9 @@ def _check_device(trainer: Mapping[str, Any]) -> None:
     if there == 0 or too_many:
         last = f"cuda:0..cuda:{there - 1}" if there else "none"
         raise InputError(
-            f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices} asks for CUDA "
-            f"devices, and PyTorch {torch.__version__} finds {there} here ({last}). Type "
-            "trainer=cpu, "
-            "trainer=auto, trainer.devices=N that there are, or trainer.accelerator=cpu with "
-            "trainer=ddp; if there is a GPU, install its driver and a PyTorch built for it."
+            f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices} asks for "
+            f"CUDA devices, and PyTorch {torch.__version__} finds {there} here ({last}). Type "
+            "trainer=cpu, trainer=auto, trainer.devices=N that there are, or "
+            "trainer.accelerator=cpu with trainer=ddp; if there is a GPU, install its driver and "
+            "a PyTorch built for it."
         )

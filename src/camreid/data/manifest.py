@@ -178,8 +178,7 @@ def _check_present(path: Path, records: list[ImageRecord], root: str | Path | No
         raise InputError(
             f"{path} names {len(lost)} of {len(records)} images that are not there, such as "
             f"{', '.join(lost[:3])} (also looked for below data.root={root}). Type "
-            "data.root=FOLDER "
-            "with the folder that holds them, or make the manifest again."
+            "data.root=FOLDER with the folder that holds them, or make the manifest again."
         )
 
 

@@ -88,8 +88,8 @@ def find_market1501(root: str | Path) -> Path:
     if not root.is_dir():
         raise MissingDataset(
             f"no dataset at data.root={root}: there is no such folder. Put {OFFICIAL}, with "
-            "bounding_box_train/, query/ and "
-            f"bounding_box_test/ in it, below that folder, or type data.root=FOLDER. {TRY}"
+            "bounding_box_train/, query/ and bounding_box_test/ in it, below that folder, or "
+            f"type data.root=FOLDER. {TRY}"
         )
     homes = [h for h in (root, root / OFFICIAL) if (h / TRAIN).is_dir()][:1]
     if not homes:

@@ -49,8 +49,7 @@ class IdentitySampler(Sampler[int]):
             raise InputError(
                 f"batches of {identities} identities x {instances} images can't be made from "
                 f"{len(starts)} identities ({len(array)} images); type data.identities=P with P "
-                "from 1 "
-                f"to {len(starts)}, and data.instances=K with K from 1."
+                f"from 1 to {len(starts)}, and data.instances=K with K from 1."
             )
         groups = np.array([max(1, len(images) // instances) for images in self._images])
         batches = max(int(groups.max()), -(-int(groups.sum()) // identities))

@@ -2,16 +2,16 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from camreid.data.manifest import Split, count_rankable
 from camreid.data.records import ImageRecord, Records, people
+from camreid.data.strata import stratified
 from camreid.errors import InputError, require_whole
 from camreid.labels import LabelMap
 
-Item = TypeVar("Item")
 By = Literal["identity", "image"]
 Pool = Literal["all", "train"]
 
@@ -99,46 +99,6 @@ class Resplit:
             val, train = _hold_out_images(known, self.val_fraction, rng)
         query, gallery = _pick_queries(test, rng)
         return _split(train, val, query, (*gallery, *distractors), strategy=repr(self))
-
-
-def stratified(
-    items: Iterable[Item], stratum: Callable[[Item], Any], count: int, rng: random.Random
-) -> tuple[list[Item], list[Item]]:
-    """Divide `items` so that each stratum gives its share.
-
-    Systematic sampling (Madow 1949): items are shuffled within their stratum, strata stand side
-    by side in order, and every n/`count`-th of the n items is taken from a random start. So the
-    share is exact for the whole, and to one item for every stratum and every run of neighbouring
-    strata.
-
-    Args:
-        items: in an order that does not depend on the listing.
-        stratum: what to spread evenly; sortable.
-        count: how many the first part gets.
-        rng: the source of chance.
-
-    Returns:
-        The two parts, each in the order of `items`.
-
-    >>> a, b = stratified(range(10), lambda i: i % 2, 4, random.Random(0))
-    >>> len(a), len(b), sum(i % 2 for i in a)
-    (4, 6, 2)
-    """
-    items = list(items)
-    order = list(range(len(items)))
-    rng.shuffle(order)
-    order.sort(key=lambda i: stratum(items[i]))
-    total = len(items)
-    start = rng.randrange(total) if total else 0
-    taken = {
-        item
-        for place, item in enumerate(order)
-        if (start + (place + 1) * count) // total > (start + place * count) // total
-    }
-    return (
-        [item for i, item in enumerate(items) if i in taken],
-        [item for i, item in enumerate(items) if i not in taken],
-    )
 
 
 def _sorted(records: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
@@ -246,10 +206,8 @@ def _split(
     if len(labels) < 2:
         raise InputError(
             f"{strategy} leaves {len(labels)} identities to train on; at least 2 are needed. "
-            "Choose "
-            "other fractions, such as split.train_fraction=0.5 split.val_fraction=0, or use a "
-            "dataset "
-            "with more people."
+            "Choose other fractions, such as split.train_fraction=0.5 split.val_fraction=0, or "
+            "use a dataset with more people."
         )
     return Split(train, val, query, gallery, labels, strategy=strategy)
 

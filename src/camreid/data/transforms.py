@@ -38,8 +38,7 @@ class Augment:
         if not all(0 <= share <= 1 for share in self.erase_area):
             raise InputError(
                 f"data.augment.erase_area={list(self.erase_area)}: expected two shares in 0..1, "
-                "such "
-                "as data.augment.erase_area=[0.02,0.33]."
+                "such as data.augment.erase_area=[0.02,0.33]."
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

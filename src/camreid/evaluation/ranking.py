@@ -231,8 +231,7 @@ def _check_features(q: Tensor, g: Tensor, query: _People, gallery: _People) -> N
     if q.ndim != 2 or g.ndim != 2 or q.shape[1] != g.shape[1]:
         raise InputError(
             f"features of shapes {tuple(q.shape)} and {tuple(g.shape)}: expected (Q, D) for the "
-            "query "
-            "and (G, D) for the gallery, with the same D, from one model."
+            "query and (G, D) for the gallery, with the same D, from one model."
         )
     for name, features, people in (("query", q, query), ("gallery", g, gallery)):
         lengths = {len(features), len(people.pids), len(people.cameras)}
@@ -245,6 +244,5 @@ def _check_features(q: Tensor, g: Tensor, query: _People, gallery: _People) -> N
         if broken:
             raise InputError(
                 f"{len(broken)} of {len(features)} {name} features are NaN or infinite, the first "
-                "at "
-                f"{broken[:5]}: the model has diverged, or overflowed at half precision."
+                f"at {broken[:5]}: the model has diverged, or overflowed at half precision."
             )

@@ -191,8 +191,8 @@ def _create(name: str, pretrained: bool, image_size: tuple[int, int]) -> Any:
         raise InputError(
             f"the pretrained weights of {name} are not in the cache and could not be fetched "
             f"({reason[:200]}). Type model.network.pretrained=false to start from random weights, "
-            "or "
-            "model.network.weights=FILE for weights that you have; or run once with a connection."
+            "or model.network.weights=FILE for weights that you have; or run once with a "
+            "connection."
         ) from error
 
 
@@ -213,8 +213,7 @@ def load_trunk(trunk: nn.Module, path: str) -> None:
     except Exception as error:
         raise InputError(
             f"{path} can't be read as weights ({type(error).__name__}); expected a state dict "
-            "saved by "
-            "torch.save, without pickled code."
+            "saved by torch.save, without pickled code."
         ) from error
     state = _state_dict(content)
     expected = trunk.state_dict()
@@ -228,9 +227,8 @@ def load_trunk(trunk: nn.Module, path: str) -> None:
         raise InputError(
             f"{path} does not fit the backbone: {len(missing)} keys are missing "
             f"({', '.join(missing[:3]) or 'none'}) and {len(left)} are left over or of another "
-            "shape "
-            f"({', '.join(left[:3]) or 'none'}). Choose the model.network.backbone they were made "
-            "for."
+            f"shape ({', '.join(left[:3]) or 'none'}). Choose the model.network.backbone they "
+            "were made for."
         )
     trunk.load_state_dict({**expected, **state})
 

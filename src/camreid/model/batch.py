@@ -80,10 +80,9 @@ def read_batch(
     else:
         raise InputError(
             f"the people of a batch with the keys {', '.join(batch)} can't be told: {len(known)} "
-            "of "
-            f"{len(images)} names in img_paths read like {GRAMMAR}, and `targets` are positions in "
-            "another run's list. Give `pids`, official file names, or the label map of the targets "
-            "(target_labels=)."
+            f"of {len(images)} names in img_paths read like {GRAMMAR}, and `targets` are "
+            "positions in another run's list. Give `pids`, official file names, or the label map "
+            "of the targets (target_labels=)."
         )
     if (named and "pids" not in batch) or "camids" not in batch:
         camids = column([name.camera - 1 for name in known] if named else [0] * len(images))

@@ -119,9 +119,8 @@ class RemapHead(nn.Module):
         if weight.shape != (len(labels), self.dim):
             raise HeadMismatch(
                 f"the starting head is {tuple(weight.shape)}, but its label map names "
-                f"{len(labels)} "
-                f"people and this model's features are {self.dim} wide. Start with the model and "
-                "label map that the weights were made with."
+                f"{len(labels)} people and this model's features are {self.dim} wide. Start with "
+                "the model and label map that the weights were made with."
             )
         rows = labels.rows(self.pids.cpu())
         known = (rows >= 0).to(self.weight.device)

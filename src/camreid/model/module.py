@@ -15,6 +15,7 @@ from camreid.evaluation.report import Evidence
 from camreid.labels import LabelMap
 from camreid.model.batch import Batch, read_batch
 from camreid.model.config import ModelConfig
+from camreid.model.extend import feature_sums
 from camreid.model.losses import TripletLoss, identity_loss, mean_over_heads
 from camreid.model.network import ReIDOutput, build_network
 
@@ -119,8 +120,8 @@ class ReIDModule(pl.LightningModule):
             raise HeadMismatch(
                 f"a batch holds {len(strangers)} identities that the head has no row for "
                 f"({strangers[:5]}), and model.unknown={self.config.unknown}. Type "
-                "model.unknown=skip, extend or "
-                "reinit, or train on the split that the head was made for."
+                "model.unknown=skip, extend or reinit, or train on the split that the head was "
+                "made for."
             )
         return rows
 
@@ -220,35 +221,18 @@ class ReIDModule(pl.LightningModule):
         train = data.train_records if self._knows_people else ()
         self.seen = self.seen | set(self.labels.pids) | {r.pid for r in train}
 
-    @torch.no_grad()
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
         """Start the rows of `new_people` from the mean of their features.
 
         Args:
             loader: batches of their images, this process's share; sums travel between processes.
         """
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        count = len(self.new_people)
-        sums = {
-            name: torch.zeros(count, width, device=self.device)
-            for name, width in self.model.widths.items()
-        }
-        for batch in loader:
-            read = read_batch(batch, self.target_labels)
-            places = self.new_people.rows(read.pids.cpu()).to(self.device)
-            known = places >= 0
-            features = self.model(read.images.to(self.device)).features
-            for name, part in self.model.parts(features).items():
-                sums[name].index_add_(0, places[known], part[known].float())
+        self.rows_started = True
         pids = torch.tensor(self.new_people.pids, device=self.device)
-        for name, total in sums.items():
+        for name, total in feature_sums(self.model, loader, self.new_people, self.device).items():
             if self._trainer is not None:
                 total = self.trainer.strategy.reduce(total, reduce_op="sum")
             self.model.remap_heads()[name].start_rows(pids, total)
-        for module, mode in modes.items():
-            module.training = mode
-        self.rows_started = True
 
     def on_train_epoch_end(self) -> None:
         """Gather whom the other processes have seen, where only batches say."""

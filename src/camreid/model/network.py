@@ -206,8 +206,7 @@ def build_network(
     if not (inspect.isclass(network) and issubclass(network, ReIDNetwork)):
         raise InputError(
             f"model.network._target_={target} is no camreid.model.ReIDNetwork; type the dotted "
-            "name "
-            "of a class that is, such as camreid.model.Baseline."
+            "name of a class that is, such as camreid.model.Baseline."
         )
     try:
         inspect.signature(network).bind(labels, image_size, pixels=pixels, **options)

@@ -1,0 +1,45 @@
+"""Where the rows of new people start: at the features of their images."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camreid.labels import LabelMap
+from camreid.model.batch import read_batch
+from camreid.model.network import ReIDNetwork
+
+
+@torch.no_grad()
+def feature_sums(
+    network: ReIDNetwork,
+    loader: Iterable[Mapping[str, Any]],
+    people: LabelMap,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The sum of each person's features in evaluation mode, by head.
+
+    Args:
+        network: left in the mode it is in, every part of it.
+        loader: batches of images, some of them of the people.
+        people: whose features.
+        device: that of the network.
+
+    Returns:
+        For each head (len(people), width).
+    """
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    count, widths = len(people), network.widths
+    sums = {name: torch.zeros(count, width, device=device) for name, width in widths.items()}
+    for batch in loader:
+        read = read_batch(batch)
+        places = people.rows(read.pids.cpu()).to(device)
+        known = places >= 0
+        features = network(read.images.to(device)).features
+        for name, part in network.parts(features).items():
+            sums[name].index_add_(0, places[known], part[known].float())
+    for module, mode in modes.items():
+        module.training = mode
+    return sums
