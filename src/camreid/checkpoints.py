@@ -131,7 +131,8 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     for name, head in heads.items():
         pids = tuple(checkpoint.state[f"heads.{name}.pids"].tolist())
         weight = checkpoint.state[f"heads.{name}.weight"]
-        module.new_people = head.take(weight, LabelMap(pids))
+        bias = checkpoint.state.get(f"heads.{name}.bias")
+        module.new_people = head.take(weight, LabelMap(pids), bias)
 
 
 def _check_trunk(

@@ -54,6 +54,13 @@ def test_rows_follow_the_person_in_any_order() -> None:
     assert torch.equal(head.weight[1], before[1])
 
 
+def test_biases_follow_the_person_too() -> None:
+    source, head = (RemapHead(4, pids, bias=True) for pids in ((10, 2, 7), (7, 99, 10)))
+    source.bias.data = torch.tensor([1.0, 2.0, 3.0])
+    head.take(source.weight, source.labels, source.bias)
+    assert head.bias.tolist() == [3.0, 0.0, 1.0]
+
+
 def test_rows_and_people_that_disagree_are_refused() -> None:
     head = RemapHead(4, LabelMap((1, 2)))
     with pytest.raises(HeadMismatch, match=r"\(702, 4\), but its label map names 751 people"):

@@ -106,12 +106,13 @@ class RemapHead(nn.Module):
         return torch.where(true, positive, negative)
 
     @torch.no_grad()
-    def take(self, weight: Tensor, labels: LabelMap) -> LabelMap:
+    def take(self, weight: Tensor, labels: LabelMap, bias: Tensor | None = None) -> LabelMap:
         """Copy the rows of the people that `labels` shares with this head, person to person.
 
         Args:
             weight: (len(labels), dim) rows of another head.
             labels: whose they are.
+            bias: (len(labels),) of the other head, if it has one; taken if this one has too.
 
         Returns:
             The people of this head that `labels` does not have; their rows are as they were.
@@ -124,7 +125,10 @@ class RemapHead(nn.Module):
             )
         rows = labels.rows(self.pids.cpu())
         known = (rows >= 0).to(self.weight.device)
-        self.weight[known] = weight.to(self.weight)[rows[rows >= 0]]
+        theirs = rows[rows >= 0]
+        self.weight[known] = weight.to(self.weight)[theirs]
+        if self.bias is not None and bias is not None:
+            self.bias[known] = bias.to(self.bias)[theirs]
         return self.labels - labels
 
     @torch.no_grad()
