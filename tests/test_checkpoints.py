@@ -70,7 +70,7 @@ def test_files_that_are_no_checkpoint_are_refused(checkpoint: Path, tmp_path: Pa
         load(tmp_path / "best.ckpt")
     cut = tmp_path / "cut.ckpt"
     cut.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"\(1000 bytes\) can't be read as a checkpoint"):
+    with pytest.raises(InputError, match="its 1000 bytes can't be read"):
         load(cut)
     torch.save({"model": {}}, cut)
     with pytest.raises(InputError, match="is no camreid checkpoint: it holds model"):
@@ -89,5 +89,5 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
             return print, ("the trap was sprung",)
 
     torch.save({"state_dict": Trap()}, tmp_path / "trap.ckpt")
-    with pytest.raises(InputError, match="pickled code, which is not run"):
+    with pytest.raises(InputError, match=r"holds pickled code \(.*print\), which could"):
         load(tmp_path / "trap.ckpt")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import timm
 import torch
 from torch import Tensor
 
@@ -76,15 +77,18 @@ def test_old_names_are_read_with_the_pooling_of_their_time(
 ) -> None:
     state = filled("fastreid_bagtricks_R50")
     old = renamed(state, *OLD[generation])
-    old["pixel_mean"] = old["pixel_std"] = torch.zeros(1, 3, 1, 1)
+    old["pixel_mean"] = torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1)
+    old["pixel_std"] = torch.full((1, 3, 1, 1), 60.0)  # of a config of one's own
     imported = import_file(write(tmp_path / "o.pth", old), model="bot_r50", **SMALL)
     assert imported.generation == f"FastReID {generation}"
     assert imported.stem_padding == padding
     assert imported.left_over == imported.missing == ()
+    state["pixel_std"] = old["pixel_std"]
     new = write(tmp_path / "n.pth", state)
     other = import_weights(new, model="bot_r50", stem_padding=padding, **SMALL)
     ours, theirs = imported.module.model.state_dict(), other.model.state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert (ours["pixel_norm.std"] == 60).all()
 
 
 def test_hybrid_zoo_files_are_read(tmp_path: Path) -> None:
@@ -118,8 +122,7 @@ def test_torchreid_files_are_read(tmp_path: Path) -> None:
     prefixed = OrderedDict((f"module.{k}", v) for k, v in state.items())
     path = tmp_path / "model-best.pth.tar"
     torch.save({"state_dict": prefixed, "epoch": 3, "rank1": np.float64(0.9)}, path)
-    options = {"network__neck": "none", "network__bias": True}
-    module = import_weights(path, source="torchreid", model="osnet_x1_0", **options)
+    module = import_weights(path, source="torchreid", model="osnet_x1_0")
     with torch.no_grad():
         output = module.model(torch.from_numpy(images("eval", 2, 256, 128)))
     theirs = torch.from_numpy(np.load(GOLDEN / "torchreid_osnet_x1_0_eval_feat.npy"))
@@ -130,10 +133,74 @@ def test_torchreid_files_are_read(tmp_path: Path) -> None:
 
 def test_another_architecture_names_what_does_not_fit(tmp_path: Path) -> None:
     path = write(tmp_path / "m.pth", filled("fastreid_bagtricks_R50"))
-    with pytest.raises(InputError, match=r"is not a sbs_r50: \d+ of the model"):
+    with pytest.raises(InputError, match=r"is not a sbs_r50: \d+ .*closest .* bot_r50 "):
         import_weights(path, model="sbs_r50", **SMALL)
     partial = import_file(path, model="sbs_r50", allow_partial=True, **SMALL)
     assert "backbone.pool.p" in partial.missing
+
+
+@pytest.mark.parametrize("model", ["resnet50", "bot_r50"])
+def test_torchreids_resnets_are_read_as_they_are(model: str, tmp_path: Path) -> None:
+    state = filled("torchreid_resnet50")
+    imported = import_file(write(tmp_path / "r.pth", state, "state_dict"), "torchreid", model)
+    network = imported.module.model
+    assert imported.left_over == imported.missing == ()
+    assert network.backbone.trunk.layer4[0].conv2.stride == (2, 2)
+    raw = torch.from_numpy(images("eval", 1, 128, 64))
+    plain = timm.create_model("resnet50", num_classes=0)
+    plain.load_state_dict({k: v for k, v in state.items() if not k.startswith("classifier")})
+    normalised = (raw / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).view(3, 1, 1)
+    with torch.no_grad():
+        expected = plain.eval()(normalised)
+        output = network(raw)
+    assert torch.allclose(output.features, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+    logits = expected @ state["classifier.weight"].T + state["classifier.bias"]
+    assert torch.allclose(output.logits["identity"], logits, rtol=1e-3, atol=1e-3)
+
+
+def test_torchreids_reduced_resnet_is_read(tmp_path: Path) -> None:
+    state = filled("torchreid_resnet50")
+    reduced = {"fc.0.weight": (512, 2048), "fc.0.bias": (512,), "classifier.weight": (7, 512)}
+    norm = {f"fc.1.{k}": (512,) for k in ("weight", "bias", "running_mean", "running_var")}
+    state |= {
+        k: torch.rand(shape) - 0.5 * k.startswith("fc.0") for k, shape in (reduced | norm).items()
+    }
+    state["fc.1.num_batches_tracked"] = torch.tensor(4)
+    path = write(tmp_path / "r.pth", state, "state_dict")
+    imported = import_file(path, "torchreid", "resnet50_fc512", **SMALL)
+    network = imported.module.model
+    assert imported.left_over == imported.missing == ()
+    assert network.backbone.trunk.layer4[0].conv2.stride == (1, 1)
+    with torch.no_grad():
+        features = network(torch.from_numpy(images("eval", 1, 128, 64))).features
+    assert features.shape == (1, 512)
+    assert features.min() == 0  # after the ReLU
+
+
+def test_a_trunk_alone_has_no_rows_and_starts_a_model(tmp_path: Path) -> None:
+    trunk = timm.create_model("resnet50", num_classes=0).state_dict()
+    path = write(tmp_path / "lup.pth", {f"base.{k}": v for k, v in trunk.items()}, "state_dict")
+    imported = import_file(path, "timm", "agw_r50", **SMALL)
+    assert len(imported.loaded) == len(trunk)
+    assert imported.left_over == imported.missing == ()
+    assert len(imported.module.labels) == 0
+    save(imported.module, tmp_path / "lup.ckpt")
+    start, people = read_checkpoint(tmp_path / "lup.ckpt"), LabelMap((3, 5))
+    labels = fit_labels(start.labels, people, "extend")
+    module = create_model("agw_r50", labels, unknown="extend", **SMALL)
+    start_from(module, start)
+    assert torch.equal(module.model.backbone.trunk.conv1.weight, trunk["conv1.weight"])
+    assert module.new_people == people
+    with pytest.raises(InputError, match="leave labels out"):
+        import_file(path, "timm", "agw_r50", people, **SMALL)
+    with pytest.raises(InputError, match=r"are missing .*closest"):
+        import_file(path, "timm", "osnet_x1_0", **SMALL)
+    second = {**{f"base.{k}": v for k, v in trunk.items()}, "other.weight": torch.ones(3)}
+    path = write(tmp_path / "two.pth", second)
+    with pytest.raises(InputError, match=r"1 of the file's are left over \(other.weight\)"):
+        import_file(path, "timm", "agw_r50", **SMALL)
 
 
 def test_rows_and_people_that_disagree_stop(tmp_path: Path) -> None:
@@ -149,9 +216,13 @@ def test_files_that_can_not_be_read_are_refused(tmp_path: Path) -> None:
 
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 cut short")
     torch.save({"model": Trap()}, tmp_path / "trap.pth")
-    for name in ("cut.pth", "trap.pth"):
-        with pytest.raises(InputError, match="pickled code, which is not run"):
+    whole = write(tmp_path / "whole.pth", filled("fastreid_bagtricks_R50"))
+    (tmp_path / "short.pth").write_bytes(whole.read_bytes()[:100_000])
+    for name in ("cut.pth", "short.pth"):
+        with pytest.raises(InputError, match=r"bytes can't be read .* it is cut short"):
             import_weights(tmp_path / name, model="bot_r50")
+    with pytest.raises(InputError, match=r"holds pickled code \(.*print\), which could"):
+        import_weights(tmp_path / "trap.pth", model="bot_r50")
     with pytest.raises(InputError, match="no file at"):
         import_weights(tmp_path / "none.pth", model="bot_r50")
 
@@ -257,4 +328,13 @@ def test_a_wrong_order_is_called_out(
     _say_rows(module, numeric, split.train)
     assert "WRONG ROWS: fastreid order" in capsys.readouterr().out
     _say_rows(module, split.labels, split.train)
-    assert "WRONG" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "WRONG" not in told
+    assert "UNSURE" not in told
+    torch.nn.init.normal_(module.model.heads["identity"].weight)
+    _say_rows(module, split.labels, split.train)
+    assert "UNSURE ROWS: the orders can't be told apart" in capsys.readouterr().out
+    alike = LabelMap((1, 2, 3))
+    module = create_model("small", alike, network__backbone="test_resnet", **SMALL).eval()
+    _say_rows(module, alike, split.train[:4])
+    assert "The two orders are one" in capsys.readouterr().out

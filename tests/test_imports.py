@@ -19,11 +19,13 @@ ABOVE = {
     "model": {"errors", "names", "labels", "evaluation", "model"},
     "foreign": {"model"},
     # the names of models are those of their configs, which the commands read
-    "importing": {"cli", "errors", "foreign", "labels", "model"},
+    "importing": {"architectures", "cli", "errors", "foreign", "labels", "model"},
+    "architectures": {"cli", "foreign", "model"},
     "checkpoints": {"errors", "importing", "labels", "model"},
-    "callbacks": {"errors", "labels", "evaluation", "model"},
+    "freezing": {"errors", "model"},
+    "callbacks": {"errors", "freezing", "labels", "evaluation", "model"},
 }
-LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py"}
+LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py", "freezing.py"}
 TORCH_ALONE = {"labels.py", "evaluation/ranking.py"}
 
 

@@ -15,12 +15,13 @@ from rich.table import Table
 
 from camreid.errors import HeadMismatch, InputError
 from camreid.evaluation.report import percent
+from camreid.freezing import Freeze
 from camreid.labels import LabelMap, Unknown
 from camreid.model.batch import read_batch
 from camreid.model.head import RemapHead
 from camreid.model.module import ReIDModule
 
-__all__ = ["HeadCheck", "HeadFit", "HeadMismatch", "Provenance", "check_head"]
+__all__ = ["Freeze", "HeadCheck", "HeadFit", "HeadMismatch", "Provenance", "check_head"]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from camreid.importing import import_weights
 from camreid.labels import LabelMap
 from camreid.model.config import ModelConfig
 from camreid.model.module import ReIDModule
+from camreid.model.weights import unreadable
 
 __all__ = ["Checkpoint", "import_weights", "load", "read_checkpoint", "save", "start_from"]
 
@@ -171,10 +172,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
-            f"{path} ({path.stat().st_size} bytes) can't be read as a checkpoint "
-            f"({type(error).__name__}): it is no file of torch.save, it is cut short, or it holds "
-            "pickled code, which is not run. Type a file of a run folder, such as "
-            "runs/RUN/checkpoints/best.ckpt."
+            f"{path} can't be read as a checkpoint: {unreadable(path, error)} A checkpoint is a "
+            "file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
         ) from error
     if not isinstance(content, Mapping):
         raise InputError(

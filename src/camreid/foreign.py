@@ -14,8 +14,8 @@ State = dict[str, Tensor]
 def fastreid_names(state: Mapping[str, Tensor]) -> State:
     """A FastReID state dict of any release under the names of its last (v1.3).
 
-    v1.0.0 had a `classifier` in each head, v0.1.1 called the neck `bnneck`; both saved the pixel
-    mean and std, which the caller has to compare with its own.
+    v1.0.0 had a `classifier` in each head, v0.1.1 called the neck `bnneck`; both saved the mean
+    and standard deviation of the pixels.
     """
     renamed: State = {}
     for name, value in state.items():
@@ -35,6 +35,8 @@ def from_fastreid(state: Mapping[str, Tensor]) -> State:
 
     Rows keep their order; whose they are the file does not say.
     """
+    pixels = {"pixel_mean": "pixel_norm.mean", "pixel_std": "pixel_norm.std"}
+    state = {pixels.get(name, name): value for name, value in state.items()}
     if any(name.startswith("b1_head.") for name in state):
         return {_mgn_name(name): value for name, value in state.items()}
     non_local = any(name.startswith("backbone.NL_") for name in state)
@@ -88,12 +90,22 @@ def _mgn_name(name: str) -> str:
     return f"heads.{part}.{rest}"
 
 
+def is_osnet(state: Mapping[str, Tensor]) -> bool:
+    """Whether a torchreid state dict is that of an OSNet."""
+    return any(name.removeprefix("module.") == "conv1.conv.weight" for name in state)
+
+
 def from_torchreid(state: Mapping[str, Tensor]) -> State:
     """A torchreid state dict (OSNet or ResNet) as that of a `Baseline` without a neck."""
+    osnet = is_osnet(state)
     renamed: State = {}
     for name, value in state.items():
         bare = name.removeprefix("module.")
-        head = bare.startswith("classifier.")
-        new = bare.replace("classifier.", "heads.identity.") if head else f"backbone.trunk.{bare}"
+        if bare.startswith("classifier."):
+            new = bare.replace("classifier.", "heads.identity.")
+        elif bare.startswith("fc.") and not osnet:
+            new = bare.replace("fc.", "projection.")
+        else:
+            new = f"backbone.trunk.{bare}"
         renamed[new] = value
     return renamed

@@ -1,23 +1,21 @@
-"""FastReID and torchreid files as camreid models, every key accounted for."""
+"""FastReID, torchreid and timm files as camreid models, every key accounted for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from camreid.architectures import Source, architecture_options, closest
 from camreid.errors import HeadMismatch, InputError
 from camreid.foreign import fastreid_names, from_fastreid, from_torchreid
 from camreid.labels import LabelMap
 from camreid.model.module import ReIDModule
+from camreid.model.weights import fit_trunk, read_state
 
-Source = Literal["fastreid", "torchreid"]
-
-# what a file may hold that no model needs: pixel constants, and what old releases left behind
-_NEEDLESS = ("pixel_mean", "pixel_std", "heads.bnneck.num_batches_tracked")
+# what old releases left behind in their files
+_NEEDLESS = ("heads.bnneck.num_batches_tracked",)
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,12 @@ def import_weights(
     labels: LabelMap | None = None,
     **options: Any,
 ) -> ReIDModule:
-    """The model of a FastReID or torchreid file, in evaluation mode on the CPU.
+    """The model of a FastReID, torchreid or timm file, in evaluation mode on the CPU.
 
     Args:
-        path: a file of either; pickled code in it is not run.
-        source: whose file it is.
+        path: a file of theirs; pickled code in it is not run.
+        source: whose file it is; `timm` for a trunk alone under timm's or torchvision's names, as
+            LUPerson's: its model has no rows yet.
         model: the file of `conf/model/` that it is a model of.
         labels: whose the rows are; without, the head is anonymous and can only give features.
         options: see `import_file`.
@@ -79,12 +78,12 @@ def import_file(
     """`import_weights`, with the account of the keys.
 
     Args:
-        path: a file of either; pickled code in it is not run.
+        path: a file of theirs; pickled code in it is not run.
         source: whose file it is.
         model: the file of `conf/model/` that it is a model of.
         labels: whose the rows are, in row order.
         stem_padding: of the max-pool: 1, or 0 and rounding up, which FastReID has had since
-            November 2020. By default 1 for files with v0.1.1 names and for torchreid's, else 0.
+            November 2020. By default 0 for files with FastReID's names from v1.0 on, else 1.
         allow_partial: import although keys are missing or left over.
         options: what differs from the config; see `camreid.create_model`.
 
@@ -94,9 +93,11 @@ def import_file(
     """
     from camreid.cli.compose import create_model  # names of models are those of their configs
 
-    if source not in ("fastreid", "torchreid"):
-        raise InputError(f"source={source}: expected fastreid or torchreid.")
+    if source not in get_args(Source):
+        raise InputError(f"source={source}: type one of {', '.join(get_args(Source))}.")
     theirs = read_state(path)
+    if source == "timm":
+        return _import_trunk(path, theirs, model, labels, allow_partial, options)
     generation = "torchreid" if source == "torchreid" else _generation(theirs)
     renamed = _renamed(theirs, source)
     names = dict(zip(renamed, _original_names(theirs, source), strict=True))
@@ -105,7 +106,7 @@ def import_file(
     if generation == "FastReID v0.1.1" and model.startswith("bot"):
         renamed.pop("backbone.pool.p", None)  # zoo files have one that BoT's mean does not use
     padding = _padding(generation) if stem_padding is None else stem_padding
-    options = {**_options(model, renamed, padding), **options}
+    options = {**architecture_options(model, source, theirs, renamed, padding), **options}
     module = create_model(model, known, **options)
     account = _load(module, renamed)
     result = Import(
@@ -118,40 +119,47 @@ def import_file(
         anonymous=labels is None,
     )
     if not allow_partial:
-        _require_whole(path, model, result)
+        _require_whole(path, source, model, result, renamed)
     module.seen = frozenset(() if labels is None else labels.pids)
     return result
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a foreign file by name, bare or under `model` or `state_dict`.
+def _import_trunk(
+    path: str | Path,
+    theirs: Mapping[str, Tensor],
+    model: str,
+    labels: LabelMap | None,
+    allow_partial: bool,
+    options: dict[str, Any],
+) -> Import:
+    """A model whose trunk is the file's, without rows."""
+    from camreid.cli.compose import create_model
 
-    Raises:
-        InputError: no such file, a broken one, or one with pickled code.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"no file at {path}; type path=FILE, such as path=model_final.pth.")
-    scalar: Any = np.float64(0).__reduce__()[0]
-    kinds: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
-    kinds += [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
-    try:
-        with torch.serialization.safe_globals(kinds):  # torchreid keeps rank1 as a NumPy scalar
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    if labels is not None:
         raise InputError(
-            f"{path} ({Path(path).stat().st_size} bytes) can't be read ({type(error).__name__}): "
-            "it is no file of torch.save, it is cut short, or it holds pickled code, which is "
-            "not run. Copy the file again, or save its state dict alone."
-        ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = {k: v for k, v in dict(content).items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise InputError(f"{path} holds no tensors by name; expected a state dict.")
-    if all(k.startswith("module.") for k in tensors):
-        return {k.removeprefix("module."): v for k, v in tensors.items()}
-    return tensors
+            f"{path} is imported as a trunk (source=timm), which has no rows: leave labels out, "
+            "and the rows start with the split that is trained on."
+        )
+    module = create_model(model, LabelMap(()), **options)
+    trunk = getattr(getattr(module.model, "backbone", None), "trunk", None)
+    if trunk is None:
+        raise InputError(
+            f"model={model} has no single trunk; type model.network.weights={path} when it is "
+            "trained."
+        )
+    fit = fit_trunk(theirs, trunk)
+    trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
+    loaded = {original: f"backbone.trunk.{own}" for own, original in fit.names.items()}
+    left, missing = (
+        (*fit.left_over, *fit.outside),
+        tuple(f"backbone.trunk.{k}" for k in fit.missing),
+    )
+    module.seen = frozenset()
+    padding = int(options.get("network__stem_padding", 1))
+    result = Import(module.eval(), "timm", padding, loaded, left, missing, anonymous=False)
+    if not allow_partial:
+        _require_whole(path, "timm", model, result, theirs)
+    return result
 
 
 def _generation(state: Mapping[str, Tensor]) -> str:
@@ -197,18 +205,6 @@ def _label_map(path: str | Path, rows: set[int], labels: LabelMap | None) -> Lab
     return labels
 
 
-def _options(model: str, state: Mapping[str, Tensor], padding: int) -> dict[str, Any]:
-    """What the file says of its architecture beyond the config's name."""
-    if model.startswith(("vit", "osnet")):
-        return {}
-    options: dict[str, Any] = {"network__stem_padding": padding}
-    if any(name.startswith("norms.") for name in state):
-        options["network__extra_norm"] = True  # MGN of v0.1.1
-    if model.startswith("agw") and "backbone.pool.p" in state:
-        options["network__pool"] = "gem_learned"  # AGW of v0.1.1
-    return options
-
-
 @dataclass(frozen=True)
 class _Account:
     loaded: tuple[str, ...]
@@ -229,7 +225,9 @@ def _load(module: ReIDModule, state: Mapping[str, Tensor]) -> _Account:
     )
 
 
-def _require_whole(path: str | Path, model: str, result: Import) -> None:
+def _require_whole(
+    path: str | Path, source: Source, model: str, result: Import, state: Mapping[str, Tensor]
+) -> None:
     missing = [k for k in result.missing if not k.startswith("heads.")]
     if not missing and not result.left_over:
         return
@@ -237,6 +235,6 @@ def _require_whole(path: str | Path, model: str, result: Import) -> None:
         f"{path} ({result.generation} names) is not a {model}: {len(missing)} of the model's "
         f"tensors are missing ({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of "
         f"the file's are left over ({', '.join(result.left_over[:3]) or 'none'}); "
-        f"{len(result.loaded)} fit. Type the model= that it was trained as, or allow_partial=true "
-        "to import what fits."
+        f"{len(result.loaded)} fit. {closest(state, source)} Type the model= and source= that it "
+        "was trained as, or allow_partial=true to import what fits."
     )

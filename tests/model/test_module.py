@@ -301,7 +301,7 @@ def test_the_loss_is_the_weighted_sum_with_margins(records: Records) -> None:
     rows = module.labels.rows(batch["pids"])
     output = module.model(batch["images"], rows)
     identity = identity_loss(output.logits["identity"], rows, 0.1)
-    triplet = module.triplet(output.embeddings["identity"], batch["pids"])
+    triplet = module.metric_losses["triplet"][1](output.embeddings["identity"], batch["pids"])
     assert total.item() == pytest.approx((2 * identity + 0.5 * triplet).item(), rel=1e-5)
     plain = identity_loss(module.model.heads["identity"](output.features), rows, 0.1)
     assert identity > plain

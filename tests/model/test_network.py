@@ -115,14 +115,27 @@ def test_weights_are_loaded_whole(tmp_path: Path) -> None:
         assert all(torch.equal(v, source.state_dict()[k]) for k, v in trunk.state_dict().items())
 
 
+def test_weights_with_anything_before_their_names_and_no_non_local_blocks(tmp_path: Path) -> None:
+    source = timm.create_model("resnet26", num_classes=7)
+    momentum = {f"module.encoder_q.{k}": v for k, v in source.state_dict().items()}
+    momentum |= {f"module.encoder_k.{k}": v + 1 for k, v in source.state_dict().items()}
+    torch.save({"state_dict": {**momentum, "module.queue": torch.ones(2)}}, tmp_path / "moco.pth")
+    changes = Changes(last_stride=1, non_local=True)
+    path = str(tmp_path / "moco.pth")
+    trunk = Backbone("resnet26", (64, 32), weights=path, changes=changes).trunk
+    assert torch.equal(trunk.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+    assert torch.equal(trunk.layer2[1][0].conv1.weight, source.layer2[1].conv1.weight)
+    assert not trunk.layer2[1][1].W[1].weight.any()
+
+
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"does not fit the backbone: \d+ keys are missing"):
         Backbone("test_resnet", (64, 32), weights=str(tmp_path / "w.pth"))
     (tmp_path / "junk.pth").write_bytes(b"not weights")
-    with pytest.raises(InputError, match="can't be read as weights"):
+    with pytest.raises(InputError, match=r"cut short, or no file of torch\.save"):
         Backbone("test_resnet", (64, 32), weights=str(tmp_path / "junk.pth"))
-    with pytest.raises(InputError, match="no weights at"):
+    with pytest.raises(InputError, match=r"no file at model\.network\.weights="):
         Backbone("test_resnet", (64, 32), weights=str(tmp_path / "none.pth"))
 
 

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from camreid.foreign import fastreid_names, from_fastreid
 from camreid.labels import LabelMap
-from camreid.model import MGN, Baseline, ReIDNetwork, TripletLoss, identity_loss
+from camreid.model import (
+    MGN,
+    Baseline,
+    FeatureOptions,
+    ReIDNetwork,
+    ReIDOutput,
+    TripletLoss,
+    identity_loss,
+)
+from camreid.model.mgn import PARTS
 from tests.conftest import GOLDEN
 from tests.golden.fill_rule import fill, images
 
@@ -73,10 +82,16 @@ def test_train_outputs_losses_and_gradients(config: str) -> None:
     arrays = np.load(GOLDEN / f"fastreid_{config}_train.npz")
     model = network(config).double().train()
     output = model(torch.from_numpy(images("train", 8, 128, 64)), TARGETS)
+    _check_statistics(model, golden["bn_stats_after_one_forward_float64"])
+    plain = model(torch.from_numpy(images("train", 8, 128, 64))).logits  # no rows, no margin
     for key in arrays:
         name, _, what = key.partition(".")
-        if what == "cls_outputs":
-            assert worst(output.logits[head_name(config, name)], arrays[key]) < 1e-3
+        ours = {
+            "cls_outputs": output.logits[head_name(config, name)],
+            "pred_class_logits": plain[head_name(config, name)],
+            "features": _metric_feature(output, head_name(config, name)),
+        }
+        assert worst(ours[what], arrays[key]) < 1e-3, key
     soft = config != "bagtricks_R50"
     triplet = TripletLoss("soft" if soft else 0.3)
     identity = {k: identity_loss(v, TARGETS, 0.1) for k, v in output.logits.items()}
@@ -89,6 +104,24 @@ def test_train_outputs_losses_and_gradients(config: str) -> None:
     assert {k: v.item() for k, v in ours.items()} == pytest.approx(theirs, rel=1e-4)
     torch.stack(list(ours.values())).sum().backward()
     _check_gradients(model, golden["grads_of_total_loss_float64"])
+
+
+def _metric_feature(output: ReIDOutput, head: str) -> Tensor:
+    """What FastReID's head calls its features: its own part of the metric loss's feature."""
+    if head in ("b1", "b2", "b3", "identity"):
+        return output.embeddings[head]
+    return dict(zip(PARTS, output.features.chunk(len(PARTS), dim=1), strict=True))[head]
+
+
+def _check_statistics(model: ReIDNetwork, golden: dict[str, dict[str, list[float]]]) -> None:
+    state = model.state_dict()
+    for name, expected in golden.items():
+        mean = _renamed(name, state)
+        start = mean.removesuffix("running_mean")
+        assert state[mean][:3].tolist() == pytest.approx(expected["mean_first"], rel=1e-4), name
+        variance = state[f"{start}running_var"][:3].tolist()
+        assert variance == pytest.approx(expected["var_first"], rel=1e-4)
+        assert state[f"{start}num_batches_tracked"] == expected["tracked"]
 
 
 def _check_gradients(model: ReIDNetwork, golden: dict[str, dict[str, float]]) -> None:
@@ -118,8 +151,13 @@ def test_flip_test_is_the_proper_mean() -> None:
     model = network("bagtricks_R50").eval()
     raw = torch.from_numpy(images("eval", 2, 256, 128))
     with torch.no_grad():
-        mean = (model(raw).features + model(raw.flip(-1)).features) / 2
-    assert worst(mean, arrays["proper"]) < 1e-4
+        flipped = FeatureOptions(flip=True)(model, raw)
+        assert worst(flipped, arrays["proper"]) < 1e-4
+        directions = FeatureOptions(flip=True, normalize=True)(model, raw)
+        before = FeatureOptions(neck="before")(model, raw)
+        expected = model.backbone(model.pixel_norm(raw))
+    assert torch.allclose(directions, torch.nn.functional.normalize(flipped))
+    assert torch.equal(before, expected)
 
 
 @pytest.mark.parametrize(

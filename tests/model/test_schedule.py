@@ -1,9 +1,12 @@
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from camreid.errors import InputError
 from camreid.model import OptimizerConfig, Schedule
+from tests.conftest import GOLDEN
 
 
 def factors(schedule: Schedule, epochs: int) -> list[float]:
@@ -32,6 +35,32 @@ def test_cosine_ends_where_it_is_told() -> None:
     assert schedule.factor(12, 12) == pytest.approx(0.02)
     values = factors(schedule, 12)[2:]
     assert values == sorted(values, reverse=True)
+
+
+# what FastReID does, in its own numbers: drops written as 40 and 90 happen at 49 and 99, because
+# its counter starts after the warm-up of 2,000 steps
+WARMUP = 2000 / 202
+FASTREID = {
+    "bagtricks_R50": (Schedule(WARMUP, 0.1, "multistep", milestones=(49, 99)), 120),
+    "sbs_R50-ibn": (Schedule(WARMUP, 0.1, "cosine", final_factor=2e-3, delay=30), 60),
+}
+
+
+@pytest.mark.parametrize("config", FASTREID)
+def test_learning_rates_are_fastreids(config: str) -> None:
+    golden = json.loads((GOLDEN / "fastreid_lr.json").read_text())[config]
+    schedule, epochs = FASTREID[config]
+    by_epoch = [3.5e-4 * f for f in factors(schedule, epochs)]
+    assert by_epoch == pytest.approx(golden["lr_used_at_first_iter_of_epoch"], rel=1e-6)
+    for iteration, rate in golden["lr_used_at_iter"].items():
+        assert 3.5e-4 * schedule.factor(int(iteration) / 202, epochs) == pytest.approx(rate)
+
+
+def test_norms_and_biases_may_decay_otherwise() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    config = OptimizerConfig("sgd", 0.1, 1e-4, norm_weight_decay=5e-4)
+    groups = config.build(model.parameters()).param_groups
+    assert [(g["weight_decay"], len(g["params"])) for g in groups] == [(1e-4, 1), (5e-4, 3)]
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,15 @@ from camreid.errors import InputError
 def read_arguments(name: str) -> None:
     """Turn `sys.argv` into what Hydra takes.
 
-    `split=NAME` is `+split=NAME`, `-m` may stand anywhere, and `resume=RUN/checkpoints/x.ckpt`
-    continues in the folder of that run unless `run_dir=` says otherwise.
+    `split=NAME` and `experiment=NAME` go with a plus, `-m` may stand anywhere, and
+    `resume=RUN/checkpoints/x.ckpt` continues in the folder of that run unless `run_dir=` says
+    otherwise.
 
     Raises:
         SystemExit: a split that there is not, or a `run_dir=` that can't be written.
     """
-    read = [f"+{a}" if a.startswith("split=") else a for a in sys.argv[1:]]
+    appended = ("split=", "experiment=")
+    read = [f"+{a}" if a.startswith(appended) else a for a in sys.argv[1:]]
     _check_split(name, read)
     resumed, folder = _value(read, "resume"), _value(read, "run_dir")
     run = Path(resumed).resolve().parents[1] if resumed else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -17,7 +17,10 @@ from camreid.cli.errors import is_first
 from camreid.cli.provenance import keep_metrics
 from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError, MissingDataset
+from camreid.evaluation.ranking import Metric as Distance
 from camreid.model.config import ModelConfig
+from camreid.model.module import ReIDModule
+from camreid.model.network import FeatureOptions
 
 
 def run_folder() -> Path:
@@ -160,7 +163,23 @@ def build_data(config: DictConfig, split: Split, size: tuple[int, int]) -> ReIDD
         workers=data.workers,
         seed=config.seed,
         augment=instantiate(data.augment, _target_="camreid.data.Augment"),
+        interpolation=data.interpolation,
     )
+
+
+def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
+    """What is compared in validation and test, and how.
+
+    Raises:
+        InputError: an option that is not known.
+    """
+    if options.metric not in get_args(Distance):
+        raise InputError(f"evaluation.metric={options.metric}: type cosine or euclidean.")
+    for name in ("flip", "normalize"):
+        if not isinstance(options[name], bool):
+            raise InputError(f"evaluation.{name}={options[name]}: type true or false.")
+    module.feature_options = FeatureOptions(options.flip, options.normalize, options.neck)
+    module.val_metric.distance = module.test_metric.distance = options.metric
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:

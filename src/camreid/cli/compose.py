@@ -1,8 +1,10 @@
 """Models by the name of their config."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +14,7 @@ from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.model.config import ModelConfig
 from camreid.model.module import ReIDModule
+from camreid.model.network import ReIDNetwork, build_network
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
@@ -30,17 +33,44 @@ def create_model(name: str, labels: LabelMap | Sequence[int], **options: object)
     >>> module.model.heads["identity"].weight.shape[0]
     3
     """
-    names = sorted(p.stem for p in Path(CONF, "model").glob("*.yaml"))
-    if name not in names:
-        raise InputError(f"there is no model {name!r}; choose one of {', '.join(names)}.")
+    return ReIDModule(_read(name, options).without_weights(), labels)
+
+
+def model_names() -> list[str]:
+    """The files of `conf/model/`."""
+    return sorted(p.stem for p in Path(CONF, "model").glob("*.yaml"))
+
+
+def build_on_meta(name: str, bare: bool = False) -> ReIDNetwork:
+    """The network of a file of `conf/model/` without memory for its tensors, for their names.
+
+    Args:
+        name: of the file.
+        bare: without a neck and with biases, as torchreid's models are.
+    """
+    config = _read(name, {})
+    network = dict(config.network)
+    if bare and "neck" in network:
+        network.update(neck="none", bias=True)
+    with torch.device("meta"):
+        return build_network(
+            ModelConfig.without_weights(replace(config, network=network)).network,
+            LabelMap((1, 2)),
+            config.image_size,
+            config.pixels,
+        )
+
+
+def _read(name: str, options: Mapping[str, object]) -> ModelConfig:
+    if name not in model_names():
+        raise InputError(f"there is no model {name!r}; choose one of {', '.join(model_names())}.")
     config = _compose(f"model/{name}").model
     for key, value in options.items():
         dotted = key.replace("__", ".")
         if OmegaConf.select(config, dotted, default=_NONE) is _NONE:
             raise InputError(f"model {name!r} has no option {dotted}; see conf/model/{name}.yaml.")
         OmegaConf.update(config, dotted, value)
-    read = ModelConfig.read(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    return ReIDModule(read.without_weights(), labels)
+    return ModelConfig.read(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 
 def _compose(name: str) -> DictConfig:

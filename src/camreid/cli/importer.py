@@ -31,7 +31,7 @@ def import_run(config: DictConfig) -> None:
             "camreid-import needs path=FILE and model=NAME, a file of conf/model/ such as "
             "model=mgn_r50_ibn; see --help."
         )
-    labels, images = read_labels(config.labels)
+    labels, images = read_labels(config.labels, config.source)
     name = HydraConfig.get().runtime.choices["model"]
     typed = [a.partition("=")[0] for a in HydraConfig.get().overrides.task]
     keys = [key.removeprefix("model.") for key in typed if key.startswith("model.")]
@@ -58,8 +58,12 @@ def import_run(config: DictConfig) -> None:
     say(f"Written to {out}")
 
 
-def read_labels(config: DictConfig) -> tuple[LabelMap | None, tuple[ImageRecord, ...]]:
+def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple[ImageRecord, ...]]:
     """Whose the rows are, and training images of theirs where there are any.
+
+    Args:
+        config: the `labels` of the command.
+        source: whose file it is, which has an order of its own.
 
     Raises:
         InputError: more than one source of labels, or one that can't be read.
@@ -70,7 +74,8 @@ def read_labels(config: DictConfig) -> tuple[LabelMap | None, tuple[ImageRecord,
             f"{' and '.join(f'labels.{key}' for key in given)} both say whose the rows are; type "
             "one of them."
         )
-    if config.order not in ("fastreid", "numeric"):
+    order: Order = config.order or ("numeric" if source == "torchreid" else "fastreid")
+    if order not in ("fastreid", "numeric"):
         raise InputError(f"labels.order={config.order}: type labels.order=fastreid or numeric.")
     if config.pids:
         return LabelMap(_read_pids(Path(config.pids))), ()
@@ -79,7 +84,7 @@ def read_labels(config: DictConfig) -> tuple[LabelMap | None, tuple[ImageRecord,
         return split.labels, split.train
     if config.root:
         images = OriginalSplit(camera=config.camera)(read_market1501(config.root)).train
-        return LabelMap.of((r.pid for r in images), order=config.order), images
+        return LabelMap.of((r.pid for r in images), order=order), images
     return None, ()
 
 
@@ -123,18 +128,39 @@ def _say_rows(module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord
         f"{order} order": LabelMap.of(labels.pids, order=order) for order in orders
     }
     accuracy = row_accuracy(module, images, maps)
+    count, chance = min(len(images), _CHECKED), 1 / len(labels)
+    parts = ", ".join(f"{percent(share)} by {name}" for name, share in accuracy.items())
+    say(f"Rows   accuracy on {count} training images: {parts};")
+    say(f"       chance is {percent(chance)}.")
+    if maps["fastreid order"] == maps["numeric order"]:
+        say("       The two orders are one for these people, so labels.order does not matter.")
+    say(*row_verdict(accuracy, chance, count))
+
+
+def row_verdict(accuracy: dict[str, float], chance: float, images: int) -> list[str]:
+    """What the accuracies by the labels given and by either order mean, if they mean anything.
+
+    Args:
+        accuracy: shares of hits by name of the label map, `the labels given` first.
+        chance: that of a guess.
+        images: how many were looked at.
+    """
     given = accuracy["the labels given"]
     best = max(accuracy, key=accuracy.__getitem__)
-    parts = ", ".join(f"{percent(share)} by {name}" for name, share in accuracy.items())
-    say(f"Rows   accuracy on {min(len(images), _CHECKED)} training images: {parts};")
-    say(f"       chance is {percent(1 / len(labels))}.")
-    if accuracy[best] > max(2 * given, 2 / len(labels)):
-        say(
+    noise = 3 * (max(chance, 1 / images) / images) ** 0.5  # three standard deviations of a guess
+    if accuracy[best] > max(2 * given, chance + noise):
+        return [
             f"WRONG ROWS: {best} fits the images far better than the labels given. Import again "
             f"with labels.order={best.split()[0]}, or check labels.camera."
-        )
-    elif given < 2 / len(labels):
-        say("The rows fit these images no better than chance: check labels.root and labels.camera.")
+        ]
+    if given > chance + noise:
+        return []
+    return [
+        "UNSURE ROWS: the orders can't be told apart, since by none of them the rows fit these "
+        "images better than chance. Check labels.root, labels.camera and model.image_size, or give "
+        "the people in row order by labels.pids=FILE or labels.manifest=FILE; to use the features "
+        "alone, leave the labels out."
+    ]
 
 
 @torch.inference_mode()

@@ -33,6 +33,7 @@ def train_run(config: DictConfig) -> None:
         build.require_test(split)
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
+    build.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
     if module.config.unknown == "drop":
         data.keep_only(module.labels)
@@ -71,6 +72,7 @@ def evaluate_run(config: DictConfig) -> None:
         raise InputError("no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt.")
     _seed(config)
     module = load(config.checkpoint)
+    build.set_evaluation(module, config.evaluation)
     split = build.build_split(config)
     build.require_test(split)
     data = build.build_data(config, split, module.config.image_size)
@@ -194,6 +196,7 @@ def _test(
         "rows": len(module.labels),
         "weights": best or config.get("checkpoint"),
         "partial": partial,
+        "evaluation": OmegaConf.to_container(config.evaluation),
         **summary,
     }
     path = build.run_folder() / "metrics.json"

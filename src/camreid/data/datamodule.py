@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from camreid.data.dataset import ImageDataset
+from camreid.data.dataset import ImageDataset, Interpolation
 from camreid.data.manifest import Split
 from camreid.data.records import ImageRecord
 from camreid.data.sampler import IdentitySampler
@@ -35,6 +35,7 @@ class ReIDDataModule(pl.LightningDataModule):
         workers: loader processes; None for as many as there are cores for this rank, at most 8.
         seed: of sampling and augmentation.
         augment: None for no augmentation.
+        interpolation: of the resize: `bicubic` or `bilinear`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ReIDDataModule(pl.LightningDataModule):
         workers: int | None = None,
         seed: int = 0,
         augment: Augment | None = None,
+        interpolation: Interpolation = "bicubic",
     ) -> None:
         super().__init__()
         require_whole("data.identities", identities, least=1)
@@ -59,7 +61,7 @@ class ReIDDataModule(pl.LightningDataModule):
         self.split, self.size = split, (int(size[0]), int(size[1]))
         self.identities, self.instances = identities, instances
         self.eval_batch_size, self.seed, self.augment = eval_batch_size, seed, augment
-        self.workers = workers
+        self.workers, self.interpolation = workers, interpolation
         self.train_records = split.train
         self._stream: tuple[int, torch.Generator] | None = None
         if min(self.size) < 16:
@@ -74,6 +76,7 @@ class ReIDDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Refuse, before any work, batches that can't be had; InputError says which can."""
+        self._dataset(())
         if stage == "fit":
             self._sampler(rank=0, world_size=1)
 
@@ -81,7 +84,7 @@ class ReIDDataModule(pl.LightningDataModule):
         """P x K batches of this rank's own; see `IdentitySampler`."""
         rank, world_size = self._place()
         return DataLoader(
-            ImageDataset(self.train_records, self.size),
+            self._dataset(self.train_records),
             batch_size=self.identities * self.instances,
             sampler=self._sampler(rank, world_size),
             drop_last=True,
@@ -111,7 +114,7 @@ class ReIDDataModule(pl.LightningDataModule):
                 each image is of one rank alone, and shares differ by one.
         """
         rank, world_size = self._place()
-        dataset = ImageDataset(records, self.size)
+        dataset = self._dataset(records)
         sampler: Iterable[int] = range(rank, len(dataset), world_size)
         if padded:
             sampler = DistributedSampler(dataset, world_size, rank, shuffle=False)
@@ -127,6 +130,9 @@ class ReIDDataModule(pl.LightningDataModule):
         if self._stream is None or self._stream[0] != epoch:
             self._stream = epoch, stream(self.seed, epoch, self._place()[0])
         return {**batch, "images": self.augment(batch["images"], self._stream[1])}
+
+    def _dataset(self, records: Sequence[ImageRecord]) -> ImageDataset:
+        return ImageDataset(records, self.size, self.interpolation)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

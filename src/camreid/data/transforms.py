@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import AutoAugment
 
 from camreid.errors import InputError, require_number, require_whole
 
@@ -22,6 +23,7 @@ class Augment:
         erase: probability of erasing a rectangle (Zhong et al. 2017).
         erase_area: the rectangle's share of the image, least and most.
         erase_aspect: the rectangle's least height/width ratio; the most is its inverse.
+        auto: probability of an AutoAugment policy (Cubuk et al. 2019), before the others.
     """
 
     flip: float = 0.5
@@ -29,10 +31,11 @@ class Augment:
     erase: float = 0.5
     erase_area: tuple[float, float] = (0.02, 0.33)
     erase_aspect: float = 0.3
+    auto: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "erase_area", tuple(self.erase_area))
-        for name in ("flip", "erase", "erase_aspect"):
+        for name in ("flip", "erase", "erase_aspect", "auto"):
             require_number(f"data.augment.{name}", getattr(self, name), 0, 1)
         require_whole("data.augment.pad", self.pad, least=0)
         if not all(0 <= share <= 1 for share in self.erase_area):
@@ -51,6 +54,8 @@ class Augment:
         Returns:
             (B, 3, H, W), the dtype and device of `images`.
         """
+        if self.auto:
+            images = auto_augment(images, self.auto, generator)
         images = flip(images, self.flip, generator)
         images = pad_and_crop(images, self.pad, generator)
         return self._erase(images, generator)
@@ -75,6 +80,18 @@ class Augment:
         erased = mask.to(images.dtype)  # sums are several times faster than `where` on bytes
         fill = torch.tensor(_MEAN, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
         return images * (1 - erased) + fill * erased
+
+
+def auto_augment(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """AutoAugment's ImageNet policies on a random subset of (B, 3, H, W) uint8 images."""
+    chosen = (_uniform(len(images), generator) < probability).nonzero().flatten().tolist()
+    policy, images = AutoAugment(), images.clone()
+    devices = [images.device] if images.is_cuda else []
+    with torch.random.fork_rng(devices):  # torchvision draws from the global stream
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        for place in chosen:
+            images[place] = policy(images[place])
+    return images
 
 
 def flip(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:

@@ -1,19 +1,18 @@
 """timm backbones, pooled to one vector an image, with the changes that ReID makes to them."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from camreid.errors import InputError
+from camreid.errors import InputError, require_number
 from camreid.model.osnet import OSNet
 from camreid.model.resnet import remove_last_stride, use_ibn, use_non_local, use_stem_pool
+from camreid.model.weights import load_trunk
 
 Pool = Literal["avg", "gem", "gem_learned"]
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -77,6 +76,7 @@ class Backbone(nn.Module):
         changes: what is changed of a ResNet.
         pool: how a map becomes a vector: `avg`; `gem`, the generalised mean (Radenovic et al.
             2018) with p = 3; or `gem_learned`. Transformers and OSNets use their own.
+        drop_path: rate of stochastic depth, of the last block; 0 for none.
 
     Attributes:
         dim: width of the features.
@@ -95,11 +95,13 @@ class Backbone(nn.Module):
         weights: str | None = None,
         changes: Changes | None = None,
         pool: Pool = "avg",
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        require_number("model.network.drop_path", drop_path, 0, 1)
         if pool not in get_args(Pool):
             raise InputError(f"model.network.pool={pool}: type {', '.join(get_args(Pool))}.")
-        self.trunk = _create(name, pretrained and weights is None, image_size)
+        self.trunk = _create(name, pretrained and weights is None, image_size, drop_path)
         (changes or Changes()).apply(self.trunk, name)
         if weights is not None:
             load_trunk(self.trunk, weights)
@@ -162,7 +164,7 @@ class GeM(nn.Module):
         return pooled
 
 
-def _create(name: str, pretrained: bool, image_size: tuple[int, int]) -> Any:
+def _create(name: str, pretrained: bool, image_size: tuple[int, int], drop_path: float) -> Any:
     osnet = re.fullmatch(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)", name)
     if osnet:
         if pretrained:
@@ -178,6 +180,8 @@ def _create(name: str, pretrained: bool, image_size: tuple[int, int]) -> Any:
             f"{', '.join(near) or 'resnet50'}?"
         )
     options: dict[str, Any] = {"num_classes": 0}
+    if drop_path:
+        options["drop_path_rate"] = drop_path
     if _makes_maps(name):
         options["global_pool"] = ""
     elif name.startswith(("vit", "deit")):
@@ -198,48 +202,3 @@ def _create(name: str, pretrained: bool, image_size: tuple[int, int]) -> Any:
 
 def _makes_maps(name: str) -> bool:
     return not any(family in name for family in ("vit", "deit", "swin", "beit", "eva"))
-
-
-def load_trunk(trunk: nn.Module, path: str) -> None:
-    """Load a file of backbone weights, every key accounted for but the classifier's.
-
-    Raises:
-        InputError: no such file, no state dict, or other keys or shapes.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"no weights at model.network.weights={path}; type the path of a file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{path} can't be read as weights ({type(error).__name__}); expected a state dict "
-            "saved by torch.save, without pickled code."
-        ) from error
-    state = _state_dict(content)
-    expected = trunk.state_dict()
-    heads = [
-        h for h in ("fc.", "classifier.", "head.") if not any(k.startswith(h) for k in expected)
-    ]
-    state = {k: v for k, v in state.items() if not k.startswith(tuple(heads))}
-    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
-    left = [k for k in state if k not in expected or state[k].shape != expected[k].shape]
-    if missing or left:
-        raise InputError(
-            f"{path} does not fit the backbone: {len(missing)} keys are missing "
-            f"({', '.join(missing[:3]) or 'none'}) and {len(left)} are left over or of another "
-            f"shape ({', '.join(left[:3]) or 'none'}). Choose the model.network.backbone they "
-            "were made for."
-        )
-    trunk.load_state_dict({**expected, **state})
-
-
-def _state_dict(content: Any) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        return {}
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    if tensors and all(k.startswith("module.") for k in tensors):
-        return {k.removeprefix("module."): v for k, v in tensors.items()}
-    return tensors

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 from camreid.errors import InputError, require_whole
 from camreid.labels import UNKNOWN, Unknown
 from camreid.model.losses import LossConfig
-from camreid.model.network import Pixels
+from camreid.model.pixels import Pixels
 from camreid.model.schedule import OptimizerConfig, Schedule
 
 Part = TypeVar("Part")

@@ -1,82 +1,83 @@
-"""Identity and metric losses."""
+"""The identity loss, and how the losses add up."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pytorch_metric_learning.distances import LpDistance
-from pytorch_metric_learning.losses import TripletMarginLoss
-from pytorch_metric_learning.miners import BatchHardMiner
-from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor, nn
 
-from camreid.errors import InputError
+from camreid.errors import InputError, require_number
+from camreid.model.metric_losses import Margin, Mining, Pair, PairLoss, TripletLoss
+
+Smoothing = float | Literal["adaptive"]
+
+_ADAPTIVE = 0.2  # of adaptive smoothing, as in FastReID
 
 
-def identity_loss(logits: Tensor, rows: Tensor, smoothing: float = 0.0) -> Tensor:
+def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> Tensor:
     """Cross-entropy over the images whose identity has a row; 0 if none has.
 
     Smoothing gives `smoothing` / (rows - 1) to each wrong row, as in FastReID and in Szegedy's
-    erratum, where PyTorch's own form spreads it over all rows.
+    erratum, where PyTorch's own form spreads it over all rows. FastReID leaves images out of the
+    mean whose loss is exactly 0; here they are part of it.
 
     Args:
         logits: (B, rows).
         rows: (B,) int64 true rows, -1 for none.
-        smoothing: 0..1.
+        smoothing: 0..1; or `adaptive`, a fifth of the probability that the image's own row has
+            already (FastReID's negative epsilon).
 
     >>> identity_loss(torch.zeros(2, 4), torch.tensor([1, -1])).item()
     1.3862943649291992
     >>> identity_loss(torch.zeros(2, 4), torch.tensor([-1, -1])).item()
     0.0
     """
+    known = (rows >= 0).sum().clamp(min=1)
+    if smoothing == "adaptive":
+        return _adaptive(logits, rows) / known
     count = logits.shape[1]
     spread = min(1.0, smoothing * count / max(1, count - 1))
     total = F.cross_entropy(logits, rows, ignore_index=-1, label_smoothing=spread, reduction="sum")
-    return total / (rows >= 0).sum().clamp(min=1)
+    return total / known
 
 
-class TripletLoss(nn.Module):
-    """Batch-hard triplet loss (Hermans et al. 2017) on euclidean distances of plain features.
-
-    Args:
-        margin: relu(dp - dn + margin), or `soft`: softplus(dp - dn).
-    """
-
-    def __init__(self, margin: float | Literal["soft"]) -> None:
-        super().__init__()
-        distance = LpDistance(normalize_embeddings=False)
-        soft = margin == "soft"
-        self.miner = BatchHardMiner(distance=distance)
-        self.loss = TripletMarginLoss(
-            margin=0.0 if margin == "soft" else margin,
-            smooth_loss=soft,
-            distance=distance,
-            reducer=MeanReducer(),
-        )
-
-    def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
-        """Mean over the anchors of (B, d) embeddings; 0 where no image has company and a rival."""
-        embeddings = embeddings.float()
-        loss: Tensor = self.loss(embeddings, pids, self.miner(embeddings, pids))
-        return loss + 0.0 * embeddings.sum()  # keeps the graph where there was no triplet
+def _adaptive(logits: Tensor, rows: Tensor) -> Tensor:
+    """Summed cross-entropy with each image's own smoothing."""
+    scores = logits.log_softmax(1)
+    true = scores.gather(1, rows.clamp(min=0)[:, None])[:, 0]  # (B,)
+    share = _ADAPTIVE * true.detach().exp()
+    wrong = (scores.sum(1) - true) / max(1, logits.shape[1] - 1)
+    return -((1 - share) * true + share * wrong)[rows >= 0].sum()
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """How the losses add up.
+    """How the losses add up; each is a mean over heads.
 
     Attributes:
-        identity_weight: of the identity loss, mean over heads.
-        smoothing: label smoothing, 0..1.
-        triplet_weight: of the triplet loss, mean over heads; 0 for none.
+        identity_weight: of the identity loss.
+        smoothing: label smoothing, 0..1, or `adaptive`; see `identity_loss`.
+        triplet_weight: of the triplet loss; 0 for none.
         triplet_margin: a number, or `soft`.
+        triplet_mining: `hard`, `weighted` or `weighted_fastreid`; see `TripletLoss`.
+        triplet_normalize: whether the triplet loss compares directions.
+        pair: `circle` or `cosface` for a `PairLoss` besides, null for none.
+        pair_weight: its weight.
+        pair_margin: its margin.
+        pair_scale: its scale.
     """
 
     identity_weight: float
-    smoothing: float
+    smoothing: Smoothing
     triplet_weight: float
-    triplet_margin: float | Literal["soft"]
+    triplet_margin: Margin
+    triplet_mining: Mining = "hard"
+    triplet_normalize: bool = False
+    pair: Pair | None = None
+    pair_weight: float = 1.0
+    pair_margin: float = 0.25
+    pair_scale: float = 128.0
 
     def __post_init__(self) -> None:
         soft = self.triplet_margin == "soft"
@@ -85,8 +86,33 @@ class LossConfig:
                 f"model.loss.triplet_margin={self.triplet_margin}: type a number such as 0.3, or "
                 "soft."
             )
-        if not 0 <= self.smoothing < 1 or min(self.identity_weight, self.triplet_weight) < 0:
+        smooth = 0.0 if self.smoothing == "adaptive" else self.smoothing
+        if not isinstance(smooth, int | float):
+            raise InputError(
+                f"model.loss.smoothing={self.smoothing}: type a number such as 0.1, or adaptive."
+            )
+        weights = (self.identity_weight, self.triplet_weight, self.pair_weight)
+        if not 0 <= smooth < 1 or min(weights) < 0:
             raise InputError(f"{self}: expected weights of at least 0 and smoothing in 0..1.")
+        for name, kind in (("triplet_mining", Mining), ("pair", Pair)):
+            value = getattr(self, name)
+            if value not in get_args(kind) and not (name == "pair" and value is None):
+                raise InputError(
+                    f"model.loss.{name}={value}: type one of {', '.join(get_args(kind))}."
+                )
+        require_number("model.loss.pair_margin", self.pair_margin, least=0)
+        require_number("model.loss.pair_scale", self.pair_scale, least=0)
+
+    def metric_losses(self) -> dict[str, tuple[float, nn.Module]]:
+        """Weight and loss of embeddings and pids, by name."""
+        losses: dict[str, tuple[float, nn.Module]] = {}
+        if self.triplet_weight:
+            triplet = TripletLoss(self.triplet_margin, self.triplet_mining, self.triplet_normalize)
+            losses["triplet"] = (self.triplet_weight, triplet)
+        if self.pair is not None and self.pair_weight:
+            pair = PairLoss(self.pair, self.pair_margin, self.pair_scale)
+            losses[self.pair] = (self.pair_weight, pair)
+        return losses
 
 
 def mean_over_heads(values: list[Tensor]) -> Tensor:

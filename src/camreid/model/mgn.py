@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.model.backbone import Backbone, Changes, GeM
+from camreid.model.baseline import bn_neck
 from camreid.model.head import Classifier, RemapHead
-from camreid.model.network import PixelNorm, Pixels, ReIDNetwork, ReIDOutput, bn_neck
+from camreid.model.network import ReIDNetwork, ReIDOutput
+from camreid.model.pixels import PixelNorm, Pixels
 
 # the order of the parts in the feature: whole maps first
 PARTS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
@@ -98,20 +100,21 @@ class MGN(ReIDNetwork):
         maps = {name: branch(shared) for name, branch in self.branches.items()}
         maps["b21"], maps["b22"] = maps["b2"].chunk(2, dim=2)
         maps["b31"], maps["b32"], maps["b33"] = maps["b3"].chunk(3, dim=2)
-        parts = {part: self._part(part, maps[part]) for part in PARTS}
+        before = {part: self._reduced(part, maps[part]) for part in PARTS}
+        parts = {part: self.necks[part](before[part]) for part in PARTS}
         return ReIDOutput(
             features=torch.cat([parts[part] for part in PARTS], dim=1),
             embeddings={k: torch.cat([parts[p] for p in names], 1) for k, names in JOINED.items()},
             logits={part: self.heads[part](parts[part], rows) for part in PARTS},
+            before=torch.cat([before[part] for part in PARTS], dim=1),
         )
 
-    def _part(self, part: str, features: Tensor) -> Tensor:
+    def _reduced(self, part: str, features: Tensor) -> Tensor:
         pooled = self.pools[part](features)[:, :, None, None]
-        reduced = self.reductions[part](pooled).flatten(1)
+        reduced: Tensor = self.reductions[part](pooled).flatten(1)
         if part in self.norms:
             reduced = self.norms[part](reduced).relu()
-        feature: Tensor = self.necks[part](reduced)
-        return feature
+        return reduced
 
     def parts(self, features: Tensor) -> dict[str, Tensor]:
         """The slice of each head."""

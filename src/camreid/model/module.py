@@ -16,8 +16,8 @@ from camreid.labels import LabelMap
 from camreid.model.batch import Batch, read_batch
 from camreid.model.config import ModelConfig
 from camreid.model.extend import feature_sums
-from camreid.model.losses import TripletLoss, identity_loss, mean_over_heads
-from camreid.model.network import ReIDOutput, build_network
+from camreid.model.losses import identity_loss, mean_over_heads
+from camreid.model.network import FeatureOptions, ReIDOutput, build_network
 
 
 class ReIDModule(pl.LightningModule):
@@ -37,6 +37,7 @@ class ReIDModule(pl.LightningModule):
             unless `model.unknown` is reinit.
         started_anonymous: whether nobody knows whose the starting rows are.
         started_on: overrides of the split that the starting weights were trained on, if known.
+        feature_options: what is compared in validation, test and prediction.
         evidence: what the last test has shown.
     """
 
@@ -52,7 +53,7 @@ class ReIDModule(pl.LightningModule):
         self.config = config
         self.target_labels = target_labels
         self.model = build_network(config.network, labels, config.image_size, config.pixels)
-        self.triplet = TripletLoss(config.loss.triplet_margin)
+        self.metric_losses = config.loss.metric_losses()
         self.val_metric = RetrievalMetric(protocol="auto")
         self.test_metric, self.test_accuracy = RetrievalMetric(), IdentityAccuracy()
         self.seen: frozenset[int] = frozenset()
@@ -61,6 +62,7 @@ class ReIDModule(pl.LightningModule):
         self._knows_people = False
         self.started_on = ""
         self.started_anonymous = labels.is_anonymous
+        self.feature_options = FeatureOptions()
         self.evidence: Evidence | None = None
         self.save_hyperparameters(
             {"config": config.without_weights().primitives(), "labels": list(labels.pids)}
@@ -94,12 +96,10 @@ class ReIDModule(pl.LightningModule):
         )
         total = loss.identity_weight * identity
         values = {"train/identity_loss": identity, "train/known": (rows >= 0).float().mean()}
-        if loss.triplet_weight:
-            triplet = mean_over_heads(
-                [self.triplet(e, read.pids) for e in output.embeddings.values()]
-            )
-            total = total + loss.triplet_weight * triplet
-            values["train/triplet_loss"] = triplet
+        for name, (weight, metric) in self.metric_losses.items():
+            value = mean_over_heads([metric(e, read.pids) for e in output.embeddings.values()])
+            total = total + weight * value
+            values[f"train/{name}_loss"] = value
         size = len(rows)
         how: dict[str, Any] = {
             "on_step": False,
@@ -134,7 +134,7 @@ class ReIDModule(pl.LightningModule):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Collect features; each image is ranked against all the others."""
         read = read_batch(batch, training=False)
-        features = self.model(read.images).features
+        features = self.feature_options(self.model, read.images)
         index = _index(read, batch_idx)
         self.val_metric.update(features, read.pids, read.camids, index, role="both")
 
@@ -164,8 +164,9 @@ class ReIDModule(pl.LightningModule):
         role: Role = "query" if dataloader_idx == 0 else "gallery"
         read = read_batch(batch, training=False)
         output: ReIDOutput = self.model(read.images)
+        features = self.feature_options(self.model, read.images, output)
         index = _index(read, batch_idx)
-        self.test_metric.update(output.features, read.pids, read.camids, index, role)
+        self.test_metric.update(features, read.pids, read.camids, index, role)
         head = next(iter(self.model.remap_heads().values()))
         logits = torch.stack(list(output.logits.values())).sum(0)
         self.test_accuracy.update(logits, head.rows(read.pids), index, role)
@@ -186,13 +187,19 @@ class ReIDModule(pl.LightningModule):
     ) -> Any:
         """A dict of `features` (B, D), `pids`, `camids` and `img_paths`."""
         read = read_batch(batch, training=False)
-        features = self.model(read.images).features
+        features = self.feature_options(self.model, read.images)
         return {
             "features": features,
             "pids": read.pids,
             "camids": read.camids,
             "img_paths": batch["img_paths"],
         }
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip each tensor's gradient by itself, where `model.optimizer.clip` says so."""
+        if self.config.optimizer.clip is not None:
+            for parameter in self.parameters():
+                torch.nn.utils.clip_grad_norm_(parameter, self.config.optimizer.clip)
 
     def configure_optimizers(self) -> Any:
         """The config's optimiser, its learning rate set before every step."""

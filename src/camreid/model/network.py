@@ -1,4 +1,4 @@
-"""Images to features to logits: what every architecture has in common, and the strong baseline."""
+"""Images to features to logits: what every architecture has in common."""
 
 import inspect
 import pkgutil
@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camreid.errors import InputError, PixelRangeError
+from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.model.backbone import Backbone, Changes, Pool
-from camreid.model.head import Classifier, RemapHead
-
-Pixels = Literal["raw", "imagenet"]
+from camreid.model.head import RemapHead
+from camreid.model.pixels import Pixels
 
 
 @dataclass(frozen=True)
@@ -21,68 +20,54 @@ class ReIDOutput:
     """What a network says of images, in training and in evaluation.
 
     Attributes:
-        features: (B, D), what is compared; not L2-normalised.
+        features: (B, D), what is compared: after the neck, not L2-normalised.
         embeddings: metric-loss feature of each head, (B, d).
         logits: of each head, (B, rows).
+        before: (B, D), the features before the neck.
     """
 
     features: Tensor
     embeddings: dict[str, Tensor]
     logits: dict[str, Tensor]
+    before: Tensor
 
 
-class PixelNorm(nn.Module):
-    """Normalises raw pixels on the device and refuses any other range on the first batches.
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What is compared at test time.
 
-    Args:
-        pixels: `raw` for uint8 or float in 0..255; `imagenet` for input that is normalised already.
-        mean: (3,) in raw units.
-        std: (3,) in raw units.
+    Attributes:
+        flip: the mean of the features of an image and of its mirror image. FastReID's flip test
+            normalises the pixels of the second twice; here both are normalised once.
+        normalize: L2-normalised, which cosine distances do anyway.
+        neck: features `after` the neck, as in training, or `before` it.
     """
 
-    mean: Tensor
-    std: Tensor
+    flip: bool = False
+    normalize: bool = False
+    neck: Literal["after", "before"] = "after"
 
-    def __init__(self, pixels: Pixels, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        if pixels not in ("raw", "imagenet"):
-            raise InputError(
-                f"model.pixels={pixels}: type model.pixels=raw or model.pixels=imagenet."
-            )
-        self.pixels = pixels
-        self.register_buffer("mean", mean.view(1, 3, 1, 1))
-        self.register_buffer("std", std.view(1, 3, 1, 1))
-        self._checked: set[bool] = set()
+    def __post_init__(self) -> None:
+        if self.neck not in ("after", "before"):
+            raise InputError(f"evaluation.neck={self.neck}: type after or before.")
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Float images as the backbone wants them; `images` (B, 3, H, W) are left as they are."""
-        if self.training not in self._checked:
-            self._check(images)
-            self._checked.add(self.training)
-        images = images.to(self.mean.dtype)
-        return images if self.pixels == "imagenet" else (images - self.mean) / self.std
+    def __call__(
+        self, network: "ReIDNetwork", images: Tensor, output: ReIDOutput | None = None
+    ) -> Tensor:
+        """(B, D) features of images.
 
-    def _check(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(f"images of shape {tuple(images.shape)}: expected (B, 3, H, W), RGB.")
-        if images.numel() == 0:
-            return
-        low, high = (value.item() for value in images.aminmax())
-        seen = f"{str(images.dtype).removeprefix('torch.')} images from {low:.4g} to {high:.4g}"
-        if self.pixels == "raw":
-            # a float batch within 0..1 is scaled: not even night is that black, but zeros are zeros
-            scaled = images.is_floating_point() and 0 < high <= 1
-            if low < 0 or high > 255 or scaled:
-                raise PixelRangeError(
-                    f"{seen}: expected raw pixels, uint8 or float in 0..255, because the model "
-                    "normalises them itself. Feed raw pixels (x * 255 for 0..1), or say that they "
-                    "are normalised already: model.pixels=imagenet."
-                )
-        elif not images.is_floating_point() or max(-low, high) > 20:
-            raise PixelRangeError(
-                f"{seen}: model.pixels=imagenet declares (x / 255 - mean) / std, about -3..3. "
-                "For raw pixels type model.pixels=raw."
-            )
+        Args:
+            network: in evaluation mode.
+            images: (B, 3, H, W), as for the network.
+            output: what the network says of them, if it was asked already.
+        """
+        features = self._of(network(images) if output is None else output)
+        if self.flip:
+            features = (features + self._of(network(images.flip(-1)))) / 2
+        return F.normalize(features) if self.normalize else features
+
+    def _of(self, output: ReIDOutput) -> Tensor:
+        return output.features if self.neck == "after" else output.before
 
 
 class ReIDNetwork(nn.Module):
@@ -112,85 +97,6 @@ class ReIDNetwork(nn.Module):
     def remap_heads(self) -> dict[str, RemapHead]:
         """The heads by name."""
         return {name: head for name, head in self.heads.items() if isinstance(head, RemapHead)}
-
-
-class Baseline(ReIDNetwork):
-    """One backbone, one BNNeck, one head: bag of tricks (Luo et al. 2019) and its kin.
-
-    Args:
-        labels: the people, in row order.
-        image_size: (H, W) in pixels.
-        pixels: see `PixelNorm`.
-        backbone: a timm model name.
-        pretrained: fetch timm's weights for it.
-        weights: a file of backbone weights instead.
-        last_stride: see `Changes`, as `ibn`, `non_local` and `stem_padding`.
-        ibn: see `Changes`.
-        non_local: see `Changes`.
-        stem_padding: see `Changes`.
-        pool: see `Backbone`.
-        neck: `bn`, the BNNeck, or `none`.
-        classifier: see `RemapHead`.
-        scale: see `RemapHead`.
-        margin: see `RemapHead`.
-        bias: see `RemapHead`.
-        metric_feature: the metric loss sees features `before` or `after` the neck.
-    """
-
-    def __init__(
-        self,
-        labels: LabelMap,
-        image_size: tuple[int, int],
-        *,
-        pixels: Pixels = "raw",
-        backbone: str,
-        pretrained: bool = False,
-        weights: str | None = None,
-        last_stride: int | None = None,
-        ibn: bool = False,
-        non_local: bool = False,
-        stem_padding: int = 1,
-        pool: Pool = "avg",
-        neck: Literal["bn", "none"] = "bn",
-        classifier: Classifier = "linear",
-        scale: float = 1.0,
-        margin: float = 0.0,
-        bias: bool = False,
-        metric_feature: Literal["before", "after"] = "before",
-    ) -> None:
-        super().__init__()
-        if metric_feature not in ("before", "after"):
-            raise InputError("type model.network.metric_feature=before or =after the neck.")
-        self.metric_feature = metric_feature
-        if neck not in ("bn", "none"):
-            raise InputError(f"model.network.neck={neck}: type bn or none.")
-        changes = Changes(last_stride, ibn, non_local, stem_padding)
-        self.backbone = Backbone(backbone, image_size, pretrained, weights, changes, pool)
-        self.pixel_norm = PixelNorm(pixels, self.backbone.mean, self.backbone.std)
-        self.neck = bn_neck(self.backbone.dim) if neck == "bn" else nn.Identity()
-        head = RemapHead(self.backbone.dim, labels, classifier, scale, margin, bias)
-        self.heads = nn.ModuleDict({"identity": head})
-        self.widths = {"identity": self.backbone.dim}
-
-    def forward(self, images: Tensor, rows: Tensor | None = None) -> ReIDOutput:
-        """See `ReIDNetwork.forward`; `features` are after the neck in both modes."""
-        before = self.backbone(self.pixel_norm(images))
-        after: Tensor = self.neck(before)
-        embedding = before if self.metric_feature == "before" else after
-        return ReIDOutput(
-            after, {"identity": embedding}, {"identity": self.heads["identity"](after, rows)}
-        )
-
-    def parts(self, features: Tensor) -> dict[str, Tensor]:
-        """The one head sees all of the features."""
-        return {"identity": features}
-
-
-def bn_neck(dim: int) -> nn.BatchNorm1d:
-    """Batch norm whose shift stays 0, so that the cosine after it has meaning (Luo et al. 2019)."""
-    neck = nn.BatchNorm1d(dim)
-    neck.bias.requires_grad_(False)
-    return neck
 
 
 def build_network(

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from camreid.errors import InputError
+from camreid.errors import InputError, require_number
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Decay = Literal["multistep", "cosine", "constant"]
@@ -21,16 +21,23 @@ class OptimizerConfig:
     Attributes:
         name: `adam` (coupled weight decay, as FastReID's), `adamw` or `sgd`.
         lr: the learning rate after the warm-up.
-        weight_decay: of all tensors alike.
+        weight_decay: of all tensors alike, but for `norm_weight_decay`.
         momentum: of `sgd`.
+        norm_weight_decay: of biases and of what norms scale by; None for `weight_decay`.
+        clip: largest gradient norm of each tensor by itself; None for any.
     """
 
     name: Optimizer
     lr: float
     weight_decay: float
     momentum: float = 0.9
+    norm_weight_decay: float | None = None
+    clip: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("norm_weight_decay", "clip"):
+            if getattr(self, name) is not None:
+                require_number(f"model.optimizer.{name}", getattr(self, name), least=0)
         if self.name not in get_args(Optimizer) or not self.lr > 0 or self.weight_decay < 0:
             raise InputError(
                 f"{self}: expected model.optimizer.name= one of {', '.join(get_args(Optimizer))}, "
@@ -39,7 +46,7 @@ class OptimizerConfig:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of the parameters that want a gradient."""
-        trained = [p for p in parameters if p.requires_grad]
+        trained = self._groups([p for p in parameters if p.requires_grad])
         if self.name == "adam":
             return torch.optim.Adam(trained, self.lr, weight_decay=self.weight_decay)
         if self.name == "adamw":
@@ -47,6 +54,17 @@ class OptimizerConfig:
         return torch.optim.SGD(
             trained, self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
+
+    def _groups(self, trained: list[nn.Parameter]) -> list[Any]:
+        if self.norm_weight_decay is None:
+            return trained
+        return [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {
+                "params": [p for p in trained if p.ndim <= 1],
+                "weight_decay": self.norm_weight_decay,
+            },
+        ]
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,7 @@ class Schedule:
         milestones: lengths after which `multistep` multiplies by `gamma`.
         gamma: see `milestones`.
         final_factor: where `cosine` ends.
+        delay: length before `cosine` begins, at least the warm-up.
 
     >>> s = Schedule(warmup=1, warmup_factor=0.1, decay="multistep", milestones=(0.5,), gamma=0.1)
     >>> [round(s.factor(epoch, epochs=4), 3) for epoch in (0, 0.5, 1, 2, 3)]
@@ -75,10 +94,14 @@ class Schedule:
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
     final_factor: float = 0.0
+    delay: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        if self.decay not in get_args(Decay) or min((self.warmup, *self.milestones)) < 0:
+        if (
+            self.decay not in get_args(Decay)
+            or min((self.warmup, self.delay, *self.milestones)) < 0
+        ):
             raise InputError(
                 f"{self}: expected model.schedule.decay= one of {', '.join(get_args(Decay))}, and "
                 "lengths in epochs (from 1) or fractions of the run (below 1)."
@@ -100,8 +123,9 @@ class Schedule:
     def _decayed(self, epoch: int, warmup: float, epochs: int) -> float:
         if self.decay == "multistep":
             return self.gamma ** sum(epoch >= _epochs(m, epochs) for m in self.milestones)
-        if self.decay == "cosine" and epoch > warmup:
-            done = min(1.0, (epoch - warmup) / max(1.0, epochs - warmup))
+        start = max(warmup, _epochs(self.delay, epochs))
+        if self.decay == "cosine" and epoch > start:
+            done = min(1.0, (epoch - start) / max(1.0, epochs - start))
             return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * done)) / 2
         return 1.0
 
