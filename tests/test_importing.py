@@ -65,6 +65,31 @@ def test_features_are_fastreids(config: str, model: str, tmp_path: Path) -> None
     assert not module.training
 
 
+@pytest.mark.parametrize(
+    ("config", "model", "size"),
+    [("AGW_R50", "agw_r50", (128, 64)), ("bagtricks_vit", "vit_base", (256, 128))],
+)
+def test_features_and_losses_of_the_other_recipes(
+    config: str, model: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    golden = json.loads((GOLDEN / "fastreid_more.json").read_text())[config]
+    path = write(tmp_path / "model_final.pth", filled(f"fastreid_{config}"))
+    people = LabelMap.of([2, 7, 10, 11, 20, 30, 100], order="fastreid")
+    module = import_weights(path, model=model, labels=people)
+    with torch.no_grad():
+        features = module.model(torch.from_numpy(images("eval", 2, 256, 128))).features
+    difference = features[:, ::64] - torch.tensor(golden["eval_features_every_64th"])
+    assert difference.abs().max().item() < 1e-4 * golden["largest_feature"]
+    module.log = module.log_dict = lambda *args, **options: None  # type: ignore[assignment]
+    batch = {
+        "images": torch.from_numpy(images("train", 8, *size)),
+        "pids": torch.tensor([people.pids[t] for t in (0, 0, 3, 3, 5, 5, 6, 6)]),
+        "camids": torch.zeros(8, dtype=torch.int64),
+    }
+    loss = module.double().train().training_step(batch, 0)
+    assert loss.item() == pytest.approx(sum(golden["losses_float64"].values()), rel=1e-6)
+
+
 OLD = {
     "v1.0": [("heads.weight", "heads.classifier.weight")],
     "v0.1.1": [("heads.weight", "heads.classifier.weight"), ("bottleneck.0.", "bnneck.")],

@@ -223,3 +223,19 @@ def test_a_dataset_of_one_camera_is_not_trained_for_nothing(
 )  # fmt: skip
 def test_values_of_another_kind(refused: Callable[..., str], typed: str) -> None:
     assert refused("+split=original", typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("evaluation.neck=behind", "evaluation.neck=behind: type after or before"),
+        ("evaluation.metric=manhattan", "type cosine or euclidean"),
+        ("evaluation.flip=maybe", "evaluation.flip=maybe: type true or false"),
+        ("data.interpolation=nearest", "type bicubic or bilinear"),
+        ("model.loss.triplet_mining=soft", "hard, weighted, weighted_fastreid"),
+        ("model.optimizer.clip=-1", "model.optimizer.clip=-1"),
+        ("+experiment=bots", "agw bot finetune mgn sbs vit"),
+    ],
+)
+def test_options_of_recipes(refused: Callable[..., str], typed: str, said: str) -> None:
+    assert said in refused(RESPLIT, typed)

@@ -78,6 +78,15 @@ def test_an_expert_then_the_resplit_with_every_unknown(train: Run, run: Run, mar
     first, second = metrics("skip"), metrics("again")
     for key in ("retrieval", "identity", "leak", "split"):
         assert first[key] == second[key]
+    flipped = run(
+        "camreid-evaluate", "checkpoint=skip/checkpoints/best.ckpt", "+split=resplit",
+        "split.val_fraction=0.2", f"data.root={market}", "data.workers=0", "trainer=cpu",
+        "trainer.enable_progress_bar=false", "run_dir=flip", "evaluation=torchreid",
+        "evaluation.flip=true",
+    )  # fmt: skip
+    assert flipped.code == 0, flipped.err
+    assert metrics("flip")["evaluation"]["flip"] is True
+    assert metrics("flip")["retrieval"] != first["retrieval"]
 
 
 def test_the_run_folder_holds_everything(train: Run, records: Records) -> None:
