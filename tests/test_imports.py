@@ -21,6 +21,8 @@ ABOVE = {
     # the names of models are those of their configs, which the commands read
     "importing": {"cli", "errors", "foreign", "labels", "model"},
     "checkpoints": {"errors", "importing", "labels", "model"},
+    "extractor": {"checkpoints", "data", "errors", "model"},
+    "exporting": {"errors", "model"},
     "callbacks": {"errors", "labels", "evaluation", "model"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py"}
