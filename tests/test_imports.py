@@ -22,7 +22,8 @@ ABOVE = {
     "importing": {"cli", "errors", "foreign", "labels", "model"},
     "checkpoints": {"errors", "importing", "labels", "model"},
     "extractor": {"checkpoints", "data", "errors", "model"},
-    "exporting": {"errors", "model"},
+    "parity": {"errors"},
+    "exporting": {"errors", "model", "parity"},
     "callbacks": {"errors", "labels", "evaluation", "model"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py"}

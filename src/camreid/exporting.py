@@ -1,10 +1,11 @@
 """Models out: an ONNX file that takes raw pixels and gives features."""
 
 import copy
+import io
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,45 +18,13 @@ from camreid import __version__
 from camreid.errors import InputError
 from camreid.model.evaluating import forward_raw
 from camreid.model.module import ReIDModule
+from camreid.parity import Parity, compare, require_parity
 
 Input = Literal["uint8", "float"]
 OPSET = 18  # of what the exporter writes without converting, the one that most runtimes read
-TOLERANCE = 1e-3  # of the largest value; float32 sums in another order differ by about 1e-6
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 _PROBED = (1, 5)  # batch sizes; the graph is traced with another
 _MOST_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far onnxruntime is from PyTorch on the same random raw pixels.
-
-    Attributes:
-        output: its name in the file.
-        batch: number of images.
-        difference: the largest one, absolute.
-        relative: that, divided by the largest absolute value.
-        cosine: the least among the images.
-    """
-
-    output: str
-    batch: int
-    difference: float
-    relative: float
-    cosine: float
-
-    @classmethod
-    def of(cls, output: str, expected: Tensor, found: Tensor) -> "Parity":
-        """Compare two (B, D) tensors.
-
-        >>> Parity.of("features", torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.5]])).relative
-        0.125
-        """
-        difference = (found - expected).abs().max().item()
-        largest = expected.abs().max().item()
-        relative = difference / largest if largest else difference
-        cosine = F.cosine_similarity(expected, found).min().item()
-        return cls(output, len(expected), difference, relative, cosine)
 
 
 class RawNetwork(nn.Module):
@@ -102,7 +71,7 @@ def export_onnx(
 
     Raises:
         InputError: no such option, a package that is not installed, a path that can't be written, a
-            network that can't be exported, or one that differs by more than `TOLERANCE`.
+            network that can't be exported, or one that differs by more than `parity.TOLERANCE`.
     """
     path = Path(path)
     if input not in get_args(Input):
@@ -120,8 +89,9 @@ def export_onnx(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(proto.SerializeToString())
-        parity = compare(network, draft, size, input)
-        _require_parity(parity, module.config.name)
+        batches = [_pixels(batch, size, input) for batch in _PROBED]
+        parity = compare(network, network.outputs, draft, batches)
+        require_parity(parity, module.config.name)
         draft.replace(path)
     except OSError as error:
         raise InputError(
@@ -131,41 +101,6 @@ def export_onnx(
     finally:
         draft.unlink(missing_ok=True)
     return parity
-
-
-@torch.inference_mode()
-def compare(
-    network: RawNetwork, path: Path, size: tuple[int, int], input: Input = "uint8"
-) -> tuple[Parity, ...]:
-    """What onnxruntime gives for a file, against the network that it was made of.
-
-    Raises:
-        InputError: onnxruntime can't run the file.
-    """
-    batches = [_pixels(batch, size, input) for batch in _PROBED]
-    found = []
-    for images, values in zip(batches, _run(path, network.outputs, batches), strict=True):
-        triples = zip(network.outputs, network(images), values, strict=True)
-        found += [Parity.of(*triple) for triple in triples]
-    return tuple(found)
-
-
-def _run(path: Path, outputs: Sequence[str], batches: Sequence[Tensor]) -> list[list[Tensor]]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        found = [session.run(list(outputs), {"images": images.numpy()}) for images in batches]
-    except Exception as error:  # of its own kinds, which have no other name in common
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"onnxruntime {onnxruntime.__version__} can't run what PyTorch {torch.__version__} "
-            f"exported ({reason}); nothing was written. Try other versions of torch, onnxscript "
-            "and onnxruntime."
-        ) from error
-    return [[torch.from_numpy(value) for value in values] for values in found]
 
 
 def _pixels(batch: int, size: tuple[int, int], input: Input) -> Tensor:
@@ -183,21 +118,23 @@ def _trace(network: RawNetwork, images: Tensor, name: str) -> Any:
             "2 GiB. Export a smaller model."
         )
     try:
-        program = torch.onnx.export(
-            network,
-            (images,),
-            input_names=["images"],
-            output_names=list(network.outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-            verbose=False,
-        )
-    except torch.onnx.OnnxExporterError as error:
+        with redirect_stdout(io.StringIO()):  # onnxscript counts its rewrites there
+            program = torch.onnx.export(
+                network,
+                (images,),
+                input_names=["images"],
+                output_names=list(network.outputs),
+                opset_version=OPSET,
+                dynamo=True,
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, ImportError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
-            f"PyTorch {torch.__version__} can't export {name} to ONNX ({reason}). Write its "
-            "network with operations that torch.export takes, or export another model."
+            f"PyTorch {torch.__version__} can't export {name} to ONNX ({reason}). Type pip install "
+            "--upgrade onnx onnxscript; a network of your own needs operations that torch.export "
+            "takes."
         ) from error
     assert program is not None
     return program.model_proto
@@ -255,14 +192,3 @@ def _require_path(path: Path) -> None:
             f"path={path} can't be written: {above} {reason}. Type path=FILE.onnx in a folder that "
             "can be written."
         )
-
-
-def _require_parity(parity: tuple[Parity, ...], name: str) -> None:
-    for found in parity:
-        if not found.relative <= TOLERANCE:  # NaN is refused, too
-            raise InputError(
-                f"{found.output} of {name} differ between PyTorch and onnxruntime by "
-                f"{found.relative:.1e} of the largest value (batch of {found.batch}), and "
-                f"{TOLERANCE:.0e} is the most that passes; nothing was written. Check the weights "
-                "for NaN, and try other versions of torch, onnxscript and onnxruntime."
-            )

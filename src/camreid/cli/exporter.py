@@ -9,7 +9,8 @@ from camreid.checkpoints import Checkpoint, read_checkpoint
 from camreid.cli.build import run_folder
 from camreid.cli.terminal import be_quiet, say
 from camreid.errors import InputError
-from camreid.exporting import OPSET, TOLERANCE, Parity, export_onnx
+from camreid.exporting import OPSET, export_onnx
+from camreid.parity import TOLERANCE, Parity
 
 
 def export_run(config: DictConfig) -> None:
