@@ -151,4 +151,6 @@ def _device(name: str | torch.device) -> torch.device:
             f"device={str(name)!r}: PyTorch {torch.__version__} finds {there} CUDA devices here; "
             "type device='cpu' or 'auto', or install a driver and a PyTorch built for it."
         )
-    return torch.device("cuda", device.index or 0)
+    return torch.device(
+        "cuda", torch.cuda.current_device() if device.index is None else device.index
+    )
