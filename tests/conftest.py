@@ -94,12 +94,17 @@ class Ran:
 def run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Ran]]:
-    """Run `camreid-train` or `camreid-evaluate` in this process, in a folder of its own."""
+    """Run a command, such as `camreid-train`, in this process, in a folder of its own."""
 
     def command(name: str, *arguments: object) -> Ran:
-        from camreid.cli import evaluate, import_weights, train
+        from camreid.cli import evaluate, export, import_weights, train
 
-        commands = {"train": train, "evaluate": evaluate, "import": import_weights}
+        commands = {
+            "train": train,
+            "evaluate": evaluate,
+            "import": import_weights,
+            "export": export,
+        }
         main = commands[name.removeprefix("camreid-")].main
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()

@@ -24,6 +24,9 @@ ABOVE = {
     "checkpoints": {"errors", "importing", "labels", "model"},
     "freezing": {"errors", "model"},
     "callbacks": {"errors", "freezing", "labels", "evaluation", "model"},
+    "extractor": {"checkpoints", "data", "errors", "model"},
+    "parity": {"errors"},
+    "exporting": {"errors", "model", "parity"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py", "freezing.py"}
 TORCH_ALONE = {"labels.py", "evaluation/ranking.py"}

@@ -43,6 +43,13 @@ class Checkpoint:
     epochs: int
     notes: dict[str, Any]
 
+    def module(self) -> ReIDModule:
+        """The model, in evaluation mode on the CPU."""
+        module = ReIDModule(self.config, self.labels)
+        module.model.load_state_dict(self.state)
+        module.seen = self.seen
+        return module.eval()
+
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a file that a run saved; pickled code in it is not run.
@@ -78,11 +85,7 @@ def load(path: str | Path) -> ReIDModule:
     Raises:
         InputError: no file, or no camreid checkpoint.
     """
-    checkpoint = read_checkpoint(path)
-    module = ReIDModule(checkpoint.config, checkpoint.labels)
-    module.model.load_state_dict(checkpoint.state)
-    module.seen = checkpoint.seen
-    return module.eval()
+    return read_checkpoint(path).module()
 
 
 def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:

@@ -36,6 +36,19 @@ def read_image(
             f"{path} can't be read as an image ({error}). Copy the file again, or take it out of "
             "the dataset."
         ) from error
+    return to_pixels(image, size, interpolation)
+
+
+def to_pixels(
+    image: Image.Image,
+    size: tuple[int, int] | None = None,
+    interpolation: Interpolation = "bicubic",
+) -> Tensor:
+    """A PIL image in RGB as (3, H, W) uint8, resized as `read_image` says.
+
+    >>> to_pixels(Image.new("RGB", (64, 128)), size=(256, 128)).shape
+    torch.Size([3, 256, 128])
+    """
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), _RESAMPLING[interpolation])
     pixels: Tensor = pil_to_tensor(image)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from camreid.labels import LabelMap
 from camreid.model.batch import read_batch
+from camreid.model.evaluating import evaluating
 from camreid.model.network import ReIDNetwork
 
 
@@ -29,17 +30,14 @@ def feature_sums(
     Returns:
         For each head (len(people), width).
     """
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     count, widths = len(people), network.widths
     sums = {name: torch.zeros(count, width, device=device) for name, width in widths.items()}
-    for batch in loader:
-        read = read_batch(batch)
-        places = people.rows(read.pids.cpu()).to(device)
-        known = places >= 0
-        features = network(read.images.to(device)).features
-        for name, part in network.parts(features).items():
-            sums[name].index_add_(0, places[known], part[known].float())
-    for module, mode in modes.items():
-        module.training = mode
+    with evaluating(network):
+        for batch in loader:
+            read = read_batch(batch)
+            places = people.rows(read.pids.cpu()).to(device)
+            known = places >= 0
+            features = network(read.images.to(device)).features
+            for name, part in network.parts(features).items():
+                sums[name].index_add_(0, places[known], part[known].float())
     return sums

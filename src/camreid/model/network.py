@@ -2,7 +2,7 @@
 
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.model.head import RemapHead
 from camreid.model.pixels import Pixels
+
+Neck = Literal["after", "before"]
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,17 @@ class FeatureOptions:
 
     flip: bool = False
     normalize: bool = False
-    neck: Literal["after", "before"] = "after"
+    neck: Neck = "after"
 
     def __post_init__(self) -> None:
         if self.neck not in ("after", "before"):
             raise InputError(f"evaluation.neck={self.neck}: type after or before.")
 
     def __call__(
-        self, network: "ReIDNetwork", images: Tensor, output: ReIDOutput | None = None
+        self,
+        network: Callable[[Tensor], ReIDOutput],
+        images: Tensor,
+        output: ReIDOutput | None = None,
     ) -> Tensor:
         """(B, D) features of images.
 
