@@ -177,7 +177,7 @@ def test_a_file_that_differs_is_not_written(
         traced = torch.compiler.is_exporting()  # the file gets other pixels than PyTorch
         return (images.to(self.mean.dtype) + (10 if traced else 0) - self.mean) / self.std
 
-    monkeypatch.setattr("camreid.model.network.PixelNorm.normalize", biased)
+    monkeypatch.setattr("camreid.model.pixels.PixelNorm.normalize", biased)
     with pytest.raises(InputError, match=r"features of tiny differ .* nothing was written"):
         export_onnx(tiny_module(PEOPLE), path)
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
@@ -198,7 +198,7 @@ def test_a_network_that_can_not_be_exported_is_told(
     def by_value(self: nn.Module, images: Tensor) -> Tensor:
         return images.float() * (2 if images.max().item() > 100 else 1)
 
-    monkeypatch.setattr("camreid.model.network.PixelNorm.normalize", by_value)
+    monkeypatch.setattr("camreid.model.pixels.PixelNorm.normalize", by_value)
     with pytest.raises(InputError, match="can't export tiny to ONNX") as told:
         export_onnx(tiny_module(PEOPLE), tmp_path / "m.onnx")
     assert "\n" not in str(told.value)
