@@ -72,8 +72,8 @@ def test_files_that_are_no_checkpoint_are_refused(checkpoint: Path, tmp_path: Pa
     cut.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(InputError, match="its 1000 bytes can't be read"):
         load(cut)
-    torch.save({"model": {}}, cut)
-    with pytest.raises(InputError, match="is no camreid checkpoint: it holds model"):
+    torch.save({"epoch": 3}, cut)
+    with pytest.raises(InputError, match="is no camreid checkpoint: it holds epoch"):
         load(cut)
     torch.save([1, 2], cut)
     with pytest.raises(InputError, match="holds a list"):

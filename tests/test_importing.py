@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from camreid import create_model
@@ -158,7 +159,7 @@ def test_torchreid_files_are_read(tmp_path: Path) -> None:
 
 def test_another_architecture_names_what_does_not_fit(tmp_path: Path) -> None:
     path = write(tmp_path / "m.pth", filled("fastreid_bagtricks_R50"))
-    with pytest.raises(InputError, match=r"is not a sbs_r50: \d+ .*closest .* bot_r50 "):
+    with pytest.raises(InputError, match=r"is not a sbs_r50: \d+ .*closest is model=bot_r50 "):
         import_weights(path, model="sbs_r50", **SMALL)
     partial = import_file(path, model="sbs_r50", allow_partial=True, **SMALL)
     assert "backbone.pool.p" in partial.missing
@@ -338,10 +339,8 @@ def test_the_command_imports_checks_and_feeds_training(
     assert "needs path=FILE and model=NAME" in run("camreid-import").err
 
 
-def test_a_wrong_order_is_called_out(
-    market: Path, records: Records, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from camreid.cli.importer import _say_rows
+def test_a_wrong_order_is_called_out(market: Path, records: Records) -> None:
+    from camreid.cli.importer import check_rows
 
     split = OriginalSplit()(records)
     module = create_model("small", split.labels, network__backbone="test_resnet", **SMALL).eval()
@@ -350,16 +349,130 @@ def test_a_wrong_order_is_called_out(
         module.new_people = split.labels
         module.start_rows(data.eval_dataloader(split.train))
     numeric = LabelMap.of(split.labels.pids)
-    _say_rows(module, numeric, split.train)
-    assert "WRONG ROWS: fastreid order" in capsys.readouterr().out
-    _say_rows(module, split.labels, split.train)
-    told = capsys.readouterr().out
-    assert "WRONG" not in told
-    assert "UNSURE" not in told
+    with pytest.raises(HeadMismatch, match=r"WRONG ROWS: .* again with labels\.order=fastreid"):
+        check_rows(module, numeric, split.train, by_order=True)
+    with pytest.raises(HeadMismatch, match="import again with its rows in fastreid order"):
+        check_rows(module, numeric, split.train, by_order=False)
+    told = check_rows(module, split.labels, split.train, by_order=True)
+    assert "chance is" in str(told)
+    assert "UNSURE" not in str(told)
     torch.nn.init.normal_(module.model.heads["identity"].weight)
-    _say_rows(module, split.labels, split.train)
-    assert "UNSURE ROWS: the orders can't be told apart" in capsys.readouterr().out
+    told = check_rows(module, split.labels, split.train, by_order=True)
+    assert "UNSURE ROWS: the orders can't be told apart" in str(told)
     alike = LabelMap((1, 2, 3))
     module = create_model("small", alike, network__backbone="test_resnet", **SMALL).eval()
-    _say_rows(module, alike, split.train[:4])
-    assert "The two orders are one" in capsys.readouterr().out
+    assert "The two orders are one" in str(check_rows(module, alike, split.train[:4], True))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["labels.camera=3"], "labels.camera=3 goes with a dataset"),
+        (["labels.pids=p.txt", "labels.order=numeric"], "type labels.root=FOLDER with it"),
+        (["labels.pids=p.txt", "labels.manifest=s.csv"], "both say whose the rows are"),
+        (["labels.pids=p.txt"], "names [7] twice"),
+        (["labels.pids=none.txt"], "expected one pid a line"),
+        (["+model.network.foo=1"], "has no option network.foo"),
+        (["source=torchreid"], "The closest is model=bot_r50 source=fastreid"),
+        (["model=mgn_r50_ibn", "model.image_size=[96,32]"], "is not a mgn_r50_ibn"),
+    ],
+)
+def test_what_is_typed_wrong_writes_nothing(
+    run: Callable[..., Ran], typed: list[str], said: str
+) -> None:
+    write(Path("c3.pth"), filled("fastreid_bagtricks_R50"))
+    Path("p.txt").write_text("7 9 7 1 2 3 4")
+    options = ["path=c3.pth", "model=bot_r50", "model.image_size=[64,32]", "run_dir=i"]
+    names = {a.partition("=")[0] for a in typed}
+    options = [a for a in options if a.partition("=")[0] not in names]
+    ran = run("camreid-import", *options, *typed)
+    assert ran.code == 1
+    assert said in ran.err
+    assert "\n" not in ran.err.strip()
+    assert not Path("i").exists()
+
+
+def test_rows_that_do_not_fit_are_nobodys(tmp_path: Path) -> None:
+    state = filled("fastreid_bagtricks_R50")
+    del state["heads.weight"]
+    path, people = write(tmp_path / "m.pth", state), LabelMap(range(7))
+    with pytest.raises(HeadMismatch, match="has 0 rows, and the label map 7 people"):
+        import_weights(path, model="bot_r50", labels=people, **SMALL)
+    state["heads.weight"] = torch.ones(7, 768)
+    path = write(tmp_path / "m.pth", state)
+    with pytest.raises(HeadMismatch, match="would name rows of noise"):
+        import_weights(path, model="bot_r50", labels=people, allow_partial=True, **SMALL)
+
+
+def test_every_key_is_accounted_for(tmp_path: Path) -> None:
+    state = renamed(filled("fastreid_bagtricks_R50"), *OLD["v0.1.1"])
+    state["heads.classifier.t"] = torch.zeros(1)
+    state["heads.pool_layer.p"] = torch.ones(1)
+    state["heads.bottleneck.0.weight"] = state["heads.bnneck.weight"]
+    imported = import_file(write(tmp_path / "m.pth", state), model="bot_r50", **SMALL)
+    needless = {"heads.classifier.t", "heads.pool_layer.p", "heads.bnneck.weight"}
+    assert imported.needless.keys() == needless
+    assert imported.loaded.keys() | needless == state.keys()
+    assert imported.stem_padding == 1
+
+
+def test_the_padding_that_is_said_is_the_one_that_is_built(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.pth", filled("fastreid_bagtricks_R50"))
+    imported = import_file(path, model="bot_r50", network__stem_padding=1, **SMALL)
+    assert imported.stem_padding == imported.module.config.network["stem_padding"] == 1
+    trunk = timm.create_model("resnet50", num_classes=5).state_dict()
+    path = write(tmp_path / "t.pth", trunk, "state_dict")
+    imported = import_file(path, "timm", "bot_r50", stem_padding=0, **SMALL)
+    assert imported.module.model.backbone.trunk.maxpool.padding == 0
+    assert imported.needless.keys() == {"fc.weight", "fc.bias"}
+
+
+def test_starting_weights_keep_the_features_that_they_had(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.pth", filled("fastreid_bagtricks_R50"))
+    people = LabelMap(range(7))
+    save(import_weights(path, model="bot_r50", labels=people, **SMALL), tmp_path / "m.ckpt")
+    start = read_checkpoint(tmp_path / "m.ckpt")
+    for option, value in (("last_stride", None), ("pool", "gem"), ("stem_padding", 1)):
+        options = {"network__stem_padding": 0, f"network__{option}": value, **SMALL}
+        with pytest.raises(InputError, match=rf"Type model\.network\.{option}="):
+            start_from(create_model("bot_r50", people, **options), start)
+    with pytest.raises(InputError, match=r"Type camreid-import path=.*m\.pth"):
+        read_checkpoint(path)
+    torch.save({"state_dict": {}, "rank1": np.float64(0.9)}, tmp_path / "t.tar")
+    with pytest.raises(InputError, match="Type camreid-import"):
+        read_checkpoint(tmp_path / "t.tar")
+
+
+@pytest.mark.parametrize("unknown", ["skip", "extend"])
+def test_a_step_moves_each_persons_own_row_towards_them(
+    expert: tuple[Path, LabelMap], records: Records, unknown: str
+) -> None:
+    start, split = read_checkpoint(expert[0]), Resplit(0.5, 0.2, 0)(records)
+    labels = fit_labels(start.labels, split.labels, unknown)  # type: ignore[arg-type]
+    options = {"network__stem_padding": 0, "loss__triplet_weight": 0.0, "loss__smoothing": 0.0}
+    module = create_model("bot_r50", labels, unknown=unknown, **options, **SMALL)
+    start_from(module, start)
+    data = ReIDDataModule(split, (64, 32), workers=0, eval_batch_size=48)
+    if unknown == "extend":
+        new = [r for r in split.train if r.pid in module.new_people]
+        module.eval()
+        module.start_rows(data.eval_dataloader(new))
+    batch = next(iter(data.eval_dataloader(split.train)))
+    module.log = module.log_dict = lambda *args, **options: None  # type: ignore[assignment]
+    module.train()
+    head = module.model.heads["identity"]
+    rows, before = head.rows(batch["pids"]), head.weight.detach().clone()
+    known = rows >= 0
+    with torch.no_grad():  # what the gradient of the cross-entropy says
+        features = module.model(batch["images"]).features[known]
+        hits = F.one_hot(rows[known], len(labels)).float()
+        expected = (hits - head(features).softmax(1)).T @ features / known.sum()
+    optimizer = torch.optim.SGD([head.weight], lr=1.0)
+    module.training_step(batch, 0).backward()
+    optimizer.step()
+    moved = head.weight.detach() - before
+    assert (moved - expected).abs().max() < 1e-3 * expected.abs().max()
+    assert bool(known.all()) == (unknown == "extend")
+    for row in rows[known].unique().tolist():
+        own = features[rows[known] == row].mean(0)
+        assert F.cosine_similarity(moved[row], own, dim=0) > 0

@@ -58,6 +58,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         InputError: no file, or no camreid checkpoint.
     """
     content = _read_file(Path(path))
+    _refuse_foreign(path, content)
     state, parameters = content.get("state_dict"), content.get("hyper_parameters")
     if not isinstance(state, Mapping) or not isinstance(parameters, Mapping):
         raise InputError(
@@ -127,16 +128,30 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     _check_trunk(module, checkpoint, trunk, own)
     module.model.load_state_dict({**own, **trunk})
     module.seen = module.seen | checkpoint.seen
+    module.started_with = checkpoint.labels
     module.started_anonymous = checkpoint.labels.is_anonymous
     module.started_on = str(checkpoint.notes.get("split_overrides", ""))
     if module.config.unknown == "reinit":
         module.new_people = module.labels
-        return
+    fresh = not len(checkpoint.labels) and module.config.unknown != "extend"
+    if module.config.unknown == "reinit" or fresh:
+        return  # a trunk without rows gets them as a run without init= does
     for name, head in heads.items():
         pids = tuple(checkpoint.state[f"heads.{name}.pids"].tolist())
         weight = checkpoint.state[f"heads.{name}.weight"]
         bias = checkpoint.state.get(f"heads.{name}.bias")
         module.new_people = head.take(weight, LabelMap(pids), bias)
+
+
+def _refuse_foreign(path: str | Path, content: Mapping[str, Any]) -> None:
+    nested = any(isinstance(content.get(key), Mapping) for key in ("model", "state_dict"))
+    bare = bool(content) and all(isinstance(value, Tensor) for value in content.values())
+    if (nested and "hyper_parameters" not in content) or bare:
+        raise InputError(
+            f"{path} is no camreid checkpoint but looks like weights of another program. Type "
+            f"camreid-import path={path} model=NAME (source=fastreid, torchreid or timm) first, "
+            "and give the checkpoint that it writes."
+        )
 
 
 def _check_trunk(
@@ -148,6 +163,7 @@ def _check_trunk(
     heads = {k for k in checkpoint.state if k.startswith("heads.") and k.endswith(".weight")}
     lacking = {f"heads.{name}.weight" for name in module.model.remap_heads()} - heads
     if theirs == ours and not lacking:
+        _check_options(module, checkpoint)
         return
     differing = sorted({k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k)})
     raise InputError(
@@ -156,6 +172,29 @@ def _check_trunk(
         f"{', '.join([*differing, *sorted(lacking)][:3])}. Type model={checkpoint.config.name} "
         "with the same model.network options, or leave model= out to take the checkpoint's own."
     )
+
+
+# what changes the features but leaves no trace among the tensors
+_TRACELESS = {"stem_padding": 1, "last_stride": None, "pool": "avg"}
+
+
+def _check_options(module: ReIDModule, checkpoint: Checkpoint) -> None:
+    theirs, ours = checkpoint.config.network, module.config.network
+    differing = {
+        key: theirs.get(key, usual)
+        for key, usual in _TRACELESS.items()
+        if theirs.get(key, usual) != ours.get(key, usual)
+    }
+    if differing:
+        typed = " ".join(
+            f"model.network.{key}={'null' if value is None else value}"
+            for key, value in differing.items()
+        )
+        raise InputError(
+            f"init={checkpoint.path} was trained with other features than this run would compute "
+            f"from its weights. Type {typed} as it has, or leave model= out to take the "
+            "checkpoint's own."
+        )
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -174,6 +213,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if "numpy" in str(error) and "scalar" in str(error):
+            _refuse_foreign(path, {"model": {}})  # as torchreid's files hold
         raise InputError(
             f"{path} can't be read as a checkpoint: {unreadable(path, error)} A checkpoint is a "
             "file of a run folder, such as runs/RUN/checkpoints/best.ckpt."

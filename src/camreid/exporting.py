@@ -76,6 +76,8 @@ def export_onnx(
     path = Path(path)
     if input not in get_args(Input):
         raise InputError(f"input={input}: type input=uint8 or input=float, both in 0..255.")
+    if logits and not len(module.labels):
+        raise InputError("logits=true: the model has no rows; leave logits out.")
     _require_packages()
     _require_path(path)
     network = RawNetwork(module, normalize, logits)

@@ -30,6 +30,25 @@ def fastreid_names(state: Mapping[str, Tensor]) -> State:
     return renamed
 
 
+def needless(state: Mapping[str, Tensor], model: str) -> dict[str, str]:
+    """Why some of a FastReID file's tensors are not needed, by name.
+
+    Args:
+        state: the file's tensors.
+        model: the config that it is a model of.
+    """
+    why = {}
+    for name, value in state.items():
+        (new,) = fastreid_names({name: value})
+        if new != name and new in state:
+            why[name] = f"the file has it as {new} too"
+        if name.endswith("classifier.t"):
+            why[name] = "the running threshold of an ArcSoftmax that later releases do not have"
+    if "heads.pool_layer.p" in state and model.startswith("bot"):
+        why["heads.pool_layer.p"] = "the mean that BoT pools by has no exponent"
+    return why
+
+
 def from_fastreid(state: Mapping[str, Tensor]) -> State:
     """A FastReID state dict (v1.3 names) as that of a `Baseline` or an `MGN`.
 

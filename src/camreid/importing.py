@@ -1,5 +1,6 @@
 """FastReID, torchreid and timm files as camreid models, every key accounted for."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,15 +8,12 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from camreid.architectures import Source, architecture_options, closest
+from camreid.architectures import Source, architecture_options, closest, renamed
 from camreid.errors import HeadMismatch, InputError
-from camreid.foreign import fastreid_names, from_fastreid, from_torchreid
+from camreid.foreign import needless
 from camreid.labels import LabelMap
 from camreid.model.module import ReIDModule
 from camreid.model.weights import fit_trunk, read_state
-
-# what old releases left behind in their files
-_NEEDLESS = ("heads.bnneck.num_batches_tracked",)
 
 
 @dataclass(frozen=True)
@@ -25,20 +23,25 @@ class Import:
     Attributes:
         module: the model, in evaluation mode on the CPU.
         generation: the release whose names the file has.
-        stem_padding: of the max-pool, which no file says; by generation unless it was given.
+        stem_padding: of the max-pool, which no file says; None for a model without one.
         loaded: names in the file that were taken, and what they are called here.
-        left_over: names in the file that were not.
+        needless: names in the file that no model needs, and why.
+        left_over: names in the file that were not taken.
         missing: names of the model that the file does not have.
-        anonymous: whether nobody knows whose the rows are.
     """
 
     module: ReIDModule
     generation: str
-    stem_padding: int
+    stem_padding: int | None
     loaded: dict[str, str] = field(repr=False)
+    needless: dict[str, str]
     left_over: tuple[str, ...]
     missing: tuple[str, ...]
-    anonymous: bool
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether nobody knows whose the rows are."""
+        return self.module.labels.is_anonymous
 
 
 def import_weights(
@@ -91,37 +94,58 @@ def import_file(
         InputError: no such file, or keys other than class rows that do not fit the model.
         HeadMismatch: rows and people are not as many.
     """
-    from camreid.cli.compose import create_model  # names of models are those of their configs
-
     if source not in get_args(Source):
         raise InputError(f"source={source}: type one of {', '.join(get_args(Source))}.")
+    if stem_padding is not None:
+        options["network__stem_padding"] = stem_padding
     theirs = read_state(path)
     if source == "timm":
-        return _import_trunk(path, theirs, model, labels, allow_partial, options)
+        result = _import_trunk(path, theirs, model, labels, options)
+    else:
+        result = _import_model(path, theirs, source, model, labels, options)
+    missing = [k for k in result.missing if not k.startswith("heads.")]
+    if not allow_partial and (missing or result.left_over):
+        raise InputError(_refusal(path, source, model, result, missing, theirs))
+    if labels is not None and any(k.startswith("heads.") for k in result.missing):
+        raise HeadMismatch(
+            f"{path} has no class rows that fit {model}, so the labels of {len(labels)} people "
+            "would name rows of noise. Leave the labels out."
+        )
+    result.module.seen = frozenset(() if labels is None else labels.pids)
+    return result
+
+
+def _import_model(
+    path: str | Path,
+    theirs: Mapping[str, Tensor],
+    source: Source,
+    model: str,
+    labels: LabelMap | None,
+    options: dict[str, Any],
+) -> Import:
+    from camreid.cli.compose import create_model  # names of models are those of their configs
+
+    unneeded = needless(theirs, model) if source == "fastreid" else {}
+    wanted = {k: v for k, v in theirs.items() if k not in unneeded}
+    state = renamed(wanted, source)
+    names = dict(zip(state, wanted, strict=True))
     generation = "torchreid" if source == "torchreid" else _generation(theirs)
-    renamed = _renamed(theirs, source)
-    names = dict(zip(renamed, _original_names(theirs, source), strict=True))
-    rows = {len(v) for k, v in renamed.items() if k.startswith("heads.") and k.endswith(".weight")}
-    known = _label_map(path, rows, labels)
-    if generation == "FastReID v0.1.1" and model.startswith("bot"):
-        renamed.pop("backbone.pool.p", None)  # zoo files have one that BoT's mean does not use
-    padding = _padding(generation) if stem_padding is None else stem_padding
-    options = {**architecture_options(model, source, theirs, renamed, padding), **options}
-    module = create_model(model, known, **options)
-    account = _load(module, renamed)
-    result = Import(
+    options = {**architecture_options(model, source, state, _padding(generation)), **options}
+    module = create_model(model, _label_map(path, state, labels), **options)
+    own = module.model.state_dict()
+    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    module.model.load_state_dict({**own, **fits})
+    given = ("num_batches_tracked", ".pids")  # not in every file; of the labels
+    missing = (k for k in own if k not in fits and not k.endswith(given))
+    return Import(
         module.eval(),
         generation,
-        padding,
-        {names[k]: k for k in account.loaded},
-        tuple(names[k] for k in account.left_over),
-        account.missing,
-        anonymous=labels is None,
+        module.config.network.get("stem_padding"),
+        {names[k]: k for k in fits},
+        unneeded,
+        tuple(names[k] for k in state if k not in fits),
+        tuple(k for k in missing if not k.startswith("pixel_norm.")),
     )
-    if not allow_partial:
-        _require_whole(path, source, model, result, renamed)
-    module.seen = frozenset(() if labels is None else labels.pids)
-    return result
 
 
 def _import_trunk(
@@ -129,7 +153,6 @@ def _import_trunk(
     theirs: Mapping[str, Tensor],
     model: str,
     labels: LabelMap | None,
-    allow_partial: bool,
     options: dict[str, Any],
 ) -> Import:
     """A model whose trunk is the file's, without rows."""
@@ -149,17 +172,15 @@ def _import_trunk(
         )
     fit = fit_trunk(theirs, trunk)
     trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
-    loaded = {original: f"backbone.trunk.{own}" for own, original in fit.names.items()}
-    left, missing = (
+    return Import(
+        module.eval(),
+        "timm",
+        module.config.network.get("stem_padding"),
+        {original: f"backbone.trunk.{own}" for own, original in fit.names.items()},
+        dict.fromkeys(fit.heads, "a classifier of other classes"),
         (*fit.left_over, *fit.outside),
         tuple(f"backbone.trunk.{k}" for k in fit.missing),
     )
-    module.seen = frozenset()
-    padding = int(options.get("network__stem_padding", 1))
-    result = Import(module.eval(), "timm", padding, loaded, left, missing, anonymous=False)
-    if not allow_partial:
-        _require_whole(path, "timm", model, result, theirs)
-    return result
 
 
 def _generation(state: Mapping[str, Tensor]) -> str:
@@ -174,26 +195,14 @@ def _padding(generation: str) -> int:
     return 1 if generation in ("FastReID v0.1.1", "torchreid") else 0
 
 
-def _renamed(state: Mapping[str, Tensor], source: Source) -> dict[str, Tensor]:
-    kept = {k: v for k, v in state.items() if k not in _NEEDLESS}
-    return from_torchreid(kept) if source == "torchreid" else from_fastreid(fastreid_names(kept))
-
-
-def _original_names(state: Mapping[str, Tensor], source: Source) -> list[str]:
-    """The file's names in the order of the renamed state."""
-    kept = [k for k in state if k not in _NEEDLESS]
-    if source == "torchreid":
-        return kept
-    by_new = fastreid_names({k: k for k in kept})  # type: ignore[misc]
-    return list(by_new.values())  # type: ignore[arg-type]
-
-
-def _label_map(path: str | Path, rows: set[int], labels: LabelMap | None) -> LabelMap:
+def _label_map(path: str | Path, state: Mapping[str, Tensor], labels: LabelMap | None) -> LabelMap:
+    """Whose the rows of a state dict under camreid's names are."""
+    rows = {len(v) for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k)}
     if len(rows) > 1:
         raise HeadMismatch(
             f"the heads of {path} have {sorted(rows)} rows, and one number is meant."
         )
-    count = next(iter(rows), 0 if labels is None else len(labels))
+    count = next(iter(rows), 0)
     if labels is None:
         return LabelMap.anonymous(count)
     if len(labels) != count:
@@ -205,36 +214,18 @@ def _label_map(path: str | Path, rows: set[int], labels: LabelMap | None) -> Lab
     return labels
 
 
-@dataclass(frozen=True)
-class _Account:
-    loaded: tuple[str, ...]
-    left_over: tuple[str, ...]
-    missing: tuple[str, ...]
-
-
-def _load(module: ReIDModule, state: Mapping[str, Tensor]) -> _Account:
-    own = module.model.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    module.model.load_state_dict({**own, **fits})
-    constant = ("num_batches_tracked", ".pids")
-    missing = [k for k in own if k not in fits and not k.endswith(constant)]
-    return _Account(
-        tuple(fits),
-        tuple(k for k in state if k not in fits),
-        tuple(k for k in missing if not k.startswith("pixel_norm.")),
-    )
-
-
-def _require_whole(
-    path: str | Path, source: Source, model: str, result: Import, state: Mapping[str, Tensor]
-) -> None:
-    missing = [k for k in result.missing if not k.startswith("heads.")]
-    if not missing and not result.left_over:
-        return
-    raise InputError(
+def _refusal(
+    path: str | Path,
+    source: Source,
+    model: str,
+    result: Import,
+    missing: list[str],
+    theirs: Mapping[str, Tensor],
+) -> str:
+    return (
         f"{path} ({result.generation} names) is not a {model}: {len(missing)} of the model's "
         f"tensors are missing ({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of "
         f"the file's are left over ({', '.join(result.left_over[:3]) or 'none'}); "
-        f"{len(result.loaded)} fit. {closest(state, source)} Type the model= and source= that it "
+        f"{len(result.loaded)} fit. {closest(theirs, source)} Type the model= and source= that it "
         "was trained as, or allow_partial=true to import what fits."
     )

@@ -139,7 +139,7 @@ def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> Lab
     """The rows that a head should have for training on `split`.
 
     Args:
-        start: the rows of the starting weights; None for a fresh start.
+        start: the rows of the starting weights; None for a fresh start, as a trunk without any.
         split: the identities to be trained on.
         unknown: what happens to those without a row; see `model.unknown`.
 
@@ -149,7 +149,7 @@ def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> Lab
     """
     if unknown not in UNKNOWN:
         raise ValueError(f"unknown={unknown!r}: expected one of {', '.join(UNKNOWN)}")
-    if start is None or unknown == "reinit":
+    if start is None or not len(start) or unknown == "reinit":
         return split
     if start.is_anonymous:
         return start  # nobody's rows: HeadCheck says so

@@ -92,3 +92,12 @@ def test_a_saved_head_knows_its_people() -> None:
 def test_an_unknown_classifier_is_refused() -> None:
     with pytest.raises(InputError, match="linear, cosine, arc, circle"):
         RemapHead(4, LabelMap((1,)), "softmax")  # type: ignore[arg-type]
+
+
+def test_cosines_are_single_precision_under_mixed_precision() -> None:
+    torch.manual_seed(0)
+    head = RemapHead(16, LabelMap(range(5)), "circle", scale=64.0, margin=0.35)
+    features, rows = torch.randn(8, 16), torch.arange(8) % 5
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = head(features, rows)
+    assert torch.allclose(mixed, head(features, rows), rtol=1e-5, atol=1e-4)

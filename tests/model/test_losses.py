@@ -137,3 +137,12 @@ def test_bad_options_are_refused() -> None:
         LossConfig(1.0, 0.1, 1.0, 0.3, "soft")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="circle, cosface"):
         LossConfig(1.0, 0.1, 1.0, 0.3, pair="arc")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["circle", "cosface"])
+def test_pair_losses_are_single_precision_under_mixed_precision(form: str) -> None:
+    inputs = embeddings().detach().float()
+    loss = PairLoss(form)  # type: ignore[arg-type]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = loss(inputs, TARGETS)
+    assert mixed.item() == pytest.approx(loss(inputs, TARGETS).item(), rel=1e-6)

@@ -1,6 +1,6 @@
 """Models by the name of their config."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def create_model(name: str, labels: LabelMap | Sequence[int], **options: object)
     >>> module.model.heads["identity"].weight.shape[0]
     3
     """
-    return ReIDModule(_read(name, options).without_weights(), labels)
+    return ReIDModule(read_model(name, **options).without_weights(), labels)
 
 
 def model_names() -> list[str]:
@@ -48,7 +48,7 @@ def build_on_meta(name: str, bare: bool = False) -> ReIDNetwork:
         name: of the file.
         bare: without a neck and with biases, as torchreid's models are.
     """
-    config = _read(name, {})
+    config = read_model(name)
     network = dict(config.network)
     if bare and "neck" in network:
         network.update(neck="none", bias=True)
@@ -61,7 +61,8 @@ def build_on_meta(name: str, bare: bool = False) -> ReIDNetwork:
         )
 
 
-def _read(name: str, options: Mapping[str, object]) -> ModelConfig:
+def read_model(name: str, **options: object) -> ModelConfig:
+    """A file of `conf/model/`; `name` and `options` are as for `create_model`."""
     if name not in model_names():
         raise InputError(f"there is no model {name!r}; choose one of {', '.join(model_names())}.")
     config = _compose(f"model/{name}").model

@@ -1,6 +1,7 @@
 """What camreid-import does, step by step."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from camreid.cli.build import run_folder
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import ImageDataset, OriginalSplit, Split, read_market1501
 from camreid.data.records import ImageRecord
-from camreid.errors import InputError
+from camreid.errors import HeadMismatch, InputError
 from camreid.evaluation.report import percent
 from camreid.importing import Import, import_file
 from camreid.labels import LabelMap, Order
@@ -33,7 +34,7 @@ def import_run(config: DictConfig) -> None:
         )
     labels, images = read_labels(config.labels, config.source)
     name = HydraConfig.get().runtime.choices["model"]
-    typed = [a.partition("=")[0] for a in HydraConfig.get().overrides.task]
+    typed = [a.partition("=")[0].lstrip("+") for a in HydraConfig.get().overrides.task]
     keys = [key.removeprefix("model.") for key in typed if key.startswith("model.")]
     options = {key.replace(".", "__"): OmegaConf.select(config.model, key) for key in keys}
     imported = import_file(
@@ -45,6 +46,9 @@ def import_run(config: DictConfig) -> None:
         allow_partial=config.allow_partial,
         **options,
     )
+    told = _account(f"{config.path} as {name}", imported)
+    if labels is not None and images:
+        told += check_rows(imported.module, labels, images, bool(config.labels.root))
     folder = run_folder()
     out = folder / "checkpoints" / "imported.ckpt"
     notes = {"imported": str(config.path), "generation": imported.generation}
@@ -52,10 +56,9 @@ def import_run(config: DictConfig) -> None:
     if labels is not None and config.labels.root:
         notes["split_overrides"] = "+split=original" + (f" split.camera={camera}" if camera else "")
     save(imported.module, out, notes)
-    _say_account(f"{config.path} as {name}", imported, folder)
-    if labels is not None and images:
-        _say_rows(imported.module, labels, images)
-    say(f"Written to {out}")
+    _keep_account(imported, folder)
+    how = " model.unknown=reinit" if imported.anonymous else ""
+    say(*told, f"Written to {out}", f"Train it with camreid-train +split=SPLIT init={out}{how}")
 
 
 def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple[ImageRecord, ...]]:
@@ -68,11 +71,17 @@ def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple
     Raises:
         InputError: more than one source of labels, or one that can't be read.
     """
-    given = [key for key in ("root", "manifest", "pids") if config[key]]
-    if len(given) > 1:
+    if config.pids and (config.manifest or config.root):
+        other = "manifest" if config.manifest else "root"
         raise InputError(
-            f"{' and '.join(f'labels.{key}' for key in given)} both say whose the rows are; type "
-            "one of them."
+            f"labels.pids and labels.{other} both say whose the rows are; type one of them."
+        )
+    idle = [key for key in ("camera", "order") if config[key]]
+    if idle and (config.manifest or not config.root):
+        raise InputError(
+            f"{' and '.join(f'labels.{key}={config[key]}' for key in idle)} goes with a dataset "
+            "whose official division the file was trained on: type labels.root=FOLDER with it, "
+            "without labels.manifest or labels.pids, which have people and order of their own."
         )
     order: Order = config.order or ("numeric" if source == "torchreid" else "fastreid")
     if order not in ("fastreid", "numeric"):
@@ -80,7 +89,7 @@ def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple
     if config.pids:
         return LabelMap(_read_pids(Path(config.pids))), ()
     if config.manifest:
-        split = Split.load(config.manifest)
+        split = Split.load(config.manifest, config.root)
         return split.labels, split.train
     if config.root:
         images = OriginalSplit(camera=config.camera)(read_market1501(config.root)).train
@@ -90,30 +99,48 @@ def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple
 
 def _read_pids(path: Path) -> tuple[int, ...]:
     try:
-        return tuple(int(line) for line in path.read_text(encoding="utf-8").split())
+        pids = tuple(int(line) for line in path.read_text(encoding="utf-8").split())
     except (OSError, ValueError) as error:
         raise InputError(
             f"labels.pids={path} can't be read ({error}); expected one pid a line, in row order."
         ) from error
+    twice = sorted(pid for pid, count in Counter(pids).items() if count > 1)
+    if twice or min(pids, default=0) < 0 or not pids:
+        what = f"{twice[:5]} twice" if twice else "none" if not pids else "pids below 0"
+        raise InputError(
+            f"labels.pids={path} names {what}; expected each person of the head once, one pid a "
+            "line, in row order."
+        )
+    return pids
 
 
-def _say_account(title: str, imported: Import, folder: Path) -> None:
+def _account(title: str, imported: Import) -> list[Table | str]:
+    """What became of the keys, and whose the rows are."""
     renamed = sum(old != new for old, new in imported.loaded.items())
     table = Table(title=title, title_justify="left")
-    for column in ("names of", "max-pool padding", "loaded", "renamed", "left over", "missing"):
+    for column in ("names of", "max-pool padding", "loaded", "renamed", "not needed"):
         table.add_column(column, justify="right")
-    counts = (len(imported.loaded), renamed, len(imported.left_over), len(imported.missing))
-    table.add_row(imported.generation, str(imported.stem_padding), *map(str, counts))
-    say(table)
+    table.add_column("left over", justify="right")
+    table.add_column("missing", justify="right")
+    padding = "-" if imported.stem_padding is None else str(imported.stem_padding)
+    counts = (len(imported.loaded), renamed, len(imported.needless))
+    rest = (len(imported.left_over), len(imported.missing))
+    table.add_row(imported.generation, padding, *map(str, (*counts, *rest)))
     rows = len(imported.module.labels)
     whose = "nobody's: no labels were given" if imported.anonymous else "told by the labels"
-    say(f"Head   {rows} rows, {whose}")
+    if not rows:
+        whose = "a trunk alone: they start with the split that is trained on"
+    return [table, f"Head   {rows} rows, {whose}"]
+
+
+def _keep_account(imported: Import, folder: Path) -> None:
     content = {
         "generation": imported.generation,
         "stem_padding": imported.stem_padding,
-        "rows": rows,
+        "rows": len(imported.module.labels),
         "anonymous": imported.anonymous,
         "loaded": imported.loaded,
+        "not_needed": imported.needless,
         "left_over": imported.left_over,
         "missing": imported.missing,
     }
@@ -121,8 +148,23 @@ def _say_account(title: str, imported: Import, folder: Path) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _say_rows(module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord]) -> None:
-    """Closed-set accuracy of the imported rows on their own training images, by either order."""
+def check_rows(
+    module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord], by_order: bool
+) -> list[Table | str]:
+    """Closed-set accuracy of the imported rows on their own training images, by either order.
+
+    Args:
+        module: in evaluation mode.
+        labels: whose the rows are said to be.
+        images: training images of these people.
+        by_order: whether the labels are a division's people in one of the two orders.
+
+    Returns:
+        What there is to say.
+
+    Raises:
+        HeadMismatch: another order fits far better.
+    """
     orders: tuple[Order, ...] = ("fastreid", "numeric")
     maps = {"the labels given": labels} | {
         f"{order} order": LabelMap.of(labels.pids, order=order) for order in orders
@@ -130,29 +172,44 @@ def _say_rows(module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord
     accuracy = row_accuracy(module, images, maps)
     count, chance = min(len(images), _CHECKED), 1 / len(labels)
     parts = ", ".join(f"{percent(share)} by {name}" for name, share in accuracy.items())
-    say(f"Rows   accuracy on {count} training images: {parts};")
-    say(f"       chance is {percent(chance)}.")
+    told: list[Table | str] = [
+        f"Rows   accuracy on {count} training images: {parts};",
+        f"       chance is {percent(chance)}.",
+    ]
     if maps["fastreid order"] == maps["numeric order"]:
-        say("       The two orders are one for these people, so labels.order does not matter.")
-    say(*row_verdict(accuracy, chance, count))
+        told.append("       The two orders are one for these people, so either is right.")
+    return [*told, *row_verdict(accuracy, chance, count, by_order)]
 
 
-def row_verdict(accuracy: dict[str, float], chance: float, images: int) -> list[str]:
+def row_verdict(
+    accuracy: dict[str, float], chance: float, images: int, by_order: bool = True
+) -> list[str]:
     """What the accuracies by the labels given and by either order mean, if they mean anything.
 
     Args:
         accuracy: shares of hits by name of the label map, `the labels given` first.
         chance: that of a guess.
         images: how many were looked at.
+        by_order: whether `labels.order` says the order.
+
+    Returns:
+        A warning where none of them fits better than a guess.
+
+    Raises:
+        HeadMismatch: another order fits far better than the labels given.
     """
     given = accuracy["the labels given"]
     best = max(accuracy, key=accuracy.__getitem__)
     noise = 3 * (max(chance, 1 / images) / images) ** 0.5  # three standard deviations of a guess
     if accuracy[best] > max(2 * given, chance + noise):
-        return [
-            f"WRONG ROWS: {best} fits the images far better than the labels given. Import again "
-            f"with labels.order={best.split()[0]}, or check labels.camera."
-        ]
+        order = best.split()[0]
+        remedy = f"labels.order={order}" if by_order else f"its rows in {order} order"
+        raise HeadMismatch(
+            f"WRONG ROWS: {percent(accuracy[best])} of {images} training images land on their "
+            f"person's row by {best}, and {percent(given)} by the labels given (chance is "
+            f"{percent(chance)}). Nothing was written; import again with {remedy}, or check "
+            "labels.camera."
+        )
     if given > chance + noise:
         return []
     return [
@@ -174,8 +231,9 @@ def row_accuracy(
         images: training images of the head's people; some of them are looked at, evenly.
         maps: label maps by name.
     """
-    step = max(1, len(images) // _CHECKED)
-    dataset = ImageDataset(tuple(images)[::step][:_CHECKED], module.config.image_size)
+    count = min(len(images), _CHECKED)
+    chosen = [images[place * len(images) // count] for place in range(count)]
+    dataset = ImageDataset(chosen, module.config.image_size)
     loader = torch.utils.data.DataLoader(dataset, batch_size=64)
     hits = dict.fromkeys(maps, 0)
     for batch in loader:

@@ -127,7 +127,7 @@ def _announce(
     _keep(config, split)
     _say_parts(split, module)
     if config.init and not resumed:
-        carried = len(module.labels) - len(module.new_people)
+        carried = len((module.labels - module.new_people) & module.started_with)
         say(f"Init   {config.init}: the trunk, and {carried} of {len(module.labels)} rows")
     if resumed:
         say(f"Resume {resumed.path}: {resumed.epochs} epochs done")

@@ -88,11 +88,18 @@ class RemapHead(nn.Module):
         """
         if self.classifier == "linear":
             return self.scale * F.linear(features, self.weight, self.bias)
-        cosine = F.linear(F.normalize(features), F.normalize(self.weight))
+        cosine = self._cosine(features)
         if rows is None:
             return self.scale * cosine
         true = F.one_hot(rows.clamp(min=0), len(self.pids)).bool() & (rows >= 0)[:, None]
         return self.scale * self._margin(cosine, true)
+
+    def _cosine(self, features: Tensor) -> Tensor:
+        """(B, rows), at single precision at least, because the scale is large."""
+        if not torch.is_autocast_enabled(features.device.type):
+            return F.linear(F.normalize(features), F.normalize(self.weight))
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(F.normalize(features.float()), F.normalize(self.weight))
 
     def _margin(self, c: Tensor, true: Tensor) -> Tensor:
         m = self.margin

@@ -96,7 +96,8 @@ class PairLoss(nn.Module):
     def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
         """Mean over the images of (B, d) embeddings; 0 for one without company or rival."""
         embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-        cosine = F.normalize(embeddings) @ F.normalize(embeddings).T
+        with torch.autocast(embeddings.device.type, enabled=False):  # the scale is large
+            cosine = F.normalize(embeddings) @ F.normalize(embeddings).T
         same = pids[:, None] == pids
         itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
         m = self.margin

@@ -35,6 +35,7 @@ class ReIDModule(pl.LightningModule):
         new_people: whose rows did not come with the starting weights.
         rows_started: whether theirs were started from features, as they are before the first step
             unless `model.unknown` is reinit.
+        started_with: the people whose rows the starting weights have.
         started_anonymous: whether nobody knows whose the starting rows are.
         started_on: overrides of the split that the starting weights were trained on, if known.
         feature_options: what is compared in validation, test and prediction.
@@ -61,6 +62,7 @@ class ReIDModule(pl.LightningModule):
         self.rows_started = False
         self._knows_people = False
         self.started_on = ""
+        self.started_with = LabelMap(())
         self.started_anonymous = labels.is_anonymous
         self.feature_options = FeatureOptions()
         self.evidence: Evidence | None = None

@@ -25,13 +25,13 @@ class ReIDOutput:
         features: (B, D), what is compared: after the neck, not L2-normalised.
         embeddings: metric-loss feature of each head, (B, d).
         logits: of each head, (B, rows).
-        before: (B, D), the features before the neck.
+        before: (B, D), the features before the neck; None where there is no neck.
     """
 
     features: Tensor
     embeddings: dict[str, Tensor]
     logits: dict[str, Tensor]
-    before: Tensor
+    before: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class FeatureOptions:
         return F.normalize(features) if self.normalize else features
 
     def _of(self, output: ReIDOutput) -> Tensor:
-        return output.features if self.neck == "after" else output.before
+        if self.neck == "after" or output.before is None:
+            return output.features
+        return output.before
 
 
 class ReIDNetwork(nn.Module):

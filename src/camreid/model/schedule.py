@@ -23,7 +23,8 @@ class OptimizerConfig:
         lr: the learning rate after the warm-up.
         weight_decay: of all tensors alike, but for `norm_weight_decay`.
         momentum: of `sgd`.
-        norm_weight_decay: of biases and of what norms scale by; None for `weight_decay`.
+        norm_weight_decay: of all tensors of one dimension: biases, norms, exponents of pooling;
+            None for `weight_decay`.
         clip: largest gradient norm of each tensor by itself; None for any.
     """
 

@@ -32,8 +32,9 @@ def read_state(path: str | Path, option: str = "path") -> State:
     if not Path(path).is_file():
         raise InputError(f"no file at {option}={path}; type {option}=FILE.")
     scalar: Any = np.float64(0).__reduce__()[0]
-    kinds: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
-    kinds += [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+    kinds: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype]
+    kinds += [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "efd?"]
     try:
         with torch.serialization.safe_globals(kinds):  # torchreid keeps rank1 as a NumPy scalar
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -74,6 +75,7 @@ class TrunkFit:
         tensors: by the trunk's names.
         names: the file's names of those.
         left_over: the file's names among them that the trunk does not have; a classifier's not.
+        heads: the file's names of a classifier.
         outside: the file's other names, such as those of a second encoder.
         missing: the trunk's names that the file lacks.
     """
@@ -81,6 +83,7 @@ class TrunkFit:
     tensors: State
     names: dict[str, str]
     left_over: tuple[str, ...]
+    heads: tuple[str, ...]
     outside: tuple[str, ...]
     missing: tuple[str, ...]
 
@@ -94,14 +97,16 @@ def fit_trunk(state: Mapping[str, Tensor], trunk: nn.Module) -> TrunkFit:
     expected = trunk.state_dict()
     prefix = _prefix(state, expected)
     behind = _behind_blocks(expected)
-    names, left = {}, []
+    names: dict[str, str] = {}
+    left: list[str] = []
+    heads: list[str] = []
     for original in (k for k in state if k.startswith(prefix)):
         name = original.removeprefix(prefix)
         own = behind.get(name, name)
         if own in expected and expected[own].shape == state[original].shape:
             names[own] = original
-        elif own in expected or not name.startswith(_HEADS):
-            left.append(original)
+        else:
+            (heads if own not in expected and name.startswith(_HEADS) else left).append(original)
     fresh = tuple(f"{n}." for n, m in trunk.named_modules() if isinstance(m, NonLocal))
     optional = () if any(k.startswith(fresh) for k in names) else fresh
     missing = (k for k in expected if k not in names and not k.startswith(optional))
@@ -109,6 +114,7 @@ def fit_trunk(state: Mapping[str, Tensor], trunk: nn.Module) -> TrunkFit:
         {own: state[original] for own, original in names.items()},
         names,
         tuple(left),
+        tuple(heads),
         tuple(k for k in state if not k.startswith(prefix)),
         tuple(k for k in missing if not k.endswith("num_batches_tracked")),
     )
@@ -133,7 +139,7 @@ def _behind_blocks(expected: Iterable[str]) -> dict[str, str]:
 
 
 def load_trunk(trunk: nn.Module, path: str) -> None:
-    """Load a file of backbone weights, every key accounted for but the classifier's.
+    """Load a file of backbone weights; a classifier and a second encoder in it are left out.
 
     Raises:
         InputError: no such file, no state dict, or other keys or shapes.
