@@ -52,7 +52,7 @@ def test_an_order_that_is_not_known_is_refused() -> None:
 def test_known_people_keep_their_rows_unless_reinit(a: list[int], b: list[int], how: str) -> None:
     start, split = LabelMap(tuple(a)), LabelMap(tuple(b))
     fitted = fit_labels(start, split, how)  # type: ignore[arg-type]
-    if how == "reinit":
+    if how == "reinit" or not a:
         assert fitted == split
         return
     assert fitted.pids[: len(a)] == start.pids
