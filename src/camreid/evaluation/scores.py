@@ -1,0 +1,213 @@
+"""Scores of a block of queries against the gallery, from features that are converted by chunk."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from camreid.errors import InputError
+from camreid.evaluation.result import Precision
+
+Metric = Literal["cosine", "euclidean"]
+_CHUNK_BYTES = 2**24  # of features in work at a time
+_SHORTEST = 1e-12  # a shorter feature counts as this long, so that zeros have the cosine 0
+# per device kind, what multiplies float32; features of half precision are exact in tf32
+_MODES: dict[Precision, dict[str, str]] = {
+    "float32": {"cuda": "ieee", "mkldnn": "ieee"},
+    "tf32": {"cuda": "tf32", "mkldnn": "tf32"},
+    "bfloat16": {"cuda": "tf32", "mkldnn": "bf16"},
+    "float16": {"cuda": "tf32", "mkldnn": "ieee"},
+}
+
+
+class Features:
+    """Features as they came, given out by chunk as float32 on the device that ranks.
+
+    Args:
+        values: (N, D), of any float type, on any device.
+        role: `query` or `gallery`, for messages.
+        device: that ranks.
+        precision: `bfloat16` and `float16` round each value; the others leave it.
+
+    Raises:
+        InputError: features are NaN or infinite, or too long for float32.
+    """
+
+    def __init__(
+        self, values: Tensor, role: str, device: torch.device, precision: Precision
+    ) -> None:
+        self.values, self.device = values.detach(), device
+        self.rounding = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+        self.as_is = values.dtype == torch.float32 and values.device == device and not self.rounding
+        self.squares = torch.cat([_squares(chunk) for _, chunk in self.chunks()])
+        self._check(role)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """(b, D) float32: some of the features."""
+        return self._convert(self.values[rows.to(self.values.device)])
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All features in turn: which, and (n, D) float32."""
+        rows = max(1, _CHUNK_BYTES // (4 * max(1, self.values.shape[1])))
+        for start in range(0, len(self.values), rows):
+            part = slice(start, start + rows)
+            yield part, self._convert(self.values[part])
+
+    def _convert(self, chunk: Tensor) -> Tensor:
+        chunk = chunk.to(self.device)
+        return chunk.to(self.rounding or torch.float32).float()
+
+    def _check(self, role: str) -> None:
+        bad = (~self.squares.isfinite()).nonzero().flatten()
+        if not len(bad):
+            return
+        first = bad[:5].tolist()
+        if self.values[bad[0].to(self.values.device)].isfinite().all():
+            raise InputError(
+                f"{len(bad)} of {len(self)} {role} features are too long to be squared in float32 "
+                f"or to be held in the chosen precision, the first at {first}: divide the features "
+                "by their length, or use precision='float32'."
+            )
+        raise InputError(
+            f"{len(bad)} of {len(self)} {role} features are NaN or infinite, the first "
+            f"at {first}: the model has diverged, or overflowed at half precision."
+        )
+
+
+class FeatureScores:
+    """Scores, higher for closer: the cosine, or q.g - |g|^2 / 2, which ranks as the distance does.
+
+    A score is `shift + raw * scale`, so that no gallery is ever copied to be normalised.
+
+    Args:
+        query: (Q, D).
+        gallery: (G, D).
+        metric: `cosine` or `euclidean`.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, query: Features, gallery: Features, metric: Metric) -> None:
+        self.query, self.gallery, self.metric = query, gallery, metric
+        self.device = gallery.device
+        if metric == "cosine":
+            self.scale = _inverse(gallery.squares)
+            self.shift = torch.zeros_like(self.scale)
+        else:
+            self.scale = torch.ones_like(gallery.squares)
+            self.shift = gallery.squares / -2
+
+    def raw(self, queries: Tensor, out: Tensor) -> Tensor:
+        """(b, G) products of some queries (b,) int64 with the gallery, written to `out`."""
+        q = self.query.take(queries)
+        if self.metric == "cosine":
+            q = q * _inverse(self.query.squares[queries])[:, None]
+        if self.gallery.as_is:
+            return torch.mm(q, self.gallery.values.T, out=out)
+        for part, chunk in self.gallery.chunks():
+            torch.mm(q, chunk.T, out=out[:, part])
+        return out
+
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest comparable score that there can be."""
+        if self.metric == "cosine":
+            return -1.0, 1.0
+        longest = self.query.squares.max().sqrt() + self.gallery.squares.max().sqrt()
+        return -(longest.item() ** 2), 0.0
+
+    def comparable(self, scores: Tensor, queries: Tensor) -> Tensor:
+        """Scores (b, ...) made to mean the same for each query: cosines, or -distance^2."""
+        if self.metric == "cosine":
+            return scores
+        return 2 * scores - self.query.squares[queries].view(-1, *[1] * (scores.ndim - 1))
+
+
+class DistanceScores:
+    """Scores of a ready matrix of distances: minus the distance.
+
+    Args:
+        distances: (Q, G).
+
+    Raises:
+        InputError: there are NaNs among them.
+    """
+
+    def __init__(self, distances: Tensor) -> None:
+        self.distances, self.device = distances.detach(), distances.device
+        if any(not (part > -torch.inf).all() for part in torch.split(distances, 256)):
+            raise InputError(
+                "distances are NaN or minus infinity: expected numbers, smaller for closer."
+            )
+        self.dtype = torch.float32 if distances.dtype.is_floating_point else torch.float64
+        self.dtype = torch.promote_types(self.dtype, distances.dtype)
+        self.scale = torch.full((distances.shape[1],), -1, dtype=self.dtype, device=self.device)
+        self.shift = torch.zeros_like(self.scale)
+
+    def raw(self, queries: Tensor, out: Tensor) -> Tensor:
+        """(b, G) distances of some queries (b,) int64, written to `out`."""
+        return out.copy_(self.distances[queries])
+
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest finite score."""
+        finite = self.distances[self.distances.isfinite()]
+        return -float(finite.max()), -float(finite.min())
+
+    def comparable(self, scores: Tensor, queries: Tensor) -> Tensor:
+        """The scores, which mean the same for each query."""
+        return scores
+
+
+def check_choices(metric: str, precision: str) -> None:
+    """Refuse a metric or a precision that there is not.
+
+    >>> check_choices("cosine", "tf32")
+    """
+    if metric not in get_args(Metric):
+        raise InputError(f"metric={metric!r}: expected 'cosine' or 'euclidean'.")
+    if precision not in get_args(Precision):
+        raise InputError(
+            f"precision={precision!r}: expected one of {', '.join(get_args(Precision))}."
+        )
+
+
+@contextmanager
+def multiplied_in(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Within it, float32 matrices are multiplied in a precision, whatever is set outside."""
+    with torch.autocast(device.type, enabled=False):
+        if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
+            yield from _multiplied_in_legacy(precision)
+            return
+        devices: Any = torch.backends
+        backends = {"cuda": devices.cuda.matmul, "mkldnn": devices.mkldnn.matmul}
+        before = {name: backend.fp32_precision for name, backend in backends.items()}
+        try:
+            for name, backend in backends.items():
+                backend.fp32_precision = _MODES[precision][name]
+            yield
+        finally:
+            for name, backend in backends.items():
+                backend.fp32_precision = before[name]
+
+
+def _multiplied_in_legacy(precision: Precision) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    level = {"float32": "highest", "bfloat16": "medium"}.get(precision, "high")
+    torch.set_float32_matmul_precision(level)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _squares(features: Tensor) -> Tensor:
+    """(n,) squared lengths."""
+    return features.square().sum(1)
+
+
+def _inverse(squares: Tensor) -> Tensor:
+    return 1 / squares.sqrt().clamp(min=_SHORTEST)
