@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+_TASK_ROWS = 32  # small tasks, so that no thread waits for one that lost its core
+
 
 class Segments:
     """A gallery divided into segments, of which a protocol allows some.
@@ -54,18 +56,16 @@ def row_sorter(device: torch.device) -> Iterator[Callable[[list[Tensor]], list[T
     if device.type != "cpu":
         yield lambda tables: [table.sort(dim=1).values for table in tables]
         return
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
 
         def sort(tables: list[Tensor]) -> list[Tensor]:
             arrays = [table.numpy() for table in tables]
-            rows = -(-len(arrays[0]) // threads)
 
             def part(start: int) -> None:
                 for array in arrays:
-                    array[start : start + rows].sort(axis=1)
+                    array[start : start + _TASK_ROWS].sort(axis=1)
 
-            list(pool.map(part, range(0, len(arrays[0]), rows)))
+            list(pool.map(part, range(0, len(arrays[0]), _TASK_ROWS)))
             return tables
 
         yield sort
