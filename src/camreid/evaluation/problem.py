@@ -175,7 +175,7 @@ class Settings:
     def _scores(
         self, q: Tensor, g: Tensor, query: People, gallery: People, device: torch.device
     ) -> FeatureScores:
-        if q.ndim != 2 or g.ndim != 2 or q.shape[1] != g.shape[1]:
+        if q.ndim != 2 or g.ndim != 2 or q.shape[1] != g.shape[1] or not q.shape[1]:
             raise InputError(
                 f"features of shapes {tuple(q.shape)} and {tuple(g.shape)}: expected (Q, D) for "
                 "the query and (G, D) for the gallery, with the same D, from one model."

@@ -41,26 +41,38 @@ class Features:
         self.values, self.device = values.detach(), device
         self.rounding = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
         self.as_is = values.dtype == torch.float32 and values.device == device and not self.rounding
-        self.squares = torch.cat([_squares(chunk) for _, chunk in self.chunks()])
+        # one buffer for all chunks: new ones each time would leave the heap in pieces
+        rows = min(len(values), max(1, _CHUNK_BYTES // (4 * max(1, values.shape[1]))))
+        self.buffer = torch.empty(rows, values.shape[1], device=device)
+        self.squares = self._squares()
         self._check(role)
+        if self.as_is:
+            del self.buffer
 
     def __len__(self) -> int:
         return len(self.values)
 
     def take(self, rows: Tensor) -> Tensor:
         """(b, D) float32: some of the features."""
-        return self._convert(self.values[rows.to(self.values.device)])
+        some = self.values[rows.to(self.values.device)]
+        return self._convert(some, torch.empty(some.shape, device=self.device))
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All features in turn: which, and (n, D) float32."""
-        rows = max(1, _CHUNK_BYTES // (4 * max(1, self.values.shape[1])))
-        for start in range(0, len(self.values), rows):
-            part = slice(start, start + rows)
-            yield part, self._convert(self.values[part])
+        """All features in turn: which, and (n, D) float32, overwritten by the next."""
+        rows = len(self.buffer)
+        for start in range(0, len(self), rows):
+            chunk = self.values[start : start + rows]
+            yield slice(start, start + rows), self._convert(chunk, self.buffer[: len(chunk)])
 
-    def _convert(self, chunk: Tensor) -> Tensor:
-        chunk = chunk.to(self.device)
-        return chunk.to(self.rounding or torch.float32).float()
+    def _convert(self, features: Tensor, out: Tensor) -> Tensor:
+        return out.copy_(features.to(self.rounding) if self.rounding else features)
+
+    def _squares(self) -> Tensor:
+        """(N,) squared lengths."""
+        squares = torch.empty(len(self), device=self.device)
+        for part, chunk in self.chunks():
+            torch.sum(chunk.square_(), dim=1, out=squares[part])
+        return squares
 
     def _check(self, role: str) -> None:
         bad = (~self.squares.isfinite()).nonzero().flatten()
@@ -202,11 +214,6 @@ def _multiplied_in_legacy(precision: Precision) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _squares(features: Tensor) -> Tensor:
-    """(n,) squared lengths."""
-    return features.square().sum(1)
 
 
 def _inverse(squares: Tensor) -> Tensor:
