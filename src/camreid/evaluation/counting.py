@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-_TASK_ROWS = 32  # small tasks, so that no thread waits for one that lost its core
+_TASK_ROWS = 8  # small tasks, so that no thread waits for one that lost its core
 
 
 class Segments:
@@ -30,45 +30,70 @@ class Segments:
             self.columns = [(labels == s).nonzero().flatten() for s in range(count)]
         self.sizes = [len(columns) for columns in self.columns]
         self.starts = [sum(self.sizes[:s]) for s in range(count)]
-        self.place = torch.zeros_like(labels)
-        for columns in self.columns:
-            self.place[columns] = torch.arange(len(columns), device=labels.device)
 
     def views(self, table: Tensor, rows: int) -> list[Tensor]:
         """A flat buffer as one contiguous (rows, n) table for each segment."""
         pairs = zip(self.starts, self.sizes, strict=True)
         return [table[rows * a : rows * (a + n)].view(rows, n) for a, n in pairs]
 
-    def positions(self, columns: Tensor, row: Tensor, rows: int) -> Tensor:
-        """Where gallery columns (n,) of rows (n,) are in the flat buffer of `views`."""
-        segment = torch.zeros_like(columns) if self.whole else self.labels[columns]
-        starts, sizes = (torch.tensor(t, device=row.device) for t in (self.starts, self.sizes))
-        return rows * starts[segment] + row * sizes[segment] + self.place[columns]
+
+Sorted = Callable[[Tensor, Tensor], list[Tensor]]
 
 
 @contextmanager
-def row_sorter(device: torch.device) -> Iterator[Callable[[list[Tensor]], list[Tensor]]]:
-    """A function that sorts the rows of tables, ascending; it may do so in place.
+def sorted_scores(segments: Segments, scale: Tensor, shift: Tensor) -> Iterator[Sorted]:
+    """A function from raw scores to the sorted scores of each segment.
+
+    It takes `raw`, (b, G), and a flat buffer of at least as many, and gives for each segment the
+    (b, n) values of `shift + raw * scale`, rows ascending, in the buffer.
 
     On the CPU, NumPy's sort of keys alone is vectorised and leaves the interpreter's lock, while
-    `torch.sort` carries indices along and is an order of magnitude slower.
+    `torch.sort` carries indices along and is an order of magnitude slower. A row is scaled and
+    sorted by one thread while it is in cache; between such threads and those of torch's own
+    operators there are few turns, because torch's spin for a while after each.
+
+    Args:
+        segments: of the gallery.
+        scale: (G,).
+        shift: (G,).
     """
-    if device.type != "cpu":
-        yield lambda tables: [table.sort(dim=1).values for table in tables]
+    factors = [(scale[columns], shift[columns]) for columns in segments.columns]
+    if scale.device.type != "cpu":
+
+        def on_device(raw: Tensor, buffer: Tensor) -> list[Tensor]:
+            pairs = zip(segments.columns, factors, strict=True)
+            return [
+                torch.addcmul(b, raw if segments.whole else raw[:, columns], a).sort(dim=1).values
+                for columns, (a, b) in pairs
+            ]
+
+        yield on_device
         return
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        arrays = [
+            (columns.numpy(), a.numpy(), b.numpy())
+            for columns, (a, b) in zip(segments.columns, factors, strict=True)
+        ]
 
-        def sort(tables: list[Tensor]) -> list[Tensor]:
-            arrays = [table.numpy() for table in tables]
+        def on_cpu(raw: Tensor, buffer: Tensor) -> list[Tensor]:
+            tables, source = segments.views(buffer, len(raw)), raw.numpy()
 
-            def part(start: int) -> None:
-                for array in arrays:
-                    array[start : start + _TASK_ROWS].sort(axis=1)
+            def task(start: int) -> None:
+                rows = slice(start, start + _TASK_ROWS)
+                for (columns, a, b), table in zip(arrays, tables, strict=True):
+                    part = table.numpy()[rows]
+                    if segments.whole:
+                        part[...] = source[rows]
+                    else:
+                        source[rows].take(columns, axis=1, out=part, mode="clip")
+                    part *= a
+                    part += b
+                    part.sort(axis=1)
 
-            list(pool.map(part, range(0, len(arrays[0]), _TASK_ROWS)))
+            list(pool.map(task, range(0, len(raw), _TASK_ROWS)))
             return tables
 
-        yield sort
+        yield on_cpu
 
 
 def count_above(tables: list[Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,7 +62,9 @@ class Features:
         rows = len(self.buffer)
         for start in range(0, len(self), rows):
             chunk = self.values[start : start + rows]
-            yield slice(start, start + rows), self._convert(chunk, self.buffer[: len(chunk)])
+            if not self.as_is:
+                chunk = self._convert(chunk, self.buffer[: len(chunk)])
+            yield slice(start, start + rows), chunk
 
     def _convert(self, features: Tensor, out: Tensor) -> Tensor:
         return out.copy_(features.to(self.rounding) if self.rounding else features)
@@ -71,7 +73,8 @@ class Features:
         """(N,) squared lengths."""
         squares = torch.empty(len(self), device=self.device)
         for part, chunk in self.chunks():
-            torch.sum(chunk.square_(), dim=1, out=squares[part])
+            torch.mul(chunk, chunk, out=self.buffer[: len(chunk)])
+            torch.sum(self.buffer[: len(chunk)], dim=1, out=squares[part])
         return squares
 
     def _check(self, role: str) -> None:

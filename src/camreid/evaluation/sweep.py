@@ -4,14 +4,14 @@ A match's rank is one plus the number of valid images that are closer, so nothin
 the matches themselves. Of equal scores, the earlier gallery image is closer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from camreid.evaluation.counting import Segments, count_above, count_earlier, row_sorter
+from camreid.evaluation.counting import Segments, Sorted, count_above, count_earlier, sorted_scores
 from camreid.evaluation.people import Pairs, People, SamePerson
 from camreid.evaluation.shards import Shards
 
@@ -50,7 +50,7 @@ class Block:
         scores: (b, P), -inf for filling.
         closer: (b, P, S) int64, images of other people in each segment that are closer.
         others: for each segment, (b, n) scores of the other people's images that this process
-            holds, in any order, and -inf for what is not one. Overwritten by the next block.
+            holds, ascending, and -inf for what is not one. Overwritten by the next block.
     """
 
     pairs: Pairs
@@ -92,7 +92,7 @@ class Sweep:
         plan = self._plan(widths)
         most = max((stop - start for start, stop in plan), default=0)
         raw, table = (scale.new_empty(most * len(scale)) for _ in range(2))
-        with row_sorter(self.scores.device) as sort:
+        with sorted_scores(segments, scale, shift) as sort:
             for start, stop in plan:
                 pairs = same.pairs(order[start:stop], int(widths[stop - 1]))
                 out = raw[: (stop - start) * len(scale)].view(stop - start, -1)
@@ -124,13 +124,9 @@ class _Work:
     scale: Tensor
     shift: Tensor
 
-    def block(
-        self, pairs: Pairs, table: Tensor, sort: Callable[[list[Tensor]], list[Tensor]]
-    ) -> Block:
-        scores, row, column = self._pair_scores(pairs)
-        others = self._fill(table)
-        table.index_fill_(0, self.segments.positions(column, row, len(self.raw)), -torch.inf)
-        others = sort(others)
+    def block(self, pairs: Pairs, table: Tensor, sort: Sorted) -> Block:
+        scores = self._take_pair_scores(pairs)
+        others = sort(self.raw, table)
         closer, equal = count_above(others, scores)
         self._add_earlier_equals(pairs, scores, closer, equal & pairs.real)
         self.sweep.shards.add(closer)
@@ -144,26 +140,17 @@ class _Work:
         closer = closer.gather(1, by_score[..., None].expand_as(closer))
         return Block(pairs, ordered.values, closer, others)
 
-    def _pair_scores(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of the pairs (b, P), and row and own column of those that are held here."""
+    def _take_pair_scores(self, pairs: Pairs) -> Tensor:
+        """Scores of the pairs (b, P); in `raw` those held here become the worst there is."""
         own = pairs.columns - self.sweep.shards.start
         here = (own >= 0) & (own < self.raw.shape[1])
         rows = torch.arange(len(own), device=own.device)[:, None].expand_as(own)
         row, column = rows[here], own[here]
         scores = torch.zeros(own.shape, dtype=self.raw.dtype, device=own.device)
-        scores[here] = torch.addcmul(self.shift[column], self.raw[row, column], self.scale[column])
-        return self.sweep.shards.add(scores), row, column
-
-    def _fill(self, table: Tensor) -> list[Tensor]:
-        """The scores in `table`, by segment."""
-        others = self.segments.views(table, len(self.raw))
-        if self.segments.whole:
-            torch.addcmul(self.shift, self.raw, self.scale, out=others[0])
-            return others
-        for columns, part in zip(self.segments.columns, others, strict=True):
-            torch.index_select(self.raw, 1, columns, out=part)
-            torch.addcmul(self.shift[columns], part, self.scale[columns], out=part)
-        return others
+        scale = self.scale[column]
+        scores[here] = torch.addcmul(self.shift[column], self.raw[row, column], scale)
+        self.raw[row, column] = -torch.inf * scale.sign()
+        return self.sweep.shards.add(scores)
 
     def _add_earlier_equals(
         self, pairs: Pairs, scores: Tensor, closer: Tensor, equal: Tensor
