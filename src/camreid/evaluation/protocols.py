@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.people import DISTRACTOR, JUNK, Pairs, People, SamePerson, is_nobody
+from camreid.evaluation.people import (
+    DISTRACTOR,
+    JUNK,
+    Pairs,
+    People,
+    SamePerson,
+    is_nobody,
+    pick,
+)
 from camreid.evaluation.result import Protocol, RankingResult, measure, summarise
 from camreid.evaluation.sweep import Block
 
@@ -94,7 +102,7 @@ class Rules:
         """(b, P) bool: pairs that are matches."""
         valid = pairs.real & self._other(pairs, "index")
         if not distractors:
-            valid &= ~is_nobody(self.query.pids[pairs.queries, None])
+            valid &= ~is_nobody(pick(self.query.pids, pairs.queries))[:, None]
         if protocol == "cross-camera":
             return valid & self._other(pairs, "cameras")
         return valid & ~self._other(pairs, "cameras") & self._other(pairs, "sequences")
@@ -109,7 +117,7 @@ class Rules:
         camera = torch.ones(len(queries), len(self.cameras), dtype=torch.bool)
         camera = camera.to(queries.device)
         if protocol == "within-camera":
-            camera = self.query.cameras[queries, None] == self.cameras
+            camera = pick(self.query.cameras, queries)[:, None] == self.cameras
         return torch.cat([camera, camera & distractors], dim=1)
 
     def advice(self, protocol: Protocol) -> str:
@@ -134,8 +142,7 @@ class Rules:
         query, gallery = getattr(self.query, label), getattr(self.gallery, label)
         if query is None or gallery is None:
             return pairs.real
-        different: Tensor = gallery[pairs.columns] != query[pairs.queries, None]
-        return different
+        return pick(gallery, pairs.columns) != pick(query, pairs.queries)[:, None]
 
 
 class Columns:
@@ -195,7 +202,7 @@ class CameraColumns:
     def add(self, block: Block) -> None:
         """Measure the queries of a block in each camera."""
         matches = self.rules.matches_in(block.pairs)
-        cameras = self.rules.gallery.cameras[block.pairs.columns]
+        cameras = pick(self.rules.gallery.cameras, block.pairs.columns)
         own = torch.arange(len(self.columns), device=cameras.device).repeat(2)
         for number, (camera, columns) in enumerate(
             zip(self.rules.cameras, self.columns, strict=True)

@@ -55,6 +55,8 @@ class Features:
     def take(self, rows: Tensor) -> Tensor:
         """(b, D) float32: some of the features."""
         some = self.values[rows.to(self.values.device)]
+        if self.as_is:
+            return some
         return self._convert(some, torch.empty(some.shape, device=self.device))
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
@@ -95,7 +97,7 @@ class Features:
 
 
 class FeatureScores:
-    """Scores, higher for closer: the cosine, or q.g - |g|^2 / 2, which ranks as the distance does.
+    """Scores, higher for closer: q.g / |g|, or q.g - |g|^2 / 2, which rank as cosine and distance.
 
     A score is `shift + raw * scale`, so that no gallery is ever copied to be normalised.
 
@@ -120,8 +122,6 @@ class FeatureScores:
     def raw(self, queries: Tensor, out: Tensor) -> Tensor:
         """(b, G) products of some queries (b,) int64 with the gallery, written to `out`."""
         q = self.query.take(queries)
-        if self.metric == "cosine":
-            q = q * _inverse(self.query.squares[queries])[:, None]
         if self.gallery.as_is:
             return torch.mm(q, self.gallery.values.T, out=out)
         for part, chunk in self.gallery.chunks():
@@ -136,10 +136,9 @@ class FeatureScores:
         return -(longest.item() ** 2), 0.0
 
     def comparable(self, scores: Tensor, queries: Tensor) -> Tensor:
-        """Scores (b, ...) made to mean the same for each query: cosines, or -distance^2."""
-        if self.metric == "cosine":
-            return scores
-        return 2 * scores - self.query.squares[queries].view(-1, *[1] * (scores.ndim - 1))
+        """Scores (b, n) made to mean the same for each query: cosines, or -distance^2."""
+        squares = self.query.squares[queries, None]
+        return scores * _inverse(squares) if self.metric == "cosine" else 2 * scores - squares
 
 
 class DistanceScores:
@@ -160,12 +159,12 @@ class DistanceScores:
             )
         self.dtype = torch.float32 if distances.dtype.is_floating_point else torch.float64
         self.dtype = torch.promote_types(self.dtype, distances.dtype)
-        self.scale = torch.full((distances.shape[1],), -1, dtype=self.dtype, device=self.device)
+        self.scale = torch.ones(distances.shape[1], dtype=self.dtype, device=self.device)
         self.shift = torch.zeros_like(self.scale)
 
     def raw(self, queries: Tensor, out: Tensor) -> Tensor:
-        """(b, G) distances of some queries (b,) int64, written to `out`."""
-        return out.copy_(self.distances[queries])
+        """(b, G) scores of some queries (b,) int64, written to `out`."""
+        return out.copy_(self.distances[queries]).neg_()
 
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest finite score."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from camreid.evaluation.counting import Segments, Sorted, count_above, count_earlier, sorted_scores
-from camreid.evaluation.people import Pairs, People, SamePerson
+from camreid.evaluation.people import Pairs, People, SamePerson, pick
 from camreid.evaluation.shards import Shards
 
 _BUDGET = 176 * 2**20  # bytes in work for a block of queries
@@ -32,7 +32,7 @@ class Scores(Protocol):
     shift: Tensor
 
     def raw(self, queries: Tensor, out: Tensor) -> Tensor:
-        """(b, G) of some queries, so that the score is `shift + raw * scale`."""
+        """(b, G) of some queries, so that the score is `shift + raw * scale`, scale > 0."""
 
     def comparable(self, scores: Tensor, queries: Tensor) -> Tensor:
         """Scores (b, n) of some queries, made to mean the same for each of them."""
@@ -144,13 +144,14 @@ class _Work:
         """Scores of the pairs (b, P); in `raw` those held here become the worst there is."""
         own = pairs.columns - self.sweep.shards.start
         here = (own >= 0) & (own < self.raw.shape[1])
-        rows = torch.arange(len(own), device=own.device)[:, None].expand_as(own)
-        row, column = rows[here], own[here]
-        scores = torch.zeros(own.shape, dtype=self.raw.dtype, device=own.device)
-        scale = self.scale[column]
-        scores[here] = torch.addcmul(self.shift[column], self.raw[row, column], scale)
-        self.raw[row, column] = -torch.inf * scale.sign()
-        return self.sweep.shards.add(scores)
+        column = own.clamp(0, self.raw.shape[1] - 1)
+        raw = self.raw.gather(1, column)
+        scores = torch.addcmul(pick(self.shift, column), raw, pick(self.scale, column))
+        if self.sweep.shards.group is None:
+            self.raw.scatter_(1, column, -torch.inf)
+            return scores
+        self.raw[here.nonzero()[:, 0], column[here]] = -torch.inf
+        return self.sweep.shards.add(torch.where(here, scores, 0))
 
     def _add_earlier_equals(
         self, pairs: Pairs, scores: Tensor, closer: Tensor, equal: Tensor
@@ -158,8 +159,8 @@ class _Work:
         """Count, for pairs that others equal, the others that come earlier in the gallery."""
         start, images = self.sweep.shards.start, self.raw.shape[1]
         position = torch.arange(start, start + images, device=self.raw.device)
-        pids = self.sweep.shards.gallery.pids[position]
-        whom = self.sweep.query.pids[pairs.queries]
+        pids = self.sweep.shards.gallery.pids[start : start + images]
+        whom = pick(self.sweep.query.pids, pairs.queries)
         size = max(1, _TIE_BYTES // (_TIE_IMAGE_BYTES * images))
         for entries in torch.split(equal.nonzero(), size):
             row, place = entries.unbind(1)
