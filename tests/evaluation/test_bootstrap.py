@@ -68,7 +68,7 @@ def test_a_better_result_is_told_from_a_worse_one() -> None:
     difference = compare(result, worse)["mAP"]
     assert 0 < difference.low < difference.value < difference.high
     assert difference.value == pytest.approx(result.mAP - worse.mAP)
-    assert difference.p == pytest.approx(2 / 2001)
+    assert difference.p == pytest.approx(2 / 1001)
     assert compare(worse, result)["mAP"].high == pytest.approx(-difference.low)
 
 

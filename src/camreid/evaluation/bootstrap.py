@@ -32,7 +32,7 @@ class Difference:
 
 
 def intervals(
-    result: RankingResult, resamples: int = 2000, seed: int = 0, level: float = 0.95
+    result: RankingResult, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of `mAP`, `mINP`, `rank1`, `rank5` and `rank10`.
 
@@ -62,7 +62,7 @@ def intervals(
 def compare(
     first: RankingResult,
     second: RankingResult,
-    resamples: int = 2000,
+    resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Difference]:

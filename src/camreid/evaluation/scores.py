@@ -44,10 +44,12 @@ class Features:
         # one buffer for all chunks: new ones each time would leave the heap in pieces
         rows = min(len(values), max(1, _CHUNK_BYTES // (4 * max(1, values.shape[1]))))
         self.buffer = torch.empty(rows, values.shape[1], device=device)
-        self.squares = self._squares()
-        self._check(role)
         if self.as_is:
-            del self.buffer
+            self.lengths = torch.linalg.vector_norm(self.values, dim=1)
+        else:
+            norms = [torch.linalg.vector_norm(chunk, dim=1) for _, chunk in self.chunks()]
+            self.lengths = torch.cat(norms)
+        self._check(role)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -71,16 +73,16 @@ class Features:
     def _convert(self, features: Tensor, out: Tensor) -> Tensor:
         return out.copy_(features.to(self.rounding) if self.rounding else features)
 
-    def _squares(self) -> Tensor:
-        """(N,) squared lengths."""
+    def squares(self) -> Tensor:
+        """(N,) squared lengths, exact where whole numbers are."""
         squares = torch.empty(len(self), device=self.device)
         for part, chunk in self.chunks():
-            torch.mul(chunk, chunk, out=self.buffer[: len(chunk)])
-            torch.sum(self.buffer[: len(chunk)], dim=1, out=squares[part])
+            buffer = self.buffer[: len(chunk)]
+            torch.sum(torch.mul(chunk, chunk, out=buffer), dim=1, out=squares[part])
         return squares
 
     def _check(self, role: str) -> None:
-        bad = (~self.squares.isfinite()).nonzero().flatten()
+        bad = (~self.lengths.isfinite()).nonzero().flatten()
         if not len(bad):
             return
         first = bad[:5].tolist()
@@ -113,11 +115,11 @@ class FeatureScores:
         self.query, self.gallery, self.metric = query, gallery, metric
         self.device = gallery.device
         if metric == "cosine":
-            self.scale = _inverse(gallery.squares)
+            self.scale = _inverse(gallery.lengths)
             self.shift = torch.zeros_like(self.scale)
         else:
-            self.scale = torch.ones_like(gallery.squares)
-            self.shift = gallery.squares / -2
+            self.scale = torch.ones_like(gallery.lengths)
+            self.shift = gallery.squares() / -2
 
     def raw(self, queries: Tensor, out: Tensor) -> Tensor:
         """(b, G) products of some queries (b,) int64 with the gallery, written to `out`."""
@@ -132,13 +134,15 @@ class FeatureScores:
         """The lowest and the highest comparable score that there can be."""
         if self.metric == "cosine":
             return -1.0, 1.0
-        longest = self.query.squares.max().sqrt() + self.gallery.squares.max().sqrt()
+        longest = self.query.lengths.max() + self.gallery.lengths.max()
         return -(longest.item() ** 2), 0.0
 
     def comparable(self, scores: Tensor, queries: Tensor) -> Tensor:
         """Scores (b, n) made to mean the same for each query: cosines, or -distance^2."""
-        squares = self.query.squares[queries, None]
-        return scores * _inverse(squares) if self.metric == "cosine" else 2 * scores - squares
+        length = self.query.lengths[queries, None]
+        if self.metric == "cosine":
+            return scores * _inverse(length)
+        return 2 * scores - length.square()
 
 
 class DistanceScores:
@@ -218,5 +222,6 @@ def _multiplied_in_legacy(precision: Precision) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _inverse(squares: Tensor) -> Tensor:
-    return 1 / squares.sqrt().clamp(min=_SHORTEST)
+def _inverse(lengths: Tensor) -> Tensor:
+    inverse: Tensor = 1 / lengths.clamp(min=_SHORTEST)
+    return inverse

@@ -16,7 +16,7 @@ from camreid.evaluation.people import Pairs, People, SamePerson, pick
 from camreid.evaluation.shards import Shards
 
 _BUDGET = 176 * 2**20  # bytes in work for a block of queries
-_ROWS = 512  # queries in a block: more do not make the product faster
+_ROWS = 1024  # queries in a block: the fewer blocks, the less waiting between them
 _PAIR_BYTES = 96  # of a pair's columns, masks, scores and sums, while they last
 _SEGMENT_BYTES = 32  # of a pair's count in a segment, while it lasts
 _TIE_BYTES = 2**25  # in work for pairs that others equal
