@@ -142,7 +142,8 @@ class FeatureScores:
         length = self.query.lengths[queries, None]
         if self.metric == "cosine":
             return scores * _inverse(length)
-        return 2 * scores - length.square()
+        comparable: Tensor = 2 * scores - length.square()
+        return comparable
 
 
 class DistanceScores:
@@ -223,5 +224,4 @@ def _multiplied_in_legacy(precision: Precision) -> Iterator[None]:
 
 
 def _inverse(lengths: Tensor) -> Tensor:
-    inverse: Tensor = 1 / lengths.clamp(min=_SHORTEST)
-    return inverse
+    return lengths.clamp(min=_SHORTEST).reciprocal()
