@@ -24,7 +24,15 @@ ABOVE = {
     "callbacks": {"errors", "labels", "evaluation", "model"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py"}
-TORCH_ALONE = {"labels.py", "evaluation/ranking.py"}
+TORCH_ALONE = {
+    "labels.py",
+    "evaluation/expansion.py",
+    "evaluation/joint.py",
+    "evaluation/neighbours.py",
+    "evaluation/ranking.py",
+    "evaluation/reciprocal.py",
+    "evaluation/rerank.py",
+}
 
 
 def imported(path: Path) -> set[str]:
