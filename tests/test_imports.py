@@ -60,5 +60,5 @@ def test_layers(path: Path) -> None:
         assert not roots & {"hydra", "omegaconf"}
         assert "pytorch_lightning" not in roots or where(path) in LIGHTNING
     if where(path) in TORCH_ALONE:
-        outside = {"torch", "camreid", "collections", "dataclasses", "functools", "typing"}
+        outside = {"torch", "camreid", "collections", "dataclasses", "functools", "math", "typing"}
         assert roots <= outside

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol
 
 import torch
@@ -37,19 +38,20 @@ class Block:
 
 
 class Distances(Protocol):
-    """All squared distances between N images, a few at a time."""
+    """All distances between N images, a few at a time; `power` makes squares of those of blocks."""
 
     size: int
+    power: int
     device: torch.device
 
     def blocks(self) -> Iterator[Block]:
         """Blocks that together hold each ordered pair once."""
 
     def rows(self, images: Tensor) -> Tensor:
-        """Of a few images, (B,) int64, to all: (B, N)."""
+        """Squared, of a few images, (B,) int64, to all: (B, N)."""
 
     def pairs(self, images: Tensor, others: Tensor) -> Tensor:
-        """Of (P,) int64 images to as many others: (P,)."""
+        """Squared, of (P,) int64 images to as many others: (P,)."""
 
 
 class FeatureDistances:
@@ -61,6 +63,8 @@ class FeatureDistances:
             `query_gallery`, (Q, G).
         block_size: images at a time; memory grows with block_size x N.
     """
+
+    power = 1
 
     def __init__(self, features: Tensor, queries: int, block_size: int) -> None:
         self.features, self.queries, self.block_size = features, queries, block_size
@@ -101,7 +105,7 @@ class FeatureDistances:
 
 
 class MatrixDistances:
-    """Squares of ready distances; a matrix need not be symmetric, its columns are read.
+    """Ready distances, to be squared; of matrices that are not symmetric, columns are read.
 
     Args:
         query_gallery: (Q, G).
@@ -109,6 +113,8 @@ class MatrixDistances:
         gallery_gallery: (G, G).
         block_size: images at a time.
     """
+
+    power = 2
 
     def __init__(
         self, query_gallery: Tensor, query_query: Tensor, gallery_gallery: Tensor, block_size: int
@@ -119,14 +125,16 @@ class MatrixDistances:
 
     def blocks(self) -> Iterator[Block]:
         """Blocks that together hold each ordered pair once."""
-        columns = ((0, 0, self.q_q), (0, self.queries, self.q_g.T))
-        for image, other, matrix in (*columns, (self.queries, 0, self.q_g), self._gallery()):
+        gallery = self.queries
+        for image, other, matrix in (
+            (0, 0, self.q_q),
+            (0, gallery, self.q_g.T),
+            (gallery, 0, self.q_g),
+            (gallery, gallery, self.g_g),
+        ):
             for start in range(0, matrix.shape[1], self.block_size):
                 part = matrix[:, start : start + self.block_size]
-                yield Block(image + start, other, part.float().square())
-
-    def _gallery(self) -> tuple[int, int, Tensor]:
-        return self.queries, self.queries, self.g_g
+                yield Block(image + start, other, part.float())
 
     def rows(self, images: Tensor) -> Tensor:
         """Of a few images, (B,) int64, to all: (B, N)."""
@@ -167,26 +175,28 @@ def nearest(distances: Distances, count: int) -> Neighbours:
         best[images], order = values.topk(keep, largest=False)
         index[images] = places.gather(1, order)
         farthest[images] = torch.maximum(farthest[images], block.distances.amax(0))
-    best, index = _in_order(best, index)
+    best, index = _in_order(best.pow_(distances.power), index)
     if keep > count:
         _settle_ties(distances, best, index)
-    return Neighbours(index[:, :count], best[:, :count], farthest)
+    return Neighbours(index[:, :count], best[:, :count], farthest.pow_(distances.power))
 
 
 def _smallest(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` smallest of each column of (P, L), in any order, and their rows: (L, count)."""
     length = len(distances)
-    # the smallest are in the groups with the smallest minima, and minima are cheap
+    # the smallest are in the groups with the smallest minima; minima of two keep the layout of
+    # memory, which makes them several times faster than amin of a transposed block
     size = max(1, math.isqrt(length // count))
     groups = length // size
     if size == 1:
         values, places = distances.T.contiguous().topk(min(count, length), largest=False)
         return values, places
-    minima = distances[: size * groups].view(size, groups, -1).amin(0)  # (groups, L)
+    members = distances[: size * groups].view(size, groups, -1).unbind(0)
+    minima = reduce(torch.minimum, members)  # (groups, L)
     chosen = minima.T.contiguous().topk(count, largest=False, sorted=False).indices
-    members = torch.arange(0, size * groups, groups, device=distances.device)
+    first = torch.arange(0, size * groups, groups, device=distances.device)
     rest = torch.arange(size * groups, length, device=distances.device)
-    places = (chosen[:, None] + members[:, None]).flatten(1)  # (L, size x count)
+    places = (chosen[:, None] + first[:, None]).flatten(1)  # (L, size x count)
     places = torch.cat([places, rest.expand(len(places), -1)], 1)
     values, order = distances.T.gather(1, places).topk(count, largest=False, sorted=False)
     return values, places.gather(1, order)

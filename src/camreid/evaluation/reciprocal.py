@@ -9,7 +9,7 @@ from torch import Tensor
 from camreid.evaluation.neighbours import Distances, Neighbours
 
 # entries at a time: a few hundred MB of index tensors at the most
-_ENTRIES = 2**20
+_ENTRIES = 2**21
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def jaccard(encoded: SparseRows, queries: int) -> Iterator[tuple[slice, Tensor]]
         minima = torch.minimum(part.values[owner], having.values[places])
         target = part.rows[owner] * gallery + having.columns[places]
         shared = minima.new_zeros(size * gallery).index_add_(0, target, minima)
-        distances = 1 - shared / (2 - shared)
+        distances = shared.sub_(2).reciprocal_().mul_(2).add_(2)  # 1 - m / (2 - m), in place
         yield slice(start, start + size), distances.clamp_(min=0).view(size, gallery)
         start += size
 
@@ -122,20 +122,19 @@ def _expand(near: Tensor, mutual: Tensor, half: Tensor, half_mutual: Tensor) -> 
     A reciprocal neighbour brings its own (by half of k1) along where more than two thirds of
     them are the image's already; the paper writes "at least", its authors' code "more than".
     """
-    size = len(near)
-    parts = []
-    for span in _spans(size, max(near.shape[1] * half.shape[1], size // 8)):
-        own, reciprocal = near[span], mutual[span]  # (b, K)
-        known = torch.zeros(len(own), size, dtype=torch.bool, device=own.device)
-        known.scatter_(1, own, reciprocal)
-        theirs = half[own]  # (b, K, H)
-        offered = half_mutual[own] & reciprocal[..., None]
-        shared = known.gather(1, theirs.flatten(1)).view_as(theirs) & offered
-        offered &= (3 * shared.sum(2) > 2 * offered.sum(2))[..., None]
-        first = torch.arange(size, device=own.device)[span, None] * size
-        keys = torch.cat([(own + first)[reciprocal], (theirs + first[..., None])[offered]])
-        parts.append(torch.unique(keys))
-    keys = torch.cat(parts)
+    size, first = len(near), torch.arange(len(near), device=near.device)
+    parts = [(first[:, None] * size + near)[mutual]]
+    for span in _spans(size, max(near.shape[1] * half.shape[1], size // 4)):
+        image, place = mutual[span].nonzero().unbind(1)  # (p,) reciprocal pairs
+        own = near[span][image, place]
+        known = torch.zeros(len(near[span]), size, dtype=torch.bool, device=near.device)
+        known[image, own] = True
+        theirs, offered = half[own], half_mutual[own]  # (p, H)
+        shared = known[image[:, None], theirs] & offered
+        joins = 3 * shared.sum(1) > 2 * offered.sum(1)
+        added = theirs + (image[:, None] + span.start) * size
+        parts.append(added[offered & ~shared & joins[:, None]])
+    keys = torch.unique(torch.cat(parts))
     return torch.stack([keys // size, keys % size])
 
 
