@@ -46,6 +46,7 @@ def expand_queries(
     features = joint_features(query_features, gallery_features)
     require_neighbours("k", k, len(features), "in query and gallery")
     require_whole("times", times, least=0)
+    require_whole("block_size", block_size, least=1)
     require_number("alpha", alpha, 0)
     for _ in range(times):
         features = _expanded(features, k, alpha, block_size)

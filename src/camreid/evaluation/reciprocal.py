@@ -86,7 +86,9 @@ def jaccard(encoded: SparseRows, queries: int) -> Iterator[tuple[slice, Tensor]]
     """Jaccard distances of some queries at a time to the gallery: (b, G) in 0..1.
 
     Rows sum to 1, so the distance is 1 - m / (2 - m), with m the sum of the elementwise minima,
-    to which only the columns that both rows have contribute.
+    to which only the columns that both rows have contribute. An image so surrounded by equal ones
+    that it is not among its own nearest has an empty row, and the distance 1, as in the authors'
+    code.
     """
     images = len(encoded.counts)
     gallery = images - queries

@@ -1,5 +1,6 @@
 """Re-ranking with k-reciprocal encoding, blockwise and sparse."""
 
+import math
 from typing import Literal
 
 import torch
@@ -13,6 +14,8 @@ from camreid.evaluation.reciprocal import SparseRows, encode, jaccard
 
 Method = Literal["k-reciprocal", "fastreid"]
 Metric = Literal["cosine", "euclidean"]
+
+_LARGEST = 1e19  # its square is a float32
 
 
 def rerank(
@@ -62,7 +65,7 @@ def rerank(
     tensor([[0.3151, 0.8333, 1.0000]])
     """
     features = _prepared(joint_features(query_features, gallery_features), method, metric)
-    _check_parameters(k1, k2, lambda_value, len(gallery_features))
+    _check_parameters(k1, k2, lambda_value, block_size, len(gallery_features))
     distances = FeatureDistances(features, len(query_features), block_size)
     if method == "k-reciprocal":
         near = nearest(distances, k1 + 1)
@@ -113,12 +116,11 @@ def rerank_distances(
     tensor([[0.3151, 0.8333, 1.0000]])
     """
     matrices = (query_gallery, query_query, gallery_gallery)
-    _check_matrices(*matrices)
-    _check_parameters(k1, k2, lambda_value, len(gallery_gallery))
+    _check_shapes(*matrices)
+    _check_values(*matrices)
+    _check_parameters(k1, k2, lambda_value, block_size, len(gallery_gallery))
     distances = MatrixDistances(*matrices, block_size)
     near = nearest(distances, k1 + 1)
-    if not near.farthest.isfinite().all():
-        _refuse_broken(*matrices)
     scale = _inverse(near.farthest)
     encoded = encode(distances, near, k1, k2, scale)
     mix = query_gallery.float().square().mul_(scale[: len(query_gallery), None])
@@ -152,7 +154,7 @@ def _mixed(distances: Tensor, encoded: SparseRows, share: float) -> Tensor:
     return distances
 
 
-def _check_parameters(k1: int, k2: int, lambda_value: float, gallery: int) -> None:
+def _check_parameters(k1: int, k2: int, lambda_value: float, block_size: int, gallery: int) -> None:
     require_neighbours("k1", k1, gallery, "in the gallery")
     require_whole("k2", k2, least=1)
     if k2 > k1:
@@ -161,9 +163,10 @@ def _check_parameters(k1: int, k2: int, lambda_value: float, gallery: int) -> No
             f"neighbours; expected 1..{k1}, such as k2={max(1, round(0.3 * k1))}."
         )
     require_number("lambda_value", lambda_value, 0, 1)
+    require_whole("block_size", block_size, least=1)
 
 
-def _check_matrices(q_g: Tensor, q_q: Tensor, g_g: Tensor) -> None:
+def _check_shapes(q_g: Tensor, q_q: Tensor, g_g: Tensor) -> None:
     shapes = [tuple(matrix.shape) for matrix in (q_g, q_q, g_g)]
     if q_g.ndim == 2:
         require_images(*q_g.shape)
@@ -176,18 +179,25 @@ def _check_matrices(q_g: Tensor, q_q: Tensor, g_g: Tensor) -> None:
     )
 
 
-def _refuse_broken(q_g: Tensor, q_q: Tensor, g_g: Tensor) -> None:
+def _check_values(q_g: Tensor, q_q: Tensor, g_g: Tensor) -> None:
     names = ("query_gallery", "query_query", "gallery_gallery")
     for name, matrix in zip(names, (q_g, q_q, g_g), strict=True):
-        sums = torch.cat([rows.isfinite().all(1) for rows in torch.split(matrix, 256)])
-        rows = (~sums).nonzero().flatten().tolist()
-        if rows:
+        low, high = matrix.amin().item(), matrix.amax().item()
+        if not math.isfinite(high - low):
+            finite = torch.cat([rows.isfinite().all(1) for rows in torch.split(matrix, 256)])
+            rows = (~finite).nonzero().flatten().tolist()
             raise InputError(
                 f"{name} holds NaN or infinite distances in {len(rows)} of {len(matrix)} rows, the "
                 f"first at {rows[:5]}: expected finite ones; look for features that are NaN or "
                 "overflowed at half precision."
             )
-    raise InputError(
-        "the squares of the distances are beyond the range of float32: expected distances of at "
-        "most 1e19; divide all three matrices by the same number."
-    )
+        if high > _LARGEST:
+            raise InputError(
+                f"{name} holds distances up to {high:g}, whose squares are beyond the range of "
+                f"float32: expected at most {_LARGEST:g}; divide all three by the same number."
+            )
+        if low < -1e-3 * high:  # round-off makes 1 - cosine a little less than 0
+            raise InputError(
+                f"{name} holds distances down to {low:g}: expected none below 0; a similarity is "
+                "none, give 1 - cosine or euclidean distances."
+            )
