@@ -9,14 +9,13 @@ it needs. Each side runs in a process of its own, in turn; times are medians.
 
 CHECKOUT is a clone of github.com/KaiyangZhou/deep-person-reid; without it, only camreid is timed.
 The features are synthetic: groups around a common centre, and distractors that belong to none.
-Peak memory is the growth of the process's largest resident set during the call (Linux).
+Memory is the process's largest resident set over the one before the call (Linux).
 """
 
 import argparse
 import importlib.util
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -88,7 +87,7 @@ def write_inputs(options: argparse.Namespace, folder: Path) -> None:
 
 
 def in_own_process(side: str, folder: str) -> dict[str, float]:
-    """Seconds and GB of one call; the result is left in the folder."""
+    """Seconds, processor seconds and GB of one call; the result is left in the folder."""
     command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", folder]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     answer: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
@@ -100,25 +99,25 @@ def measure(options: argparse.Namespace) -> None:
     if options.side == "torchreid":
         peer = torchreid_function(Path(options.torchreid))
         matrices = [np.load(folder / f"{name}.npy") for name in INPUTS]
-        seconds, memory, result = timed(lambda: peer(*matrices))
+        measured, result = timed(lambda: peer(*matrices))
     elif options.side == "matrices":
         tensors = [torch.from_numpy(np.load(folder / f"{name}.npy")) for name in INPUTS]
-        seconds, memory, result = timed(lambda: rerank_distances(*tensors).numpy())
+        measured, result = timed(lambda: rerank_distances(*tensors).numpy())
     else:
         query, gallery = (
             torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("query", "gallery")
         )
         if options.side == "features":
-            seconds, memory, result = timed(lambda: rerank(query, gallery).numpy())
+            measured, result = timed(lambda: rerank(query, gallery).numpy())
         else:
-            joint = torch.cat([query, gallery])
-            seconds, memory, result = timed(lambda: upper_triangle(joint))
+            measured, result = timed(lambda: upper_triangle(query, gallery))
     np.save(folder / f"{options.side}-result.npy", result)
-    print(json.dumps({"seconds": seconds, "GB": memory}))
+    print(json.dumps(measured))
 
 
-def upper_triangle(features: torch.Tensor, size: int = 1024) -> np.ndarray:
+def upper_triangle(query: torch.Tensor, gallery: torch.Tensor, size: int = 1024) -> np.ndarray:
     """Products of all pairs, each once: what no exact re-ranking of features can do without."""
+    features = torch.cat([query, gallery])
     for start in range(0, len(features), size):
         features[start : start + size] @ features[start:].T
     return np.zeros(0)
@@ -135,20 +134,23 @@ def torchreid_function(checkout: Path) -> Callable[..., np.ndarray]:
     return function
 
 
-def timed(call: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
-    """Seconds, GB above what was resident before, and the result."""
-    before = resident()
-    start = time.perf_counter()
+def timed(call: Callable[[], np.ndarray]) -> tuple[dict[str, float], np.ndarray]:
+    """Seconds, processor seconds, GB above what was resident before; and the result."""
+    before = resident("VmRSS")
+    start, work = time.perf_counter(), time.process_time()
     result = call()
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return seconds, (peak - before) / 1e9, result
+    seconds, work = time.perf_counter() - start, time.process_time() - work
+    memory = (resident("VmHWM") - before) / 1e9
+    return {"seconds": seconds, "work": work, "GB": memory}, result
 
 
-def resident() -> int:
-    """Bytes that the process holds now, which loading inputs has not exceeded by much."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def resident(field: str) -> int:
+    """Bytes that the process holds now (VmRSS), or has held at the most (VmHWM)."""
+    # not getrusage: its maximum includes the parent's, from before exec
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"no {field} in /proc/self/status: memory is measured on Linux only.")
 
 
 def report(
@@ -162,12 +164,14 @@ def report(
         "matrices": "camreid, from distances",
         "torchreid": "torchreid, from distances",
     }
-    print("| | median | all runs, s | GB above inputs |\n|---|---|---|---|")
+    print("| | median | all runs, s | processor, s | GB above inputs |\n|---|---|---|---|---|")
     for side, runs in found.items():
         seconds = [run["seconds"] for run in runs]
         each = " ".join(f"{s:.1f}" for s in seconds)
         memory = max(run["GB"] for run in runs)
-        print(f"| {names[side]} | {statistics.median(seconds):.2f} s | {each} | {memory:.2f} |")
+        work = statistics.median(run["work"] for run in runs)
+        median = statistics.median(seconds)
+        print(f"| {names[side]} | {median:.2f} s | {each} | {work:.1f} | {memory:.2f} |")
     compare(found, folder)
 
 
@@ -182,12 +186,13 @@ def compare(found: dict[str, list[dict[str, float]]], folder: Path) -> None:
         print(f"{side} and matrices: at most {apart.max():.1e} apart, ", end="")
         print(f"{np.count_nonzero(apart > 1e-5)} of {apart.size} by more than 1e-5")
     if "torchreid" in found:
-        seconds, memory = (
+        seconds, work, memory = (
             statistics.median(run[key] for run in found["torchreid"])
             / statistics.median(run[key] for run in found["matrices"])
-            for key in ("seconds", "GB")
+            for key in ("seconds", "work", "GB")
         )
-        print(f"torchreid takes {seconds:.1f} times as long and {memory:.1f} times the memory")
+        print(f"torchreid takes {seconds:.1f} times as long, {work:.1f} times the processor time")
+        print(f"(which says more where other programs run too) and {memory:.1f} times the memory")
 
 
 def processor() -> str:

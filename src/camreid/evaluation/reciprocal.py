@@ -9,7 +9,7 @@ from torch import Tensor
 from camreid.evaluation.neighbours import Distances, Neighbours
 
 # entries at a time: a few hundred MB of index tensors at the most
-_ENTRIES = 2**21
+_ENTRIES = 2**22
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _expand(near: Tensor, mutual: Tensor, half: Tensor, half_mutual: Tensor) -> 
     """
     size, first = len(near), torch.arange(len(near), device=near.device)
     parts = [(first[:, None] * size + near)[mutual]]
-    for span in _spans(size, max(near.shape[1] * half.shape[1], size // 4)):
+    for span in _spans(size, max(near.shape[1] * half.shape[1], size // 16)):
         image, place = mutual[span].nonzero().unbind(1)  # (p,) reciprocal pairs
         own = near[span][image, place]
         known = torch.zeros(len(near[span]), size, dtype=torch.bool, device=near.device)

@@ -86,7 +86,7 @@ def rerank_distances(
     k1: int = 20,
     k2: int = 6,
     lambda_value: float = 0.3,
-    block_size: int = 2048,
+    block_size: int = 4096,
 ) -> Tensor:
     """`rerank` by `k-reciprocal` for ready distances, in the order torchreid's `re_ranking` takes.
 
