@@ -8,6 +8,8 @@ it needs. Each side runs in a process of its own, in turn; times are medians.
     python scripts/bench/reranking.py [--torchreid CHECKOUT] [--queries 3368] [--gallery 15913]
 
 CHECKOUT is a clone of github.com/KaiyangZhou/deep-person-reid; without it, only camreid is timed.
+On a machine that others use too, `--threads 1` is faster: threads then wait for each other at each
+step. torchreid's function has one thread in any case.
 The features are synthetic: groups around a common centre, and distractors that belong to none.
 Memory is the process's largest resident set over the one before the call (Linux).
 """
@@ -35,6 +37,7 @@ INPUTS = ("query_gallery", "query_query", "gallery_gallery")
 
 def main() -> None:
     options = parse()
+    torch.set_num_threads(options.threads)
     if options.side:
         return measure(options)
     with tempfile.TemporaryDirectory() as folder:
@@ -60,6 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--spread", type=float, default=1.0, help="of a group, over all groups'")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--torchreid-repeats", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
