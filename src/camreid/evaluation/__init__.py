@@ -1,6 +1,7 @@
 """Features to ranking, ranking to evidence."""
 
 from camreid.evaluation.bootstrap import Difference, compare, intervals
+from camreid.evaluation.expansion import expand_queries
 from camreid.evaluation.metric import RetrievalMetric
 from camreid.evaluation.protocols import CameraPairs, Protocols
 from camreid.evaluation.ranking import (
@@ -10,6 +11,7 @@ from camreid.evaluation.ranking import (
     rank_distances,
     rank_protocols,
 )
+from camreid.evaluation.rerank import rerank, rerank_distances
 from camreid.evaluation.roc import ROC
 
 __all__ = [
@@ -21,8 +23,11 @@ __all__ = [
     "RetrievalMetric",
     "average_precision",
     "compare",
+    "expand_queries",
     "intervals",
     "rank",
     "rank_distances",
     "rank_protocols",
+    "rerank",
+    "rerank_distances",
 ]
