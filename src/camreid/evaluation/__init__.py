@@ -2,7 +2,9 @@
 
 from camreid.evaluation.bootstrap import Difference, compare, intervals
 from camreid.evaluation.expansion import expand_queries
+from camreid.evaluation.features import FeatureTable, Images
 from camreid.evaluation.metric import RetrievalMetric
+from camreid.evaluation.options import RankOptions
 from camreid.evaluation.protocols import CameraPairs, Protocols
 from camreid.evaluation.ranking import (
     RankingResult,
@@ -18,7 +20,10 @@ __all__ = [
     "ROC",
     "CameraPairs",
     "Difference",
+    "FeatureTable",
+    "Images",
     "Protocols",
+    "RankOptions",
     "RankingResult",
     "RetrievalMetric",
     "average_precision",
