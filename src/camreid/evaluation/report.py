@@ -14,6 +14,14 @@ from camreid.evaluation.metric import scalars
 from camreid.evaluation.protocols import Protocols
 from camreid.evaluation.ranking import RankingResult
 
+_HEADLINE = {
+    "mAP": "mAP",
+    "Rank-1": "rank1",
+    "Rank-5": "rank5",
+    "Rank-10": "rank10",
+    "mINP": "mINP",
+}
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -97,8 +105,7 @@ def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
     """Tables for the terminal.
 
     The numbers with their 95 % intervals, the other protocols, camera pairs, and the leak table
-    where a tested person was seen. `accuracy` is that of the closed set, over the share of images
-    (`coverage`) with a row.
+    where a tested person was seen. The closed-set accuracy is over the share of images with a row.
     """
     tables = [_headline(summary, title)]
     others = {k: v for k, v in summary.get("protocols", {}).items() if k != summary["protocol"]}
@@ -113,20 +120,18 @@ def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
 
 def _headline(summary: dict[str, Any], title: str) -> Table:
     retrieval, ends = summary["retrieval"], summary["intervals"]
-    identity = summary["identity"] or {}
-    table = Table(title=title, title_justify="left")
-    for name in ("", "mAP", "Rank-1", "Rank-5", "Rank-10", "mINP", "queries"):
-        table.add_column(name, justify="right")
-    for name in identity and ("accuracy", "coverage"):
-        table.add_column(name, justify="right")
-    keys = ("mAP", "rank1", "rank5", "rank10", "mINP")
-    table.add_row(
-        "",
-        *(percent(retrieval[key]) for key in keys),
-        f"{retrieval['valid_queries']:.0f}",
-        *(percent(identity[key]) for key in identity and ("accuracy", "coverage")),
-    )
-    table.add_row("95 %", *(f"{100 * ends[k][0]:.1f}..{100 * ends[k][1]:.1f}" for k in keys))
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for name in (summary["protocol"], "value", "95 % interval"):
+        table.add_column(name, justify="left" if name == summary["protocol"] else "right")
+    for name, key in _HEADLINE.items():
+        low, high = ends[key]
+        table.add_row(name, percent(retrieval[key]), f"{100 * low:.1f} .. {100 * high:.1f} %")
+    dropped = summary["dropped_queries"]
+    table.add_row("queries", f"{retrieval['valid_queries']:.0f}", f"{dropped} without a match")
+    identity = summary["identity"]
+    if identity is not None:
+        share = f"of {percent(identity['coverage'])} with a row"
+        table.add_row("closed-set accuracy", percent(identity["accuracy"]), share)
     return table
 
 
