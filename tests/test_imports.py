@@ -1,6 +1,7 @@
 """Imports go downwards only, and each library has its place."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ ABOVE = {
     "exporting": {"errors", "model", "parity"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py", "freezing.py"}
-TORCH_ALONE = {"labels.py", "evaluation/ranking.py"}
+NOT_TORCH_ALONE = {f"evaluation/{name}.py" for name in ("metric", "report", "features")}
 
 
 def imported(path: Path) -> set[str]:
@@ -56,6 +57,6 @@ def test_layers(path: Path) -> None:
         assert own <= ABOVE[part]
         assert not roots & {"hydra", "omegaconf"}
         assert "pytorch_lightning" not in roots or where(path) in LIGHTNING
-    if where(path) in TORCH_ALONE:
-        outside = {"torch", "camreid", "collections", "dataclasses", "functools", "typing"}
-        assert roots <= outside
+    if (part == "evaluation" or part == "labels") and where(path) not in NOT_TORCH_ALONE:
+        outside = roots - set(sys.stdlib_module_names)
+        assert outside <= {"torch", "camreid"}

@@ -229,7 +229,7 @@ def test_values_of_another_kind(refused: Callable[..., str], typed: str) -> None
     ("typed", "said"),
     [
         ("evaluation.neck=behind", "evaluation.neck=behind: type after or before"),
-        ("evaluation.metric=manhattan", "type cosine or euclidean"),
+        ("evaluation.metric=manhattan", "type one of cosine, euclidean"),
         ("evaluation.flip=maybe", "evaluation.flip=maybe: type true or false"),
         ("data.interpolation=nearest", "type bicubic or bilinear"),
         ("model.loss.triplet_mining=soft", "hard, weighted, weighted_fastreid"),

@@ -9,6 +9,7 @@ import yaml
 
 from camreid.checkpoints import load, read_checkpoint
 from camreid.data import Records, Split
+from camreid.evaluation import FeatureTable, rank
 from tests.conftest import TINY, Ran
 
 Run = Callable[..., Ran]
@@ -87,6 +88,34 @@ def test_an_expert_then_the_resplit_with_every_unknown(train: Run, run: Run, mar
     assert flipped.code == 0, flipped.err
     assert metrics("flip")["evaluation"]["flip"] is True
     assert metrics("flip")["retrieval"] != first["retrieval"]
+    for key in ("intervals", "protocols", "camera_pairs"):
+        assert first[key] == second[key]
+    low, high = first["intervals"]["mAP"]
+    assert low <= first["retrieval"]["mAP"] <= high
+    assert first["camera_pairs"]["cameras"] == [1, 2, 3, 4, 5, 6]
+    assert "cross-camera, without distractors" in first["protocols"]
+    saved = "features=skip/features.safetensors"
+    ranked = run("camreid-evaluate", saved, "run_dir=ranked", "trainer=cpu")
+    assert ranked.code == 0, ranked.err
+    for key in ("retrieval", "intervals", "protocols", "camera_pairs", "leak", "split"):
+        assert metrics("ranked")[key] == first[key]
+    assert metrics("ranked")["identity"] is None
+    table = FeatureTable.load("skip/features.safetensors")
+    assert table.notes["model"] == "small"
+    result = rank(
+        table.query.features, table.gallery.features, table.query.pids, table.gallery.pids,
+        table.query.cameras, table.gallery.cameras,
+    )  # fmt: skip
+    assert result.mAP == first["retrieval"]["mAP"]
+    again = run("camreid-evaluate", saved, "run_dir=rr", "evaluation.rerank=k-reciprocal")
+    assert again.code == 0, again.err
+    assert metrics("rr")["retrieval"] != first["retrieval"]
+    assert "protocols" not in metrics("rr")
+    wrong = run("camreid-evaluate", saved, "run_dir=w", "evaluation=fastreid_rerank",
+                "evaluation.rerank_k1=100000")  # fmt: skip
+    assert wrong.code == 1
+    assert "\n" not in wrong.err.strip()
+    assert not Path("w").exists()
 
 
 def test_the_run_folder_holds_everything(train: Run, records: Records) -> None:

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from camreid.data import Records, Resplit
 from camreid.evaluation import RetrievalMetric, rank
 from camreid.evaluation.metric import IdentityAccuracy
 from camreid.evaluation.report import leak_table
@@ -78,3 +79,33 @@ def test_leak_table_divides_the_queries(images: tuple[torch.Tensor, ...]) -> Non
     precisions = result.average_precision[known]
     assert table["seen"]["mAP"] == pytest.approx(precisions[~precisions.isnan()].mean().item())
     assert leak_table(result, set())["seen"]["mAP"] is None
+
+
+def test_features_wait_in_the_type_in_which_they_came() -> None:
+    people = [torch.tensor(t) for t in ([5, 7, 5], [0, 0, 1], [0, 1, 2])]
+    features = torch.eye(3)[[0, 1, 0]]
+    for given, asked, kept in (
+        (torch.float32, None, torch.float32),
+        (torch.float64, None, torch.float32),
+        (torch.bfloat16, None, torch.bfloat16),
+        (torch.float32, torch.float16, torch.float16),
+    ):
+        metric = RetrievalMetric(dtype=asked)
+        metric.update(features.to(given), *people, role="both")
+        assert metric.features[0].dtype == kept
+        assert metric.compute()["mAP"] == 1
+
+
+def test_the_table_knows_the_records_of_a_split(records: Records) -> None:
+    split = Resplit(0.5, 0.0, 0)(records)
+    metric = RetrievalMetric()
+    for role, part in (("gallery", split.gallery), ("query", split.query)):
+        for i in reversed(range(len(part))):  # in any order, and once more than once
+            column = [torch.tensor([v]) for v in (part[i].pid, part[i].camera, i)]
+            for _ in range(1 + (i == 0)):
+                metric.update(torch.full((1, 2), float(i)), *column, role=role)
+    table = metric.table(split)
+    assert table.query.paths == tuple(r.path for r in split.query)
+    assert table.gallery.sequences.tolist() == [r.sequence for r in split.gallery]
+    assert table.gallery.features[:, 0].tolist() == list(range(len(split.gallery)))
+    assert metric.table().gallery.sequences is None

@@ -1,8 +1,9 @@
 """From a config to the parts of a run."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,7 +18,7 @@ from camreid.cli.errors import is_first
 from camreid.cli.provenance import keep_metrics
 from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError, MissingDataset
-from camreid.evaluation.ranking import Metric as Distance
+from camreid.evaluation.options import RankOptions
 from camreid.model.config import ModelConfig
 from camreid.model.module import ReIDModule
 from camreid.model.network import FeatureOptions
@@ -76,8 +77,12 @@ def build_split(config: DictConfig) -> Split:
     return split
 
 
-def require_test(split: Split) -> None:
+def require_test(split: Split, protocol: str = "cross-camera") -> None:
     """Refuse to promise a test where there is nothing to rank.
+
+    Args:
+        split: of the run.
+        protocol: by which it will be ranked.
 
     Raises:
         MissingDataset: the split has no query or no gallery.
@@ -88,12 +93,13 @@ def require_test(split: Split) -> None:
             "there is nothing to rank at the end. Put query/ and bounding_box_test/ beside "
             "bounding_box_train/, or type test=false to train without a test."
         )
-    if not split.rankable["query"]:
+    if protocol == "cross-camera" and not split.rankable["query"]:
         cameras = len({r.camera for r in (*split.query, *split.gallery)})
         raise InputError(
             f"none of the {len(split.query)} query images has a match in another camera among the "
             f"{len(split.gallery)} gallery images ({cameras} cameras in all), so there is nothing "
-            "to measure. Choose another split, or type test=false to train without a test."
+            "to measure. Choose another split, evaluation.protocol=within-camera, or test=false to "
+            "train without a test."
         )
 
 
@@ -173,13 +179,22 @@ def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
     Raises:
         InputError: an option that is not known.
     """
-    if options.metric not in get_args(Distance):
-        raise InputError(f"evaluation.metric={options.metric}: type cosine or euclidean.")
-    for name in ("flip", "normalize"):
-        if not isinstance(options[name], bool):
-            raise InputError(f"evaluation.{name}={options[name]}: type true or false.")
+    module.rank_options = rank_options(options)
     module.feature_options = FeatureOptions(options.flip, options.normalize, options.neck)
     module.val_metric.distance = module.test_metric.distance = options.metric
+
+
+def rank_options(options: DictConfig) -> RankOptions:
+    """How a test is ranked.
+
+    Raises:
+        InputError: an option that is not known.
+    """
+    for name in ("flip", "normalize", "save_features"):
+        if not isinstance(options[name], bool):
+            raise InputError(f"evaluation.{name}={options[name]}: type true or false.")
+    known = {field.name for field in fields(RankOptions)}
+    return RankOptions(**{str(k): v for k, v in options.items() if k in known})
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:

@@ -8,7 +8,8 @@ from camreid.cli.errors import launch
 
 def evaluate(config: DictConfig) -> None:
     """Rank query and gallery, and write the run folder."""
-    require_split(config)
+    if config.features is None:
+        require_split(config)
     from camreid.cli.run import evaluate_run  # torch only now, so that --help is quick
 
     evaluate_run(config)

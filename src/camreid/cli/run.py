@@ -1,9 +1,12 @@
 """What the commands do, step by step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_only
@@ -15,7 +18,8 @@ from camreid.cli.provenance import join_metrics, notes
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
-from camreid.evaluation.report import evidence_tables
+from camreid.evaluation.features import FeatureTable
+from camreid.evaluation.report import Evidence, evidence_tables
 from camreid.labels import fit_labels
 from camreid.model.config import ModelConfig
 from camreid.model.module import ReIDModule
@@ -30,7 +34,7 @@ def train_run(config: DictConfig) -> None:
     start = read_checkpoint(config.init) if config.init and not resumed else None
     split = build.build_split(config)
     if config.test:
-        build.require_test(split)
+        build.require_test(split, config.evaluation.protocol)
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
     build.set_evaluation(module, config.evaluation)
@@ -66,20 +70,44 @@ def build_module(
 
 
 def evaluate_run(config: DictConfig) -> None:
-    """Rank the split's query and gallery by a checkpoint."""
+    """Rank the split's query and gallery by a checkpoint, or features that were saved."""
     be_quiet()
+    if config.features is not None:
+        rank_features(config)
+        return
     if OmegaConf.is_missing(config, "checkpoint"):
-        raise InputError("no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt.")
+        raise InputError(
+            "no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt, or "
+            "features=runs/RUN/features.safetensors to rank saved features again."
+        )
     _seed(config)
     module = load(config.checkpoint)
     build.set_evaluation(module, config.evaluation)
     split = build.build_split(config)
-    build.require_test(split)
+    build.require_test(split, config.evaluation.protocol)
     data = build.build_data(config, split, module.config.image_size)
     trainer = build.build_trainer(config, logger=False, callbacks=[])
     _keep(config, split)
     _say_parts(split, module)
     _test(config, trainer, module, data, title=f"Test of {config.checkpoint}")
+
+
+def rank_features(config: DictConfig) -> None:
+    """Rank the features of a file, without their model."""
+    options = build.rank_options(config.evaluation)
+    table = FeatureTable.load(config.features)
+    on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
+    result, protocols = options.rank(table, torch.device("cuda" if on_gpu else "cpu"))
+    evidence = Evidence(result, frozenset(table.notes.get("seen", ())), protocols=protocols)
+    counts = f"{len(table.query.pids)} query and {len(table.gallery.pids)} gallery images"
+    say(f"Features {config.features}: {counts}, {table.query.features.shape[1]} wide")
+    content = {
+        "split": table.notes.get("split"),
+        "features": str(Path(config.features).resolve()),
+        "weights": table.notes.get("weights"),
+        "evaluation": OmegaConf.to_container(config.evaluation),
+    }
+    _report(content, evidence, f"Test of {config.features}")
 
 
 def _seed(config: DictConfig) -> None:
@@ -189,7 +217,6 @@ def _test(
     if not trainer.is_global_zero or module.evidence is None:
         return
     partial = bool(config.trainer.fast_dev_run) or config.trainer.limit_test_batches != 1.0
-    summary = module.evidence.summary()
     split: Split = data.split  # type: ignore[attr-defined]
     content = {
         "split": {"digest": split.digest, "strategy": split.strategy},
@@ -197,9 +224,21 @@ def _test(
         "weights": best or config.get("checkpoint"),
         "partial": partial,
         "evaluation": OmegaConf.to_container(config.evaluation),
-        **summary,
     }
+    if config.evaluation.save_features and module.test_features is not None:
+        origin = {key: content[key] for key in ("split", "weights", "partial")}
+        notes = {"seen": sorted(module.seen), "model": module.config.name, **origin}
+        path = build.run_folder() / "features.safetensors"
+        replace(module.test_features, notes=notes).save(path)
+        say(f"Features {path}")
+    _report(content, module.evidence, title + (" on a part of the images only" if partial else ""))
+
+
+def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
+    """Write metrics.json and print the tables."""
+    summary = evidence.summary()
     path = build.run_folder() / "metrics.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    say(*evidence_tables(summary, title + (" on a part of the images only" if partial else "")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**content, **summary}, indent=1) + "\n", encoding="utf-8")
+    say(*evidence_tables(summary, title))
     say(f"Written to {path}")

@@ -1,6 +1,38 @@
 """Features to ranking, ranking to evidence."""
 
+from camreid.evaluation.bootstrap import Difference, compare, intervals
+from camreid.evaluation.expansion import expand_queries
+from camreid.evaluation.features import FeatureTable, Images
 from camreid.evaluation.metric import RetrievalMetric
-from camreid.evaluation.ranking import RankingResult, average_precision, rank, rank_distances
+from camreid.evaluation.options import RankOptions
+from camreid.evaluation.protocols import CameraPairs, Protocols
+from camreid.evaluation.ranking import (
+    RankingResult,
+    average_precision,
+    rank,
+    rank_distances,
+    rank_protocols,
+)
+from camreid.evaluation.rerank import rerank, rerank_distances
+from camreid.evaluation.roc import ROC
 
-__all__ = ["RankingResult", "RetrievalMetric", "average_precision", "rank", "rank_distances"]
+__all__ = [
+    "ROC",
+    "CameraPairs",
+    "Difference",
+    "FeatureTable",
+    "Images",
+    "Protocols",
+    "RankOptions",
+    "RankingResult",
+    "RetrievalMetric",
+    "average_precision",
+    "compare",
+    "expand_queries",
+    "intervals",
+    "rank",
+    "rank_distances",
+    "rank_protocols",
+    "rerank",
+    "rerank_distances",
+]

@@ -1,11 +1,14 @@
 """Retrieval as a torchmetrics metric: features in, mAP and Rank-k out, each image once."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
+from camreid.evaluation.features import FeatureTable, Images
 from camreid.evaluation.ranking import Metric as Distance
 from camreid.evaluation.ranking import Protocol, RankingResult, rank
 
@@ -17,12 +20,14 @@ class RetrievalMetric(Metric):
     """mAP, mINP and Rank-1, -5, -10 of the images it is shown.
 
     Images are told apart by (role, index), so the repeats with which distributed loaders pad
-    their shares count once.
+    their shares count once. Features wait on the CPU, and are ranked on the metric's device.
 
     Args:
         distance: `cosine` or `euclidean`.
         protocol: see `rank`; `auto` is `within-camera` where all images are of one camera, where
             the official protocol has no matches, and `cross-camera` otherwise.
+        dtype: in which features wait: None for that in which they come (float64 as float32).
+            `torch.float16` or `torch.bfloat16` halve the memory of float32, rounded.
 
     >>> metric = RetrievalMetric()
     >>> pids, cameras, index = torch.tensor([5, 7, 5]), torch.tensor([0, 0, 1]), torch.arange(3)
@@ -42,10 +47,11 @@ class RetrievalMetric(Metric):
         self,
         distance: Distance = "cosine",
         protocol: Protocol | Literal["auto"] = "cross-camera",
+        dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.distance, self.protocol = distance, protocol
+        super().__init__(**{"dist_sync_fn": gather_from_cpu, **kwargs})
+        self.distance, self.protocol, self.storage = distance, protocol, dtype
         self.add_state("features", default=[], dist_reduce_fx="cat")
         self.add_state("people", default=[], dist_reduce_fx="cat")
 
@@ -67,8 +73,9 @@ class RetrievalMetric(Metric):
             role: what the images are; `both` for each ranked against all the others.
         """
         kind = torch.full_like(pids, _ROLES.index(role))
-        self.features.append(features.detach().float())
-        self.people.append(torch.stack([kind, index, pids, cameras], dim=1))
+        usual = torch.float32 if features.dtype == torch.float64 else features.dtype
+        self.features.append(features.detach().to("cpu", self.storage or usual))
+        self.people.append(torch.stack([kind, index, pids, cameras], dim=1).cpu())
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars `mAP`, `mINP`, `rank1`, `rank5`, `rank10` in 0..1 and `valid_queries`."""
@@ -78,6 +85,37 @@ class RetrievalMetric(Metric):
         """The whole result, over all processes."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             return self._rank()
+
+    def collected(self) -> tuple[Tensor, Tensor]:
+        """Over all processes, by role and index: features (N, D), and (N, 4) int64 people.
+
+        The columns of people are the role's number among query, gallery, both; the index; the pid;
+        the camera.
+        """
+        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
+            people, keep = each_once(_cat(self.people))
+            return _cat(self.features)[keep], people
+
+    def table(self, split: Any = None) -> FeatureTable:
+        """Query and gallery over all processes, in the order of their indices.
+
+        Args:
+            split: whose `query` and `gallery` records the indices count, for sequences and paths.
+        """
+        features, people = self.collected()
+        parts = []
+        for number, name in enumerate(("query", "gallery")):
+            own = people[:, 0] == number
+            images = Images(features[own], people[own, 2], people[own, 3])
+            records = getattr(split, name, ())
+            index = people[own, 1].tolist()
+            if records and max(index, default=0) < len(records):
+                chosen = [records[i] for i in index]
+                sequences = torch.tensor([r.sequence for r in chosen], dtype=torch.int64)
+                paths = tuple(str(r.path) for r in chosen)
+                images = replace(images, sequences=sequences, paths=paths)
+            parts.append(images)
+        return FeatureTable(query=parts[0], gallery=parts[1])
 
     def _rank(self) -> RankingResult:
         people, keep = each_once(_cat(self.people))
@@ -98,7 +136,15 @@ class RetrievalMetric(Metric):
             protocol=protocol if self.protocol == "auto" else self.protocol,
             query_index=index[query] if both else None,
             gallery_index=index[gallery] if both else None,
+            device=self.device,
         )
+
+
+def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """The tensors of all processes, on the CPU; by way of the GPU where the backend needs it."""
+    on_gpu = torch.distributed.get_backend(group) == "nccl"
+    sent = tensor.cuda() if on_gpu and not tensor.is_cuda else tensor
+    return [part.cpu() for part in gather_all_tensors(sent, group)]
 
 
 class IdentityAccuracy(Metric):

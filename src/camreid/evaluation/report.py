@@ -9,8 +9,18 @@ import torch
 from rich.table import Table
 
 from camreid.errors import NoValidQuery
+from camreid.evaluation.bootstrap import intervals
 from camreid.evaluation.metric import scalars
+from camreid.evaluation.protocols import Protocols
 from camreid.evaluation.ranking import RankingResult
+
+_HEADLINE = {
+    "mAP": "mAP",
+    "Rank-1": "rank1",
+    "Rank-5": "rank5",
+    "Rank-10": "rank10",
+    "mINP": "mINP",
+}
 
 
 @dataclass(frozen=True)
@@ -18,24 +28,51 @@ class Evidence:
     """What a test has shown.
 
     Attributes:
-        result: the ranking.
-        identity: `accuracy`, `coverage` and `images` of the closed set.
+        result: the headline ranking.
         seen: identities that the tested weights were trained on.
+        identity: `accuracy`, `coverage` and `images` of the closed set, None without logits.
+        protocols: the other protocols, None where there are none.
     """
 
     result: RankingResult
-    identity: dict[str, float]
     seen: Set[int]
+    identity: dict[str, float] | None = None
+    protocols: Protocols | None = None
 
     def summary(self) -> dict[str, Any]:
         """All numbers, ready for JSON; what could not be measured is None."""
-        accuracy = self.identity["accuracy"]
+        identity = None if self.identity is None else _finite(self.identity)
         return {
             "retrieval": scalars(self.result),
+            "intervals": {name: list(ends) for name, ends in intervals(self.result).items()},
             "protocol": self.result.protocol,
-            "identity": {**self.identity, "accuracy": None if math.isnan(accuracy) else accuracy},
+            "precision": self.result.precision,
+            "dropped_queries": self.result.dropped_queries,
+            "identity": identity,
             "leak": leak_table(self.result, self.seen),
+            **({} if self.protocols is None else _protocols(self.protocols)),
         }
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def _protocols(protocols: Protocols) -> dict[str, Any]:
+    """The numbers of each protocol, and the camera pairs as lists of rows."""
+    pairs = protocols.camera_pairs
+    return {
+        "protocols": {
+            protocol + ("" if distractors else ", without distractors"): scalars(result)
+            for (protocol, distractors), result in protocols.results.items()
+        },
+        "camera_pairs": {
+            "cameras": list(pairs.cameras),
+            "mAP": [[None if math.isnan(x) else x for x in row] for row in pairs.mAP.tolist()],
+            "rank1": [[None if math.isnan(x) else x for x in row] for row in pairs.rank1.tolist()],
+            "valid_queries": pairs.valid_queries.tolist(),
+        },
+    }
 
 
 def leak_table(result: RankingResult, seen: Set[int]) -> dict[str, dict[str, Any]]:
@@ -65,23 +102,60 @@ def leak_table(result: RankingResult, seen: Set[int]) -> dict[str, dict[str, Any
 
 
 def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
-    """Tables for the terminal: the numbers, and the leak table where a tested person was seen.
+    """Tables for the terminal.
 
-    `accuracy` is that of the closed set, over the share of images (`coverage`) with a row.
+    The numbers with their 95 % intervals, the other protocols, camera pairs, and the leak table
+    where a tested person was seen. The closed-set accuracy is over the share of images with a row.
     """
-    retrieval, identity = summary["retrieval"], summary["identity"]
-    main = Table(title=title, title_justify="left")
-    for name in ("mAP", "Rank-1", "Rank-5", "Rank-10", "mINP", "queries", "accuracy", "coverage"):
-        main.add_column(name, justify="right")
-    main.add_row(
-        *(percent(retrieval[key]) for key in ("mAP", "rank1", "rank5", "rank10", "mINP")),
-        f"{retrieval['valid_queries']:.0f}",
-        percent(identity["accuracy"]),
-        percent(identity["coverage"]),
-    )
-    leak = summary["leak"]
-    if not leak["seen"]["queries"]:
-        return [main]
+    tables = [_headline(summary, title)]
+    others = {k: v for k, v in summary.get("protocols", {}).items() if k != summary["protocol"]}
+    if others:
+        tables.append(_others(others))
+    if len(summary.get("camera_pairs", {}).get("cameras", ())) > 1:
+        tables.append(_camera_pairs(summary["camera_pairs"]))
+    if summary["leak"]["seen"]["queries"]:
+        tables.append(_leak(summary["leak"]))
+    return tables
+
+
+def _headline(summary: dict[str, Any], title: str) -> Table:
+    retrieval, ends = summary["retrieval"], summary["intervals"]
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for name in (summary["protocol"], "value", "95 % interval"):
+        table.add_column(name, justify="left" if name == summary["protocol"] else "right")
+    for name, key in _HEADLINE.items():
+        low, high = ends[key]
+        table.add_row(name, percent(retrieval[key]), f"{100 * low:.1f} .. {100 * high:.1f} %")
+    dropped = summary["dropped_queries"]
+    table.add_row("queries", f"{retrieval['valid_queries']:.0f}", f"{dropped} without a match")
+    identity = summary["identity"]
+    if identity is not None:
+        share = f"of {percent(identity['coverage'])} with a row"
+        table.add_row("closed-set accuracy", percent(identity["accuracy"]), share)
+    return table
+
+
+def _others(protocols: dict[str, Any]) -> Table:
+    table = Table(title="Other protocols", title_justify="left")
+    table.add_column("protocol")
+    for name in ("mAP", "Rank-1", "mINP", "queries"):
+        table.add_column(name, justify="right")
+    for name, row in protocols.items():
+        numbers = (percent(row[key]) for key in ("mAP", "rank1", "mINP"))
+        table.add_row(name, *numbers, f"{row['valid_queries']:.0f}")
+    return table
+
+
+def _camera_pairs(pairs: dict[str, Any]) -> Table:
+    table = Table(title="mAP by camera: query (rows) and gallery", title_justify="left")
+    for name in ("", *(f"c{camera}" for camera in pairs["cameras"])):
+        table.add_column(name, justify="right")
+    for camera, row in zip(pairs["cameras"], pairs["mAP"], strict=True):
+        table.add_row(f"c{camera}", *map(percent, row))
+    return table
+
+
+def _leak(leak: dict[str, Any]) -> Table:
     table = Table(
         title="Leak: tested people whom the weights were trained on", title_justify="left"
     )
@@ -91,7 +165,7 @@ def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
         numbers = (percent(row[key]) for key in ("mAP", "rank1", "mINP"))
         valid = f"{row['valid_queries'] or 0:.0f}"
         table.add_row(name, str(row["identities"]), valid, *numbers)
-    return [main, table]
+    return table
 
 
 def percent(share: float | None) -> str:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from camreid.errors import HeadMismatch, InputError, NoValidQuery
+from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
+from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence
 from camreid.labels import LabelMap
 from camreid.model.batch import Batch, read_batch
@@ -39,6 +41,8 @@ class ReIDModule(pl.LightningModule):
         started_anonymous: whether nobody knows whose the starting rows are.
         started_on: overrides of the split that the starting weights were trained on, if known.
         feature_options: what is compared in validation, test and prediction.
+        rank_options: how the test is ranked.
+        test_features: of the last test, cameras 1-based.
         evidence: what the last test has shown.
     """
 
@@ -64,7 +68,8 @@ class ReIDModule(pl.LightningModule):
         self.started_on = ""
         self.started_with = LabelMap(())
         self.started_anonymous = labels.is_anonymous
-        self.feature_options = FeatureOptions()
+        self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
+        self.test_features: FeatureTable | None = None
         self.evidence: Evidence | None = None
         self.save_hyperparameters(
             {"config": config.without_weights().primitives(), "labels": list(labels.pids)}
@@ -168,15 +173,18 @@ class ReIDModule(pl.LightningModule):
         output: ReIDOutput = self.model(read.images)
         features = self.feature_options(self.model, read.images, output)
         index = _index(read, batch_idx)
-        self.test_metric.update(features, read.pids, read.camids, index, role)
+        self.test_metric.update(features, read.pids, read.camids + 1, index, role)
         head = next(iter(self.model.remap_heads().values()))
         logits = torch.stack(list(output.logits.values())).sum(0)
         self.test_accuracy.update(logits, head.rows(read.pids), index, role)
 
     def on_test_epoch_end(self) -> None:
-        """Rank, log `test/mAP` and the rest, and keep the `evidence`."""
+        """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""
         identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
-        self.evidence = Evidence(self.test_metric.ranking(), identity, self.seen)
+        split: Any = getattr(getattr(self.trainer, "datamodule", None), "split", None)
+        self.test_features = self.test_metric.table(split)
+        result, protocols = self.rank_options.rank(self.test_features, self.device)
+        self.evidence = Evidence(result, self.seen, identity, protocols)
         summary = self.evidence.summary()
         for name, value in summary["retrieval"].items():
             self.log(f"test/{name}", value, sync_dist=True)

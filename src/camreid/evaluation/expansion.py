@@ -1,0 +1,61 @@
+"""Average query expansion: each feature replaced by a weighted mean of its neighbours'."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camreid.errors import require_number, require_whole
+from camreid.evaluation.joint import joint_features, require_neighbours
+from camreid.evaluation.neighbours import FeatureDistances, nearest
+
+
+def expand_queries(
+    query_features: Tensor,
+    gallery_features: Tensor,
+    *,
+    k: int = 5,
+    alpha: float = 3.0,
+    times: int = 1,
+    block_size: int = 1024,
+) -> tuple[Tensor, Tensor]:
+    """Mean over the k nearest features by cosine, times their cosine to the power of alpha.
+
+    Queries and gallery are expanded together, each image with itself among its k, as FastReID's
+    `TEST.AQE` does (Chum et al. 2007; alpha: Radenović et al. 2019). The features may be of any
+    length, and keep it in the mean.
+
+    Args:
+        query_features: (Q, D).
+        gallery_features: (G, D).
+        k: features in the mean, 1..Q + G.
+        alpha: 0 for the plain mean; a cosine below 0 counts as 0 where alpha is not whole.
+        times: how often.
+        block_size: images at a time; memory grows with block_size x (Q + G).
+
+    Returns:
+        (Q, D) and (G, D) float32.
+
+    Raises:
+        InputError: shapes do not fit together, features are not finite, or k is too large.
+
+    >>> query, gallery = expand_queries(torch.eye(2)[:1], torch.eye(2), k=2)
+    >>> gallery
+    tensor([[1.0000, 0.0000],
+            [0.0000, 0.5000]])
+    """
+    features = joint_features(query_features, gallery_features)
+    require_neighbours("k", k, len(features), "in query and gallery")
+    require_whole("times", times, least=0)
+    require_whole("block_size", block_size, least=1)
+    require_number("alpha", alpha, 0)
+    for _ in range(times):
+        features = _expanded(features, k, alpha, block_size)
+    return features[: len(query_features)], features[len(query_features) :]
+
+
+def _expanded(features: Tensor, k: int, alpha: float, block_size: int) -> Tensor:
+    near = nearest(FeatureDistances(F.normalize(features, dim=1), 0, block_size), k)
+    cosines = 1 - near.distances / 2
+    weights = (cosines if alpha == int(alpha) else cosines.clamp(min=0)) ** alpha / k
+    chunks = zip(*(torch.split(x, block_size) for x in (near.index, weights)), strict=True)
+    return torch.cat([(features[i] * w[..., None]).sum(1) for i, w in chunks])

@@ -1,0 +1,220 @@
+"""The evaluation protocols: which gallery images a query sees, and which of them are matches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from camreid.errors import InputError
+from camreid.evaluation.people import (
+    DISTRACTOR,
+    JUNK,
+    Pairs,
+    People,
+    SamePerson,
+    is_nobody,
+    pick,
+)
+from camreid.evaluation.result import Protocol, RankingResult, measure, summarise
+from camreid.evaluation.sweep import Block
+
+
+@dataclass(frozen=True)
+class CameraPairs:
+    """Retrieval from each camera to each other, (C, C): query camera by gallery camera.
+
+    On the diagonal is the within-camera protocol. NaN where no query is valid.
+
+    Attributes:
+        cameras: the C cameras of queries and gallery, ascending.
+        mAP: (C, C) float64.
+        rank1: (C, C) float64.
+        valid_queries: (C, C) int64.
+    """
+
+    cameras: tuple[int, ...]
+    mAP: Tensor
+    rank1: Tensor
+    valid_queries: Tensor
+
+
+@dataclass(frozen=True)
+class Protocols:
+    """The results of all protocols, from one pass over the features.
+
+    Attributes:
+        results: by protocol, and whether distractors were in the gallery; without those for which
+            no query is valid, or for which the images could not be told apart.
+        camera_pairs: every camera pair, with distractors.
+    """
+
+    results: Mapping[tuple[Protocol, bool], RankingResult]
+    camera_pairs: CameraPairs
+
+
+class Rules:
+    """Which pairs are matches and which segments are seen, for segments by camera and distractor.
+
+    Args:
+        query: labels of all queries.
+        gallery: labels of the whole gallery.
+    """
+
+    def __init__(self, query: People, gallery: People) -> None:
+        self.query, self.gallery = query, gallery
+        self.cameras = torch.unique(torch.cat([query.cameras, gallery.cameras]))
+
+    @property
+    def tells_images_apart(self) -> bool:
+        """Whether a query can be told from its own image or recording in the gallery."""
+        pairs = (
+            (self.query.sequences, self.gallery.sequences),
+            (self.query.index, self.gallery.index),
+        )
+        return any(q is not None and g is not None for q, g in pairs)
+
+    def check(self, protocol: str) -> None:
+        """Refuse a protocol that there is not, or that these labels are not enough for."""
+        if protocol not in get_args(Protocol):
+            raise InputError(f"protocol={protocol!r}: expected 'cross-camera' or 'within-camera'.")
+        if protocol == "within-camera" and not self.tells_images_apart:
+            raise InputError(
+                "protocol='within-camera' needs query_sequences and gallery_sequences, to leave "
+                "out the query's own recording, or query_index and gallery_index, to take the "
+                "query image itself out of its gallery."
+            )
+
+    def segments(self) -> tuple[Tensor, int]:
+        """Segment of each gallery image: camera, then C more for distractors; and their number."""
+        label = torch.searchsorted(self.cameras, self.gallery.cameras)
+        label = label + len(self.cameras) * (self.gallery.pids == DISTRACTOR)
+        return label.masked_fill(self.gallery.pids == JUNK, -1), 2 * len(self.cameras)
+
+    def one_segment(self, distractors: bool) -> tuple[Tensor, int]:
+        """All images that a cross-camera ranking sees as one segment; and the number 1."""
+        pids = self.gallery.pids
+        ignored = pids == JUNK if distractors else is_nobody(pids)
+        return -ignored.long(), 1
+
+    def matches(self, pairs: Pairs, protocol: Protocol, distractors: bool = True) -> Tensor:
+        """(b, P) bool: pairs that are matches."""
+        valid = pairs.real & self._other(pairs, "index")
+        if not distractors:
+            valid &= ~is_nobody(pick(self.query.pids, pairs.queries))[:, None]
+        if protocol == "cross-camera":
+            return valid & self._other(pairs, "cameras")
+        return valid & ~self._other(pairs, "cameras") & self._other(pairs, "sequences")
+
+    def matches_in(self, pairs: Pairs) -> Tensor:
+        """(b, P) bool: pairs that are matches where the gallery is of their camera alone."""
+        across = self.matches(pairs, "cross-camera")
+        return across | self.matches(pairs, "within-camera") if self.tells_images_apart else across
+
+    def seen(self, queries: Tensor, protocol: Protocol, distractors: bool = True) -> Tensor:
+        """(b, S) bool: segments that a query sees."""
+        camera = torch.ones(len(queries), len(self.cameras), dtype=torch.bool)
+        camera = camera.to(queries.device)
+        if protocol == "within-camera":
+            camera = pick(self.query.cameras, queries)[:, None] == self.cameras
+        return torch.cat([camera, camera & distractors], dim=1)
+
+    def advice(self, protocol: Protocol) -> str:
+        """What to do where a protocol has no valid query."""
+        same = SamePerson(self.query, self.gallery)
+        if not same.counts.any():
+            return "No query's pid is in the gallery: check that both are of one split."
+        if protocol == "within-camera":
+            return (
+                "The queries' people are in the gallery, but not in another image of the query's "
+                "camera: protocol='cross-camera' looks for them in the other cameras."
+            )
+        return (
+            "The queries' people are in the gallery, but only in the query's own camera, as in a "
+            "set of a single camera: protocol='within-camera' ranks those, with query_sequences "
+            "and gallery_sequences, or query_index and gallery_index. If there are more cameras, "
+            "check query_cameras and gallery_cameras."
+        )
+
+    def _other(self, pairs: Pairs, label: str) -> Tensor:
+        """(b, P) bool: pairs of different labels; all where a label is not known."""
+        query, gallery = getattr(self.query, label), getattr(self.gallery, label)
+        if query is None or gallery is None:
+            return pairs.real
+        return pick(gallery, pairs.columns) != pick(query, pairs.queries)[:, None]
+
+
+class Columns:
+    """Average precision, inverse penalty and first match of all queries, filled in by block.
+
+    Args:
+        queries: number of queries Q.
+        device: of the ranking.
+    """
+
+    def __init__(self, queries: int, device: torch.device) -> None:
+        nan = torch.full((queries,), torch.nan, dtype=torch.float64, device=device)
+        self.ap, self.inp = nan, nan.clone()
+        self.first = torch.zeros(queries, dtype=torch.int64, device=device)
+
+    def add(self, block: Block, matches: Tensor, seen: Tensor | None = None) -> None:
+        """Measure the queries of a block.
+
+        Args:
+            block: of queries.
+            matches: (b, P) bool.
+            seen: (b, S) bool segments, None for all.
+        """
+        closer = block.closer if seen is None else block.closer * seen[:, None]
+        rows = block.pairs.queries
+        self.ap[rows], self.inp[rows], self.first[rows] = measure(matches, closer.sum(2))
+
+    @property
+    def valid(self) -> Tensor:
+        """(Q,) bool: queries with a match."""
+        return self.first > 0
+
+    def summary(self, rules: Rules, protocol: Protocol, max_rank: int) -> RankingResult:
+        """The result over all queries.
+
+        Raises:
+            NoValidQuery: no query has a match.
+        """
+        columns = (self.ap, self.inp, self.first)
+        advice = "" if self.valid.any() else rules.advice(protocol)
+        return summarise(columns, rules.query.pids, max_rank, protocol, advice)
+
+
+class CameraColumns:
+    """The columns of each camera as the gallery.
+
+    Args:
+        rules: of the problem.
+        queries: number of queries Q.
+        device: of the ranking.
+    """
+
+    def __init__(self, rules: Rules, queries: int, device: torch.device) -> None:
+        self.rules = rules
+        self.columns = [Columns(queries, device) for _ in rules.cameras]
+
+    def add(self, block: Block) -> None:
+        """Measure the queries of a block in each camera."""
+        matches = self.rules.matches_in(block.pairs)
+        cameras = pick(self.rules.gallery.cameras, block.pairs.columns)
+        own = torch.arange(len(self.columns), device=cameras.device).repeat(2)
+        for number, (camera, columns) in enumerate(
+            zip(self.rules.cameras, self.columns, strict=True)
+        ):
+            columns.add(block, matches & (cameras == camera), (own == number)[None])
+
+    def summary(self) -> CameraPairs:
+        """The matrices."""
+        rows = self.rules.query.cameras == self.rules.cameras[:, None]
+        valid = torch.stack([columns.valid for columns in self.columns], dim=1)
+        ap = torch.stack([columns.ap for columns in self.columns], dim=1).nan_to_num(0)
+        hit = torch.stack([columns.first == 1 for columns in self.columns], dim=1)
+        count, ap, hit = (rows.double() @ table.double() for table in (valid, ap, hit))
+        cameras = tuple(self.rules.cameras.tolist())
+        return CameraPairs(cameras, (ap / count).cpu(), (hit / count).cpu(), count.long().cpu())

@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from camreid.errors import InputError
+from camreid.evaluation import compare, intervals, rank
+from camreid.evaluation.result import summarise
+
+
+def ranking(first, pids):
+    """A result whose queries have one match each, at these ranks (0 for none)."""
+    precision = 1 / first.double()
+    precision[first == 0] = torch.nan
+    return summarise([precision, precision, first], pids, 50, "cross-camera")
+
+
+def drawn(people, seed, each=4):
+    """A result of random people, of whom each is found at once, or not, in all queries."""
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.rand(people, generator=generator) < 0.7
+    first = torch.where(found, 1, 20).repeat_interleave(each)
+    return ranking(first, torch.arange(people).repeat_interleave(each))
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    inside = 0
+    for seed in range(100):
+        low, high = intervals(drawn(60, seed), resamples=300)["rank1"]
+        inside += low <= 0.7 <= high
+    assert 86 <= inside <= 99  # 95 % of 100, four standard deviations below
+
+
+def test_people_are_drawn_not_queries() -> None:
+    few = intervals(drawn(40, 0, each=1))["mAP"]
+    many = intervals(drawn(40, 0, each=25))["mAP"]
+    assert many == pytest.approx(few)
+
+
+def test_a_result_is_inside_its_intervals_and_seeds_repeat() -> None:
+    result = ranking(torch.tensor([1, 2, 7, 0, 1, 3, 30, 1]), torch.arange(8) // 2)
+    found = intervals(result, seed=3)
+    assert list(found) == ["mAP", "mINP", "rank1", "rank5", "rank10"]
+    values = (result.mAP, result.mINP, *(result.cmc[k - 1].item() for k in (1, 5, 10)))
+    for (low, high), value in zip(found.values(), values, strict=True):
+        assert 0 <= low <= value <= high <= 1
+        assert low < high
+    assert intervals(result, seed=3) == found
+    assert intervals(drawn(60, 0), seed=3) != intervals(drawn(60, 0), seed=4)
+
+
+def test_intervals_do_not_depend_on_chunks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(n, 4, generator=generator) for n in (30, 200)]
+    people = [torch.randint(1, 9, (n,), generator=generator) for n in (30, 200)]
+    cameras = [torch.randint(0, 3, (n,), generator=generator) for n in (30, 200)]
+    one, other = (rank(*features, *people, *cameras, chunk_size=c) for c in (None, 7))
+    assert intervals(one) == intervals(other)
+
+
+def test_a_result_does_not_differ_from_itself() -> None:
+    for difference in compare(drawn(50, 0), drawn(50, 0)).values():
+        assert (difference.value, difference.low, difference.high) == (0, 0, 0)
+        assert difference.p == 1
+
+
+def test_a_better_result_is_told_from_a_worse_one() -> None:
+    result = drawn(50, 0)
+    worse = ranking(result.first_match + 1, result.query_pids)
+    difference = compare(result, worse)["mAP"]
+    assert 0 < difference.low < difference.value < difference.high
+    assert difference.value == pytest.approx(result.mAP - worse.mAP)
+    assert difference.p == pytest.approx(2 / 1001)
+    assert compare(worse, result)["mAP"].high == pytest.approx(-difference.low)
+
+
+def test_no_difference_is_rarely_called_one() -> None:
+    alarms = sum(
+        compare(drawn(60, 2 * n), drawn(60, 2 * n + 1), resamples=300)["mAP"].p < 0.05
+        for n in range(50)
+    )
+    assert alarms <= 8  # 5 % of 50, about four standard deviations above
+
+
+def test_results_of_different_queries_are_not_compared() -> None:
+    pids = torch.tensor([1, 2, 3])
+    result = ranking(torch.tensor([1, 2, 3]), pids)
+    with pytest.raises(InputError, match="different queries"):
+        compare(result, ranking(torch.tensor([1, 2, 3]), pids.flip(0)))
+    with pytest.raises(InputError, match=r"1 queries, the first at \[1\], have a match in one"):
+        compare(result, ranking(torch.tensor([1, 0, 3]), pids))
+    with pytest.raises(InputError, match="resamples=0"):
+        intervals(result, resamples=0)
+    with pytest.raises(InputError, match="level=95"):
+        intervals(result, level=95)

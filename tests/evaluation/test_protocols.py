@@ -1,0 +1,105 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from camreid.errors import InputError, NoValidQuery
+from camreid.evaluation import rank, rank_protocols
+from tests.evaluation import twin
+
+problems = st.builds(
+    twin.random_problem,
+    queries=st.integers(1, 8),
+    images=st.integers(1, 40),
+    people=st.integers(1, 4),
+    cameras=st.integers(1, 3),
+    levels=st.sampled_from([1, 3, 50]),
+    seed=st.integers(0, 10**6),
+)
+chunks = st.sampled_from([None, 1, 3])
+
+
+def agrees(result, expected):
+    ap, inp, first = zip(*expected, strict=True)
+    assert result.average_precision.tolist() == pytest.approx(ap, nan_ok=True)
+    assert result.inverse_penalty.tolist() == pytest.approx(inp, nan_ok=True)
+    assert result.first_match.tolist() == list(first)
+    valid = [a for a in ap if not math.isnan(a)]
+    assert result.valid_queries == len(valid)
+    assert result.dropped_queries == len(ap) - len(valid)
+    assert result.mAP == pytest.approx(sum(valid) / len(valid))
+    for k, share in enumerate(result.cmc.tolist(), start=1):
+        assert share == pytest.approx(sum(0 < f <= k for f in first) / len(valid))
+
+
+@settings(deadline=None, max_examples=120)
+@given(problems, st.sampled_from(["cross-camera", "within-camera"]), st.booleans(), chunks)
+def test_rank_agrees_with_a_ranking_by_hand(problem, protocol, distractors, chunk) -> None:
+    found = [twin.places(problem, q, protocol, distractors) for q in range(len(problem.query))]
+    options = {"protocol": protocol, "distractors": distractors, "chunk_size": chunk}
+    arguments = {**problem.sequences(), **options, "metric": "euclidean", "max_rank": 7}
+    if not any(found):
+        with pytest.raises(NoValidQuery, match=f"under the {protocol} protocol"):
+            rank(*problem.tensors(), **arguments)
+        return
+    agrees(rank(*problem.tensors(), **arguments), [twin.numbers(places) for places in found])
+
+
+@settings(deadline=None, max_examples=80)
+@given(problems, chunks)
+def test_all_protocols_agree_with_a_ranking_by_hand(problem, chunk) -> None:
+    queries = range(len(problem.query))
+    keys = [(p, d) for p in ("cross-camera", "within-camera") for d in (True, False)]
+    expected = {key: [twin.places(problem, q, *key) for q in queries] for key in keys}
+    arguments = {**problem.sequences(), "metric": "euclidean", "max_rank": 7, "chunk_size": chunk}
+    if not any(any(found) for found in expected.values()):
+        with pytest.raises(NoValidQuery, match="under any protocol"):
+            rank_protocols(*problem.tensors(), **arguments)
+        return
+    protocols = rank_protocols(*problem.tensors(), **arguments)
+    assert set(protocols.results) == {key for key, found in expected.items() if any(found)}
+    for key, result in protocols.results.items():
+        assert (result.protocol, result.distractors) == key
+        agrees(result, [twin.numbers(places) for places in expected[key]])
+    pairs = protocols.camera_pairs
+    assert pairs.cameras == tuple(sorted({*problem.query_cameras, *problem.gallery_cameras}))
+    for row, a in enumerate(pairs.cameras):
+        for column, b in enumerate(pairs.cameras):
+            protocol = "within-camera" if a == b else "cross-camera"
+            own = [q for q in queries if problem.query_cameras[q] == a]
+            found = [twin.places(problem, q, protocol, camera=b) for q in own]
+            valid = [twin.numbers(places) for places in found if places]
+            assert pairs.valid_queries[row, column] == len(valid)
+            mean_ap = sum(ap for ap, _, _ in valid) / len(valid) if valid else math.nan
+            rank1 = sum(first == 1 for *_, first in valid) / len(valid) if valid else math.nan
+            assert pairs.mAP[row, column].item() == pytest.approx(mean_ap, nan_ok=True)
+            assert pairs.rank1[row, column].item() == pytest.approx(rank1, nan_ok=True)
+
+
+def test_without_sequences_and_indices_there_is_no_within_camera() -> None:
+    problem = twin.random_problem(8, 60, 3, 2, 50, seed=0)
+    protocols = rank_protocols(*problem.tensors())
+    assert {protocol for protocol, _ in protocols.results} == {"cross-camera"}
+    assert protocols.camera_pairs.mAP.diagonal().isnan().all()
+    assert not protocols.camera_pairs.valid_queries.diagonal().any()
+
+
+def test_a_protocol_that_cannot_be_followed_is_refused() -> None:
+    problem = twin.random_problem(8, 60, 3, 2, 50, seed=0).tensors()
+    with pytest.raises(InputError, match="needs query_sequences and gallery_sequences"):
+        rank(*problem, protocol="within-camera")
+    with pytest.raises(InputError, match="protocol='all': expected 'cross-camera' or"):
+        rank(*problem, protocol="all")  # type: ignore[arg-type]
+
+
+def test_no_valid_query_names_the_protocol_that_has_some() -> None:
+    features, one, two = torch.eye(2), torch.tensor([1, 1]), torch.tensor([2, 2])
+    sequences = {"query_sequences": one, "gallery_sequences": two}
+    with pytest.raises(NoValidQuery, match=r"cross-camera protocol.*protocol='within-camera'"):
+        rank(features, features, one, one, one, one)
+    with pytest.raises(NoValidQuery, match=r"within-camera protocol.*protocol='cross-camera'"):
+        rank(features, features, one, one, one, two, protocol="within-camera", **sequences)
+    with pytest.raises(NoValidQuery, match="No query's pid is in the gallery"):
+        rank(features, features, one, two, one, two)

@@ -1,0 +1,298 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from camreid.errors import InputError
+from camreid.evaluation import expand_queries, neighbours, reciprocal, rerank, rerank_distances
+from tests.conftest import GOLDEN
+from tests.golden.fill_rule import normal
+
+
+def by_hand(
+    squares: list[list[float]],
+    queries: int,
+    k1: int,
+    k2: int,
+    share: float,
+    fastreid: bool = False,
+) -> list[list[float]]:
+    """The definition, dense, one image at a time, with sets; `squares[i][j]` is of i to j."""
+    n = len(squares)
+    d = squares if fastreid else [[x / (max(row) or 1) for x in row] for row in squares]
+    order = [sorted(range(n), key=lambda j, i=i: (squares[i][j], j)) for i in range(n)]
+
+    def reciprocal_neighbours(i: int, count: int) -> set[int]:
+        return {j for j in order[i][:count] if i in order[j][:count]}
+
+    size, half = (k1 if fastreid else k1 + 1), round(k1 / 2) + 1
+    encodings = []
+    for i in range(n):
+        own = reciprocal_neighbours(i, size)
+        expanded = set(own)
+        for j in own:
+            theirs = reciprocal_neighbours(j, half)
+            if len(theirs & own) * 3 > len(theirs) * 2:
+                expanded |= theirs
+        weights = {j: math.exp(-d[i][j]) for j in expanded}
+        # among many equal images, one may not be among its own nearest: no neighbours, all 0
+        total = sum(weights.values()) or 1
+        encodings.append([weights.get(j, 0) / total for j in range(n)])
+    if k2 > 1:
+        encodings = [
+            [sum(encodings[j][c] for j in order[i][:k2]) / k2 for c in range(n)] for i in range(n)
+        ]
+    result = []
+    for i in range(queries):
+        row = []
+        for j in range(queries, n):
+            low = sum(map(min, encodings[i], encodings[j]))
+            original = squares[i][j] / 2 if fastreid else d[i][j]
+            row.append((1 - share) * (1 - low / (2 - low)) + share * original)
+        result.append(row)
+    return result
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+    """Features of whole numbers, whose squared distances are exact and ties many, with settings."""
+    queries, gallery = draw(st.integers(1, 8)), draw(st.integers(1, 40))
+    k1 = draw(st.integers(1, min(gallery, 12)))
+    parameters = {
+        "k1": k1,
+        "k2": draw(st.integers(1, k1)),
+        "lambda_value": draw(st.sampled_from([0, 0.3, 1])),
+        "block_size": draw(st.sampled_from([1, 5, 16, 1000])),
+    }
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    levels = draw(st.sampled_from([2, 6, 1000]))
+    centres = rng.integers(0, levels, (6, 3)) * draw(st.integers(1, 4))
+    sides = (
+        torch.from_numpy(rng.integers(0, levels, (n, 3)) + centres[rng.integers(0, 6, n)]).float()
+        for n in (queries, gallery)
+    )
+    return *sides, parameters
+
+
+def squares_of(features: torch.Tensor) -> list[list[float]]:
+    apart = features.double()[:, None] - features.double()
+    return apart.square().sum(2).tolist()
+
+
+def assert_close(found: torch.Tensor, expected: object, tolerance: float = 1e-5) -> None:
+    apart = (found.double() - torch.as_tensor(expected, dtype=torch.float64)).abs().max()
+    assert apart <= tolerance
+
+
+@settings(deadline=None, max_examples=120)
+@given(problems())
+def test_agrees_with_the_definition(problem: tuple[torch.Tensor, torch.Tensor, dict]) -> None:
+    query, gallery, parameters = problem
+    squares = squares_of(torch.cat([query, gallery]))
+    k1, k2, share, _ = parameters.values()
+    result = rerank(query, gallery, metric="euclidean", **parameters)
+    assert_close(result, by_hand(squares, len(query), k1, k2, share))
+
+
+@settings(deadline=None, max_examples=80)
+@given(problems(), st.sampled_from(["symmetric", "any", "float16"]))
+def test_agrees_with_the_definition_for_ready_distances(
+    problem: tuple[torch.Tensor, torch.Tensor, dict], kind: str
+) -> None:
+    query, gallery, parameters = problem
+    size, queries = len(query) + len(gallery), len(query)
+    generator = torch.Generator().manual_seed(size)
+    matrix = torch.randint(0, 30, (size, size), generator=generator).float()
+    if kind == "symmetric":
+        matrix = torch.tensor(squares_of(torch.cat([query, gallery]))).float() % 2**12
+    elif kind == "float16":
+        matrix = matrix.half()
+    q_g, q_q, g_g = (
+        matrix[:queries, queries:],
+        matrix[:queries, :queries],
+        matrix[queries:][:, queries:],
+    )
+    columns = torch.cat([torch.cat([q_q, q_g], 1), torch.cat([q_g.T, g_g], 1)]).T
+    k1, k2, share, _ = parameters.values()
+    expected = by_hand(columns.double().square().tolist(), queries, k1, k2, share)
+    assert_close(rerank_distances(q_g, q_q, g_g, **parameters), expected)
+
+
+@pytest.fixture
+def golden() -> dict[str, torch.Tensor]:
+    query, gallery = normal("rr.q", 12, 16), normal("rr.g", 80, 16)
+    gallery[:48] += 2 * np.tile(query, (4, 1))
+    arrays = np.load(GOLDEN / "fastreid_rerank_aqe.npz")
+    answers = {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return {"q": torch.from_numpy(query), "g": torch.from_numpy(gallery), **answers}
+
+
+@pytest.mark.parametrize("block_size", [7, 1000])
+def test_agrees_with_the_authors_code(golden: dict[str, torch.Tensor], block_size: int) -> None:
+    q, g = golden["q"], golden["g"]
+    assert_close(rerank(q, g, block_size=block_size), golden["classic_final"], 1e-6)
+    q, g = (torch.nn.functional.normalize(x, dim=1) for x in (q, g))
+    matrices = [torch.cdist(*pair) for pair in ((q, g), (q, q), (g, g))]
+    result = rerank_distances(*matrices, block_size=block_size)
+    assert_close(result, golden["classic_final"], 1e-6)
+
+
+@pytest.mark.parametrize("block_size", [7, 1000])
+def test_agrees_with_fastreid(golden: dict[str, torch.Tensor], block_size: int) -> None:
+    q, g = golden["q"], golden["g"]
+    for share, name in ((0.3, "fastreid_final"), (0, "jaccard"), (1, "cosine_distance")):
+        result = rerank(q, g, method="fastreid", lambda_value=share, block_size=block_size)
+        assert_close(result, golden[name], 1e-6)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(1, 1), (2, 2), (5, 1), (7, 4), (20, 20)])
+def test_fastreids_variant_by_hand(golden: dict[str, torch.Tensor], k1: int, k2: int) -> None:
+    q, g = golden["q"], golden["g"]
+    squares = squares_of(torch.nn.functional.normalize(torch.cat([q, g]), dim=1))
+    expected = by_hand(squares, len(q), k1, k2, 0.3, fastreid=True)
+    assert_close(rerank(q, g, method="fastreid", k1=k1, k2=k2), expected)
+    assert (rerank(q, g, k1=k1, k2=k2) - torch.tensor(expected)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("block_size", [7, 1000])
+def test_query_expansion_agrees_with_fastreid(
+    golden: dict[str, torch.Tensor], block_size: int
+) -> None:
+    query, gallery = expand_queries(golden["q"], golden["g"], block_size=block_size)
+    scale = golden["aqe_gallery"].abs().max().item()
+    assert_close(query, golden["aqe_query"], 1e-6 * scale)
+    assert_close(gallery, golden["aqe_gallery"], 1e-6 * scale)
+
+
+def test_query_expansion_twice_is_an_expansion_of_the_expanded(
+    golden: dict[str, torch.Tensor],
+) -> None:
+    once = expand_queries(golden["q"], golden["g"], k=3, alpha=2)
+    twice = expand_queries(golden["q"], golden["g"], k=3, alpha=2, times=2)
+    assert all(map(torch.equal, twice, expand_queries(*once, k=3, alpha=2)))
+    unchanged = expand_queries(golden["q"], golden["g"], times=0)
+    assert all(map(torch.equal, unchanged, (golden["q"], golden["g"])))
+
+
+def test_query_expansion_of_opposite_features_is_finite() -> None:
+    query, gallery = expand_queries(torch.ones(1, 2), -torch.ones(1, 2), k=2, alpha=0.5)
+    assert_close(torch.cat([query, gallery]), [[0.5, 0.5], [-0.5, -0.5]])
+
+
+def test_small_blocks_of_entries_change_nothing(
+    golden: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rerank(golden["q"], golden["g"])
+    monkeypatch.setattr(reciprocal, "_ENTRIES", 100)
+    assert_close(rerank(golden["q"], golden["g"], block_size=11), expected, 1e-6)
+
+
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_the_nearest_of_many_images_are_those_of_a_stable_sort(levels: int) -> None:
+    # large enough for the search by groups; few levels make ties at the edge of the nearest
+    line = torch.randint(0, levels, (900, 1), generator=torch.Generator().manual_seed(0)).float()
+    line = line % 2**11  # squares stay exact
+    squares = torch.tensor(squares_of(line))
+    distances = neighbours.FeatureDistances(line, queries=100, block_size=400)
+    near = neighbours.nearest(distances, 5)
+    values, order = squares.sort(stable=True)
+    assert torch.equal(near.index, order[:, :5])
+    assert torch.equal(near.distances.double(), values[:, :5])
+    assert torch.equal(near.farthest.double(), values[:, -1])
+    assert torch.equal(distances.query_gallery.double(), squares[:100, 100:])
+
+
+def test_half_precision_features_are_compared_in_float32(golden: dict[str, torch.Tensor]) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        q, g = golden["q"].to(dtype), golden["g"].to(dtype)
+        result = rerank(q, g)
+        assert result.dtype == torch.float32
+        assert torch.equal(result, rerank(q.float(), g.float()))
+
+
+def test_inputs_are_left_as_they_are(golden: dict[str, torch.Tensor]) -> None:
+    q, g = golden["q"], golden["g"]
+    matrices = [torch.cdist(*pair) for pair in ((q, g), (q, q), (g, g))]
+    before = [x.clone() for x in (q, g, *matrices)]
+    rerank(q, g, metric="euclidean")
+    rerank_distances(*matrices)
+    expand_queries(q, g)
+    assert all(map(torch.equal, (q, g, *matrices), before))
+
+
+def test_equal_images_have_a_result() -> None:
+    result = rerank(torch.ones(2, 4), torch.ones(5, 4), k1=3, k2=2, metric="euclidean")
+    squares = [[0.0] * 7 for _ in range(7)]
+    assert_close(result, by_hand(squares, 2, 3, 2, 0.3))
+
+
+def test_a_group_draws_its_own_closer_than_the_distance_alone() -> None:
+    """The point of it: a far member of the query's group comes before a near stranger."""
+    group = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0])
+    stranger = torch.tensor([[0.0, 3.5]])
+    gallery = torch.cat([group[1:], stranger, stranger + 0.1, stranger + 0.2])
+    result = rerank(group[:1], gallery, k1=4, k2=2, metric="euclidean")
+    assert torch.cdist(group[:1], gallery)[0, 3] > torch.cdist(group[:1], gallery)[0, 4]
+    assert result[0, 3] < result[0, 4]
+
+
+def test_bad_features_are_refused(golden: dict[str, torch.Tensor]) -> None:
+    q, g = golden["q"], golden["g"]
+    broken = g.clone()
+    broken[7, 3], broken[9, 0] = torch.nan, torch.inf
+    for function in (rerank, expand_queries):
+        with pytest.raises(InputError, match=r"shapes \(12, 16\) and \(80, 8\).*same D"):
+            function(q, g[:, :8])
+        with pytest.raises(InputError, match=r"2 of 80 gallery features are NaN.*\[7, 9\]"):
+            function(q, broken)
+        with pytest.raises(InputError, match="0 query and 80 gallery images: expected at least"):
+            function(q[:0], g)
+        with pytest.raises(InputError, match="12 query and 0 gallery images"):
+            function(q, g[:0])
+    with pytest.raises(InputError, match="k=93 neighbours, but there are only 92 images"):
+        expand_queries(q, g, k=93)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"k1": 81}, "k1=81 neighbours, but there are only 80 images in the gallery"),
+        ({"k1": 0}, "k1=0: expected a whole number from 1"),
+        ({"k1": 5}, "k2=6 is more than k1=5.*expected 1..5, such as k2=2"),
+        ({"k2": 2.0}, "k2=2.0: expected a whole number"),
+        ({"lambda_value": 1.5}, r"lambda_value=1.5: expected a number in 0\.\.1"),
+        ({"lambda_value": float("nan")}, "lambda_value=nan: expected a number"),
+        ({"method": "classic"}, "method='classic': expected 'k-reciprocal' or 'fastreid'"),
+        ({"metric": "dot"}, "metric='dot': expected 'cosine' or 'euclidean'"),
+        ({"metric": "euclidean", "method": "fastreid"}, "FastReID's variant.*metric='cosine'"),
+        ({"block_size": 0}, "block_size=0: expected a whole number from 1"),
+    ],
+)
+def test_bad_parameters_are_refused(
+    golden: dict[str, torch.Tensor], wrong: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        rerank(golden["q"], golden["g"], **wrong)
+
+
+def test_bad_distances_are_refused(golden: dict[str, torch.Tensor]) -> None:
+    q, g = golden["q"], golden["g"]
+    q_g, q_q, g_g = (torch.cdist(*pair) for pair in ((q, g), (q, q), (g, g)))
+    with pytest.raises(InputError, match=r"shapes \(12, 80\), \(80, 80\) and \(12, 12\).*order"):
+        rerank_distances(q_g, g_g, q_q)
+    with pytest.raises(InputError, match="0 query and 80 gallery images"):
+        rerank_distances(q_g[:0], q_q[:0, :0], g_g)
+    with pytest.raises(InputError, match="k1=81"):
+        rerank_distances(q_g, q_q, g_g, k1=81)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        broken = g_g.clone()
+        broken[5, 60] = value
+        with pytest.raises(InputError, match=r"gallery_gallery holds NaN.*1 of 80 rows.*\[5\]"):
+            rerank_distances(q_g, q_q, broken)
+    with pytest.raises(InputError, match="beyond the range of float32"):
+        rerank_distances(q_g * 1e20, q_q, g_g)
+    with pytest.raises(InputError, match=r"query_gallery.*down to -.*a similarity is none"):
+        rerank_distances(-q_g, q_q, g_g)
