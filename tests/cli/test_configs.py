@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from camreid import create_model
 from camreid.callbacks import HeadCheck
 from camreid.cli import CONF
+from camreid.cli.compose import build_on_meta
 from camreid.data import Augment, OriginalSplit, Resplit, SyntheticMarket
 from camreid.errors import InputError
 from camreid.labels import LabelMap
@@ -63,6 +64,17 @@ def test_head_checks_least_coverage_is_that_of_the_class() -> None:
 def test_no_experiment_names_a_split() -> None:
     for path in Path(CONF, "experiment").glob("*.yaml"):
         assert "split:" not in path.read_text()
+
+
+@pytest.mark.parametrize("name", [n for g, n in FILES if g == "experiment"])
+def test_what_an_experiment_freezes_is_there(name: str) -> None:
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("train", [f"+experiment={name}", "run_dir=r"])
+    frozen = config.callbacks.get("freeze", {}).get("modules", ())
+    assert bool(frozen) == (name in ("sbs", "mgn"))
+    if frozen:
+        there = dict(build_on_meta(config.model.name).named_modules())
+        assert set(frozen) <= set(there)
 
 
 @pytest.mark.parametrize("name", [n for g, n in FILES if g == "model"])
