@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from camreid.errors import InputError
-from camreid.evaluation import compare, intervals, rank
+from camreid.evaluation import compare, intervals, rank, rank_distances
 from camreid.evaluation.result import summarise
 
 
@@ -91,3 +91,9 @@ def test_results_of_different_queries_are_not_compared() -> None:
         intervals(result, resamples=0)
     with pytest.raises(InputError, match="level=95"):
         intervals(result, level=95)
+
+
+def test_one_person_has_no_interval() -> None:
+    people = (torch.tensor(t) for t in ([1, 1], [1, 2], [0, 0], [1, 1]))
+    result = rank_distances(torch.tensor([[0.1, 0.2], [0.3, 0.2]]), *people)
+    assert all(low != low and high != high for low, high in intervals(result).values())

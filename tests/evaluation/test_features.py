@@ -134,3 +134,13 @@ def test_re_ranking_and_expansion_change_the_ranking(table: FeatureTable) -> Non
 def test_options_that_are_none_are_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         RankOptions(**options)  # type: ignore[arg-type]
+
+
+def test_unit_features_rank_by_euclidean_distance_as_by_cosine(table: FeatureTable) -> None:
+    cosine, _ = RankOptions().rank(table)
+    unit = table.normalized()
+    euclidean, _ = RankOptions(metric="euclidean").rank(unit)
+    assert euclidean.mAP == pytest.approx(cosine.mAP, abs=1e-6)
+    assert unit.notes["computed"] == {"normalize": True}
+    with pytest.raises(InputError, match="compute in float32"):
+        RankOptions(rerank="fastreid", precision="bfloat16")

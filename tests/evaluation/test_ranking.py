@@ -139,3 +139,15 @@ def test_bad_features_are_refused(problem: tuple[torch.Tensor, ...]) -> None:
         rank(q, g, people[0][1:], *people[1:])
     with pytest.raises(InputError, match="metric='dot'"):
         rank(q, g, *people, metric="dot")  # type: ignore[arg-type]
+
+
+def test_a_roc_of_equal_scores_and_of_nobody_else_is_told() -> None:
+    people = [torch.tensor(t) for t in ([1], [1, 2], [0], [1, 1])]
+    same = rank(torch.zeros(1, 4), torch.zeros(2, 4), *people, metric="euclidean", roc=True)
+    assert same.roc is not None
+    assert same.roc.at(1.0) == 1
+    assert same.roc.at(0.5) == 0
+    alone = [torch.tensor(t) for t in ([1], [1, 1], [0], [1, 1])]
+    only = rank(torch.eye(4)[:1], torch.eye(4)[:2], *alone, roc=True)
+    assert only.roc is not None
+    assert only.roc.at(0.1) != only.roc.at(0.1)  # NaN

@@ -22,7 +22,7 @@ from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.report import Evidence, evidence_tables
 from camreid.labels import fit_labels
 from camreid.model.config import ModelConfig
-from camreid.model.module import ReIDModule
+from camreid.model.module import ReIDModule, is_partial
 
 
 def train_run(config: DictConfig) -> None:
@@ -95,17 +95,25 @@ def evaluate_run(config: DictConfig) -> None:
 def rank_features(config: DictConfig) -> None:
     """Rank the features of a file, without their model."""
     options = build.rank_options(config.evaluation)
+    if config.evaluation.flip or config.evaluation.neck != "after":
+        raise InputError(
+            "evaluation.flip and evaluation.neck say what the model computes, and features= has no "
+            "model; type checkpoint=runs/RUN/checkpoints/best.ckpt with them."
+        )
     table = FeatureTable.load(config.features)
+    if config.evaluation.normalize:
+        table = table.normalized()
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
     result, protocols = options.rank(table, torch.device("cuda" if on_gpu else "cpu"))
-    evidence = Evidence(result, frozenset(table.notes.get("seen", ())), protocols=protocols)
+    evidence = Evidence(result, frozenset(table.notes.get("seen") or ()), protocols=protocols)
     counts = f"{len(table.query.pids)} query and {len(table.gallery.pids)} gallery images"
     say(f"Features {config.features}: {counts}, {table.query.features.shape[1]} wide")
     content = {
         "split": table.notes.get("split"),
         "features": str(Path(config.features).resolve()),
         "weights": table.notes.get("weights"),
-        "evaluation": OmegaConf.to_container(config.evaluation),
+        "partial": bool(table.notes.get("partial")),
+        "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
     }
     _report(content, evidence, f"Test of {config.features}")
 
@@ -213,10 +221,7 @@ def _test(
 ) -> None:
     """Test with the best weights of this run, or those at hand, and write metrics.json."""
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    trainer.test(module, data, ckpt_path=best, verbose=False)
-    if not trainer.is_global_zero or module.evidence is None:
-        return
-    partial = bool(config.trainer.fast_dev_run) or config.trainer.limit_test_batches != 1.0
+    partial = is_partial(trainer)
     split: Split = data.split  # type: ignore[attr-defined]
     content = {
         "split": {"digest": split.digest, "strategy": split.strategy},
@@ -225,13 +230,27 @@ def _test(
         "partial": partial,
         "evaluation": OmegaConf.to_container(config.evaluation),
     }
-    if config.evaluation.save_features and module.test_features is not None:
-        origin = {key: content[key] for key in ("split", "weights", "partial")}
-        notes = {"seen": sorted(module.seen), "model": module.config.name, **origin}
-        path = build.run_folder() / "features.safetensors"
-        replace(module.test_features, notes=notes).save(path)
-        say(f"Features {path}")
-    _report(content, module.evidence, title + (" on a part of the images only" if partial else ""))
+    try:
+        trainer.test(module, data, ckpt_path=best, verbose=False)
+    finally:  # whatever becomes of the ranking, the features are kept
+        if trainer.is_global_zero and config.evaluation.save_features:
+            _save_features(config, module, content)
+    if trainer.is_global_zero and module.evidence is not None:
+        where = " on a part of the images only" if partial else ""
+        _report(content, module.evidence, title + where)
+    elif trainer.is_global_zero:
+        say("There is no match among the part of the test images that was ranked.")
+
+
+def _save_features(config: DictConfig, module: ReIDModule, content: dict[str, Any]) -> None:
+    if module.test_features is None:
+        return
+    origin = {key: content[key] for key in ("split", "weights", "partial")}
+    computed = {key: config.evaluation[key] for key in ("flip", "normalize", "neck")}
+    notes = {"seen": sorted(module.seen), "model": module.config.name, "computed": computed}
+    path = build.run_folder() / "features.safetensors"
+    replace(module.test_features, notes={**notes, **origin}).save(path)
+    say(f"Features {path}")
 
 
 def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:

@@ -3,6 +3,7 @@
 Queries of one person are not independent, so people are drawn, each with all of their queries.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,8 @@ def intervals(
         level: share of the resamples inside the interval.
 
     Returns:
-        For each number, the lower and the upper end.
+        For each number, the lower and the upper end; NaN where all valid queries are of one
+        person, of whom no sample says how others would do.
 
     Raises:
         InputError: an argument is out of range.
@@ -55,6 +57,8 @@ def intervals(
     """
     require_number("level", level, 0, 1)
     names, values = _per_query(result)
+    if len(torch.unique(result.query_pids[result.valid])) < 2:
+        return dict.fromkeys(names, (math.nan, math.nan))
     low, high = _ends(_resampled(result, values, resamples, seed), level)
     return dict(zip(names, zip(low, high, strict=True), strict=True))
 

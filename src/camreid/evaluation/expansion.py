@@ -7,6 +7,7 @@ from torch import Tensor
 from camreid.errors import require_number, require_whole
 from camreid.evaluation.joint import joint_features, require_neighbours
 from camreid.evaluation.neighbours import FeatureDistances, nearest
+from camreid.evaluation.scores import multiplied_in
 
 
 def expand_queries(
@@ -48,8 +49,9 @@ def expand_queries(
     require_whole("times", times, least=0)
     require_whole("block_size", block_size, least=1)
     require_number("alpha", alpha, 0)
-    for _ in range(times):
-        features = _expanded(features, k, alpha, block_size)
+    with multiplied_in("float32", features.device):
+        for _ in range(times):
+            features = _expanded(features, k, alpha, block_size)
     return features[: len(query_features)], features[len(query_features) :]
 
 

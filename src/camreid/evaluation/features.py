@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -58,6 +59,15 @@ class FeatureTable:
     query: Images
     gallery: Images
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def normalized(self) -> "FeatureTable":
+        """The same with features of unit length."""
+        query, gallery = (
+            part.with_features(F.normalize(part.features.float()))
+            for part in (self.query, self.gallery)
+        )
+        notes = {**self.notes, "computed": {**self.notes.get("computed", {}), "normalize": True}}
+        return FeatureTable(query, gallery, notes)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; paths and notes are its metadata."""

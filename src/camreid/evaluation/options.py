@@ -59,6 +59,11 @@ class RankOptions:
                 f"evaluation.rerank={self.rerank} is for the official protocol; leave out "
                 f"evaluation.protocol={self.protocol}."
             )
+        if self.precision != "float32" and (self.rerank is not None or self.expand):
+            raise InputError(
+                f"evaluation.precision={self.precision}: re-ranking and query expansion compute "
+                "in float32; leave it out."
+            )
         require_whole("evaluation.expand", self.expand, least=0)
         for name in ("expand_k", "rerank_k1", "rerank_k2"):
             require_whole(f"evaluation.{name}", getattr(self, name), least=1)

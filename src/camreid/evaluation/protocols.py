@@ -167,8 +167,12 @@ class Columns:
             seen: (b, S) bool segments, None for all.
         """
         closer = block.closer if seen is None else block.closer * seen[:, None]
+        self.add_counted(block, matches, closer.sum(2))
+
+    def add_counted(self, block: Block, matches: Tensor, closer: Tensor) -> None:
+        """Measure the queries of a block, for (b, P) counts of others that are closer."""
         rows = block.pairs.queries
-        self.ap[rows], self.inp[rows], self.first[rows] = measure(matches, closer.sum(2))
+        self.ap[rows], self.inp[rows], self.first[rows] = measure(matches, closer)
 
     @property
     def valid(self) -> Tensor:
@@ -203,11 +207,12 @@ class CameraColumns:
         """Measure the queries of a block in each camera."""
         matches = self.rules.matches_in(block.pairs)
         cameras = pick(self.rules.gallery.cameras, block.pairs.columns)
-        own = torch.arange(len(self.columns), device=cameras.device).repeat(2)
+        count = len(self.columns)
         for number, (camera, columns) in enumerate(
             zip(self.rules.cameras, self.columns, strict=True)
         ):
-            columns.add(block, matches & (cameras == camera), (own == number)[None])
+            closer = block.closer[..., number] + block.closer[..., count + number]
+            columns.add_counted(block, matches & (cameras == camera), closer)
 
     def summary(self) -> CameraPairs:
         """The matrices."""

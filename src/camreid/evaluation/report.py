@@ -44,7 +44,10 @@ class Evidence:
         identity = None if self.identity is None else _finite(self.identity)
         return {
             "retrieval": scalars(self.result),
-            "intervals": {name: list(ends) for name, ends in intervals(self.result).items()},
+            "intervals": {
+                name: [None if math.isnan(end) else end for end in ends]
+                for name, ends in intervals(self.result).items()
+            },
             "protocol": self.result.protocol,
             "precision": self.result.precision,
             "dropped_queries": self.result.dropped_queries,
@@ -125,7 +128,8 @@ def _headline(summary: dict[str, Any], title: str) -> Table:
         table.add_column(name, justify="left" if name == summary["protocol"] else "right")
     for name, key in _HEADLINE.items():
         low, high = ends[key]
-        table.add_row(name, percent(retrieval[key]), f"{100 * low:.1f} .. {100 * high:.1f} %")
+        interval = "n/a" if low is None else f"{100 * low:.1f} .. {100 * high:.1f} %"
+        table.add_row(name, percent(retrieval[key]), interval)
     dropped = summary["dropped_queries"]
     table.add_row("queries", f"{retrieval['valid_queries']:.0f}", f"{dropped} without a match")
     identity = summary["identity"]

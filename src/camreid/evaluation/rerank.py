@@ -11,6 +11,7 @@ from camreid.errors import InputError, require_number, require_whole
 from camreid.evaluation.joint import joint_features, require_images, require_neighbours
 from camreid.evaluation.neighbours import FeatureDistances, MatrixDistances, nearest
 from camreid.evaluation.reciprocal import SparseRows, encode, jaccard
+from camreid.evaluation.scores import multiplied_in
 
 Method = Literal["k-reciprocal", "fastreid"]
 Metric = Literal["cosine", "euclidean"]
@@ -66,16 +67,17 @@ def rerank(
     """
     features = _prepared(joint_features(query_features, gallery_features), method, metric)
     _check_parameters(k1, k2, lambda_value, block_size, len(gallery_features))
-    distances = FeatureDistances(features, len(query_features), block_size)
-    if method == "k-reciprocal":
-        near = nearest(distances, k1 + 1)
-        scale = _inverse(near.farthest)
-        mix = distances.query_gallery.mul_(scale[: len(query_features), None])
-    else:
-        near = nearest(distances, k1)
-        scale = torch.ones_like(near.farthest)
-        mix = distances.query_gallery.div_(2)  # of unit features: 1 - cosine
-    return _mixed(mix, encode(distances, near, k1, k2, scale), lambda_value)
+    with multiplied_in("float32", features.device):
+        distances = FeatureDistances(features, len(query_features), block_size)
+        if method == "k-reciprocal":
+            near = nearest(distances, k1 + 1)
+            scale = _inverse(near.farthest)
+            mix = distances.query_gallery.mul_(scale[: len(query_features), None])
+        else:
+            near = nearest(distances, k1)
+            scale = torch.ones_like(near.farthest)
+            mix = distances.query_gallery.div_(2)  # of unit features: 1 - cosine
+        return _mixed(mix, encode(distances, near, k1, k2, scale), lambda_value)
 
 
 def rerank_distances(

@@ -1,5 +1,6 @@
 """The ROC curve of pair scores, from counts on a fine grid."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,8 @@ class ROC:
     def at(self, false_positive_rate: float) -> float:
         """The true positive rate at the lowest threshold that keeps to a false positive rate.
 
+        NaN where there are no matches, or nobody else.
+
         >>> rates = torch.tensor([1.0, 0.5, 0.0])
         >>> ROC(torch.arange(3.0), rates, rates.square()).at(0.3)
         0.5
@@ -45,6 +48,8 @@ class ROC:
                 f"false_positive_rate={false_positive_rate}: expected a share in 0..1, such as "
                 "1e-3."
             )
+        if self.false_positive_rate.isnan().any():
+            return math.nan
         kept = (self.false_positive_rate <= false_positive_rate).int().argmax()
         return self.true_positive_rate[kept].item()
 
@@ -59,7 +64,8 @@ class ScoreCounts:
     """
 
     def __init__(self, low: float, high: float, device: torch.device) -> None:
-        margin = (high - low) / BINS  # rounding may carry a score past its bound
+        # rounding may carry a score past its bound, and equal bounds are no range
+        margin = max((high - low) / BINS, 1e-6 * max(1.0, abs(low), abs(high)))
         self.low, self.high = low - margin, high + margin
         self.matches = torch.zeros(BINS, dtype=torch.int64, device=device)
         self.others = torch.zeros_like(self.matches)

@@ -150,16 +150,12 @@ class ReIDModule(pl.LightningModule):
         try:
             values = self.val_metric.compute()
         except NoValidQuery:
-            if not self._partial_validation():
+            if not is_partial(self.trainer, "val"):
                 raise
             values = {"mAP": torch.tensor(torch.nan)}
         self.val_metric.reset()
         for name, value in values.items():
             self.log(f"val/{name}", value.to(self.device), prog_bar=name == "mAP", sync_dist=True)
-
-    def _partial_validation(self) -> bool:
-        """A few batches, as in a dry run, may well hold no match."""
-        return self.trainer.limit_val_batches != 1.0 or bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
 
     def on_test_epoch_start(self) -> None:
         """Start counting anew."""
@@ -182,8 +178,13 @@ class ReIDModule(pl.LightningModule):
         """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""
         identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
         split: Any = getattr(getattr(self.trainer, "datamodule", None), "split", None)
-        self.test_features = self.test_metric.table(split)
-        result, protocols = self.rank_options.rank(self.test_features, self.device)
+        self.test_features, self.evidence = self.test_metric.table(split), None
+        try:
+            result, protocols = self.rank_options.rank(self.test_features, self.device)
+        except NoValidQuery:
+            if not is_partial(self.trainer):
+                raise
+            return
         self.evidence = Evidence(result, self.seen, identity, protocols)
         summary = self.evidence.summary()
         for name, value in summary["retrieval"].items():
@@ -273,6 +274,13 @@ class ReIDModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember whom the weights have seen."""
         self.seen = frozenset(checkpoint.get("camreid", {}).get("seen", ()))
+
+
+def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
+    """Whether a stage sees a part of its batches, as in a dry run, which may well hold no match."""
+    limit = getattr(trainer, f"limit_{stage}_batches")
+    whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
+    return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 _PACKAGES = ("camreid", "torch", "torchvision", "pytorch-lightning", "timm")
