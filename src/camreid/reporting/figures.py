@@ -35,7 +35,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
     "svg.hashsalt": "camreid",  # the same ids, whenever it is drawn
     "text.parse_math": False,  # a run may be named with dollars
-    "font.size": 10,
+    "font.size": 11,
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _INK,
@@ -83,7 +83,12 @@ def training_charts(name: str, curves: Mapping[str, Points]) -> list[Chart]:
         "Learning rate": [n for n in curves if n.startswith("lr")],
     }
     return [
-        _by_epoch(f"{name}-{title.split()[-1].lower()}", title, {n: curves[n] for n in names})
+        _by_epoch(
+            f"{name}-{title.split()[-1].lower()}",
+            title,
+            # rank10 after rank5
+            {n: curves[n] for n in sorted(names, key=lambda n: (len(n), n))},
+        )
         for title, names in groups.items()
         if names
     ]
@@ -107,7 +112,7 @@ def _by_epoch(name: str, title: str, curves: Mapping[str, Points]) -> Chart:
     rows = tuple(
         (f"{epoch:g}", *(say(v[epoch]) if epoch in v else "" for v in values)) for epoch in epochs
     )
-    text = f"{title} by epoch, {len(epochs)} epochs: {', '.join(short)}."
+    text = f"By epoch, {len(epochs)} in all: {', '.join(short)}."
     return Chart(name, title, text, draw(name, short, style), ("epoch", *short), rows)
 
 
@@ -125,7 +130,7 @@ def cmc_chart(results: Mapping[str, RankingResult]) -> Chart:
 
     ranks = [k for k in (1, 2, 3, 5, 10, 20, 50) if all(k <= len(p) for p in points.values())]
     rows = tuple((str(k), *(_percent(p[k - 1][1]) for p in points.values())) for k in ranks)
-    text = "CMC curve: the share of queries with a match among the first k gallery images."
+    text = "The share of queries with a match among the first k gallery images."
     return Chart("cmc", "CMC", text, draw("cmc", points, style), ("rank", *points), rows)
 
 
@@ -146,7 +151,7 @@ def roc_chart(results: Mapping[str, ROC]) -> Chart:
     asked = [rate for rate in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1) if rate >= least]
     rows = tuple((f"{rate:g}", *(_percent(r.at(rate)) for r in results.values())) for rate in asked)
     text = (
-        "ROC curve: the share of matching pairs above a score (true positive rate), by the share "
+        "The share of matching pairs above a score (true positive rate), by the share "
         "of pairs of different people above it (false positive rate, logarithmic)."
     )
     columns = ("false positive rate", *points)
@@ -179,7 +184,7 @@ def draw(name: str, lines: Mapping[str, Points], style: Callable[[Axes], None]) 
         style: sets what the axes say.
     """
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "svg", **_STYLE}):
-        figure = Figure(figsize=(5.0, 3.3), layout="constrained")
+        figure = Figure(figsize=(4.5, 3.1), layout="constrained")
         axes = figure.subplots()
         for number, (label, points) in enumerate(lines.items()):
             x, y = zip(*points, strict=True)
@@ -190,7 +195,7 @@ def draw(name: str, lines: Mapping[str, Points], style: Callable[[Axes], None]) 
             axes.plot(x, y, color=colour, linestyle=dashes, marker=marker, label=shown)
         style(axes)
         if len(lines) > 1:
-            axes.legend(fontsize=9)
+            figure.legend(loc="outside upper left", ncols=3, fontsize=10)
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)

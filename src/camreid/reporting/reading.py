@@ -60,8 +60,8 @@ def read_run(path: Path) -> Run:
         InputError: the folder is not that of a run, or one of its files is broken.
     """
     _require_run(path)
-    metrics = _read(path / "metrics.json", _json)
-    head_check = _read(path / "head_check.json", _json)
+    metrics = _read(path / "metrics.json", _object("retrieval", "leak"))
+    head_check = _read(path / "head_check.json", _object("unknown", "heads"))
     curves = read_curves(path)
     weights = _weights(path, metrics)
     notes, missing = _notes(weights)
@@ -129,15 +129,20 @@ def _read(path: Path, parse: Callable[[str], T]) -> T | None:
     except (OSError, ValueError, yaml.YAMLError, csv.Error) as error:
         raise InputError(
             f"{path} ({path.stat().st_size} bytes) can't be read ({type(error).__name__}): it is "
-            "cut short or was changed. Put it right, or move it away to report on the rest."
+            "cut short, or not what a run writes. Put it right, or move it away to report on the rest."
         ) from error
 
 
-def _json(text: str) -> dict[str, Any]:
-    content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError("no object")
-    return content
+def _object(*keys: str) -> Callable[[str], dict[str, Any]]:
+    """Reads JSON objects that have these keys."""
+
+    def parse(text: str) -> dict[str, Any]:
+        content = json.loads(text)
+        if not isinstance(content, dict) or not set(keys) <= content.keys():
+            raise ValueError(f"expected {', '.join(keys)}")
+        return content
+
+    return parse
 
 
 def _overrides(text: str) -> tuple[str, ...]:
