@@ -129,7 +129,8 @@ def _read(path: Path, parse: Callable[[str], T]) -> T | None:
     except (OSError, ValueError, yaml.YAMLError, csv.Error) as error:
         raise InputError(
             f"{path} ({path.stat().st_size} bytes) can't be read ({type(error).__name__}): it is "
-            "cut short, or not what a run writes. Put it right, or move it away to report on the rest."
+            "cut short, or not what a run writes. Put it right, or move it away to report on the "
+            "rest."
         ) from error
 
 
