@@ -45,7 +45,7 @@ def write_run(folder: Path, records: Records, *, noise: float = 1.5, queries: in
     (folder / "metrics.json").write_text(json.dumps({**content, **summary}))
     check = {"unknown": "skip", "heads": [head], "faults": []}
     (folder / "head_check.json").write_text(json.dumps(check))
-    lines = [f"{e},1e-4,{e * 5},{4 - e / 2},{e / 10},\n" for e in range(4)]
+    lines = [f",{e + 1}e-4,{e * 5},,,\n{e},,{e * 5},{4 - e / 2},{e / 10},\n" for e in range(4)]
     header = "epoch,lr,step,train/loss,val/mAP,test/mAP\n"
     (folder / "metrics.csv").write_text(header + "".join(lines) + "3,,20,,,0.5\n")
     (folder / "config.yaml").write_text("model:\n  name: <tiny>\n")

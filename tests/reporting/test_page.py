@@ -80,6 +80,28 @@ def test_curves_and_camera_pairs_are_those_of_the_features(folder: Path) -> None
         assert cells(heat, f"c{camera}") == said
 
 
+def test_the_training_is_that_of_the_file(folder: Path) -> None:
+    page = page_of(folder)
+    for chart, said in (
+        ("Training loss", "3"),
+        ("Validation", "20.0 %"),
+        ("Learning rate", "0.0003"),
+    ):
+        assert cells(page[page.index(f"{chart} as a table") :], "3") == [said]
+    (folder / "metrics.csv").rename(folder / "metrics.0.csv")
+    (folder / "metrics.csv").write_text("epoch,step,train/loss\n4,25,1.5\n")
+    page = page_of(folder)
+    assert cells(page[page.index("Training loss as a table") :], "5") == ["1.5"]
+
+
+def test_names_are_text_and_nothing_else(tmp_path: Path, folder: Path, records: Records) -> None:
+    odd = write_run(tmp_path / "_--><script>alert(1)<b>$x_{1$&amp;", records, noise=1.0)
+    page = page_of(folder, odd)
+    assert "<script>alert" not in page
+    assert "<b>$" not in page
+    assert page.count("<script>") == 1
+
+
 def test_lists_are_those_of_sorting_everything(folder: Path) -> None:
     from camreid.reporting.measuring import measure, options_of
 

@@ -191,11 +191,14 @@ def draw(name: str, lines: Mapping[str, Points], style: Callable[[Axes], None]) 
             dashes = _DASHES[number // len(_LINES) % len(_DASHES) if len(lines) > 6 else number % 4]
             marker = "o" if len(points) == 1 else None
             colour = _LINES[number % len(_LINES)]
-            shown = label.replace("_", "\u200b_", 1) if label.startswith("_") else label
+            # a label that starts with _ is left out of the legend, a long one would be cut
+            shown = ("\u200b" if label.startswith("_") else "") + _short(label)
             axes.plot(x, y, color=colour, linestyle=dashes, marker=marker, label=shown)
         style(axes)
         if len(lines) > 1:
-            figure.legend(loc="outside upper left", ncols=3, fontsize=10)
+            longest = max(len(_short(label)) for label in lines)
+            columns = max(1, min(3, 45 // (longest + 4)))
+            figure.legend(loc="outside upper left", ncols=columns, fontsize=10)
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
@@ -219,6 +222,11 @@ def _for_page(svg: str, name: str) -> str:
 
 # the figure that it stands in says what it shows
 _HIDDEN = 'class="chart" aria-hidden="true" focusable="false"'
+
+
+def _short(label: str) -> str:
+    """At most 40 characters; the table has the rest."""
+    return label if len(label) <= 40 else f"{label[:39]}…"
 
 
 def _percent(share: float) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_run(path: Path) -> Run:
     overrides = _read(path / ".hydra" / "overrides.yaml", _overrides) or ()
     hydra = _read(path / ".hydra" / "hydra.yaml", yaml.safe_load) or {}
     job = hydra.get("hydra", {}).get("job", {}).get("name", "camreid-train")
-    command = " ".join([job, *overrides]) if overrides else str(notes.get("command", ""))
+    command = shlex.join([job, *overrides]) if overrides else str(notes.get("command", ""))
     features = _features(path, metrics)
     return Run(
         path=path,
@@ -88,9 +89,12 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """The numbers logged by epoch, with the files that a continued run has put aside."""
     aside = sorted(folder.glob("metrics.*.csv"), key=lambda p: p.suffixes[0])
     curves: dict[str, dict[float, float]] = {}
-    for path in (*aside, *folder.glob("metrics.csv")):
-        for row in _read(path, lambda text: list(csv.DictReader(text.splitlines()))) or ():
-            _add_row(curves, row, path)
+    for path in (*folder.glob("metrics.csv"), *reversed(aside)):  # of two, the later number
+        epoch = ""
+        rows = _read(path, lambda text: list(csv.DictReader(text.splitlines()))) or []
+        for row in reversed(rows):  # the learning rate is logged before its epoch is
+            epoch = row.get("epoch") or epoch
+            _add_row(curves, {**row, "epoch": epoch}, path)
     return {name: sorted(points.items()) for name, points in curves.items()}
 
 
@@ -99,7 +103,7 @@ def _add_row(curves: dict[str, dict[float, float]], row: dict[str, str], path: P
         if name in ("epoch", "step") or not value or not row.get("epoch") or "test/" in name:
             continue
         try:
-            curves.setdefault(name, {})[float(row["epoch"]) + 1] = float(value)
+            curves.setdefault(name, {}).setdefault(float(row["epoch"]) + 1, float(value))
         except ValueError as error:
             raise InputError(f"{path} holds {value!r} under {name}: expected a number.") from error
 
