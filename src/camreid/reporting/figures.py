@@ -167,8 +167,8 @@ def true_positives(roc: ROC, rates: torch.Tensor) -> list[tuple[float, float]]:
     """(false, true) positive rates at the lowest thresholds that keep to some rates, as `ROC.at`.
 
     >>> roc = ROC(torch.arange(3.0), torch.tensor([1.0, 0.5, 0.0]), torch.tensor([1, 0.25, 0.0]))
-    >>> true_positives(roc, torch.tensor([0.3, 1.0], dtype=torch.float64))
-    [(0.30000001192092896, 0.5), (1.0, 1.0)]
+    >>> true_positives(roc, torch.tensor([0.5, 1.0]))
+    [(0.5, 0.5), (1.0, 1.0)]
     """
     ascending = roc.false_positive_rate.flip(0).contiguous().to(rates.dtype)
     kept = len(ascending) - torch.searchsorted(ascending, rates, right=True)
