@@ -28,6 +28,7 @@ ABOVE = {
     "extractor": {"checkpoints", "data", "errors", "model"},
     "parity": {"errors"},
     "exporting": {"errors", "model", "parity"},
+    "reporting": {"checkpoints", "errors", "evaluation", "reporting"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py", "freezing.py"}
 NOT_TORCH_ALONE = {f"evaluation/{name}.py" for name in ("metric", "report", "features")}

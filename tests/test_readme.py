@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from camreid.cli import CONF
+from camreid.cli import CONF, report
 from tests.conftest import Ran
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -18,6 +18,9 @@ LINES = [
     for line in block.splitlines()
 ]
 COMMANDS = [re.search(r"camreid-(train|evaluate|import|export) .*", line) for line in LINES]
+
+
+REPORTS = [line for line in LINES if line.startswith("camreid-report")]
 
 
 @pytest.mark.slow
@@ -39,6 +42,14 @@ def test_commands_compose(command: str, run: Callable[..., Ran]) -> None:
         options = [o.split(",")[0] for o in options]
     ran = run(name, *options, "--cfg", "job")
     assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_reports_are_typed_so(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    typed = report.read_arguments()
+    assert all(run.parent == Path("runs") for run in typed.runs)
+    assert typed.output in (None, Path("both.html"))
 
 
 def test_the_choices_it_names_are_those_there_are() -> None:

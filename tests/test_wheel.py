@@ -29,6 +29,7 @@ def test_holds_every_config(wheel: Path) -> None:
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"camreid/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
     assert "camreid/py.typed" in names
+    assert {"camreid/reporting/page.html.j2", "camreid/reporting/page.css"} <= names
 
 
 def test_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:

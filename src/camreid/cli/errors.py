@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> No
         run: what the command does.
     """
 
-    def told(config: DictConfig) -> None:
+    def told_run(config: DictConfig) -> None:
         try:
             run(config)
         except Exception as error:
@@ -43,13 +44,29 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> No
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, for us to tell
     try:
-        hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(told)()
+        hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(told_run)()
     except (HydraException, OmegaConfBaseException) as error:
         _stop(name, _of_hydra(error))
     except ValueError as error:
         if "Config group override must be" not in str(error):
             raise
         _stop(name, "a group takes a name, such as model=small; ~GROUP (~logger) leaves one out.")
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """What the user got wrong, told as SystemExit, in a command without Hydra.
+
+    Args:
+        name: of the command, for its messages.
+    """
+    try:
+        yield
+    except Exception as error:
+        message = _paragraph(error)
+        if message is None:
+            raise
+        _stop(name, message)
 
 
 def _stop(name: str, message: str) -> None:

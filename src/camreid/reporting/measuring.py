@@ -1,0 +1,122 @@
+"""From the features of a run to what the page shows of them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from camreid.errors import InputError, NoValidQuery
+from camreid.evaluation.expansion import expand_queries
+from camreid.evaluation.features import FeatureTable
+from camreid.evaluation.metric import scalars
+from camreid.evaluation.options import RankOptions
+from camreid.evaluation.protocols import CameraPairs
+from camreid.evaluation.ranking import rank, rank_protocols
+from camreid.evaluation.result import RankingResult
+
+# another device or thread count rounds otherwise, and may swap two neighbours
+TOLERANCE = 5e-4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A test, ranked again.
+
+    Attributes:
+        options: how it was ranked.
+        headline: the result that `metrics.json` should hold.
+        plain: the result before re-ranking, with its ROC; otherwise the headline.
+        pairs: retrieval by camera pair, before re-ranking.
+        table: the features as compared, expanded where the options say so.
+    """
+
+    options: RankOptions
+    headline: RankingResult
+    plain: RankingResult
+    pairs: CameraPairs
+    table: FeatureTable
+
+
+def options_of(metrics: Mapping[str, Any] | None) -> RankOptions:
+    """How a test was ranked, by its `metrics.json`; the defaults where that is not known."""
+    said = (metrics or {}).get("evaluation") or {}
+    known = {field.name for field in fields(RankOptions)}
+    return RankOptions(**{key: value for key, value in said.items() if key in known})
+
+
+def measure(table: FeatureTable, options: RankOptions) -> Measured:
+    """Rank the features again, with all that the page shows.
+
+    Raises:
+        InputError: the features can't be ranked.
+        NoValidQuery: no query has a match.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    headline, protocols = options.rank(table, device)
+    q, g = table.query, table.gallery
+    if options.expand:
+        query, gallery = expand_queries(
+            q.features.to(device),
+            g.features.to(device),
+            k=options.expand_k,
+            alpha=options.expand_alpha,
+            times=options.expand,
+        )
+        q, g = q.with_features(query.cpu()), g.with_features(gallery.cpu())
+    everything = (q.features, g.features, q.pids, g.pids, q.cameras, g.cameras)
+    how: dict[str, Any] = {
+        "metric": options.metric,
+        "precision": options.precision,
+        "query_sequences": q.sequences,
+        "gallery_sequences": g.sequences,
+        "device": device,
+    }
+    plain = rank(*everything, protocol=options.protocol, roc=True, **how)
+    protocols = protocols or rank_protocols(*everything, **how)
+    return Measured(
+        options, headline, plain, protocols.camera_pairs, replace(table, query=q, gallery=g)
+    )
+
+
+def measured(
+    table: FeatureTable | None, metrics: Mapping[str, Any] | None
+) -> tuple[Measured | None, tuple[str, ...]]:
+    """The test ranked again, None where it can't be, and what a reader should know of it."""
+    if table is None:
+        return None, ()
+    try:
+        found = measure(table, options_of(metrics))
+    except (InputError, NoValidQuery) as error:
+        return None, (f"The saved features can't be ranked: {error}",)
+    notes = disagreement(found.headline, metrics)
+    if found.options.rerank:
+        notes += (
+            f"The numbers are those after re-ranking ({found.options.rerank}), as is the CMC "
+            "curve; ROC curve, camera pairs and ranked lists are of the distances before it.",
+        )
+    return found, notes
+
+
+def disagreement(result: RankingResult, metrics: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Where `metrics.json` says other numbers than the features, one sentence or none."""
+    if metrics is None:
+        return ("Numbers are of the saved features; there is no metrics.json to check them by.",)
+    said = metrics.get("retrieval") or {}
+    differ = [
+        f"{name} {said.get(name)} there, {value:.6g} here"
+        for name, value in scalars(result).items()
+        if not math.isclose(_number(said.get(name)), value, rel_tol=0, abs_tol=TOLERANCE)
+    ]
+    if not differ:
+        return ()
+    return (
+        "metrics.json and the saved features disagree, so one of them is of another test: "
+        f"{'; '.join(differ)}. The table shows metrics.json; curves and lists are of the features. "
+        "Run camreid-evaluate again to have both of one test.",
+    )
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -1,0 +1,190 @@
+"""The report in a real browser: offline, on a phone, in the dark, by keyboard and screen reader."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from camreid.data import Records
+from camreid.reporting.page import build_page, write_page
+from camreid.reporting.reading import read_run
+from tests.reporting.runs import write_run
+
+webdriver = pytest.importorskip("selenium.webdriver")
+Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+Select = pytest.importorskip("selenium.webdriver.support.select").Select
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver"),
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, records: Records) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    names = ("first", "second-of-a-rather-long-name_without-a-space-in-it")
+    runs = [write_run(folder / name, records, noise=n + 1.0) for n, name in enumerate(names)]
+    write_page(folder / "report.html", build_page([read_run(run) for run in runs]))
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["webdriver.Chrome"]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: "webdriver.Chrome", page: Path) -> "webdriver.Chrome":
+    """The page, freshly opened on a wide screen."""
+    screen(chromium, 1200)
+    colours(chromium, "light")
+    for kind in ("browser", "performance"):
+        chromium.get_log(kind)
+    chromium.get(page.as_uri())
+    return chromium
+
+
+def screen(driver: "webdriver.Chrome", width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def colours(driver: "webdriver.Chrome", scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def test_it_asks_for_nothing_and_complains_of_nothing(
+    browser: "webdriver.Chrome", page: Path
+) -> None:
+    sent = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+    asked = {
+        message["params"]["request"]["url"]
+        for message in sent
+        if message["method"] == "Network.requestWillBeSent"
+    }
+    assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+    assert browser.get_log("browser") == []
+
+
+def test_the_camera_filter(browser: "webdriver.Chrome") -> None:
+    def shown() -> list[str]:
+        return browser.execute_script(
+            "return [...document.querySelectorAll('#run-0-lists .list')]"
+            ".filter(l => l.offsetHeight > 0).map(l => l.dataset.camera)"
+        )
+
+    everything = shown()
+    assert len(set(everything)) > 1
+    select = Select(browser.find_element("css selector", "#run-0-camera"))
+    status = browser.find_element("css selector", ".filter [role=status]")
+    for camera in sorted(set(everything)):
+        select.select_by_visible_text(f"camera {camera}")
+        assert shown() == [c for c in everything if c == camera]
+        assert status.text == f"{everything.count(camera)} queries"
+    select.select_by_visible_text("all cameras")
+    assert shown() == everything
+
+
+@pytest.mark.parametrize("width", [320, 375, 768, 1200])
+def test_no_screen_scrolls_sideways(browser: "webdriver.Chrome", width: int) -> None:
+    screen(browser, width)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= width
+
+
+def test_the_dark_is_dark_and_readable(browser: "webdriver.Chrome") -> None:
+    def look() -> dict[str, list[float]]:
+        return browser.execute_script(_LOOK)
+
+    light = look()
+    colours(browser, "dark")
+    dark = look()
+    assert light.keys() == dark.keys()
+    for name in light:
+        assert light[name] != dark[name]
+    for found in (light, dark):
+        for name in ("text", "quiet", "link", "hit", "miss", "axis", "line"):
+            least = 3 if name == "line" else 4.5  # of graphics, and of text (WCAG 2.2)
+            ground = "card" if name in ("axis", "line", "hit", "miss") else "page"
+            assert contrast(found[name], found[ground]) >= least, name
+    assert luminance(light["page"]) > 0.9
+    assert luminance(dark["page"]) < 0.05
+
+
+_LOOK = """
+const of = (selector, name) => {
+  const colour = getComputedStyle(document.querySelector(selector))[name];
+  return colour.match(/[0-9.]+/g).slice(0, 3).map(Number);
+};
+return {
+  page: of("body", "backgroundColor"), card: of(".card", "backgroundColor"),
+  text: of("body", "color"), quiet: of(".quiet", "color"), link: of("nav a", "color"),
+  hit: of(".hit b", "color"), miss: of(".miss b", "color"), axis: of(".chart text", "fill"),
+  line: of(".chart [id*=line2d] > path[style*='var(--line-0)']", "stroke"),
+};
+"""
+
+
+def luminance(colour: list[float]) -> float:
+    parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_what_a_screen_reader_is_told(browser: "webdriver.Chrome") -> None:
+    found = browser.execute_script(
+        """
+        const all = s => [...document.querySelectorAll(s)];
+        return {
+          alts: all("img").map(i => i.alt), broken: all("img").filter(i => !i.naturalWidth).length,
+          levels: all("h1,h2,h3,h4,h5,h6").map(h => Number(h.tagName[1])),
+          bare: all("table").filter(t => !t.caption || !t.querySelector("th[scope]")).length,
+          figures: all("figure").filter(f => !f.querySelector("figcaption")
+            || !f.querySelector("details table")).length,
+          charts: all("svg").filter(s => s.getAttribute("aria-hidden") !== "true").length,
+          labels: all("select").filter(s => !s.labels.length).length,
+          cues: all(".hit, .miss").filter(l => !/[✓✗]/.test(l.textContent)).length,
+          lang: document.documentElement.lang,
+        }
+        """
+    )
+    assert len(found["alts"]) > 50
+    assert all("camera" in alt for alt in found["alts"])
+    levels = found["levels"]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    for fault in ("broken", "bare", "figures", "charts", "labels", "cues"):
+        assert found[fault] == 0, fault
+    assert found["lang"] == "en"
+
+
+def test_by_keyboard(browser: "webdriver.Chrome") -> None:
+    browser.find_element("css selector", "body").send_keys(Keys.TAB)
+    skip = browser.switch_to.active_element
+    assert skip.text == "Skip to the numbers"
+    assert skip.location["x"] >= 0
+    style = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.execute_script(style) == "solid"
+    skip.send_keys(Keys.ENTER)
+    assert browser.switch_to.active_element.get_attribute("id") == "main"
+    summary = browser.find_element("css selector", "figure summary")
+    summary.send_keys(Keys.ENTER)
+    assert browser.execute_script("return document.querySelector('figure details').open")
