@@ -30,7 +30,9 @@ ABOVE = {
     "exporting": {"errors", "model", "parity"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py", "freezing.py"}
-NOT_TORCH_ALONE = {f"evaluation/{name}.py" for name in ("metric", "report", "features")}
+NOT_TORCH_ALONE = {
+    f"evaluation/{name}.py" for name in ("metric", "report", "features", "matrix_tables")
+}
 
 
 def imported(path: Path) -> set[str]:
