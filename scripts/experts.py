@@ -91,7 +91,7 @@ class Queue:
         for option in self.overrides:
             if option.startswith("trainer.max_epochs="):
                 asked = int(option.partition("=")[2])
-        return checkpoint.epochs >= asked
+        return bool(checkpoint.epochs >= asked)
 
     def start(self, camera: int, device: str) -> Job:
         """Train an expert, or go on with it."""

@@ -26,6 +26,7 @@ ABOVE = {
     "freezing": {"errors", "model"},
     "callbacks": {"errors", "freezing", "labels", "evaluation", "model"},
     "extractor": {"checkpoints", "data", "errors", "model"},
+    "soups": {"checkpoints", "errors", "labels", "model"},
     "parity": {"errors"},
     "exporting": {"errors", "model", "parity"},
 }

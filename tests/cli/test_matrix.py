@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from camreid.checkpoints import load, save
 from camreid.data import OriginalSplit, Records, Split
+from camreid.data.sources import read_pixels
 from camreid.evaluation import FeatureTable, intervals, rank
 from camreid.labels import LabelMap
 from camreid.model import ReIDModule
@@ -244,3 +245,60 @@ def test_another_matrix_is_not_written_over(matrix: Run, experts: list[Path]) ->
     ran = matrix(typed(experts), "+split=original", "run_dir=r")
     assert ran.code == 1
     assert "matrix.json" in ran.err
+
+
+def test_soups_are_networks_with_rows_of_their_own(
+    matrix: Run, records: Records, tmp_path: Path
+) -> None:
+    paths = []
+    for camera in (1, 2, 3):  # of one starting point, a little apart
+        module = tiny_module(OriginalSplit(camera=camera)(records).labels)
+        draw = torch.Generator().manual_seed(camera)
+        with torch.no_grad():
+            for parameter in module.model.parameters():
+                parameter += 0.003 * torch.randn(parameter.shape, generator=draw)
+        module.seen = frozenset(module.labels.pids)
+        paths.append(tmp_path / f"{camera}.ckpt")
+        save(module.eval(), paths[-1])
+    ran = matrix(
+        typed(paths), "+split=original", "split.val_fraction=0.3", "run_dir=r",
+        "combine=[soup,greedy_soup]", "evaluation.save_features=true",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = content()["combinations"]
+    assert found["soup"]["ingredients"] == ["1", "2", "3"]
+    for name, row in found.items():
+        table = FeatureTable.load(Path("r", row["features"]))
+        assert row["retrieval"]["mAP"] == pytest.approx(ranked(table).mAP)
+        kept = load(Path("r", row["checkpoint"]))
+        size = kept.config.image_size
+        images = torch.stack([read_pixels(p, size) for p in table.query.paths[:5]])
+        with torch.inference_mode():
+            features = kept.model(images).features
+        torch.testing.assert_close(features, table.query.features[:5], rtol=1e-3, atol=1e-4)
+        assert kept.seen >= set(kept.labels.pids), name
+    soup = load("r/soups/soup.ckpt").model.state_dict()
+    weight = next(k for k in soup if k.endswith("conv1.weight"))
+    mean = torch.stack([load(p).model.state_dict()[weight] for p in paths]).mean(0)
+    torch.testing.assert_close(soup[weight], mean)
+    greedy = found["greedy_soup"]
+    tried = greedy["val_mAP"]
+    assert set(greedy["ingredients"]) <= {"1", "2", "3"}
+    assert tried[max("123", key=lambda n: tried[n])] == tried[greedy["ingredients"][0]]
+    assert tried["+".join(greedy["ingredients"])] >= tried[greedy["ingredients"][0]]
+    assert greedy["val_people"] == len({r.pid for r in Split.load("r/split.csv").val})
+
+
+def test_a_soup_that_can_not_be_made_says_why(
+    matrix: Run, experts: list[Path], tmp_path: Path
+) -> None:
+    ran = matrix(typed(experts), "+split=original", "run_dir=r", "combine=[greedy_soup]")
+    assert ran.code == 0, ran.err
+    assert "holds nobody out for validation" in content()["left_out"]["greedy_soup"]
+    network = {**CONFIG["network"], "last_stride": None}
+    labels = load(experts[1]).labels
+    save(tiny_module(labels, network=network).eval(), tmp_path / "other.ckpt")
+    paths = [experts[0], tmp_path / "other.ckpt"]
+    ran = matrix(typed(paths), "+split=original", "run_dir=s", "combine=[soup]")
+    assert ran.code == 0, ran.err
+    assert "can't be averaged" in content("s")["left_out"]["soup"]

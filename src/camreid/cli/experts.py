@@ -200,8 +200,8 @@ def check_people(experts: Sequence[Expert], people: Collection[int], root: str) 
                 f"{expert.path} is of another dataset: {len(strangers)} of its {expert.rows} "
                 f"people (such as {strangers[:3]}) are not among the {len(people)} of {root}, "
                 "where a number is another person's, so coverage and leak would be false. Its "
-                f"retrieval can be shown by camreid-evaluate checkpoint={expert.path}, and the others "
-                f"by experts=[{rest}]; or type data.root=FOLDER with the dataset that it is of."
+                f"retrieval can be shown by camreid-evaluate checkpoint={expert.path}, and the "
+                f"others by experts=[{rest}]; or type data.root=FOLDER with its dataset."
             )
         if strangers:
             told.append(

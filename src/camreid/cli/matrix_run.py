@@ -12,17 +12,18 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.checkpoints import load
 from camreid.cli import build
 from camreid.cli.experts import Expert, check_people, expert_paths, read_experts
+from camreid.cli.matrix_soups import SOUPS, Kitchen
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split, read_market1501
 from camreid.data.records import people
-from camreid.errors import InputError, MissingDataset, require_number
+from camreid.errors import InputError, MissingDataset, require_number, require_whole
 from camreid.evaluation.ensembles import Combination, Spaces, combine, compare_spaces
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.matrix import Row, best_by_camera, differences
 from camreid.evaluation.matrix_tables import matrix_tables
 from camreid.model.module import ReIDModule
 
-_OF_FEATURES: tuple[str, ...] = get_args(Combination)
+_COMBINATIONS: tuple[str, ...] = (*get_args(Combination), *SOUPS)
 
 
 class Matrix:
@@ -40,6 +41,7 @@ class Matrix:
         self.tables: dict[str, FeatureTable] = {}
         self.rows: dict[str, Row] = {}
         self.left_out: dict[str, str] = {}
+        self.about: dict[str, dict[str, Any]] = {}
         self.spaces: Spaces | None = None
 
     @property
@@ -78,25 +80,41 @@ class Matrix:
 
     def put_together(self, how: Sequence[str], experts: Sequence[Expert]) -> None:
         """A row for each combination that these experts allow; the reason for each other."""
-        cameras = {expert.name: expert.camera for expert in experts}
-        seen = everyone_seen(experts)
+        kitchen = Kitchen(self.config, self.split, self.trainer, experts)
         self.spaces = compare_spaces(self.tables)
         for name in how:
             try:
-                if name in _OF_FEATURES:
-                    least = self.config.least_agreement
-                    table = combine(name, self.tables, cameras, self.spaces, least)  # type: ignore[arg-type]
-                    result, protocols = self.options.rank(table, self.trainer.strategy.root_device)
-                    self.rows[name] = Row(result, table.query.cameras, seen, protocols)
+                if name in SOUPS:
+                    self._add_soup(name, kitchen)
+                else:
+                    self._add_combined(name, experts)
             except InputError as error:
                 self.left_out[name] = str(error)
+
+    def _add_combined(self, name: str, experts: Sequence[Expert]) -> None:
+        assert self.spaces is not None
+        cameras = {expert.name: expert.camera for expert in experts}
+        tables = {expert.name: self.tables[expert.name] for expert in experts}
+        least = self.config.least_agreement
+        table = combine(name, tables, cameras, self.spaces, least)  # type: ignore[arg-type]
+        result, protocols = self.options.rank(table, self.trainer.strategy.root_device)
+        self.rows[name] = Row(result, table.query.cameras, everyone_seen(experts), protocols)
+
+    def _add_soup(self, name: str, kitchen: Kitchen) -> None:
+        module, about = kitchen.make(name)
+        members = [e for e in kitchen.experts if e.name in about["ingredients"]]
+        table, self.rows[name] = self.test(module, everyone_seen(members))
+        self.about[name] = about
+        if self.config.evaluation.save_features:
+            table.save(features_path(name))
+            about["features"] = f"features/{name}.safetensors"
 
 
 def matrix_run(config: DictConfig) -> None:
     """Test every expert on the split, put them together, and write the run folder."""
     be_quiet()
     how = read_combine(config)
-    experts = read_experts(expert_paths(config), reserved=_OF_FEATURES)
+    experts = read_experts(expert_paths(config), reserved=_COMBINATIONS)
     split = build.build_split(config)
     build.require_test(split, config.evaluation.protocol)
     told = check_people(experts, *_people(config, split))
@@ -125,13 +143,14 @@ def read_combine(config: DictConfig) -> list[str]:
     """
     given = config.combine or []
     how = list(dict.fromkeys([given] if isinstance(given, str) else map(str, given)))
-    unknown = [name for name in how if name not in _OF_FEATURES]
+    unknown = [name for name in how if name not in _COMBINATIONS]
     if unknown:
         raise InputError(
             f"combine={unknown[0]} is no combination; type combine=[] for none, or some of "
-            f"combine=[{','.join(_OF_FEATURES)}]."
+            f"combine=[{','.join(_COMBINATIONS)}]."
         )
     require_number("least_agreement", config.least_agreement, 0, 1)
+    require_whole("soup_images", config.soup_images, least=2)
     return how
 
 
@@ -206,7 +225,9 @@ def _content(matrix: Matrix, experts: Sequence[Expert]) -> dict[str, Any]:
             }
             for expert in experts
         },
-        "combinations": summaries,
+        "combinations": {
+            name: {**summary, **matrix.about.get(name, {})} for name, summary in summaries.items()
+        },
         "left_out": matrix.left_out,
         "best": best,
         "spaces": None if matrix.spaces is None else _spaces(matrix.spaces),
