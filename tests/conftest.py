@@ -97,7 +97,7 @@ def run(
     """Run a command, such as `camreid-train`, in this process, in a folder of its own."""
 
     def command(name: str, *arguments: object) -> Ran:
-        from camreid.cli import evaluate, export, import_weights, report, train
+        from camreid.cli import evaluate, export, import_weights, matrix, report, train
 
         commands = {
             "train": train,
@@ -105,6 +105,7 @@ def run(
             "import": import_weights,
             "export": export,
             "report": report,
+            "matrix": matrix,
         }
         main = commands[name.removeprefix("camreid-")].main
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])

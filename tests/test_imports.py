@@ -26,12 +26,15 @@ ABOVE = {
     "freezing": {"errors", "model"},
     "callbacks": {"errors", "freezing", "labels", "evaluation", "model"},
     "extractor": {"checkpoints", "data", "errors", "model"},
+    "soups": {"checkpoints", "errors", "labels", "model"},
     "parity": {"errors"},
     "exporting": {"errors", "model", "parity"},
     "reporting": {"checkpoints", "errors", "evaluation", "reporting"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py", "freezing.py"}
-NOT_TORCH_ALONE = {f"evaluation/{name}.py" for name in ("metric", "report", "features")}
+NOT_TORCH_ALONE = {
+    f"evaluation/{name}.py" for name in ("metric", "report", "features", "matrix_tables")
+}
 
 
 def imported(path: Path) -> set[str]:

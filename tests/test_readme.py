@@ -17,7 +17,7 @@ LINES = [
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
-COMMANDS = [re.search(r"camreid-(train|evaluate|import|export) .*", line) for line in LINES]
+COMMANDS = [re.search(r"camreid-(train|evaluate|import|export|matrix) .*", line) for line in LINES]
 
 
 REPORTS = [line for line in LINES if line.startswith("camreid-report")]

@@ -110,7 +110,12 @@ def test_the_default_is_the_strong_baseline_and_synthetic_brings_a_small_model()
 
 @pytest.mark.parametrize(
     ("command", "says"),
-    [("train", "+split=resplit"), ("export", "path=expert.onnx"), ("report", "both.html")],
+    [
+        ("train", "+split=resplit"),
+        ("export", "path=expert.onnx"),
+        ("report", "both.html"),
+        ("matrix", "query_camera"),
+    ],
 )
 def test_help_is_quick_and_imports_no_torch(command: str, says: str) -> None:
     code = (

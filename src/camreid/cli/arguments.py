@@ -65,7 +65,7 @@ def _check_folder(name: str, folder: Path, resumed: Path | None) -> None:
             f"{name}: run_dir={folder} can't be made: {above} {reason}. Type run_dir= with a "
             "folder that can be written."
         )
-    held = [f for f in ("checkpoints", "metrics.json") if (folder / f).exists()]
+    held = [f for f in ("checkpoints", "metrics.json", "matrix.json") if (folder / f).exists()]
     if held and (resumed is None or resumed.resolve() != folder.resolve()):
         raise SystemExit(
             f"{name}: run_dir={folder} holds another run ({', '.join(held)}). Type another "

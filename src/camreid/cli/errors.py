@@ -158,7 +158,14 @@ def is_first() -> bool:
 
 def _discard(folder: Path, name: str) -> None:
     """Take back what a run has written that never began: no other file, no checked head."""
-    begun = ("checkpoints", "head_check.json", "metrics.json", "model.onnx")
+    begun = (
+        "checkpoints",
+        "head_check.json",
+        "metrics.json",
+        "model.onnx",
+        "features",
+        "matrix.json",
+    )
     if not is_first() or not folder.is_dir() or any((folder / b).exists() for b in begun):
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)

@@ -1,0 +1,244 @@
+"""What camreid-matrix does, step by step."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from camreid.checkpoints import load
+from camreid.cli import build
+from camreid.cli.experts import Expert, check_people, expert_paths, read_experts
+from camreid.cli.matrix_soups import SOUPS, Kitchen
+from camreid.cli.terminal import be_quiet, say
+from camreid.data import Split, read_market1501
+from camreid.data.records import people
+from camreid.errors import InputError, MissingDataset, require_number, require_whole
+from camreid.evaluation.ensembles import Combination, Spaces, combine, compare_spaces
+from camreid.evaluation.features import FeatureTable
+from camreid.evaluation.matrix import Row, best_by_camera, differences
+from camreid.evaluation.matrix_tables import matrix_tables
+from camreid.model.module import ReIDModule
+
+_COMBINATIONS: tuple[str, ...] = (*get_args(Combination), *SOUPS)
+
+
+class Matrix:
+    """A test in progress: rows and features by name, and why some rows are not there.
+
+    Args:
+        config: of the command.
+        split: whose query and gallery are ranked.
+        trainer: that computes features.
+    """
+
+    def __init__(self, config: DictConfig, split: Split, trainer: pl.Trainer) -> None:
+        self.config, self.split, self.trainer = config, split, trainer
+        self.options = build.rank_options(config.evaluation)
+        self.tables: dict[str, FeatureTable] = {}
+        self.rows: dict[str, Row] = {}
+        self.left_out: dict[str, str] = {}
+        self.about: dict[str, dict[str, Any]] = {}
+        self.spaces: Spaces | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether only some of the images are looked at."""
+        trainer = self.config.trainer
+        return bool(trainer.fast_dev_run) or trainer.limit_test_batches != 1.0
+
+    def test(self, module: ReIDModule, seen: frozenset[int] | None) -> tuple[FeatureTable, Row]:
+        """Features and numbers of a model, from one pass over query and gallery."""
+        build.set_evaluation(module, self.config.evaluation)
+        data = build.build_data(self.config, self.split, module.config.image_size)
+        self.trainer.test(module, data, verbose=False)
+        table, evidence = module.test_features, module.evidence
+        assert table is not None  # the test has come to its end
+        assert evidence is not None
+        return table, Row(evidence.result, table.query.cameras, seen, evidence.protocols)
+
+    def add(self, expert: Expert) -> None:
+        """Test an expert, and keep its features for combinations."""
+        module = load(expert.path)
+        table, row = self.test(module, expert.seen)
+        notes = {
+            "split": {"digest": self.split.digest, "strategy": self.split.strategy},
+            "weights": expert.path,
+            "partial": self.partial,
+            "model": module.config.name,
+            "expert": expert.name,
+            "camera": expert.camera,
+            **({} if expert.seen is None else {"seen": sorted(expert.seen)}),
+        }
+        self.tables[expert.name] = replace(table, notes=notes)
+        self.rows[expert.name] = row
+        if self.config.evaluation.save_features:
+            self.tables[expert.name].save(features_path(expert.name))
+
+    def put_together(self, how: Sequence[str], experts: Sequence[Expert]) -> None:
+        """A row for each combination that these experts allow; the reason for each other."""
+        kitchen = Kitchen(self.config, self.split, self.trainer, experts)
+        self.spaces = compare_spaces(self.tables)
+        for name in how:
+            try:
+                if name in SOUPS:
+                    self._add_soup(name, kitchen)
+                else:
+                    self._add_combined(name, experts)
+            except InputError as error:
+                self.left_out[name] = str(error)
+
+    def _add_combined(self, name: str, experts: Sequence[Expert]) -> None:
+        assert self.spaces is not None
+        cameras = {expert.name: expert.camera for expert in experts}
+        tables = {expert.name: self.tables[expert.name] for expert in experts}
+        least = self.config.least_agreement
+        table = combine(name, tables, cameras, self.spaces, least)  # type: ignore[arg-type]
+        result, protocols = self.options.rank(table, self.trainer.strategy.root_device)
+        self.rows[name] = Row(result, table.query.cameras, everyone_seen(experts), protocols)
+
+    def _add_soup(self, name: str, kitchen: Kitchen) -> None:
+        module, about = kitchen.make(name)
+        members = [e for e in kitchen.experts if e.name in about["ingredients"]]
+        table, self.rows[name] = self.test(module, everyone_seen(members))
+        self.about[name] = about
+        if self.config.evaluation.save_features:
+            table.save(features_path(name))
+            about["features"] = f"features/{name}.safetensors"
+
+
+def matrix_run(config: DictConfig) -> None:
+    """Test every expert on the split, put them together, and write the run folder."""
+    be_quiet()
+    how = read_combine(config)
+    experts = read_experts(expert_paths(config), reserved=_COMBINATIONS)
+    split = build.build_split(config)
+    build.require_test(split, config.evaluation.protocol)
+    told = check_people(experts, *_people(config, split))
+    matrix = Matrix(config, split, _one_device(config))
+    folder = build.run_folder()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+    split.save(folder / "split.csv")
+    say(
+        f"Split  {split.strategy}, digest {split.digest}",
+        f"       {len(split.query)} query and {len(split.gallery)} gallery images",
+        *(f"Expert {expert.name}: {expert.path}" for expert in experts),
+        *told,
+        f"Run    {folder}",
+    )
+    for expert in experts:
+        matrix.add(expert)
+    matrix.put_together(how, experts)
+    _report(matrix, experts)
+
+
+def read_combine(config: DictConfig) -> list[str]:
+    """The combinations asked for.
+
+    Raises:
+        InputError: one that there is not, or an option out of range.
+    """
+    given = config.combine or []
+    how = list(dict.fromkeys([given] if isinstance(given, str) else map(str, given)))
+    unknown = [name for name in how if name not in _COMBINATIONS]
+    if unknown:
+        raise InputError(
+            f"combine={unknown[0]} is no combination; type combine=[] for none, or some of "
+            f"combine=[{','.join(_COMBINATIONS)}]."
+        )
+    require_number("least_agreement", config.least_agreement, 0, 1)
+    require_whole("soup_images", config.soup_images, least=2)
+    return how
+
+
+def features_path(name: str) -> Path:
+    """Where the features of an expert are kept."""
+    path = build.run_folder() / "features" / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+def everyone_seen(experts: Sequence[Expert]) -> frozenset[int] | None:
+    """Whom any of the experts was trained on; None if that is not known of one of them."""
+    seen = [expert.seen for expert in experts if expert.seen is not None]
+    return frozenset().union(*seen) if len(seen) == len(experts) else None
+
+
+def _one_device(config: DictConfig) -> pl.Trainer:
+    trainer = build.build_trainer(config, logger=False, callbacks=[])
+    if trainer.world_size > 1:
+        raise InputError(
+            f"camreid-matrix runs on one device, and trainer= asks for {trainer.world_size}. Type "
+            "trainer=gpu, trainer=cpu or trainer.devices=1."
+        )
+    return trainer
+
+
+def _people(config: DictConfig, split: Split) -> tuple[frozenset[int], str]:
+    """The identities of the whole dataset, or of the split where only a manifest is at hand."""
+    parts = [(*split.train, *split.val, *split.query, *split.gallery)]
+    try:
+        records = read_market1501(config.data.root)
+        parts.append((*records.train, *records.query, *records.gallery))
+    except MissingDataset:
+        return frozenset(people(parts[0])), "the split"
+    return frozenset(pid for part in parts for pid in people(part)), f"data.root={config.data.root}"
+
+
+def _report(matrix: Matrix, experts: Sequence[Expert]) -> None:
+    """Write matrix.json and print the tables."""
+    content = _content(matrix, experts)
+    path = build.run_folder() / "matrix.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    say(*matrix_tables(content))
+    for reason in dict.fromkeys(matrix.left_out.values()):
+        names = [name for name, other in matrix.left_out.items() if other == reason]
+        say(f"No row {', '.join(names)}: {reason}")
+    say(f"Written to {path}")
+
+
+def _content(matrix: Matrix, experts: Sequence[Expert]) -> dict[str, Any]:
+    """All numbers, ready for JSON."""
+    summaries = {name: row.summary() for name, row in matrix.rows.items()}
+    alone = {expert.name: summaries.pop(expert.name) for expert in experts}
+    best = best_by_camera(alone)
+    strongest = best["all"]["mAP"]
+    assert strongest is not None  # a test without valid queries has stopped before
+    saved = matrix.config.evaluation.save_features
+    return {
+        "split": {"digest": matrix.split.digest, "strategy": matrix.split.strategy},
+        "evaluation": OmegaConf.to_container(matrix.config.evaluation),
+        "protocol": alone[strongest]["protocol"],
+        "partial": matrix.partial,
+        "cameras": [int(camera) for camera in alone[strongest]["by_camera"]],
+        "experts": {
+            expert.name: {
+                "checkpoint": expert.path,
+                "camera": expert.camera,
+                "rows": expert.rows,
+                "coverage": expert.coverage(matrix.split),
+                "features": f"features/{expert.name}.safetensors" if saved else None,
+                **alone[expert.name],
+            }
+            for expert in experts
+        },
+        "combinations": {
+            name: {**summary, **matrix.about.get(name, {})} for name, summary in summaries.items()
+        },
+        "left_out": matrix.left_out,
+        "best": best,
+        "spaces": None if matrix.spaces is None else _spaces(matrix.spaces),
+        "differences": differences(matrix.rows, strongest),
+    }
+
+
+def _spaces(spaces: Spaces) -> Mapping[str, Any]:
+    return {
+        "experts": list(spaces.names),
+        "images": spaces.images,
+        "agreement": [[None if x != x else x for x in row] for row in spaces.agreement.tolist()],
+        "cka": spaces.cka.tolist(),
+    }

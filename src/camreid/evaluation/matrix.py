@@ -1,0 +1,96 @@
+"""Experts by cameras: what each row of the table has shown, on the same queries."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camreid.errors import NoValidQuery
+from camreid.evaluation.bootstrap import compare, intervals
+from camreid.evaluation.metric import scalars
+from camreid.evaluation.protocols import Protocols
+from camreid.evaluation.report import Evidence
+from camreid.evaluation.result import RankingResult
+
+NUMBERS = ("mAP", "rank1")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An expert, or several put together, as tested.
+
+    Attributes:
+        result: the headline ranking.
+        query_cameras: (Q,) int64 camera of each query, 1-based.
+        seen: identities that the weights were trained on, None if that is not known.
+        protocols: the other protocols, None where re-ranked.
+    """
+
+    result: RankingResult
+    query_cameras: Tensor
+    seen: frozenset[int] | None
+    protocols: Protocols | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """All numbers, ready for JSON; `leak` is None if it is not known who was seen."""
+        evidence = Evidence(self.result, self.seen or frozenset(), protocols=self.protocols)
+        summary = {k: v for k, v in evidence.summary().items() if k != "identity"}
+        if self.seen is None:
+            summary["leak"] = None
+        return {**summary, "by_camera": by_camera(self.result, self.query_cameras)}
+
+
+def by_camera(result: RankingResult, query_cameras: Tensor) -> dict[str, dict[str, Any] | None]:
+    """Numbers and intervals of the queries of each camera, None where none of them is valid.
+
+    Args:
+        result: a ranking.
+        query_cameras: (Q,) int64, of its queries.
+    """
+    found: dict[str, dict[str, Any] | None] = {}
+    for camera in torch.unique(query_cameras).tolist():
+        try:
+            part = result.of(query_cameras == camera)
+        except NoValidQuery:
+            found[str(camera)] = None
+            continue
+        ends = {name: list(pair) for name, pair in intervals(part).items()}
+        found[str(camera)] = {"retrieval": scalars(part), "intervals": ends}
+    return found
+
+
+def best_by_camera(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str | None]]:
+    """Who has the largest mAP and Rank-1 for each query camera and over `all`, first of equals.
+
+    Args:
+        summaries: of `Row.summary`, by name.
+    """
+    cameras = list(dict.fromkeys(c for s in summaries.values() for c in s["by_camera"]))
+    best: dict[str, dict[str, str | None]] = {}
+    for camera in (*cameras, "all"):
+        values = {
+            name: part["retrieval"]
+            for name, summary in summaries.items()
+            if (part := summary if camera == "all" else summary["by_camera"].get(camera))
+        }
+        best[camera] = {
+            number: max(values, key=lambda name: values[name][number], default=None)
+            for number in NUMBERS
+        }
+    return best
+
+
+def differences(rows: Mapping[str, Row], against: str) -> dict[str, dict[str, dict[str, float]]]:
+    """By how much each row is better than one of them: paired bootstrap, see `compare`.
+
+    Args:
+        rows: by name.
+        against: whose numbers are subtracted.
+    """
+    return {
+        name: {k: asdict(d) for k, d in compare(row.result, rows[against].result).items()}
+        for name, row in rows.items()
+        if name != against
+    }

@@ -1,0 +1,105 @@
+"""The matrix of experts and cameras for the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from camreid.evaluation.report import percent
+
+_TITLES = {"mAP": "mAP", "rank1": "Rank-1"}
+
+
+def matrix_tables(content: Mapping[str, Any]) -> list[Table]:
+    """Tables of `matrix.json`: two by query camera, the experts, and who is better than the best.
+
+    A split that leaks says so in the title of each.
+    """
+    caveat = leak_caveat(content["experts"])
+    if content["partial"]:
+        caveat += "\nOn a part of the images only."
+    tables = [_by_camera(content, number, caveat) for number in _TITLES]
+    tables.append(_experts(content["experts"], caveat))
+    if content["differences"]:
+        tables.append(_differences(content, caveat))
+    return tables
+
+
+def leak_caveat(experts: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for titles on test people whom the weights have seen; empty if there are none."""
+    leaks = {n: e["leak"] for n, e in experts.items() if e["leak"] is not None}
+    seen = {n: k["seen"]["identities"] for n, k in leaks.items() if k["seen"]["identities"]}
+    if not seen:
+        return ""
+    people = next(iter(leaks.values()))["all"]["identities"]
+    told = ", ".join(f"{name} {count}" for name, count in seen.items())
+    return f"\nThis split leaks: of {people} test people, weights were trained on {told}."
+
+
+def _rows(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {**content["experts"], **content["combinations"]}
+
+
+def _by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
+    """Query cameras across: the number, and below it the 95 % interval in whole per cent."""
+    title = f"{_TITLES[number]} by query camera, {content['protocol']}; below, 95 %{caveat}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for camera in content["cameras"]:
+        table.add_column(f"c{camera}", justify="right")
+    table.add_column("all", justify="right")
+    keys = [*map(str, content["cameras"]), "all"]
+    rows = _rows(content)
+    for place, (name, row) in enumerate(rows.items(), start=1):
+        parts = [row if key == "all" else row["by_camera"][key] for key in keys]
+        ends_a_part = place in (len(content["experts"]), len(rows))
+        table.add_row(name, *(_cell(part, number) for part in parts), end_section=ends_a_part)
+    best = (content["best"][key][number] or "n/a" for key in keys)
+    table.add_row("best expert", *best)
+    return table
+
+
+def _cell(part: Mapping[str, Any] | None, number: str) -> str:
+    if part is None:
+        return percent(None)
+    low, high = part["intervals"][number]
+    return f"{percent(part['retrieval'][number])}\n{100 * low:.0f}..{100 * high:.0f}"
+
+
+def _experts(experts: Mapping[str, Mapping[str, Any]], caveat: str) -> Table:
+    """Whom each expert knows: coverage of the train people, tested people seen, and the rest."""
+    table = Table(title=f"Experts: coverage and leak{caveat}", title_justify="left")
+    table.add_column("")
+    names = ("camera", "rows", "coverage", "test people seen", "unseen mAP", "unseen Rank-1")
+    for name in names:
+        table.add_column(name, justify="right")
+    for name, expert in experts.items():
+        leak = expert["leak"]
+        seen = "n/a" if leak is None else str(leak["seen"]["identities"])
+        unseen = {} if leak is None else leak["unseen"]
+        table.add_row(
+            name,
+            str(expert["camera"] or "n/a"),
+            str(expert["rows"]),
+            percent(expert["coverage"]),
+            seen,
+            *(percent(unseen.get(number)) for number in _TITLES),
+        )
+    return table
+
+
+def _differences(content: Mapping[str, Any], caveat: str) -> Table:
+    """Paired differences in points, below them the 95 % intervals."""
+    title = f"Points above {content['best']['all']['mAP']}, the expert of the highest mAP{caveat}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for number in _TITLES.values():
+        for column in (number, "p"):
+            table.add_column(column, justify="right")
+    for name, found in content["differences"].items():
+        cells = []
+        for number in _TITLES:
+            value, low, high = (100 * found[number][key] for key in ("value", "low", "high"))
+            cells += [f"{value:+.1f}\n{low:+.1f}..{high:+.1f}", f"{found[number]['p']:.3f}"]
+        table.add_row(name, *cells)
+    return table

@@ -1,0 +1,140 @@
+"""Several networks as one: the mean of their weights (Wortsman et al. 2022, model soups).
+
+Weights can be averaged where the networks came from one starting point; otherwise the mean is as
+good as none, which the test of a soup shows.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camreid.checkpoints import Checkpoint
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+from camreid.model.evaluating import evaluating
+from camreid.model.module import ReIDModule
+
+
+def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
+    """The mean of the weights, in evaluation mode on the CPU.
+
+    Each person of any of the heads has a row, the mean of those that are theirs. The statistics of
+    BatchNorm are means too, which are not those of the mean network: see `restate_batch_norm`.
+
+    Raises:
+        InputError: the architectures differ, or there are no checkpoints.
+    """
+    check_alike(checkpoints)
+    first = checkpoints[0]
+    people = dict.fromkeys(pid for c in checkpoints for pid in c.labels.pids)
+    labels = LabelMap(tuple(people))
+    module = ReIDModule(first.config, labels)
+    state = module.model.state_dict()
+    for name, tensor in state.items():
+        if name.startswith("heads."):
+            state[name] = _rows(name, tensor, checkpoints, labels)
+        else:
+            state[name] = _mean([c.state[name] for c in checkpoints])
+    module.model.load_state_dict(state)
+    module.seen = frozenset().union(*(c.seen for c in checkpoints))
+    return module.eval()
+
+
+def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse networks whose weights do not correspond.
+
+    Raises:
+        InputError: names two checkpoints and what differs.
+    """
+    if not checkpoints:
+        raise InputError("no checkpoints were given for a soup; give two or more of one model.")
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        what = _difference(first, other)
+        if what:
+            raise InputError(
+                f"the weights of {first.path} and {other.path} can't be averaged: {what}."
+            )
+
+
+def _difference(first: Checkpoint, other: Checkpoint) -> str:
+    """What sets two networks apart, empty if nothing does."""
+    ours, theirs = first.config, other.config
+    if ours.network != theirs.network or ours.pixels != theirs.pixels:
+        return f"they are of other model options ({ours.name} and {theirs.name})"
+    shapes = [
+        {k: v.shape for k, v in c.state.items() if not k.startswith("heads.")}
+        for c in (first, other)
+    ]
+    if shapes[0] != shapes[1]:
+        return f"their tensors differ ({ours.image_size} and {theirs.image_size} pixels)"
+    if first.labels.is_anonymous or other.labels.is_anonymous:
+        return "" if first.labels == other.labels else "nobody knows whose the rows are"
+    return ""
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    if not tensors[0].is_floating_point():
+        return tensors[0]  # counts of batches
+    return torch.stack([t.double() for t in tensors]).mean(0).to(tensors[0].dtype)
+
+
+def _rows(name: str, fresh: Tensor, checkpoints: Sequence[Checkpoint], labels: LabelMap) -> Tensor:
+    """A head's tensor over `labels`, person by person."""
+    if name.endswith(".pids"):
+        return torch.tensor(labels.pids, dtype=fresh.dtype)
+    total = torch.zeros_like(fresh, dtype=torch.float64)
+    count = torch.zeros(len(labels), dtype=torch.float64)
+    for checkpoint in checkpoints:
+        rows = labels.rows(torch.tensor(checkpoint.labels.pids, dtype=torch.int64))
+        total[rows] += checkpoint.state[name].double()
+        count[rows] += 1
+    return (total / count.view(-1, *[1] * (fresh.ndim - 1))).to(fresh.dtype)
+
+
+@torch.no_grad()
+def restate_batch_norm(
+    network: nn.Module, batches: Iterable[Mapping[str, Any]], device: torch.device | str = "cpu"
+) -> None:
+    """Take the running statistics of every BatchNorm anew: the mean over batches of images.
+
+    Only they change; everything else is in evaluation mode meanwhile.
+
+    Args:
+        network: on `device`.
+        batches: of raw `images`, without augmentation; none leave the statistics as they were.
+        device: where the network is.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(network):
+        for place, batch in enumerate(batches):
+            if not place:
+                for norm in norms:
+                    norm.reset_running_stats()
+                    norm.momentum = None  # the plain mean over batches
+                    norm.train()
+            network(batch["images"].to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def greedy(scores: Sequence[float], score: Callable[[Sequence[int]], float]) -> tuple[int, ...]:
+    """Which ingredients a greedy soup has: each in turn, best first, that does not make it worse.
+
+    Args:
+        scores: of each ingredient alone.
+        score: of a soup of some of them, by their places.
+
+    >>> greedy([0.2, 0.5, 0.4], lambda some: {(1, 2): 0.6, (1, 2, 0): 0.3}[tuple(some)])
+    (1, 2)
+    """
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    chosen, best = order[:1], scores[order[0]]
+    for place in order[1:]:
+        value = score([*chosen, place])
+        if value >= best:
+            chosen, best = [*chosen, place], value
+    return tuple(chosen)

@@ -1,0 +1,304 @@
+"""Experts by cameras in one command: every number again from the saved features."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from camreid.checkpoints import load, save
+from camreid.data import OriginalSplit, Records, Split
+from camreid.data.sources import read_pixels
+from camreid.evaluation import FeatureTable, intervals, rank
+from camreid.labels import LabelMap
+from camreid.model import ReIDModule
+from tests.conftest import CONFIG, Ran, tiny_module
+
+Run = Callable[..., Ran]
+pytestmark = pytest.mark.slow
+QUIET = ("trainer=cpu", "trainer.enable_progress_bar=false", "data.workers=0")
+
+
+def imported(path: Path, camera: int | None, labels: LabelMap, seed: int) -> Path:
+    """A checkpoint as an import leaves it."""
+    torch.manual_seed(seed)
+    module = ReIDModule(CONFIG, labels)
+    module.seen = frozenset(p for p in labels.pids if p > 0)
+    notes = {"split_overrides": f"+split=original split.camera={camera}"} if camera else {}
+    save(module.eval(), path, notes)
+    return path
+
+
+@pytest.fixture
+def matrix(run: Run, market: Path) -> Run:
+    def command(*arguments: object) -> Ran:
+        return run("camreid-matrix", f"data.root={market}", *QUIET, *arguments)
+
+    return command
+
+
+@pytest.fixture
+def experts(records: Records, tmp_path: Path) -> list[Path]:
+    """Checkpoints of cameras 1 and 2, without any training."""
+    return [
+        imported(tmp_path / f"{c}.ckpt", c, OriginalSplit(camera=c)(records).labels, seed=c)
+        for c in (1, 2)
+    ]
+
+
+def typed(paths: list[Path]) -> str:
+    return f"experts=[{','.join(map(str, paths))}]"
+
+
+def content(folder: str = "r") -> dict[str, Any]:
+    return json.loads(Path(folder, "matrix.json").read_text())
+
+
+def ranked(table: FeatureTable) -> Any:
+    q, g = table.query, table.gallery
+    return rank(q.features, g.features, q.pids, g.pids, q.cameras, g.cameras)
+
+
+def refused(ran: Ran) -> str:
+    assert ran.code == 1
+    said = ran.err.strip()
+    assert "\n" not in said
+    assert "Traceback" not in said + ran.out
+    assert not Path("r").exists()
+    return said
+
+
+def test_the_numbers_are_those_of_the_saved_features(
+    matrix: Run, experts: list[Path], records: Records
+) -> None:
+    ran = matrix(typed(experts), "+split=original", "run_dir=r")
+    assert ran.code == 0, ran.err
+    found = content()
+    assert list(found["experts"]) == ["c1", "c2"]
+    split = Split.load("r/split.csv")
+    tested = {r.pid for r in split.query}
+    for name, expert in found["experts"].items():
+        table = FeatureTable.load(Path("r", expert["features"]))
+        result = ranked(table)
+        assert expert["retrieval"]["mAP"] == pytest.approx(result.mAP)
+        assert set(expert["by_camera"]) == {str(c) for c in table.query.cameras.unique().tolist()}
+        for camera, part in expert["by_camera"].items():
+            own = table.query.cameras == int(camera)
+            assert part["retrieval"]["mAP"] == pytest.approx(
+                result.average_precision[own & result.valid].mean().item()
+            )
+            assert part["retrieval"]["rank1"] == pytest.approx(
+                (result.first_match[own & result.valid] == 1).double().mean().item()
+            )
+            assert part["intervals"]["mAP"] == pytest.approx(intervals(result.of(own))["mAP"])
+        head = load(expert["checkpoint"]).labels
+        assert expert["coverage"] == len(set(split.labels.pids) & set(head.pids)) / len(
+            split.labels
+        )
+        assert expert["rows"] == len(head)
+        assert expert["camera"] == int(name[1:])
+        assert expert["leak"]["seen"]["identities"] == len(tested & set(head.pids)) == 0
+        assert table.notes["seen"] == sorted(head.pids)
+        assert table.notes["split"]["digest"] == split.digest
+    assert "leaks" not in ran.out
+    assert len({e["retrieval"]["mAP"] for e in found["experts"].values()}) == 2
+
+
+def test_combinations_are_those_of_the_saved_features(matrix: Run, experts: list[Path]) -> None:
+    ran = matrix(typed(experts), "+split=original", "run_dir=r", "least_agreement=0")
+    assert ran.code == 0, ran.err
+    found = content()
+    tables = [FeatureTable.load(Path("r", e["features"])) for e in found["experts"].values()]
+    q, g = tables[0].query, tables[0].gallery
+
+    assert set(found["combinations"]) == {
+        "concat",
+        "zscore",
+        "mean",
+        "query_camera",
+        "image_camera",
+    }
+    people = (q.pids, g.pids, q.cameras, g.cameras)
+    together = rank(
+        torch.cat([F.normalize(t.query.features) for t in tables], 1),
+        torch.cat([F.normalize(t.gallery.features) for t in tables], 1),
+        *people,
+    )
+    assert found["combinations"]["concat"]["retrieval"]["mAP"] == pytest.approx(together.mAP)
+    alone = [ranked(t) for t in tables]
+    routed = torch.stack([r.average_precision for r in (*alone, together)])
+    which = torch.tensor([{1: 0, 2: 1}.get(c, 2) for c in q.cameras.tolist()])
+    valid = alone[0].valid
+    assert found["combinations"]["query_camera"]["retrieval"]["mAP"] == pytest.approx(
+        routed.gather(0, which[None])[0][valid].mean().item(), abs=1e-6
+    )
+    best = max(("c1", "c2"), key=lambda n: found["experts"][n]["retrieval"]["mAP"])
+    assert found["best"]["all"]["mAP"] == best
+    assert set(found["differences"]) == {*found["combinations"], "c1", "c2"} - {best}
+    concat = found["differences"]["concat"]["mAP"]
+    assert concat["value"] == pytest.approx(
+        together.mAP - found["experts"][best]["retrieval"]["mAP"]
+    )
+    nearest = F.normalize(tables[0].gallery.features) @ F.normalize(tables[1].gallery.features).T
+    hits = (nearest.argmax(1) == torch.arange(len(nearest))).double().mean().item()
+    assert found["spaces"]["agreement"][0][1] == pytest.approx(hits)
+
+
+def test_spaces_that_are_not_comparable_are_not_mixed(matrix: Run, experts: list[Path]) -> None:
+    ran = matrix(typed(experts), "+split=original", "run_dir=r", "combine=[concat,mean]")
+    assert ran.code == 0, ran.err
+    assert set(content()["combinations"]) == {"concat"}
+    assert "are not comparable" in content()["left_out"]["mean"]
+    assert "No row mean: the features of c" in ran.out
+
+
+def test_a_split_that_leaks_says_so_in_every_title(matrix: Run, experts: list[Path]) -> None:
+    ran = matrix(typed(experts), "+split=resplit", "run_dir=r", "combine=[concat]")
+    assert ran.code == 0, ran.err
+    found, split = content(), Split.load("r/split.csv")
+    tested = {r.pid for r in split.query}
+    for expert in found["experts"].values():
+        seen = tested & set(load(expert["checkpoint"]).labels.pids)
+        assert expert["leak"]["seen"]["identities"] == len(seen) > 0
+        table = FeatureTable.load(Path("r", expert["features"]))
+        unseen = torch.tensor([p not in seen for p in table.query.pids.tolist()])
+        result = ranked(table).of(unseen)
+        assert expert["leak"]["unseen"]["mAP"] == pytest.approx(result.mAP)
+    together = {p for e in found["experts"].values() for p in load(e["checkpoint"]).labels.pids}
+    concat = found["combinations"]["concat"]["leak"]
+    assert concat["seen"]["identities"] == len(tested & together)
+    assert ran.out.count("This split leaks") == 4
+
+
+def test_an_anonymous_checkpoint_has_features_but_neither_coverage_nor_leak(
+    matrix: Run, experts: list[Path], tmp_path: Path
+) -> None:
+    nobody = imported(tmp_path / "nobody.ckpt", None, LabelMap.anonymous(5), seed=9)
+    ran = matrix(typed([*experts, nobody]), "+split=resplit", "run_dir=r", "combine=[concat]")
+    assert ran.code == 0, ran.err
+    found = content()["experts"]["nobody"]
+    assert (found["coverage"], found["leak"], found["camera"]) == (None, None, None)
+    assert content()["combinations"]["concat"]["leak"] is None
+    assert "its rows are nobody's" in ran.out
+    assert found["retrieval"]["mAP"] > 0
+
+
+def test_sizes_may_differ(matrix: Run, experts: list[Path], tmp_path: Path) -> None:
+    labels = load(experts[0]).labels
+    save(tiny_module(labels, image_size=[48, 24]).eval(), tmp_path / "small.ckpt")
+    ran = matrix(typed([*experts, tmp_path / "small.ckpt"]), "+split=original", "run_dir=r")
+    assert ran.code == 0, ran.err
+    assert list(content()["experts"]) == ["c1", "c2", "small"]
+
+
+def test_one_expert_alone_has_a_row_and_no_combination(matrix: Run, experts: list[Path]) -> None:
+    ran = matrix(f"experts={experts[0]}", "+split=original", "run_dir=r")
+    assert ran.code == 0, ran.err
+    assert content()["combinations"] == content()["differences"] == {}
+    assert "one expert alone" in ran.out
+
+
+def test_no_experts(matrix: Run) -> None:
+    for none in ((), ("experts=[]",)):
+        assert "no experts were given" in refused(matrix(*none, "+split=original", "run_dir=r"))
+    said = refused(matrix("experts=nowhere/*.ckpt", "+split=original", "run_dir=r"))
+    assert "no file matches" in said
+
+
+def test_repeated_checkpoints(matrix: Run, experts: list[Path], tmp_path: Path) -> None:
+    said = refused(matrix(typed([experts[0], *experts]), "+split=original", "run_dir=r"))
+    assert f"names {experts[0]} 2 times" in said
+    assert typed(experts) in said
+    copy = tmp_path / "copy.ckpt"
+    copy.write_bytes(experts[0].read_bytes())
+    said = refused(matrix(typed([*experts, copy]), "+split=original", "run_dir=r"))
+    assert "hold the same weights" in said
+    assert typed(experts) in said
+
+
+def test_a_missing_file_names_the_others(matrix: Run, experts: list[Path]) -> None:
+    said = refused(matrix(typed([*experts, Path("gone.ckpt")]), "+split=original", "run_dir=r"))
+    assert "no checkpoint at gone.ckpt" in said
+    assert f"without it: {typed(experts)}" in said
+
+
+def test_an_expert_of_another_dataset(matrix: Run, experts: list[Path], tmp_path: Path) -> None:
+    other = imported(tmp_path / "other.ckpt", 1, LabelMap((7001, 7002, 7003)), seed=5)
+    said = refused(matrix(typed([*experts, other]), "+split=original", "run_dir=r"))
+    assert "of another dataset: 3 of its 3 people" in said
+    assert typed(experts) in said
+    assert f"camreid-evaluate checkpoint={other}" in said
+
+
+def test_options_that_there_are_not(matrix: Run, experts: list[Path]) -> None:
+    for option, part in (("combine=[sum]", "concat"), ("least_agreement=2", "0..1")):
+        assert part in refused(matrix(typed(experts), "+split=original", "run_dir=r", option))
+    said = refused(matrix(typed(experts), "+split=original", "run_dir=r", "trainer.devices=2"))
+    assert "runs on one device" in said
+
+
+def test_another_matrix_is_not_written_over(matrix: Run, experts: list[Path]) -> None:
+    assert matrix(typed(experts), "+split=original", "run_dir=r", "combine=[]").code == 0
+    ran = matrix(typed(experts), "+split=original", "run_dir=r")
+    assert ran.code == 1
+    assert "matrix.json" in ran.err
+
+
+def test_soups_are_networks_with_rows_of_their_own(
+    matrix: Run, records: Records, tmp_path: Path
+) -> None:
+    paths = []
+    for camera in (1, 2, 3):  # of one starting point, a little apart
+        module = tiny_module(OriginalSplit(camera=camera)(records).labels)
+        draw = torch.Generator().manual_seed(camera)
+        with torch.no_grad():
+            for parameter in module.model.parameters():
+                parameter += 0.003 * torch.randn(parameter.shape, generator=draw)
+        module.seen = frozenset(module.labels.pids)
+        paths.append(tmp_path / f"{camera}.ckpt")
+        save(module.eval(), paths[-1])
+    ran = matrix(
+        typed(paths), "+split=original", "split.val_fraction=0.3", "run_dir=r",
+        "combine=[soup,greedy_soup]", "evaluation.save_features=true",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = content()["combinations"]
+    assert found["soup"]["ingredients"] == ["1", "2", "3"]
+    for name, row in found.items():
+        table = FeatureTable.load(Path("r", row["features"]))
+        assert row["retrieval"]["mAP"] == pytest.approx(ranked(table).mAP)
+        kept = load(Path("r", row["checkpoint"]))
+        size = kept.config.image_size
+        images = torch.stack([read_pixels(p, size) for p in table.query.paths[:5]])
+        with torch.inference_mode():
+            features = kept.model(images).features
+        torch.testing.assert_close(features, table.query.features[:5], rtol=1e-3, atol=1e-4)
+        assert kept.seen >= set(kept.labels.pids), name
+    soup = load("r/soups/soup.ckpt").model.state_dict()
+    weight = next(k for k in soup if k.endswith("conv1.weight"))
+    mean = torch.stack([load(p).model.state_dict()[weight] for p in paths]).mean(0)
+    torch.testing.assert_close(soup[weight], mean)
+    greedy = found["greedy_soup"]
+    tried = greedy["val_mAP"]
+    assert set(greedy["ingredients"]) <= {"1", "2", "3"}
+    assert tried[max("123", key=lambda n: tried[n])] == tried[greedy["ingredients"][0]]
+    assert tried["+".join(greedy["ingredients"])] >= tried[greedy["ingredients"][0]]
+    assert greedy["val_people"] == len({r.pid for r in Split.load("r/split.csv").val})
+
+
+def test_a_soup_that_can_not_be_made_says_why(
+    matrix: Run, experts: list[Path], tmp_path: Path
+) -> None:
+    ran = matrix(typed(experts), "+split=original", "run_dir=r", "combine=[greedy_soup]")
+    assert ran.code == 0, ran.err
+    assert "holds nobody out for validation" in content()["left_out"]["greedy_soup"]
+    network = {**CONFIG["network"], "last_stride": None}
+    labels = load(experts[1]).labels
+    save(tiny_module(labels, network=network).eval(), tmp_path / "other.ckpt")
+    paths = [experts[0], tmp_path / "other.ckpt"]
+    ran = matrix(typed(paths), "+split=original", "run_dir=s", "combine=[soup]")
+    assert ran.code == 0, ran.err
+    assert "can't be averaged" in content("s")["left_out"]["soup"]
