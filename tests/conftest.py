@@ -97,13 +97,14 @@ def run(
     """Run a command, such as `camreid-train`, in this process, in a folder of its own."""
 
     def command(name: str, *arguments: object) -> Ran:
-        from camreid.cli import evaluate, export, import_weights, train
+        from camreid.cli import compare, evaluate, export, import_weights, train
 
         commands = {
             "train": train,
             "evaluate": evaluate,
             "import": import_weights,
             "export": export,
+            "compare": compare,
         }
         main = commands[name.removeprefix("camreid-")].main
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])

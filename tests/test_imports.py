@@ -27,6 +27,7 @@ ABOVE = {
     "callbacks": {"errors", "freezing", "labels", "evaluation", "model"},
     "extractor": {"checkpoints", "data", "errors", "model"},
     "parity": {"errors"},
+    "comparing": {"errors", "evaluation", "comparing"},
     "exporting": {"errors", "model", "parity"},
 }
 LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py", "freezing.py"}

@@ -97,7 +97,8 @@ def test_the_default_is_the_strong_baseline_and_synthetic_brings_a_small_model()
 
 
 @pytest.mark.parametrize(
-    ("command", "says"), [("train", "+split=resplit"), ("export", "path=expert.onnx")]
+    ("command", "says"),
+    [("train", "+split=resplit"), ("export", "path=expert.onnx"), ("compare", "-o FILE")],
 )
 def test_help_is_quick_and_imports_no_torch(command: str, says: str) -> None:
     code = (
