@@ -93,6 +93,12 @@ def test_nobody_tested_on_was_seen_by_the_expert_or_by_what_it_becomes(
         metrics = json.loads(Path(folder, "metrics.json").read_text())
         assert metrics["leak"]["seen"]["queries"] == 0
         assert metrics["leak"]["unseen"]["queries"] == len(split.query) > 0
+        assert metrics["leak"]["images"] == {
+            "query": len(split.query),
+            "gallery": len(split.gallery),
+            "query_trained": 0,
+            "gallery_trained": 0,
+        }
         assert "people in its test who were seen" in metrics["split"]["strategy"]
     assert yaml.safe_load(Path("tuned/config.yaml").read_text())["split"]["exclude_seen"] == weights
     digests = {Split.load(Path(f, "split.csv")).digest for f in ("tuned", "tested")}

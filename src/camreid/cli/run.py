@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from camreid.callbacks import Provenance
 from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from
 from camreid.cli import build
+from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import join_metrics, notes
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
@@ -231,7 +232,9 @@ def _test(
         path = build.run_folder() / "features.safetensors"
         replace(module.test_features, notes=notes).save(path)
         say(f"Features {path}")
-    _report(content, module.evidence, title + (" on a part of the images only" if partial else ""))
+    images = image_leak(split, best or config.get("checkpoint"))
+    evidence = replace(module.evidence, images=images)
+    _report(content, evidence, title + (" on a part of the images only" if partial else ""))
 
 
 def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
