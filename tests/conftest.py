@@ -97,7 +97,15 @@ def run(
     """Run a command, such as `camreid-train`, in this process, in a folder of its own."""
 
     def command(name: str, *arguments: object) -> Ran:
-        from camreid.cli import evaluate, export, import_weights, matrix, report, train
+        from camreid.cli import (
+            compare,
+            evaluate,
+            export,
+            import_weights,
+            matrix,
+            report,
+            train,
+        )
 
         commands = {
             "train": train,
@@ -106,6 +114,7 @@ def run(
             "export": export,
             "report": report,
             "matrix": matrix,
+            "compare": compare,
         }
         main = commands[name.removeprefix("camreid-")].main
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])

@@ -28,6 +28,7 @@ ABOVE = {
     "extractor": {"checkpoints", "data", "errors", "model"},
     "soups": {"checkpoints", "errors", "labels", "model"},
     "parity": {"errors"},
+    "comparing": {"errors", "evaluation", "comparing"},
     "exporting": {"errors", "model", "parity"},
     "reporting": {"checkpoints", "errors", "evaluation", "reporting"},
 }

@@ -50,7 +50,7 @@ def test_numbers_are_those_of_the_class(kind: type, file: str, keys: str) -> Non
     given = OmegaConf.to_container(OmegaConf.select(config, keys))
     defaults = dataclasses.asdict(kind())
     assert {k: v for k, v in given.items() if k in defaults}.items() <= defaults.items()
-    assert set(given) - set(defaults) <= {"_target_", "manifest"}
+    assert set(given) - set(defaults) <= {"_target_", "manifest", "exclude_seen"}
     if "_target_" in given:
         assert get_class(given["_target_"]) is kind
 
@@ -115,6 +115,7 @@ def test_the_default_is_the_strong_baseline_and_synthetic_brings_a_small_model()
         ("export", "path=expert.onnx"),
         ("report", "both.html"),
         ("matrix", "query_camera"),
+        ("compare", "-o FILE"),
     ],
 )
 def test_help_is_quick_and_imports_no_torch(command: str, says: str) -> None:

@@ -23,6 +23,7 @@ STRATEGIES = [
     Resplit(0.5, 0.2, 0),
     Resplit(0.5, 0.2, 0, by="image"),
     Resplit(0.6, 0.4, 0, pool="train"),
+    Resplit(0.4, 0.2, 0, seen=(1, 2, 3, 5, 8, 13)),
 ]
 
 
@@ -300,3 +301,60 @@ def test_what_can_be_ranked_is_known_beforehand(records: Records) -> None:
     assert split.rankable["query"] == len(matched) > 0
     one = Split(split.train, (), split.query, (), split.labels)
     assert one.rankable == {"val": 0, "query": 0}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nobody_who_was_seen_is_tested_on(records: Records, seed: int) -> None:
+    everyone = pids((*records.train, *records.query, *records.gallery))
+    rng = random.Random(seed)
+    seen = set(rng.sample(sorted(everyone), rng.randrange(len(everyone) // 2)))
+    fraction = rng.uniform(0.1, 0.6)
+    # people of other datasets do no harm
+    split = Resplit(fraction, 0.0, seed, seen=(*seen, max(everyone) + 1))(records)
+    test, train = pids((*split.query, *split.gallery)), pids(split.train)
+    assert test.isdisjoint(seen | train)
+    assert test | train == everyone
+    left = len(everyone - seen)
+    assert len(test) == left - round(left * fraction)
+    queries = Counter((r.pid, r.camera) for r in split.query)
+    assert set(queries.values()) == {1}
+    assert set(queries) == {(r.pid, r.camera) for r in (*split.query, *split.gallery) if r.pid}
+
+
+def test_the_unseen_of_each_camera_give_their_share(official: Records) -> None:
+    expert = OriginalSplit(camera=3, val_fraction=0.0, seed=0)(official)
+    split = Resplit(0.5, 0.0, 0, pool="train", seen=expert.labels.pids)(official)
+    unseen = {p: c for p, c in cameras_of(official.train).items() if p not in expert.labels}
+    tested = cameras_of((*split.query, *split.gallery))
+    assert set(tested) < set(unseen)
+    for camera in {c for cameras in unseen.values() for c in cameras}:
+        whole = sum(camera in c for c in unseen.values())
+        assert abs(sum(camera in c for c in tested.values()) - whole / 2) <= 0.05 * len(unseen) + 1
+
+
+def test_the_digest_is_of_who_is_where_and_not_of_how_that_came(records: Records) -> None:
+    usual = Resplit(0.5, 0.2, 0)(records)
+    strangers = Resplit(0.5, 0.2, 0, seen=(10**6,))(records)
+    assert strangers.digest == usual.digest
+    assert "without the 0 of 24 people" in strangers.strategy
+    some = tuple(pids(usual.query))[:3]
+    without = Resplit(0.5, 0.2, 0, seen=some)
+    assert without(records).digest != usual.digest
+    assert "without the 3 of 24 people in its test" in without(records).strategy
+    assert Resplit(0.5, 0.2, 0, seen=(*reversed(some), *some)) == without
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_too_few_unseen_people_are_counted(records: Records, left: int) -> None:
+    everyone = sorted(pids((*records.train, *records.query, *records.gallery)))
+    with pytest.raises(InputError, match=rf"have seen {24 - left} of the 24 people") as refused:
+        Resplit(0.5, 0.0, 0, seen=tuple(everyone[left:]))(records)
+    assert "Type fewer checkpoints" in str(refused.value)
+    seen = tuple(sorted(pids(records.train)))
+    with pytest.raises(InputError, match=r"Type split\.pool=all, fewer"):
+        Resplit(0.5, 0.0, 0, pool="train", seen=seen)(records)
+
+
+def test_by_image_nobody_can_be_kept_out() -> None:
+    with pytest.raises(InputError, match=r"split\.by=image tests everybody"):
+        Resplit(by="image", seen=(1,))

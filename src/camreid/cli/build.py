@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from camreid.checkpoints import Checkpoint
 from camreid.cli.errors import is_first
 from camreid.cli.provenance import keep_metrics
+from camreid.cli.seen import seen_people
 from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.options import RankOptions
@@ -69,9 +70,18 @@ def build_split(config: DictConfig) -> Split:
     if config.data.render is not None:
         render = instantiate(config.data.render, _target_="camreid.data.SyntheticMarket")
         root = render.render(root)
-    options = {key: value for key, value in config.split.items() if key != "manifest"}
-    if config.split.get("manifest"):
-        return Split.load(config.split.manifest, root)
+    options = dict(config.split)
+    manifest, checkpoints = options.pop("manifest", None), options.pop("exclude_seen", None)
+    seen = seen_people(checkpoints)
+    if manifest and seen:
+        raise InputError(
+            f"split.manifest={manifest} says who is tested, so split.exclude_seen has nothing to "
+            "choose. Leave one of the two out."
+        )
+    if manifest:
+        return Split.load(manifest, root)
+    if seen:
+        options["seen"] = seen
     strategy = instantiate(OmegaConf.create(options))
     split: Split = strategy(read_market1501(root))
     return split

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from camreid.callbacks import Provenance
 from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from
 from camreid.cli import build
+from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import join_metrics, notes
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
@@ -237,7 +238,8 @@ def _test(
             _save_features(config, module, content)
     if trainer.is_global_zero and module.evidence is not None:
         where = " on a part of the images only" if partial else ""
-        _report(content, module.evidence, title + where)
+        images = image_leak(split, best or config.get("checkpoint"))
+        _report(content, replace(module.evidence, images=images), title + where)
     elif trainer.is_global_zero:
         say("There is no match among the part of the test images that was ranked.")
 

@@ -79,7 +79,9 @@ class Split:
         draft.replace(path)
 
     @classmethod
-    def load(cls, path: str | Path, root: str | Path | None = None) -> "Split":
+    def load(
+        cls, path: str | Path, root: str | Path | None = None, *, present: bool = True
+    ) -> "Split":
         """Read a manifest.
 
         Args:
@@ -87,14 +89,17 @@ class Split:
                 theirs in FastReID order.
             root: where to look for images that are not where the manifest says: for their
                 `folder/name`, in `root` and in each folder of it.
+            present: whether the images must be there, as they must to be read.
 
         Raises:
             InputError: a column, value or image file is missing.
         """
         lines = _read_lines(Path(path))
         images = [_record(Path(path), number, line) for number, line in lines]
-        found = _locate([image for _, image, _ in images], root)
-        _check_present(Path(path), found, root)
+        found = [image for _, image, _ in images]
+        if present:
+            found = _locate(found, root)
+            _check_present(Path(path), found, root)
         parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
         for (subset, _, _), record in zip(images, found, strict=True):
             parts[subset].append(record)

@@ -3,7 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from camreid.data.manifest import Split, count_rankable
@@ -70,6 +70,9 @@ class Resplit:
         seed: decides who is where.
         by: what is divided.
         pool: divide all labelled people, or only those of the official train set.
+        seen: people to keep out of the test, because weights have seen them; by identity only.
+            Those of them who are in the pool are all in train or val, and `train_fraction` is the
+            share of the others that is not tested on.
     """
 
     train_fraction: float = 0.5
@@ -77,6 +80,7 @@ class Resplit:
     seed: int = 0
     by: By = "identity"
     pool: Pool = "all"
+    seen: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _check_fraction("train_fraction", self.train_fraction, zero=False)
@@ -84,6 +88,13 @@ class Resplit:
         _check_choice("by", self.by, get_args(By))
         _check_choice("pool", self.pool, get_args(Pool))
         require_whole("split.seed", self.seed, least=0)
+        object.__setattr__(self, "seen", tuple(sorted({int(pid) for pid in self.seen})))
+        if self.seen and self.by == "image":
+            raise InputError(
+                "split.by=image tests everybody on images of their own, those who were seen too, "
+                "so nobody can be kept out of its test. Type split.by=identity, or leave "
+                "split.exclude_seen out."
+            )
 
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError if there are too few people for it."""
@@ -92,13 +103,41 @@ class Resplit:
         pool = _sorted(r for r in (everyone if self.pool == "all" else records.train) if r.pid > 0)
         distractors = _sorted(r for r in records.gallery if r.pid == 0)
         if self.by == "identity":
-            known, test = _divide_people(pool, self.train_fraction, rng)
+            known, test = _divide_people(pool, self.train_fraction, rng, self.seen)
+            if self.seen:
+                self._check_test(pool, test)
             val, train = _hold_out(known, self.val_fraction, rng)
         else:
             known, test = _divide_images(pool, self.train_fraction, rng)
             val, train = _hold_out_images(known, self.val_fraction, rng)
         query, gallery = _pick_queries(test, rng)
-        return _split(train, val, query, (*gallery, *distractors), strategy=repr(self))
+        strategy = repr(self) + self._about_seen(pool)
+        return _split(train, val, query, (*gallery, *distractors), strategy=strategy)
+
+    def _about_seen(self, pool: Sequence[ImageRecord]) -> str:
+        """For the strategy's text: how many people were kept out of the test."""
+        if not self.seen:
+            return ""
+        everyone = people(pool)
+        kept = len(set(self.seen).intersection(everyone))
+        return f" without the {kept} of {len(everyone)} people in its test who were seen"
+
+    def _check_test(self, pool: Sequence[ImageRecord], test: Sequence[ImageRecord]) -> None:
+        """Refuse a test of unseen people in which fewer than two have a match to be found."""
+        found = sum(len(cameras) > 1 for cameras in _camera_sets(test).values())
+        if found > 1:
+            return
+        everyone = people(pool)
+        left = len(set(everyone).difference(self.seen))
+        wider = "" if self.pool == "all" else "split.pool=all, "
+        raise InputError(
+            f"split.exclude_seen: the checkpoints have seen {len(everyone) - left} of the "
+            f"{len(everyone)} people of split.pool={self.pool}; of the {left} others, "
+            f"split.train_fraction={self.train_fraction} leaves {len(people(test))} for a test, "
+            f"{found} of them under more than one camera, and at least 2 such people are needed. "
+            f"Type {wider}fewer checkpoints in split.exclude_seen, a lower split.train_fraction, "
+            "or data.root= with a dataset that has people whom they have not seen."
+        )
 
 
 def _sorted(records: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
@@ -114,12 +153,20 @@ def _camera_sets(records: Iterable[ImageRecord]) -> dict[int, tuple[int, ...]]:
 
 
 def _divide_people(
-    records: Sequence[ImageRecord], fraction: float, rng: random.Random
+    records: Sequence[ImageRecord],
+    fraction: float,
+    rng: random.Random,
+    first: Iterable[int] = (),
 ) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
-    """Images of `fraction` of the people, and of the others; stratified by their cameras."""
-    cameras = _camera_sets(records)
+    """Images of `fraction` of the people, and of the others; stratified by their cameras.
+
+    Whoever is among `first` is in the first part, and not divided.
+    """
+    set_apart, divided = _part(records, first)
+    cameras = _camera_sets(divided)
     count = round(len(cameras) * fraction)
-    return _part(records, stratified(cameras, cameras.__getitem__, count, rng)[0])
+    chosen = stratified(cameras, cameras.__getitem__, count, rng)[0]
+    return _part(records, {*chosen, *people(set_apart)})
 
 
 def _part(

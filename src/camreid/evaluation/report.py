@@ -1,7 +1,7 @@
 """Numbers as evidence: retrieval, closed-set accuracy with its coverage, and the leak table."""
 
 import math
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +32,15 @@ class Evidence:
         seen: identities that the tested weights were trained on.
         identity: `accuracy`, `coverage` and `images` of the closed set, None without logits.
         protocols: the other protocols, None where there are none.
+        images: tested images by part, and of those the ones that the weights were trained on
+            (`query`, `query_trained`, `gallery`, `gallery_trained`); None if it is not known.
     """
 
     result: RankingResult
     seen: Set[int]
     identity: dict[str, float] | None = None
     protocols: Protocols | None = None
+    images: Mapping[str, int] | None = None
 
     def summary(self) -> dict[str, Any]:
         """All numbers, ready for JSON; what could not be measured is None."""
@@ -52,7 +55,10 @@ class Evidence:
             "precision": self.result.precision,
             "dropped_queries": self.result.dropped_queries,
             "identity": identity,
-            "leak": leak_table(self.result, self.seen),
+            "leak": {
+                **leak_table(self.result, self.seen),
+                "images": None if self.images is None else dict(self.images),
+            },
             **({} if self.protocols is None else _protocols(self.protocols)),
         }
 
@@ -108,7 +114,8 @@ def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
     """Tables for the terminal.
 
     The numbers with their 95 % intervals, the other protocols, camera pairs, and the leak table
-    where a tested person was seen. The closed-set accuracy is over the share of images with a row.
+    where a tested person or image was seen. The closed-set accuracy is over the share of images
+    with a row.
     """
     tables = [_headline(summary, title)]
     others = {k: v for k, v in summary.get("protocols", {}).items() if k != summary["protocol"]}
@@ -116,7 +123,8 @@ def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
         tables.append(_others(others))
     if len(summary.get("camera_pairs", {}).get("cameras", ())) > 1:
         tables.append(_camera_pairs(summary["camera_pairs"]))
-    if summary["leak"]["seen"]["queries"]:
+    images = summary["leak"].get("images") or {}
+    if summary["leak"]["seen"]["queries"] or any(images.get(f"{p}_trained") for p in _PARTS):
         tables.append(_leak(summary["leak"]))
     return tables
 
@@ -165,11 +173,18 @@ def _leak(leak: dict[str, Any]) -> Table:
     )
     for name in ("people", "identities", "queries", "mAP", "Rank-1", "mINP"):  # valid queries
         table.add_column(name, justify="right")
-    for name, row in leak.items():
+    for name in ("all", "seen", "unseen"):
+        row = leak[name]
         numbers = (percent(row[key]) for key in ("mAP", "rank1", "mINP"))
         valid = f"{row['valid_queries'] or 0:.0f}"
         table.add_row(name, str(row["identities"]), valid, *numbers)
+    if images := leak.get("images"):
+        counts = (f"{images[f'{part}_trained']} of {images[part]} {part}" for part in _PARTS)
+        table.caption = f"Images that were trained on: {', '.join(counts)}"
     return table
+
+
+_PARTS = ("query", "gallery")
 
 
 def percent(share: float | None) -> str:

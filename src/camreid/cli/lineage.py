@@ -1,0 +1,74 @@
+"""Which images weights were trained on, from what their runs have kept."""
+
+from pathlib import Path
+
+import yaml
+
+from camreid.checkpoints import read_checkpoint
+from camreid.data import Split
+from camreid.errors import InputError
+
+
+def image_leak(split: Split, checkpoint: str | None) -> dict[str, int] | None:
+    """How many images of a test were trained on, by folder and file name.
+
+    Args:
+        split: of the test.
+        checkpoint: the tested weights.
+
+    Returns:
+        `query`, `query_trained`, `gallery` and `gallery_trained`; None if it is not known.
+    """
+    trained = None if checkpoint is None else trained_images(checkpoint)
+    if trained is None:
+        return None
+    parts = {"query": split.query, "gallery": split.gallery}
+    counts = {part: len(records) for part, records in parts.items()}
+    for part, records in parts.items():
+        counts[f"{part}_trained"] = sum(record.name in trained for record in records)
+    return counts
+
+
+def trained_images(checkpoint: str | Path) -> frozenset[str] | None:
+    """The train images of a checkpoint's run, and of those whose weights it started from.
+
+    Read from the `split.csv` of each run folder, if its digest is the one in the checkpoint.
+
+    Args:
+        checkpoint: a camreid checkpoint.
+
+    Returns:
+        Folder and file names; None if a run folder of theirs is gone or was never one, or if the
+        run was continued, which hides what it started from.
+    """
+    names: frozenset[str] = frozenset()
+    passed: set[Path] = set()
+    following: str | Path | None = checkpoint
+    while following is not None:
+        path = Path(following).resolve()
+        if path in passed:
+            return None
+        passed.add(path)
+        own, following = _train_images(path)
+        if own is None:
+            return None
+        names |= own
+    return names
+
+
+def _train_images(path: Path) -> tuple[frozenset[str] | None, str | None]:
+    """The train images of the run of a checkpoint, and what it started from."""
+    manifest = path.parent.parent / "split.csv"
+    if not path.is_file() or path.parent.name != "checkpoints" or not manifest.is_file():
+        return None, None
+    try:
+        notes = read_checkpoint(path).notes
+        split = Split.load(manifest, present=False)
+    except InputError:
+        return None, None
+    config = yaml.safe_load(str(notes.get("config", ""))) or {}
+    if notes.get("split", {}).get("digest") != split.digest or "init" not in config:
+        return None, None
+    if config.get("resume") is not None:
+        return None, None
+    return frozenset(record.name for record in split.train), config["init"]

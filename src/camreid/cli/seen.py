@@ -1,0 +1,40 @@
+"""Whom checkpoints have seen, for a split that tests on others."""
+
+from typing import Any
+
+from omegaconf import ListConfig
+
+from camreid.checkpoints import read_checkpoint
+from camreid.errors import InputError
+
+
+def seen_people(value: Any) -> tuple[int, ...]:
+    """The people whom any of the checkpoints of `split.exclude_seen` has seen, in numeric order.
+
+    Args:
+        value: None, the path of a checkpoint, or a list of paths.
+
+    Raises:
+        InputError: no path, no checkpoint, or one that does not say whom it has seen.
+    """
+    paths = list(value) if isinstance(value, ListConfig | list | tuple) else [value]
+    if value is None:
+        return ()
+    if not all(isinstance(path, str) and path for path in paths):
+        raise InputError(
+            f"split.exclude_seen={value}: expected checkpoints, such as "
+            "split.exclude_seen=runs/RUN/checkpoints/best.ckpt or, of several, "
+            "split.exclude_seen=[A.ckpt,B.ckpt]."
+        )
+    return tuple(sorted(set().union(*map(_people, paths))))
+
+
+def _people(path: str) -> set[int]:
+    found = {pid for pid in read_checkpoint(path).seen if pid > 0}
+    if not found:
+        raise InputError(
+            f"split.exclude_seen={path} does not say whom its weights have seen, so nobody can be "
+            "kept out of the test for it. Import it again with its label map (labels.root= "
+            "labels.camera=), or leave it out of split.exclude_seen."
+        )
+    return found

@@ -1,0 +1,105 @@
+"""A re-split whose test people a checkpoint has never seen."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from camreid.checkpoints import read_checkpoint, save
+from camreid.cli.seen import seen_people
+from camreid.data import Records, Split
+from camreid.data.records import people
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+from tests.conftest import TINY, Ran, tiny_module
+
+Run = Callable[..., Ran]
+
+
+def checkpoint(path: Path, *pids: int) -> str:
+    """A file of weights that were trained on these people."""
+    module = tiny_module(LabelMap(pids) if pids else LabelMap.anonymous(3))
+    module.seen = frozenset(pids)
+    save(module, path)
+    return str(path)
+
+
+def test_all_whom_any_checkpoint_has_seen(tmp_path: Path) -> None:
+    a, b = checkpoint(tmp_path / "a.ckpt", 7, 2), checkpoint(tmp_path / "b.ckpt", 2, 5)
+    assert seen_people(None) == ()
+    assert seen_people(a) == (2, 7)
+    assert seen_people([b, a]) == seen_people([a, b]) == (2, 5, 7)
+
+
+def test_a_checkpoint_that_knows_nobody_is_refused(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "anonymous.ckpt")
+    with pytest.raises(InputError, match=r"anonymous.ckpt does not say whom its weights have seen"):
+        seen_people([path])
+
+
+@pytest.mark.parametrize("value", [3, "", ["a.ckpt", None], {"a": 1}, True])
+def test_what_is_no_path_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match=r"expected checkpoints, such as split\.exclude_seen="):
+        seen_people(value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["split.exclude_seen=all.ckpt"], "have seen 24 of the 24 people"),
+        (["split.exclude_seen=anonymous.ckpt"], "does not say whom"),
+        (["split.exclude_seen=gone.ckpt"], "no checkpoint at gone.ckpt"),
+        (["split.exclude_seen=some.ckpt", "split.by=image"], "split.by=image tests everybody"),
+        (["split.exclude_seen=some.ckpt", "split.manifest=m.csv"], "Leave one of the two out"),
+    ],
+)
+def test_what_can_not_be_is_said_in_a_paragraph(
+    typed: list[str], says: str, run: Run, market: Path, records: Records
+) -> None:
+    everyone = people((*records.train, *records.query))
+    checkpoint(Path("all.ckpt"), *everyone)
+    checkpoint(Path("some.ckpt"), *everyone[:3])
+    checkpoint(Path("anonymous.ckpt"))
+    ran = run("camreid-train", "+split=resplit", f"data.root={market}", *TINY, "run_dir=r", *typed)
+    assert ran.code == 1
+    assert says in ran.err
+    assert "\n" not in ran.err.strip()
+    assert not Path("r").exists()
+
+
+@pytest.mark.slow
+def test_nobody_tested_on_was_seen_by_the_expert_or_by_what_it_becomes(
+    run: Run, market: Path
+) -> None:
+    common = (f"data.root={market}", *TINY, "trainer.max_epochs=1")
+    expert = run("camreid-train", *common, "+split=original", "split.camera=3", "run_dir=expert")
+    assert expert.code == 0, expert.err
+    weights = "expert/checkpoints/best.ckpt"
+    resplit = ("+split=resplit", "split.val_fraction=0", f"split.exclude_seen={weights}")
+    tuned = run("camreid-train", *common, *resplit, f"init={weights}", "run_dir=tuned")
+    assert tuned.code == 0, tuned.err
+    assert "in its test who were seen" in tuned.out
+    tested = run(
+        "camreid-evaluate", f"data.root={market}", "trainer=cpu", "data.workers=0",
+        "trainer.enable_progress_bar=false", *resplit, f"checkpoint={weights}", "run_dir=tested",
+    )  # fmt: skip
+    assert tested.code == 0, tested.err
+    seen = read_checkpoint(weights).seen
+    for folder in ("tuned", "tested"):
+        split = Split.load(Path(folder, "split.csv"))
+        assert seen.isdisjoint(people((*split.query, *split.gallery)))
+        metrics = json.loads(Path(folder, "metrics.json").read_text())
+        assert metrics["leak"]["seen"]["queries"] == 0
+        assert metrics["leak"]["unseen"]["queries"] == len(split.query) > 0
+        assert metrics["leak"]["images"] == {
+            "query": len(split.query),
+            "gallery": len(split.gallery),
+            "query_trained": 0,
+            "gallery_trained": 0,
+        }
+        assert "people in its test who were seen" in metrics["split"]["strategy"]
+    assert yaml.safe_load(Path("tuned/config.yaml").read_text())["split"]["exclude_seen"] == weights
+    digests = {Split.load(Path(f, "split.csv")).digest for f in ("tuned", "tested")}
+    assert len(digests) == 1
