@@ -80,7 +80,7 @@ def test_what_is_not_known_is_none(records: Records, tmp_path: Path) -> None:
 def test_the_table_says_how_many(trained: int, shown: bool, tmp_path: Path) -> None:
     summary = yaml.safe_load((make_run(tmp_path / "a") / "metrics.json").read_text())
     images = {"query": 60, "gallery": 60, "query_trained": trained, "gallery_trained": 0}
-    summary["leak"]["images"] = images
+    summary["leaked_images"] = images
     captions = [str(table.caption) for table in evidence_tables({**summary, "identity": None}, "")]
     text = "Images that were trained on: 3 of 60 query, 0 of 60 gallery"
     assert (text in captions) is shown

@@ -93,7 +93,7 @@ def test_nobody_tested_on_was_seen_by_the_expert_or_by_what_it_becomes(
         metrics = json.loads(Path(folder, "metrics.json").read_text())
         assert metrics["leak"]["seen"]["queries"] == 0
         assert metrics["leak"]["unseen"]["queries"] == len(split.query) > 0
-        assert metrics["leak"]["images"] == {
+        assert metrics["leaked_images"] == {
             "query": len(split.query),
             "gallery": len(split.gallery),
             "query_trained": 0,

@@ -202,7 +202,16 @@ def _same_test(runs: Sequence[RunFolder]) -> str:
 
 def _run_summary(run: RunFolder) -> dict[str, Any]:
     metrics = run.metrics or {}
-    kept = ("split", "weights", "partial", "evaluation", "retrieval", "intervals", "leak")
+    kept = (
+        "split",
+        "weights",
+        "partial",
+        "evaluation",
+        "retrieval",
+        "intervals",
+        "leak",
+        "leaked_images",
+    )
     return {
         "letter": run.letter,
         "path": str(run.path),

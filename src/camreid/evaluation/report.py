@@ -55,10 +55,8 @@ class Evidence:
             "precision": self.result.precision,
             "dropped_queries": self.result.dropped_queries,
             "identity": identity,
-            "leak": {
-                **leak_table(self.result, self.seen),
-                "images": None if self.images is None else dict(self.images),
-            },
+            "leak": leak_table(self.result, self.seen),
+            "leaked_images": None if self.images is None else dict(self.images),
             **({} if self.protocols is None else _protocols(self.protocols)),
         }
 
@@ -123,9 +121,9 @@ def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
         tables.append(_others(others))
     if len(summary.get("camera_pairs", {}).get("cameras", ())) > 1:
         tables.append(_camera_pairs(summary["camera_pairs"]))
-    images = summary["leak"].get("images") or {}
+    images = summary.get("leaked_images") or {}
     if summary["leak"]["seen"]["queries"] or any(images.get(f"{p}_trained") for p in _PARTS):
-        tables.append(_leak(summary["leak"]))
+        tables.append(_leak(summary["leak"], images))
     return tables
 
 
@@ -167,7 +165,7 @@ def _camera_pairs(pairs: dict[str, Any]) -> Table:
     return table
 
 
-def _leak(leak: dict[str, Any]) -> Table:
+def _leak(leak: dict[str, Any], images: dict[str, int]) -> Table:
     table = Table(
         title="Leak: tested people whom the weights were trained on", title_justify="left"
     )
@@ -178,7 +176,7 @@ def _leak(leak: dict[str, Any]) -> Table:
         numbers = (percent(row[key]) for key in ("mAP", "rank1", "mINP"))
         valid = f"{row['valid_queries'] or 0:.0f}"
         table.add_row(name, str(row["identities"]), valid, *numbers)
-    if images := leak.get("images"):
+    if images:
         counts = (f"{images[f'{part}_trained']} of {images[part]} {part}" for part in _PARTS)
         table.caption = f"Images that were trained on: {', '.join(counts)}"
     return table
