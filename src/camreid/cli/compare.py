@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import NoReturn
 
+from camreid.cli.errors import told
 from camreid.errors import InputError
 
 ABOUT = """\
@@ -36,13 +37,11 @@ def parser() -> Parser:
 
 def main() -> None:
     """The console script."""
-    try:
+    with told("camreid-compare"):
         typed = parser().parse_args(sys.argv[1:])
         from camreid.cli.comparer import compare_run  # torch only now, so that --help is quick
 
         compare_run(typed.runs, typed.outputs)
-    except InputError as error:
-        raise SystemExit(f"camreid-compare: {error}") from None
 
 
 if __name__ == "__main__":

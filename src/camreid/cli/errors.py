@@ -162,6 +162,7 @@ def _discard(folder: Path, name: str) -> None:
         "checkpoints",
         "head_check.json",
         "metrics.json",
+        "features.safetensors",
         "model.onnx",
         "features",
         "matrix.json",
