@@ -31,6 +31,8 @@ class Checkpoint:
         state: the network's tensors by name.
         labels: the people of its heads, in row order.
         seen: identities that the weights were trained on.
+        images_seen: how many images that were, each as often as it was in a batch; None if that is
+            not known, as of imported weights.
         epochs: how many it has behind it.
         notes: split digest and strategy, config as text, versions, and what else was kept.
     """
@@ -40,6 +42,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     labels: LabelMap
     seen: frozenset[int]
+    images_seen: int | None
     epochs: int
     notes: dict[str, Any]
 
@@ -47,7 +50,7 @@ class Checkpoint:
         """The model, in evaluation mode on the CPU."""
         module = ReIDModule(self.config, self.labels)
         module.model.load_state_dict(self.state)
-        module.seen = self.seen
+        module.seen, module.images_seen = self.seen, self.images_seen
         return module.eval()
 
 
@@ -77,7 +80,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     seen = frozenset(notes.get("seen", labels.pids))
     config = ModelConfig.read(parameters["config"]).without_weights()
     epochs = int(content.get("epoch", -1)) + 1
-    return Checkpoint(str(path), config, tensors, labels, seen, epochs, notes)
+    images = notes.get("images_seen")
+    return Checkpoint(str(path), config, tensors, labels, seen, images, epochs, notes)
 
 
 def load(path: str | Path) -> ReIDModule:
@@ -128,6 +132,7 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     _check_trunk(module, checkpoint, trunk, own)
     module.model.load_state_dict({**own, **trunk})
     module.seen = module.seen | checkpoint.seen
+    module.images_seen = checkpoint.images_seen
     module.started_with = checkpoint.labels
     module.started_anonymous = checkpoint.labels.is_anonymous
     module.started_on = str(checkpoint.notes.get("split_overrides", ""))

@@ -112,6 +112,7 @@ def import_file(
             "would name rows of noise. Leave the labels out."
         )
     result.module.seen = frozenset(() if labels is None else labels.pids)
+    result.module.images_seen = None
     return result
 
 

@@ -39,6 +39,7 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
             state[name] = _mean([c.state[name] for c in checkpoints])
     module.model.load_state_dict(state)
     module.seen = frozenset().union(*(c.seen for c in checkpoints))
+    module.images_seen = total_images(c.images_seen for c in checkpoints)
     return module.eval()
 
 
@@ -138,3 +139,15 @@ def greedy(scores: Sequence[float], score: Callable[[Sequence[int]], float]) -> 
         if value >= best:
             chosen, best = [*chosen, place], value
     return tuple(chosen)
+
+
+def total_images(counts: Iterable[int | None]) -> int | None:
+    """Images that several weights were trained on in all; None if it is not known of one of them.
+
+    Those of a start that they share count for each, as they would if each had been trained alone.
+
+    >>> total_images([300, 500]), total_images([300, None])
+    (800, None)
+    """
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)

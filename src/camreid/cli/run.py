@@ -23,7 +23,8 @@ from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.report import Evidence, evidence_tables
 from camreid.labels import fit_labels
 from camreid.model.config import ModelConfig
-from camreid.model.module import ReIDModule, is_partial
+from camreid.model.module import ReIDModule
+from camreid.model.testing import is_partial
 
 
 def train_run(config: DictConfig) -> None:

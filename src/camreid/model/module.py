@@ -1,28 +1,27 @@
-"""Training and evaluation of a network: Lightning's hooks and nothing else."""
+"""Training of a network: Lightning's hooks and nothing else."""
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from camreid.errors import HeadMismatch, InputError, NoValidQuery
-from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
-from camreid.evaluation.options import RankOptions
-from camreid.evaluation.report import Evidence
+from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.model.batch import Batch, read_batch
 from camreid.model.config import ModelConfig
 from camreid.model.extend import feature_sums
 from camreid.model.losses import identity_loss, mean_over_heads
-from camreid.model.network import FeatureOptions, ReIDOutput, build_network
+from camreid.model.network import ReIDOutput, build_network
+from camreid.model.testing import RetrievalModule
+
+# what else is to be learnt: weight and value by name
+ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
 
 
-class ReIDModule(pl.LightningModule):
+class ReIDModule(RetrievalModule):
     """A network with its losses, optimiser and evaluation.
 
     Args:
@@ -32,18 +31,15 @@ class ReIDModule(pl.LightningModule):
             not say who is on the image.
 
     Attributes:
-        model: the network; `model(images)` gives a `ReIDOutput`.
-        seen: identities that the weights were trained on, by this run and by those before it.
+        images_seen: how many images these weights were trained on, each as often as it was in a
+            batch, in this run and in those before it; None if that is not known.
+        extra_losses: what is added to the losses of the config, such as a distillation.
         new_people: whose rows did not come with the starting weights.
         rows_started: whether theirs were started from features, as they are before the first step
             unless `model.unknown` is reinit.
         started_with: the people whose rows the starting weights have.
         started_anonymous: whether nobody knows whose the starting rows are.
         started_on: overrides of the split that the starting weights were trained on, if known.
-        feature_options: what is compared in validation, test and prediction.
-        rank_options: how the test is ranked.
-        test_features: of the last test, cameras 1-based.
-        evidence: what the last test has shown.
     """
 
     def __init__(
@@ -59,18 +55,15 @@ class ReIDModule(pl.LightningModule):
         self.target_labels = target_labels
         self.model = build_network(config.network, labels, config.image_size, config.pixels)
         self.metric_losses = config.loss.metric_losses()
-        self.val_metric = RetrievalMetric(protocol="auto")
-        self.test_metric, self.test_accuracy = RetrievalMetric(), IdentityAccuracy()
-        self.seen: frozenset[int] = frozenset()
+        self.seen = frozenset()
+        self.images_seen: int | None = 0
+        self.extra_losses: list[ExtraLoss] = []
         self.new_people = LabelMap(())
         self.rows_started = False
         self._knows_people = False
         self.started_on = ""
         self.started_with = LabelMap(())
         self.started_anonymous = labels.is_anonymous
-        self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
-        self.test_features: FeatureTable | None = None
-        self.evidence: Evidence | None = None
         self.save_hyperparameters(
             {"config": config.without_weights().primitives(), "labels": list(labels.pids)}
         )
@@ -107,6 +100,10 @@ class ReIDModule(pl.LightningModule):
             value = mean_over_heads([metric(e, read.pids) for e in output.embeddings.values()])
             total = total + weight * value
             values[f"train/{name}_loss"] = value
+        for extra in self.extra_losses:
+            for name, (weight, value) in extra(read, output).items():
+                total = total + weight * value
+                values[f"train/{name}_loss"] = value
         size = len(rows)
         how: dict[str, Any] = {
             "on_step": False,
@@ -132,79 +129,10 @@ class ReIDModule(pl.LightningModule):
             )
         return rows
 
-    def on_validation_start(self) -> None:
-        """Rank 0's running statistics for all, so that all ranks evaluate what will be saved."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for buffer in self.buffers():
-                torch.distributed.broadcast(buffer, src=0)
-
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Collect features; each image is ranked against all the others."""
-        read = read_batch(batch, training=False)
-        features = self.feature_options(self.model, read.images)
-        index = _index(read, batch_idx)
-        self.val_metric.update(features, read.pids, read.camids, index, role="both")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log `val/mAP` and the rest."""
-        try:
-            values = self.val_metric.compute()
-        except NoValidQuery:
-            if not is_partial(self.trainer, "val"):
-                raise
-            values = {"mAP": torch.tensor(torch.nan)}
-        self.val_metric.reset()
-        for name, value in values.items():
-            self.log(f"val/{name}", value.to(self.device), prog_bar=name == "mAP", sync_dist=True)
-
-    def on_test_epoch_start(self) -> None:
-        """Start counting anew."""
-        self.test_metric.reset()
-        self.test_accuracy.reset()
-
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collect features and guesses of the query (loader 0) and the gallery (loader 1)."""
-        role: Role = "query" if dataloader_idx == 0 else "gallery"
-        read = read_batch(batch, training=False)
-        output: ReIDOutput = self.model(read.images)
-        features = self.feature_options(self.model, read.images, output)
-        index = _index(read, batch_idx)
-        self.test_metric.update(features, read.pids, read.camids + 1, index, role)
-        head = next(iter(self.model.remap_heads().values()))
-        logits = torch.stack(list(output.logits.values())).sum(0)
-        self.test_accuracy.update(logits, head.rows(read.pids), index, role)
-
-    def on_test_epoch_end(self) -> None:
-        """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""
-        identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
-        split: Any = getattr(getattr(self.trainer, "datamodule", None), "split", None)
-        self.test_features, self.evidence = self.test_metric.table(split), None
-        try:
-            result, protocols = self.rank_options.rank(self.test_features, self.device)
-        except NoValidQuery:
-            if not is_partial(self.trainer):
-                raise
-            return
-        self.evidence = Evidence(result, self.seen, identity, protocols)
-        summary = self.evidence.summary()
-        for name, value in summary["retrieval"].items():
-            self.log(f"test/{name}", value, sync_dist=True)
-        for name in ("accuracy", "coverage"):
-            if summary["identity"][name] is not None:
-                self.log(f"test/identity_{name}", summary["identity"][name], sync_dist=True)
-
-    def predict_step(
-        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> Any:
-        """A dict of `features` (B, D), `pids`, `camids` and `img_paths`."""
-        read = read_batch(batch, training=False)
-        features = self.feature_options(self.model, read.images)
-        return {
-            "features": features,
-            "pids": read.pids,
-            "camids": read.camids,
-            "img_paths": batch["img_paths"],
-        }
+    def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Count the images, those of the other processes too."""
+        if self.images_seen is not None:
+            self.images_seen += len(batch["images"]) * self.trainer.world_size
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip each tensor's gradient by itself, where `model.optimizer.clip` says so."""
@@ -263,6 +191,7 @@ class ReIDModule(pl.LightningModule):
         """Keep the people, whom the weights have seen, the split and the versions."""
         own = checkpoint.setdefault("camreid", {})
         own.update(labels=list(self.labels.pids), seen=sorted(self.seen))
+        own["images_seen"] = self.images_seen
         own["versions"] = {
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
@@ -272,24 +201,10 @@ class ReIDModule(pl.LightningModule):
             own["split"] = {"digest": split.digest, "strategy": split.strategy}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember whom the weights have seen."""
-        self.seen = frozenset(checkpoint.get("camreid", {}).get("seen", ()))
-
-
-def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
-    """Whether a stage sees a part of its batches, as in a dry run, which may well hold no match."""
-    limit = getattr(trainer, f"limit_{stage}_batches")
-    whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
-    return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        """Remember whom the weights have seen, and how many images."""
+        own = checkpoint.get("camreid", {})
+        self.seen = frozenset(own.get("seen", ()))
+        self.images_seen = own.get("images_seen")
 
 
 _PACKAGES = ("camreid", "torch", "torchvision", "pytorch-lightning", "timm")
-
-
-def _index(batch: Batch, batch_idx: int) -> Tensor:
-    """Image numbers; of a batch without paths or numbers, by its place in an unshuffled loader."""
-    if batch.index is not None:
-        return batch.index
-    size = len(batch.pids)
-    # batches but the last are as long as the first, so a stride that none exceeds keeps them apart
-    return torch.arange(size, device=batch.pids.device) + batch_idx * 2**20
