@@ -32,7 +32,13 @@ ABOVE = {
     "exporting": {"errors", "model", "parity"},
     "reporting": {"checkpoints", "errors", "evaluation", "reporting"},
 }
-LIGHTNING = {"data/datamodule.py", "model/module.py", "callbacks.py", "freezing.py"}
+LIGHTNING = {
+    "data/datamodule.py",
+    "model/module.py",
+    "model/testing.py",
+    "callbacks.py",
+    "freezing.py",
+}
 NOT_TORCH_ALONE = {
     f"evaluation/{name}.py" for name in ("metric", "report", "features", "matrix_tables")
 }
