@@ -210,7 +210,7 @@ def test_no_experts(matrix: Run) -> None:
 
 def test_repeated_checkpoints(matrix: Run, experts: list[Path], tmp_path: Path) -> None:
     said = refused(matrix(typed([experts[0], *experts]), "+split=original", "run_dir=r"))
-    assert f"names {experts[0]} 2 times" in said
+    assert f"experts= names {experts[0]} 2 times" in said
     assert typed(experts) in said
     copy = tmp_path / "copy.ckpt"
     copy.write_bytes(experts[0].read_bytes())
@@ -302,3 +302,50 @@ def test_a_soup_that_can_not_be_made_says_why(
     ran = matrix(typed(paths), "+split=original", "run_dir=s", "combine=[soup]")
     assert ran.code == 0, ran.err
     assert "can't be averaged" in content("s")["left_out"]["soup"]
+
+
+def test_controls_stand_beside_the_experts_and_are_not_put_together(
+    matrix: Run, experts: list[Path], tmp_path: Path
+) -> None:
+    labels = load(experts[0]).labels
+    joint = imported(tmp_path / "joint" / "checkpoints" / "best.ckpt", 1, labels, seed=7)
+    arguments = (typed(experts), "+split=original", "combine=[concat,mean]")
+    said = refused(matrix(*arguments, "run_dir=r", f"controls=[{experts[0]}]"))
+    assert f"experts= and controls= name {experts[0]} 2 times" in said
+    assert typed(experts) in said
+    assert matrix(*arguments, "run_dir=alone").code == 0
+    ran = matrix(*arguments, "run_dir=r", f"controls='{tmp_path}/joint*/checkpoints/*.ckpt'")
+    assert ran.code == 0, ran.err
+    found, alone = content(), content("alone")
+    assert list(found["experts"]) == ["c1", "c2"]
+    assert list(found["controls"]) == ["joint"]
+    assert found["combinations"] == alone["combinations"]
+    assert found["left_out"] == alone["left_out"]
+    table = FeatureTable.load(Path("r", found["controls"]["joint"]["features"]))
+    assert found["controls"]["joint"]["retrieval"]["mAP"] == pytest.approx(ranked(table).mAP)
+    assert found["controls"]["joint"]["checkpoint"] == str(joint)
+    assert "joint" in found["differences"]
+
+
+def test_every_row_says_how_many_images_its_weights_have_seen(
+    matrix: Run, experts: list[Path], tmp_path: Path
+) -> None:
+    seen = {"c1": 300, "c2": 500}
+    for path, count in zip(experts, seen.values(), strict=True):
+        module = load(path)
+        module.images_seen = count
+        save(module, path, {"split_overrides": f"+split=original split.camera={path.stem}"})
+    nobody = imported(tmp_path / "joint.ckpt", None, load(experts[0]).labels, seed=7)
+    module = load(nobody)
+    module.images_seen = None
+    save(module, nobody)
+    how = "combine=[concat,soup]"
+    ran = matrix(typed(experts), "+split=original", "run_dir=r", how, f"controls={nobody}")
+    assert ran.code == 0, ran.err
+    found = content()
+    assert {name: e["images_seen"] for name, e in found["experts"].items()} == seen
+    assert found["controls"]["joint"]["images_seen"] is None
+    assert {name: c["images_seen"] for name, c in found["combinations"].items()} == {
+        "concat": 800,
+        "soup": 800,
+    }

@@ -34,6 +34,7 @@ class Expert:
         labels: the people of its head; None where nobody knows whose the rows are.
         rows: of its head.
         seen: identities that it was trained on, None if that is not known.
+        images_seen: how many images that were, None if that is not known.
         weights: hash of them.
     """
 
@@ -43,6 +44,7 @@ class Expert:
     labels: LabelMap | None
     rows: int
     seen: frozenset[int] | None
+    images_seen: int | None
     weights: str
 
     def coverage(self, split: Split) -> float | None:
@@ -52,66 +54,90 @@ class Expert:
         return len(split.labels & self.labels) / len(split.labels)
 
 
-def expert_paths(config: DictConfig) -> list[str]:
-    """The files that `experts=` names, patterns resolved.
+def expert_paths(config: DictConfig) -> tuple[list[str], list[str]]:
+    """The files that `experts=` and `controls=` name, patterns resolved.
 
     Raises:
-        InputError: none, or the same one twice.
+        InputError: no experts, or a file twice.
     """
-    given = None if OmegaConf.is_missing(config, "experts") else config.experts
-    if not given:
+    if OmegaConf.is_missing(config, "experts") or not config.experts:
         raise InputError(f"no experts were given; {_TYPE_SOME}")
-    names = [given] if isinstance(given, str) else [str(name) for name in given]
-    paths = [path for name in names for path in _matching(name)]
-    times = Counter(str(Path(path).resolve()) for path in paths)
+    experts, controls = (_paths(option, config[option]) for option in ("experts", "controls"))
+    times = Counter(str(Path(path).resolve()) for path in (*experts, *controls))
     twice = [path for path, count in times.items() if count > 1]
     if twice:
+        once = list(dict.fromkeys(str(Path(path).resolve()) for path in experts))
         raise InputError(
-            f"experts= names {twice[0]} {times[twice[0]]} times. It would count twice in a "
-            f"combination: type experts=[{','.join(times)}]."
+            f"{_options(controls)} {twice[0]} {times[twice[0]]} times. It would count twice in a "
+            f"combination: type {_typed(once, [p for p in controls if p not in once])}."
         )
-    return paths
+    return experts, controls
 
 
-def _matching(name: str) -> list[str]:
+def _options(controls: Sequence[str]) -> str:
+    return "experts= and controls= name" if controls else "experts= names"
+
+
+def _typed(experts: Sequence[str], controls: Sequence[str]) -> str:
+    beside = f" controls=[{','.join(controls)}]" if controls else ""
+    return f"experts=[{','.join(experts)}]{beside}"
+
+
+def _paths(option: str, given: Any) -> list[str]:
+    names = [given] if isinstance(given, str) else [str(name) for name in given or ()]
+    return [path for name in names for path in _matching(option, name)]
+
+
+def _matching(option: str, name: str) -> list[str]:
     if Path(name).exists() or not glob.has_magic(name):
         return [name]
     found = sorted(glob.glob(name))
     if not found:
-        raise InputError(f"no file matches experts='{name}'; {_TYPE_SOME}")
+        raise InputError(f"no file matches {option}='{name}'; {_TYPE_SOME}")
     return found
 
 
-def read_experts(paths: Sequence[str], reserved: Collection[str]) -> list[Expert]:
-    """Who the experts are.
+def read_experts(
+    experts: Sequence[str], controls: Sequence[str], reserved: Collection[str]
+) -> tuple[list[Expert], list[Expert]]:
+    """Who the experts are, and the models to be shown beside them.
 
     Args:
-        paths: checkpoints.
+        experts: checkpoints.
+        controls: more of them, named by their run folder or file whatever their cameras are.
         reserved: names that other rows have.
 
     Raises:
         InputError: a file that is no checkpoint, or two with the same weights.
     """
-    experts = [_read(path, paths) for path in paths]
+    rows = [_read(path, experts, controls) for path in experts]
+    for path in controls:
+        rows.append(replace(_read(path, experts, controls), name=_name(Path(path))))
+    _refuse_twins(rows, experts, controls)
+    names = _distinct([row.name for row in rows], reserved)
+    rows = [replace(row, name=name) for row, name in zip(rows, names, strict=True)]
+    return rows[: len(experts)], rows[len(experts) :]
+
+
+def _refuse_twins(rows: Sequence[Expert], experts: Sequence[str], controls: Sequence[str]) -> None:
+    """Refuse the same weights under two paths."""
     first: dict[str, Expert] = {}
-    for expert in experts:
-        other = first.setdefault(expert.weights, expert)
-        if other is not expert:
-            rest = ",".join(path for path in paths if path != expert.path)
+    for row in rows:
+        other = first.setdefault(row.weights, row)
+        if other is not row:
+            rest = _typed(*([p for p in paths if p != row.path] for paths in (experts, controls)))
             raise InputError(
-                f"{other.path} and {expert.path} hold the same weights, which would count twice in "
-                f"a combination. Without the second: experts=[{rest}]."
+                f"{other.path} and {row.path} hold the same weights, which would count twice in a "
+                f"combination. Without the second: {rest}."
             )
-    names = _distinct([expert.name for expert in experts], reserved)
-    return [replace(expert, name=name) for expert, name in zip(experts, names, strict=True)]
 
 
-def _read(path: str, paths: Sequence[str]) -> Expert:
+def _read(path: str, experts: Sequence[str], controls: Sequence[str]) -> Expert:
     try:
         checkpoint = read_checkpoint(path)
     except InputError as error:
-        others = ",".join(other for other in paths if other != path)
-        rest = f" The others can be shown without it: experts=[{others}]." if others else ""
+        others, beside = ([p for p in paths if p != path] for paths in (experts, controls))
+        rest = f" The others can be shown without it: {_typed(others, beside)}." if others else ""
         raise InputError(f"{error}{rest}") from error
     known = len(checkpoint.labels) > 0 and not checkpoint.labels.is_anonymous
     camera = camera_of(checkpoint.notes)
@@ -122,6 +148,7 @@ def _read(path: str, paths: Sequence[str]) -> Expert:
         labels=checkpoint.labels if known else None,
         rows=len(checkpoint.labels),
         seen=checkpoint.seen if known else None,
+        images_seen=checkpoint.images_seen,
         weights=_hash(checkpoint),
     )
 

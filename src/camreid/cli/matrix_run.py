@@ -1,7 +1,7 @@
 """What camreid-matrix does, step by step."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.checkpoints import load
 from camreid.cli import build
 from camreid.cli.experts import Expert, check_people, expert_paths, read_experts
+from camreid.cli.matrix_content import matrix_content
 from camreid.cli.matrix_soups import SOUPS, Kitchen
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split, read_market1501
@@ -19,9 +20,10 @@ from camreid.data.records import people
 from camreid.errors import InputError, MissingDataset, require_number, require_whole
 from camreid.evaluation.ensembles import Combination, Spaces, combine, compare_spaces
 from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.matrix import Row, best_by_camera, differences
+from camreid.evaluation.matrix import Row
 from camreid.evaluation.matrix_tables import matrix_tables
 from camreid.model.module import ReIDModule
+from camreid.soups import total_images
 
 _COMBINATIONS: tuple[str, ...] = (*get_args(Combination), *SOUPS)
 
@@ -62,6 +64,10 @@ class Matrix:
 
     def add(self, expert: Expert) -> None:
         """Test an expert, and keep its features for combinations."""
+        self.tables[expert.name] = self.add_control(expert)
+
+    def add_control(self, expert: Expert) -> FeatureTable:
+        """Test a model that is not put together with others."""
         module = load(expert.path)
         table, row = self.test(module, expert.seen)
         notes = {
@@ -73,10 +79,11 @@ class Matrix:
             "camera": expert.camera,
             **({} if expert.seen is None else {"seen": sorted(expert.seen)}),
         }
-        self.tables[expert.name] = replace(table, notes=notes)
+        table = replace(table, notes=notes)
         self.rows[expert.name] = row
         if self.config.evaluation.save_features:
-            self.tables[expert.name].save(features_path(expert.name))
+            table.save(features_path(expert.name))
+        return table
 
     def put_together(self, how: Sequence[str], experts: Sequence[Expert]) -> None:
         """A row for each combination that these experts allow; the reason for each other."""
@@ -99,25 +106,26 @@ class Matrix:
         table = combine(name, tables, cameras, self.spaces, least)  # type: ignore[arg-type]
         result, protocols = self.options.rank(table, self.trainer.strategy.root_device)
         self.rows[name] = Row(result, table.query.cameras, everyone_seen(experts), protocols)
+        self.about[name] = {"images_seen": total_images(e.images_seen for e in experts)}
 
     def _add_soup(self, name: str, kitchen: Kitchen) -> None:
         module, about = kitchen.make(name)
         members = [e for e in kitchen.experts if e.name in about["ingredients"]]
         table, self.rows[name] = self.test(module, everyone_seen(members))
-        self.about[name] = about
+        self.about[name] = {"images_seen": module.images_seen, **about}
         if self.config.evaluation.save_features:
             table.save(features_path(name))
-            about["features"] = f"features/{name}.safetensors"
+            self.about[name]["features"] = f"features/{name}.safetensors"
 
 
 def matrix_run(config: DictConfig) -> None:
     """Test every expert on the split, put them together, and write the run folder."""
     be_quiet()
     how = read_combine(config)
-    experts = read_experts(expert_paths(config), reserved=_COMBINATIONS)
+    experts, controls = read_experts(*expert_paths(config), reserved=_COMBINATIONS)
     split = build.build_split(config)
     build.require_test(split, config.evaluation.protocol)
-    told = check_people(experts, *_people(config, split))
+    told = check_people((*experts, *controls), *_people(config, split))
     matrix = Matrix(config, split, _one_device(config))
     folder = build.run_folder()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
@@ -126,13 +134,16 @@ def matrix_run(config: DictConfig) -> None:
         f"Split  {split.strategy}, digest {split.digest}",
         f"       {len(split.query)} query and {len(split.gallery)} gallery images",
         *(f"Expert {expert.name}: {expert.path}" for expert in experts),
+        *(f"Control {control.name}: {control.path}" for control in controls),
         *told,
         f"Run    {folder}",
     )
     for expert in experts:
         matrix.add(expert)
+    for control in controls:
+        matrix.add_control(control)
     matrix.put_together(how, experts)
-    _report(matrix, experts)
+    _report(matrix, experts, controls)
 
 
 def read_combine(config: DictConfig) -> list[str]:
@@ -188,9 +199,9 @@ def _people(config: DictConfig, split: Split) -> tuple[frozenset[int], str]:
     return frozenset(pid for part in parts for pid in people(part)), f"data.root={config.data.root}"
 
 
-def _report(matrix: Matrix, experts: Sequence[Expert]) -> None:
+def _report(matrix: Matrix, experts: Sequence[Expert], controls: Sequence[Expert]) -> None:
     """Write matrix.json and print the tables."""
-    content = _content(matrix, experts)
+    content = matrix_content(matrix, experts, controls)
     path = build.run_folder() / "matrix.json"
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     say(*matrix_tables(content))
@@ -198,47 +209,3 @@ def _report(matrix: Matrix, experts: Sequence[Expert]) -> None:
         names = [name for name, other in matrix.left_out.items() if other == reason]
         say(f"No row {', '.join(names)}: {reason}")
     say(f"Written to {path}")
-
-
-def _content(matrix: Matrix, experts: Sequence[Expert]) -> dict[str, Any]:
-    """All numbers, ready for JSON."""
-    summaries = {name: row.summary() for name, row in matrix.rows.items()}
-    alone = {expert.name: summaries.pop(expert.name) for expert in experts}
-    best = best_by_camera(alone)
-    strongest = best["all"]["mAP"]
-    assert strongest is not None  # a test without valid queries has stopped before
-    saved = matrix.config.evaluation.save_features
-    return {
-        "split": {"digest": matrix.split.digest, "strategy": matrix.split.strategy},
-        "evaluation": OmegaConf.to_container(matrix.config.evaluation),
-        "protocol": alone[strongest]["protocol"],
-        "partial": matrix.partial,
-        "cameras": [int(camera) for camera in alone[strongest]["by_camera"]],
-        "experts": {
-            expert.name: {
-                "checkpoint": expert.path,
-                "camera": expert.camera,
-                "rows": expert.rows,
-                "coverage": expert.coverage(matrix.split),
-                "features": f"features/{expert.name}.safetensors" if saved else None,
-                **alone[expert.name],
-            }
-            for expert in experts
-        },
-        "combinations": {
-            name: {**summary, **matrix.about.get(name, {})} for name, summary in summaries.items()
-        },
-        "left_out": matrix.left_out,
-        "best": best,
-        "spaces": None if matrix.spaces is None else _spaces(matrix.spaces),
-        "differences": differences(matrix.rows, strongest),
-    }
-
-
-def _spaces(spaces: Spaces) -> Mapping[str, Any]:
-    return {
-        "experts": list(spaces.names),
-        "images": spaces.images,
-        "agreement": [[None if x != x else x for x in row] for row in spaces.agreement.tolist()],
-        "cka": spaces.cka.tolist(),
-    }

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from camreid.callbacks import Provenance
 from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from
 from camreid.cli import build
+from camreid.cli.budget import spend_budget
 from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import join_metrics, notes
 from camreid.cli.terminal import be_quiet, say
@@ -44,6 +45,9 @@ def train_run(config: DictConfig) -> None:
     if module.config.unknown == "drop":
         data.keep_only(module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
+    spend_budget(config, data)
+    if resumed:
+        _require_epochs(config, resumed)
     loggers = build.build_loggers(config)
     callbacks = [*build.build_callbacks(config, split), Provenance(notes(config))]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
@@ -127,7 +131,7 @@ def _seed(config: DictConfig) -> None:
 
 
 def _check_resumable(config: DictConfig, resumed: Checkpoint, split: Split) -> None:
-    """Refuse to continue on another split, or what is finished."""
+    """Refuse to continue on another split."""
     then = resumed.notes.get("split", {})
     if then.get("digest") not in (None, split.digest):
         raise InputError(
@@ -136,6 +140,10 @@ def _check_resumable(config: DictConfig, resumed: Checkpoint, split: Split) -> N
             f"and data as then ({resumed.notes.get('split_overrides')}), or init={resumed.path} "
             "to start a new run from its weights."
         )
+
+
+def _require_epochs(config: DictConfig, resumed: Checkpoint) -> None:
+    """Refuse to continue what is finished."""
     if resumed.epochs >= config.trainer.max_epochs:
         raise InputError(
             f"resume={resumed.path} has {resumed.epochs} epochs behind it, and "

@@ -74,6 +74,11 @@ class ReIDDataModule(pl.LightningDataModule):
         """Train on these people alone: `model.unknown=drop`."""
         self.train_records = tuple(r for r in self.split.train if r.pid in labels)
 
+    @property
+    def epoch_images(self) -> int:
+        """Train images of an epoch, of all ranks together (of one rank, to a batch each)."""
+        return len(self._sampler(rank=0, world_size=1))
+
     def setup(self, stage: str) -> None:
         """Refuse, before any work, batches that can't be had; InputError says which can."""
         self._dataset(())

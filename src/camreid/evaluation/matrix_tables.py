@@ -15,11 +15,11 @@ def matrix_tables(content: Mapping[str, Any]) -> list[Table]:
 
     A split that leaks says so in the title of each.
     """
-    caveat = leak_caveat(content["experts"])
+    caveat = leak_caveat(_tested(content))
     if content["partial"]:
         caveat += "\nOn a part of the images only."
     tables = [_by_camera(content, number, caveat) for number in _TITLES]
-    tables.append(_experts(content["experts"], caveat))
+    tables.append(_knowledge(_rows(content), caveat))
     if content["differences"]:
         tables.append(_differences(content, caveat))
     return tables
@@ -37,7 +37,12 @@ def leak_caveat(experts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _rows(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {**content["experts"], **content["combinations"]}
+    return {**_tested(content), **content["combinations"]}
+
+
+def _tested(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The rows that are a checkpoint each."""
+    return {**content["experts"], **content["controls"]}
 
 
 def _by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
@@ -50,10 +55,11 @@ def _by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
     table.add_column("all", justify="right")
     keys = [*map(str, content["cameras"]), "all"]
     rows = _rows(content)
+    ends = (len(content["experts"]), len(_tested(content)), len(rows))
     for place, (name, row) in enumerate(rows.items(), start=1):
         parts = [row if key == "all" else row["by_camera"][key] for key in keys]
-        ends_a_part = place in (len(content["experts"]), len(rows))
-        table.add_row(name, *(_cell(part, number) for part in parts), end_section=ends_a_part)
+        cells = (_cell(part, number) for part in parts)
+        table.add_row(name, *cells, end_section=place in ends)
     best = (content["best"][key][number] or "n/a" for key in keys)
     table.add_row("best expert", *best)
     return table
@@ -66,26 +72,30 @@ def _cell(part: Mapping[str, Any] | None, number: str) -> str:
     return f"{percent(part['retrieval'][number])}\n{100 * low:.0f}..{100 * high:.0f}"
 
 
-def _experts(experts: Mapping[str, Mapping[str, Any]], caveat: str) -> Table:
-    """Whom each expert knows: coverage of the train people, tested people seen, and the rest."""
-    table = Table(title=f"Experts: coverage and leak{caveat}", title_justify="left")
-    table.add_column("")
-    names = ("camera", "rows", "coverage", "test people seen", "unseen mAP", "unseen Rank-1")
+def _knowledge(rows: Mapping[str, Mapping[str, Any]], caveat: str) -> Table:
+    """Whom each row knows: coverage of the train people, tested people seen, and the rest."""
+    title = f"Coverage of the train people, images trained on, and leak{caveat}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    names = ("rows", "coverage", "images seen", "test people seen", "unseen mAP", "unseen Rank-1")
     for name in names:
         table.add_column(name, justify="right")
-    for name, expert in experts.items():
-        leak = expert["leak"]
-        seen = "n/a" if leak is None else str(leak["seen"]["identities"])
+    for name, row in rows.items():
+        leak = row["leak"]
         unseen = {} if leak is None else leak["unseen"]
         table.add_row(
             name,
-            str(expert["camera"] or "n/a"),
-            str(expert["rows"]),
-            percent(expert["coverage"]),
-            seen,
+            _count(row.get("rows")),
+            percent(row.get("coverage")),
+            _count(row.get("images_seen")),
+            "n/a" if leak is None else str(leak["seen"]["identities"]),
             *(percent(unseen.get(number)) for number in _TITLES),
         )
     return table
+
+
+def _count(number: int | None) -> str:
+    return "n/a" if number is None else f"{number:,}"
 
 
 def _differences(content: Mapping[str, Any], caveat: str) -> Table:

@@ -1,0 +1,66 @@
+"""matrix.json: what camreid-matrix has found, ready to be written."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from camreid.cli.experts import Expert
+from camreid.evaluation.ensembles import Spaces
+from camreid.evaluation.matrix import best_by_camera, differences
+
+if TYPE_CHECKING:
+    from camreid.cli.matrix_run import Matrix
+
+
+def matrix_content(
+    matrix: "Matrix", experts: Sequence[Expert], controls: Sequence[Expert]
+) -> dict[str, Any]:
+    """All numbers, ready for JSON.
+
+    Args:
+        matrix: every row tested.
+        experts: those that were put together.
+        controls: those beside them.
+    """
+    summaries = {name: row.summary() for name, row in matrix.rows.items()}
+    alone = {expert.name: summaries.pop(expert.name) for expert in experts}
+    beside = {control.name: summaries.pop(control.name) for control in controls}
+    best = best_by_camera(alone)
+    strongest = best["all"]["mAP"]
+    assert strongest is not None  # a test without valid queries has stopped before
+    return {
+        "split": {"digest": matrix.split.digest, "strategy": matrix.split.strategy},
+        "evaluation": OmegaConf.to_container(matrix.config.evaluation),
+        "protocol": alone[strongest]["protocol"],
+        "partial": matrix.partial,
+        "cameras": [int(camera) for camera in alone[strongest]["by_camera"]],
+        "experts": {e.name: {**_about(matrix, e), **alone[e.name]} for e in experts},
+        "controls": {c.name: {**_about(matrix, c), **beside[c.name]} for c in controls},
+        "combinations": {name: {**s, **matrix.about[name]} for name, s in summaries.items()},
+        "left_out": matrix.left_out,
+        "best": best,
+        "spaces": None if matrix.spaces is None else _spaces(matrix.spaces),
+        "differences": differences(matrix.rows, strongest),
+    }
+
+
+def _about(matrix: "Matrix", expert: Expert) -> dict[str, Any]:
+    saved = matrix.config.evaluation.save_features
+    return {
+        "checkpoint": expert.path,
+        "camera": expert.camera,
+        "rows": expert.rows,
+        "coverage": expert.coverage(matrix.split),
+        "images_seen": expert.images_seen,
+        "features": f"features/{expert.name}.safetensors" if saved else None,
+    }
+
+
+def _spaces(spaces: Spaces) -> Mapping[str, Any]:
+    return {
+        "experts": list(spaces.names),
+        "images": spaces.images,
+        "agreement": [[None if x != x else x for x in row] for row in spaces.agreement.tolist()],
+        "cka": spaces.cka.tolist(),
+    }

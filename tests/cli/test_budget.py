@@ -1,0 +1,78 @@
+"""How many images weights have seen, and training until that many."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from camreid.checkpoints import read_checkpoint
+from tests.conftest import TINY, Ran
+
+Run = Callable[..., Ran]
+pytestmark = pytest.mark.slow
+LAST = Path("checkpoints", "last.ckpt")
+
+
+@pytest.fixture
+def train(run: Run, market: Path) -> Callable[..., Ran]:
+    def command(*arguments: object) -> Ran:
+        return run("camreid-train", f"data.root={market}", *TINY, "test=false", *arguments)
+
+    return command
+
+
+def seen(folder: str) -> Any:
+    return read_checkpoint(Path(folder) / LAST).images_seen
+
+
+def epochs(folder: str) -> int:
+    return read_checkpoint(Path(folder) / LAST).epochs
+
+
+def test_images_are_counted_over_epochs_starts_and_resumes(train: Run) -> None:
+    assert train("+split=original", "trainer.max_epochs=2", "run_dir=a").code == 0
+    first = seen("a")
+    assert first == 2 * (first // 2) > 0
+    assert first % (4 * 4) == 0  # batches of 4 people x 4 images
+    start = f"init=a/{LAST}"
+    assert train("+split=original", start, "trainer.max_epochs=1", "run_dir=b").code == 0
+    assert seen("b") == first + first // 2
+    resume = f"resume=a/{LAST}"
+    assert train("+split=original", resume, "trainer.max_epochs=3", "run_dir=a").code == 0
+    assert seen("a") == first + first // 2
+
+
+def test_a_budget_is_spent_in_whole_epochs(train: Run) -> None:
+    assert train("+split=original", "trainer.max_epochs=1", "run_dir=one").code == 0
+    epoch = seen("one")
+    budget = f"budget={2 * epoch + epoch // 3}"
+    ran = train("+split=original", budget, "run_dir=a")
+    assert ran.code == 0, ran.err
+    assert f"2 epochs of {epoch}, {2 * epoch}" in ran.out
+    assert (epochs("a"), seen("a")) == (2, 2 * epoch)
+    assert "max_epochs: 2" in Path("a", "config.yaml").read_text()
+    # a camera has fewer images, and so more epochs
+    assert train("+split=original", "split.camera=1", budget, "run_dir=c1").code == 0
+    assert epochs("c1") > 2
+    assert abs(seen("c1") - 2 * epoch) < epoch
+    # typed again, it is finished
+    ran = train("+split=original", budget, "run_dir=a", f"resume=a/{LAST}")
+    assert ran.code == 1
+    assert "has 2 epochs behind it" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["budget=3"], "less than half an epoch"),
+        (["budget=many"], "budget=many"),
+        (["budget=500", "trainer.max_epochs=3"], "both say how long"),
+    ],
+)
+def test_budgets_that_make_no_sense(train: Run, typed: list[str], said: str) -> None:
+    ran = train("+split=original", *typed, "run_dir=a")
+    assert ran.code == 1
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert not Path("a").exists()
