@@ -11,16 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from camreid.checkpoints import save
+from camreid.labels import LabelMap
+from tests.conftest import tiny_module
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "experts.py"
 FAKE = """
-import json, os, pathlib, signal, sys, time
+import json, os, pathlib, shutil, signal, sys, time
 
 typed = dict(a.split("=", 1) for a in sys.argv[1:])
 run = pathlib.Path(typed["run_dir"])
 gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
 what = {"typed": sys.argv[1:], "gpu": gpu, "start": time.time()}
 (run / "checkpoints").mkdir(parents=True, exist_ok=bool(typed.get("resume")))
-if typed["split.camera"] == typed.get("fails"):
+if typed.get("split.camera") == typed.get("fails", "none"):
     sys.exit("camreid-train: no train image is of that camera.")
 if "waits" in typed:
     (run / "checkpoints" / "last.ckpt").touch()
@@ -30,6 +34,8 @@ if "waits" in typed:
         sys.exit(130)
 time.sleep(0.3)
 (run / "checkpoints" / "last.ckpt").touch()
+if "weights" in typed:
+    shutil.copy(typed["weights"], run / "checkpoints" / "last.ckpt")
 what["end"] = time.time()
 (run / "metrics.json").write_text(json.dumps(what))
 """
@@ -64,8 +70,9 @@ def experts(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[
     return run
 
 
-def done(folder: Path, camera: int) -> dict[str, object]:
-    return json.loads((folder / "e" / f"c{camera}" / "metrics.json").read_text())
+def done(folder: Path, name: int | str) -> dict[str, object]:
+    name = f"c{name}" if isinstance(name, int) else name
+    return json.loads((folder / "e" / name / "metrics.json").read_text())
 
 
 def overlap(first: dict[str, object], second: dict[str, object]) -> bool:
@@ -79,7 +86,7 @@ def test_the_cpu_trains_one_at_a_time(
     assert code == 0, out
     two, five = done(tmp_path, 2), done(tmp_path, 5)
     assert two["typed"] == [
-        "+split=original", "split.camera=2", "run_dir=e/c2", "seed=1", "model=small", "trainer=cpu"
+        "+split=original", "run_dir=e/c2", "seed=1", "model=small", "split.camera=2", "trainer=cpu"
     ]  # fmt: skip
     assert not overlap(two, five)
     assert out.count("\n") == 4
@@ -143,7 +150,71 @@ def test_ctrl_c_leaves_what_can_be_continued(
     assert "resume=e/c1/checkpoints/last.ckpt" in done(tmp_path, 1)["typed"]
 
 
-@pytest.mark.parametrize("typed", [["--cameras", "1", "1"], ["--", "split.camera=2"]])
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A checkpoint that has seen 600 images."""
+    module = tiny_module(LabelMap((2, 7)))
+    module.images_seen = 600
+    save(module, tmp_path / "weights.ckpt")
+    return tmp_path / "weights.ckpt"
+
+
+def test_controls_see_as_many_images_as_all_experts(
+    experts: Callable[..., tuple[int, str]], tmp_path: Path, weights: Path
+) -> None:
+    typed = ["--cameras", "1", "2", "3", "--controls", "2", "--finetune", "lr=1", "--devices", "0"]
+    code, out = experts(*typed, "--", f"weights={weights}", "trainer.max_epochs=9", "init=x.ckpt")
+    assert code == 0, out
+    own = [f"weights={weights}", "init=x.ckpt"]
+    assert done(tmp_path, "joint")["typed"] == [
+        "+split=original", "run_dir=e/joint", "budget=1800", *own
+    ]  # fmt: skip
+    assert done(tmp_path, "start")["typed"] == [
+        "+split=original", "run_dir=e/start", "budget=1200", *own
+    ]  # fmt: skip
+    tuned = done(tmp_path, "joint-c2")
+    assert tuned["typed"] == [
+        "+split=original", "run_dir=e/joint-c2", "budget=600",
+        "init=e/start/checkpoints/last.ckpt", own[0], "split.camera=2", "lr=1",
+    ]  # fmt: skip
+    assert tuned["start"] > done(tmp_path, "start")["end"]
+    assert done(tmp_path, "joint")["start"] > done(tmp_path, 3)["end"]
+    assert not (tmp_path / "e" / "joint-c1").exists()
+
+
+def test_controls_need_every_expert(
+    experts: Callable[..., tuple[int, str]], tmp_path: Path, weights: Path
+) -> None:
+    typed = ["--cameras", "1", "2", "--controls", "--devices", "cpu"]
+    code, out = experts(*typed, "--", f"weights={weights}", "fails=2")
+    assert code == 1
+    for name in ("joint", "start", "joint-c1", "joint-c2"):
+        assert f"{name} not started: " in out
+        assert not (tmp_path / "e" / name).exists()
+    assert done(tmp_path, 1)
+
+
+def test_progress_reads_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    from progress import how_far
+
+    assert how_far(tmp_path) == "starting"
+    (tmp_path / "config.yaml").write_text("trainer:\n  max_epochs: 20\n")
+    lines = ["epoch,lr,train/loss,val/mAP", ",1e-3,,", "0,,4.1,", "0,,,0.25", ",1e-3,,"]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines))
+    assert how_far(tmp_path) == "epoch 1 of 20, val mAP 25.0 %"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--cameras", "1", "1"],
+        ["--", "split.camera=2"],
+        ["--", "budget=9"],
+        ["--controls", "7"],
+        ["--cameras", "1", "--controls"],
+    ],
+)
 def test_what_makes_no_sense_is_refused(
     experts: Callable[..., tuple[int, str]], typed: list[str]
 ) -> None:
