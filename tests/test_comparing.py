@@ -40,6 +40,7 @@ def make_run(
     table: FeatureTable | None = None,
     config: dict[str, object] | None = None,
     options: RankOptions = RankOptions(),  # noqa: B008
+    images_seen: int | None = None,
 ) -> Path:
     """What a run leaves behind."""
     table = features(people, noise, seed) if table is None else table
@@ -51,6 +52,7 @@ def make_run(
     folder.mkdir(parents=True)
     table.save(folder / "features.safetensors")
     content = {**notes, "evaluation": vars(options), "partial": False, **summary}
+    content["images_seen"] = images_seen
     content.pop("seen")
     (folder / "metrics.json").write_text(json.dumps(content))
     config = {"run_dir": str(folder), "seed": seed, **(config or {})}
@@ -284,3 +286,14 @@ def test_folders_that_can_not_be_compared_are_refused(tmp_path: Path) -> None:
         compare_runs((run, run / "metrics.json"))
     with pytest.raises(InputError, match="gone is not there"):
         compare_runs((run, tmp_path / "gone"))
+
+
+def test_unequal_numbers_of_images_are_said(tmp_path: Path) -> None:
+    counts = {"a": 9000, "b": 20000, "c": 20000, "d": None}
+    paths = {name: make_run(tmp_path / name, images_seen=n) for name, n in counts.items()}
+    unequal = compare_runs([paths["a"], paths["b"], paths["d"]])
+    (said,) = [text for text in unequal.caveats if "unequal numbers of images" in text]
+    assert "(A 9,000, B 20,000)" in said
+    assert [row[-1] for row in grids(unequal)[0].rows] == ["9,000", "20,000", "n/a"]
+    equal = compare_runs([paths["b"], paths["c"]])
+    assert not [text for text in equal.caveats if "numbers of images" in text]

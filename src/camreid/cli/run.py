@@ -243,6 +243,7 @@ def _test(
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
     finally:  # whatever becomes of the ranking, the features are kept
+        content["images_seen"] = module.images_seen  # of the weights that are tested
         if trainer.is_global_zero and config.evaluation.save_features:
             _save_features(config, module, content)
     if trainer.is_global_zero and module.evidence is not None:

@@ -181,6 +181,18 @@ def _of_the_settings(comparison: Comparison) -> list[str]:
             "Each run is one training: the intervals are over tested people, and do not say what "
             "another seed would give."
         )
+    images = [run.images_seen for run in comparison.runs]
+    known = [count for count in images if count is not None]
+    if len(set(known)) > 1:
+        told = ", ".join(
+            f"{run.letter} {count:,}"
+            for run, count in zip(comparison.runs, images, strict=True)
+            if count is not None
+        )
+        texts.append(
+            f"The weights were trained on unequal numbers of images ({told}), which may be the "
+            "difference; budget= of camreid-train makes them equal."
+        )
     count = len(comparison.config)
     if count > 1:
         texts.append(
@@ -205,6 +217,7 @@ def _run_summary(run: RunFolder) -> dict[str, Any]:
     kept = (
         "split",
         "weights",
+        "images_seen",
         "partial",
         "evaluation",
         "retrieval",

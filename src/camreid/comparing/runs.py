@@ -59,6 +59,11 @@ class RunFolder:
         return None if self.metrics is None else self.metrics.get("weights")
 
     @property
+    def images_seen(self) -> int | None:
+        """How many images those weights were trained on, None if it is not known."""
+        return None if self.metrics is None else self.metrics.get("images_seen")
+
+    @property
     def options(self) -> RankOptions:
         """How its test is ranked.
 

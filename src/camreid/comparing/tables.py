@@ -37,7 +37,11 @@ def grids(comparison: Comparison) -> list[Grid]:
     interval = f"{100 * LEVEL:.0f} %"
     columns = ("pair", "queries", "people", *SCORES.values(), "p (mAP)")
     found = [
-        Grid("Runs", ("", "folder", "split", "tested weights"), [_origin(run) for run in runs]),
+        Grid(
+            "Runs",
+            ("", "folder", "split", "tested weights", "images seen"),
+            list(map(_origin, runs)),
+        ),
         Grid("Config: what differs", ("option", *_letters(runs)), _options(comparison)),
         Grid(
             "Head check",
@@ -96,7 +100,8 @@ def _letters(runs: Sequence[RunFolder]) -> list[str]:
 def _origin(run: RunFolder) -> list[str]:
     split = (run.metrics or {}).get("split") or {}
     named = f"{split.get('strategy')}, {split.get('digest')}" if split else NONE
-    return [run.letter, str(run.path), named, run.weights or NONE]
+    images = NONE if run.images_seen is None else f"{run.images_seen:,}"
+    return [run.letter, str(run.path), named, run.weights or NONE, images]
 
 
 def _options(comparison: Comparison) -> list[list[str]]:
