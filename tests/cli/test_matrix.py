@@ -349,3 +349,26 @@ def test_every_row_says_how_many_images_its_weights_have_seen(
         "concat": 800,
         "soup": 800,
     }
+
+
+def test_what_is_odd_about_the_experts_is_noted(
+    matrix: Run, experts: list[Path], tmp_path: Path
+) -> None:
+    assert matrix(typed(experts), "+split=original", "run_dir=a", "combine=[]").code == 0
+    (lacking,) = content("a")["notes"]
+    assert "No expert is of camera 3, 4, 5, 6" in lacking
+    labels = load(experts[0]).labels
+    for name, split in (("x", "Resplit(seed=0)"), ("y", "OriginalSplit(camera=2, seed=0)")):
+        torch.manual_seed(ord(name))
+        module = ReIDModule(CONFIG, labels).eval()
+        save(module, tmp_path / f"{name}.ckpt", {"split": {"strategy": split, "digest": "0"}})
+    more = [*experts, tmp_path / "x.ckpt", tmp_path / "y.ckpt"]
+    ran = matrix(typed(more), "+split=original", "run_dir=b", "combine=[concat,query_camera]")
+    assert ran.code == 0, ran.err
+    splits, lacking, twice = content("b")["notes"]
+    assert "x on Resplit(seed=0); c2-2 on OriginalSplit(seed=0)" in splits
+    assert "camera 3, 4, 5, 6" in lacking
+    assert "Several experts are of camera 2 (c2-1, c2-2)" in twice
+    assert list(content("b")["combinations"]) == ["concat"]
+    assert "several experts are of camera 2" in content("b")["left_out"]["query_camera"]
+    assert "different splits" in " ".join(ran.out.split())

@@ -36,6 +36,7 @@ class Expert:
         seen: identities that it was trained on, None if that is not known.
         images_seen: how many images that were, None if that is not known.
         weights: hash of them.
+        strategy: the split that it was trained on, without its camera; None if it is not known.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Expert:
     seen: frozenset[int] | None
     images_seen: int | None
     weights: str
+    strategy: str | None
 
     def coverage(self, split: Split) -> float | None:
         """Share of the split's train identities that have a row; None if it is not known."""
@@ -150,7 +152,13 @@ def _read(path: str, experts: Sequence[str], controls: Sequence[str]) -> Expert:
         seen=checkpoint.seen if known else None,
         images_seen=checkpoint.images_seen,
         weights=_hash(checkpoint),
+        strategy=_strategy(checkpoint.notes),
     )
+
+
+def _strategy(notes: dict[str, Any]) -> str | None:
+    strategy = (notes.get("split") or {}).get("strategy")
+    return None if strategy is None else re.sub(r"camera=[^,)]*, ", "", strategy)
 
 
 def camera_of(notes: dict[str, Any]) -> int | None:
@@ -198,41 +206,3 @@ def _hash(checkpoint: Checkpoint) -> str:
             digest.update(name.encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def check_people(experts: Sequence[Expert], people: Collection[int], root: str) -> list[str]:
-    """Whether the experts' people are those of the dataset.
-
-    Args:
-        experts: of the matrix.
-        people: identities of the whole dataset.
-        root: where it is, for messages.
-
-    Returns:
-        What there is to say.
-
-    Raises:
-        InputError: an expert most of whose people are not in the dataset, so of another one.
-    """
-    told = []
-    for expert in experts:
-        if expert.labels is None:
-            whose = "nobody's" if expert.rows else "not there"
-            told.append(f"       {expert.name}: its rows are {whose}, so coverage and leak are n/a")
-            continue
-        strangers = [pid for pid in expert.labels.pids if pid not in people]
-        if 2 * len(strangers) > expert.rows:
-            rest = ",".join(e.path for e in experts if e is not expert)
-            raise InputError(
-                f"{expert.path} is of another dataset: {len(strangers)} of its {expert.rows} "
-                f"people (such as {strangers[:3]}) are not among the {len(people)} of {root}, "
-                "where a number is another person's, so coverage and leak would be false. Its "
-                f"retrieval can be shown by camreid-evaluate checkpoint={expert.path}, and the "
-                f"others by experts=[{rest}]; or type data.root=FOLDER with its dataset."
-            )
-        if strangers:
-            told.append(
-                f"       {expert.name}: {len(strangers)} of its {expert.rows} people are not in "
-                "this dataset"
-            )
-    return told

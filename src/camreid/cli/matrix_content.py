@@ -38,6 +38,7 @@ def matrix_content(
         "experts": {e.name: {**_about(matrix, e), **alone[e.name]} for e in experts},
         "controls": {c.name: {**_about(matrix, c), **beside[c.name]} for c in controls},
         "combinations": {name: {**s, **matrix.about[name]} for name, s in summaries.items()},
+        "notes": matrix.notes,
         "left_out": matrix.left_out,
         "best": best,
         "spaces": None if matrix.spaces is None else _spaces(matrix.spaces),

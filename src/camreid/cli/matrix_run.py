@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import load
 from camreid.cli import build
-from camreid.cli.experts import Expert, check_people, expert_paths, read_experts
+from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
+from camreid.cli.matrix_notes import check_people, matrix_notes
 from camreid.cli.matrix_soups import SOUPS, Kitchen
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split, read_market1501
@@ -45,6 +46,7 @@ class Matrix:
         self.left_out: dict[str, str] = {}
         self.about: dict[str, dict[str, Any]] = {}
         self.spaces: Spaces | None = None
+        self.notes: list[str] = []
 
     @property
     def partial(self) -> bool:
@@ -127,6 +129,7 @@ def matrix_run(config: DictConfig) -> None:
     build.require_test(split, config.evaluation.protocol)
     told = check_people((*experts, *controls), *_people(config, split))
     matrix = Matrix(config, split, _one_device(config))
+    matrix.notes = [*matrix_notes(experts, controls, split), *told]
     folder = build.run_folder()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
     split.save(folder / "split.csv")
@@ -135,7 +138,7 @@ def matrix_run(config: DictConfig) -> None:
         f"       {len(split.query)} query and {len(split.gallery)} gallery images",
         *(f"Expert {expert.name}: {expert.path}" for expert in experts),
         *(f"Control {control.name}: {control.path}" for control in controls),
-        *told,
+        *(f"Note   {note}" for note in matrix.notes),
         f"Run    {folder}",
     )
     for expert in experts:
