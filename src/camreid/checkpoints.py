@@ -31,6 +31,7 @@ class Checkpoint:
         state: the network's tensors by name.
         labels: the people of its heads, in row order.
         seen: identities that the weights were trained on.
+        seen_complete: whether `seen` is everyone; not so after an import without labels.
         images_seen: how many images that were, each as often as it was in a batch; None if that is
             not known, as of imported weights.
         epochs: how many it has behind it.
@@ -42,6 +43,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     labels: LabelMap
     seen: frozenset[int]
+    seen_complete: bool
     images_seen: int | None
     epochs: int
     notes: dict[str, Any]
@@ -50,7 +52,8 @@ class Checkpoint:
         """The model, in evaluation mode on the CPU."""
         module = ReIDModule(self.config, self.labels)
         module.model.load_state_dict(self.state)
-        module.seen, module.images_seen = self.seen, self.images_seen
+        module.seen, module.seen_complete = self.seen, self.seen_complete
+        module.images_seen = self.images_seen
         return module.eval()
 
 
@@ -79,9 +82,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     labels = LabelMap(tuple(parameters["labels"] if people is None else people.tolist()))
     seen = frozenset(notes.get("seen", labels.pids))
     config = ModelConfig.read(parameters["config"]).without_weights()
-    epochs = int(content.get("epoch", -1)) + 1
-    images = notes.get("images_seen")
-    return Checkpoint(str(path), config, tensors, labels, seen, images, epochs, notes)
+    return Checkpoint(
+        path=str(path),
+        config=config,
+        state=tensors,
+        labels=labels,
+        seen=seen,
+        seen_complete=notes.get("seen_complete", not labels.is_anonymous),
+        images_seen=notes.get("images_seen"),
+        epochs=int(content.get("epoch", -1)) + 1,
+        notes=notes,
+    )
 
 
 def load(path: str | Path) -> ReIDModule:
@@ -132,6 +143,7 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     _check_trunk(module, checkpoint, trunk, own)
     module.model.load_state_dict({**own, **trunk})
     module.seen = module.seen | checkpoint.seen
+    module.seen_complete = checkpoint.seen_complete
     module.images_seen = checkpoint.images_seen
     module.started_with = checkpoint.labels
     module.started_anonymous = checkpoint.labels.is_anonymous

@@ -39,6 +39,7 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
             state[name] = _mean([c.state[name] for c in checkpoints])
     module.model.load_state_dict(state)
     module.seen = frozenset().union(*(c.seen for c in checkpoints))
+    module.seen_complete = all(c.seen_complete for c in checkpoints)
     module.images_seen = total_images(c.images_seen for c in checkpoints)
     return module.eval()
 

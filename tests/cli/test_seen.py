@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from camreid import create_model
 from camreid.checkpoints import read_checkpoint, save
 from camreid.cli.seen import seen_people
 from camreid.data import Records, Split
@@ -103,3 +104,26 @@ def test_nobody_tested_on_was_seen_by_the_expert_or_by_what_it_becomes(
     assert yaml.safe_load(Path("tuned/config.yaml").read_text())["split"]["exclude_seen"] == weights
     digests = {Split.load(Path(f, "split.csv")).digest for f in ("tuned", "tested")}
     assert len(digests) == 1
+
+
+@pytest.mark.slow
+def test_what_became_of_an_anonymous_file_has_seen_nobody_knows_whom(
+    run: Run, market: Path
+) -> None:
+    save(create_model("small", LabelMap.anonymous(5)), "anonymous.ckpt")
+    common = (f"data.root={market}", *TINY, "trainer.max_epochs=1", "+split=resplit")
+    tuned = run(
+        "camreid-train", *common, "init=anonymous.ckpt", "model.unknown=reinit", "run_dir=t"
+    )
+    assert tuned.code == 0, tuned.err
+    weights = Path("t", "checkpoints", "best.ckpt")
+    assert read_checkpoint(weights).seen
+    assert not read_checkpoint(weights).seen_complete
+    assert "Nobody knows all of the people" in tuned.out
+    assert json.loads(Path("t", "metrics.json").read_text())["seen_complete"] is False
+    refused = run("camreid-train", *common, f"split.exclude_seen={weights}", "run_dir=r")
+    assert refused.code == 1
+    assert "does not say whom its weights have seen" in refused.err
+    again = run("camreid-evaluate", "features=t/features.safetensors", "run_dir=f")
+    assert again.code == 0, again.err
+    assert "Nobody knows all of the people" in again.out

@@ -149,7 +149,7 @@ def _read(path: str, experts: Sequence[str], controls: Sequence[str]) -> Expert:
         camera=camera,
         labels=checkpoint.labels if known else None,
         rows=len(checkpoint.labels),
-        seen=checkpoint.seen if known else None,
+        seen=checkpoint.seen if checkpoint.seen_complete else None,
         images_seen=checkpoint.images_seen,
         weights=_hash(checkpoint),
         strategy=_strategy(checkpoint.notes),

@@ -20,7 +20,9 @@ def matrix_notes(experts: Sequence[Expert], controls: Sequence[Expert], split: S
     for row in (*experts, *controls):
         if row.labels is None:
             whose = "nobody's" if row.rows else "not there"
-            told.append(f"{row.name}: its rows are {whose}, so coverage and leak are n/a.")
+            told.append(f"{row.name}: its rows are {whose}, so coverage is n/a.")
+        if row.seen is None:
+            told.append(f"{row.name}: nobody knows whom it was trained on, so its leak is n/a.")
     return [*told, *_on_splits(experts), *_on_cameras(experts, split)]
 
 

@@ -118,6 +118,7 @@ def rank_features(config: DictConfig) -> None:
         "split": table.notes.get("split"),
         "features": str(Path(config.features).resolve()),
         "weights": table.notes.get("weights"),
+        "seen_complete": table.notes.get("seen_complete", bool(table.notes.get("seen"))),
         "partial": bool(table.notes.get("partial")),
         "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
     }
@@ -243,7 +244,8 @@ def _test(
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
     finally:  # whatever becomes of the ranking, the features are kept
-        content["images_seen"] = module.images_seen  # of the weights that are tested
+        # of the weights that are tested
+        content.update(seen_complete=module.seen_complete, images_seen=module.images_seen)
         if trainer.is_global_zero and config.evaluation.save_features:
             _save_features(config, module, content)
     if trainer.is_global_zero and module.evidence is not None:
@@ -259,7 +261,12 @@ def _save_features(config: DictConfig, module: ReIDModule, content: dict[str, An
         return
     origin = {key: content[key] for key in ("split", "weights", "partial")}
     computed = {key: config.evaluation[key] for key in ("flip", "normalize", "neck")}
-    notes = {"seen": sorted(module.seen), "model": module.config.name, "computed": computed}
+    notes = {
+        "seen": sorted(module.seen),
+        "seen_complete": module.seen_complete,
+        "model": module.config.name,
+        "computed": computed,
+    }
     path = build.run_folder() / "features.safetensors"
     replace(module.test_features, notes={**notes, **origin}).save(path)
     say(f"Features {path}")
@@ -272,4 +279,6 @@ def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**content, **summary}, indent=1) + "\n", encoding="utf-8")
     say(*evidence_tables(summary, title))
+    if not content["seen_complete"]:
+        say("Nobody knows all of the people whom these weights were trained on: it may leak.")
     say(f"Written to {path}")

@@ -30,11 +30,12 @@ def seen_people(value: Any) -> tuple[int, ...]:
 
 
 def _people(path: str) -> set[int]:
-    found = {pid for pid in read_checkpoint(path).seen if pid > 0}
-    if not found:
+    checkpoint = read_checkpoint(path)
+    found = {pid for pid in checkpoint.seen if pid > 0}
+    if not found or not checkpoint.seen_complete:
         raise InputError(
             f"split.exclude_seen={path} does not say whom its weights have seen, so nobody can be "
-            "kept out of the test for it. Import it again with its label map (labels.root= "
-            "labels.camera=), or leave it out of split.exclude_seen."
+            "kept out of the test for it. Import it, or what it was started from, again with its "
+            "label map (labels.root= labels.camera=), or leave it out of split.exclude_seen."
         )
     return found

@@ -139,9 +139,10 @@ def _of_a_run(run: RunFolder) -> list[str]:
             f"{whole['identities']} people it was tested on ({seen['queries']} of "
             f"{whole['queries']} queries), so its mAP is partly memory; go by the unseen people."
         )
-    if run.table is not None and not run.seen:
+    if not run.seen_complete:
         texts.append(
-            f"{run.letter}: nothing says whom its weights have seen, so a leak can't be ruled out."
+            f"{run.letter}: nothing says whom all its weights have seen, so a leak can't be ruled "
+            "out."
         )
     if run.metrics.get("partial"):
         texts.append(f"{run.letter}: a part of the images only was tested.")

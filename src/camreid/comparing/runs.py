@@ -59,6 +59,12 @@ class RunFolder:
         return None if self.metrics is None else self.metrics.get("weights")
 
     @property
+    def seen_complete(self) -> bool:
+        """Whether `seen` is everyone whom they were trained on."""
+        known = (self.metrics or {}).get("seen_complete")
+        return (self.table is None or bool(self.seen)) if known is None else bool(known)
+
+    @property
     def images_seen(self) -> int | None:
         """How many images those weights were trained on, None if it is not known."""
         return None if self.metrics is None else self.metrics.get("images_seen")

@@ -31,6 +31,8 @@ class ReIDModule(RetrievalModule):
             not say who is on the image.
 
     Attributes:
+        seen_complete: whether `seen` is everyone: not so where the weights came, at some time, from
+            a file that does not say whose its rows are.
         images_seen: how many images these weights were trained on, each as often as it was in a
             batch, in this run and in those before it; None if that is not known.
         extra_losses: what is added to the losses of the config, such as a distillation.
@@ -55,7 +57,7 @@ class ReIDModule(RetrievalModule):
         self.target_labels = target_labels
         self.model = build_network(config.network, labels, config.image_size, config.pixels)
         self.metric_losses = config.loss.metric_losses()
-        self.seen = frozenset()
+        self.seen, self.seen_complete = frozenset(), not labels.is_anonymous
         self.images_seen: int | None = 0
         self.extra_losses: list[ExtraLoss] = []
         self.new_people = LabelMap(())
@@ -191,7 +193,7 @@ class ReIDModule(RetrievalModule):
         """Keep the people, whom the weights have seen, the split and the versions."""
         own = checkpoint.setdefault("camreid", {})
         own.update(labels=list(self.labels.pids), seen=sorted(self.seen))
-        own["images_seen"] = self.images_seen
+        own.update(seen_complete=self.seen_complete, images_seen=self.images_seen)
         own["versions"] = {
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
@@ -204,6 +206,7 @@ class ReIDModule(RetrievalModule):
         """Remember whom the weights have seen, and how many images."""
         own = checkpoint.get("camreid", {})
         self.seen = frozenset(own.get("seen", ()))
+        self.seen_complete = own.get("seen_complete", self.seen_complete)
         self.images_seen = own.get("images_seen")
 
 
