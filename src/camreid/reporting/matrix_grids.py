@@ -33,7 +33,7 @@ def by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
 
     def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
         parts = [row if key == "all" else row["by_camera"].get(key) for key in keys]
-        best = [(content["best"].get(key) or {}).get(number) == name for key in keys]
+        best = [name in best_experts(content, key, number) for key in keys]
         return [_with_interval(p, number, b) for p, b in zip(parts, best, strict=True)]
 
     return Table(
@@ -47,12 +47,24 @@ def by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
     )
 
 
+def best_experts(content: Mapping[str, Any], camera: str, number: str) -> set[str]:
+    """The experts of the largest number, all of equals; nobody where it is 0."""
+    values = {
+        name: part["retrieval"][number]
+        for name, row in content["experts"].items()
+        if (part := row if camera == "all" else row["by_camera"].get(camera))
+    }
+    most = max(values.values(), default=0)
+    return {name for name, value in values.items() if value == most > 0}
+
+
 def _with_interval(part: Mapping[str, Any] | None, number: str, best: bool = False) -> Cell:
     if part is None:
         return Cell("n/a")
     value, ends = part["retrieval"][number], ends_of(part, number)
-    small = "" if ends is None else f"{100 * ends[0]:.0f} to {100 * ends[1]:.0f}"
-    return Cell(f"{100 * value:.1f}", small, value, best)
+    digits = 1 if ends and ends[1] < 0.1 else 0  # as wide, and not 1 to 1
+    small = ends and f"{100 * ends[0]:.{digits}f} to {100 * ends[1]:.{digits}f}"
+    return Cell(f"{100 * value:.1f}", small or "", value, best)
 
 
 def ends_of(part: Mapping[str, Any], number: str) -> tuple[float, float] | None:
@@ -67,9 +79,9 @@ def headline(name: str, content: Mapping[str, Any], caveat: str) -> Table:
     images = any("images_seen" in row for row in rows_of(content).values())
 
     def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
-        best = content["best"]["all"]
         said = row["retrieval"]
-        scores = [_score(row, number, best[number] == name) for number in NUMBERS]
+        best = {number: name in best_experts(content, "all", number) for number in NUMBERS}
+        scores = [_score(row, number, best[number]) for number in NUMBERS]
         plain = [percent(said.get("rank5")), percent(said.get("mINP"))]
         seen = row.get("images_seen")
         trained = ["n/a" if seen is None else f"{seen:,}"] if images else []
@@ -177,14 +189,14 @@ def spaces_tables(content: Mapping[str, Any], caveat: str) -> tuple[Table, ...]:
             "Agreement",
             "the share of images whose nearest neighbour, from the features of one expert (rows) "
             "to those of another (columns), is the image itself; n/a where the widths differ. "
-            "Means of features need it",
+            "Means of features need it.",
         ),
-        "cka": ("CKA", "linear centred kernel alignment, which does not see rotations"),
+        "cka": ("CKA", "linear centred kernel alignment, which does not see rotations."),
     }
     return tuple(
         Table(
             title=f"{title} of the experts' features",
-            text=f"{title} in per cent: {text}, on {spaces['images']} images.",
+            text=f"{title} in per cent, on {spaces['images']} images: {text}",
             columns=names,
             groups=[
                 Group("", {n: [*map(shared, r)] for n, r in zip(names, spaces[key], strict=True)})

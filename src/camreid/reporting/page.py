@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from camreid import __version__
 from camreid.errors import InputError
@@ -76,8 +77,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "breakable": breakable}
     return environment
+
+
+def breakable(label: str) -> Markup:
+    """A name that may be broken where its words end, and is copied as it is.
+
+    >>> str(breakable("query_camera"))
+    'query_<wbr>camera'
+    """
+    return Markup("_<wbr>").join(label.split("_"))
 
 
 def write_page(path: Path, content: str) -> None:
