@@ -17,6 +17,7 @@ from camreid.data import OriginalSplit, Records
 from camreid.evaluation import FeatureTable, intervals, rank
 from camreid.model import ReIDModule
 from camreid.reporting import matrix_measuring
+from camreid.reporting.matrix_reading import read_matrix
 from camreid.reporting.page import build_page, read_folder
 from tests.conftest import CONFIG, Ran
 from tests.reporting.matrices import write_matrix
@@ -239,8 +240,12 @@ def test_one_file_of_features_is_read_at_a_time(
         return found
 
     monkeypatch.setattr(matrix_measuring.FeatureTable, "load", watched)
-    page_of(folder)
+    found = matrix_measuring.measure_matrix(read_matrix(folder))
     assert ranked == ["c1", "c2", "c3"]
+    for result in found.results.values():
+        for name in ("query_pids", "first_match", "average_precision", "cmc"):
+            column = getattr(result, name)
+            assert column.untyped_storage().nbytes() <= 16 * max(len(column), 50), name
 
 
 def test_beside_runs(tmp_path: Path, folder: Path, records: Records) -> None:

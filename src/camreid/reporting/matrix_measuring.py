@@ -1,7 +1,7 @@
 """The rows of a matrix ranked again from their features, one file in memory at a time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,9 @@ def _rank(path: Path, folder: MatrixFolder) -> tuple[Row, Mapping[str, Any]]:
     result, protocols = options_of({"evaluation": folder.evaluation}).rank(table, device)
     seen = table.notes.get("seen")
     known = None if seen is None else frozenset(pid for pid in seen if pid > 0)
-    return Row(result, table.query.cameras, known, protocols), table.notes
+    # a column read from a file holds the whole file
+    result = replace(result, query_pids=result.query_pids.clone())
+    return Row(result, table.query.cameras.clone(), known, protocols), table.notes
 
 
 def _disagreement(folder: MatrixFolder, results: Mapping[str, RankingResult]) -> tuple[str, ...]:
