@@ -35,7 +35,7 @@ def between_runs(sections: Sequence[Section]) -> Between | None:
         return None
     first, *others = tested
     comparison = Comparison(tuple(tested), tuple(pair(other, first) for other in others))
-    paths = {run.letter: str(run.path) for run in tested}
+    names = {run.letter: run.letter for run in tested}
     rows = {
         label: _cells(paired)
         for found in comparison.pairs
@@ -45,7 +45,7 @@ def between_runs(sections: Sequence[Section]) -> Between | None:
         )
         if paired is not None
     }
-    verdicts = [verdict(found, paths) for found in comparison.pairs]
+    verdicts = [verdict(found, names) for found in comparison.pairs]
     return Between(
         _table(first.letter, rows) if rows else None, tuple(verdicts), tuple(comparison.caveats)
     )

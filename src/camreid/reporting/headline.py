@@ -64,8 +64,9 @@ def comparison_notes(sections: Sequence[Section]) -> tuple[str, ...]:
         groups = " | ".join(", ".join(names) for names in tests.values())
         notes += (
             f"These runs were tested on different images ({groups}), so their numbers are not "
-            "to be compared. To compare weights, test them on one split: camreid-evaluate "
-            "checkpoint=... with the same +split= options, or split.manifest= of one of the runs.",
+            "to be compared in this table. To compare weights, test them on one split: "
+            "camreid-evaluate checkpoint=... with the same +split= options, or split.manifest= of "
+            "one of the runs.",
         )
     if len(protocols) > 1:
         groups = " | ".join(f"{how}: {', '.join(names)}" for how, names in protocols.items())

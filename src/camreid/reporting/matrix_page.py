@@ -111,7 +111,8 @@ def _charts(
         for key, title in GROUPS.items()
         if content.get(key)
     }
-    text = f"Dots with their 95 % intervals by bootstrap over identities. {caveat}".strip()
+    marks = ", ".join(f"{mark} {title}" for mark, title in zip("●■◆", groups, strict=False))
+    text = f"{marks}: with their 95 % intervals by bootstrap over identities. {caveat}".strip()
     dots = dots_chart(f"{anchor}-map", "mAP", text, groups)
     curves = {n: result.cmc.tolist() for n, result in found.results.items()}
     known = {
