@@ -261,7 +261,8 @@ def test_beside_runs(tmp_path: Path, folder: Path, records: Records) -> None:
 
 def test_broken_files_are_one_paragraph(run: Run, folder: Path) -> None:
     whole = (folder / "matrix.json").read_text()
-    for broken in (whole[:100], "{}"):
+    hollow = [json.dumps({**json.loads(whole), "experts": e}) for e in ({}, {"c1": {}}, ["c1"])]
+    for broken in (whole[:100], "{}", *hollow):
         (folder / "matrix.json").write_text(broken)
         ran = run("camreid-report", folder)
         assert ran.code == 1

@@ -63,7 +63,7 @@ def read_matrix(path: Path) -> MatrixFolder:
         InputError: the folder is not that of a run, or one of its files is broken.
     """
     require_run(path)
-    content = read_file(path / "matrix.json", object_with(*_KEYS))
+    content = read_file(path / "matrix.json", _content)
     overrides = read_overrides(path)
     command = shlex.join([job_name(path, "camreid-matrix"), *overrides]) if overrides else ""
     features = feature_files(path)
@@ -76,6 +76,17 @@ def read_matrix(path: Path) -> MatrixFolder:
         command=command,
         missing=missing,
     )
+
+
+def _content(text: str) -> dict[str, Any]:
+    """`matrix.json`, whose rows all have numbers."""
+    content = object_with(*_KEYS)(text)
+    groups = [content.get(key) or {} for key in ("experts", "combinations", "controls")]
+    rows = [row for group in groups for row in dict(group).values()]
+    needed = {"retrieval", "by_camera"}
+    if not content["experts"] or not all(needed <= dict(row).keys() for row in rows):
+        raise ValueError(f"expected rows with {', '.join(sorted(needed))}")
+    return content
 
 
 def _options(config: str) -> Mapping[str, Any]:
