@@ -6,8 +6,8 @@ import pytest
 
 from camreid.data import Records
 from camreid.evaluation import FeatureTable, RankingResult, compare, rank
+from tests.reporting.pages import page_of, table
 from tests.reporting.runs import write_run
-from tests.reporting.test_matrix_page import page_of, table
 
 
 @pytest.fixture
