@@ -11,6 +11,7 @@ import pytest
 
 from camreid.data import Records
 from camreid.reporting.page import build_page, read_folder, write_page
+from tests.reporting.contrast import contrast, luminance
 from tests.reporting.matrices import write_matrix
 from tests.reporting.runs import write_run
 
@@ -139,16 +140,6 @@ return {
   line: of(".chart [id*=line2d] > path[style*='var(--line-0)']", "stroke"),
 };
 """
-
-
-def luminance(colour: list[float]) -> float:
-    parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
-    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-
-def contrast(one: list[float], other: list[float]) -> float:
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_what_a_screen_reader_is_told(browser: "webdriver.Chrome") -> None:
