@@ -30,7 +30,7 @@ ABOVE = {
     "parity": {"errors"},
     "comparing": {"errors", "evaluation", "comparing"},
     "exporting": {"errors", "model", "parity"},
-    "reporting": {"checkpoints", "errors", "evaluation", "reporting"},
+    "reporting": {"checkpoints", "comparing", "errors", "evaluation", "reporting"},
 }
 LIGHTNING = {
     "data/datamodule.py",

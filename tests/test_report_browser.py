@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from camreid.data import Records
-from camreid.reporting.page import build_page, write_page
-from camreid.reporting.reading import read_run
+from camreid.reporting.page import build_page, read_folder, write_page
+from tests.reporting.contrast import contrast, luminance
+from tests.reporting.matrices import write_matrix
 from tests.reporting.runs import write_run
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -28,7 +30,9 @@ def page(tmp_path_factory: pytest.TempPathFactory, records: Records) -> Path:
     folder = tmp_path_factory.mktemp("report")
     names = ("first", "second-of-a-rather-long-name_without-a-space-in-it")
     runs = [write_run(folder / name, records, noise=n + 1.0) for n, name in enumerate(names)]
-    write_page(folder / "report.html", build_page([read_run(run) for run in runs]))
+    matrix = write_matrix(folder / "matrix", records, leaks=True, controls=True)
+    page = build_page([read_folder(path) for path in (*runs, matrix)])
+    write_page(folder / "report.html", page)
     return folder / "report.html"
 
 
@@ -97,7 +101,7 @@ def test_the_camera_filter(browser: "webdriver.Chrome") -> None:
     assert shown() == everything
 
 
-@pytest.mark.parametrize("width", [320, 375, 768, 1200])
+@pytest.mark.parametrize("width", [320, 375, 390, 768, 1200])
 def test_no_screen_scrolls_sideways(browser: "webdriver.Chrome", width: int) -> None:
     screen(browser, width)
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
@@ -138,16 +142,6 @@ return {
 """
 
 
-def luminance(colour: list[float]) -> float:
-    parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
-    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-
-def contrast(one: list[float], other: list[float]) -> float:
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
-
-
 def test_what_a_screen_reader_is_told(browser: "webdriver.Chrome") -> None:
     found = browser.execute_script(
         """
@@ -155,7 +149,9 @@ def test_what_a_screen_reader_is_told(browser: "webdriver.Chrome") -> None:
         return {
           alts: all("img").map(i => i.alt), broken: all("img").filter(i => !i.naturalWidth).length,
           levels: all("h1,h2,h3,h4,h5,h6").map(h => Number(h.tagName[1])),
-          bare: all("table").filter(t => !t.caption || !t.querySelector("th[scope]")).length,
+          bare: all("table").filter(t => !t.caption || !t.caption.textContent.trim()).length,
+          unscoped: all("th").filter(h => !["row", "col", "rowgroup"].includes(h.scope)).length,
+          unheaded: all("tbody tr").filter(r => !r.querySelector("th")).length,
           figures: all("figure").filter(f => !f.querySelector("figcaption")
             || !f.querySelector("details table")).length,
           charts: all("svg").filter(s => s.getAttribute("aria-hidden") !== "true").length,
@@ -171,7 +167,7 @@ def test_what_a_screen_reader_is_told(browser: "webdriver.Chrome") -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
-    for fault in ("broken", "bare", "figures", "charts", "labels", "cues"):
+    for fault in ("broken", "bare", "unscoped", "unheaded", "figures", "charts", "labels", "cues"):
         assert found[fault] == 0, fault
     assert found["lang"] == "en"
 
@@ -188,3 +184,87 @@ def test_by_keyboard(browser: "webdriver.Chrome") -> None:
     summary = browser.find_element("css selector", "figure summary")
     summary.send_keys(Keys.ENTER)
     assert browser.execute_script("return document.querySelector('figure details').open")
+
+
+def test_heat_tables_of_a_matrix(browser: "webdriver.Chrome") -> None:
+    found = browser.execute_script(
+        """
+        const heat = document.querySelector("[aria-label='mAP by query camera'] table");
+        const share = c => c.style.getPropertyValue("--share");
+        const cells = [...heat.querySelectorAll("td")].filter(c => share(c));
+        return {
+          columns: [...heat.querySelectorAll("thead th")].map(h => h.textContent),
+          groups: [...heat.querySelectorAll("[scope=rowgroup]")].map(h => h.textContent),
+          colours: new Set(cells.map(c => getComputedStyle(c).backgroundColor)).size,
+          shares: new Set(cells.map(share)).size,
+          small: cells.filter(c => !c.querySelector("small")).length,
+          apart: getComputedStyle(heat.tBodies[1]).borderTopWidth,
+          best: [...heat.querySelectorAll("b")].map(b => getComputedStyle(b).fontWeight),
+          words: [...heat.querySelectorAll("b")].every(b => /★.*best expert/.test(b.textContent)),
+        }
+        """
+    )
+    assert found["columns"][0] == "row"
+    assert found["columns"][-1] == "all"
+    assert found["groups"] == ["Experts", "Put together", "Controls"]
+    assert found["colours"] == found["shares"] > 5
+    assert found["small"] == 0
+    assert found["apart"] == "3px"
+    assert len(found["best"]) >= len(found["columns"]) - 2
+    assert {int(weight) for weight in found["best"]} == {700}
+    assert found["words"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_cells_can_be_read_on_their_colour(browser: "webdriver.Chrome", scheme: str) -> None:
+    colours(browser, scheme)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    pairs = browser.execute_script(
+        """
+        const canvas = document.createElement("canvas").getContext("2d", {colorSpace: "srgb"});
+        const parts = colour => {
+          canvas.fillStyle = colour;
+          canvas.fillRect(0, 0, 1, 1);
+          return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+        };
+        const cells = [...document.querySelectorAll(".heat td[style], .heat td[style] small")];
+        return cells.map(c => [
+          parts(getComputedStyle(c).color),
+          parts(getComputedStyle(c.closest("td")).backgroundColor),
+        ]);
+        """
+    )
+    assert len(pairs) > 50
+    assert min(contrast(ink, ground) for ink, ground in pairs) >= 4.5
+    assert len({tuple(ground) for _, ground in pairs}) > 10
+
+
+def test_wide_tables_are_reached_and_scrolled_by_keyboard(browser: "webdriver.Chrome") -> None:
+    screen(browser, 390)
+    regions = browser.execute_script(
+        """
+        document.querySelectorAll("details").forEach(d => d.open = true);
+        return [...document.querySelectorAll("table")].map(t => t.closest("[role=region]"))
+          .map(r => r && [r.tabIndex, r.getAttribute("aria-label"), r.scrollWidth > r.clientWidth]);
+        """
+    )
+    assert all(regions)
+    assert all(order == 0 and label for order, label, _ in regions)
+    assert any(label == "mAP by query camera" for _, label, _ in regions)
+    assert len({label for _, label, _ in regions if "of matrix" in label}) == 1
+    name = "[aria-label='Headline numbers of matrix']"
+    wide = browser.find_element("css selector", name)
+    assert browser.execute_script(
+        "return arguments[0].scrollWidth > arguments[0].clientWidth", wide
+    )
+    left = "return document.querySelector(arguments[0]).scrollLeft"
+    assert browser.execute_script(left, name) == 0
+    browser.execute_script("arguments[0].focus()", wide)
+    assert browser.execute_script("return document.activeElement === arguments[0]", wide)
+    wide.send_keys(*[Keys.ARROW_RIGHT] * 3)
+    deadline = time.monotonic() + 5  # scrolling is smooth
+    while time.monotonic() < deadline and not browser.execute_script(left, name):
+        time.sleep(0.05)
+    assert browser.execute_script(left, name) > 0
+    first = wide.find_element("css selector", "tbody th[scope=row]")
+    assert first.rect["x"] == pytest.approx(wide.rect["x"], abs=1)  # the name stays in sight

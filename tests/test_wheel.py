@@ -29,7 +29,9 @@ def test_holds_every_config(wheel: Path) -> None:
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"camreid/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
     assert "camreid/py.typed" in names
-    assert {"camreid/reporting/page.html.j2", "camreid/reporting/page.css"} <= names
+    templates = (ROOT / "src/camreid/reporting/templates").iterdir()
+    assert {f"camreid/reporting/templates/{path.name}" for path in templates} <= names
+    assert "camreid/reporting/templates/page.html.j2" in names
 
 
 def test_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ _NEEDED = ("jinja2", "matplotlib")
 _EXAMPLES = """\
   camreid-report runs/RUN                            writes runs/RUN/report.html
   camreid-report runs/FIRST runs/SECOND -o both.html
+  camreid-report runs/MATRIX                         what camreid-matrix has written
 
 A run that is not finished is shown as far as it went. Needs pip install 'camreid[report]'.
 """
@@ -25,7 +26,9 @@ def read_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a run")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="folder of a run or a matrix"
+    )
     about = "the file, .html; report.html in the first RUN if not given"
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help=about)
     return parser.parse_args()
@@ -44,10 +47,13 @@ def report(runs: list[Path], output: Path | None) -> Path:
     twice = [run for number, run in enumerate(runs) if run in runs[:number]]
     if twice:
         raise InputError(f"{twice[0]} was typed twice; type each RUN once.")
-    from camreid.reporting.page import build_page, write_page  # torch only now: --help is quick
-    from camreid.reporting.reading import read_run
+    from camreid.reporting.page import (  # torch only now: --help is quick
+        build_page,
+        read_folder,
+        write_page,
+    )
 
-    write_page(path, build_page([read_run(run) for run in runs]))
+    write_page(path, build_page([read_folder(run) for run in runs]))
     return path
 
 

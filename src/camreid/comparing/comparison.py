@@ -1,6 +1,6 @@
 """Several runs: who is better, what differs, and what the numbers do not show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -33,8 +33,8 @@ class Comparison:
     @property
     def verdicts(self) -> list[str]:
         """One line in plain words for each pair."""
-        paths = {run.letter: str(run.path) for run in self.runs}
-        return [verdict(pair, paths) for pair in self.pairs]
+        names = {run.letter: f"{run.letter} ({run.path})" for run in self.runs}
+        return [verdict(pair, names) for pair in self.pairs]
 
     @property
     def lacks(self) -> str:
@@ -86,14 +86,14 @@ def compare_runs(paths: Sequence[str | Path]) -> Comparison:
     return Comparison(runs, tuple(pair(a, b) for a, b in combinations(runs, 2)))
 
 
-def verdict(pair: Pair, paths: dict[str, str]) -> str:
+def verdict(pair: Pair, names: Mapping[str, str]) -> str:
     """Who is better, in one line.
 
     Args:
         pair: two runs.
-        paths: their folders by letter.
+        names: what they are called, by letter.
     """
-    first, second = (f"{letter} ({paths[letter]})" for letter in (pair.first, pair.second))
+    first, second = names[pair.first], names[pair.second]
     if pair.shared is None:
         return f"{first} or {second}: can't be told: {pair.reason}."
     if pair.fair is None:

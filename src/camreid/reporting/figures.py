@@ -1,73 +1,14 @@
-"""Charts as inline SVG, whose colours are those of the page.
+"""The charts of a page: training, CMC and ROC curves, and rows with their intervals."""
 
-Drawn by matplotlib: a chart is some 20 kB of static SVG, which prints, zooms and needs no script,
-where an interactive library would put 4.5 MB of JavaScript into every page. Colours are written
-as CSS variables, so that dark mode changes them too.
-"""
+from collections.abc import Mapping, Sequence
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import matplotlib
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from camreid.evaluation.result import RankingResult
 from camreid.evaluation.roc import ROC
-
-Points = Sequence[tuple[float, float]]
-# what matplotlib is told, and what the page is
-_INK, _GRID = "#010203", "#010204"
-_LINES = tuple(f"#0102{n:02x}" for n in range(16, 22))
-_CSS = {
-    _INK: "var(--ink)",
-    _GRID: "var(--line)",
-    **{colour: f"var(--line-{n})" for n, colour in enumerate(_LINES)},
-}
-# lines differ without their colours too
-_DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
-    "svg.hashsalt": "camreid",  # the same ids, whenever it is drawn
-    "text.parse_math": False,  # a run may be named with dollars
-    "font.size": 11,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": _GRID,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-}
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart, and its data for whom a picture says nothing.
-
-    Attributes:
-        name: unique on the page.
-        title: its heading.
-        text: what is drawn, in a sentence.
-        svg: the drawing.
-        columns: names of the table's columns.
-        rows: of the table, ready to be shown.
-    """
-
-    name: str
-    title: str
-    text: str
-    svg: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+from camreid.reporting.drawing import Chart, Dot, Points, draw, draw_dots
 
 
 def training_charts(name: str, curves: Mapping[str, Points]) -> list[Chart]:
@@ -118,20 +59,69 @@ def _by_epoch(name: str, title: str, curves: Mapping[str, Points]) -> Chart:
 
 def cmc_chart(results: Mapping[str, RankingResult]) -> Chart:
     """Share of queries with a match among the first k, by run."""
+    text = "The share of queries with a match among the first k gallery images."
+    return cmc_of("cmc", text, {run: result.cmc.tolist() for run, result in results.items()})
+
+
+def cmc_of(
+    name: str,
+    text: str,
+    curves: Mapping[str, Sequence[float]],
+    known: Mapping[str, Mapping[int, float]] | None = None,
+) -> Chart:
+    """CMC curves, and some points of those that are not known wholly.
+
+    Args:
+        name: unique on the page.
+        text: what is drawn.
+        curves: the share at rank 1, 2, ..., by label.
+        known: the share at some ranks, by label.
+    """
     points = {
-        run: [(k + 1.0, share) for k, share in enumerate(result.cmc.tolist())]
-        for run, result in results.items()
+        label: [(k + 1.0, share) for k, share in enumerate(curve)]
+        for label, curve in curves.items()
     }
+    for label, shares in (known or {}).items():
+        points[label] = [(float(k), share) for k, share in sorted(shares.items())]
 
     def style(axes: Axes) -> None:
         axes.set_xlabel("rank k")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(top=1.02)
 
-    ranks = [k for k in (1, 2, 3, 5, 10, 20, 50) if all(k <= len(p) for p in points.values())]
-    rows = tuple((str(k), *(_percent(p[k - 1][1]) for p in points.values())) for k in ranks)
-    text = "The share of queries with a match among the first k gallery images."
-    return Chart("cmc", "CMC", text, draw("cmc", points, style), ("rank", *points), rows)
+    at = {label: dict(some) for label, some in points.items()}
+    asked = [k for k in (1, 2, 3, 5, 10, 20, 50) if all(k <= len(c) for c in curves.values())]
+    rows = tuple(
+        (str(k), *(_percent(shares[k]) if k in shares else "" for shares in at.values()))
+        for k in asked
+        if any(k in shares for shares in at.values())
+    )
+    return Chart(name, "CMC", text, draw(name, points, style), ("rank", *points), rows)
+
+
+def dots_chart(name: str, title: str, text: str, groups: Mapping[str, Mapping[str, Dot]]) -> Chart:
+    """Shares with their 95 % intervals, in groups of rows.
+
+    Args:
+        name: unique on the page.
+        title: of the number.
+        text: what is drawn.
+        groups: rows by label, by what they have in common.
+    """
+
+    def style(axes: Axes) -> None:
+        axes.set_xlabel(title)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(visible=False, axis="y")
+
+    rows = tuple(
+        (label, kind, _percent(value), _interval(ends))
+        for kind, group in groups.items()
+        for label, (value, ends) in group.items()
+    )
+    columns = ("row", "kind", title, "95 % interval")
+    svg = draw_dots(name, list(groups.values()), style)
+    return Chart(name, f"{title} by row", text, svg, columns, rows)
 
 
 def roc_chart(results: Mapping[str, ROC]) -> Chart:
@@ -175,58 +165,8 @@ def true_positives(roc: ROC, rates: torch.Tensor) -> list[tuple[float, float]]:
     return list(zip(rates.tolist(), roc.true_positive_rate[kept].tolist(), strict=True))
 
 
-def draw(name: str, lines: Mapping[str, Points], style: Callable[[Axes], None]) -> str:
-    """A line chart as an SVG element without ids of others on the page.
-
-    Args:
-        name: unique on the page.
-        lines: points by label.
-        style: sets what the axes say.
-    """
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "svg", **_STYLE}):
-        figure = Figure(figsize=(4.5, 3.1), layout="constrained")
-        axes = figure.subplots()
-        for number, (label, points) in enumerate(lines.items()):
-            x, y = zip(*points, strict=True)
-            dashes = _DASHES[number // len(_LINES) % len(_DASHES) if len(lines) > 6 else number % 4]
-            marker = "o" if len(points) == 1 else None
-            colour = _LINES[number % len(_LINES)]
-            # a label that starts with _ is left out of the legend, a long one would be cut
-            shown = ("\u200b" if label.startswith("_") else "") + _short(label)
-            axes.plot(x, y, color=colour, linestyle=dashes, marker=marker, label=shown)
-        style(axes)
-        if len(lines) > 1:
-            longest = max(len(_short(label)) for label in lines)
-            columns = max(1, min(3, 45 // (longest + 4)))
-            figure.legend(loc="outside upper left", ncols=columns, fontsize=10)
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    return _for_page(file.getvalue(), name)
-
-
-def _for_page(svg: str, name: str) -> str:
-    """The element alone, hidden from readers of text, its ids its own and its colours variables."""
-    svg = svg[svg.index("<svg") :]
-    # a style in an SVG element would be one of the whole page; fonts are the page's
-    svg = re.sub(r"<(metadata|style)[^>]*>.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(
-        r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" {_HIDDEN}>', svg, count=1
-    )
-    for told, shown in _CSS.items():
-        svg = svg.replace(told, shown)
-    return svg
-
-
-# the figure that it stands in says what it shows
-_HIDDEN = 'class="chart" aria-hidden="true" focusable="false"'
-
-
-def _short(label: str) -> str:
-    """At most 40 characters; the table has the rest."""
-    return label if len(label) <= 40 else f"{label[:39]}…"
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "n/a" if ends is None else f"{_percent(ends[0])} to {_percent(ends[1])}"
 
 
 def _percent(share: float) -> str:

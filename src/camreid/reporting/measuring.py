@@ -103,12 +103,7 @@ def disagreement(result: RankingResult, metrics: Mapping[str, Any] | None) -> tu
     """Where `metrics.json` says other numbers than the features, one sentence or none."""
     if metrics is None:
         return ("Numbers are of the saved features; there is no metrics.json to check them by.",)
-    said = metrics.get("retrieval") or {}
-    differ = [
-        f"{name} {said.get(name)} there, {value:.6g} here"
-        for name, value in scalars(result).items()
-        if not math.isclose(_number(said.get(name)), value, rel_tol=0, abs_tol=TOLERANCE)
-    ]
+    differ = other_numbers(result, metrics)
     if not differ:
         return ()
     return (
@@ -116,6 +111,16 @@ def disagreement(result: RankingResult, metrics: Mapping[str, Any] | None) -> tu
         f"{'; '.join(differ)}. The table shows metrics.json; curves and lists are of the features. "
         "Run camreid-evaluate again to have both of one test.",
     )
+
+
+def other_numbers(result: RankingResult, summary: Mapping[str, Any]) -> list[str]:
+    """The numbers that a summary says otherwise than a ranking, in words."""
+    said = summary.get("retrieval") or {}
+    return [
+        f"{name} {said.get(name)} there, {value:.6g} here"
+        for name, value in scalars(result).items()
+        if not math.isclose(_number(said.get(name)), value, rel_tol=0, abs_tol=TOLERANCE)
+    ]
 
 
 def _number(value: object) -> float:

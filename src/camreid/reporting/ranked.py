@@ -171,3 +171,14 @@ def thumbnail(path: Path) -> str | None:
     content = io.BytesIO()
     small.save(content, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def describe(image: Shown) -> str:
+    """A picture in words.
+
+    >>> describe(Shown("x.jpg", 7, 3, None, 0.5, True))
+    'person 7, camera 3, the person asked for'
+    """
+    who = {0: "a distractor", -1: "junk"}.get(image.pid, f"person {image.pid}")
+    said = {None: "", True: ", the person asked for", False: ", someone else"}[image.match]
+    return f"{who}, camera {image.camera}{said}"

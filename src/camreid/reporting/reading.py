@@ -1,22 +1,16 @@
 """A run folder as data: what is there, and how to get what is not."""
 
 import csv
-import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
+from typing import Any
 
 from camreid.checkpoints import read_checkpoint
 from camreid.errors import InputError
 from camreid.evaluation.features import FeatureTable
-
-T = TypeVar("T")
-# any of these makes a folder a run
-_MARKS = ("config.yaml", "metrics.json", "metrics.csv", "features.safetensors", "head_check.json")
+from camreid.reporting.files import job_name, object_with, read_file, read_overrides, require_run
 
 
 @dataclass(frozen=True)
@@ -60,15 +54,14 @@ def read_run(path: Path) -> Run:
     Raises:
         InputError: the folder is not that of a run, or one of its files is broken.
     """
-    _require_run(path)
-    metrics = _read(path / "metrics.json", _object("retrieval", "leak"))
-    head_check = _read(path / "head_check.json", _object("unknown", "heads"))
+    require_run(path)
+    metrics = read_file(path / "metrics.json", object_with("retrieval", "leak"))
+    head_check = read_file(path / "head_check.json", object_with("unknown", "heads"))
     curves = read_curves(path)
     weights = _weights(path, metrics)
     notes, missing = _notes(weights)
-    overrides = _read(path / ".hydra" / "overrides.yaml", _overrides) or ()
-    hydra = _read(path / ".hydra" / "hydra.yaml", yaml.safe_load) or {}
-    job = hydra.get("hydra", {}).get("job", {}).get("name", "camreid-train")
+    overrides = read_overrides(path)
+    job = job_name(path, "camreid-train")
     command = shlex.join([job, *overrides]) if overrides else str(notes.get("command", ""))
     features = _features(path, metrics)
     return Run(
@@ -76,7 +69,7 @@ def read_run(path: Path) -> Run:
         metrics=metrics,
         curves=curves,
         head_check=head_check,
-        config=_read(path / "config.yaml", str) or str(notes.get("config", "")),
+        config=read_file(path / "config.yaml", str) or str(notes.get("config", "")),
         overrides=overrides,
         command=command,
         notes=notes,
@@ -91,7 +84,7 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     curves: dict[str, dict[float, float]] = {}
     for path in (*folder.glob("metrics.csv"), *reversed(aside)):  # of two, the later number
         epoch = ""
-        rows = _read(path, lambda text: list(csv.DictReader(text.splitlines()))) or []
+        rows = read_file(path, lambda text: list(csv.DictReader(text.splitlines()))) or []
         for row in reversed(rows):  # the learning rate is logged before its epoch is
             epoch = row.get("epoch") or epoch
             _add_row(curves, {**row, "epoch": epoch}, path)
@@ -106,52 +99,6 @@ def _add_row(curves: dict[str, dict[float, float]], row: dict[str, str], path: P
             curves.setdefault(name, {}).setdefault(float(row["epoch"]) + 1, float(value))
         except ValueError as error:
             raise InputError(f"{path} holds {value!r} under {name}: expected a number.") from error
-
-
-def _require_run(path: Path) -> None:
-    if not path.is_dir():
-        found = "is a file" if path.exists() else "is not there"
-        raise InputError(f"{path} {found}; type the folder of a run, such as runs/RUN.")
-    if any((path / mark).exists() for mark in (*_MARKS, "checkpoints")):
-        return
-    inside = sorted(p.name for p in path.iterdir() if any((p / mark).exists() for mark in _MARKS))
-    if inside:
-        typed = " ".join(str(path / name) for name in inside[:6])
-        raise InputError(f"{path} is no run, but holds {len(inside)} of them; type {typed}.")
-    raise InputError(
-        f"{path} is no run: none of {', '.join(_MARKS)} is in it. Type the folder that "
-        "camreid-train or camreid-evaluate wrote to, such as runs/RUN."
-    )
-
-
-def _read(path: Path, parse: Callable[[str], T]) -> T | None:
-    """What a file says, None where there is none."""
-    if not path.is_file():
-        return None
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, csv.Error) as error:
-        raise InputError(
-            f"{path} ({path.stat().st_size} bytes) can't be read ({type(error).__name__}): it is "
-            "cut short, or not what a run writes. Put it right, or move it away to report on the "
-            "rest."
-        ) from error
-
-
-def _object(*keys: str) -> Callable[[str], dict[str, Any]]:
-    """Reads JSON objects that have these keys."""
-
-    def parse(text: str) -> dict[str, Any]:
-        content = json.loads(text)
-        if not isinstance(content, dict) or not set(keys) <= content.keys():
-            raise ValueError(f"expected {', '.join(keys)}")
-        return content
-
-    return parse
-
-
-def _overrides(text: str) -> tuple[str, ...]:
-    return tuple(map(str, yaml.safe_load(text) or ()))
 
 
 def _weights(path: Path, metrics: Mapping[str, Any] | None) -> Path | None:

@@ -1,0 +1,208 @@
+"""The tables of a matrix: rows by camera, what experts know, differences, and their spaces."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from camreid.evaluation.report import percent
+from camreid.reporting.matrix_measuring import GROUPS, rows_of
+from camreid.reporting.tables import Cell, Group, Table, shared, text_cells
+
+NUMBERS = {"mAP": "mAP", "rank1": "Rank-1"}
+
+
+def _groups(
+    content: Mapping[str, Any],
+    cells: Callable[[str, Mapping[str, Any]], Sequence[Cell]],
+    keys: Sequence[str] = tuple(GROUPS),
+) -> list[Group]:
+    """The rows of each kind that there are; titled if there are several kinds."""
+    kinds = {key: content.get(key) or {} for key in keys}
+    there = {key: rows for key, rows in kinds.items() if rows}
+    return [
+        Group(
+            GROUPS[key] if len(there) > 1 else "",
+            {name: cells(name, row) for name, row in rows.items()},
+        )
+        for key, rows in there.items()
+    ]
+
+
+def by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
+    """A number by row and query camera, with intervals, the best expert of each marked."""
+    keys = [*map(str, content["cameras"]), "all"]
+
+    def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
+        parts = [row if key == "all" else row["by_camera"].get(key) for key in keys]
+        best = [name in best_experts(content, key, number) for key in keys]
+        return [_with_interval(p, number, b) for p, b in zip(parts, best, strict=True)]
+
+    return Table(
+        title=f"{NUMBERS[number]} by query camera",
+        text=f"{NUMBERS[number]} in per cent by query camera, {content['protocol']}; below each, "
+        "its 95 % interval. ★ the best expert of the column.",
+        columns=[*(f"c{key}" for key in keys[:-1]), "all"],
+        groups=_groups(content, cells),
+        corner="row",
+        caveat=caveat,
+    )
+
+
+def best_experts(content: Mapping[str, Any], camera: str, number: str) -> set[str]:
+    """The experts of the largest number, all of equals; nobody where it is 0."""
+    values = {
+        name: part["retrieval"][number]
+        for name, row in content["experts"].items()
+        if (part := row if camera == "all" else row["by_camera"].get(camera))
+    }
+    most = max(values.values(), default=0)
+    return {name for name, value in values.items() if value == most > 0}
+
+
+def _with_interval(part: Mapping[str, Any] | None, number: str, best: bool = False) -> Cell:
+    if part is None:
+        return Cell("n/a")
+    value, ends = part["retrieval"][number], ends_of(part, number)
+    digits = 1 if ends and ends[1] < 0.1 else 0  # as wide, and not 1 to 1
+    small = ends and f"{100 * ends[0]:.{digits}f} to {100 * ends[1]:.{digits}f}"
+    return Cell(f"{100 * value:.1f}", small or "", value, best)
+
+
+def ends_of(part: Mapping[str, Any], number: str) -> tuple[float, float] | None:
+    """The interval, None where all queries are of one person."""
+    low, high = (part.get("intervals") or {}).get(number) or (None, None)
+    # NaN is written by json, and read again
+    return None if low is None or high is None or low != low else (low, high)
+
+
+def headline(name: str, content: Mapping[str, Any], caveat: str) -> Table:
+    """Every row over all cameras, with whom it has seen."""
+    images = any("images_seen" in row for row in rows_of(content).values())
+
+    def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
+        said = row["retrieval"]
+        best = {number: name in best_experts(content, "all", number) for number in NUMBERS}
+        scores = [_score(row, number, best[number]) for number in NUMBERS]
+        plain = [percent(said.get("rank5")), percent(said.get("mINP"))]
+        seen = row.get("images_seen")
+        trained = ["n/a" if seen is None else f"{seen:,}"] if images else []
+        unseen = [percent(_unseen(row, number)) for number in NUMBERS]
+        return [*scores, *text_cells([*plain, *unseen, _seen(row), *trained])]
+
+    queries = next(iter(content["experts"].values()))["retrieval"]["valid_queries"]
+    split = content.get("split") or {}
+    return Table(
+        title=f"Headline numbers of {name}",
+        text=f"{name}: each row on all {queries:.0f} queries ({content['protocol']}, "
+        f"{split.get('strategy') or 'split not known'}); below mAP and Rank-1 the 95 % interval "
+        "by bootstrap over identities, in per cent. ★ the best expert.",
+        columns=[
+            *NUMBERS.values(),
+            "Rank-5",
+            "mINP",
+            "mAP, unseen people",
+            "Rank-1, unseen people",
+            "test people seen",
+            *(["images seen"] if images else []),
+        ],
+        groups=_groups(content, cells),
+        corner="row",
+        caveat=caveat,
+    )
+
+
+def _score(row: Mapping[str, Any], number: str, best: bool) -> Cell:
+    ends = ends_of(row, number)
+    small = "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+    return Cell(percent(row["retrieval"][number]), small, best=best)
+
+
+def _unseen(row: Mapping[str, Any], number: str) -> float | None:
+    return ((row.get("leak") or {}).get("unseen") or {}).get(number)
+
+
+def _seen(row: Mapping[str, Any]) -> str:
+    """Of the tested people."""
+    leak = row.get("leak")
+    if leak is None:
+        return "n/a"
+    return f"{leak['seen']['identities']} of {leak['all']['identities']}"
+
+
+def experts_table(content: Mapping[str, Any], caveat: str) -> Table:
+    """Whom each expert knows: coverage of the train people, tested people seen, and the rest."""
+
+    def cells(name: str, row: Mapping[str, Any]) -> tuple[Cell, ...]:
+        known = [row.get(key) for key in ("camera", "rows")]
+        texts = ["n/a" if value is None else str(value) for value in known]
+        unseen = [percent(_unseen(row, number)) for number in NUMBERS]
+        return text_cells([*texts, percent(row.get("coverage")), _seen(row), *unseen])
+
+    return Table(
+        title="Experts: coverage and leak",
+        text="Coverage: the share of the split's train people for whom a head has a row. Test "
+        "people seen: those whom the weights were trained on; the numbers on unseen people are "
+        "of the others.",
+        columns=["camera", "rows", "coverage", "test people seen", "unseen mAP", "unseen Rank-1"],
+        groups=_groups(content, cells, ("experts", "controls")),
+        corner="expert",
+        caveat=caveat,
+    )
+
+
+def differences_table(content: Mapping[str, Any], caveat: str) -> Table:
+    """Paired differences from the best single expert, in points."""
+    against = content["best"]["all"]["mAP"]
+    found = content["differences"]
+
+    def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
+        return [cell for number in NUMBERS for cell in difference_cells(found[name][number])]
+
+    paired = {
+        key: {n: row for n, row in (content.get(key) or {}).items() if n in found} for key in GROUPS
+    }
+    return Table(
+        title=f"Paired differences from {against}",
+        text=f"Points above {against}, the expert of the highest mAP, on the same queries; below, "
+        "the 95 % interval by paired bootstrap over identities. p is two-sided, and not adjusted "
+        "for the number of rows; that the best was chosen on these queries counts in its favour.",
+        columns=["mAP", "p (mAP)", "Rank-1", "p (Rank-1)"],
+        groups=_groups(paired, cells),
+        corner="row",
+        caveat=caveat,
+    )
+
+
+def difference_cells(found: Mapping[str, float]) -> tuple[Cell, Cell]:
+    """A difference in points with its interval, and its p."""
+    value, low, high = (100 * found[key] for key in ("value", "low", "high"))
+    return Cell(f"{value:+.1f}", f"{low:+.1f} to {high:+.1f}"), Cell(f"{found['p']:.3f}")
+
+
+def spaces_tables(content: Mapping[str, Any], caveat: str) -> tuple[Table, ...]:
+    """Agreement and CKA of the experts' features; none for one expert alone."""
+    spaces = content.get("spaces")
+    if not spaces or len(spaces["experts"]) < 2:
+        return ()
+    names = spaces["experts"]
+    texts = {
+        "agreement": (
+            "Agreement",
+            "the share of images whose nearest neighbour, from the features of one expert (rows) "
+            "to those of another (columns), is the image itself; n/a where the widths differ. "
+            "Means of features need it.",
+        ),
+        "cka": ("CKA", "linear centred kernel alignment, which does not see rotations."),
+    }
+    return tuple(
+        Table(
+            title=f"{title} of the experts' features",
+            text=f"{title} in per cent, on {spaces['images']} images: {text}",
+            columns=names,
+            groups=[
+                Group("", {n: [*map(shared, r)] for n, r in zip(names, spaces[key], strict=True)})
+            ],
+            corner="expert",
+            caveat=caveat,
+        )
+        for key, (title, text) in texts.items()
+    )

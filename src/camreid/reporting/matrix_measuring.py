@@ -1,0 +1,135 @@
+"""The rows of a matrix ranked again from their features, one file in memory at a time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camreid.errors import InputError, NoValidQuery
+from camreid.evaluation.features import FeatureTable
+from camreid.evaluation.matrix import Row, best_by_camera, differences
+from camreid.evaluation.result import RankingResult
+from camreid.reporting.matrix_reading import MatrixFolder
+from camreid.reporting.measuring import options_of, other_numbers
+
+# as camreid-matrix writes them, in the order that they are shown
+GROUPS = {"experts": "Experts", "combinations": "Put together", "controls": "Controls"}
+
+
+@dataclass(frozen=True)
+class MeasuredMatrix:
+    """A matrix as it is shown.
+
+    Attributes:
+        content: `matrix.json`, or as much of it as the features give; None without both.
+        results: rows ranked again, by name.
+        notes: what a reader should know.
+    """
+
+    content: Mapping[str, Any] | None
+    results: Mapping[str, RankingResult]
+    notes: tuple[str, ...]
+
+
+def rows_of(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """All rows, experts first."""
+    return {name: row for key in GROUPS for name, row in (content.get(key) or {}).items()}
+
+
+def measure_matrix(folder: MatrixFolder) -> MeasuredMatrix:
+    """Rank each saved row once, and hold it to `matrix.json`."""
+    if folder.content is None:
+        return _from_features(folder)
+    results: dict[str, RankingResult] = {}
+    notes: tuple[str, ...] = ()
+    for name, row in rows_of(folder.content).items():
+        path = folder.path / (row.get("features") or f"features/{name}.safetensors")
+        if not path.is_file():
+            continue
+        try:
+            results[name] = _rank(path, folder)[0].result
+        except (InputError, NoValidQuery) as error:
+            notes += (f"The features of {name} can't be ranked: {error}",)
+    return MeasuredMatrix(folder.content, results, (*notes, *_disagreement(folder, results)))
+
+
+def _rank(path: Path, folder: MatrixFolder) -> tuple[Row, Mapping[str, Any]]:
+    """A row and the notes of its features, which are not kept."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    table = FeatureTable.load(path)
+    result, protocols = options_of({"evaluation": folder.evaluation}).rank(table, device)
+    seen = table.notes.get("seen")
+    known = None if seen is None else frozenset(pid for pid in seen if pid > 0)
+    # a column read from a file holds the whole file
+    result = replace(result, query_pids=result.query_pids.clone())
+    return Row(result, table.query.cameras.clone(), known, protocols), table.notes
+
+
+def _disagreement(folder: MatrixFolder, results: Mapping[str, RankingResult]) -> tuple[str, ...]:
+    """Where `matrix.json` says other numbers than the features, one sentence or none."""
+    assert folder.content is not None
+    rows = rows_of(folder.content)
+    differ = {name: other_numbers(result, rows[name]) for name, result in results.items()}
+    told = [f"{name}: {', '.join(numbers)}" for name, numbers in differ.items() if numbers]
+    if not told:
+        return ()
+    return (
+        "matrix.json and the saved features disagree, so one of them is of another test: "
+        f"{'; '.join(told)}. Tables show matrix.json; CMC curves are of the features. Run "
+        "camreid-matrix again to have both of one test.",
+    )
+
+
+def _from_features(folder: MatrixFolder) -> MeasuredMatrix:
+    """What an unfinished matrix would hold, of those rows that have been tested."""
+    rows: dict[str, Row] = {}
+    origins: dict[str, Mapping[str, Any]] = {}
+    told: tuple[str, ...] = ()
+    for name, path in folder.features.items():
+        try:
+            rows[name], origins[name] = _rank(path, folder)
+        except (InputError, NoValidQuery) as error:
+            told += (f"The features of {name} can't be ranked: {error}",)
+    digests = {str((notes.get("split") or {}).get("digest")) for notes in origins.values()}
+    if len(digests) > 1:
+        told += (
+            f"The features are of {len(digests)} splits, so no row is to be set against "
+            "another: some are of an earlier matrix in this folder.",
+        )
+    results = {name: row.result for name, row in rows.items()}
+    content = _content(rows, origins, len(digests) == 1) if rows else None
+    return MeasuredMatrix(content, results, told)
+
+
+def _content(
+    rows: Mapping[str, Row], origins: Mapping[str, Mapping[str, Any]], paired: bool
+) -> dict[str, Any]:
+    """As `matrix.json`; None for what only the checkpoints say."""
+    experts = {
+        name: {
+            "checkpoint": origins[name].get("weights"),
+            "camera": origins[name].get("camera"),
+            "rows": None,
+            "coverage": None,
+            **row.summary(),
+        }
+        for name, row in rows.items()
+    }
+    best = best_by_camera(experts)
+    strongest = best["all"]["mAP"]
+    assert strongest is not None  # a row without valid queries can't be ranked
+    notes = origins[strongest]
+    return {
+        "split": notes.get("split") or {},
+        "protocol": experts[strongest]["protocol"],
+        "partial": any(origin.get("partial") for origin in origins.values()),
+        "cameras": sorted({int(c) for e in experts.values() for c in e["by_camera"]}),
+        "experts": experts,
+        "combinations": {},
+        "left_out": {},
+        "best": best,
+        "spaces": None,
+        "differences": differences(rows, strongest) if paired else {},
+    }
