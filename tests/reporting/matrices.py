@@ -83,6 +83,8 @@ def _content(rows: Mapping[str, Row], spaces: Any, controls: bool) -> dict[str, 
         "cameras": [int(camera) for camera in said["c1"]["by_camera"]],
         "experts": experts,
         "combinations": {"concat": said["concat"]},
+        "origin": {"command": "camreid-matrix", "commit": "c0ffee", "versions": {"torch": "2.9"}},
+        "notes": ["No expert is of camera 4."],
         "left_out": {"mean": "the features are <not> comparable", "image_camera": "nor here"},
         "best": best,
         "spaces": {

@@ -133,3 +133,10 @@ def test_a_leak_is_said_in_every_table(tmp_path: Path, records: Records) -> None
         assert "This split leaks: of " in caption
         assert "trained on c1 3." in caption
     assert table(page, "Experts: coverage and leak")["c1"][3].startswith("3 of ")
+
+
+def test_notes_and_origin_of_a_matrix_are_shown(folder: Path) -> None:
+    page = page_of(folder)
+    assert "No expert is of camera 4." in notes(page)
+    assert "c0ffee" in page
+    assert "torch 2.9" in page

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from camreid.cli.experts import Expert
+from camreid.cli.provenance import origin
 from camreid.evaluation.ensembles import Spaces
 from camreid.evaluation.matrix import best_by_camera, differences
 
@@ -38,6 +39,7 @@ def matrix_content(
         "experts": {e.name: {**_about(matrix, e), **alone[e.name]} for e in experts},
         "controls": {c.name: {**_about(matrix, c), **beside[c.name]} for c in controls},
         "combinations": {name: {**s, **matrix.about[name]} for name, s in summaries.items()},
+        "origin": origin(matrix.config),
         "notes": matrix.notes,
         "left_out": matrix.left_out,
         "best": best,

@@ -11,6 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
+from camreid.model.versions import versions
+
 
 def notes(config: DictConfig) -> dict[str, Any]:
     """For every checkpoint: config as text, command, commit."""
@@ -21,6 +23,12 @@ def notes(config: DictConfig) -> dict[str, Any]:
         "commit": _commit(),
         "split_overrides": " ".join(a for a in typed if a.lstrip("+").startswith("split")),
     }
+
+
+def origin(config: DictConfig) -> dict[str, Any]:
+    """For a file of numbers: command, commit, versions."""
+    kept = notes(config)
+    return {"command": kept["command"], "commit": kept["commit"], "versions": versions()}
 
 
 def _commit() -> str | None:

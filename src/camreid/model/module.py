@@ -1,8 +1,6 @@
 """Training of a network: Lightning's hooks and nothing else."""
 
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from camreid.model.extend import feature_sums
 from camreid.model.losses import identity_loss, mean_over_heads
 from camreid.model.network import ReIDOutput, build_network
 from camreid.model.testing import RetrievalModule
+from camreid.model.versions import versions
 
 # what else is to be learnt: weight and value by name
 ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
@@ -194,10 +193,7 @@ class ReIDModule(RetrievalModule):
         own = checkpoint.setdefault("camreid", {})
         own.update(labels=list(self.labels.pids), seen=sorted(self.seen))
         own.update(seen_complete=self.seen_complete, images_seen=self.images_seen)
-        own["versions"] = {
-            "python": platform.python_version(),
-            **{package: version(package) for package in _PACKAGES},
-        }
+        own["versions"] = versions()
         split: Any = getattr(getattr(self._trainer, "datamodule", None), "split", None)
         if split is not None:
             own["split"] = {"digest": split.digest, "strategy": split.strategy}
@@ -208,6 +204,3 @@ class ReIDModule(RetrievalModule):
         self.seen = frozenset(own.get("seen", ()))
         self.seen_complete = own.get("seen_complete", self.seen_complete)
         self.images_seen = own.get("images_seen")
-
-
-_PACKAGES = ("camreid", "torch", "torchvision", "pytorch-lightning", "timm")

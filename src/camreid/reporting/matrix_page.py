@@ -78,7 +78,7 @@ def matrix_section(anchor: str, name: str, folder: MatrixFolder) -> MatrixSectio
         anchor=anchor,
         folder=folder,
         content=content,
-        notes=(*notes, *_left_out(content)),
+        notes=(*notes, *(content.get("notes") or ()), *_left_out(content)),
         headline=headline(name, content, caveat),
         cameras=tuple(by_camera(content, number, caveat) for number in NUMBERS),
         experts=experts_table(content, caveat),
