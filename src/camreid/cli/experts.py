@@ -13,8 +13,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import Checkpoint, read_checkpoint
-from camreid.data import Split
-from camreid.errors import InputError
+from camreid.data import Split, read_market1501
+from camreid.data.records import people
+from camreid.errors import InputError, MissingDataset
 from camreid.labels import LabelMap
 
 _TYPE_SOME = (
@@ -61,24 +62,40 @@ def expert_paths(config: DictConfig) -> list[str]:
     given = None if OmegaConf.is_missing(config, "experts") else config.experts
     if not given:
         raise InputError(f"no experts were given; {_TYPE_SOME}")
+    return paths_of("experts", given)
+
+
+def paths_of(option: str, given: Any) -> list[str]:
+    """The files that an option names, patterns resolved.
+
+    Args:
+        option: what a user types.
+        given: a path or pattern, or several.
+
+    Raises:
+        InputError: a pattern that matches none, or the same file twice.
+    """
     names = [given] if isinstance(given, str) else [str(name) for name in given]
-    paths = [path for name in names for path in _matching(name)]
+    paths = [path for name in names for path in _matching(option, name)]
     times = Counter(str(Path(path).resolve()) for path in paths)
     twice = [path for path, count in times.items() if count > 1]
     if twice:
         raise InputError(
-            f"experts= names {twice[0]} {times[twice[0]]} times. It would count twice in a "
-            f"combination: type experts=[{','.join(times)}]."
+            f"{option}= names {twice[0]} {times[twice[0]]} times. It would count twice: type "
+            f"{option}=[{','.join(times)}]."
         )
     return paths
 
 
-def _matching(name: str) -> list[str]:
+def _matching(option: str, name: str) -> list[str]:
     if Path(name).exists() or not glob.has_magic(name):
         return [name]
     found = sorted(glob.glob(name))
     if not found:
-        raise InputError(f"no file matches experts='{name}'; {_TYPE_SOME}")
+        raise InputError(
+            f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt], or a pattern such "
+            f"as {option}='runs/experts/*/checkpoints/best.ckpt'."
+        )
     return found
 
 
@@ -100,7 +117,7 @@ def read_experts(paths: Sequence[str], reserved: Collection[str]) -> list[Expert
             rest = ",".join(path for path in paths if path != expert.path)
             raise InputError(
                 f"{other.path} and {expert.path} hold the same weights, which would count twice in "
-                f"a combination. Without the second: experts=[{rest}]."
+                f"a combination. Without the second: [{rest}]."
             )
     names = _distinct([expert.name for expert in experts], reserved)
     return [replace(expert, name=name) for expert, name in zip(experts, names, strict=True)]
@@ -111,7 +128,7 @@ def _read(path: str, paths: Sequence[str]) -> Expert:
         checkpoint = read_checkpoint(path)
     except InputError as error:
         others = ",".join(other for other in paths if other != path)
-        rest = f" The others can be shown without it: experts=[{others}]." if others else ""
+        rest = f" The others, without it: [{others}]." if others else ""
         raise InputError(f"{error}{rest}") from error
     known = len(checkpoint.labels) > 0 and not checkpoint.labels.is_anonymous
     camera = camera_of(checkpoint.notes)
@@ -173,6 +190,25 @@ def _hash(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
+def people_of(root: str, split: Split) -> tuple[frozenset[int], str]:
+    """The identities of the whole dataset, or of the split where only a manifest is at hand.
+
+    Args:
+        root: of the dataset.
+        split: of the run.
+
+    Returns:
+        They, and where they are, as `check_people` takes them.
+    """
+    parts = [(*split.train, *split.val, *split.query, *split.gallery)]
+    try:
+        records = read_market1501(root)
+        parts.append((*records.train, *records.query, *records.gallery))
+    except MissingDataset:
+        return frozenset(people(parts[0])), "the split"
+    return frozenset(pid for part in parts for pid in people(part)), f"data.root={root}"
+
+
 def check_people(experts: Sequence[Expert], people: Collection[int], root: str) -> list[str]:
     """Whether the experts' people are those of the dataset.
 
@@ -200,8 +236,8 @@ def check_people(experts: Sequence[Expert], people: Collection[int], root: str) 
                 f"{expert.path} is of another dataset: {len(strangers)} of its {expert.rows} "
                 f"people (such as {strangers[:3]}) are not among the {len(people)} of {root}, "
                 "where a number is another person's, so coverage and leak would be false. Its "
-                f"retrieval can be shown by camreid-evaluate checkpoint={expert.path}, and the "
-                f"others by experts=[{rest}]; or type data.root=FOLDER with its dataset."
+                f"retrieval can be shown by camreid-evaluate checkpoint={expert.path}. Leave it "
+                f"out, as in [{rest}], or type data.root=FOLDER with its dataset."
             )
         if strangers:
             told.append(

@@ -11,12 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import load
 from camreid.cli import build
-from camreid.cli.experts import Expert, check_people, expert_paths, read_experts
+from camreid.cli.experts import Expert, check_people, expert_paths, people_of, read_experts
 from camreid.cli.matrix_soups import SOUPS, Kitchen
 from camreid.cli.terminal import be_quiet, say
-from camreid.data import Split, read_market1501
-from camreid.data.records import people
-from camreid.errors import InputError, MissingDataset, require_number, require_whole
+from camreid.data import Split
+from camreid.errors import InputError, require_number, require_whole
 from camreid.evaluation.ensembles import Combination, Spaces, combine, compare_spaces
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.matrix import Row, best_by_camera, differences
@@ -117,7 +116,7 @@ def matrix_run(config: DictConfig) -> None:
     experts = read_experts(expert_paths(config), reserved=_COMBINATIONS)
     split = build.build_split(config)
     build.require_test(split, config.evaluation.protocol)
-    told = check_people(experts, *_people(config, split))
+    told = check_people(experts, *people_of(config.data.root, split))
     matrix = Matrix(config, split, _one_device(config))
     folder = build.run_folder()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
@@ -175,17 +174,6 @@ def _one_device(config: DictConfig) -> pl.Trainer:
             "trainer=gpu, trainer=cpu or trainer.devices=1."
         )
     return trainer
-
-
-def _people(config: DictConfig, split: Split) -> tuple[frozenset[int], str]:
-    """The identities of the whole dataset, or of the split where only a manifest is at hand."""
-    parts = [(*split.train, *split.val, *split.query, *split.gallery)]
-    try:
-        records = read_market1501(config.data.root)
-        parts.append((*records.train, *records.query, *records.gallery))
-    except MissingDataset:
-        return frozenset(people(parts[0])), "the split"
-    return frozenset(pid for part in parts for pid in people(part)), f"data.root={config.data.root}"
 
 
 def _report(matrix: Matrix, experts: Sequence[Expert]) -> None:

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from camreid.callbacks import Provenance
 from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from
 from camreid.cli import build
+from camreid.cli.distill import read_teaching
 from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import join_metrics, notes
 from camreid.cli.terminal import be_quiet, say
@@ -34,20 +35,23 @@ def train_run(config: DictConfig) -> None:
     _seed(config)
     resumed = read_checkpoint(config.resume) if config.resume else None
     start = read_checkpoint(config.init) if config.init and not resumed else None
+    teaching = read_teaching(config, resumed)
     split = build.build_split(config)
     if config.test:
         build.require_test(split, config.evaluation.protocol)
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
+    teaching.begin(module, split, config.data.root)
     build.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
     if module.config.unknown == "drop":
         data.keep_only(module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
     loggers = build.build_loggers(config)
-    callbacks = [*build.build_callbacks(config, split), Provenance(notes(config))]
+    callbacks = [*build.build_callbacks(config, split), Provenance(notes(config) | teaching.notes)]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     _announce(config, split, module, resumed)
+    teaching.announce()
     _fit(trainer, module, data, config.resume)
     if config.test:
         _test(config, trainer, module, data, title="Test")
