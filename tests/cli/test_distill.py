@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,3 +213,21 @@ def test_lessons_that_can_not_be_given(
     assert "distill.rows_temperature=0 would divide" in said
     said = refused(*DISTILL, typed(experts), "+distill.warmth=2")
     assert "warmth" in said
+
+
+@pytest.mark.slow
+def test_two_processes_have_teachers_each(
+    experts: list[Path], market: Path, tmp_path: Path
+) -> None:
+    options = [option for option in TINY if option != "trainer=cpu"]
+    command = [
+        sys.executable, "-m", "camreid.cli.train", *DISTILL, f"data.root={market}", *options,
+        typed(experts), "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+        "trainer.max_epochs=1", "run_dir=r", "test=false",
+    ]  # fmt: skip
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("Teacher c1") == 1
+    found = read_checkpoint(tmp_path / "r/checkpoints/best.ckpt")
+    assert found.images_seen - 2 * 96 > 0
+    assert (found.images_seen - 2 * 96) % 32 == 0  # 4 people x 4 images in each of two
