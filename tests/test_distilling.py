@@ -73,13 +73,12 @@ def divergence(target: list[float], ours: list[float]) -> float:
 def test_relation_is_that_of_a_slow_loop() -> None:
     draw = torch.Generator().manual_seed(3)
     ours, theirs = (cosines(torch.randn(6, 5, generator=draw)) for _ in range(2))
-    expected = 0.0
+    found = relation_loss(ours, theirs, 0.2)
     for row in range(6):
         rest = [column for column in range(6) if column != row]
         target, own = (softmax([float(m[row, c]) / 0.2 for c in rest]) for m in (theirs, ours))
-        expected += divergence(target, own) / 6
-    assert expected > 0.1
-    assert relation_loss(ours, theirs, 0.2).item() == pytest.approx(expected, rel=1e-5)
+        assert found[row].item() == pytest.approx(divergence(target, own), rel=1e-5)
+    assert found.mean() > 0.1
 
 
 def test_an_image_alone_has_no_relations() -> None:
@@ -119,8 +118,21 @@ def test_the_similarities_are_the_teachers(pair: tuple[Teacher, Teacher], target
     assert set(losses) == {"relation"}
     assert losses["relation"][0] == 0.7
     torch.testing.assert_close(
-        losses["relation"][1], relation_loss(cosines(output.features), expected, 0.1)
+        losses["relation"][1], relation_loss(cosines(output.features), expected, 0.1).mean()
     )
+
+
+def test_within_a_camera_its_teacher_alone_compares(pair: tuple[Teacher, Teacher]) -> None:
+    student, batch = tiny_module(LabelMap((1, 2))).model.eval(), batch_of([1, 2, 3, 1, 2, 1, 3])
+    output = student(batch.images)
+    config = DistillConfig("within_camera", 1.0, 0.1, 0.0, 4.0)
+    found = Distillation(pair, student, config)(batch, output)["relation"][1]
+    values = []
+    for teacher, places in ((pair[0], [0, 3, 5]), (pair[1], [1, 4])):
+        theirs = cosines(teacher.network(batch.images).features[places])
+        values += relation_loss(cosines(output.features[places]), theirs, 0.1).tolist()
+    assert found.item() == pytest.approx(sum(values) / 5, rel=1e-4)
+    assert found > 0
 
 
 def test_the_mean_of_cosines_is_what_concatenated_unit_features_give(
@@ -353,7 +365,7 @@ def test_what_can_not_be_learnt_is_refused(pair: tuple[Teacher, Teacher], tmp_pa
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (("mean", 1.0, 0.1, 1.0, 4.0), "type concat or query_camera"),
+        (("mean", 1.0, 0.1, 1.0, 4.0), "type one of concat, query_camera, within_camera"),
         (("concat", -1.0, 0.1, 1.0, 4.0), "distill.relation_weight=-1.0"),
         (("concat", 1.0, 0.0, 1.0, 4.0), "distill.relation_temperature=0 "),
         (("concat", 1.0, 0.1, 1.0, -4.0), "distill.rows_temperature=-4.0"),

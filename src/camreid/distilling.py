@@ -24,7 +24,7 @@ from camreid.model.losses import mean_over_heads
 from camreid.model.network import ReIDNetwork, ReIDOutput
 from camreid.model.pixels import PixelNorm
 
-Target = Literal["concat", "query_camera"]
+Target = Literal["concat", "query_camera", "within_camera"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class DistillConfig:
 
     Attributes:
         target: whose similarities: `concat`, the mean of the teachers' cosines; `query_camera`,
-            those of the teacher of the image's own camera, the mean where there is none.
+            those of the teacher of the image's own camera, the mean where there is none;
+            `within_camera`, those of the teacher of the camera that two images share, which is
+            all that it was trained on: images of two cameras are not compared.
         relation_weight: of `relation_loss`.
         relation_temperature: what cosines are divided by; small ones look at near images alone.
         rows_weight: of `rows_loss`.
@@ -50,8 +52,9 @@ class DistillConfig:
     rows_temperature: float
 
     def __post_init__(self) -> None:
+        choices = ", ".join(get_args(Target))
         if self.target not in get_args(Target):
-            raise InputError(f"distill.target={self.target}: type concat or query_camera.")
+            raise InputError(f"distill.target={self.target}: type one of {choices}.")
         for name in ("relation", "rows"):
             weight = f"distill.{name}_weight"
             require_number(weight, getattr(self, f"{name}_weight"), least=0)
@@ -135,23 +138,28 @@ class Distillation:
                 "there is nothing to compare. Type distill.rows_weight=0 to learn from the "
                 "teachers' similarities alone."
             )
-        if config.relation_weight and config.target == "query_camera":
-            _check_cameras(self.teachers)
+        if config.relation_weight and config.target != "concat":
+            _check_cameras(self.teachers, config.target)
 
     def __call__(self, batch: Batch, output: ReIDOutput) -> dict[str, tuple[float, Tensor]]:
         """Weight and value of `relation` and `rows`; those without weight are left out."""
         images, cameras, config = self._raw(batch.images), batch.camids + 1, self.config
         own = [teacher.teaches(cameras) for teacher in self.teachers]
-        asked = [torch.ones_like(mask) if config.relation_weight else mask for mask in own]
+        everything = config.relation_weight > 0 and config.target != "within_camera"
+        asked = [torch.ones_like(mask) if everything else mask for mask in own]
         said = [
             teacher(images[mask]) if mask.any() else None
             for teacher, mask in zip(self.teachers, asked, strict=True)
         ]
         losses: dict[str, tuple[float, Tensor]] = {}
         if config.relation_weight:
-            features = [output.features for output in said if output is not None]
-            value = self._relation(features, cameras, output.features)
-            losses["relation"] = (config.relation_weight, value)
+            theirs = [None if output is None else output.features for output in said]
+            within = config.target == "within_camera"
+            relation = self._within if within else self._relation
+            losses["relation"] = (
+                config.relation_weight,
+                relation(theirs, cameras, output.features),
+            )
         if config.rows_weight:
             rows = [_logits(o, mask[a]) for o, mask, a in zip(said, own, asked, strict=True)]
             losses["rows"] = (config.rows_weight, self._rows(rows, own, output.features))
@@ -164,13 +172,25 @@ class Distillation:
             return images
         return (images * norm.std + norm.mean).clamp(0, 255)  # rounding leaves the range
 
-    def _relation(self, theirs: Sequence[Tensor], cameras: Tensor, ours: Tensor) -> Tensor:
-        similar = torch.stack([cosines(features) for features in theirs])  # (E, B, B)
+    def _relation(self, theirs: Sequence[Tensor | None], cameras: Tensor, ours: Tensor) -> Tensor:
+        """Of the whole batch, which all teachers have seen."""
+        similar = torch.stack([cosines(f) for f in theirs if f is not None])  # (E, B, B)
         asked = torch.ones_like(similar[:, 0], dtype=torch.bool)  # (E, B)
         if self.config.target == "query_camera":
             asked = torch.stack([cameras == (t.camera or -1) for t in self.teachers])
         target = fuse(similar, asked)
-        return relation_loss(cosines(ours), target, self.config.relation_temperature)
+        return relation_loss(cosines(ours), target, self.config.relation_temperature).mean()
+
+    def _within(self, theirs: Sequence[Tensor | None], cameras: Tensor, ours: Tensor) -> Tensor:
+        """Of the images of each camera that has a teacher."""
+        values = [0.0 * ours[:0].sum(1)]
+        for teacher, features in zip(self.teachers, theirs, strict=True):
+            if teacher.camera is not None and features is not None:
+                own = cosines(ours[cameras == teacher.camera])
+                temperature = self.config.relation_temperature
+                values.append(relation_loss(own, cosines(features), temperature))
+        found = torch.cat(values)
+        return found.sum() / max(1, len(found))
 
     def _rows(
         self, said: Sequence[dict[str, Tensor]], own: Sequence[Tensor], features: Tensor
@@ -203,7 +223,7 @@ def _shared(teacher: LabelMap, student: LabelMap) -> tuple[Tensor, Tensor]:
     return teacher.rows(both), student.rows(both)
 
 
-def _check_cameras(teachers: Sequence[Teacher]) -> None:
+def _check_cameras(teachers: Sequence[Teacher], target: Target) -> None:
     known = Counter(teacher.camera for teacher in teachers if teacher.camera is not None)
     twice = sorted(camera for camera, count in known.items() if count > 1)
     if known and not twice:
@@ -214,6 +234,6 @@ def _check_cameras(teachers: Sequence[Teacher]) -> None:
         else "no teacher's checkpoint says which camera it was trained on"
     )
     raise InputError(
-        f"distill.target=query_camera asks the teacher of each image's own camera, and {what}. "
+        f"distill.target={target} asks the teacher of each image's own camera, and {what}. "
         "Type distill.target=concat, or distill.teachers= with one expert for each camera."
     )
