@@ -247,11 +247,21 @@ def test_a_teacher_sees_images_in_its_own_size(tmp_path: Path) -> None:
     read = checkpoint(tmp_path / "a.ckpt", LabelMap((5, 2)), 1, image_size=[48, 32])
     teacher, seen = Teacher.of(read, 1), []
     teacher.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    images = batch_of([1, 1]).images
+    images = (batch_of([1, 1]).images > 127).to(torch.uint8) * 255  # edges that bicubic overshoots
     teacher(images)
     assert seen[0].shape == (2, 3, 48, 32)
     assert 0 <= seen[0].min() <= seen[0].max() <= 255
     assert (seen[0].mean() - images.float().mean()).abs() < 3
+
+
+def test_gradients_do_not_reach_a_teacher(pair: tuple[Teacher, Teacher]) -> None:
+    for parameter in pair[0].network.parameters():
+        parameter.requires_grad_(True)
+    student, batch = tiny_module(LabelMap((2, 3, 5))).model, batch_of([1, 2, 1, 2])
+    losses = Distillation(pair, student, BOTH)(batch, student(batch.images))
+    torch.stack([loss for _, loss in losses.values()]).sum().backward()
+    assert all(p.grad is None for p in pair[0].network.parameters())
+    assert any(p.grad.any() for p in student.parameters() if p.grad is not None)
 
 
 def test_teachers_and_students_may_be_of_other_pixels(tmp_path: Path) -> None:

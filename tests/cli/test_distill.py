@@ -76,7 +76,7 @@ def test_a_student_of_two_experts(
 ) -> None:
     stranger = LabelMap((*load(experts[0]).labels.pids, 9001))  # who is in no image of the split
     expert(experts[0], 1, stranger)
-    ran = student(*DISTILL, "distill.teachers='c*.ckpt'")
+    ran = student(*DISTILL, "distill.teachers='c*.ckpt'", "distill.relation_weight=1")
     assert ran.code == 0, ran.err
     assert f"Teacher c1: {experts[0].name}" in ran.out
     with Path("r/metrics.csv").open(newline="") as file:
@@ -140,7 +140,7 @@ def test_init_and_other_experiments_go_with_teachers(
     ran = student(
         "+split=original", "+experiment=[finetune,distill]", f"init={start}", typed(experts),
         "model.network.pool=avg", "model.unknown=extend", "trainer.max_epochs=1",
-        "distill.target=query_camera", "trainer.precision=bf16-mixed",
+        "distill.relation_weight=1", "distill.target=query_camera", "trainer.precision=bf16-mixed",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     found = read_checkpoint("r/checkpoints/best.ckpt")
@@ -205,7 +205,8 @@ def test_lessons_that_can_not_be_given(
 ) -> None:
     twin = expert(tmp_path / "twin.ckpt", None, OriginalSplit(camera=1)(records).labels)
     save(load(twin), twin, {"split_overrides": "+split=original split.camera=1"})
-    said = refused(*DISTILL, typed([*experts, twin]), "distill.target=query_camera")
+    compared = ("distill.relation_weight=1", "distill.target=query_camera")
+    said = refused(*DISTILL, typed([*experts, twin]), *compared)
     assert "several teachers are of camera 1" in said
     nobody = expert(tmp_path / "nobody.ckpt", None, LabelMap.anonymous(4))
     assert "distill.rows_weight=0" in refused(*DISTILL, typed([nobody]))
