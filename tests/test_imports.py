@@ -25,6 +25,7 @@ ABOVE = {
     "checkpoints": {"errors", "importing", "labels", "model"},
     "freezing": {"errors", "model"},
     "callbacks": {"errors", "freezing", "labels", "evaluation", "model"},
+    "distilling": {"checkpoints", "errors", "labels", "model"},
     "extractor": {"checkpoints", "data", "errors", "model"},
     "soups": {"checkpoints", "errors", "labels", "model"},
     "parity": {"errors"},

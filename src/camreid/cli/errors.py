@@ -131,6 +131,8 @@ def _of_hydra(error: Exception) -> str:
 def _hint(key: str) -> str:
     if key == "split.camera":
         return " A camera is chosen with +split=original."
+    if key.startswith("distill."):
+        return " Teachers are chosen with +experiment=distill."
     last = key.rpartition(".")[2]
     near = get_close_matches(last, sorted(_options(Path(CONF))), n=2)
     return f" Did you mean {' or '.join(near)}?" if near else ""

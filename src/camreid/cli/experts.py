@@ -64,30 +64,39 @@ def expert_paths(config: DictConfig) -> tuple[list[str], list[str]]:
     """
     if OmegaConf.is_missing(config, "experts") or not config.experts:
         raise InputError(f"no experts were given; {_TYPE_SOME}")
-    experts, controls = (_paths(option, config[option]) for option in ("experts", "controls"))
-    times = Counter(str(Path(path).resolve()) for path in (*experts, *controls))
-    twice = [path for path, count in times.items() if count > 1]
-    if twice:
-        once = list(dict.fromkeys(str(Path(path).resolve()) for path in experts))
+    experts = paths_of("experts", config.experts)
+    controls = paths_of("controls", config.controls or ())
+    taken = {Path(path).resolve() for path in experts}
+    both = [path for path in controls if Path(path).resolve() in taken]
+    if both:
+        rest = ",".join(path for path in controls if path not in both)
         raise InputError(
-            f"{_options(controls)} {twice[0]} {times[twice[0]]} times. It would count twice in a "
-            f"combination: type {_typed(once, [p for p in controls if p not in once])}."
+            f"{both[0]} is named by experts= and by controls=, and is one row. Type "
+            f"controls=[{rest}]."
         )
     return experts, controls
 
 
-def _options(controls: Sequence[str]) -> str:
-    return "experts= and controls= name" if controls else "experts= names"
+def paths_of(option: str, given: Any) -> list[str]:
+    """The files that an option names, patterns resolved.
 
+    Args:
+        option: what a user types.
+        given: a path or pattern, or several.
 
-def _typed(experts: Sequence[str], controls: Sequence[str]) -> str:
-    beside = f" controls=[{','.join(controls)}]" if controls else ""
-    return f"experts=[{','.join(experts)}]{beside}"
-
-
-def _paths(option: str, given: Any) -> list[str]:
-    names = [given] if isinstance(given, str) else [str(name) for name in given or ()]
-    return [path for name in names for path in _matching(option, name)]
+    Raises:
+        InputError: a pattern that matches none, or the same file twice.
+    """
+    names = [given] if isinstance(given, str) else [str(name) for name in given]
+    paths = [path for name in names for path in _matching(option, name)]
+    times = Counter(str(Path(path).resolve()) for path in paths)
+    twice = [path for path, count in times.items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{option}= names {twice[0]} {times[twice[0]]} times. It would count twice: type "
+            f"{option}=[{','.join(times)}]."
+        )
+    return paths
 
 
 def _matching(option: str, name: str) -> list[str]:
@@ -95,12 +104,15 @@ def _matching(option: str, name: str) -> list[str]:
         return [name]
     found = sorted(glob.glob(name))
     if not found:
-        raise InputError(f"no file matches {option}='{name}'; {_TYPE_SOME}")
+        raise InputError(
+            f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt], or a pattern such "
+            f"as {option}='runs/experts/*/checkpoints/best.ckpt'."
+        )
     return found
 
 
 def read_experts(
-    experts: Sequence[str], controls: Sequence[str], reserved: Collection[str]
+    experts: Sequence[str], controls: Sequence[str] = (), reserved: Collection[str] = ()
 ) -> tuple[list[Expert], list[Expert]]:
     """Who the experts are, and the models to be shown beside them.
 
@@ -112,34 +124,33 @@ def read_experts(
     Raises:
         InputError: a file that is no checkpoint, or two with the same weights.
     """
-    rows = [_read(path, experts, controls) for path in experts]
-    for path in controls:
-        rows.append(replace(_read(path, experts, controls), name=_name(Path(path))))
-    _refuse_twins(rows, experts, controls)
+    rows = [_read(path, experts) for path in experts]
+    rows += [replace(_read(path, controls), name=_name(Path(path))) for path in controls]
+    _refuse_twins(rows)
     names = _distinct([row.name for row in rows], reserved)
     rows = [replace(row, name=name) for row, name in zip(rows, names, strict=True)]
     return rows[: len(experts)], rows[len(experts) :]
 
 
-def _refuse_twins(rows: Sequence[Expert], experts: Sequence[str], controls: Sequence[str]) -> None:
+def _refuse_twins(rows: Sequence[Expert]) -> None:
     """Refuse the same weights under two paths."""
     first: dict[str, Expert] = {}
     for row in rows:
         other = first.setdefault(row.weights, row)
         if other is not row:
-            rest = _typed(*([p for p in paths if p != row.path] for paths in (experts, controls)))
+            rest = ",".join(r.path for r in rows if r is not row)
             raise InputError(
-                f"{other.path} and {row.path} hold the same weights, which would count twice in a "
-                f"combination. Without the second: {rest}."
+                f"{other.path} and {row.path} hold the same weights, which would count twice. "
+                f"Without the second: [{rest}]."
             )
 
 
-def _read(path: str, experts: Sequence[str], controls: Sequence[str]) -> Expert:
+def _read(path: str, paths: Sequence[str]) -> Expert:
     try:
         checkpoint = read_checkpoint(path)
     except InputError as error:
-        others, beside = ([p for p in paths if p != path] for paths in (experts, controls))
-        rest = f" The others can be shown without it: {_typed(others, beside)}." if others else ""
+        others = ",".join(other for other in paths if other != path)
+        rest = f" The others, without it: [{others}]." if others else ""
         raise InputError(f"{error}{rest}") from error
     known = len(checkpoint.labels) > 0 and not checkpoint.labels.is_anonymous
     camera = camera_of(checkpoint.notes)

@@ -1,4 +1,4 @@
-"""Which images weights were trained on, from what their runs have kept."""
+"""Which images weights were trained on, from what their runs and those before them have kept."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def image_leak(split: Split, checkpoint: str | None) -> dict[str, int] | None:
 
 
 def trained_images(checkpoint: str | Path) -> frozenset[str] | None:
-    """The train images of a checkpoint's run, and of those whose weights it started from.
+    """The train images of a checkpoint's run, of those it started from and of its teachers' runs.
 
     Read from the `split.csv` of each run folder, if its digest is the one in the checkpoint.
 
@@ -38,37 +38,46 @@ def trained_images(checkpoint: str | Path) -> frozenset[str] | None:
         checkpoint: a camreid checkpoint.
 
     Returns:
-        Folder and file names; None if a run folder of theirs is gone or was never one, or if the
-        run was continued, which hides what it started from.
+        Folder and file names; None if a run folder of theirs is gone or was never one, if one is
+        its own ancestor, or if the run was continued, which hides what it started from.
     """
-    names: frozenset[str] = frozenset()
-    passed: set[Path] = set()
-    following: str | Path | None = checkpoint
-    while following is not None:
-        path = Path(following).resolve()
-        if path in passed:
-            return None
-        passed.add(path)
-        own, following = _train_images(path)
+    return _trained(Path(checkpoint).resolve(), {}, ())
+
+
+def _trained(
+    path: Path, known: dict[Path, frozenset[str]], descendants: tuple[Path, ...]
+) -> frozenset[str] | None:
+    """Those of a checkpoint and its ancestors; `known` are those that were looked up already."""
+    if path in descendants:
+        return None
+    if path not in known:
+        own, parents = _train_images(path)
         if own is None:
             return None
-        names |= own
-    return names
+        for parent in parents:
+            names = _trained(Path(parent).resolve(), known, (*descendants, path))
+            if names is None:
+                return None
+            own |= names
+        known[path] = own
+    return known[path]
 
 
-def _train_images(path: Path) -> tuple[frozenset[str] | None, str | None]:
-    """The train images of the run of a checkpoint, and what it started from."""
+def _train_images(path: Path) -> tuple[frozenset[str] | None, tuple[str, ...]]:
+    """The train images of the run of a checkpoint, what it started from and who taught it."""
     manifest = path.parent.parent / "split.csv"
     if not path.is_file() or path.parent.name != "checkpoints" or not manifest.is_file():
-        return None, None
+        return None, ()
     try:
         notes = read_checkpoint(path).notes
         split = Split.load(manifest, present=False)
     except InputError:
-        return None, None
+        return None, ()
     config = yaml.safe_load(str(notes.get("config", ""))) or {}
     if notes.get("split", {}).get("digest") != split.digest or "init" not in config:
-        return None, None
+        return None, ()
     if config.get("resume") is not None:
-        return None, None
-    return frozenset(record.name for record in split.train), config["init"]
+        return None, ()
+    started = [] if config["init"] is None else [config["init"]]
+    teachers = (config.get("distill") or {}).get("teachers", [])
+    return frozenset(record.name for record in split.train), (*started, *teachers)

@@ -11,14 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import load
 from camreid.cli import build
+from camreid.cli.expert_notes import check_people, expert_notes, people_of
 from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
-from camreid.cli.matrix_notes import check_people, matrix_notes
 from camreid.cli.matrix_soups import SOUPS, Kitchen
 from camreid.cli.terminal import be_quiet, say
-from camreid.data import Split, read_market1501
-from camreid.data.records import people
-from camreid.errors import InputError, MissingDataset, require_number, require_whole
+from camreid.data import Split
+from camreid.errors import InputError, require_number, require_whole
 from camreid.evaluation.ensembles import Combination, Spaces, combine, compare_spaces
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.matrix import Row
@@ -127,9 +126,9 @@ def matrix_run(config: DictConfig) -> None:
     experts, controls = read_experts(*expert_paths(config), reserved=_COMBINATIONS)
     split = build.build_split(config)
     build.require_test(split, config.evaluation.protocol)
-    told = check_people((*experts, *controls), *_people(config, split))
+    told = check_people((*experts, *controls), *people_of(config.data.root, split))
     matrix = Matrix(config, split, _one_device(config))
-    matrix.notes = [*matrix_notes(experts, controls, split), *told]
+    matrix.notes = [*expert_notes(experts, controls, split), *told]
     folder = build.run_folder()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
     split.save(folder / "split.csv")
@@ -189,17 +188,6 @@ def _one_device(config: DictConfig) -> pl.Trainer:
             "trainer=gpu, trainer=cpu or trainer.devices=1."
         )
     return trainer
-
-
-def _people(config: DictConfig, split: Split) -> tuple[frozenset[int], str]:
-    """The identities of the whole dataset, or of the split where only a manifest is at hand."""
-    parts = [(*split.train, *split.val, *split.query, *split.gallery)]
-    try:
-        records = read_market1501(config.data.root)
-        parts.append((*records.train, *records.query, *records.gallery))
-    except MissingDataset:
-        return frozenset(people(parts[0])), "the split"
-    return frozenset(pid for part in parts for pid in people(part)), f"data.root={config.data.root}"
 
 
 def _report(matrix: Matrix, experts: Sequence[Expert], controls: Sequence[Expert]) -> None:

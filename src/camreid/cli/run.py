@@ -15,6 +15,7 @@ from camreid.callbacks import Provenance
 from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from
 from camreid.cli import build
 from camreid.cli.budget import spend_budget
+from camreid.cli.distill import read_teaching
 from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import join_metrics, notes
 from camreid.cli.terminal import be_quiet, say
@@ -35,11 +36,13 @@ def train_run(config: DictConfig) -> None:
     _seed(config)
     resumed = read_checkpoint(config.resume) if config.resume else None
     start = read_checkpoint(config.init) if config.init and not resumed else None
+    teaching = read_teaching(config, resumed)
     split = build.build_split(config)
     if config.test:
         build.require_test(split, config.evaluation.protocol)
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
+    teaching.begin(module, split, config.data.root)
     build.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
     if module.config.unknown == "drop":
@@ -49,9 +52,10 @@ def train_run(config: DictConfig) -> None:
     if resumed:
         _require_epochs(config, resumed)
     loggers = build.build_loggers(config)
-    callbacks = [*build.build_callbacks(config, split), Provenance(notes(config))]
+    callbacks = [*build.build_callbacks(config, split), Provenance(notes(config) | teaching.notes)]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     _announce(config, split, module, resumed)
+    teaching.announce()
     _fit(trainer, module, data, config.resume)
     if config.test:
         _test(config, trainer, module, data, title="Test")

@@ -1,14 +1,15 @@
-"""What is to be known of the experts of a matrix before their numbers are read."""
+"""What is to be known of experts before their numbers are read."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
 from camreid.cli.experts import Expert
-from camreid.data import Split
-from camreid.errors import InputError
+from camreid.data import Split, read_market1501
+from camreid.data.records import people
+from camreid.errors import InputError, MissingDataset
 
 
-def matrix_notes(experts: Sequence[Expert], controls: Sequence[Expert], split: Split) -> list[str]:
+def expert_notes(experts: Sequence[Expert], controls: Sequence[Expert], split: Split) -> list[str]:
     """Rows that are nobody's, experts of different splits, cameras without an expert or with two.
 
     Args:
@@ -63,6 +64,25 @@ def _on_cameras(experts: Sequence[Expert], split: Split) -> list[str]:
     return told
 
 
+def people_of(root: str, split: Split) -> tuple[frozenset[int], str]:
+    """The identities of the whole dataset, or of the split where only a manifest is at hand.
+
+    Args:
+        root: of the dataset.
+        split: of the run.
+
+    Returns:
+        They, and where they are, as `check_people` takes them.
+    """
+    parts = [(*split.train, *split.val, *split.query, *split.gallery)]
+    try:
+        records = read_market1501(root)
+        parts.append((*records.train, *records.query, *records.gallery))
+    except MissingDataset:
+        return frozenset(people(parts[0])), "the split"
+    return frozenset(pid for part in parts for pid in people(part)), f"data.root={root}"
+
+
 def check_people(experts: Sequence[Expert], people: Collection[int], root: str) -> list[str]:
     """Whether the experts' people are those of the dataset.
 
@@ -88,8 +108,8 @@ def check_people(experts: Sequence[Expert], people: Collection[int], root: str) 
                 f"{expert.path} is of another dataset: {len(strangers)} of its {expert.rows} "
                 f"people (such as {strangers[:3]}) are not among the {len(people)} of {root}, "
                 "where a number is another person's, so coverage and leak would be false. Its "
-                f"retrieval can be shown by camreid-evaluate checkpoint={expert.path}, and the "
-                f"others by experts=[{rest}]; or type data.root=FOLDER with its dataset."
+                f"retrieval can be shown by camreid-evaluate checkpoint={expert.path}. Leave it "
+                f"out, as in [{rest}], or type data.root=FOLDER with its dataset."
             )
         if strangers:
             told.append(

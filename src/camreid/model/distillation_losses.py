@@ -1,0 +1,81 @@
+"""What a student misses of its teachers: similarities in a batch, and logits of the same people."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def relation_loss(student: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """How differently two matrices of cosines rank the other images for each: (B,).
+
+    Each row without its diagonal becomes a distribution over the other images, its softmax at a
+    temperature; the loss is the KL divergence from the target's to the student's. That is
+    probabilistic knowledge transfer (Passalis & Tefas 2018) with the softmax of SEED (Fang et al.
+    2021), inside the batch as in similarity-preserving distillation (Tung & Mori 2019), whose
+    squared differences would ask for the teachers' values where their order is enough. RKD (Park
+    et al. 2019) compares distances in place of cosines.
+
+    Args:
+        student: (B, B).
+        target: (B, B).
+        temperature: above 0; both are divided by it.
+
+    >>> cosine = torch.tensor([[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]])
+    >>> relation_loss(cosine, cosine - 0.3, 0.1).abs().max().item() < 1e-6  # shifts do not count
+    True
+    """
+    others = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
+    ours, theirs = (m[others].view(len(m), -1) / temperature for m in (student, target))
+    return _divergence(ours, theirs)
+
+
+def rows_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """How differently logits spread over the same people: (B,), KL divergence from the teacher's.
+
+    Both are divided by a temperature T and the divergence is multiplied by T^2, so that gradients
+    keep their size whatever it is (Hinton et al. 2015).
+
+    Args:
+        student: (B, P) logits of P people.
+        teacher: (B, P) logits of the same people in the same order.
+        temperature: above 0.
+
+    >>> rows_loss(torch.zeros(1, 2), torch.tensor([[0.0, 100.0]]), 1.0)
+    tensor([0.6931])
+    """
+    divergence = _divergence(student.float() / temperature, teacher.float() / temperature)
+    return divergence * temperature**2
+
+
+def fuse(similar: Tensor, asked: Tensor) -> Tensor:
+    """The similarities of several teachers as one (B, B) matrix.
+
+    Args:
+        similar: (E, B, B) cosines of E teachers.
+        asked: (E, B) bool, whose means the rows are; those of images that ask nobody ask all.
+
+    >>> similar = torch.stack([torch.zeros(2, 2), torch.ones(2, 2)])
+    >>> fuse(similar, torch.tensor([[False, False], [True, False]]))
+    tensor([[1.0000, 1.0000],
+            [0.5000, 0.5000]])
+    """
+    shares = (asked | ~asked.any(0)).to(similar.dtype)
+    return (similar * (shares / shares.sum(0))[:, :, None]).sum(0)
+
+
+def cosines(features: Tensor) -> Tensor:
+    """(B, B) of (B, D) features, at single precision also under autocast.
+
+    >>> cosines(torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        unit = F.normalize(features.float())
+        return unit @ unit.T
+
+
+def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
+    """(B,) KL divergence of softmax(theirs) from softmax(ours), both (B, N)."""
+    pair = ours.log_softmax(1), theirs.log_softmax(1)
+    return F.kl_div(*pair, reduction="none", log_target=True).sum(1)
