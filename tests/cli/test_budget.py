@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from camreid.checkpoints import read_checkpoint
+from camreid.cli.lineage import trained_images
 from tests.conftest import TINY, Ran
 
 Run = Callable[..., Ran]
@@ -38,9 +39,12 @@ def test_images_are_counted_over_epochs_starts_and_resumes(train: Run) -> None:
     start = f"init=a/{LAST}"
     assert train("+split=original", start, "trainer.max_epochs=1", "run_dir=b").code == 0
     assert seen("b") == first + first // 2
-    resume = f"resume=a/{LAST}"
-    assert train("+split=original", resume, "trainer.max_epochs=3", "run_dir=a").code == 0
-    assert seen("a") == first + first // 2
+    resume = f"resume=b/{LAST}"
+    assert train("+split=original", resume, "trainer.max_epochs=3", "run_dir=b").code == 0
+    assert seen("b") == first + 3 * (first // 2)
+    # what a continued run has started from is not lost
+    assert read_checkpoint(Path("b") / LAST).notes["parents"] == [str(Path("a", LAST).resolve())]
+    assert trained_images(Path("b") / LAST) is not None
 
 
 def test_a_budget_is_spent_in_whole_epochs(train: Run) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from camreid.checkpoints import load, read_checkpoint, save
-from camreid.cli.lineage import trained_images
+from camreid.cli.lineage import parents, trained_images
 from camreid.data import OriginalSplit, Records
 from camreid.labels import LabelMap
 from tests.cli.test_lineage import names, train
@@ -163,12 +164,8 @@ def test_what_the_teachers_have_cost_is_not_known_if_it_is_not_of_one(
 def test_teachers_are_ancestors(records: Records, tmp_path: Path) -> None:
     splits = [OriginalSplit(camera=c)(records) for c in (1, 2, 3)]
     first, second = (train(tmp_path / str(i), splits[i]) for i in (0, 1))
-    pupil = train(tmp_path / "s", splits[2], init=str(first))
-    notes = read_checkpoint(pupil).notes
-    config = {
-        **yaml.safe_load(notes["config"]), "distill": {"teachers": [str(first), str(second)]}
-    }  # fmt: skip
-    save(tiny_module(splits[2].labels), pupil, {**notes, "config": yaml.safe_dump(config)})
+    config = OmegaConf.create({"init": str(first), "distill": {"teachers": [str(second)]}})
+    pupil = train(tmp_path / "s", splits[2], parents(config, None)["parents"])
     assert trained_images(pupil) == names(splits[0]) | names(splits[1]) | names(splits[2])
     (tmp_path / "1" / "split.csv").unlink()
     assert trained_images(pupil) is None

@@ -1,5 +1,6 @@
 """Which images weights were trained on, and what is said where that is not known."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from tests.conftest import tiny_module
 from tests.test_comparing import make_run
 
 
-def train(folder: Path, split: Split, init: str | None = None, resume: str | None = None) -> Path:
-    """What a training leaves behind."""
+def train(folder: Path, split: Split, parents: Sequence[str] | None = ()) -> Path:
+    """What a training leaves behind; None for a file that does not say its parents."""
     split.save(folder / "split.csv")
     path = folder / "checkpoints" / "best.ckpt"
     notes = {
-        "config": yaml.safe_dump({"init": init, "resume": resume}),
         "split": {"digest": split.digest, "strategy": split.strategy},
+        **({} if parents is None else {"parents": list(parents)}),
     }
     save(tiny_module(split.labels), path, notes)
     return path
@@ -32,7 +33,7 @@ def names(split: Split) -> set[str]:
 def test_the_images_of_a_run_and_of_what_it_started_from(records: Records, tmp_path: Path) -> None:
     first, second = OriginalSplit(camera=3)(records), Resplit(0.5, 0.0, 0)(records)
     expert = train(tmp_path / "expert", first)
-    tuned = train(tmp_path / "tuned", second, init=str(expert))
+    tuned = train(tmp_path / "tuned", second, [str(expert)])
     assert trained_images(expert) == names(first)
     assert trained_images(tuned) == names(first) | names(second)
 
@@ -66,10 +67,10 @@ def test_what_is_not_known_is_none(records: Records, tmp_path: Path) -> None:
     path = train(tmp_path / "r", split)
     assert image_leak(split, None) is None
     assert trained_images(tmp_path / "gone" / "checkpoints" / "best.ckpt") is None
-    assert trained_images(train(tmp_path / "on", split, resume=str(path))) is None
-    assert trained_images(train(tmp_path / "lost", split, init="gone.ckpt")) is None
+    assert trained_images(train(tmp_path / "on", split, None)) is None
+    assert trained_images(train(tmp_path / "lost", split, ["gone.ckpt"])) is None
     round_ = tmp_path / "round" / "checkpoints" / "best.ckpt"
-    assert trained_images(train(tmp_path / "round", split, init=str(round_))) is None
+    assert trained_images(train(tmp_path / "round", split, [str(round_)])) is None
     Resplit(0.5, 0.0, 0)(records).save(tmp_path / "r" / "split.csv")
     assert trained_images(path) is None  # the manifest of another split
     (tmp_path / "r" / "split.csv").unlink()

@@ -32,6 +32,9 @@ def test_all_whom_any_checkpoint_has_seen(tmp_path: Path) -> None:
     assert seen_people(None) == ()
     assert seen_people(a) == (2, 7)
     assert seen_people([b, a]) == seen_people([a, b]) == (2, 5, 7)
+    assert seen_people(f"{tmp_path}/*.ckpt") == seen_people([a, f"{tmp_path}/?.ckpt"]) == (2, 5, 7)
+    with pytest.raises(InputError, match=r"no file matches split\.exclude_seen="):
+        seen_people(f"{tmp_path}/*.pth")
 
 
 def test_a_checkpoint_that_knows_nobody_is_refused(tmp_path: Path) -> None:

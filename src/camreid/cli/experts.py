@@ -88,7 +88,7 @@ def paths_of(option: str, given: Any) -> list[str]:
         InputError: a pattern that matches none, or the same file twice.
     """
     names = [given] if isinstance(given, str) else [str(name) for name in given]
-    paths = [path for name in names for path in _matching(option, name)]
+    paths = [path for name in names for path in matching(option, name)]
     times = Counter(str(Path(path).resolve()) for path in paths)
     twice = [path for path, count in times.items() if count > 1]
     if twice:
@@ -99,7 +99,12 @@ def paths_of(option: str, given: Any) -> list[str]:
     return paths
 
 
-def _matching(option: str, name: str) -> list[str]:
+def matching(option: str, name: str) -> list[str]:
+    """The files that a path or pattern of an option names, in order.
+
+    Raises:
+        InputError: a pattern that matches none.
+    """
     if Path(name).exists() or not glob.has_magic(name):
         return [name]
     found = sorted(glob.glob(name))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import yaml
+from omegaconf import DictConfig
 
-from camreid.checkpoints import read_checkpoint
+from camreid.checkpoints import Checkpoint, read_checkpoint
 from camreid.data import Split
 from camreid.errors import InputError
 
@@ -38,8 +38,8 @@ def trained_images(checkpoint: str | Path) -> frozenset[str] | None:
         checkpoint: a camreid checkpoint.
 
     Returns:
-        Folder and file names; None if a run folder of theirs is gone or was never one, if one is
-        its own ancestor, or if the run was continued, which hides what it started from.
+        Folder and file names; None if a run folder of theirs is gone or was never one, or if one is
+        its own ancestor.
     """
     return _trained(Path(checkpoint).resolve(), {}, ())
 
@@ -73,11 +73,21 @@ def _train_images(path: Path) -> tuple[frozenset[str] | None, tuple[str, ...]]:
         split = Split.load(manifest, present=False)
     except InputError:
         return None, ()
-    config = yaml.safe_load(str(notes.get("config", ""))) or {}
-    if notes.get("split", {}).get("digest") != split.digest or "init" not in config:
+    if notes.get("split", {}).get("digest") != split.digest or "parents" not in notes:
         return None, ()
-    if config.get("resume") is not None:
-        return None, ()
-    started = [] if config["init"] is None else [config["init"]]
-    teachers = (config.get("distill") or {}).get("teachers", [])
-    return frozenset(record.name for record in split.train), (*started, *teachers)
+    return frozenset(record.name for record in split.train), tuple(notes["parents"])
+
+
+def parents(config: DictConfig, resumed: Checkpoint | None) -> dict[str, list[str]]:
+    """For a run's checkpoints: the weights that it started from and that taught it.
+
+    Args:
+        config: of the run.
+        resumed: what is continued, whose parents its own are; a checkpoint that does not say them
+            leaves them unknown.
+    """
+    if resumed is not None:
+        return {key: value for key, value in resumed.notes.items() if key == "parents"}
+    started = [] if config.init is None else [config.init]
+    teachers = [] if config.distill is None else config.distill.teachers
+    return {"parents": [str(Path(path).resolve()) for path in (*started, *teachers)]}

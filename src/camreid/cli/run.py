@@ -16,7 +16,7 @@ from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from
 from camreid.cli import build
 from camreid.cli.budget import spend_budget
 from camreid.cli.distill import read_teaching
-from camreid.cli.lineage import image_leak
+from camreid.cli.lineage import image_leak, parents
 from camreid.cli.provenance import join_metrics, notes
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
@@ -52,7 +52,8 @@ def train_run(config: DictConfig) -> None:
     if resumed:
         _require_epochs(config, resumed)
     loggers = build.build_loggers(config)
-    callbacks = [*build.build_callbacks(config, split), Provenance(notes(config) | teaching.notes)]
+    origin = {**notes(config), **teaching.notes, **parents(config, resumed)}
+    callbacks = [*build.build_callbacks(config, split), Provenance(origin)]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     _announce(config, split, module, resumed)
     teaching.announce()

@@ -5,6 +5,7 @@ from typing import Any
 from omegaconf import ListConfig
 
 from camreid.checkpoints import read_checkpoint
+from camreid.cli.experts import matching
 from camreid.errors import InputError
 
 
@@ -12,7 +13,7 @@ def seen_people(value: Any) -> tuple[int, ...]:
     """The people whom any of the checkpoints of `split.exclude_seen` has seen, in numeric order.
 
     Args:
-        value: None, the path of a checkpoint, or a list of paths.
+        value: None, the path of a checkpoint or a pattern of several, or a list of them.
 
     Raises:
         InputError: no path, no checkpoint, or one that does not say whom it has seen.
@@ -26,7 +27,8 @@ def seen_people(value: Any) -> tuple[int, ...]:
             "split.exclude_seen=runs/RUN/checkpoints/best.ckpt or, of several, "
             "split.exclude_seen=[A.ckpt,B.ckpt]."
         )
-    return tuple(sorted(set().union(*map(_people, paths))))
+    files = [path for name in paths for path in matching("split.exclude_seen", name)]
+    return tuple(sorted(set().union(*map(_people, files))))
 
 
 def _people(path: str) -> set[int]:
