@@ -1,5 +1,6 @@
 """A head per camera: who is classified among whom, and who is compared with whom."""
 
+import json
 import math
 from collections.abc import Callable
 
@@ -221,8 +222,8 @@ def test_a_plain_model_starts_every_head(tmp_path) -> None:
     save(module, tmp_path / "b.ckpt")
     with pytest.raises(InputError, match=r"tells the cameras \[1, 3\] apart.*model for none"):
         start_from(tiny_module(LABELS), read_checkpoint(tmp_path / "b.ckpt"))
+    other = module_of(network={**NETWORK, "cameras": [3, 1]})
     with pytest.raises(InputError, match=r"type model.network.cameras=\[1, 3\]"):
-        other = module_of(network={**NETWORK, "cameras": [3, 1]})
         start_from(other, read_checkpoint(tmp_path / "b.ckpt"))
 
 
@@ -250,8 +251,6 @@ def test_fit_tells_the_heads_and_the_check_tells_each_camera(
     trainer(callbacks=[check], limit_train_batches=1).fit(module, data)
     for camera, people in members(module).items():
         assert people == sorted({r.pid for r in split.train if r.camera == camera})
-    import json
-
     for fit in json.loads((tmp_path / "h.json").read_text())["heads"]:
         own = [r for r in split.train if r.camera == fit["camera"]]
         count = len({r.pid for r in own})

@@ -46,9 +46,7 @@ def test_every_cameras_statistics_start_from_the_plain_ones(plain: Checkpoint) -
     assert torch.equal(norm.camera_mean, theirs.repeat(2, 1))
     assert norm.camera_batches.tolist() == [0, 0]
     found = module.eval().model(images(), cameras=CAMERAS).features
-    torch.testing.assert_close(
-        found, plain.module().model(images()).features, atol=1e-3, rtol=1e-3
-    )
+    torch.testing.assert_close(found, plain.module().model(images()).features, atol=1e-3, rtol=1e-3)
     module.train().model(images(), cameras=CAMERAS)
     assert not torch.equal(norm.camera_mean[0], theirs)
 
