@@ -156,7 +156,7 @@ def _show(fits: list[HeadFit], where: str, unknown: Unknown, faults: list[str], 
     ):
         table.add_column(column, justify="left" if column == "head" else "right")
     for fit in fits:
-        rows = fit.rows if fit.members is None else f"{fit.members} of {fit.rows}"
+        rows = fit.rows if fit.members is None else f"{fit.members}/{fit.rows}"
         numbers = (rows, fit.dim, fit.identities, fit.shared, fit.unknown)
         coverage = (percent(fit.coverage), percent(fit.image_coverage))
         table.add_row(fit.head, *map(str, numbers), *coverage)

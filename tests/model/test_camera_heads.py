@@ -175,6 +175,15 @@ def test_a_training_step_adds_both_up() -> None:
     assert module.model.heads["c3"].weight.grad[0].abs().sum() == 0  # 10 is of camera 1 alone
 
 
+def test_a_batch_must_say_its_cameras() -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    batch = batch_of([10, 10], [1, 1])
+    del batch["camids"]
+    with pytest.raises(InputError, match="give `camids`"):
+        module.training_step(batch, 0)
+
+
 def test_the_checkpoint_knows_whom_each_camera_has(tmp_path) -> None:
     module = module_of()
     module.set_cameras(PAIRS)

@@ -32,9 +32,9 @@ class Batch:
     cameras_told: bool = True
 
     @property
-    def cameras(self) -> Tensor | None:
-        """(B,) int64 cameras, 1-based, as networks take them; None if nothing says."""
-        return self.camids + 1 if self.cameras_told else None
+    def cameras(self) -> Tensor:
+        """(B,) int64 cameras, 1-based, as networks take them; 0 (unknown) if nothing says."""
+        return self.camids + 1 if self.cameras_told else torch.zeros_like(self.camids)
 
 
 def read_batch(

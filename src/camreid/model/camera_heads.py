@@ -1,10 +1,11 @@
 """One head per camera: identities that are labelled within each camera only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from camreid.errors import InputError
 from camreid.labels import LabelMap, rows_of
 from camreid.model.head import Classifier, RemapHead
 from camreid.model.losses import Smoothing, identity_loss
@@ -73,6 +74,22 @@ def set_members(heads: Heads, pairs: Iterable[tuple[int, int]]) -> None:
     for camera, head in heads.items():
         head.members[rows[rows >= 0]] = False
         head.members[rows[(rows >= 0) & (cameras == camera)]] = True
+
+
+def require_members(heads: Heads, pairs: Sequence[tuple[int, int]]) -> None:
+    """Tell heads that nobody has told yet; `pairs` are as for `set_members`.
+
+    Raises:
+        InputError: there are such heads and no pairs.
+    """
+    if not heads or any(bool(head.members.any()) for head in heads.values()):
+        return
+    if not pairs:
+        raise InputError(
+            "a head per camera learns nothing before it is told whom its camera has: fit with a "
+            "ReIDDataModule, or call set_cameras(pairs of pid and camera) before."
+        )
+    set_members(heads, pairs)
 
 
 def own_logits(

@@ -40,10 +40,8 @@ def feature_sums(
             read = read_batch(batch)
             places = people.rows(read.pids.cpu()).to(device)
             known = places >= 0
-            cameras = read.camids.to(device) + 1
-            features = network(
-                read.images.to(device), cameras=cameras if read.cameras_told else None
-            ).features
+            cameras = read.cameras.to(device)
+            features = network(read.images.to(device), cameras=cameras).features
             for name, part in network.parts(features).items():
                 chosen = known & (cameras == of[name]) if name in of else known
                 sums[name].index_add_(0, places[chosen], part[chosen].float())

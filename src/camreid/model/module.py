@@ -11,7 +11,12 @@ from torch import Tensor
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.model.batch import Batch, read_batch, read_cameras
-from camreid.model.camera_heads import camera_identity_loss, set_members, within_cameras
+from camreid.model.camera_heads import (
+    camera_identity_loss,
+    require_members,
+    set_members,
+    within_cameras,
+)
 from camreid.model.config import ModelConfig
 from camreid.model.extend import feature_sums
 from camreid.model.losses import identity_loss, mean_over_heads
@@ -119,8 +124,12 @@ class ReIDModule(RetrievalModule):
     def _identity_loss(self, batch: Batch, rows: Tensor, output: ReIDOutput) -> Tensor:
         smoothing, heads = self.config.loss.smoothing, self.model.camera_heads()
         if heads:
-            cameras = batch.camids + 1
-            return camera_identity_loss(heads, output.logits, rows, cameras, smoothing)
+            if not batch.cameras_told:
+                raise InputError(
+                    "a head per camera is trained on images whose camera is known, and this batch "
+                    "says none; give `camids`, or official file names in `img_paths`."
+                )
+            return camera_identity_loss(heads, output.logits, rows, batch.cameras, smoothing)
         return mean_over_heads([identity_loss(v, rows, smoothing) for v in output.logits.values()])
 
     def _metric_loss(
@@ -194,14 +203,7 @@ class ReIDModule(RetrievalModule):
             self.start_rows(data.eval_dataloader(records, padded=False))
         self._knows_people = hasattr(data, "train_records")
         train = data.train_records if self._knows_people else ()
-        heads = self.model.camera_heads().values()
-        if heads and not any(bool(head.members.any()) for head in heads):
-            if not train:
-                raise InputError(
-                    "a head per camera learns nothing before it is told whom its camera has: fit "
-                    "with a ReIDDataModule, or call set_cameras(pairs of pid and camera) before."
-                )
-            self.set_cameras((r.pid, r.camera) for r in train)
+        require_members(self.model.camera_heads(), [(r.pid, r.camera) for r in train])
         self.seen = self.seen | set(self.labels.pids) | {r.pid for r in train}
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
