@@ -235,7 +235,7 @@ class _Says(torch.nn.Module):
         super().__init__()
         self.said = logits
 
-    def forward(self, images: Tensor) -> ReIDOutput:
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
         return ReIDOutput(torch.ones(len(images), 2), {}, self.said)
 
 
@@ -248,7 +248,7 @@ def test_a_teacher_sees_images_in_its_own_size(tmp_path: Path) -> None:
     teacher, seen = Teacher.of(read, 1), []
     teacher.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     images = (batch_of([1, 1]).images > 127).to(torch.uint8) * 255  # edges that bicubic overshoots
-    teacher(images)
+    teacher(images, torch.ones(len(images), dtype=torch.int64))
     assert seen[0].shape == (2, 3, 48, 32)
     assert 0 <= seen[0].min() <= seen[0].max() <= 255
     assert (seen[0].mean() - images.float().mean()).abs() < 3
@@ -269,8 +269,9 @@ def test_teachers_and_students_may_be_of_other_pixels(tmp_path: Path) -> None:
     raw = checkpoint(tmp_path / "a.ckpt", labels, 1)
     normal = checkpoint(tmp_path / "b.ckpt", labels, 1, pixels="imagenet")
     images = batch_of([1, 1, 1]).images
-    expected = Teacher.of(raw, 1)(images).features
-    torch.testing.assert_close(Teacher.of(normal, 1)(images).features, expected)
+    cameras = torch.ones(3, dtype=torch.int64)
+    expected = Teacher.of(raw, 1)(images, cameras).features
+    torch.testing.assert_close(Teacher.of(normal, 1)(images, cameras).features, expected)
     student = normal.module().model
     batch = batch_of([1, 1, 1])
     batch = Batch(student.pixel_norm.normalize(images), batch.pids, batch.camids, None)
@@ -386,3 +387,44 @@ def test_what_can_not_be_learnt_is_refused(pair: tuple[Teacher, Teacher], tmp_pa
 def test_options_out_of_range(options: tuple[object, ...], part: str) -> None:
     with pytest.raises(InputError, match=part):
         DistillConfig(*options)  # type: ignore[arg-type]
+
+
+def network(**options: object) -> dict[str, object]:
+    return {**CONFIG["network"], "cameras": [1, 2], **options}
+
+
+def test_a_teacher_is_told_the_cameras(tmp_path: Path) -> None:
+    read = checkpoint(tmp_path / "a.ckpt", LabelMap((5, 2)), 1, network=network(camera_norm=True))
+    state = {
+        name: value.flip(0) * 3 + 1 if name.endswith("camera_mean") else value
+        for name, value in read.state.items()
+    }
+    state = {n: torch.ones_like(v) if n.endswith("camera_batches") else v for n, v in state.items()}
+    teacher = Teacher.of(replace(read, state=state), None)
+    batch = batch_of([1, 2])
+    told = teacher(batch.images, batch.camids + 1)
+    torch.testing.assert_close(
+        told.features, teacher.network(batch.images, cameras=batch.camids + 1).features
+    )
+    assert not torch.allclose(told.features, teacher.network(batch.images).features)
+
+
+def test_a_head_of_a_camera_learns_from_its_teacher(pair: tuple[Teacher, Teacher]) -> None:
+    student = tiny_module(LabelMap((2, 3, 5, 9)), network=network(camera_heads=True)).model.eval()
+    batch = batch_of([2, 1])
+    output = student(batch.images, cameras=batch.camids + 1)
+    found = Distillation(pair, student, ROWS)(batch, output)["rows"][1]
+    alone = [
+        rows_loss(
+            output.logits[name][[image]][:, ours],
+            teacher.network(batch.images[[image]]).logits["identity"][:, theirs],
+            4.0,
+        )
+        for name, image, teacher, ours, theirs in (
+            ("c1", 1, pair[0], [2, 3, 0], [0, 1, 2]),
+            ("c2", 0, pair[1], [0, 1], [1, 3]),
+        )
+    ]
+    torch.testing.assert_close(found, torch.cat(alone).mean())
+    found.backward()
+    assert all(head.weight.grad.any() for head in student.remap_heads().values())

@@ -3,12 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
@@ -16,84 +15,12 @@ from rich.table import Table
 from camreid.errors import HeadMismatch, InputError
 from camreid.evaluation.report import percent
 from camreid.freezing import Freeze
-from camreid.labels import LabelMap, Unknown
+from camreid.labels import Unknown
 from camreid.model.batch import read_batch
-from camreid.model.head import RemapHead
+from camreid.model.fit import HeadFit, Images, check_head, images_of
 from camreid.model.module import ReIDModule
 
 __all__ = ["Freeze", "HeadCheck", "HeadFit", "HeadMismatch", "Provenance", "check_head"]
-
-
-@dataclass(frozen=True)
-class HeadFit:
-    """How a head and the people it is to be trained on fit together.
-
-    Attributes:
-        head: its name.
-        rows: rows of its weight.
-        people: identities of its label map.
-        dim: width that its rows have.
-        features: width of the features that it is given.
-        identities: train identities of the split.
-        shared: those of them whose row came with the starting weights.
-        unknown: those of them without one.
-        coverage: `shared` / `identities`.
-        image_coverage: the same by images.
-        misplaced: identities that land on somebody else's row.
-    """
-
-    head: str
-    rows: int
-    people: int
-    dim: int
-    features: int
-    identities: int
-    shared: int
-    unknown: int
-    coverage: float
-    image_coverage: float
-    misplaced: int
-
-
-def check_head(
-    name: str,
-    head: RemapHead,
-    features: int,
-    images: Mapping[int, int],
-    new_people: LabelMap,
-    trained: LabelMap,
-) -> HeadFit:
-    """Measure the fit of one head.
-
-    Args:
-        name: the head's name.
-        head: the head.
-        features: width of the features that it is given.
-        images: train images of each identity of the split.
-        new_people: whose rows did not come with the starting weights.
-        trained: the label map by which images are given their rows, that of the first head.
-    """
-    pids = torch.tensor(list(images), dtype=torch.int64)
-    people = head.pids.cpu()
-    rows = trained.rows(pids)
-    has_row = rows >= 0
-    within = rows[has_row].clamp(max=len(people) - 1)
-    misplaced = int((people[within] != pids[has_row]).sum())
-    shared = [pid for pid in pids[has_row].tolist() if pid not in new_people]
-    count = sum(images.values())
-    return HeadFit(
-        head=name,
-        rows=head.weight.shape[0],
-        people=len(set(people.tolist())),
-        dim=head.dim,
-        features=features,
-        identities=len(images),
-        shared=len(shared),
-        unknown=len(images) - len(shared),
-        coverage=len(shared) / max(1, len(images)),
-        image_coverage=sum(images[pid] for pid in shared) / max(1, count),
-        misplaced=misplaced,
-    )
 
 
 class HeadCheck(pl.Callback):
@@ -116,7 +43,7 @@ class HeadCheck(pl.Callback):
                 f"callbacks.head_check.min_coverage={min_coverage}: expected a share in 0..1."
             )
         self.min_coverage, self.path = min_coverage, path
-        self._images: dict[int, int] = {}
+        self._images: Images = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check against the split's train identities, if the data module or loader has any."""
@@ -129,22 +56,23 @@ class HeadCheck(pl.Callback):
     ) -> None:
         """Check against the first batch, where nothing else says who is trained on."""
         if not self._images and isinstance(pl_module, ReIDModule):
-            pids = read_batch(batch, pl_module.target_labels).pids.tolist()
-            self._images = dict(Counter(pids))
+            read = read_batch(batch, pl_module.target_labels)
+            cameras = (read.camids + 1).tolist()
+            self._images = Counter(zip(read.pids.tolist(), cameras, strict=True))
             self._check(trainer, pl_module, self._images, whole=False)
 
     def _check(
         self,
         trainer: pl.Trainer,
         module: pl.LightningModule,
-        images: Mapping[int, int],
+        images: Images,
         whole: bool,
     ) -> None:
         if not isinstance(module, ReIDModule):
             raise InputError("HeadCheck is for a camreid.model.ReIDModule.")
         heads = module.model.remap_heads()
         fits = [
-            check_head(name, head, width, images, module.new_people, module.labels)
+            check_head(name, head, width, images_of(head, images), module.new_people, module.labels)
             for (name, head), width in zip(heads.items(), module.model.widths.values(), strict=True)
         ]
         unknown, anonymous = module.config.unknown, module.started_anonymous
@@ -181,6 +109,8 @@ class HeadCheck(pl.Callback):
         )
         if unknown == "forbid" and fit.unknown:
             faults.append(f"{counts}, and model.unknown=forbid.")
+        elif fit.camera is not None and not fit.identities:
+            pass  # nobody of this camera is trained on
         elif whole and unknown in ("skip", "drop") and fit.coverage < self.min_coverage:
             faults.append(
                 f"{counts}: a coverage of {fit.coverage:.3f}, below "
@@ -189,14 +119,14 @@ class HeadCheck(pl.Callback):
         return faults
 
 
-def _train_images(trainer: pl.Trainer) -> dict[int, int]:
-    """Train images of each identity of the split; empty if no data module or dataset says."""
+def _train_images(trainer: pl.Trainer) -> Images:
+    """Train images of each identity and camera; empty if no data module or dataset says."""
     data = getattr(trainer, "datamodule", None)
     records: Any = getattr(getattr(data, "split", None), "train", None)
     if records is None:
         trainer.fit_loop.setup_data()
         records = getattr(getattr(trainer.train_dataloader, "dataset", None), "records", ())
-    return dict(sorted(Counter(r.pid for r in records).items()))
+    return Counter((r.pid, getattr(r, "camera", 0)) for r in records)
 
 
 def _remedy(module: ReIDModule) -> str:
@@ -226,7 +156,8 @@ def _show(fits: list[HeadFit], where: str, unknown: Unknown, faults: list[str], 
     ):
         table.add_column(column, justify="left" if column == "head" else "right")
     for fit in fits:
-        numbers = (fit.rows, fit.dim, fit.identities, fit.shared, fit.unknown)
+        rows = fit.rows if fit.members is None else f"{fit.members}/{fit.rows}"
+        numbers = (rows, fit.dim, fit.identities, fit.shared, fit.unknown)
         coverage = (percent(fit.coverage), percent(fit.image_coverage))
         table.add_row(fit.head, *map(str, numbers), *coverage)
     Console().print(table)

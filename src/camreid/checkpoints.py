@@ -1,7 +1,7 @@
 """Weights in: reading camreid checkpoints, and starting a model from them, row by person."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from torch import Tensor
 from camreid.errors import InputError
 from camreid.importing import import_weights
 from camreid.labels import LabelMap
+from camreid.model.camera_heads import CameraHead
+from camreid.model.camera_start import require_cameras, with_cameras
+from camreid.model.cameras import CameraOptions
 from camreid.model.config import ModelConfig
 from camreid.model.module import ReIDModule
 from camreid.model.weights import unreadable
@@ -131,12 +134,15 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
 
     With `model.unknown=reinit` the heads stay fresh. Otherwise each person that both know gets
     *their* row, whatever order either side uses. Whoever has no row of the checkpoint's is one of
-    the module's `new_people`.
+    the module's `new_people`. Camera options that the checkpoint lacks start from what it has, see
+    `with_cameras`; heads per camera keep whom their camera has, until `set_cameras` tells them
+    of the new images. Cameras that it has are part of the architecture and stay.
 
     Raises:
         InputError: the architectures differ.
         HeadMismatch: the checkpoint's rows and people do not fit together.
     """
+    checkpoint = replace(checkpoint, state=with_cameras(module.model, checkpoint.state))
     heads = module.model.remap_heads()
     own = module.model.state_dict()
     trunk = {k: v for k, v in checkpoint.state.items() if not k.startswith("heads.")}
@@ -158,6 +164,9 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
         weight = checkpoint.state[f"heads.{name}.weight"]
         bias = checkpoint.state.get(f"heads.{name}.bias")
         module.new_people = head.take(weight, LabelMap(pids), bias)
+        members = checkpoint.state.get(f"heads.{name}.members")
+        if isinstance(head, CameraHead) and members is not None:
+            head.take_members(members, LabelMap(pids))
 
 
 def _refuse_foreign(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -175,6 +184,8 @@ def _check_trunk(
     module: ReIDModule, checkpoint: Checkpoint, trunk: dict[str, Tensor], own: dict[str, Tensor]
 ) -> None:
     """Refuse other architectures, heads included by name."""
+    theirs_told = CameraOptions.of(checkpoint.config.network).told
+    require_cameras(checkpoint.path, theirs_told, module.model.cameras)
     theirs = {k: tuple(v.shape) for k, v in trunk.items()}
     ours = {k: tuple(v.shape) for k, v in own.items() if not k.startswith("heads.")}
     heads = {k for k in checkpoint.state if k.startswith("heads.") and k.endswith(".weight")}
@@ -197,9 +208,10 @@ _TRACELESS = {"stem_padding": 1, "last_stride": None, "pool": "avg"}
 
 def _check_options(module: ReIDModule, checkpoint: Checkpoint) -> None:
     theirs, ours = checkpoint.config.network, module.config.network
+    told = {"camera_embedding": 0.0} if theirs.get("camera_embedding") else {}
     differing = {
         key: theirs.get(key, usual)
-        for key, usual in _TRACELESS.items()
+        for key, usual in {**_TRACELESS, **told}.items()
         if theirs.get(key, usual) != ours.get(key, usual)
     }
     if differing:

@@ -18,6 +18,7 @@ from camreid.checkpoints import Checkpoint
 from camreid.errors import InputError, require_number
 from camreid.labels import LabelMap
 from camreid.model.batch import Batch
+from camreid.model.camera_heads import CameraHead
 from camreid.model.distillation_losses import cosines, fuse, relation_loss, rows_loss
 from camreid.model.evaluating import forward_raw
 from camreid.model.losses import mean_over_heads
@@ -95,13 +96,13 @@ class Teacher:
         return cls(network, checkpoint.labels, checkpoint.config.image_size, camera)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> ReIDOutput:
-        """What it says of raw (B, 3, H, W) images of any size, on their device."""
+    def __call__(self, images: Tensor, cameras: Tensor) -> ReIDOutput:
+        """What it says of raw (B, 3, H, W) images of any size and (B,) cameras, on their device."""
         self.network.to(images.device)
         if images.shape[2:] != self.image_size:
             images = F.interpolate(images.float(), self.image_size, mode="bicubic", antialias=True)
             images = images.clamp(0, 255)  # bicubic overshoots at edges
-        return forward_raw(self.network, images)
+        return forward_raw(self.network, images, cameras)
 
     def teaches(self, cameras: Tensor) -> Tensor:
         """(B,) bool: whether images of these 1-based cameras are among those it was trained on.
@@ -148,7 +149,7 @@ class Distillation:
         everything = config.relation_weight > 0 and config.target != "within_camera"
         asked = [torch.ones_like(mask) if everything else mask for mask in own]
         said = [
-            teacher(images[mask]) if mask.any() else None
+            teacher(images[mask], cameras[mask]) if mask.any() else None
             for teacher, mask in zip(self.teachers, asked, strict=True)
         ]
         losses: dict[str, tuple[float, Tensor]] = {}
@@ -195,21 +196,28 @@ class Distillation:
     def _rows(
         self, said: Sequence[dict[str, Tensor]], own: Sequence[Tensor], features: Tensor
     ) -> Tensor:
-        """Mean over the student's heads and over pairs of an image and a teacher of its camera."""
+        """Mean over the student's heads and over pairs of an image and a teacher of its camera.
+
+        A student's heads of one camera each learn from the teachers of that camera alone, and count
+        as one.
+        """
         parts = self.student.parts(features)
-        heads = []
+        heads: dict[str, list[Tensor]] = {}
         for name, head in self.student.remap_heads().items():
             logits = head(parts[name])  # without the margin that training puts on the true row
-            values = [0.0 * logits[:0].sum(1)]
-            for theirs, mask, (their_rows, our_rows) in zip(said, own, self.shared, strict=True):
-                if theirs and len(our_rows) > 1:
+            of_a_camera = isinstance(head, CameraHead)
+            values = heads.setdefault("" if of_a_camera else name, [0.0 * logits[:0].sum(1)])
+            for teacher, theirs, mask, (their_rows, our_rows) in zip(
+                self.teachers, said, own, self.shared, strict=True
+            ):
+                apart = of_a_camera and head.camera != teacher.camera
+                if theirs and len(our_rows) > 1 and not apart:
                     mean = torch.stack(list(theirs.values())).mean(0)
                     target = theirs.get(name, mean)[:, their_rows.to(mask.device)]
                     ours = logits[mask][:, our_rows.to(mask.device)]
                     values.append(rows_loss(ours, target, self.config.rows_temperature))
-            found = torch.cat(values)
-            heads.append(found.sum() / max(1, len(found)))
-        return mean_over_heads(heads)
+        found = [torch.cat(values) for values in heads.values()]
+        return mean_over_heads([values.sum() / max(1, len(values)) for values in found])
 
 
 def _logits(output: ReIDOutput | None, mask: Tensor) -> dict[str, Tensor]:

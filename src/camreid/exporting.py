@@ -56,7 +56,8 @@ def export_onnx(
     """Write a module as an ONNX file, checked against PyTorch by onnxruntime.
 
     The file takes `images` (N, 3, H, W), RGB in 0..255, of any N, and gives `features` (N, D); the
-    pixels are normalised inside. Its metadata say who the rows are and how to prepare images.
+    pixels are normalised inside. Its metadata say who the rows are and how to prepare images. A
+    model with camera options treats every image as of an unknown camera, which they say as well.
 
     Args:
         module: left as it is.
@@ -169,6 +170,17 @@ def _metadata(module: ReIDModule, normalize: bool) -> dict[str, str]:
         "pixels": "0..255, normalised inside",
         "resize": "bicubic, antialiased",
         "features_normalized": json.dumps(normalize),
+        **_about_cameras(module),
+    }
+
+
+def _about_cameras(module: ReIDModule) -> dict[str, str]:
+    """The file takes no cameras, which matters for a model that tells some apart."""
+    if not module.model.cameras:
+        return {}
+    return {
+        "cameras": json.dumps(list(module.model.cameras)),
+        "camera_of_images": "unknown: every image is treated as of no camera that was trained on",
     }
 
 

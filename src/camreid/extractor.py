@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,21 +79,32 @@ class FeatureExtractor:
             network = copy.deepcopy(self.network) if given else self.network
             self.network = network.to(self.device)
 
-    def __call__(self, images: OneImage | Iterable[OneImage]) -> Tensor:
+    def __call__(
+        self, images: OneImage | Iterable[OneImage], cameras: Sequence[int] | None = None
+    ) -> Tensor:
         """Features (N, D) float32 on the CPU, in the order of the images.
 
         Args:
             images: paths, PIL images, uint8 arrays (H, W, 3), or tensors (3, H, W) of uint8 or of
                 float in 0..255; one, a list of any sizes and kinds, or an array or tensor of four
                 dimensions. RGB. None at all give (0, D).
+            cameras: of each image, 1-based, for models with camera options; None for unknown ones.
 
         Raises:
-            InputError: a file that is not there or no image, or another shape or type of number.
+            InputError: a file that is not there or no image, or another shape or type of number; as
+                many cameras as there are not images.
             PixelRangeError: a float tensor that is not in 0..255.
         """
         many = list_images(images)
+        if cameras is not None and len(cameras) != len(many):
+            raise InputError(f"{len(cameras)} cameras for {len(many)} images: give one each.")
+        told = None if cameras is None else torch.tensor(cameras, dtype=torch.int64)
         with evaluating(self.network), torch.inference_mode():
-            parts = [self._features(batch) for batch in self._batches(many)]
+            parts, done = [], 0
+            for batch in self._batches(many):
+                some = None if told is None else told[done : done + len(batch)]
+                parts.append(self._features(batch, some))
+                done += len(batch)
             if not many:
                 nothing = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8)
                 parts = [self._features(nothing)[:0]]
@@ -118,11 +129,12 @@ class FeatureExtractor:
             check_raw(image)
         return read_pixels(image, self.image_size)
 
-    def _features(self, images: Tensor) -> Tensor:
+    def _features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         images = images.to(self.device)
+        cameras = None if cameras is None else cameras.to(self.device)
         kind = _PRECISIONS[self.precision]
         with torch.autocast(self.device.type, kind, enabled=kind is not None):
-            features = self.options(lambda raw: forward_raw(self.network, raw), images)
+            features = self.options(lambda raw: forward_raw(self.network, raw, cameras), images)
         return features.float().cpu()
 
 

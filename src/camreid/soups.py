@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from camreid.checkpoints import Checkpoint
 from camreid.errors import InputError
 from camreid.labels import LabelMap
+from camreid.model.batch import read_cameras
+from camreid.model.camera_norm import CameraNorm
+from camreid.model.cameras import OPTIONS
 from camreid.model.evaluating import evaluating
 from camreid.model.module import ReIDModule
 
@@ -64,7 +67,7 @@ def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
 def _difference(first: Checkpoint, other: Checkpoint) -> str:
     """What sets two networks apart, empty if nothing does."""
     ours, theirs = first.config, other.config
-    if ours.network != theirs.network or ours.pixels != theirs.pixels:
+    if _options(first) != _options(other) or ours.pixels != theirs.pixels:
         return f"they are of other model options ({ours.name} and {theirs.name})"
     shapes = [
         {k: v.shape for k, v in c.state.items() if not k.startswith("heads.")}
@@ -75,6 +78,12 @@ def _difference(first: Checkpoint, other: Checkpoint) -> str:
     if first.labels.is_anonymous or other.labels.is_anonymous:
         return "" if first.labels == other.labels else "nobody knows whose the rows are"
     return ""
+
+
+def _options(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Of its network; camera options that are off count as none, as in older checkpoints."""
+    off = {"cameras", *OPTIONS}
+    return {k: v for k, v in checkpoint.config.network.items() if v or k not in off}
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
@@ -102,14 +111,17 @@ def restate_batch_norm(
 ) -> None:
     """Take the running statistics of every BatchNorm anew: the mean over batches of images.
 
-    Only they change; everything else is in evaluation mode meanwhile.
+    Only they change; everything else is in evaluation mode meanwhile. Of a `CameraNorm`, those of
+    each camera are taken from its images, and those of cameras without images are forgotten.
 
     Args:
         network: on `device`.
-        batches: of raw `images`, without augmentation; none leave the statistics as they were.
+        batches: of raw `images`, without augmentation, and their `camids` where the network tells
+            cameras apart; none leave the statistics as they were.
         device: where the network is.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kinds = (nn.modules.batchnorm._BatchNorm, CameraNorm)
+    norms = [m for m in network.modules() if isinstance(m, kinds)]
     momenta = [norm.momentum for norm in norms]
     with evaluating(network):
         for place, batch in enumerate(batches):
@@ -118,7 +130,8 @@ def restate_batch_norm(
                     norm.reset_running_stats()
                     norm.momentum = None  # the plain mean over batches
                     norm.train()
-            network(batch["images"].to(device))
+            images, cameras = batch["images"].to(device), read_cameras(batch)
+            network(images, cameras=None if cameras is None else cameras.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -63,3 +63,20 @@ def test_only_train_batches_are_augmented(data: ReIDDataModule) -> None:
     data.augment = Augment(flip=1.0, pad=0, erase=0)
     batch = next(iter(data.train_dataloader()))
     assert data.on_after_batch_transfer(batch, 0) is batch  # no trainer: not training
+
+
+def test_within_camera_the_images_of_a_group_are_of_one_camera(records: Records) -> None:
+    split = OriginalSplit()(records)
+    for within in (True, False):
+        data = ReIDDataModule(
+            split, (64, 32), identities=4, instances=3, workers=0, within_camera=within
+        )
+        mixed, used = 0, set()
+        for batch in data.train_dataloader():
+            pids, cameras = batch["pids"].view(4, 3), batch["camids"].view(4, 3)
+            assert (pids == pids[:, :1]).all()
+            mixed += int((cameras != cameras[:, :1]).sum())
+            used |= set(zip(pids.flatten().tolist(), (cameras + 1).flatten().tolist(), strict=True))
+        assert bool(mixed) is not within
+        if within:
+            assert used == {(r.pid, r.camera) for r in split.train}

@@ -180,6 +180,7 @@ def build_data(config: DictConfig, split: Split, size: tuple[int, int]) -> ReIDD
         seed=config.seed,
         augment=instantiate(data.augment, _target_="camreid.data.Augment"),
         interpolation=data.interpolation,
+        within_camera=data.within_camera,
     )
 
 

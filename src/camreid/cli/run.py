@@ -15,6 +15,7 @@ from camreid.callbacks import Provenance
 from camreid.checkpoints import Checkpoint, load, read_checkpoint, start_from
 from camreid.cli import build
 from camreid.cli.budget import spend_budget
+from camreid.cli.cameras import fill_cameras
 from camreid.cli.distill import read_teaching
 from camreid.cli.lineage import image_leak, parents
 from camreid.cli.provenance import join_metrics, notes
@@ -67,16 +68,22 @@ def build_module(
     config: DictConfig, split: Split, start: Checkpoint | None, resumed: Checkpoint | None
 ) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
-    model = build.build_model(config, start or resumed)
+    model = fill_cameras(config, build.build_model(config, start or resumed), split)
     if resumed is not None:
         _check_resumable(config, resumed, split)
         return ReIDModule(model.without_weights(), resumed.labels)
     if start is None:
         _say_fetching(model)
-        return ReIDModule(model, split.labels)
+        return _with_cameras(ReIDModule(model, split.labels), split)
     labels = fit_labels(start.labels, split.labels, model.unknown)
     module = ReIDModule(model.without_weights(), labels)
     start_from(module, start)
+    return _with_cameras(module, split)
+
+
+def _with_cameras(module: ReIDModule, split: Split) -> ReIDModule:
+    """The module, its heads per camera (if any) told whom each camera has."""
+    module.set_cameras((r.pid, r.camera) for r in split.train)
     return module
 
 

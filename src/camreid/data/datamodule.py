@@ -36,6 +36,8 @@ class ReIDDataModule(pl.LightningDataModule):
         seed: of sampling and augmentation.
         augment: None for no augmentation.
         interpolation: of the resize: `bicubic` or `bilinear`.
+        within_camera: whether the K images of a person in a batch are of one camera; a person in
+            two cameras counts as two then, who may well be in one batch.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ReIDDataModule(pl.LightningDataModule):
         seed: int = 0,
         augment: Augment | None = None,
         interpolation: Interpolation = "bicubic",
+        within_camera: bool = False,
     ) -> None:
         super().__init__()
         require_whole("data.identities", identities, least=1)
@@ -62,6 +65,9 @@ class ReIDDataModule(pl.LightningDataModule):
         self.identities, self.instances = identities, instances
         self.eval_batch_size, self.seed, self.augment = eval_batch_size, seed, augment
         self.workers, self.interpolation = workers, interpolation
+        if not isinstance(within_camera, bool):
+            raise InputError(f"data.within_camera={within_camera}: type true or false.")
+        self.within_camera = within_camera
         self.train_records = split.train
         self._stream: tuple[int, torch.Generator] | None = None
         if min(self.size) < 16:
@@ -143,8 +149,10 @@ class ReIDDataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _sampler(self, rank: int, world_size: int) -> IdentitySampler:
-        pids = [r.pid for r in self.train_records]
-        return IdentitySampler(pids, self.identities, self.instances, self.seed, rank, world_size)
+        whose = [(r.pid, r.camera if self.within_camera else 0) for r in self.train_records]
+        numbers = {pair: number for number, pair in enumerate(sorted(set(whose)))}
+        people = [numbers[pair] for pair in whose]
+        return IdentitySampler(people, self.identities, self.instances, self.seed, rank, world_size)
 
     def _loading(self) -> dict[str, Any]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,5 +1,6 @@
 """The strong baseline: one backbone, one neck, one head."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -7,6 +8,10 @@ from torch import Tensor, nn
 from camreid.errors import InputError, require_whole
 from camreid.labels import LabelMap
 from camreid.model.backbone import Backbone, Changes, Pool
+from camreid.model.camera_embedding import use_camera_embedding
+from camreid.model.camera_heads import CameraHead
+from camreid.model.camera_norm import use_camera_norm
+from camreid.model.cameras import CameraIndex, CameraOptions
 from camreid.model.head import Classifier, RemapHead
 from camreid.model.network import ReIDNetwork, ReIDOutput
 from camreid.model.pixels import PixelNorm, Pixels
@@ -36,6 +41,10 @@ class Baseline(ReIDNetwork):
         margin: see `RemapHead`.
         bias: see `RemapHead`.
         metric_feature: the metric loss sees features `before` or `after` the neck.
+        cameras: see `CameraOptions`, as the other options of cameras.
+        camera_norm: see `CameraNorm`.
+        camera_embedding: see `CameraEmbedding`.
+        camera_heads: see `CameraHead`.
     """
 
     def __init__(
@@ -60,6 +69,10 @@ class Baseline(ReIDNetwork):
         margin: float = 0.0,
         bias: bool = False,
         metric_feature: Literal["before", "after"] = "before",
+        cameras: Sequence[int] | None = None,
+        camera_norm: bool = False,
+        camera_embedding: float = 0.0,
+        camera_heads: bool = False,
     ) -> None:
         super().__init__()
         if projection is not None:
@@ -81,21 +94,38 @@ class Baseline(ReIDNetwork):
             else nn.Sequential(nn.Linear(self.backbone.dim, dim), nn.BatchNorm1d(dim), nn.ReLU())
         )
         self.neck = bn_neck(dim) if neck == "bn" else nn.Identity()
-        head = RemapHead(dim, labels, classifier, scale, margin, bias)
-        self.heads = nn.ModuleDict({"identity": head})
-        self.widths = {"identity": dim}
+        options = CameraOptions(cameras, camera_norm, camera_embedding, camera_heads)
+        self.cameras = options.told
+        self.camera_index = CameraIndex(self.cameras)
+        if camera_norm:
+            use_camera_norm(self, self.camera_index)
+        if camera_embedding:
+            use_camera_embedding(self.backbone.trunk, camera_embedding, self.camera_index)
+        how = (dim, labels, classifier, scale, margin, bias)
+        self.heads = nn.ModuleDict(
+            {f"c{camera}": CameraHead(camera, *how) for camera in self.cameras}
+            if camera_heads
+            else {"identity": RemapHead(*how)}
+        )
+        self.widths = dict.fromkeys(self.heads, dim)
 
-    def forward(self, images: Tensor, rows: Tensor | None = None) -> ReIDOutput:
+    def forward(
+        self, images: Tensor, rows: Tensor | None = None, cameras: Tensor | None = None
+    ) -> ReIDOutput:
         """See `ReIDNetwork.forward`; `features` are after the neck in both modes."""
-        before = self.projection(self.backbone(self.pixel_norm(images)))
-        after: Tensor = self.neck(before)
+        index = self.camera_index
+        with index.of(cameras):
+            normalised = index.sort(self.pixel_norm(images))
+            before = self.projection(self.backbone(normalised))
+            after: Tensor = self.neck(before)
+            before, after = index.unsort(before), index.unsort(after)
         embedding = before if self.metric_feature == "before" else after
-        logits = self.heads["identity"](after, rows)
-        return ReIDOutput(after, {"identity": embedding}, {"identity": logits}, before)
+        logits = {name: head(after, rows) for name, head in self.heads.items()}
+        return ReIDOutput(after, {"identity": embedding}, logits, before)
 
     def parts(self, features: Tensor) -> dict[str, Tensor]:
-        """The one head sees all of the features."""
-        return {"identity": features}
+        """Every head sees all of the features."""
+        return dict.fromkeys(self.heads, features)
 
 
 def bn_neck(dim: int) -> nn.BatchNorm1d:

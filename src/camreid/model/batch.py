@@ -22,12 +22,19 @@ class Batch:
         pids: (B,) int64 raw identities.
         camids: (B,) int64 cameras, 0-based.
         index: (B,) int64 the image's number in its loader; None if the batch has none.
+        cameras_told: whether anything says so; otherwise `camids` are all 0.
     """
 
     images: Tensor
     pids: Tensor
     camids: Tensor
     index: Tensor | None
+    cameras_told: bool = True
+
+    @property
+    def cameras(self) -> Tensor:
+        """(B,) int64 cameras, 1-based, as networks take them; 0 (unknown) if nothing says."""
+        return self.camids + 1 if self.cameras_told else torch.zeros_like(self.camids)
 
 
 def read_batch(
@@ -91,7 +98,26 @@ def read_batch(
     index = batch.get("index")
     if index is None and len(paths) == len(images):
         index = [_number(path) for path in paths]
-    return Batch(images, pids, camids, None if index is None else column(index))
+    told = named or "camids" in batch
+    return Batch(images, pids, camids, None if index is None else column(index), told)
+
+
+def read_cameras(batch: Mapping[str, Any]) -> Tensor | None:
+    """(B,) int64 cameras of a batch dict, 1-based; None if neither it nor its names say.
+
+    As in `read_batch`, names count before the `camids` of a batch without `pids`, which may have
+    been renumbered.
+
+    >>> read_cameras({"images": torch.zeros(1, 3, 8, 4), "img_paths": ["0704_c3s1_069626_01.jpg"]})
+    tensor([3])
+    """
+    images = batch["images"]
+    names = [parse_name(path) for path in batch.get("img_paths", ())]
+    cameras = [name.camera for name in names if name is not None]
+    column = {"dtype": torch.int64, "device": images.device}
+    if len(cameras) == len(images) and not {"pids", "camids"} <= batch.keys():
+        return torch.tensor(cameras, **column)
+    return torch.as_tensor(batch["camids"], **column) + 1 if "camids" in batch else None
 
 
 def _people_of(targets: Tensor, labels: LabelMap) -> Tensor:

@@ -29,15 +29,16 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def forward_raw(network: ReIDNetwork, images: Tensor) -> ReIDOutput:
+def forward_raw(network: ReIDNetwork, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
     """What a network says of raw pixels, also one that was trained on `model.pixels=imagenet`.
 
     Args:
         network: in evaluation mode.
         images: (B, 3, H, W) uint8 or float in 0..255, RGB.
+        cameras: (B,) int64, 1-based; None for unknown ones.
     """
     norm = next((part for part in network.modules() if isinstance(part, PixelNorm)), None)
     if norm is not None and norm.pixels == "imagenet":
         images = norm.normalize(images)
-    output: ReIDOutput = network(images)
+    output: ReIDOutput = network(images, cameras=cameras)
     return output

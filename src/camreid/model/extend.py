@@ -21,6 +21,8 @@ def feature_sums(
 ) -> dict[str, Tensor]:
     """The sum of each person's features in evaluation mode, by head.
 
+    The head of one camera goes by that camera's images alone.
+
     Args:
         network: left in the mode it is in, every part of it.
         loader: batches of images, some of them of the people.
@@ -32,12 +34,15 @@ def feature_sums(
     """
     count, widths = len(people), network.widths
     sums = {name: torch.zeros(count, width, device=device) for name, width in widths.items()}
+    of = {f"c{camera}": camera for camera in network.camera_heads()}
     with evaluating(network):
         for batch in loader:
             read = read_batch(batch)
             places = people.rows(read.pids.cpu()).to(device)
             known = places >= 0
-            features = network(read.images.to(device)).features
+            cameras = read.cameras.to(device)
+            features = network(read.images.to(device), cameras=cameras).features
             for name, part in network.parts(features).items():
-                sums[name].index_add_(0, places[known], part[known].float())
+                chosen = known & (cameras == of[name]) if name in of else known
+                sums[name].index_add_(0, places[chosen], part[chosen].float())
     return sums

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from camreid.errors import InputError, require_number
 from camreid.model.metric_losses import Margin, Mining, Pair, PairLoss, TripletLoss
@@ -15,7 +15,9 @@ Smoothing = float | Literal["adaptive"]
 _ADAPTIVE = 0.2  # of adaptive smoothing, as in FastReID
 
 
-def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> Tensor:
+def identity_loss(
+    logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0, among: Tensor | None = None
+) -> Tensor:
     """Cross-entropy over the images whose identity has a row; 0 if none has.
 
     Smoothing gives `smoothing` / (rows - 1) to each wrong row, as in FastReID and in Szegedy's
@@ -27,6 +29,8 @@ def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> T
         rows: (B,) int64 true rows, -1 for none.
         smoothing: 0..1; or `adaptive`, a fifth of the probability that the image's own row has
             already (FastReID's negative epsilon).
+        among: (B, rows) bool, the rows that each image is classified among, its true row one of
+            them; the others get no probability and no smoothing. None for all.
 
     >>> identity_loss(torch.zeros(2, 4), torch.tensor([1, -1])).item()
     1.3862943649291992
@@ -34,6 +38,8 @@ def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> T
     0.0
     """
     known = (rows >= 0).sum().clamp(min=1)
+    if among is not None:
+        return _among(logits, rows, smoothing, among) / known
     if smoothing == "adaptive":
         return _adaptive(logits, rows) / known
     count = logits.shape[1]
@@ -49,6 +55,17 @@ def _adaptive(logits: Tensor, rows: Tensor) -> Tensor:
     share = _ADAPTIVE * true.detach().exp()
     wrong = (scores.sum(1) - true) / max(1, logits.shape[1] - 1)
     return -((1 - share) * true + share * wrong)[rows >= 0].sum()
+
+
+def _among(logits: Tensor, rows: Tensor, smoothing: Smoothing, among: Tensor) -> Tensor:
+    """Summed cross-entropy, each image's among rows of its own."""
+    known = rows >= 0
+    logits, rows, among = logits[known], rows[known], among[known]
+    scores = logits.masked_fill(~among, -torch.inf).log_softmax(1).masked_fill(~among, 0.0)
+    true = scores.gather(1, rows[:, None])[:, 0]  # (B,)
+    share = _ADAPTIVE * true.detach().exp() if smoothing == "adaptive" else smoothing
+    wrong = (scores.sum(1) - true) / (among.sum(1) - 1).clamp(min=1)
+    return -((1 - share) * true + share * wrong).sum()
 
 
 @dataclass(frozen=True)
@@ -103,9 +120,9 @@ class LossConfig:
         require_number("model.loss.pair_margin", self.pair_margin, least=0)
         require_number("model.loss.pair_scale", self.pair_scale, least=0)
 
-    def metric_losses(self) -> dict[str, tuple[float, nn.Module]]:
+    def metric_losses(self) -> dict[str, tuple[float, TripletLoss | PairLoss]]:
         """Weight and loss of embeddings and pids, by name."""
-        losses: dict[str, tuple[float, nn.Module]] = {}
+        losses: dict[str, tuple[float, TripletLoss | PairLoss]] = {}
         if self.triplet_weight:
             triplet = TripletLoss(self.triplet_margin, self.triplet_mining, self.triplet_normalize)
             losses["triplet"] = (self.triplet_weight, triplet)

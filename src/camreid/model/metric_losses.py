@@ -53,9 +53,12 @@ class TripletLoss(nn.Module):
             loss = self._weighted(self.distance(embeddings), pids)
         return loss + 0.0 * embeddings.sum()  # keeps the graph where there was no triplet
 
+    def terms(self, pids: Tensor) -> int:
+        """Of how many images the loss is the mean: those with company and a rival."""
+        return int(_anchors(pids).sum())
+
     def _weighted(self, distances: Tensor, pids: Tensor) -> Tensor:
-        same = pids[:, None] == pids
-        anchors = (same.sum(1) > 1) & ~same.all(1)
+        same, anchors = pids[:, None] == pids, _anchors(pids)
         if not anchors.any():
             return distances.new_zeros(())
         distances, same = distances[anchors], same[anchors]
@@ -68,6 +71,12 @@ class TripletLoss(nn.Module):
         soft = F.softplus(gap).mean()
         overflows = fastreid & gap.exp().isinf().any()
         return torch.where(overflows, (gap + 0.3).relu().mean(), soft)
+
+
+def _anchors(pids: Tensor) -> Tensor:
+    """(B,) bool: images that have another of their person, and one of somebody else."""
+    same = pids[:, None] == pids
+    return (same.sum(1) > 1) & ~same.all(1)
 
 
 def _weighted_mean(distances: Tensor, chosen: Tensor, scores: Tensor, fastreid: bool) -> Tensor:
@@ -93,6 +102,10 @@ class PairLoss(nn.Module):
         super().__init__()
         self.form, self.margin, self.scale = form, margin, scale
 
+    def terms(self, pids: Tensor) -> int:
+        """Of how many images the loss is the mean: all."""
+        return len(pids)
+
     def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
         """Mean over the images of (B, d) embeddings; 0 for one without company or rival."""
         embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
@@ -106,7 +119,7 @@ class PairLoss(nn.Module):
             negative = (cosine + m).clamp(min=0).detach() * (cosine - m)
         else:
             positive, negative = -cosine, cosine + m
-        anchors = (same.sum(1) > 1) & ~same.all(1)
+        anchors = _anchors(pids)
         sums = [
             (self.scale * terms).masked_fill(~chosen, -torch.inf)[anchors].logsumexp(1)
             for terms, chosen in ((positive, same & ~itself), (negative, ~same))

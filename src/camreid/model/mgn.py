@@ -94,8 +94,10 @@ class MGN(ReIDNetwork):
         for part in PARTS:
             nn.init.kaiming_normal_(self.get_parameter(f"reductions.{part}.weight"), mode="fan_out")
 
-    def forward(self, images: Tensor, rows: Tensor | None = None) -> ReIDOutput:
-        """See `ReIDNetwork.forward`; features and embeddings are after the necks."""
+    def forward(
+        self, images: Tensor, rows: Tensor | None = None, cameras: Tensor | None = None
+    ) -> ReIDOutput:
+        """See `ReIDNetwork.forward`; all is after the necks, the same for all cameras."""
         shared = self.trunk(self.pixel_norm(images))
         maps = {name: branch(shared) for name, branch in self.branches.items()}
         maps["b21"], maps["b22"] = maps["b2"].chunk(2, dim=2)

@@ -8,10 +8,17 @@ from torch import Tensor
 
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
-from camreid.model.batch import Batch, read_batch
+from camreid.model.batch import Batch, read_batch, read_cameras
+from camreid.model.camera_heads import (
+    camera_identity_loss,
+    require_members,
+    set_members,
+    within_cameras,
+)
 from camreid.model.config import ModelConfig
 from camreid.model.extend import feature_sums
 from camreid.model.losses import identity_loss, mean_over_heads
+from camreid.model.metric_losses import PairLoss, TripletLoss
 from camreid.model.network import ReIDOutput, build_network
 from camreid.model.testing import RetrievalModule
 from camreid.model.versions import versions
@@ -76,8 +83,10 @@ class ReIDModule(RetrievalModule):
 
     def forward(self, batch: Mapping[str, Any] | Tensor) -> ReIDOutput:
         """Features and logits of a batch dict, or of (B, 3, H, W) images."""
-        images = batch if isinstance(batch, Tensor) else batch["images"]
-        output: ReIDOutput = self.model(images)
+        if isinstance(batch, Tensor):
+            output: ReIDOutput = self.model(batch)
+        else:
+            output = self.model(batch["images"], cameras=read_cameras(batch))
         return output
 
     def setup(self, stage: str) -> None:
@@ -90,15 +99,12 @@ class ReIDModule(RetrievalModule):
         """Weighted sum of identity and triplet losses; unknown people have only the latter."""
         read = read_batch(batch, self.target_labels)
         rows = self._rows(read)
-        output: ReIDOutput = self.model(read.images, rows)
-        loss = self.config.loss
-        identity = mean_over_heads(
-            [identity_loss(logits, rows, loss.smoothing) for logits in output.logits.values()]
-        )
+        output: ReIDOutput = self.model(read.images, rows, read.cameras)
+        loss, identity = self.config.loss, self._identity_loss(read, rows, output)
         total = loss.identity_weight * identity
         values = {"train/identity_loss": identity, "train/known": (rows >= 0).float().mean()}
         for name, (weight, metric) in self.metric_losses.items():
-            value = mean_over_heads([metric(e, read.pids) for e in output.embeddings.values()])
+            value = self._metric_loss(metric, read, output)
             total = total + weight * value
             values[f"train/{name}_loss"] = value
         for extra in self.extra_losses:
@@ -115,6 +121,38 @@ class ReIDModule(RetrievalModule):
         self.log("train/loss", total, prog_bar=True, **how)
         self.log_dict(values, **how)
         return total
+
+    def _identity_loss(self, batch: Batch, rows: Tensor, output: ReIDOutput) -> Tensor:
+        smoothing, heads = self.config.loss.smoothing, self.model.camera_heads()
+        if heads:
+            if not batch.cameras_told:
+                raise InputError(
+                    "a head per camera is trained on images whose camera is known, and this batch "
+                    "says none; give `camids`, or official file names in `img_paths`."
+                )
+            return camera_identity_loss(heads, output.logits, rows, batch.cameras, smoothing)
+        return mean_over_heads([identity_loss(v, rows, smoothing) for v in output.logits.values()])
+
+    def _metric_loss(
+        self, loss: TripletLoss | PairLoss, batch: Batch, output: ReIDOutput
+    ) -> Tensor:
+        embeddings, pids = output.embeddings.values(), batch.pids
+        if self.model.camera_heads():
+            values = [within_cameras(loss, e, pids, batch.camids) for e in embeddings]
+        else:
+            values = [loss(e, pids) for e in embeddings]
+        return mean_over_heads(values)
+
+    def set_cameras(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Tell a head per camera (`camera_heads`) whom its camera has.
+
+        Without a call, `fit` tells them of the data module's train images, if none was told yet.
+
+        Args:
+            pairs: pid and camera (1-based) of each train image. Of people who are not among them,
+                what the heads know stays, as from the starting weights.
+        """
+        set_members(self.model.camera_heads(), pairs)
 
     def _rows(self, batch: Batch) -> Tensor:
         rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
@@ -166,6 +204,7 @@ class ReIDModule(RetrievalModule):
             self.start_rows(data.eval_dataloader(records, padded=False))
         self._knows_people = hasattr(data, "train_records")
         train = data.train_records if self._knows_people else ()
+        require_members(self.model.camera_heads(), [(r.pid, r.camera) for r in train])
         self.seen = self.seen | set(self.labels.pids) | {r.pid for r in train}
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from camreid.errors import InputError
 from camreid.labels import LabelMap
+from camreid.model.camera_heads import CameraHead
+from camreid.model.cameras import OPTIONS
 from camreid.model.head import RemapHead
 from camreid.model.pixels import Pixels
 
@@ -83,17 +85,23 @@ class ReIDNetwork(nn.Module):
     Attributes:
         heads: `RemapHead`s by name, over one label map.
         widths: width of the features that each head is given.
+        cameras: that it tells apart, 1-based; none by default.
     """
 
     heads: nn.ModuleDict
     widths: dict[str, int]
+    cameras: tuple[int, ...] = ()
 
-    def forward(self, images: Tensor, rows: Tensor | None = None) -> ReIDOutput:
+    def forward(
+        self, images: Tensor, rows: Tensor | None = None, cameras: Tensor | None = None
+    ) -> ReIDOutput:
         """Features and logits of images.
 
         Args:
             images: (B, 3, H, W) as `model.pixels` says, raw uint8 or float in 0..255 by default.
             rows: (B,) true rows, for classifiers with a margin; -1 for none.
+            cameras: (B,) int64 cameras, 1-based, for networks that tell any apart; None for
+                unknown ones.
         """
         raise NotImplementedError
 
@@ -104,6 +112,11 @@ class ReIDNetwork(nn.Module):
     def remap_heads(self) -> dict[str, RemapHead]:
         """The heads by name."""
         return {name: head for name, head in self.heads.items() if isinstance(head, RemapHead)}
+
+    def camera_heads(self) -> dict[int, CameraHead]:
+        """The heads of single cameras by camera; none by default."""
+        heads = [head for head in self.heads.values() if isinstance(head, CameraHead)]
+        return {head.camera: head for head in heads}
 
 
 def build_network(
@@ -120,6 +133,13 @@ def build_network(
         raise InputError(
             f"model.network._target_={target} is no camreid.model.ReIDNetwork; type the dotted "
             "name of a class that is, such as camreid.model.Baseline."
+        )
+    takes = inspect.signature(network).parameters
+    asked = [name for name in OPTIONS if options.get(name) and name not in takes]
+    if asked:
+        raise InputError(
+            f"model.network.{asked[0]}={options[asked[0]]}: {target} has no camera options. Choose "
+            "a model of camreid.model.Baseline, such as model=bot_r50 or model=vit_base."
         )
     try:
         inspect.signature(network).bind(labels, image_size, pixels=pixels, **options)

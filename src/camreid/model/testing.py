@@ -1,6 +1,7 @@
 """Validation, test and prediction of a network: features collected, ranked and kept."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence
 from camreid.model.batch import Batch, read_batch
+from camreid.model.camera_heads import own_logits
 from camreid.model.network import FeatureOptions, ReIDNetwork, ReIDOutput
 
 
@@ -48,7 +50,7 @@ class RetrievalModule(pl.LightningModule):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Collect features; each image is ranked against all the others."""
         read = read_batch(batch, training=False)
-        features = self.feature_options(self.model, read.images)
+        features = self.feature_options(self._network(read), read.images)
         index = _index(read, batch_idx)
         self.val_metric.update(features, read.pids, read.camids, index, role="both")
 
@@ -73,13 +75,25 @@ class RetrievalModule(pl.LightningModule):
         """Collect features and guesses of the query (loader 0) and the gallery (loader 1)."""
         role: Role = "query" if dataloader_idx == 0 else "gallery"
         read = read_batch(batch, training=False)
-        output: ReIDOutput = self.model(read.images)
-        features = self.feature_options(self.model, read.images, output)
+        network = self._network(read)
+        output = network(read.images)
+        features = self.feature_options(network, read.images, output)
         index = _index(read, batch_idx)
         self.test_metric.update(features, read.pids, read.camids + 1, index, role)
-        head = next(iter(self.model.remap_heads().values()))
-        logits = torch.stack(list(output.logits.values())).sum(0)
-        self.test_accuracy.update(logits, head.rows(read.pids), index, role)
+        self.test_accuracy.update(*self._guess(read, output), index, role)
+
+    def _network(self, batch: Batch) -> Callable[[Tensor], ReIDOutput]:
+        """The network, told of the cameras of a batch."""
+        return partial(self.model, cameras=batch.cameras)
+
+    def _guess(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
+        """Logits and true rows (-1 for none); of heads by camera, those of the image's own."""
+        rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
+        heads = self.model.camera_heads()
+        if not heads:
+            return torch.stack(list(output.logits.values())).sum(0), rows
+        logits, among, rows = own_logits(heads, output.logits, rows, batch.cameras)
+        return logits.masked_fill(~among, -torch.inf), rows
 
     def on_test_epoch_end(self) -> None:
         """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""
@@ -105,7 +119,7 @@ class RetrievalModule(pl.LightningModule):
     ) -> Any:
         """A dict of `features` (B, D), `pids`, `camids` and `img_paths`."""
         read = read_batch(batch, training=False)
-        features = self.feature_options(self.model, read.images)
+        features = self.feature_options(self._network(read), read.images)
         return {
             "features": features,
             "pids": read.pids,

@@ -1,0 +1,161 @@
+"""One head per camera: identities that are labelled within each camera only."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from camreid.errors import InputError
+from camreid.labels import LabelMap, rows_of
+from camreid.model.head import Classifier, RemapHead
+from camreid.model.losses import Smoothing, identity_loss
+from camreid.model.metric_losses import PairLoss, TripletLoss
+
+
+class CameraHead(RemapHead):
+    """The classifier of one camera, over the people of all, of whom it trains that camera's own.
+
+    As in intra-camera supervision (Zhu et al. 2019; Qi et al. 2020): who is who is known within a
+    camera, not across cameras. The rows of people whom the camera does not have are never used.
+
+    Args:
+        camera: 1-based.
+        dim: see `RemapHead`, as all that follows.
+        labels: see `RemapHead`.
+        classifier: see `RemapHead`.
+        scale: see `RemapHead`.
+        margin: see `RemapHead`.
+        bias: see `RemapHead`.
+
+    Attributes:
+        members: (rows,) bool, whose people this camera has among its train images.
+    """
+
+    members: Tensor
+
+    def __init__(
+        self,
+        camera: int,
+        dim: int,
+        labels: LabelMap,
+        classifier: Classifier = "linear",
+        scale: float = 1.0,
+        margin: float = 0.0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(dim, labels, classifier, scale, margin, bias)
+        self.camera = camera
+        self.register_buffer("members", torch.zeros(len(labels), dtype=torch.bool))
+
+    def take_members(self, members: Tensor, labels: LabelMap) -> None:
+        """Be told of the people of another head, (len(labels),) bool, person to person."""
+        rows = labels.rows(self.pids.cpu())
+        known = (rows >= 0).to(self.members.device)
+        self.members[known] = members.to(self.members)[rows[rows >= 0]]
+
+
+Heads = Mapping[int, CameraHead]
+
+
+def set_members(heads: Heads, pairs: Iterable[tuple[int, int]]) -> None:
+    """Tell the heads whom each camera has.
+
+    Args:
+        heads: by camera.
+        pairs: pid and camera (1-based) of the train images. Of people who are not among them, the
+            heads keep what they know.
+    """
+    unique = sorted(set(pairs))
+    if not heads or not unique:
+        return
+    first = next(iter(heads.values()))
+    pids, cameras = torch.tensor(unique, dtype=torch.int64, device=first.pids.device).unbind(1)
+    rows = first.rows(pids)
+    for camera, head in heads.items():
+        head.members[rows[rows >= 0]] = False
+        head.members[rows[(rows >= 0) & (cameras == camera)]] = True
+
+
+def require_members(heads: Heads, pairs: Sequence[tuple[int, int]]) -> None:
+    """Tell heads that nobody has told yet; `pairs` are as for `set_members`.
+
+    Raises:
+        InputError: there are such heads and no pairs.
+    """
+    if not heads or any(bool(head.members.any()) for head in heads.values()):
+        return
+    if not pairs:
+        raise InputError(
+            "a head per camera learns nothing before it is told whom its camera has: fit with a "
+            "ReIDDataModule, or call set_cameras(pairs of pid and camera) before."
+        )
+    set_members(heads, pairs)
+
+
+def own_logits(
+    heads: Heads, logits: Mapping[str, Tensor], rows: Tensor, cameras: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What each image's own camera says of it.
+
+    Args:
+        heads: by camera.
+        logits: (B, rows) of each head, by its name.
+        rows: (B,) true rows, -1 for none.
+        cameras: (B,) 1-based.
+
+    Returns:
+        Logits (B, rows) of the head of the image's camera; (B, rows) bool, whose people that
+        camera has; and the true rows, -1 where it does not have the person or there is no such
+        camera.
+    """
+    names = {camera: f"c{camera}" for camera in heads}
+    places = rows_of(torch.tensor(list(heads)), cameras)
+    known = places >= 0
+    some = places.clamp(min=0)
+    stacked = torch.stack([logits[names[camera]] for camera in heads])  # (C, B, rows)
+    own = stacked[some, torch.arange(len(some), device=some.device)]
+    among = torch.stack([head.members for head in heads.values()])[some] & known[:, None]
+    has = among.gather(1, rows.clamp(min=0)[:, None])[:, 0] if among.shape[1] else known
+    return own, among, torch.where(has & (rows >= 0), rows, -1)
+
+
+def camera_identity_loss(
+    heads: Heads,
+    logits: Mapping[str, Tensor],
+    rows: Tensor,
+    cameras: Tensor,
+    smoothing: Smoothing = 0.0,
+) -> Tensor:
+    """The identity loss among the people of each image's own camera; see `own_logits`.
+
+    It is the mean over the images whose camera has their person; 0 if there are none.
+    """
+    own, among, rows = own_logits(heads, logits, rows, cameras)
+    return identity_loss(own, rows, smoothing, among)
+
+
+def within_cameras(
+    loss: TripletLoss | PairLoss, embeddings: Tensor, pids: Tensor, cameras: Tensor
+) -> Tensor:
+    """A metric loss that compares images of one camera only.
+
+    Nobody says whether images of two cameras are of one person, so these are neither positives
+    nor negatives.
+
+    Args:
+        loss: of embeddings and pids.
+        embeddings: (B, d).
+        pids: (B,).
+        cameras: (B,).
+
+    Returns:
+        The mean of the cameras' losses, each as often as the images it is the mean of.
+    """
+    total, count = 0.0 * embeddings.sum(), 0
+    for camera in set(cameras.tolist()):
+        own = cameras == camera
+        terms = loss.terms(pids[own])
+        if terms:
+            total = total + terms * loss(embeddings[own], pids[own])
+            count += terms
+    return total / max(1, count)

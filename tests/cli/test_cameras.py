@@ -1,0 +1,136 @@
+"""One model for all cameras through the commands: train, evaluate, fine-tune, export."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+import yaml
+
+from camreid.checkpoints import load, read_checkpoint
+from camreid.data import Split
+from tests.conftest import TINY, Ran
+
+Run = Callable[..., Ran]
+pytestmark = pytest.mark.slow
+
+OPTIONS = {
+    "norm": ("model.network.camera_norm=true",),
+    "heads": ("+experiment=intra_camera",),
+    "embedding": (
+        "model=vit_base", "model.network.backbone=vit_tiny_patch16_224",
+        "model.network.pretrained=false", "model.network.camera_embedding=3.0",
+        "model.image_size=[64,32]",
+    ),
+}  # fmt: skip
+
+
+def metrics(folder: str) -> dict[str, object]:
+    return json.loads((Path(folder) / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_train_evaluate_and_fine_tune(option: str, run: Run, market: Path) -> None:
+    common = (f"data.root={market}", *TINY, "trainer.max_epochs=1")
+    typed = OPTIONS[option]
+    if option == "embedding":
+        common = (f"data.root={market}", *TINY[3:], "trainer.max_epochs=1")
+    ran = run("camreid-train", "+split=original", *common, *typed, "run_dir=a")
+    assert ran.code == 0, ran.err
+    best = "a/checkpoints/best.ckpt"
+    network = read_checkpoint(best).config.network
+    assert network["cameras"] == [1, 2, 3, 4, 5, 6]
+    assert yaml.safe_load(Path("a/config.yaml").read_text())["model"]["network"] == network
+    assert load(best).model.cameras == (1, 2, 3, 4, 5, 6)
+
+    ran = run(
+        "camreid-evaluate", f"checkpoint={best}", "+split=original", f"data.root={market}",
+        "data.workers=0", "trainer=cpu", "trainer.enable_progress_bar=false", "run_dir=again",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    for key in ("retrieval", "identity", "camera_pairs"):
+        assert metrics("again")[key] == metrics("a")[key]
+
+    # on other people, without the options, which are the checkpoint's own
+    own = [o for o in common if not o.startswith("model")]
+    if option == "heads":
+        own.append("data.within_camera=true")
+    ran = run(
+        "camreid-train", "+split=resplit", "split.val_fraction=0.2", *own, f"init={best}",
+        "model.unknown=extend", "run_dir=b",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    split = Split.load("b/split.csv")
+    tuned = load("b/checkpoints/best.ckpt")
+    before = load(best)
+    assert tuned.labels.pids == before.labels.pids + (split.labels - before.labels).pids
+    assert tuned.config.network == network
+    if option == "heads":
+        check_heads(tuned, before, split)
+
+
+def check_heads(tuned: object, before: object, split: Split) -> None:
+    for camera, head in tuned.model.camera_heads().items():
+        old = before.model.camera_heads()[camera]
+        untouched = set(before.labels.pids) - set(split.labels.pids)
+        expected = set(old.pids[old.members].tolist()) & untouched
+        expected |= {r.pid for r in split.train if r.camera == camera}
+        assert set(head.pids[head.members].tolist()) == expected
+    heads = json.loads(Path("b/head_check.json").read_text())["heads"]
+    assert [fit["head"] for fit in heads] == ["c1", "c2", "c3", "c4", "c5", "c6"]
+    for fit in heads:
+        people = {r.pid for r in split.train if r.camera == fit["camera"]}
+        shared = people & set(before.labels.pids)
+        assert (fit["shared"], fit["unknown"]) == (len(shared), len(people - shared))
+
+
+def test_an_export_is_of_an_unknown_camera_and_a_plain_model_can_be_given_cameras(
+    run: Run, market: Path
+) -> None:
+    common = ("+split=original", f"data.root={market}", *TINY, "trainer.max_epochs=1")
+    ran = run("camreid-train", *common, "split.camera=3", "test=false", "run_dir=plain")
+    assert ran.code == 0, ran.err
+    ran = run(
+        "camreid-train", "+split=original", f"data.root={market}", *TINY[3:],
+        "trainer.max_epochs=1", "init=plain/checkpoints/best.ckpt", "model.unknown=extend",
+        "model.network.camera_norm=true", "test=false", "run_dir=a",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    ran = run("camreid-export", "checkpoint=a/checkpoints/best.ckpt", "path=m.onnx", "run_dir=x")
+    assert ran.code == 0, ran.err
+    session = onnxruntime.InferenceSession("m.onnx", providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["cameras"]) == [1, 2, 3, 4, 5, 6]
+    assert "unknown" in metadata["camera_of_images"]
+    images = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
+    (found,) = session.run(["features"], {"images": images.numpy()})
+    network = load("a/checkpoints/best.ckpt").model
+    with torch.inference_mode():
+        expected = network(images).features
+        told = network(images, cameras=torch.tensor([1, 2, 3])).features
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(told, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (("model.network.camera_embedding=3.0",), "vision transformers"),
+        (("+experiment=intra_camera", "model=mgn_r50"), "has no camera options"),
+        (("data.within_camera=1",), "data.within_camera=1: type true or false"),
+        (("model.network.camera_norm=true", "model.network.cameras=[1,1]"), "twice"),
+    ],
+)
+def test_what_does_not_fit_is_said(
+    typed: tuple[str, ...], says: str, run: Run, market: Path
+) -> None:
+    options = TINY[3:] if "model=mgn_r50" in typed else TINY
+    ran = run(
+        "camreid-train", "+split=original", f"data.root={market}", *options, *typed, "run_dir=r"
+    )
+    assert ran.code == 1
+    assert says in ran.err
+    assert "Traceback" not in ran.err
+    assert "\n" not in ran.err.strip()

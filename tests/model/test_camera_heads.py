@@ -1,0 +1,291 @@
+"""A head per camera: who is classified among whom, and who is compared with whom."""
+
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from camreid.callbacks import HeadCheck
+from camreid.checkpoints import read_checkpoint, save, start_from
+from camreid.data import OriginalSplit, Records, ReIDDataModule
+from camreid.errors import HeadMismatch, InputError
+from camreid.labels import LabelMap, fit_labels
+from camreid.model import ReIDModule
+from camreid.model.camera_heads import camera_identity_loss, own_logits, within_cameras
+from camreid.model.metric_losses import PairLoss, TripletLoss
+from camreid.soups import soup
+from tests.conftest import CONFIG, tiny_module
+
+LABELS = LabelMap((10, 2, 7, 4))
+PAIRS = [(10, 1), (2, 1), (2, 3), (7, 3), (4, 3)]
+NETWORK = {**CONFIG["network"], "camera_heads": True, "cameras": [1, 3]}
+LOSS = CONFIG["loss"]
+
+
+def module_of(labels: LabelMap = LABELS, **options: object) -> ReIDModule:
+    return tiny_module(labels, **{"network": NETWORK, **options})
+
+
+def members(module: ReIDModule) -> dict[int, list[int]]:
+    heads = module.model.camera_heads().items()
+    return {c: sorted(head.pids[head.members].tolist()) for c, head in heads}
+
+
+def test_heads_are_over_one_label_map_and_know_their_people() -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    assert list(module.model.heads) == ["c1", "c3"]
+    assert module.labels == LABELS
+    assert members(module) == {1: [2, 10], 3: [2, 4, 7]}
+    # others keep what is known, those named are told anew; strangers have no row
+    module.set_cameras([(2, 1), (10, 3), (99, 1), (4, 5)])
+    assert members(module) == {1: [2], 3: [7, 10]}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, "adaptive"])
+def test_an_image_is_classified_among_the_people_of_its_camera(smoothing: float | str) -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    generator = torch.Generator().manual_seed(0)
+    # the fourth person is not of its camera, the fifth camera has no head, the sixth has no row
+    cameras = torch.tensor([1, 3, 3, 1, 5, 1, 1])
+    rows = torch.tensor([1, 1, 3, 2, 0, -1, 0])
+    logits = {
+        name: torch.randn(7, 4, generator=generator).requires_grad_() for name in ("c1", "c3")
+    }
+    found = camera_identity_loss(module.model.camera_heads(), logits, rows, cameras, smoothing)
+    people = {1: [0, 1], 3: [1, 2, 3]}
+    terms = []
+    for image in (0, 1, 2, 6):
+        camera = int(cameras[image])
+        own = [math.exp(logits[f"c{camera}"][image, row].item()) for row in people[camera]]
+        scores = {row: math.log(v / sum(own)) for row, v in zip(people[camera], own, strict=True)}
+        true = scores.pop(int(rows[image]))
+        share = 0.2 * math.exp(true) if smoothing == "adaptive" else smoothing
+        terms.append(-(1 - share) * true - share * sum(scores.values()) / len(scores))
+    assert found.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
+    found.backward()
+    for name, own in (("c1", {0, 6}), ("c3", {1, 2})):
+        used = logits[name].grad.abs() > 0
+        assert set(used.any(1).nonzero()[:, 0].tolist()) == own
+        assert set(used.any(0).nonzero()[:, 0].tolist()) <= set(people[int(name[1])])
+
+
+def test_of_no_known_camera_the_loss_is_zero() -> None:
+    module = module_of()
+    logits = {name: torch.randn(2, 4, requires_grad=True) for name in ("c1", "c3")}
+    heads, rows = module.model.camera_heads(), torch.tensor([0, 1])
+    for cameras in (torch.tensor([9, 9]), torch.tensor([1, 3])):  # nobody was told yet
+        loss = camera_identity_loss(heads, logits, rows, cameras, 0.1)
+        loss.backward()
+        assert loss.item() == 0
+        assert all(value.grad.isfinite().all() for value in logits.values())
+
+
+def test_guesses_are_of_the_own_camera() -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    logits = {"c1": torch.eye(4)[[3, 0]], "c3": torch.eye(4)[[0, 2]]}
+    heads, rows = module.model.camera_heads(), torch.tensor([0, 3])
+    own, among, true = own_logits(heads, logits, rows, torch.tensor([1, 3]))
+    assert torch.equal(own, torch.stack([logits["c1"][0], logits["c3"][1]]))
+    assert among.tolist() == [[True, True, False, False], [False, True, True, True]]
+    assert true.tolist() == [0, 3]
+    *_, true = own_logits(heads, logits, rows, torch.tensor([3, 1]))
+    assert true.tolist() == [-1, -1]
+
+
+def triplets(embeddings: Tensor, pids: Tensor, cameras: Tensor, margin: float | str) -> float:
+    terms = []
+    for i in range(len(pids)):
+        gaps = {True: [], False: []}
+        for j in range(len(pids)):
+            if i != j and cameras[i] == cameras[j]:
+                distance = (embeddings[i] - embeddings[j]).norm().item()
+                gaps[bool(pids[i] == pids[j])].append(distance)
+        if gaps[True] and gaps[False]:
+            gap = max(gaps[True]) - min(gaps[False])
+            soft = math.log1p(math.exp(gap))
+            terms.append(soft if margin == "soft" else max(0.0, gap + margin))
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("margin", [0.3, "soft"])
+def test_triplets_are_within_cameras(margin: float | str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pids = torch.tensor([1, 1, 2, 2, 1, 1, 3, 5, 5, 8])
+    cameras = torch.tensor([1, 1, 1, 1, 2, 2, 2, 3, 3, 4])  # the third has one person
+    embeddings = torch.randn(10, 6, generator=generator)
+    found = within_cameras(TripletLoss(margin), embeddings, pids, cameras)
+    expected = triplets(embeddings, pids, cameras, margin)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    across = TripletLoss(margin)(embeddings, pids).item()
+    assert across != pytest.approx(expected, rel=1e-3)
+    one = torch.zeros(10)
+    found = within_cameras(TripletLoss(margin), embeddings, pids, one)
+    assert found.item() == pytest.approx(across, rel=1e-5)
+
+
+def test_pairs_are_within_cameras_and_mean_over_all_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pids, cameras = torch.tensor([1, 1, 2, 1, 2, 2]), torch.tensor([1, 1, 1, 2, 2, 2])
+    embeddings = torch.randn(6, 5, generator=generator)
+    loss = PairLoss("circle", scale=4.0)
+    halves = [loss(embeddings[s], pids[s]) for s in (slice(3), slice(3, 6))]
+    found = within_cameras(loss, embeddings, pids, cameras)
+    torch.testing.assert_close(found, (halves[0] + halves[1]) / 2)
+    nobody = within_cameras(TripletLoss(0.3), embeddings, pids, torch.arange(6))
+    assert nobody.item() == 0
+
+
+def batch_of(pids: list[int], cameras: list[int]) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "images": torch.randint(
+            0, 256, (len(pids), 3, 64, 32), dtype=torch.uint8, generator=generator
+        ),
+        "pids": torch.tensor(pids),
+        "camids": torch.tensor(cameras) - 1,
+        "img_paths": [f"{n}.jpg" for n in range(len(pids))],
+    }
+
+
+def test_a_training_step_adds_both_up() -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    logged: dict[str, Tensor] = {}
+    module.log = lambda *args, **options: None  # type: ignore[assignment]
+    module.log_dict = lambda values, **options: logged.update(values)  # type: ignore[assignment]
+    batch = batch_of([10, 10, 2, 2, 2, 2, 7, 7], [1, 1, 1, 1, 3, 3, 3, 3])
+    total = module.training_step(batch, 0)
+    output = module_of().model.train()(batch["images"])
+    embeddings, pids, cameras = output.embeddings["identity"], batch["pids"], batch["camids"]
+    expected = triplets(embeddings, pids, cameras, LOSS["triplet_margin"])
+    assert logged["train/triplet_loss"].item() == pytest.approx(expected, rel=1e-4)
+    heads = module.model.camera_heads()
+    rows = LABELS.rows(pids)
+    identity = camera_identity_loss(heads, output.logits, rows, cameras + 1, LOSS["smoothing"])
+    assert logged["train/identity_loss"].item() == pytest.approx(identity.item(), rel=1e-4)
+    assert total.item() == pytest.approx(expected + identity.item(), rel=1e-4)
+    total.backward()
+    assert module.model.heads["c3"].weight.grad[0].abs().sum() == 0  # 10 is of camera 1 alone
+
+
+def test_a_batch_must_say_its_cameras() -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    batch = batch_of([10, 10], [1, 1])
+    del batch["camids"]
+    with pytest.raises(InputError, match="give `camids`"):
+        module.training_step(batch, 0)
+
+
+def test_the_checkpoint_knows_whom_each_camera_has(tmp_path) -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    save(module, tmp_path / "a.ckpt")
+    checkpoint = read_checkpoint(tmp_path / "a.ckpt")
+    assert members(checkpoint.module()) == {1: [2, 10], 3: [2, 4, 7]}
+    again = module_of(fit_labels(LABELS, LabelMap((7, 5)), "extend"), unknown="extend")
+    start_from(again, checkpoint)
+    assert again.new_people.pids == (5,)
+    assert members(again) == {1: [2, 10], 3: [2, 4, 7]}
+    again.set_cameras([(7, 1), (5, 3)])
+    assert members(again) == {1: [2, 7, 10], 3: [2, 4, 5]}
+    for name in ("c1", "c3"):
+        row = again.model.heads[name].weight[again.labels.row(2)]
+        assert torch.equal(row, module.model.heads[name].weight[LABELS.row(2)])
+    fresh = module_of(LabelMap((7, 5)), unknown="reinit")
+    start_from(fresh, checkpoint)
+    assert members(fresh) == {1: [], 3: []}
+
+
+def test_new_rows_start_from_the_images_of_the_camera(tmp_path) -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    save(module, tmp_path / "a.ckpt")
+    again = module_of(LabelMap((*LABELS.pids, 5)), unknown="extend").eval()
+    start_from(again, read_checkpoint(tmp_path / "a.ckpt"))
+    batch = batch_of([5, 5, 5, 2], [1, 3, 3, 1])
+    again.start_rows([batch])
+    features = again.model(batch["images"]).features
+    for name, images in (("c1", [0]), ("c3", [1, 2])):
+        row = again.model.heads[name].weight[4]
+        mean = features[images].mean(0)
+        assert torch.cosine_similarity(row, mean, dim=0) > 0.9999
+    assert not torch.allclose(features[0], features[1:3].mean(0), rtol=1e-3)
+
+
+def test_a_plain_model_starts_every_head(tmp_path) -> None:
+    plain = tiny_module(LABELS)
+    save(plain, tmp_path / "a.ckpt")
+    module = module_of(LabelMap((7, 10)))
+    start_from(module, read_checkpoint(tmp_path / "a.ckpt"))
+    theirs = plain.model.heads["identity"].weight[[2, 0]]
+    assert all(torch.equal(head.weight, theirs) for head in module.model.remap_heads().values())
+    assert members(module) == {1: [], 3: []}
+    save(module, tmp_path / "b.ckpt")
+    with pytest.raises(InputError, match=r"tells the cameras \[1, 3\] apart.*model for none"):
+        start_from(tiny_module(LABELS), read_checkpoint(tmp_path / "b.ckpt"))
+    other = module_of(network={**NETWORK, "cameras": [3, 1]})
+    with pytest.raises(InputError, match=r"type model.network.cameras=\[1, 3\]"):
+        start_from(other, read_checkpoint(tmp_path / "b.ckpt"))
+
+
+def test_a_soup_has_the_people_of_both(tmp_path) -> None:
+    first, second = module_of(), module_of(LabelMap((7, 10)))
+    first.set_cameras(PAIRS)
+    second.set_cameras([(7, 1), (10, 3)])
+    for name, module in (("a", first), ("b", second)):
+        save(module, tmp_path / f"{name}.ckpt")
+    both = soup([read_checkpoint(tmp_path / f"{name}.ckpt") for name in "ab"])
+    assert members(both) == {1: [2, 7, 10], 3: [2, 4, 7, 10]}
+
+
+Trainer = Callable[..., pl.Trainer]
+
+
+def test_fit_tells_the_heads_and_the_check_tells_each_camera(
+    records: Records, trainer: Trainer, tmp_path
+) -> None:
+    split = OriginalSplit()(records)
+    network = {**NETWORK, "cameras": [1, 2, 3, 4, 5, 6]}
+    module = module_of(split.labels, network=network)
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0, within_camera=True)
+    check = HeadCheck(1.0, str(tmp_path / "h.json"))
+    trainer(callbacks=[check], limit_train_batches=1).fit(module, data)
+    for camera, people in members(module).items():
+        assert people == sorted({r.pid for r in split.train if r.camera == camera})
+    for fit in json.loads((tmp_path / "h.json").read_text())["heads"]:
+        own = [r for r in split.train if r.camera == fit["camera"]]
+        count = len({r.pid for r in own})
+        assert (fit["identities"], fit["shared"], fit["unknown"]) == (count, count, 0)
+        assert fit["rows"] == len(split.labels)
+    known = LabelMap(tuple({r.pid for r in split.train if r.camera == 2}))
+    module = module_of(known, network=network)
+    with pytest.raises(HeadMismatch, match="Head 'c1' has"):
+        trainer(callbacks=[HeadCheck(1.0)], limit_train_batches=1).fit(module, data)
+
+
+def test_an_expert_of_one_camera_has_one_head(records: Records, trainer: Trainer) -> None:
+    split = OriginalSplit(camera=3)(records)
+    network = {**NETWORK, "cameras": [1, 3]}
+    module = module_of(split.labels, network=network)
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+    trainer(callbacks=[HeadCheck(1.0)], limit_train_batches=1).fit(module, data)
+    assert members(module)[1] == []
+
+
+def test_without_records_somebody_must_tell(records: Records, trainer: Trainer) -> None:
+    split = OriginalSplit()(records)
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+    loader = data.train_dataloader()
+    with pytest.raises(InputError, match="call set_cameras"):
+        trainer(limit_train_batches=1).fit(module_of(split.labels), loader)
+    module = module_of(split.labels)
+    module.set_cameras((r.pid, r.camera) for r in split.train)
+    trainer(limit_train_batches=1).fit(module, loader)
