@@ -1,7 +1,6 @@
 """From a config to the parts of a run."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,8 @@ from camreid.cli.errors import is_first
 from camreid.cli.provenance import keep_metrics
 from camreid.cli.seen import seen_people
 from camreid.data import ReIDDataModule, Split, read_market1501
-from camreid.errors import InputError, MissingDataset
-from camreid.evaluation.options import RankOptions
+from camreid.errors import InputError
 from camreid.model.config import ModelConfig
-from camreid.model.module import ReIDModule
-from camreid.model.network import FeatureOptions
 
 
 def run_folder() -> Path:
@@ -58,6 +54,17 @@ def check_run(config: DictConfig) -> None:
         )
 
 
+def seed(config: DictConfig) -> None:
+    """Seed all random numbers of the run; the split has its own.
+
+    Raises:
+        InputError: the seed is no whole number from 0.
+    """
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise InputError(f"seed={config.seed}: expected a whole number from 0, such as seed=1.")
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+
+
 def choice(group: str) -> str | None:
     """What the user typed for a config group, None if nothing."""
     typed = [a.lstrip("+") for a in HydraConfig.get().overrides.task]
@@ -85,32 +92,6 @@ def build_split(config: DictConfig) -> Split:
     strategy = instantiate(OmegaConf.create(options))
     split: Split = strategy(read_market1501(root))
     return split
-
-
-def require_test(split: Split, protocol: str = "cross-camera") -> None:
-    """Refuse to promise a test where there is nothing to rank.
-
-    Args:
-        split: of the run.
-        protocol: by which it will be ranked.
-
-    Raises:
-        MissingDataset: the split has no query or no gallery.
-    """
-    if not split.query or not split.gallery:
-        raise MissingDataset(
-            f"the split has {len(split.query)} query and {len(split.gallery)} gallery images, so "
-            "there is nothing to rank at the end. Put query/ and bounding_box_test/ beside "
-            "bounding_box_train/, or type test=false to train without a test."
-        )
-    if protocol == "cross-camera" and not split.rankable["query"]:
-        cameras = len({r.camera for r in (*split.query, *split.gallery)})
-        raise InputError(
-            f"none of the {len(split.query)} query images has a match in another camera among the "
-            f"{len(split.gallery)} gallery images ({cameras} cameras in all), so there is nothing "
-            "to measure. Choose another split, evaluation.protocol=within-camera, or test=false to "
-            "train without a test."
-        )
 
 
 def require_validation(split: Split) -> None:
@@ -182,30 +163,6 @@ def build_data(config: DictConfig, split: Split, size: tuple[int, int]) -> ReIDD
         interpolation=data.interpolation,
         within_camera=data.within_camera,
     )
-
-
-def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
-    """What is compared in validation and test, and how.
-
-    Raises:
-        InputError: an option that is not known.
-    """
-    module.rank_options = rank_options(options)
-    module.feature_options = FeatureOptions(options.flip, options.normalize, options.neck)
-    module.val_metric.distance = module.test_metric.distance = options.metric
-
-
-def rank_options(options: DictConfig) -> RankOptions:
-    """How a test is ranked.
-
-    Raises:
-        InputError: an option that is not known.
-    """
-    for name in ("flip", "normalize", "save_features"):
-        if not isinstance(options[name], bool):
-            raise InputError(f"evaluation.{name}={options[name]}: type true or false.")
-    known = {field.name for field in fields(RankOptions)}
-    return RankOptions(**{str(k): v for k, v in options.items() if k in known})
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:

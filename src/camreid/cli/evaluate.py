@@ -10,7 +10,7 @@ def evaluate(config: DictConfig) -> None:
     """Rank query and gallery, and write the run folder."""
     if config.features is None:
         require_split(config)
-    from camreid.cli.run import evaluate_run  # torch only now, so that --help is quick
+    from camreid.cli.testing import evaluate_run  # torch only now, so that --help is quick
 
     evaluate_run(config)
 

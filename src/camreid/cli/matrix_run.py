@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import load
-from camreid.cli import build
+from camreid.cli import build, testing
 from camreid.cli.expert_notes import check_people, expert_notes, people_of
 from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
@@ -39,7 +39,7 @@ class Matrix:
 
     def __init__(self, config: DictConfig, split: Split, trainer: pl.Trainer) -> None:
         self.config, self.split, self.trainer = config, split, trainer
-        self.options = build.rank_options(config.evaluation)
+        self.options = testing.rank_options(config.evaluation)
         self.tables: dict[str, FeatureTable] = {}
         self.rows: dict[str, Row] = {}
         self.left_out: dict[str, str] = {}
@@ -55,7 +55,7 @@ class Matrix:
 
     def test(self, module: ReIDModule, seen: frozenset[int] | None) -> tuple[FeatureTable, Row]:
         """Features and numbers of a model, from one pass over query and gallery."""
-        build.set_evaluation(module, self.config.evaluation)
+        testing.set_evaluation(module, self.config.evaluation)
         data = build.build_data(self.config, self.split, module.config.image_size)
         self.trainer.test(module, data, verbose=False)
         table, evidence = module.test_features, module.evidence
@@ -125,7 +125,7 @@ def matrix_run(config: DictConfig) -> None:
     how = read_combine(config)
     experts, controls = read_experts(*expert_paths(config), reserved=_COMBINATIONS)
     split = build.build_split(config)
-    build.require_test(split, config.evaluation.protocol)
+    testing.require_test(split, config.evaluation.protocol)
     told = check_people((*experts, *controls), *people_of(config.data.root, split))
     matrix = Matrix(config, split, _one_device(config))
     matrix.notes = [*expert_notes(experts, controls, split), *told]

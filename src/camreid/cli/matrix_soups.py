@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from camreid.checkpoints import Checkpoint, read_checkpoint, save
-from camreid.cli import build
+from camreid.cli import build, testing
 from camreid.cli.experts import Expert
 from camreid.data import Split
 from camreid.data.records import people
@@ -82,7 +82,7 @@ class Kitchen:
         }
 
     def _val(self, module: ReIDModule) -> float:
-        build.set_evaluation(module, self.config.evaluation)
+        testing.set_evaluation(module, self.config.evaluation)
         data = build.build_data(self.config, self.split, module.config.image_size)
         (values,) = self.trainer.validate(module, data, verbose=False)
         return float(values["val/mAP"])
