@@ -138,7 +138,7 @@ def test_labels_and_protocols_that_differ_are_not_paired(tmp_path: Path) -> None
 
 def test_with_a_leak_the_verdict_goes_by_the_people_whom_neither_has_seen(tmp_path: Path) -> None:
     # what B has learnt by heart is better, the rest is worse
-    honest, noisy = features(PEOPLE, 0.3, seed=0), features(PEOPLE, 0.6, seed=1)
+    honest, noisy = features(PEOPLE, 0.2, seed=0), features(PEOPLE, 0.9, seed=1)
     clean = features(PEOPLE, 0.0, seed=0)
     known = noisy.query.pids <= 10
     mixed = [
@@ -297,3 +297,33 @@ def test_unequal_numbers_of_images_are_said(tmp_path: Path) -> None:
     assert [row[-1] for row in grids(unequal)[0].rows] == ["9,000", "20,000", "n/a"]
     equal = compare_runs([paths["b"], paths["c"]])
     assert not [text for text in equal.caveats if "numbers of images" in text]
+
+
+def test_few_people_and_unknown_pasts_are_part_of_the_verdict(tmp_path: Path) -> None:
+    good, bad = features((1, 2, 3), 0.0, 0), features((1, 2, 3), 3.0, 1)
+    a = make_run(tmp_path / "a", table=good)
+    b = make_run(tmp_path / "b", table=bad)
+    (said,) = compare_runs((a, b)).verdicts
+    assert "can't be told" in said
+    assert "So few people can't show a difference." in said
+    c = make_run(tmp_path / "c", noise=0.1, seen=())
+    d = make_run(tmp_path / "d", noise=2.0)
+    (said,) = compare_runs((c, d)).verdicts
+    assert "is better than" in said
+    assert said.endswith("It may be memory: nobody knows whom A was trained on.")
+
+
+def test_one_tested_person_has_no_interval(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / n, people=(4,), seed=i) for i, n in enumerate("ab")]
+    compared = compare_runs(paths)
+    assert "nan" not in markdown(compared)
+    assert "NaN" not in json.dumps(compared.summary()["pairs"])
+    for grid in grids(compared):
+        rich_table(grid)
+
+
+def test_a_matrix_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "matrix.json").write_text("{}")
+    with pytest.raises(InputError, match="is the folder of a matrix"):
+        compare_runs((tmp_path / "m", make_run(tmp_path / "a")))

@@ -234,7 +234,7 @@ def test_values_of_another_kind(refused: Callable[..., str], typed: str) -> None
         ("data.interpolation=nearest", "type bicubic or bilinear"),
         ("model.loss.triplet_mining=soft", "hard, weighted, weighted_fastreid"),
         ("model.optimizer.clip=-1", "model.optimizer.clip=-1"),
-        ("+experiment=bots", "agw bot distill finetune mgn sbs vit"),
+        ("+experiment=bots", "agw bot distill finetune intra_camera mgn sbs vit"),
     ],
 )
 def test_options_of_recipes(refused: Callable[..., str], typed: str, said: str) -> None:

@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 
@@ -68,7 +70,7 @@ def test_a_better_result_is_told_from_a_worse_one() -> None:
     difference = compare(result, worse)["mAP"]
     assert 0 < difference.low < difference.value < difference.high
     assert difference.value == pytest.approx(result.mAP - worse.mAP)
-    assert difference.p == pytest.approx(2 / 1001)
+    assert difference.p == pytest.approx(1 / 1001)
     assert compare(worse, result)["mAP"].high == pytest.approx(-difference.low)
 
 
@@ -78,6 +80,42 @@ def test_no_difference_is_rarely_called_one() -> None:
         for n in range(50)
     )
     assert alarms <= 8  # 5 % of 50, about four standard deviations above
+
+
+@pytest.mark.parametrize("people", [2, 3, 5, 8, 15])
+def test_few_people_are_not_taken_for_evidence(people: int) -> None:
+    pids = torch.arange(people).repeat_interleave(4)
+
+    def by_chance(seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        return ranking(torch.randint(1, 20, (len(pids),), generator=generator), pids)
+
+    found = (compare(by_chance(2 * n), by_chance(2 * n + 1), resamples=200) for n in range(100))
+    alarms = sum(differences["mAP"].p < 0.05 for differences in found)
+    assert alarms <= (0 if people < 6 else 12)  # 5 % of 100, three standard deviations above
+
+
+def test_p_is_the_share_of_ways_to_swap_people() -> None:
+    pids = torch.tensor([1, 1, 2, 3, 3, 3, 4])
+    one = ranking(torch.tensor([1, 2, 1, 4, 1, 1, 2]), pids)
+    other = ranking(torch.tensor([3, 1, 2, 5, 2, 1, 1]), pids)
+    found = compare(one, other)["mAP"]
+    values = (one.average_precision - other.average_precision).tolist()
+    as_large = 0
+    for ways in product((1, -1), repeat=4):
+        signs = dict(zip((1, 2, 3, 4), ways, strict=True))
+        swapped = sum(signs[p] * v for p, v in zip(pids.tolist(), values, strict=True))
+        as_large += abs(swapped) >= abs(sum(values)) - 1e-12
+    assert found.p == pytest.approx(as_large / 16)
+
+
+def test_one_person_tells_no_difference() -> None:
+    pids = torch.tensor([1, 1])
+    one, other = ranking(torch.tensor([1, 1]), pids), ranking(torch.tensor([9, 9]), pids)
+    found = compare(one, other)["mAP"]
+    assert found.value > 0.5
+    assert found.p == 1
+    assert found.low != found.low
 
 
 def test_results_of_different_queries_are_not_compared() -> None:

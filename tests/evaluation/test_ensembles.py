@@ -83,7 +83,7 @@ def test_zscore_ranks_by_standardised_cosines(tables: dict[str, FeatureTable]) -
 def test_mean_ranks_by_the_mean_feature(tables: dict[str, FeatureTable]) -> None:
     del tables["c3"]
     query, gallery = (
-        sum(F.normalize(getattr(t, part).features) for t in tables.values()) / 2
+        F.normalize(sum(F.normalize(getattr(t, part).features) for t in tables.values()))
         for part in ("query", "gallery")
     )
     found = together("mean", tables)
@@ -111,7 +111,7 @@ def test_each_image_has_the_features_of_its_cameras_expert(
         images = getattr(found, part)
         units = [F.normalize(getattr(t, part).features) for t in tables.values()]
         for features, camera, one, two in zip(images.features, images.cameras, *units, strict=True):
-            expected = {1: one, 2: two}.get(int(camera), (one + two) / 2)
+            expected = {1: one, 2: two}.get(int(camera), F.normalize(one + two, dim=0))
             torch.testing.assert_close(features, expected)
 
 

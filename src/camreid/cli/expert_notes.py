@@ -1,10 +1,12 @@
 """What is to be known of experts before their numbers are read."""
 
+import ast
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
 from camreid.cli.experts import Expert
-from camreid.data import Split, read_market1501
+from camreid.data import OriginalSplit, Records, Resplit, Split, read_market1501
 from camreid.data.records import people
 from camreid.errors import InputError, MissingDataset
 
@@ -30,8 +32,8 @@ def expert_notes(experts: Sequence[Expert], controls: Sequence[Expert], split: S
 def _on_splits(experts: Sequence[Expert]) -> list[str]:
     trained: dict[str, list[str]] = defaultdict(list)
     for expert in experts:
-        if expert.strategy is not None:
-            trained[expert.strategy].append(expert.name)
+        if "strategy" in expert.split:
+            trained[re.sub(r"camera=[^,)]*, ", "", expert.split["strategy"])].append(expert.name)
     if len(trained) < 2:
         return []
     told = "; ".join(f"{', '.join(names)} on {strategy}" for strategy, names in trained.items())
@@ -62,6 +64,56 @@ def _on_cameras(experts: Sequence[Expert], split: Split) -> list[str]:
             "chosen by camera."
         )
     return told
+
+
+def check_images(experts: Sequence[Expert], root: str) -> list[str]:
+    """Whether the experts' splits can be made again from the dataset, image by image.
+
+    Numbers of people say little: another dataset may number other people alike.
+
+    Args:
+        experts: of the matrix.
+        root: of the dataset.
+
+    Returns:
+        What there is to say.
+    """
+    try:
+        records = read_market1501(root)
+    except MissingDataset:
+        return []
+    digests = {
+        strategy: digest
+        for strategy in {expert.split.get("strategy", "") for expert in experts}
+        if (digest := _digest(strategy, records)) is not None
+    }
+    others = [
+        e
+        for e in experts
+        if digests.get(e.split.get("strategy", ""), e.split.get("digest")) != e.split.get("digest")
+    ]
+    if not others:
+        return []
+    return [
+        f"{', '.join(expert.name for expert in others)} were trained on other images than those of "
+        f"data.root={root}: the same split has another digest there. If it is another dataset, its "
+        "numbers are other people's, and coverage and leak are false."
+    ]
+
+
+def _digest(strategy: str, records: Records) -> str | None:
+    """That of a split on these records; None for one that is not made of its options alone."""
+    found = re.fullmatch(r"(OriginalSplit|Resplit)\((.*)\)", strategy)
+    if found is None:
+        return None
+    kind = {"OriginalSplit": OriginalSplit, "Resplit": Resplit}[found[1]]
+    try:
+        call = ast.parse(strategy, mode="eval").body
+        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords}  # type: ignore[attr-defined]
+        split: Split = kind(**options)(records)
+    except (SyntaxError, ValueError, TypeError, InputError):
+        return None
+    return split.digest if split.strategy == strategy else None
 
 
 def people_of(root: str, split: Split) -> tuple[frozenset[int], str]:

@@ -4,7 +4,7 @@ import glob
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Expert:
         seen: identities that it was trained on, None if that is not known.
         images_seen: how many images that were, None if that is not known.
         weights: hash of them.
-        strategy: the split that it was trained on, without its camera; None if it is not known.
+        split: strategy and digest of the split that it was trained on, empty if they are not known.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Expert:
     seen: frozenset[int] | None
     images_seen: int | None
     weights: str
-    strategy: str | None
+    split: Mapping[str, str]
 
     def coverage(self, split: Split) -> float | None:
         """Share of the split's train identities that have a row; None if it is not known."""
@@ -143,10 +143,9 @@ def _refuse_twins(rows: Sequence[Expert]) -> None:
     for row in rows:
         other = first.setdefault(row.weights, row)
         if other is not row:
-            rest = ",".join(r.path for r in rows if r is not row)
             raise InputError(
                 f"{other.path} and {row.path} hold the same weights, which would count twice. "
-                f"Without the second: [{rest}]."
+                "Leave the second out."
             )
 
 
@@ -168,13 +167,8 @@ def _read(path: str, paths: Sequence[str]) -> Expert:
         seen=checkpoint.seen if checkpoint.seen_complete else None,
         images_seen=checkpoint.images_seen,
         weights=_hash(checkpoint),
-        strategy=_strategy(checkpoint.notes),
+        split=checkpoint.notes.get("split") or {},
     )
-
-
-def _strategy(notes: dict[str, Any]) -> str | None:
-    strategy = (notes.get("split") or {}).get("strategy")
-    return None if strategy is None else re.sub(r"camera=[^,)]*, ", "", strategy)
 
 
 def camera_of(notes: dict[str, Any]) -> int | None:

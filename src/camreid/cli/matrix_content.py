@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from camreid.cli.experts import Expert
 from camreid.cli.provenance import origin
 from camreid.evaluation.ensembles import Spaces
-from camreid.evaluation.matrix import best_by_camera, differences
+from camreid.evaluation.matrix import Fair, best_by_camera, differences
 
 if TYPE_CHECKING:
     from camreid.cli.matrix_run import Matrix
@@ -27,24 +27,33 @@ def matrix_content(
     summaries = {name: row.summary() for name, row in matrix.rows.items()}
     alone = {expert.name: summaries.pop(expert.name) for expert in experts}
     beside = {control.name: summaries.pop(control.name) for control in controls}
-    best = best_by_camera(alone)
+    fair = Fair.of(matrix.rows)
+    compared = fair.rows(matrix.rows)
+    numbers = {name: row.numbers() for name, row in compared.items()}
+    best = best_by_camera({expert.name: numbers[expert.name] for expert in experts if compared})
     strongest = best["all"]["mAP"]
-    assert strongest is not None  # a test without valid queries has stopped before
+    some = next(iter(alone.values()))
     return {
         "split": {"digest": matrix.split.digest, "strategy": matrix.split.strategy},
         "evaluation": OmegaConf.to_container(matrix.config.evaluation),
-        "protocol": alone[strongest]["protocol"],
+        "protocol": some["protocol"],
         "partial": matrix.partial,
-        "cameras": [int(camera) for camera in alone[strongest]["by_camera"]],
+        "cameras": [int(camera) for camera in some["by_camera"]],
         "experts": {e.name: {**_about(matrix, e), **alone[e.name]} for e in experts},
         "controls": {c.name: {**_about(matrix, c), **beside[c.name]} for c in controls},
         "combinations": {name: {**s, **matrix.about[name]} for name, s in summaries.items()},
         "origin": origin(matrix.config),
         "notes": matrix.notes,
         "left_out": matrix.left_out,
+        "compared": {
+            "leaks": fair.leaks,
+            "identities": fair.identities,
+            "queries": int((fair.queries & matrix.rows[experts[0].name].result.valid).sum()),
+            "rows": numbers if fair.leaks else {},
+        },
         "best": best,
         "spaces": None if matrix.spaces is None else _spaces(matrix.spaces),
-        "differences": differences(matrix.rows, strongest),
+        "differences": differences(compared, strongest) if strongest else {},
     }
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import load
 from camreid.cli import build, testing
-from camreid.cli.expert_notes import check_people, expert_notes, people_of
+from camreid.cli.expert_notes import check_images, check_people, expert_notes, people_of
 from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
 from camreid.cli.matrix_soups import SOUPS, Kitchen
@@ -60,7 +60,11 @@ class Matrix:
         self.trainer.test(module, data, verbose=False)
         table, evidence = module.test_features, module.evidence
         assert table is not None  # the test has come to its end
-        assert evidence is not None
+        if evidence is None:
+            raise InputError(
+                "there is no match among the part of the test images that was ranked; type a "
+                "larger trainer.limit_test_batches, or leave it out."
+            )
         return table, Row(evidence.result, table.query.cameras, seen, evidence.protocols)
 
     def add(self, expert: Expert) -> None:
@@ -101,6 +105,12 @@ class Matrix:
 
     def _add_combined(self, name: str, experts: Sequence[Expert]) -> None:
         assert self.spaces is not None
+        if name in ("query_camera", "zscore") and (self.options.rerank or self.options.expand):
+            raise InputError(
+                "re-ranking and query expansion compare queries and gallery images among "
+                "themselves, and here a query has numbers of its own for every expert. Leave "
+                "evaluation.rerank= and evaluation.expand= out for this row."
+            )
         cameras = {expert.name: expert.camera for expert in experts}
         tables = {expert.name: self.tables[expert.name] for expert in experts}
         least = self.config.least_agreement
@@ -128,6 +138,7 @@ def matrix_run(config: DictConfig) -> None:
     testing.require_test(split, config.evaluation.protocol)
     told = check_people((*experts, *controls), *people_of(config.data.root, split))
     matrix = Matrix(config, split, _one_device(config))
+    told += check_images((*experts, *controls), config.data.root)
     matrix.notes = [*expert_notes(experts, controls, split), *told]
     folder = build.run_folder()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
@@ -140,12 +151,35 @@ def matrix_run(config: DictConfig) -> None:
         *(f"Note   {note}" for note in matrix.notes),
         f"Run    {folder}",
     )
-    for expert in experts:
-        matrix.add(expert)
-    for control in controls:
-        matrix.add_control(control)
-    matrix.put_together(how, experts)
+    try:
+        for expert in experts:
+            matrix.add(expert)
+        for control in controls:
+            matrix.add_control(control)
+        matrix.put_together(how, experts)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not matrix.trainer.interrupted:
+            raise
+        _report_part(matrix, experts, controls)
+        raise SystemExit(130) from None
     _report(matrix, experts, controls)
+
+
+def _report_part(matrix: Matrix, experts: Sequence[Expert], controls: Sequence[Expert]) -> None:
+    """What there is when a test was interrupted."""
+    done = [expert for expert in experts if expert.name in matrix.rows]
+    beside = [control for control in controls if control.name in matrix.rows]
+    lacking = [row.name for row in (*experts, *controls) if row not in (*done, *beside)]
+    if not done:
+        say("Interrupted before the first expert was tested. Type the command again.")
+        return
+    named = ", ".join(lacking) or "combinations"
+    matrix.notes.append(
+        f"Interrupted: {named} not tested. Type the command again, in another run_dir, for the "
+        "whole matrix."
+    )
+    say(matrix.notes[-1])
+    _report(matrix, done, beside)
 
 
 def read_combine(config: DictConfig) -> list[str]:
@@ -194,7 +228,9 @@ def _report(matrix: Matrix, experts: Sequence[Expert], controls: Sequence[Expert
     """Write matrix.json and print the tables."""
     content = matrix_content(matrix, experts, controls)
     path = build.run_folder() / "matrix.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draft = path.with_name(f"{path.name}.part")
+    draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    draft.replace(path)
     say(*matrix_tables(content))
     for reason in dict.fromkeys(matrix.left_out.values()):
         names = [name for name, other in matrix.left_out.items() if other == reason]

@@ -1,5 +1,6 @@
 """Several runs: who is better, what differs, and what the numbers do not show."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -11,6 +12,9 @@ from camreid.comparing.configs import differing
 from camreid.comparing.pairing import LEVEL, Pair, Paired, pair
 from camreid.comparing.runs import RunFolder, read_run
 from camreid.errors import InputError
+from camreid.evaluation.report import finite
+
+FEWEST = 6  # people of whom the smallest p, 2 of 2^n ways, is below 0.05
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Comparison:
         """Everything, ready for JSON; shares are in 0..1."""
         return {
             "verdicts": self.verdicts,
-            "pairs": [{**asdict(pair), "better": pair.better} for pair in self.pairs],
+            "pairs": [finite({**asdict(pair), "better": pair.better}) for pair in self.pairs],
             "caveats": self.caveats,
             "lacks": self.lacks or None,
             "config": self.config,
@@ -105,11 +109,15 @@ def verdict(pair: Pair, names: Mapping[str, str]) -> str:
     if pair.leaks:
         where += f" of {pair.fair.people} people whom neither has seen"
     if pair.better is None:
+        few = " So few people can't show a difference." if pair.fair.people < FEWEST else ""
         return (
             f"{first} or {second}: can't be told: {points(pair.fair, 'mAP')} between them {where}."
+            f"{few}"
         )
     winner, loser, sign = (first, second, 1) if pair.better == pair.first else (second, first, -1)
-    return f"{winner} is better than {loser} by {points(pair.fair, 'mAP', sign)} {where}."
+    whose = " and ".join(pair.unknown)
+    memory = f" It may be memory: nobody knows whom {whose} was trained on." if whose else ""
+    return f"{winner} is better than {loser} by {points(pair.fair, 'mAP', sign)} {where}.{memory}"
 
 
 def points(paired: Paired, name: str, sign: int = 1) -> str:
@@ -121,10 +129,8 @@ def points(paired: Paired, name: str, sign: int = 1) -> str:
     """
     found = paired.differences[name]
     low, high = sorted((sign * found.low, sign * found.high))
-    return (
-        f"{100 * sign * found.value:.1f} points {name} ({100 * LEVEL:.0f} % {100 * low:.1f}.."
-        f"{100 * high:.1f}, p = {found.p:.2g})"
-    )
+    interval = "" if math.isnan(low) else f"{100 * LEVEL:.0f} % {100 * low:.1f}..{100 * high:.1f}, "
+    return f"{100 * sign * found.value:.1f} points {name} ({interval}p = {found.p:.2g})"
 
 
 def _of_a_run(run: RunFolder) -> list[str]:

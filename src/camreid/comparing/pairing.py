@@ -41,6 +41,7 @@ class Pair:
             everybody.
         leaks: whether one of the two has seen any of the people of `shared`.
         reason: why there is no paired difference; empty if there is one.
+        unknown: letters of those of whose weights nobody knows all whom they have seen.
     """
 
     first: str
@@ -49,6 +50,7 @@ class Pair:
     unseen: Paired | None = None
     leaks: bool = False
     reason: str = ""
+    unknown: tuple[str, ...] = ()
 
     @property
     def fair(self) -> Paired | None:
@@ -83,9 +85,11 @@ def pair(first: RunFolder, second: RunFolder) -> Pair:
     seen = torch.tensor(sorted(first.seen | second.seen), dtype=torch.int64)
     unseen = ~torch.isin(ours.query_pids, seen)
     leaks = bool((~unseen & ours.valid).any())
+    unknown = tuple(run.letter for run in (first, second) if not run.seen_complete)
     if not leaks or not bool((unseen & ours.valid).any()):
-        return Pair(*letters, shared, leaks=leaks)
-    return Pair(*letters, shared, _paired(ours.of(unseen), theirs.of(unseen)), leaks)
+        return Pair(*letters, shared, leaks=leaks, unknown=unknown)
+    fair = _paired(ours.of(unseen), theirs.of(unseen))
+    return Pair(*letters, shared, fair, leaks, unknown=unknown)
 
 
 def _paired(first: RankingResult, second: RankingResult) -> Paired:

@@ -164,6 +164,13 @@ def _require_run(path: Path) -> None:
             )
         )
         raise InputError(f"{path} {what}.")
+    if (path / "matrix.json").is_file():
+        raise InputError(
+            f"{path} is the folder of a matrix, which compares its rows itself: type "
+            f"camreid-report {path} to see them. To compare a row with a run, type "
+            f"camreid-evaluate features={path}/features/NAME.safetensors run_dir={path}-NAME, and "
+            "compare that folder."
+        )
     if any((path / name).exists() for name in (*CONFIGS, METRICS, HEAD, SPLIT, "checkpoints")):
         return
     inner = sorted(p.name for p in path.iterdir() if p.is_dir() and (p / METRICS).is_file())

@@ -1,5 +1,6 @@
 """A comparison for people: tables for the terminal, and the same as Markdown."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,8 +123,7 @@ def _scores(run: RunFolder) -> list[str]:
     assert run.metrics is not None
     retrieval, ends = run.metrics["retrieval"], run.metrics["intervals"]
     cells = (
-        f"{percent(retrieval[key])} ({100 * ends[key][0]:.1f}..{100 * ends[key][1]:.1f})"
-        for key in SCORES
+        f"{percent(retrieval[key])}{_ends(ends[key][0], ends[key][1], '.1f')}" for key in SCORES
     )
     return [run.letter, f"{retrieval['valid_queries']:.0f}", *cells]
 
@@ -150,7 +150,13 @@ def _difference(name: str, paired: Paired) -> list[str]:
     cells = []
     for key in SCORES:
         found = paired.differences[key]
-        ends = f"{100 * found.low:+.1f}..{100 * found.high:+.1f}"
-        cells.append(f"{100 * found.value:+.1f} ({ends})")
+        cells.append(f"{100 * found.value:+.1f}{_ends(found.low, found.high, '+.1f')}")
     p = f"{paired.differences['mAP'].p:.2g}"
     return [name, str(paired.queries), str(paired.people), *cells, p]
+
+
+def _ends(low: float | None, high: float | None, form: str) -> str:
+    """An interval of shares in per cent; nothing where there is none, as of one person."""
+    if low is None or high is None or math.isnan(low):
+        return ""
+    return f" ({100 * low:{form}}..{100 * high:{form}})"

@@ -169,7 +169,8 @@ def zscore(tables: Tables) -> FeatureTable:
 def mean(tables: Tables) -> FeatureTable:
     """The mean of unit features, which must be of one width and one space; see `Spaces`."""
     query, gallery = _units(tables, "query"), _units(tables, "gallery")
-    return _table(tables, torch.stack(query).mean(0), torch.stack(gallery).mean(0))
+    means = (F.normalize(torch.stack(units).mean(0)) for units in (query, gallery))
+    return _table(tables, *means)
 
 
 def by_query_camera(tables: Tables, cameras: Mapping[str, int | None]) -> FeatureTable:
@@ -200,7 +201,7 @@ def by_image_camera(tables: Tables, cameras: Mapping[str, int | None]) -> Featur
     for name in ("query", "gallery"):
         asked = _routes(tables, cameras, name)
         units = torch.stack(_units(tables, name))  # (E, N, D)
-        parts[name] = (units * asked[:, :, None]).sum(0) / asked.sum(0)[:, None]
+        parts[name] = F.normalize((units * asked[:, :, None]).sum(0))
     return _table(tables, parts["query"], parts["gallery"])
 
 

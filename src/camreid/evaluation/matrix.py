@@ -11,7 +11,7 @@ from camreid.errors import NoValidQuery
 from camreid.evaluation.bootstrap import compare, intervals
 from camreid.evaluation.metric import scalars
 from camreid.evaluation.protocols import Protocols
-from camreid.evaluation.report import Evidence
+from camreid.evaluation.report import Evidence, finite
 from camreid.evaluation.result import RankingResult
 
 NUMBERS = ("mAP", "rank1")
@@ -39,7 +39,46 @@ class Row:
         summary = {k: v for k, v in evidence.summary().items() if k != "identity"}
         if self.seen is None:
             summary["leak"] = None
-        return {**summary, "by_camera": by_camera(self.result, self.query_cameras)}
+        return finite({**summary, **self.numbers()})
+
+    def numbers(self) -> dict[str, Any]:
+        """Retrieval with intervals, over all queries and by camera."""
+        ends = {name: list(pair) for name, pair in intervals(self.result).items()}
+        cameras = by_camera(self.result, self.query_cameras)
+        return finite({"retrieval": scalars(self.result), "intervals": ends, "by_camera": cameras})
+
+
+@dataclass(frozen=True)
+class Fair:
+    """The queries that rows can be compared on: of people whom none of the rows has seen.
+
+    Attributes:
+        queries: (Q,) bool.
+        identities: how many people they are of.
+        leaks: whether there are others.
+    """
+
+    queries: Tensor
+    identities: int
+    leaks: bool
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Row]) -> "Fair":
+        """Of rows of the same queries; rows of which nobody knows whom they saw don't count."""
+        first = next(iter(rows.values())).result
+        seen = sorted(set().union(*(row.seen or () for row in rows.values())))
+        queries = ~torch.isin(first.query_pids, torch.tensor(seen, dtype=torch.int64))
+        people = torch.unique(first.query_pids[queries & first.valid])
+        return cls(queries, len(people), not bool(queries.all()))
+
+    def rows(self, rows: Mapping[str, Row]) -> dict[str, Row]:
+        """The rows on these queries alone, without protocols; none if no query has a match."""
+        if not self.identities:
+            return {}
+        cameras = next(iter(rows.values())).query_cameras[self.queries]
+        return {
+            name: Row(row.result.of(self.queries), cameras, row.seen) for name, row in rows.items()
+        }
 
 
 def by_camera(result: RankingResult, query_cameras: Tensor) -> dict[str, dict[str, Any] | None]:
@@ -57,40 +96,44 @@ def by_camera(result: RankingResult, query_cameras: Tensor) -> dict[str, dict[st
             found[str(camera)] = None
             continue
         ends = {name: list(pair) for name, pair in intervals(part).items()}
-        found[str(camera)] = {"retrieval": scalars(part), "intervals": ends}
+        found[str(camera)] = finite({"retrieval": scalars(part), "intervals": ends})
     return found
 
 
 def best_by_camera(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str | None]]:
     """Who has the largest mAP and Rank-1 for each query camera and over `all`, first of equals.
 
+    None where nobody is better than 0, or where no query has a match.
+
     Args:
-        summaries: of `Row.summary`, by name.
+        summaries: `retrieval` and `by_camera` of each row, by name.
     """
     cameras = list(dict.fromkeys(c for s in summaries.values() for c in s["by_camera"]))
     best: dict[str, dict[str, str | None]] = {}
     for camera in (*cameras, "all"):
-        values = {
+        found = {
             name: part["retrieval"]
             for name, summary in summaries.items()
             if (part := summary if camera == "all" else summary["by_camera"].get(camera))
         }
-        best[camera] = {
-            number: max(values, key=lambda name: values[name][number], default=None)
-            for number in NUMBERS
-        }
+        best[camera] = {number: _best(found, number) for number in NUMBERS}
     return best
 
 
+def _best(found: Mapping[str, Mapping[str, float]], number: str) -> str | None:
+    name = max(found, key=lambda name: found[name][number], default=None)
+    return name if name is not None and found[name][number] > 0 else None
+
+
 def differences(rows: Mapping[str, Row], against: str) -> dict[str, dict[str, dict[str, float]]]:
-    """By how much each row is better than one of them: paired bootstrap, see `compare`.
+    """By how much each row is better than one of them; see `compare`.
 
     Args:
         rows: by name.
         against: whose numbers are subtracted.
     """
     return {
-        name: {k: asdict(d) for k, d in compare(row.result, rows[against].result).items()}
+        name: finite({k: asdict(d) for k, d in compare(row.result, rows[against].result).items()})
         for name, row in rows.items()
         if name != against
     }

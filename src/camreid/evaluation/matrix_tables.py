@@ -15,7 +15,7 @@ def matrix_tables(content: Mapping[str, Any]) -> list[Table]:
 
     A split that leaks says so in the title of each.
     """
-    caveat = leak_caveat(_tested(content))
+    caveat = leak_caveat(_tested(content), content["compared"])
     if content["partial"]:
         caveat += "\nOn a part of the images only."
     tables = [_by_camera(content, number, caveat) for number in _TITLES]
@@ -25,15 +25,29 @@ def matrix_tables(content: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def leak_caveat(experts: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for titles on test people whom the weights have seen; empty if there are none."""
-    leaks = {n: e["leak"] for n, e in experts.items() if e["leak"] is not None}
+def leak_caveat(
+    rows: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Any] | None = None
+) -> str:
+    """Lines for titles on test people whom the weights have seen; empty if there are none.
+
+    Args:
+        rows: that are a checkpoint each, by name.
+        compared: on whom the rows are compared, as `matrix.json` has it.
+    """
+    leaks = {n: row["leak"] for n, row in rows.items() if row["leak"] is not None}
     seen = {n: k["seen"]["identities"] for n, k in leaks.items() if k["seen"]["identities"]}
+    unknown = [name for name in rows if name not in leaks]
+    said = f"\nNobody knows whom {', '.join(unknown)} was trained on." if unknown else ""
     if not seen:
-        return ""
+        return said
     people = next(iter(leaks.values()))["all"]["identities"]
     told = ", ".join(f"{name} {count}" for name, count in seen.items())
-    return f"\nThis split leaks: of {people} test people, weights were trained on {told}."
+    said = f"\nThis split leaks: of {people} test people, weights were trained on {told}.{said}"
+    if compared is None:
+        return said
+    left = compared["identities"]
+    whom = f"go by the {left} people" if left else "are left out: there are no people"
+    return f"{said}\nBest expert and differences {whom} whom none of the rows has seen."
 
 
 def _rows(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -60,16 +74,16 @@ def _by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
         parts = [row if key == "all" else row["by_camera"][key] for key in keys]
         cells = (_cell(part, number) for part in parts)
         table.add_row(name, *cells, end_section=place in ends)
-    best = (content["best"][key][number] or "n/a" for key in keys)
-    table.add_row("best expert", *best)
+    found = (content["best"].get(key, {}).get(number) for key in keys)
+    table.add_row("best expert", *(name or "n/a" for name in found))
     return table
 
 
 def _cell(part: Mapping[str, Any] | None, number: str) -> str:
     if part is None:
         return percent(None)
-    low, high = part["intervals"][number]
-    return f"{percent(part['retrieval'][number])}\n{100 * low:.0f}..{100 * high:.0f}"
+    value, (low, high) = percent(part["retrieval"][number]), part["intervals"][number]
+    return value if low is None else f"{value}\n{100 * low:.0f}..{100 * high:.0f}"
 
 
 def _knowledge(rows: Mapping[str, Mapping[str, Any]], caveat: str) -> Table:
@@ -100,7 +114,11 @@ def _count(number: int | None) -> str:
 
 def _differences(content: Mapping[str, Any], caveat: str) -> Table:
     """Paired differences in points, below them the 95 % intervals."""
-    title = f"Points above {content['best']['all']['mAP']}, the expert of the highest mAP{caveat}"
+    best = content["best"]["all"]["mAP"]
+    title = (
+        f"Points above {best}, the expert of the highest mAP on this test, which "
+        f"counts in its favour;\nno p is adjusted for the number of rows{caveat}"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for number in _TITLES.values():
@@ -109,7 +127,8 @@ def _differences(content: Mapping[str, Any], caveat: str) -> Table:
     for name, found in content["differences"].items():
         cells = []
         for number in _TITLES:
-            value, low, high = (100 * found[number][key] for key in ("value", "low", "high"))
-            cells += [f"{value:+.1f}\n{low:+.1f}..{high:+.1f}", f"{found[number]['p']:.3f}"]
+            value, low, high = (found[number][key] for key in ("value", "low", "high"))
+            ends = "" if low is None else f"\n{100 * low:+.1f}..{100 * high:+.1f}"
+            cells += [f"{100 * value:+.1f}{ends}", f"{found[number]['p']:.3f}"]
         table.add_row(name, *cells)
     return table

@@ -44,25 +44,18 @@ class Evidence:
 
     def summary(self) -> dict[str, Any]:
         """All numbers, ready for JSON; what could not be measured is None."""
-        identity = None if self.identity is None else _finite(self.identity)
-        return {
+        numbers = {
             "retrieval": scalars(self.result),
-            "intervals": {
-                name: [None if math.isnan(end) else end for end in ends]
-                for name, ends in intervals(self.result).items()
-            },
+            "intervals": intervals(self.result),
             "protocol": self.result.protocol,
             "precision": self.result.precision,
             "dropped_queries": self.result.dropped_queries,
-            "identity": identity,
+            "identity": self.identity,
             "leak": leak_table(self.result, self.seen),
             "leaked_images": None if self.images is None else dict(self.images),
             **({} if self.protocols is None else _protocols(self.protocols)),
         }
-
-
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
+        return finite(numbers)
 
 
 def _protocols(protocols: Protocols) -> dict[str, Any]:
@@ -183,6 +176,23 @@ def _leak(leak: dict[str, Any], images: dict[str, int]) -> Table:
 
 
 _PARTS = ("query", "gallery")
+
+
+def finite(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts and lists with None for NaN, which JSON does not have.
+
+    >>> finite({"low": math.nan, "ends": (0.5, math.nan)})
+    {'low': None, 'ends': [0.5, None]}
+    """
+    return {key: _finite(value) for key, value in content.items()}
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return finite(content)
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def percent(share: float | None) -> str:
