@@ -61,7 +61,7 @@ def _folder(section: Section) -> RunFolder:
         path=section.run.path,
         config={key: value for key, value in config.items() if key != "run_dir"},
         head=section.run.head_check,
-        metrics={**(section.summary or {}), **options},
+        metrics={**(section.summary or {}), "seen_complete": section.seen_complete, **options},
         table=None if section.found is None else section.run.features,
         result=None if section.found is None else section.found.headline,
     )
