@@ -38,7 +38,7 @@ def report(runs: list[Path], output: Path | None) -> Path:
     """Write the page, and say where.
 
     Raises:
-        InputError: a folder that is no run, a broken file, a page that can't be written.
+        InputError: a folder that is no run, broken files alone, a page that can't be written.
     """
     _require_packages()
     path = output or runs[0] / "report.html"
@@ -49,11 +49,11 @@ def report(runs: list[Path], output: Path | None) -> Path:
         raise InputError(f"{twice[0]} was typed twice; type each RUN once.")
     from camreid.reporting.page import (  # torch only now: --help is quick
         build_page,
-        read_folder,
+        read_folders,
         write_page,
     )
 
-    write_page(path, build_page([read_folder(run) for run in runs]))
+    write_page(path, build_page(read_folders(runs)))
     return path
 
 

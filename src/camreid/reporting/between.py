@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import yaml
-
 from camreid.comparing import Comparison, Paired, RunFolder, pair
 from camreid.comparing.comparison import verdict
+from camreid.reporting.files import options_in
 from camreid.reporting.sections import Section
 from camreid.reporting.tables import Cell, Group, Table, text_cells
 
@@ -30,9 +29,10 @@ class Between:
 
 def between_runs(sections: Sequence[Section]) -> Between | None:
     """The tested runs against the first of them; None for fewer than two."""
-    tested = [_folder(s) for s in sections if s.summary is not None]
-    if len(tested) < 2:
+    some = [section for section in sections if section.summary is not None]
+    if len(some) < 2:
         return None
+    tested = list(map(_folder, some))
     first, *others = tested
     comparison = Comparison(tuple(tested), tuple(pair(other, first) for other in others))
     names = {run.letter: run.letter for run in tested}
@@ -54,12 +54,12 @@ def between_runs(sections: Sequence[Section]) -> Between | None:
 def _folder(section: Section) -> RunFolder:
     """A run as it is compared: called by its name on the page, ranked already."""
     options = {} if section.found is None else {"evaluation": asdict(section.found.options)}
-    parsed = yaml.safe_load(section.run.config or "") or {}
-    config = parsed if isinstance(parsed, dict) else {}
     return RunFolder(
         letter=section.name,
         path=section.run.path,
-        config={key: value for key, value in config.items() if key != "run_dir"},
+        config={
+            key: value for key, value in options_in(section.run.config).items() if key != "run_dir"
+        },
         head=section.run.head_check,
         metrics={**(section.summary or {}), "seen_complete": section.seen_complete, **options},
         table=None if section.found is None else section.run.features,

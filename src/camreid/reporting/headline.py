@@ -37,15 +37,15 @@ def _headline(section: Section) -> dict[str, str]:
         return {**cells, **dict.fromkeys(_SHARES.values(), "not tested")}
     said = section.summary
     for key, label in _SHARES.items():
-        low, high = said.get("intervals", {}).get(key, (None, None))
-        interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+        low, high = (said.get("intervals") or {}).get(key) or (None, None)
+        interval = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
         cells[label] = f"{percent(said['retrieval'][key])}{interval}"
     dropped = said.get("dropped_queries") or 0
     without = f", and {dropped} without a match" if dropped else ""
     cells["Queries"] = f"{said['retrieval']['valid_queries']:.0f}{without}"
     options = said.get("evaluation") or {}
     how = [said.get("protocol", "cross-camera"), options.get("metric"), options.get("rerank")]
-    cells["Protocol"] = ", ".join(filter(None, how))
+    cells["Protocol"] = ", ".join(map(str, filter(None, how)))
     if said.get("images_seen") is not None:
         cells["Images seen"] = f"{said['images_seen']:,}"
     return {**cells, **_leak(section)}

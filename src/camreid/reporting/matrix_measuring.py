@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from camreid.errors import InputError, NoValidQuery
-from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.matrix import Row, best_by_camera, differences
 from camreid.evaluation.result import RankingResult
 from camreid.reporting.matrix_reading import MatrixFolder
 from camreid.reporting.measuring import options_of, other_numbers
+from camreid.reporting.reading import load_features
 
 # as camreid-matrix writes them, in the order that they are shown
 GROUPS = {"experts": "Experts", "combinations": "Put together", "controls": "Controls"}
@@ -58,7 +58,7 @@ def measure_matrix(folder: MatrixFolder) -> MeasuredMatrix:
 def _rank(path: Path, folder: MatrixFolder) -> tuple[Row, Mapping[str, Any]]:
     """A row and the notes of its features, which are not kept."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    table = FeatureTable.load(path)
+    table = load_features(path)
     result, protocols = options_of({"evaluation": folder.evaluation}).rank(table, device)
     seen = table.notes.get("seen")
     known = None if seen is None else frozenset(pid for pid in seen if pid > 0)

@@ -65,7 +65,7 @@ class MatrixSection:
 def matrix_section(anchor: str, name: str, folder: MatrixFolder) -> MatrixSection:
     """What is shown of a matrix folder."""
     found = measure_matrix(folder)
-    notes = (*folder.missing, *found.notes)
+    notes = (*folder.broken, *folder.missing, *found.notes)
     content = found.content
     if content is None:
         return MatrixSection(name, anchor, folder, None, notes)

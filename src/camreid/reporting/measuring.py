@@ -102,7 +102,7 @@ def measured(
 def disagreement(result: RankingResult, metrics: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Where `metrics.json` says other numbers than the features, one sentence or none."""
     if metrics is None:
-        return ("Numbers are of the saved features; there is no metrics.json to check them by.",)
+        return ("Numbers are of the saved features; no metrics.json checks them.",)
     differ = other_numbers(result, metrics)
     if not differ:
         return ()

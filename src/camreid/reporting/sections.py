@@ -90,7 +90,7 @@ def run_section(anchor: str, name: str, run: Run, runs: int) -> Section:
         run=run,
         found=found,
         summary=summary,
-        notes=(*run.missing, *notes, *_lost(lists)),
+        notes=(*run.broken, *run.missing, *notes, *_lost(lists)),
         charts=tuple(training_charts(anchor, run.curves)),
         heats=_heats(found, summary),
         lists=tuple(lists),
