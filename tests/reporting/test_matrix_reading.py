@@ -84,6 +84,14 @@ def test_an_unfinished_matrix_shows_the_experts_that_it_has(folder: Path) -> Non
     assert "matrix has no numbers yet" in page
 
 
+def test_another_leak_in_matrix_json_is_called_out(folder: Path) -> None:
+    whole = json.loads((folder / "matrix.json").read_text())
+    assert "disagree" not in notes(page_of(folder))
+    whole["experts"]["c2"]["leak"]["seen"]["identities"] = 77
+    (folder / "matrix.json").write_text(json.dumps(whole))
+    assert "c2: leak.seen.identities 77 there, 0 here" in notes(page_of(folder))
+
+
 def test_one_file_of_features_is_read_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,6 +154,31 @@ def test_another_metrics_json_is_called_out(folder: Path) -> None:
     assert "disagree" in said
     assert "mAP" in said
     assert "rank1" not in said
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("leak", "seen", "identities"), 77, "leak.seen.identities 77 there, 3 here"),
+        (("leak", "unseen", "mAP"), None, "leak.unseen.mAP None there, 0."),
+        (("dropped_queries",), 9, "dropped_queries 9 there, "),
+        (("camera_pairs", "cameras", 0), 17, "camera_pairs of [17, "),
+        (("camera_pairs", "mAP", 0, 0), 0.0123, "camera_pairs.mAP: 1 of "),
+        (("camera_pairs", "rank1", 1, 0), None, "camera_pairs.rank1: 1 of "),
+    ],
+)
+def test_any_number_of_another_test_is_called_out(
+    folder: Path, place: tuple[Any, ...], value: Any, says: str
+) -> None:
+    assert "disagree" not in notes(page_of(folder))
+    path = folder / "metrics.json"
+    whole = part = json.loads(path.read_text())
+    for name in place[:-1]:
+        part = part[name]
+    assert part[place[-1]] != value
+    part[place[-1]] = value
+    path.write_text(json.dumps(whole))
+    assert says in notes(page_of(folder))
 
 
 def test_an_unfinished_run_shows_what_there_is(folder: Path) -> None:

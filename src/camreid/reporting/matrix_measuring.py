@@ -1,6 +1,6 @@
 """The rows of a matrix ranked again from their features, one file in memory at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,21 @@ def measure_matrix(folder: MatrixFolder) -> MeasuredMatrix:
     if folder.content is None:
         return _from_features(folder)
     results: dict[str, RankingResult] = {}
+    differ: dict[str, list[str]] = {}
     notes: tuple[str, ...] = ()
     for name, row in rows_of(folder.content).items():
         path = folder.path / (row.get("features") or f"features/{name}.safetensors")
         if not path.is_file():
             continue
         try:
-            results[name] = _rank(path, folder)[0].result
+            found = _rank(path, folder)[0]
         except (InputError, NoValidQuery) as error:
             notes += (f"The features of {name} can't be ranked: {error}",)
-    return MeasuredMatrix(folder.content, results, (*notes, *_disagreement(folder, results)))
+            continue
+        results[name] = found.result
+        pairs = None if found.protocols is None else found.protocols.camera_pairs
+        differ[name] = other_numbers(found.result, row, found.seen, pairs)
+    return MeasuredMatrix(folder.content, results, (*notes, *_disagreement(differ)))
 
 
 def _rank(path: Path, folder: MatrixFolder) -> tuple[Row, Mapping[str, Any]]:
@@ -67,11 +72,8 @@ def _rank(path: Path, folder: MatrixFolder) -> tuple[Row, Mapping[str, Any]]:
     return Row(result, table.query.cameras.clone(), known, protocols), table.notes
 
 
-def _disagreement(folder: MatrixFolder, results: Mapping[str, RankingResult]) -> tuple[str, ...]:
+def _disagreement(differ: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Where `matrix.json` says other numbers than the features, one sentence or none."""
-    assert folder.content is not None
-    rows = rows_of(folder.content)
-    differ = {name: other_numbers(result, rows[name]) for name, result in results.items()}
     told = [f"{name}: {', '.join(numbers)}" for name, numbers in differ.items() if numbers]
     if not told:
         return ()

@@ -1,5 +1,6 @@
 """The page: runs side by side, then each by itself, in one HTML file."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -123,6 +124,11 @@ def write_page(path: Path, content: str) -> None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, or their paths where two have one name."""
-    short = [path.resolve().name for path in paths]
-    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+    """The folders' names, or their paths below what is common where two have one name."""
+    whole = [path.resolve() for path in paths]
+    short = [path.name for path in whole]
+    if len(set(short)) == len(short):
+        return short
+    common = os.path.commonpath([path.parent for path in whole])
+    below = [path.relative_to(common).as_posix() for path in whole]
+    return below if len(set(below)) == len(below) else [str(path) for path in paths]
