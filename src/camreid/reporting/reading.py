@@ -36,6 +36,7 @@ class Run:
         overrides: what was typed.
         command: the command, empty where it is not known.
         notes: of the checkpoint: split, versions, commit.
+        own: whether that checkpoint is of this run, and not one that it tested alone.
         features: of the test, None where they were not saved.
         missing: what is not there, and how to get it, a sentence or two each.
         broken: what is wrong with files that can't be read, a paragraph each.
@@ -49,6 +50,7 @@ class Run:
     overrides: tuple[str, ...]
     command: str
     notes: Mapping[str, Any]
+    own: bool
     features: FeatureTable | None
     missing: tuple[str, ...]
     broken: tuple[str, ...] = ()
@@ -62,8 +64,15 @@ class Run:
     @property
     def split(self) -> Mapping[str, Any]:
         """Digest and strategy of the split that was tested or trained on."""
-        known = (self.metrics or {}).get("split") or self.notes.get("split")
-        return known or (self.features.notes.get("split") if self.features else None) or {}
+        tested = {} if self.features is None else self.features.notes
+        trained = self.notes if self.own else {}
+        said = ((content or {}).get("split") for content in (self.metrics, tested, trained))
+        return next(filter(None, said), {})
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """Commit and versions that this run is of; empty where they are not known."""
+        return (self.metrics or {}).get("origin") or (self.notes if self.own else {})
 
 
 def read_run(path: Path) -> Run:
@@ -77,21 +86,25 @@ def read_run(path: Path) -> Run:
     metrics = tried(lambda: read_file(path / "metrics.json", json_of(METRICS)))
     head_check = tried(lambda: read_file(path / "head_check.json", json_of(HEAD_CHECK)))
     curves = read_curves(path, tried)
-    notes, missing = _notes(_weights(path, metrics))
+    weights = _weights(path, metrics)
+    notes, missing = _notes(weights)
+    own = weights is not None and weights.resolve().parent == (path / "checkpoints").resolve()
     overrides = tried(lambda: read_overrides(path)) or ()
     job = tried(lambda: job_name(path, "camreid-train"))
     command = shlex.join([job, *overrides]) if job and overrides else ""
     config = tried(lambda: read_config(path))
     features = tried(lambda: _features(path, metrics))
+    said, trained = (metrics or {}).get("origin"), notes if own else {}
     return Run(
         path=path,
         metrics=metrics,
         curves=curves,
         head_check=head_check,
-        config=config or str(notes.get("config") or ""),
+        config=config or str(trained.get("config") or ""),
         overrides=overrides,
-        command=command or str(notes.get("command") or ""),
+        command=command or str((said or trained).get("command") or ""),
         notes=notes,
+        own=own,
         features=features,
         missing=(*_absent(path, metrics), *missing),
         broken=tried.broken,
@@ -142,19 +155,19 @@ def _weights(path: Path, metrics: Mapping[str, Any] | None) -> Path | None:
 
 def _notes(weights: Path | None) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     if weights is None:
-        return {}, ("No checkpoint was found, so versions and commit are not known.",)
+        return {}, ("There is no checkpoint to say versions and commit of the weights.",)
     try:
         notes = read_checkpoint(weights).notes
         ORIGIN_NOTES(notes, "camreid")
     except FormError as error:
-        return {}, (f"Versions and commit are not known: in {weights}, {error}.",)
+        return {}, (f"Versions and commit of the weights are not known: in {weights}, {error}.",)
     except InputError as error:
-        return {}, (f"Versions and commit are not known: {error}",)
+        return {}, (f"Versions and commit of the weights are not known: {error}",)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # a checkpoint may hold anything, and is not needed for the page
         return {}, (
-            f"Versions and commit are not known: {weights} is not as a run writes it "
-            f"({type(error).__name__}).",
+            f"Versions and commit of the weights are not known, as {weights} is not what a "
+            f"run writes ({type(error).__name__}).",
         )
     return notes, ()
 
