@@ -48,6 +48,12 @@ def test_runs_of_one_name_are_called_by_their_paths(tmp_path: Path, records: Rec
     assert "mAP" in table(page, "Headline numbers")
 
 
+def test_a_name_in_any_script_stays_text(tmp_path: Path, records: Records) -> None:
+    names = ("\u884c\u4eba", "run-\U0001f6b6")  # a warning would be an error
+    runs = [write_run(tmp_path / name, records, queries=20) for name in names]
+    assert legend(page_of(*runs), "CMC") == list(names)
+
+
 def test_cut_labels_differ_from_labels_that_are_not_cut() -> None:
     labels = ["abcdefghij", "abXdefghij", "ab…ij", "cd"]
     cut = distinct(labels, 5)

@@ -95,6 +95,15 @@ def test_the_training_is_that_of_the_file(folder: Path) -> None:
     assert cells(page[page.index("Training loss as a table") :], "5") == ["1.5"]
 
 
+def test_of_parts_put_aside_the_last_counts(folder: Path) -> None:
+    for number in (2, 10):
+        text = f"epoch,step,train/loss\n0,5,{number}.5\n"
+        (folder / f"metrics.{number}.csv").write_text(text)
+    (folder / "metrics.csv").unlink()
+    page = page_of(folder)
+    assert cells(page[page.index("Training loss as a table") :], "1") == ["10.5"]
+
+
 def test_names_are_text_and_nothing_else(tmp_path: Path, folder: Path, records: Records) -> None:
     odd = write_run(tmp_path / "_--><script>alert(1)<b>$x_{1$&amp;", records, noise=1.0)
     page = page_of(folder, odd)
@@ -255,6 +264,7 @@ def test_what_is_typed_wrong_is_one_paragraph(
     assert "is not there" in refused("nowhere")
     assert "is a file" in refused(folder / "metrics.json")
     assert "typed twice" in refused(folder, folder)
+    assert "typed twice" in refused(folder, folder.parent / "." / "x" / ".." / folder.name)
     assert "ends in .html" in refused(folder, "-o", folder / "metrics.json")
     assert "can't be written" in refused(folder, "-o", folder / "metrics.json" / "x.html")
     monkeypatch.setattr(command, "find_spec", lambda name: None)

@@ -7,6 +7,7 @@ that dark mode changes them too.
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,10 @@ def on_paper(name: str, plot: Callable[[Axes], None], height: float) -> str:
         plot(figure.subplots())
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        with warnings.catch_warnings():
+            # text stays text, so that the font is the reader's and not the one that is measured by
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+            figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     return _for_page(file.getvalue(), name)
 
 

@@ -68,6 +68,12 @@ def read_file(path: Path, parse: Callable[[str], T]) -> T | None:
         ) from error
 
 
+def metrics_parts(folder: Path) -> list[Path]:
+    """The metrics that a continued run has put aside, `metrics.0.csv` and on, in that order."""
+    parts = [p for p in folder.glob("metrics.*.csv") if p.suffixes[0][1:].isdigit()]
+    return sorted(parts, key=lambda p: int(p.suffixes[0][1:]))
+
+
 class Trying:
     """Reads what can be read, and keeps what is wrong with the rest.
 

@@ -15,6 +15,7 @@ from camreid.reporting.files import (
     Trying,
     job_name,
     json_of,
+    metrics_parts,
     read_config,
     read_file,
     read_overrides,
@@ -113,9 +114,9 @@ def read_run(path: Path) -> Run:
 
 def read_curves(folder: Path, tried: Trying) -> dict[str, list[tuple[float, float]]]:
     """The numbers logged by epoch, with the files that a continued run has put aside."""
-    aside = sorted(folder.glob("metrics.*.csv"), key=lambda p: p.suffixes[0])
     curves: dict[str, dict[float, float]] = {}
-    for path in (*folder.glob("metrics.csv"), *reversed(aside)):  # of two, the later number
+    paths = [*folder.glob("metrics.csv"), *reversed(metrics_parts(folder))]
+    for path in paths:  # of two, the later number
         for name, epoch, value in tried(lambda path=path: read_file(path, _points)) or ():  # type: ignore[misc]
             curves.setdefault(name, {}).setdefault(epoch + 1, value)
     return {name: sorted(points.items()) for name, points in curves.items()}
