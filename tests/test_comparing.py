@@ -204,10 +204,11 @@ def test_head_checks_are_shown_by_the_head_with_the_least_coverage(tmp_path: Pat
         {"rows": 7, "shared": 5, "unknown": n, "coverage": 5 / (5 + n), "image_coverage": 0.5}
         for n in (0, 5)
     ]
+    heads.append({**heads[0], "identities": 0, "coverage": 0.0})  # nobody to learn
     check = {"unknown": "skip", "heads": heads, "faults": []}
     (folders[0] / "head_check.json").write_text(json.dumps(check))
     (grid,) = [g for g in grids(compare_runs(folders)) if g.title == "Head check"]
-    assert grid.rows == [["A", "skip", "2", "7", "5", "5", "50.0 %", "50.0 %"]]
+    assert grid.rows == [["A", "skip", "3", "7", "5", "5", "50.0 %", "50.0 %"]]
 
 
 def test_untested_runs_are_shown_with_what_they_have(tmp_path: Path) -> None:

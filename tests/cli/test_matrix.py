@@ -1,9 +1,7 @@
 """Experts by cameras in one command: every number again from the saved features."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,64 +13,11 @@ from camreid.data.sources import read_pixels
 from camreid.evaluation import FeatureTable, intervals, rank
 from camreid.labels import LabelMap
 from camreid.model import ReIDModule
+from tests.cli.experts import content, imported, listed, ranked, refused, typed
 from tests.conftest import CONFIG, Ran, tiny_module
 
 Run = Callable[..., Ran]
 pytestmark = pytest.mark.slow
-QUIET = ("trainer=cpu", "trainer.enable_progress_bar=false", "data.workers=0")
-
-
-def imported(path: Path, camera: int | None, labels: LabelMap, seed: int) -> Path:
-    """A checkpoint as an import leaves it."""
-    torch.manual_seed(seed)
-    module = ReIDModule(CONFIG, labels)
-    module.seen = frozenset(p for p in labels.pids if p > 0)
-    notes = {"split_overrides": f"+split=original split.camera={camera}"} if camera else {}
-    save(module.eval(), path, notes)
-    return path
-
-
-@pytest.fixture
-def matrix(run: Run, market: Path) -> Run:
-    def command(*arguments: object) -> Ran:
-        return run("camreid-matrix", f"data.root={market}", *QUIET, *arguments)
-
-    return command
-
-
-@pytest.fixture
-def experts(records: Records, tmp_path: Path) -> list[Path]:
-    """Checkpoints of cameras 1 and 2, without any training."""
-    return [
-        imported(tmp_path / f"{c}.ckpt", c, OriginalSplit(camera=c)(records).labels, seed=c)
-        for c in (1, 2)
-    ]
-
-
-def typed(paths: list[Path]) -> str:
-    return f"experts=[{','.join(map(str, paths))}]"
-
-
-def listed(paths: list[Path]) -> str:
-    return typed(paths).removeprefix("experts=")
-
-
-def content(folder: str = "r") -> dict[str, Any]:
-    return json.loads(Path(folder, "matrix.json").read_text())
-
-
-def ranked(table: FeatureTable) -> Any:
-    q, g = table.query, table.gallery
-    return rank(q.features, g.features, q.pids, g.pids, q.cameras, g.cameras)
-
-
-def refused(ran: Ran) -> str:
-    assert ran.code == 1
-    said = ran.err.strip()
-    assert "\n" not in said
-    assert "Traceback" not in said + ran.out
-    assert not Path("r").exists()
-    return said
 
 
 def test_the_numbers_are_those_of_the_saved_features(

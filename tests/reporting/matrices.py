@@ -10,7 +10,7 @@ import torch
 from camreid.data import Records
 from camreid.evaluation import FeatureTable, RankOptions
 from camreid.evaluation.ensembles import combine, compare_spaces
-from camreid.evaluation.matrix import Row, best_by_camera, differences
+from camreid.evaluation.matrix import Row, comparison
 from tests.reporting.runs import images
 
 SPLIT = {"digest": "digest-of-the-matrix", "strategy": "OriginalSplit()"}
@@ -74,7 +74,6 @@ def _content(rows: Mapping[str, Row], spaces: Any, controls: bool) -> dict[str, 
         }
         for n in (1, 2, 3)
     }  # fmt: skip
-    best = best_by_camera(experts)
     content: dict[str, Any] = {
         "split": SPLIT,
         "evaluation": {"metric": "cosine"},
@@ -86,12 +85,11 @@ def _content(rows: Mapping[str, Row], spaces: Any, controls: bool) -> dict[str, 
         "origin": {"command": "camreid-matrix", "commit": "c0ffee", "versions": {"torch": "2.9"}},
         "notes": ["No expert is of camera 4."],
         "left_out": {"mean": "the features are <not> comparable", "image_camera": "nor here"},
-        "best": best,
+        **comparison(rows, list(experts)),
         "spaces": {
             "experts": list(spaces.names), "images": spaces.images,
             "agreement": spaces.agreement.tolist(), "cka": spaces.cka.tolist(),
         },
-        "differences": differences(rows, str(best["all"]["mAP"])),
     }  # fmt: skip
     if controls:
         own = {"features": "features/joint.safetensors", "images_seen": 12936}

@@ -29,3 +29,8 @@ def table(page: str, title: str) -> dict[str, list[str]]:
 
 def content(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "matrix.json").read_text())
+
+
+def noted(page: str) -> str:
+    """The notes, as one reads them."""
+    return unescape(" ".join(re.findall(r'<p class="note">(.*?)</p>', page, re.DOTALL)))

@@ -1,5 +1,6 @@
 """The section of a matrix says what matrix.json and the features say, and what is missing."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,37 @@ def test_notes_and_origin_of_a_matrix_are_shown(folder: Path) -> None:
     assert "No expert is of camera 4." in notes(page)
     assert "c0ffee" in page
     assert "torch 2.9" in page
+
+
+def test_where_it_leaks_the_best_is_that_on_unseen_people(tmp_path: Path, records: Records) -> None:
+    folder = write_matrix(tmp_path / "leaky", records, leaks=True)
+    page, said = page_of(folder), content(folder)
+    compared = said["compared"]["rows"]
+    assert compared["c1"]["retrieval"]["mAP"] != said["experts"]["c1"]["retrieval"]["mAP"]
+    shown = table(page, "mAP by query camera")
+    for place, camera in enumerate(said["cameras"]):
+        parts = {n: compared[n]["by_camera"][str(camera)] for n in said["experts"]}
+        scores = {n: part["retrieval"]["mAP"] for n, part in parts.items() if part}
+        for name in said["experts"]:
+            starred = "★" in shown[name][place]
+            assert starred == (scores.get(name, 0) == max(scores.values(), default=0) > 0)
+    assert "go by the" in page
+    assert "on the people whom none of the rows has seen" in page
+
+
+def test_a_matrix_written_before_rows_were_compared_is_shown(folder: Path) -> None:
+    said = content(folder)
+    (folder / "matrix.json").write_text(
+        json.dumps({key: value for key, value in said.items() if key != "compared"})
+    )
+    assert "★" in "".join(table(page_of(folder), "mAP by query camera")[said["best"]["all"]["mAP"]])
+
+
+def test_a_difference_of_one_person_has_no_interval(folder: Path) -> None:
+    said = content(folder)
+    for found in said["differences"].values():
+        found["mAP"] |= {"low": None, "high": None, "p": 1.0}
+    (folder / "matrix.json").write_text(json.dumps(said))
+    shown = table(page_of(folder), f"Paired differences from {said['best']['all']['mAP']}")
+    for name, cells in shown.items():
+        assert cells[:2] == [f"{100 * said['differences'][name]['mAP']['value']:+.1f}", "1.000"]

@@ -84,6 +84,14 @@ def test_an_unfinished_matrix_shows_the_experts_that_it_has(folder: Path) -> Non
     assert "matrix has no numbers yet" in page
 
 
+def test_another_leak_in_matrix_json_is_called_out(folder: Path) -> None:
+    whole = json.loads((folder / "matrix.json").read_text())
+    assert "disagree" not in notes(page_of(folder))
+    whole["experts"]["c2"]["leak"]["seen"]["identities"] = 77
+    (folder / "matrix.json").write_text(json.dumps(whole))
+    assert "c2: leak.seen.identities 77 there, 0 here" in notes(page_of(folder))
+
+
 def test_one_file_of_features_is_read_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +106,7 @@ def test_one_file_of_features_is_read_at_a_time(
         ranked.append(Path(path).stem)
         return found
 
-    monkeypatch.setattr(matrix_measuring.FeatureTable, "load", watched)
+    monkeypatch.setattr(FeatureTable, "load", watched)
     found = matrix_measuring.measure_matrix(read_matrix(folder))
     assert ranked == ["c1", "c2", "c3"]
     for result in found.results.values():
@@ -120,13 +128,10 @@ def test_beside_runs(tmp_path: Path, folder: Path, records: Records) -> None:
 
 def test_broken_files_are_one_paragraph(run: Run, folder: Path) -> None:
     whole = (folder / "matrix.json").read_text()
-    hollow = [json.dumps({**json.loads(whole), "experts": e}) for e in ({}, {"c1": {}}, ["c1"])]
-    for broken in (whole[:100], "{}", *hollow):
+    for broken in (whole[:100], "{}"):
         (folder / "matrix.json").write_text(broken)
-        ran = run("camreid-report", folder)
-        assert ran.code == 1
-        assert "matrix.json" in ran.err
-        assert "\n" not in ran.err.strip()
+        assert run("camreid-report", folder).code == 0
+        assert "matrix.json (" in notes((folder / "report.html").read_text())
     (folder / "matrix.json").write_text(whole)
     ran = run("camreid-report", folder.parent)
     assert f"type {folder}" in ran.err

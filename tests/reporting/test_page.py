@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,15 @@ def test_the_training_is_that_of_the_file(folder: Path) -> None:
     assert cells(page[page.index("Training loss as a table") :], "5") == ["1.5"]
 
 
+def test_of_parts_put_aside_the_last_counts(folder: Path) -> None:
+    for number in (2, 10):
+        text = f"epoch,step,train/loss\n0,5,{number}.5\n"
+        (folder / f"metrics.{number}.csv").write_text(text)
+    (folder / "metrics.csv").unlink()
+    page = page_of(folder)
+    assert cells(page[page.index("Training loss as a table") :], "1") == ["10.5"]
+
+
 def test_names_are_text_and_nothing_else(tmp_path: Path, folder: Path, records: Records) -> None:
     odd = write_run(tmp_path / "_--><script>alert(1)<b>$x_{1$&amp;", records, noise=1.0)
     page = page_of(folder, odd)
@@ -153,6 +163,31 @@ def test_another_metrics_json_is_called_out(folder: Path) -> None:
     assert "disagree" in said
     assert "mAP" in said
     assert "rank1" not in said
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("leak", "seen", "identities"), 77, "leak.seen.identities 77 there, 3 here"),
+        (("leak", "unseen", "mAP"), None, "leak.unseen.mAP None there, 0."),
+        (("dropped_queries",), 9, "dropped_queries 9 there, "),
+        (("camera_pairs", "cameras", 0), 17, "camera_pairs of [17, "),
+        (("camera_pairs", "mAP", 0, 0), 0.0123, "camera_pairs.mAP: 1 of "),
+        (("camera_pairs", "rank1", 1, 0), None, "camera_pairs.rank1: 1 of "),
+    ],
+)
+def test_any_number_of_another_test_is_called_out(
+    folder: Path, place: tuple[Any, ...], value: Any, says: str
+) -> None:
+    assert "disagree" not in notes(page_of(folder))
+    path = folder / "metrics.json"
+    whole = part = json.loads(path.read_text())
+    for name in place[:-1]:
+        part = part[name]
+    assert part[place[-1]] != value
+    part[place[-1]] = value
+    path.write_text(json.dumps(whole))
+    assert says in notes(page_of(folder))
 
 
 def test_an_unfinished_run_shows_what_there_is(folder: Path) -> None:
@@ -229,16 +264,9 @@ def test_what_is_typed_wrong_is_one_paragraph(
     assert "is not there" in refused("nowhere")
     assert "is a file" in refused(folder / "metrics.json")
     assert "typed twice" in refused(folder, folder)
+    assert "typed twice" in refused(folder, folder.parent / "." / "x" / ".." / folder.name)
     assert "ends in .html" in refused(folder, "-o", folder / "metrics.json")
     assert "can't be written" in refused(folder, "-o", folder / "metrics.json" / "x.html")
-    whole = (folder / "metrics.json").read_text()
-    (folder / "metrics.json").write_text(whole[:100])
-    assert "metrics.json (100 bytes) can't be read" in refused(folder)
-    (folder / "metrics.json").write_text("{}")
-    assert "not what a run writes" in refused(folder)
-    (folder / "metrics.json").write_text(whole)
-    (folder / "features.safetensors").write_bytes(b"short")
-    assert "can't be read as features" in refused(folder)
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert "pip install 'camreid[report]'" in refused(folder)
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from camreid.cli.experts import Expert
 from camreid.cli.provenance import origin
 from camreid.evaluation.ensembles import Spaces
-from camreid.evaluation.matrix import Fair, best_by_camera, differences
+from camreid.evaluation.matrix import comparison
 
 if TYPE_CHECKING:
     from camreid.cli.matrix_run import Matrix
@@ -27,11 +27,6 @@ def matrix_content(
     summaries = {name: row.summary() for name, row in matrix.rows.items()}
     alone = {expert.name: summaries.pop(expert.name) for expert in experts}
     beside = {control.name: summaries.pop(control.name) for control in controls}
-    fair = Fair.of(matrix.rows)
-    compared = fair.rows(matrix.rows)
-    numbers = {name: row.numbers() for name, row in compared.items()}
-    best = best_by_camera({expert.name: numbers[expert.name] for expert in experts if compared})
-    strongest = best["all"]["mAP"]
     some = next(iter(alone.values()))
     return {
         "split": {"digest": matrix.split.digest, "strategy": matrix.split.strategy},
@@ -45,15 +40,8 @@ def matrix_content(
         "origin": origin(matrix.config),
         "notes": matrix.notes,
         "left_out": matrix.left_out,
-        "compared": {
-            "leaks": fair.leaks,
-            "identities": fair.identities,
-            "queries": int((fair.queries & matrix.rows[experts[0].name].result.valid).sum()),
-            "rows": numbers if fair.leaks else {},
-        },
-        "best": best,
+        **comparison(matrix.rows, [expert.name for expert in experts]),
         "spaces": None if matrix.spaces is None else _spaces(matrix.spaces),
-        "differences": differences(compared, strongest) if strongest else {},
     }
 
 

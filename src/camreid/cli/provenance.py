@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.model.versions import versions
+from camreid.reporting.files import metrics_parts
 
 
 def notes(config: DictConfig) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def keep_metrics(folder: Path) -> None:
 @rank_zero_only
 def join_metrics(folder: Path) -> None:
     """One `metrics.csv` of what was kept aside and what the logger wrote since."""
-    parts = sorted(folder.glob("metrics.*.csv"), key=lambda p: int(p.suffixes[0][1:]))
+    parts = metrics_parts(folder)
     paths = [*parts, *folder.glob("metrics.csv")]
     if not parts:
         return

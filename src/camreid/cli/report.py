@@ -38,22 +38,23 @@ def report(runs: list[Path], output: Path | None) -> Path:
     """Write the page, and say where.
 
     Raises:
-        InputError: a folder that is no run, a broken file, a page that can't be written.
+        InputError: a folder that is no run, broken files alone, a page that can't be written.
     """
     _require_packages()
     path = output or runs[0] / "report.html"
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise InputError(f"-o {path}: type a file that ends in .html, such as -o report.html.")
-    twice = [run for number, run in enumerate(runs) if run in runs[:number]]
+    whole = [run.resolve() for run in runs]
+    twice = [run for number, run in enumerate(runs) if whole[number] in whole[:number]]
     if twice:
         raise InputError(f"{twice[0]} was typed twice; type each RUN once.")
     from camreid.reporting.page import (  # torch only now: --help is quick
         build_page,
-        read_folder,
+        read_folders,
         write_page,
     )
 
-    write_page(path, build_page([read_folder(run) for run in runs]))
+    write_page(path, build_page(read_folders(runs)))
     return path
 
 

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from camreid.checkpoints import load
 from camreid.cli import build
 from camreid.cli.lineage import image_leak
+from camreid.cli.provenance import origin
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
@@ -70,6 +71,7 @@ def rank_features(config: DictConfig) -> None:
         "seen_complete": table.notes.get("seen_complete", bool(table.notes.get("seen"))),
         "partial": bool(table.notes.get("partial")),
         "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
+        "origin": origin(config),
     }
     _report(content, evidence, f"Test of {config.features}")
 
@@ -114,6 +116,7 @@ def test(
         "weights": best or config.get("checkpoint"),
         "partial": partial,
         "evaluation": OmegaConf.to_container(config.evaluation),
+        "origin": origin(config),
     }
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
@@ -133,7 +136,7 @@ def test(
 def _save_features(config: DictConfig, module: ReIDModule, content: dict[str, Any]) -> None:
     if module.test_features is None:
         return
-    origin = {key: content[key] for key in ("split", "weights", "partial")}
+    tested = {key: content[key] for key in ("split", "weights", "partial")}
     computed = {key: config.evaluation[key] for key in ("flip", "normalize", "neck")}
     notes = {
         "seen": sorted(module.seen),
@@ -142,7 +145,7 @@ def _save_features(config: DictConfig, module: ReIDModule, content: dict[str, An
         "computed": computed,
     }
     path = build.run_folder() / "features.safetensors"
-    replace(module.test_features, notes={**notes, **origin}).save(path)
+    replace(module.test_features, notes={**notes, **tested}).save(path)
     say(f"Features {path}")
 
 

@@ -138,8 +138,9 @@ def _of_a_run(run: RunFolder) -> list[str]:
     if run.metrics is None:
         return []
     texts = []
-    whole, seen = run.metrics["leak"]["all"], run.metrics["leak"]["seen"]
-    if seen["queries"]:
+    leak = run.metrics["leak"] or {}  # None where it is not known who was seen
+    if leak and leak["seen"]["queries"]:
+        whole, seen = leak["all"], leak["seen"]
         texts.append(
             f"{run.letter}: its weights were trained on {seen['identities']} of the "
             f"{whole['identities']} people it was tested on ({seen['queries']} of "

@@ -1,7 +1,7 @@
 """A comparison for people: tables for the terminal, and the same as Markdown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from camreid.comparing.comparison import Comparison
 from camreid.comparing.configs import as_typed
+from camreid.comparing.heads import by_coverage
 from camreid.comparing.pairing import LEVEL, Pair, Paired
 from camreid.comparing.runs import RunFolder
 from camreid.evaluation.report import percent
@@ -110,10 +111,10 @@ def _options(comparison: Comparison) -> list[list[str]]:
 
 
 def _head(run: RunFolder) -> list[str]:
-    """The head with the least coverage; all heads of a model have one label map."""
+    """The head with the least coverage, of those that have people to learn."""
     assert run.head is not None
     heads = run.head.get("heads") or []
-    worst: dict[str, Any] = min(heads, key=lambda head: head["coverage"], default={})
+    worst: Mapping[str, Any] = next(iter(by_coverage(heads)), {})
     counts = (str(worst.get(name, NONE)) for name in ("rows", "shared", "unknown"))
     shares = (percent(worst.get(name)) for name in ("coverage", "image_coverage"))
     return [run.letter, str(run.head.get("unknown")), str(len(heads)), *counts, *shares]

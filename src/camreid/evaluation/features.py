@@ -134,7 +134,10 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _images(path: Path, part: str, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> Images:
     features = tensors[f"{part}_features"]
-    paths = tuple(map(str, notes.pop(f"{part}_paths", ())))
+    named = notes.pop(f"{part}_paths", [])
+    if not isinstance(named, list):
+        raise InputError(f"{part}_paths of {path} are {type(named).__name__}: expected a list.")
+    paths = tuple(map(str, named))
     if features.ndim != 2 or not features.is_floating_point():
         raise InputError(
             f"{part}_features of {path} are {tuple(features.shape)} {features.dtype}: expected "

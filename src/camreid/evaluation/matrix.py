@@ -1,6 +1,6 @@
 """Experts by cameras: what each row of the table has shown, on the same queries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,6 +79,36 @@ class Fair:
         return {
             name: Row(row.result.of(self.queries), cameras, row.seen) for name, row in rows.items()
         }
+
+
+def comparison(rows: Mapping[str, Row], experts: Sequence[str]) -> dict[str, Any]:
+    """The best experts and who is better than the best, as `matrix.json` has it.
+
+    Args:
+        rows: of the same queries.
+        experts: names of those that can be the best.
+
+    Returns:
+        `compared`: whether rows `leaks`, how many `identities` and `queries` are left for a fair
+        comparison, and the `rows` on them, where they are not all; `best`, see `best_by_camera`;
+        `differences` from the expert of the largest mAP, none where there is no such expert.
+    """
+    fair = Fair.of(rows)
+    fair_rows = fair.rows(rows)
+    numbers = {name: row.numbers() for name, row in fair_rows.items()}
+    best = best_by_camera({name: numbers[name] for name in experts if name in numbers})
+    strongest = best["all"]["mAP"]
+    valid = next(iter(rows.values())).result.valid
+    return {
+        "compared": {
+            "leaks": fair.leaks,
+            "identities": fair.identities,
+            "queries": int((fair.queries & valid).sum()),
+            "rows": numbers if fair.leaks else {},
+        },
+        "best": best,
+        "differences": differences(fair_rows, strongest) if strongest else {},
+    }
 
 
 def by_camera(result: RankingResult, query_cameras: Tensor) -> dict[str, dict[str, Any] | None]:

@@ -170,9 +170,18 @@ def _leak(leak: dict[str, Any], images: dict[str, int]) -> Table:
         valid = f"{row['valid_queries'] or 0:.0f}"
         table.add_row(name, str(row["identities"]), valid, *numbers)
     if images:
-        counts = (f"{images[f'{part}_trained']} of {images[part]} {part}" for part in _PARTS)
-        table.caption = f"Images that were trained on: {', '.join(counts)}"
+        table.caption = trained_images(images)
     return table
+
+
+def trained_images(images: Mapping[str, int]) -> str:
+    """How many of the tested images the weights were trained on, in words.
+
+    >>> trained_images({"query": 4, "query_trained": 1, "gallery": 9, "gallery_trained": 0})
+    'Images that were trained on: 1 of 4 query, 0 of 9 gallery'
+    """
+    counts = (f"{images[f'{part}_trained']} of {images[part]} {part}" for part in _PARTS)
+    return f"Images that were trained on: {', '.join(counts)}"
 
 
 _PARTS = ("query", "gallery")

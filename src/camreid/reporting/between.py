@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import yaml
-
 from camreid.comparing import Comparison, Paired, RunFolder, pair
 from camreid.comparing.comparison import verdict
+from camreid.evaluation.report import finite
+from camreid.reporting.files import options_in
+from camreid.reporting.matrix_grids import difference_cells
 from camreid.reporting.sections import Section
 from camreid.reporting.tables import Cell, Group, Table, text_cells
 
@@ -30,9 +31,10 @@ class Between:
 
 def between_runs(sections: Sequence[Section]) -> Between | None:
     """The tested runs against the first of them; None for fewer than two."""
-    tested = [_folder(s) for s in sections if s.summary is not None]
-    if len(tested) < 2:
+    some = [section for section in sections if section.summary is not None]
+    if len(some) < 2:
         return None
+    tested = list(map(_folder, some))
     first, *others = tested
     comparison = Comparison(tuple(tested), tuple(pair(other, first) for other in others))
     names = {run.letter: run.letter for run in tested}
@@ -54,14 +56,14 @@ def between_runs(sections: Sequence[Section]) -> Between | None:
 def _folder(section: Section) -> RunFolder:
     """A run as it is compared: called by its name on the page, ranked already."""
     options = {} if section.found is None else {"evaluation": asdict(section.found.options)}
-    parsed = yaml.safe_load(section.run.config or "") or {}
-    config = parsed if isinstance(parsed, dict) else {}
     return RunFolder(
         letter=section.name,
         path=section.run.path,
-        config={key: value for key, value in config.items() if key != "run_dir"},
+        config={
+            key: value for key, value in options_in(section.run.config).items() if key != "run_dir"
+        },
         head=section.run.head_check,
-        metrics={**(section.summary or {}), **options},
+        metrics={**(section.summary or {}), "seen_complete": section.seen_complete, **options},
         table=None if section.found is None else section.run.features,
         result=None if section.found is None else section.found.headline,
     )
@@ -70,10 +72,7 @@ def _folder(section: Section) -> RunFolder:
 def _cells(paired: Paired) -> tuple[Cell, ...]:
     cells = [*text_cells([str(paired.queries), str(paired.people)])]
     for number in NUMBERS:
-        found = paired.differences[number]
-        value, low, high = (100 * end for end in (found.value, found.low, found.high))
-        cells.append(Cell(f"{value:+.1f}", f"{low:+.1f} to {high:+.1f}"))
-        cells.append(Cell(f"{found.p:.3f}"))
+        cells += difference_cells(finite(asdict(paired.differences[number])))
     return tuple(cells)
 
 
@@ -82,7 +81,8 @@ def _table(first: str, rows: dict[str, tuple[Cell, ...]]) -> Table:
     return Table(
         title=f"Paired differences from {first}",
         text=f"Points above {first} on the queries that both have; below, the 95 % interval by "
-        "paired bootstrap over identities. p is two-sided.",
+        "paired bootstrap over identities. p is two-sided, by flipping the signs of people's "
+        "differences.",
         columns=["queries", "people", *numbers],
         groups=[Group("", rows)],
         corner="run",

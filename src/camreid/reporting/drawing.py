@@ -7,6 +7,7 @@ that dark mode changes them too.
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,19 +76,20 @@ def draw(name: str, lines: Mapping[str, Points], style: Callable[[Axes], None]) 
         lines: points by label; few points are marked.
         style: sets what the axes say.
     """
-    longest = max(len(short(label)) for label in lines)
+    cut = distinct(list(lines))
+    longest = max(map(len, cut))
     columns = max(1, min(3, 45 // (longest + 4)))
     # a legend of many lines takes no room from them
     height = 3.1 + 0.19 * max(0, -(-len(lines) // columns) - 2)
 
     def plot(axes: Axes) -> None:
-        for number, (label, points) in enumerate(lines.items()):
+        for number, (said, points) in enumerate(zip(cut, lines.values(), strict=True)):
             x, y = zip(*points, strict=True)
             dashes = _DASHES[number // len(_LINES) % len(_DASHES) if len(lines) > 6 else number % 4]
             marker = "o" if len(points) < 4 else None
             colour = _LINES[number % len(_LINES)]
             axes.plot(
-                x, y, color=colour, linestyle=dashes, marker=marker, ms=4, label=_in_legend(label)
+                x, y, color=colour, linestyle=dashes, marker=marker, ms=4, label=_in_legend(said)
             )
         style(axes)
         if len(lines) > 1:
@@ -106,7 +108,7 @@ def draw_dots(name: str, groups: Sequence[Mapping[str, Dot]], style: Callable[[A
         groups: by label; each group has its own marker and colour, and a line above it.
         style: sets what the axes say.
     """
-    labels = [short(label, 22) for group in groups for label in group]
+    labels = distinct([label for group in groups for label in group], 22)
 
     def plot(axes: Axes) -> None:
         place = 0
@@ -139,13 +141,16 @@ def on_paper(name: str, plot: Callable[[Axes], None], height: float) -> str:
         plot(figure.subplots())
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        with warnings.catch_warnings():
+            # text stays text, so that the font is the reader's and not the one that is measured by
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+            figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     return _for_page(file.getvalue(), name)
 
 
 def _in_legend(label: str) -> str:
-    """A label that starts with _ would be left out of the legend, a long one cut."""
-    return ("\u200b" if label.startswith("_") else "") + short(label)
+    """A label that starts with _ would be left out of the legend."""
+    return ("\u200b" if label.startswith("_") else "") + label
 
 
 def _for_page(svg: str, name: str) -> str:
@@ -168,9 +173,32 @@ _HIDDEN = 'class="chart" aria-hidden="true" focusable="false"'
 
 
 def short(label: str, most: int = 40) -> str:
-    """A label of some letters; the table has the rest.
+    """A label of some letters, without its middle: names differ at their ends.
 
     >>> short("a-rather-long-name", 9)
-    'a-rather…'
+    'a-ra…name'
     """
-    return label if len(label) <= most else f"{label[: most - 1]}…"
+    if len(label) <= most:
+        return label
+    end = (most - 1) // 2
+    return f"{label[: most - 1 - end]}…{label[len(label) - end :]}"
+
+
+def distinct(labels: Sequence[str], most: int = 40) -> list[str]:
+    """Labels of some letters, no two alike; the table has the rest.
+
+    Args:
+        labels: no two alike.
+        most: letters.
+
+    >>> distinct(["one-name-is-long", "one-NAME-is-long", "b"], 9)
+    ['one-…long', 'on…ng (2)', 'b']
+    """
+    cut: list[str] = []
+    for label in labels:
+        text, number = short(label, most), 1
+        while text in cut:
+            number += 1
+            text = f"{short(label, most - len(f' ({number})'))} ({number})"
+        cut.append(text)
+    return cut

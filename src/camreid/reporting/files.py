@@ -2,13 +2,14 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from camreid.errors import InputError
+from camreid.reporting.forms import Form, FormError, having, many
 
 T = TypeVar("T")
 # any of these makes a folder a run
@@ -59,35 +60,113 @@ def read_file(path: Path, parse: Callable[[str], T]) -> T | None:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, csv.Error) as error:
+        what = str(error) if isinstance(error, FormError) else type(error).__name__
         raise InputError(
-            f"{path} ({path.stat().st_size} bytes) can't be read ({type(error).__name__}): it is "
+            f"{path} ({path.stat().st_size} bytes) can't be read ({what}): it is "
             "cut short, or not what a run writes. Put it right, or move it away to report on the "
             "rest."
         ) from error
 
 
-def object_with(*keys: str) -> Callable[[str], dict[str, Any]]:
-    """Reads JSON objects that have these keys."""
+def metrics_parts(folder: Path) -> list[Path]:
+    """The metrics that a continued run has put aside, `metrics.0.csv` and on, in that order."""
+    parts = [p for p in folder.glob("metrics.*.csv") if p.suffixes[0][1:].isdigit()]
+    return sorted(parts, key=lambda p: int(p.suffixes[0][1:]))
+
+
+class Trying:
+    """Reads what can be read, and keeps what is wrong with the rest.
+
+    Attributes:
+        broken: one paragraph for each file that could not be read.
+    """
+
+    def __init__(self) -> None:
+        self.broken: tuple[str, ...] = ()
+
+    def __call__(self, read: Callable[[], T]) -> T | None:
+        """What is read, None where it is broken."""
+        try:
+            return read()
+        except InputError as error:
+            self.broken += (str(error),)
+            return None
+
+
+def require_something(folders: Sequence[tuple[bool, Sequence[str]]]) -> None:
+    """Refuse folders of which nothing is left to be shown.
+
+    Args:
+        folders: of each, whether there is something, and what is wrong.
+
+    Raises:
+        InputError: there is nothing in all of them, for broken files.
+    """
+    broken = [text for _, texts in folders for text in texts]
+    if broken and not any(something for something, _ in folders):
+        raise InputError(" ".join(broken))
+
+
+def json_of(form: Form) -> Callable[[str], dict[str, Any]]:
+    """Reads JSON of this form."""
 
     def parse(text: str) -> dict[str, Any]:
-        content = json.loads(text)
-        if not isinstance(content, dict) or not set(keys) <= content.keys():
-            raise ValueError(f"expected {', '.join(keys)}")
+        content: dict[str, Any] = json.loads(text)
+        form(content, "")
         return content
 
     return parse
 
 
+def read_config(folder: Path) -> str:
+    """The resolved config as text, empty where there is none.
+
+    Raises:
+        InputError: it can't be read as options.
+    """
+    return read_file(folder / "config.yaml", _config) or ""
+
+
+def _config(text: str) -> str:
+    having({})(yaml.safe_load(text) or {}, "the config")
+    return text
+
+
+def options_in(config: str) -> Mapping[str, Any]:
+    """The options of a config, none where they can't be read."""
+    try:
+        parsed = yaml.safe_load(config)
+    except (ValueError, yaml.YAMLError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
 def read_overrides(folder: Path) -> tuple[str, ...]:
-    """What was typed for a run, empty where it is not known."""
+    """What was typed for a run, empty where it is not known.
+
+    Raises:
+        InputError: the file is broken.
+    """
     return read_file(folder / ".hydra" / "overrides.yaml", _overrides) or ()
 
 
 def _overrides(text: str) -> tuple[str, ...]:
-    return tuple(map(str, yaml.safe_load(text) or ()))
+    typed = yaml.safe_load(text) or []
+    many(lambda value, where: None)(typed, "")
+    return tuple(map(str, typed))
 
 
 def job_name(folder: Path, default: str) -> str:
-    """The command that a run is of."""
-    hydra = read_file(folder / ".hydra" / "hydra.yaml", yaml.safe_load) or {}
-    return str(hydra.get("hydra", {}).get("job", {}).get("name", default))
+    """The command that a run is of.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    return read_file(folder / ".hydra" / "hydra.yaml", _job) or default
+
+
+def _job(text: str) -> str:
+    content = yaml.safe_load(text) or {}
+    job = having({}, {"name": lambda value, where: None})
+    having({}, {"hydra": having({}, {"job": job})})(content, "")
+    return str(((content.get("hydra") or {}).get("job") or {}).get("name") or "")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from camreid.comparing.heads import coverage
 from camreid.evaluation.report import percent
 from camreid.reporting.sections import Section
 
@@ -14,6 +15,7 @@ _ROWS = (
     "Leak",
     "mAP, unseen people",
     "Split",
+    "Images seen",
 )
 
 
@@ -30,25 +32,36 @@ def _headline(section: Section) -> dict[str, str]:
     if split:
         cells["Split"] = f"{split.get('strategy')}, digest {split.get('digest')}"
     if heads:
-        cells["Coverage"] = f"{percent(heads[0]['coverage'])} of train identities"
+        cells["Coverage"] = f"{coverage(heads)} of train identities"
     if section.summary is None:
         return {**cells, **dict.fromkeys(_SHARES.values(), "not tested")}
     said = section.summary
     for key, label in _SHARES.items():
-        low, high = said.get("intervals", {}).get(key, (None, None))
-        interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+        low, high = (said.get("intervals") or {}).get(key) or (None, None)
+        interval = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
         cells[label] = f"{percent(said['retrieval'][key])}{interval}"
     dropped = said.get("dropped_queries") or 0
     without = f", and {dropped} without a match" if dropped else ""
     cells["Queries"] = f"{said['retrieval']['valid_queries']:.0f}{without}"
     options = said.get("evaluation") or {}
     how = [said.get("protocol", "cross-camera"), options.get("metric"), options.get("rerank")]
-    cells["Protocol"] = ", ".join(filter(None, how))
-    leak = said["leak"]
-    seen, everyone = leak["seen"]["identities"], leak["all"]["identities"]
-    cells["Leak"] = f"{seen} of {everyone} tested people were trained on"
-    cells["mAP, unseen people"] = percent(leak["unseen"]["mAP"])
-    return cells
+    cells["Protocol"] = ", ".join(map(str, filter(None, how)))
+    if said.get("images_seen") is not None:
+        cells["Images seen"] = f"{said['images_seen']:,}"
+    return {**cells, **_leak(section)}
+
+
+def _leak(section: Section) -> dict[str, str]:
+    """Who of the tested was trained on; without all of whom, nobody is known to be unseen."""
+    leak = (section.summary or {})["leak"]
+    unknown = "nobody knows all that the weights were trained on"
+    if leak is None:
+        return {"Leak": unknown}
+    people = f"{leak['seen']['identities']} of {leak['all']['identities']}"
+    if not section.seen_complete:
+        return {"Leak": f"at least {people}; {unknown}"}
+    unseen = percent(leak["unseen"]["mAP"])
+    return {"Leak": f"{people} tested people were trained on", "mAP, unseen people": unseen}
 
 
 def comparison_notes(sections: Sequence[Section]) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
     return Table(
         title=f"{NUMBERS[number]} by query camera",
         text=f"{NUMBERS[number]} in per cent by query camera, {content['protocol']}; below each, "
-        "its 95 % interval. ★ the best expert of the column.",
+        f"its 95 % interval. ★ the best expert of the column{_on_whom(content)}.",
         columns=[*(f"c{key}" for key in keys[:-1]), "all"],
         groups=_groups(content, cells),
         corner="row",
@@ -47,12 +47,23 @@ def by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
     )
 
 
+def _on_whom(content: Mapping[str, Any]) -> str:
+    leaks = (content.get("compared") or {}).get("leaks")
+    return " on the people whom none of the rows has seen" if leaks else ""
+
+
 def best_experts(content: Mapping[str, Any], camera: str, number: str) -> set[str]:
-    """The experts of the largest number, all of equals; nobody where it is 0."""
+    """The experts of the largest number, all of equals; nobody where it is 0.
+
+    Where the split leaks, on those people alone whom no row has seen.
+    """
+    compared = content.get("compared") or {}
+    rows = compared.get("rows") or ({} if compared.get("leaks") else content["experts"])
     values = {
         name: part["retrieval"][number]
-        for name, row in content["experts"].items()
-        if (part := row if camera == "all" else row["by_camera"].get(camera))
+        for name in content["experts"]
+        if (row := rows.get(name))
+        and (part := row if camera == "all" else row["by_camera"].get(camera))
     }
     most = max(values.values(), default=0)
     return {name for name, value in values.items() if value == most > 0}
@@ -94,7 +105,7 @@ def headline(name: str, content: Mapping[str, Any], caveat: str) -> Table:
         title=f"Headline numbers of {name}",
         text=f"{name}: each row on all {queries:.0f} queries ({content['protocol']}, "
         f"{split.get('strategy') or 'split not known'}); below mAP and Rank-1 the 95 % interval "
-        "by bootstrap over identities, in per cent. ★ the best expert.",
+        f"by bootstrap over identities, in per cent. ★ the best expert{_on_whom(content)}.",
         columns=[
             *NUMBERS.values(),
             "Rank-5",
@@ -162,9 +173,10 @@ def differences_table(content: Mapping[str, Any], caveat: str) -> Table:
     }
     return Table(
         title=f"Paired differences from {against}",
-        text=f"Points above {against}, the expert of the highest mAP, on the same queries; below, "
-        "the 95 % interval by paired bootstrap over identities. p is two-sided, and not adjusted "
-        "for the number of rows; that the best was chosen on these queries counts in its favour.",
+        text=f"Points above {against}, the expert of the highest mAP, on the same queries"
+        f"{_on_whom(content)}; below, the 95 % interval by paired bootstrap over identities. p is "
+        "two-sided, by flipping the signs of people's differences, and not adjusted for the number "
+        "of rows; that the best was chosen on these queries counts in its favour.",
         columns=["mAP", "p (mAP)", "Rank-1", "p (Rank-1)"],
         groups=_groups(paired, cells),
         corner="row",
@@ -172,10 +184,11 @@ def differences_table(content: Mapping[str, Any], caveat: str) -> Table:
     )
 
 
-def difference_cells(found: Mapping[str, float]) -> tuple[Cell, Cell]:
-    """A difference in points with its interval, and its p."""
-    value, low, high = (100 * found[key] for key in ("value", "low", "high"))
-    return Cell(f"{value:+.1f}", f"{low:+.1f} to {high:+.1f}"), Cell(f"{found['p']:.3f}")
+def difference_cells(found: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    """A difference in points with its interval, if there is one, and its p."""
+    low, high = found["low"], found["high"]
+    small = "" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return Cell(f"{100 * found['value']:+.1f}", small), Cell(f"{found['p']:.3f}")
 
 
 def spaces_tables(content: Mapping[str, Any], caveat: str) -> tuple[Table, ...]:

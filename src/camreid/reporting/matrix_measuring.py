@@ -1,6 +1,6 @@
 """The rows of a matrix ranked again from their features, one file in memory at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from camreid.errors import InputError, NoValidQuery
-from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.matrix import Row, best_by_camera, differences
+from camreid.evaluation.matrix import Row, comparison
 from camreid.evaluation.result import RankingResult
 from camreid.reporting.matrix_reading import MatrixFolder
 from camreid.reporting.measuring import options_of, other_numbers
+from camreid.reporting.reading import load_features
 
 # as camreid-matrix writes them, in the order that they are shown
 GROUPS = {"experts": "Experts", "combinations": "Put together", "controls": "Controls"}
@@ -43,22 +43,27 @@ def measure_matrix(folder: MatrixFolder) -> MeasuredMatrix:
     if folder.content is None:
         return _from_features(folder)
     results: dict[str, RankingResult] = {}
+    differ: dict[str, list[str]] = {}
     notes: tuple[str, ...] = ()
     for name, row in rows_of(folder.content).items():
         path = folder.path / (row.get("features") or f"features/{name}.safetensors")
         if not path.is_file():
             continue
         try:
-            results[name] = _rank(path, folder)[0].result
+            found = _rank(path, folder)[0]
         except (InputError, NoValidQuery) as error:
             notes += (f"The features of {name} can't be ranked: {error}",)
-    return MeasuredMatrix(folder.content, results, (*notes, *_disagreement(folder, results)))
+            continue
+        results[name] = found.result
+        pairs = None if found.protocols is None else found.protocols.camera_pairs
+        differ[name] = other_numbers(found.result, row, found.seen, pairs)
+    return MeasuredMatrix(folder.content, results, (*notes, *_disagreement(differ)))
 
 
 def _rank(path: Path, folder: MatrixFolder) -> tuple[Row, Mapping[str, Any]]:
     """A row and the notes of its features, which are not kept."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    table = FeatureTable.load(path)
+    table = load_features(path)
     result, protocols = options_of({"evaluation": folder.evaluation}).rank(table, device)
     seen = table.notes.get("seen")
     known = None if seen is None else frozenset(pid for pid in seen if pid > 0)
@@ -67,11 +72,8 @@ def _rank(path: Path, folder: MatrixFolder) -> tuple[Row, Mapping[str, Any]]:
     return Row(result, table.query.cameras.clone(), known, protocols), table.notes
 
 
-def _disagreement(folder: MatrixFolder, results: Mapping[str, RankingResult]) -> tuple[str, ...]:
+def _disagreement(differ: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Where `matrix.json` says other numbers than the features, one sentence or none."""
-    assert folder.content is not None
-    rows = rows_of(folder.content)
-    differ = {name: other_numbers(result, rows[name]) for name, result in results.items()}
     told = [f"{name}: {', '.join(numbers)}" for name, numbers in differ.items() if numbers]
     if not told:
         return ()
@@ -117,19 +119,16 @@ def _content(
         }
         for name, row in rows.items()
     }
-    best = best_by_camera(experts)
-    strongest = best["all"]["mAP"]
-    assert strongest is not None  # a row without valid queries can't be ranked
-    notes = origins[strongest]
+    first = next(iter(rows))
+    found = comparison(rows if paired else {first: rows[first]}, list(rows))
     return {
-        "split": notes.get("split") or {},
-        "protocol": experts[strongest]["protocol"],
+        "split": origins[first].get("split") or {},
+        "protocol": experts[first]["protocol"],
         "partial": any(origin.get("partial") for origin in origins.values()),
         "cameras": sorted({int(c) for e in experts.values() for c in e["by_camera"]}),
         "experts": experts,
         "combinations": {},
         "left_out": {},
-        "best": best,
+        **found,
         "spaces": None,
-        "differences": differences(rows, strongest) if paired else {},
     }

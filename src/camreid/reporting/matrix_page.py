@@ -65,13 +65,14 @@ class MatrixSection:
 def matrix_section(anchor: str, name: str, folder: MatrixFolder) -> MatrixSection:
     """What is shown of a matrix folder."""
     found = measure_matrix(folder)
-    notes = (*folder.missing, *found.notes)
+    notes = (*folder.broken, *folder.missing, *found.notes)
     content = found.content
     if content is None:
         return MatrixSection(name, anchor, folder, None, notes)
     if content.get("partial"):
         notes += ("This test was on a part of the images only, so its numbers mean little.",)
-    caveat = leak_caveat({**content["experts"], **(content.get("controls") or {})}).strip()
+    tested = {**content["experts"], **(content.get("controls") or {})}
+    caveat = leak_caveat(tested, content.get("compared")).strip()
     rows = rows_of(content)
     return MatrixSection(
         name=name,

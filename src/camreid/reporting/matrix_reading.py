@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from camreid.errors import InputError
+from camreid.reporting.contents import MATRIX
 from camreid.reporting.files import (
+    Trying,
     feature_files,
     job_name,
-    object_with,
+    json_of,
+    options_in,
+    read_config,
     read_file,
     read_overrides,
     require_run,
 )
-
-_KEYS = ("experts", "combinations", "cameras", "best", "differences", "evaluation")
+from camreid.reporting.forms import FormError
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class MatrixFolder:
         config: the resolved config as text, empty where it is not known.
         command: as it was typed, empty where it is not known.
         missing: what is not there, and how to get it, a sentence or two each.
+        broken: what is wrong with files that can't be read, a paragraph each.
     """
 
     path: Path
@@ -39,11 +42,18 @@ class MatrixFolder:
     config: str
     command: str
     missing: tuple[str, ...]
+    broken: tuple[str, ...] = ()
+
+    @property
+    def has_something(self) -> bool:
+        """Whether there is anything to be shown but notes."""
+        return any((self.content, self.features, self.config))
 
     @property
     def evaluation(self) -> Mapping[str, Any]:
         """How the command ranks; empty where it is not known."""
-        return (self.content or _options(self.config)).get("evaluation") or {}
+        found = (self.content or options_in(self.config)).get("evaluation")
+        return found if isinstance(found, dict) else {}
 
 
 def is_matrix(path: Path) -> bool:
@@ -52,7 +62,10 @@ def is_matrix(path: Path) -> bool:
         return True
     if (path / "metrics.json").is_file():
         return False
-    config = _options(read_file(path / "config.yaml", str) or "")
+    try:
+        config = options_in(read_config(path))
+    except InputError:  # told when the folder is read
+        config = {}
     return {"experts", "combine"} <= config.keys() or bool(feature_files(path))
 
 
@@ -60,41 +73,33 @@ def read_matrix(path: Path) -> MatrixFolder:
     """Read a matrix folder, whether it is finished or not; features are left in their files.
 
     Raises:
-        InputError: the folder is not that of a run, or one of its files is broken.
+        InputError: the folder is not that of a run.
     """
     require_run(path)
-    content = read_file(path / "matrix.json", _content)
-    overrides = read_overrides(path)
-    command = shlex.join([job_name(path, "camreid-matrix"), *overrides]) if overrides else ""
+    tried = Trying()
+    content = tried(lambda: read_file(path / "matrix.json", _content))
+    overrides = tried(lambda: read_overrides(path)) or ()
+    job = tried(lambda: job_name(path, "camreid-matrix"))
+    command = shlex.join([job, *overrides]) if job and overrides else ""
     features = feature_files(path)
     missing = _unfinished(path, command, features) if content is None else _without(content, path)
     return MatrixFolder(
         path=path,
         content=content,
         features=features,
-        config=read_file(path / "config.yaml", str) or "",
+        config=tried(lambda: read_config(path)) or "",
         command=command,
         missing=missing,
+        broken=tried.broken,
     )
 
 
 def _content(text: str) -> dict[str, Any]:
     """`matrix.json`, whose rows all have numbers."""
-    content = object_with(*_KEYS)(text)
-    groups = [content.get(key) or {} for key in ("experts", "combinations", "controls")]
-    rows = [row for group in groups for row in dict(group).values()]
-    needed = {"retrieval", "by_camera"}
-    if not content["experts"] or not all(needed <= dict(row).keys() for row in rows):
-        raise ValueError(f"expected rows with {', '.join(sorted(needed))}")
+    content = json_of(MATRIX)(text)
+    if not content["experts"]:
+        raise FormError("experts is empty")
     return content
-
-
-def _options(config: str) -> Mapping[str, Any]:
-    try:
-        parsed = yaml.safe_load(config)
-    except yaml.YAMLError:
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
 
 
 def _unfinished(path: Path, command: str, features: Mapping[str, Path]) -> tuple[str, ...]:
@@ -107,6 +112,8 @@ def _unfinished(path: Path, command: str, features: Mapping[str, Path]) -> tuple
         if features
         else "there are no features yet, so nothing but its config is shown"
     )
+    if (path / "matrix.json").is_file():
+        return (f"Without what matrix.json says, {shown}.",)
     return (
         f"This matrix is not finished, there is no matrix.json: {shown}. To finish it, type "
         f"{finish}",

@@ -1,8 +1,9 @@
 """From the features of a run to what the page shows of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from camreid.evaluation.metric import scalars
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.protocols import CameraPairs
 from camreid.evaluation.ranking import rank, rank_protocols
+from camreid.evaluation.report import leak_table
 from camreid.evaluation.result import RankingResult
 
 # another device or thread count rounds otherwise, and may swap two neighbours
@@ -90,7 +92,7 @@ def measured(
         found = measure(table, options_of(metrics))
     except (InputError, NoValidQuery) as error:
         return None, (f"The saved features can't be ranked: {error}",)
-    notes = disagreement(found.headline, metrics)
+    notes = disagreement(found, table.notes.get("seen"), metrics)
     if found.options.rerank:
         notes += (
             f"The numbers are those after re-ranking ({found.options.rerank}), as is the CMC "
@@ -99,11 +101,19 @@ def measured(
     return found, notes
 
 
-def disagreement(result: RankingResult, metrics: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Where `metrics.json` says other numbers than the features, one sentence or none."""
+def disagreement(
+    found: Measured, seen: Iterable[int] | None, metrics: Mapping[str, Any] | None
+) -> tuple[str, ...]:
+    """Where `metrics.json` says other numbers than the features, one sentence or none.
+
+    Args:
+        found: the test ranked again.
+        seen: whom the features say that the weights were trained on.
+        metrics: `metrics.json`.
+    """
     if metrics is None:
-        return ("Numbers are of the saved features; there is no metrics.json to check them by.",)
-    differ = other_numbers(result, metrics)
+        return ("Numbers are of the saved features; no metrics.json checks them.",)
+    differ = other_numbers(found.headline, metrics, seen, found.pairs)
     if not differ:
         return ()
     return (
@@ -113,14 +123,63 @@ def disagreement(result: RankingResult, metrics: Mapping[str, Any] | None) -> tu
     )
 
 
-def other_numbers(result: RankingResult, summary: Mapping[str, Any]) -> list[str]:
-    """The numbers that a summary says otherwise than a ranking, in words."""
-    said = summary.get("retrieval") or {}
+def other_numbers(
+    result: RankingResult,
+    summary: Mapping[str, Any],
+    seen: Iterable[int] | None,
+    pairs: CameraPairs | None,
+) -> list[str]:
+    """The numbers that a summary says otherwise than a ranking, in words.
+
+    Args:
+        result: the ranking.
+        summary: its numbers as they were written; what it does not say is not compared.
+        seen: whom the weights were trained on, None if it is not known.
+        pairs: retrieval by camera pair.
+    """
+    differ = _other(summary.get("retrieval") or {}, scalars(result))
+    if summary.get("dropped_queries") is not None:
+        dropped = {"dropped_queries": result.dropped_queries}
+        differ += _other({"dropped_queries": summary["dropped_queries"]}, dropped)
+    leak = summary.get("leak")
+    if leak and seen is not None:
+        for name, row in leak_table(result, frozenset(seen)).items():
+            differ += _other(leak.get(name) or {}, row, f"leak.{name}.")
+    said = summary.get("camera_pairs")
+    return differ if not said or pairs is None else [*differ, *_other_pairs(said, pairs)]
+
+
+def _other(said: Mapping[str, Any], found: Mapping[str, Any], above: str = "") -> list[str]:
     return [
-        f"{name} {said.get(name)} there, {value:.6g} here"
-        for name, value in scalars(result).items()
-        if not math.isclose(_number(said.get(name)), value, rel_tol=0, abs_tol=TOLERANCE)
+        f"{above}{name} {said.get(name)} there, {_shown(value)} here"
+        for name, value in found.items()
+        if not _same(said.get(name), value)
     ]
+
+
+def _other_pairs(said: Mapping[str, Any], pairs: CameraPairs) -> list[str]:
+    """How many of the numbers by camera pair are others, by number."""
+    if list(said["cameras"]) != list(pairs.cameras):
+        return [f"camera_pairs of {said['cameras']} there, {list(pairs.cameras)} here"]
+    found = {"mAP": pairs.mAP, "rank1": pairs.rank1}
+    both = {
+        name: list(zip(chain.from_iterable(said[name]), values.flatten().tolist(), strict=True))
+        for name, values in found.items()
+    }
+    others = {name: sum(not _same(a, b) for a, b in cells) for name, cells in both.items()}
+    return [f"camera_pairs.{n}: {k} of {len(both[n])} cells" for n, k in others.items() if k]
+
+
+def _same(said: object, found: object) -> bool:
+    """Whether two numbers are one but for rounding; NaN is written as null."""
+    one, other = _number(said), _number(found)
+    if math.isnan(one) or math.isnan(other):
+        return math.isnan(one) and math.isnan(other)
+    return math.isclose(one, other, rel_tol=0, abs_tol=TOLERANCE)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
 
 
 def _number(value: object) -> float:

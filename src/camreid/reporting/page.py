@@ -1,5 +1,6 @@
 """The page: runs side by side, then each by itself, in one HTML file."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from camreid.evaluation.report import percent
 from camreid.reporting.between import between_runs
 from camreid.reporting.drawing import Chart
 from camreid.reporting.figures import cmc_chart, roc_chart
+from camreid.reporting.files import require_something
 from camreid.reporting.headline import comparison_notes, headline_rows
 from camreid.reporting.matrix_page import MatrixSection, matrix_section
 from camreid.reporting.matrix_reading import MatrixFolder, is_matrix, read_matrix
@@ -27,9 +29,20 @@ def read_folder(path: Path) -> Run | MatrixFolder:
     """Read the folder of a run, or of a matrix.
 
     Raises:
-        InputError: it is neither, or one of its files is broken.
+        InputError: it is neither.
     """
     return read_matrix(path) if is_matrix(path) else read_run(path)
+
+
+def read_folders(paths: Sequence[Path]) -> list[Run | MatrixFolder]:
+    """Read the folders of a page, without the files that are broken.
+
+    Raises:
+        InputError: one is neither of a run nor of a matrix, or nothing is left to be shown.
+    """
+    folders = [read_folder(path) for path in paths]
+    require_something([(folder.has_something, folder.broken) for folder in folders])
+    return folders
 
 
 def build_page(folders: Sequence[Run | MatrixFolder]) -> str:
@@ -99,7 +112,7 @@ def write_page(path: Path, content: str) -> None:
     draft = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(content, encoding="utf-8")
+        draft.write_text(content, encoding="utf-8", errors="replace")  # half a character
         draft.replace(path)
     except OSError as error:
         with suppress(OSError):
@@ -111,6 +124,11 @@ def write_page(path: Path, content: str) -> None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, or their paths where two have one name."""
-    short = [path.resolve().name for path in paths]
-    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+    """The folders' names, or their paths below what is common where two have one name."""
+    whole = [path.resolve() for path in paths]
+    short = [path.name for path in whole]
+    if len(set(short)) == len(short):
+        return short
+    common = os.path.commonpath([path.parent for path in whole])
+    below = [path.relative_to(common).as_posix() for path in whole]
+    return below if len(set(below)) == len(below) else [str(path) for path in paths]

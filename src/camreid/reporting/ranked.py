@@ -165,7 +165,7 @@ def thumbnail(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
             small = image.convert("RGB")
-    except (OSError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     small.thumbnail(_THUMBNAIL)
     content = io.BytesIO()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from camreid.evaluation.report import Evidence
+from camreid.evaluation.report import Evidence, trained_images
 from camreid.reporting.drawing import Chart
 from camreid.reporting.figures import training_charts
 from camreid.reporting.measuring import Measured, measured
@@ -45,6 +45,17 @@ class Section:
     lists: tuple[RankedList, ...]
 
     @property
+    def seen_complete(self) -> bool:
+        """Whether everyone is known whom the tested weights were trained on."""
+        return _seen_complete(self.run)
+
+    @property
+    def trained_images(self) -> str:
+        """How many of the tested images the weights were trained on, empty if it is not known."""
+        images = (self.summary or {}).get("leaked_images")
+        return trained_images(images) if images else ""
+
+    @property
     def cameras(self) -> list[int]:
         """Of the queries that are shown."""
         return sorted({shown.query.camera for shown in self.lists})
@@ -62,8 +73,13 @@ def run_section(anchor: str, name: str, run: Run, runs: int) -> Section:
     found, notes = measured(run.features, run.metrics)
     summary = run.metrics
     if summary is None and found is not None and run.features is not None:
-        seen = frozenset(run.features.notes.get("seen", ()))
-        summary = Evidence(found.headline, seen).summary()
+        summary = _from_features(found, run.features.notes.get("seen"))
+    if summary is not None and not _seen_complete(run):
+        notes += (
+            "Nobody knows all of the people whom these weights were trained on, so any number may "
+            "be of people whom they know by heart. To know, import them, or what they were started "
+            "from, again with the label map (labels.root= labels.camera=) and test again.",
+        )
     if (run.metrics or {}).get("partial"):
         notes += ("This test was on a part of the images only, so its numbers mean little.",)
     each = max(1, PICTURES // (11 * len(KINDS) * runs))
@@ -74,11 +90,24 @@ def run_section(anchor: str, name: str, run: Run, runs: int) -> Section:
         run=run,
         found=found,
         summary=summary,
-        notes=(*run.missing, *notes, *_lost(lists)),
+        notes=(*run.broken, *run.missing, *notes, *_lost(lists)),
         charts=tuple(training_charts(anchor, run.curves)),
         heats=_heats(found, summary),
         lists=tuple(lists),
     )
+
+
+def _from_features(found: Measured, seen: Iterable[int] | None) -> dict[str, Any]:
+    """As `metrics.json`; `leak` is None if it is not known who was seen."""
+    summary = Evidence(found.headline, frozenset(seen or ())).summary()
+    return summary if seen is not None else {**summary, "leak": None}
+
+
+def _seen_complete(run: Run) -> bool:
+    """What the test says, or its features; those of old say no more than whom."""
+    notes = {} if run.features is None else run.features.notes
+    said = [(run.metrics or {}).get("seen_complete"), notes.get("seen_complete")]
+    return bool(next((known for known in said if known is not None), notes.get("seen")))
 
 
 def _lost(lists: Iterable[RankedList]) -> tuple[str, ...]:

@@ -1,0 +1,49 @@
+"""Checkpoints of experts without any training, and what camreid-matrix says of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camreid.checkpoints import save
+from camreid.evaluation import FeatureTable, rank
+from camreid.labels import LabelMap
+from camreid.model import ReIDModule
+from tests.conftest import CONFIG, Ran
+
+
+def imported(path: Path, camera: int | None, labels: LabelMap, seed: int) -> Path:
+    """A checkpoint as an import leaves it."""
+    torch.manual_seed(seed)
+    module = ReIDModule(CONFIG, labels)
+    module.seen = frozenset(p for p in labels.pids if p > 0)
+    notes = {"split_overrides": f"+split=original split.camera={camera}"} if camera else {}
+    save(module.eval(), path, notes)
+    return path
+
+
+def typed(paths: list[Path]) -> str:
+    return f"experts=[{','.join(map(str, paths))}]"
+
+
+def listed(paths: list[Path]) -> str:
+    return typed(paths).removeprefix("experts=")
+
+
+def content(folder: str = "r") -> dict[str, Any]:
+    return json.loads(Path(folder, "matrix.json").read_text())
+
+
+def ranked(table: FeatureTable) -> Any:
+    q, g = table.query, table.gallery
+    return rank(q.features, g.features, q.pids, g.pids, q.cameras, g.cameras)
+
+
+def refused(ran: Ran) -> str:
+    assert ran.code == 1
+    said = ran.err.strip()
+    assert "\n" not in said
+    assert "Traceback" not in said + ran.out
+    assert not Path("r").exists()
+    return said
