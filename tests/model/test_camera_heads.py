@@ -11,7 +11,7 @@ from torch import Tensor
 
 from camreid.callbacks import HeadCheck
 from camreid.checkpoints import read_checkpoint, save, start_from
-from camreid.data import OriginalSplit, Records, ReIDDataModule
+from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, fit_labels
 from camreid.model import ReIDModule
@@ -269,6 +269,55 @@ def test_fit_tells_the_heads_and_the_check_tells_each_camera(
     module = module_of(known, network=network)
     with pytest.raises(HeadMismatch, match="Head 'c1' has"):
         trainer(callbacks=[HeadCheck(1.0)], limit_train_batches=1).fit(module, data)
+
+
+def test_fine_tuning_from_python_tells_the_heads_of_the_new_people(
+    records: Records, trainer: Trainer, tmp_path
+) -> None:
+    """The recipe of the README, with a head per camera."""
+    network = {**NETWORK, "cameras": [1, 2, 3, 4, 5, 6]}
+
+    def fit(module: ReIDModule, split: Split) -> list[dict[str, object]]:
+        data = ReIDDataModule(split, (64, 32), identities=4, workers=0, within_camera=True)
+        check = HeadCheck(path=str(tmp_path / "h.json"))
+        trainer(callbacks=[check], limit_train_batches=1).fit(module, data)
+        return json.loads((tmp_path / "h.json").read_text())["heads"]
+
+    first = Resplit(train_fraction=0.5, seed=0)(records)
+    module = module_of(first.labels, network=network)
+    fits = fit(module, first)
+    save(module, tmp_path / "first.ckpt")
+    before = members(module)
+    assert [f["members"] for f in fits] == [len(people) for people in before.values()]
+
+    second = Resplit(train_fraction=0.5, seed=1)(records)
+    start = read_checkpoint(tmp_path / "first.ckpt")
+    module = module_of(
+        fit_labels(start.labels, second.labels, "extend"), network=network, unknown="extend"
+    )
+    start_from(module, start)
+    fits = fit(module, second)
+    assert set(second.labels.pids) - set(first.labels.pids)
+    for fit_of, (camera, people) in zip(fits, members(module).items(), strict=True):
+        own = {r.pid for r in second.train if r.camera == camera}
+        kept = set(before[camera]) - set(second.labels.pids)
+        assert set(people) == own | kept
+        assert fit_of["members"] == len(people)
+
+
+def test_the_check_refuses_whom_a_camera_was_not_told_of(
+    records: Records, trainer: Trainer
+) -> None:
+    split = OriginalSplit()(records)
+    loader = ReIDDataModule(split, (64, 32), identities=4, workers=0).train_dataloader()
+    pairs = [(r.pid, r.camera) for r in split.train]
+    some = sorted({pid for pid, camera in pairs if camera == 3})[:2]
+    module = module_of(split.labels)
+    module.set_cameras(pair for pair in pairs if pair not in [(pid, 3) for pid in some])
+    with pytest.raises(HeadMismatch, match="Head 'c3' was not told that 2 identities .* camera 3"):
+        trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)
+    module.set_cameras(pairs)
+    trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)
 
 
 def test_an_expert_of_one_camera_has_one_head(records: Records, trainer: Trainer) -> None:

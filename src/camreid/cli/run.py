@@ -65,16 +65,10 @@ def build_module(
         return ReIDModule(model.without_weights(), resumed.labels)
     if start is None:
         _say_fetching(model)
-        return _with_cameras(ReIDModule(model, split.labels), split)
+        return ReIDModule(model, split.labels)
     labels = fit_labels(start.labels, split.labels, model.unknown)
     module = ReIDModule(model.without_weights(), labels)
     start_from(module, start)
-    return _with_cameras(module, split)
-
-
-def _with_cameras(module: ReIDModule, split: Split) -> ReIDModule:
-    """The module, its heads per camera (if any) told whom each camera has."""
-    module.set_cameras((r.pid, r.camera) for r in split.train)
     return module
 
 

@@ -1,6 +1,6 @@
 """One head per camera: identities that are labelled within each camera only."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -76,20 +76,17 @@ def set_members(heads: Heads, pairs: Iterable[tuple[int, int]]) -> None:
         head.members[rows[(rows >= 0) & (cameras == camera)]] = True
 
 
-def require_members(heads: Heads, pairs: Sequence[tuple[int, int]]) -> None:
-    """Tell heads that nobody has told yet; `pairs` are as for `set_members`.
+def require_members(heads: Heads) -> None:
+    """Refuse heads that nobody has told.
 
     Raises:
-        InputError: there are such heads and no pairs.
+        InputError: there are heads, and none knows anybody of its camera.
     """
-    if not heads or any(bool(head.members.any()) for head in heads.values()):
-        return
-    if not pairs:
+    if heads and not any(bool(head.members.any()) for head in heads.values()):
         raise InputError(
             "a head per camera learns nothing before it is told whom its camera has: fit with a "
             "ReIDDataModule, or call set_cameras(pairs of pid and camera) before."
         )
-    set_members(heads, pairs)
 
 
 def own_logits(

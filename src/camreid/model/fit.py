@@ -30,7 +30,9 @@ class HeadFit:
         image_coverage: the same by images.
         misplaced: identities that land on somebody else's row.
         camera: of a head of one camera, whose train images alone count; None for all.
-        members: of such a head, whose rows are of people that the camera has.
+        members: of such a head, how many rows are of people that the camera has.
+        left_out: of such a head, identities that have a row and are not among its members, so that
+            they would not be trained.
     """
 
     head: str
@@ -46,6 +48,7 @@ class HeadFit:
     misplaced: int
     camera: int | None = None
     members: int | None = None
+    left_out: int = 0
 
 
 def check_head(
@@ -74,6 +77,8 @@ def check_head(
     misplaced = int((people[within] != pids[has_row]).sum())
     shared = [pid for pid in pids[has_row].tolist() if pid not in new_people]
     count = sum(images.values())
+    camera = head if isinstance(head, CameraHead) else None
+    members = camera.members.cpu() if camera else torch.ones(len(people), dtype=torch.bool)
     return HeadFit(
         head=name,
         rows=head.weight.shape[0],
@@ -86,8 +91,9 @@ def check_head(
         coverage=len(shared) / max(1, len(images)),
         image_coverage=sum(images[pid] for pid in shared) / max(1, count),
         misplaced=misplaced,
-        camera=head.camera if isinstance(head, CameraHead) else None,
-        members=int(head.members.sum()) if isinstance(head, CameraHead) else None,
+        camera=camera.camera if camera else None,
+        members=int(members.sum()) if camera else None,
+        left_out=int((~members[within]).sum()),
     )
 
 

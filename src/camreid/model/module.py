@@ -90,10 +90,14 @@ class ReIDModule(RetrievalModule):
         return output
 
     def setup(self, stage: str) -> None:
-        """Keep strangers out of the loader under `model.unknown=drop`."""
+        """Keep strangers out of the loader under `model.unknown=drop`; tell heads per camera."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and self.config.unknown == "drop" and hasattr(data, "keep_only"):
+        if stage != "fit":
+            return
+        if self.config.unknown == "drop" and hasattr(data, "keep_only"):
             data.keep_only(self.labels)
+        if self.trainer.ckpt_path is None:  # otherwise they are as they were
+            self.set_cameras((r.pid, r.camera) for r in getattr(data, "train_records", ()))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and triplet losses; unknown people have only the latter."""
@@ -146,7 +150,7 @@ class ReIDModule(RetrievalModule):
     def set_cameras(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Tell a head per camera (`camera_heads`) whom its camera has.
 
-        Without a call, `fit` tells them of the data module's train images, if none was told yet.
+        `fit` tells them of a `ReIDDataModule`'s train images; for other loaders, call this before.
 
         Args:
             pairs: pid and camera (1-based) of each train image. Of people who are not among them,
@@ -204,7 +208,8 @@ class ReIDModule(RetrievalModule):
             self.start_rows(data.eval_dataloader(records, padded=False))
         self._knows_people = hasattr(data, "train_records")
         train = data.train_records if self._knows_people else ()
-        require_members(self.model.camera_heads(), [(r.pid, r.camera) for r in train])
+        if not self._knows_people:
+            require_members(self.model.camera_heads())
         self.seen = self.seen | set(self.labels.pids) | {r.pid for r in train}
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
