@@ -15,7 +15,7 @@ from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.model.batch import read_cameras
 from camreid.model.camera_norm import CameraNorm
-from camreid.model.cameras import OPTIONS
+from camreid.model.cameras import stated
 from camreid.model.evaluating import evaluating
 from camreid.model.module import ReIDModule
 
@@ -67,7 +67,7 @@ def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
 def _difference(first: Checkpoint, other: Checkpoint) -> str:
     """What sets two networks apart, empty if nothing does."""
     ours, theirs = first.config, other.config
-    if _options(first) != _options(other) or ours.pixels != theirs.pixels:
+    if stated(ours.network) != stated(theirs.network) or ours.pixels != theirs.pixels:
         return f"they are of other model options ({ours.name} and {theirs.name})"
     shapes = [
         {k: v.shape for k, v in c.state.items() if not k.startswith("heads.")}
@@ -78,12 +78,6 @@ def _difference(first: Checkpoint, other: Checkpoint) -> str:
     if first.labels.is_anonymous or other.labels.is_anonymous:
         return "" if first.labels == other.labels else "nobody knows whose the rows are"
     return ""
-
-
-def _options(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Of its network; camera options that are off count as none, as in older checkpoints."""
-    off = {"cameras", *OPTIONS}
-    return {k: v for k, v in checkpoint.config.network.items() if v or k not in off}
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:

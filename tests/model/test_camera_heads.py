@@ -314,7 +314,7 @@ def test_the_check_refuses_whom_a_camera_was_not_told_of(
     some = sorted({pid for pid, camera in pairs if camera == 3})[:2]
     module = module_of(split.labels)
     module.set_cameras(pair for pair in pairs if pair not in [(pid, 3) for pid in some])
-    with pytest.raises(HeadMismatch, match="Head 'c3' was not told that 2 identities .* camera 3"):
+    with pytest.raises(HeadMismatch, match=r"Head 'c3' was not told that 2 identities .* camera 3"):
         trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)
     module.set_cameras(pairs)
     trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)

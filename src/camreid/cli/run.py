@@ -17,6 +17,7 @@ from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import fit_labels
+from camreid.model.cameras import stated
 from camreid.model.config import ModelConfig
 from camreid.model.module import ReIDModule
 
@@ -62,6 +63,7 @@ def build_module(
     model = fill_cameras(config, build.build_model(config, start or resumed), split)
     if resumed is not None:
         _check_resumable(config, resumed, split)
+        _check_same_model(model, resumed)
         return ReIDModule(model.without_weights(), resumed.labels)
     if start is None:
         _say_fetching(model)
@@ -81,6 +83,19 @@ def _check_resumable(config: DictConfig, resumed: Checkpoint, split: Split) -> N
             f"this command makes {split.strategy} ({split.digest}). Type the same split options "
             f"and data as then ({resumed.notes.get('split_overrides')}), or init={resumed.path} "
             "to start a new run from its weights."
+        )
+
+
+def _check_same_model(model: ModelConfig, resumed: Checkpoint) -> None:
+    """Refuse to continue as another network, which the tensors' names and shapes need not show."""
+    ours, theirs = stated(model.without_weights().network), stated(resumed.config.network)
+    differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    if differing or model.image_size != resumed.config.image_size:
+        key = f"network.{differing[0]}" if differing else "image_size"
+        raise InputError(
+            f"resume={resumed.path} continues the same model, and this command builds another: "
+            f"model.{key} differs. Leave model= out, or type init={resumed.path} to start a new "
+            "run from its weights."
         )
 
 

@@ -74,6 +74,18 @@ class CameraOptions:
         return tuple(self.cameras or ()) if on else ()
 
 
+def stated(network: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's config, of which camera options that are off are left out.
+
+    Checkpoints that are older than the options say nothing of them.
+
+    >>> stated({"neck": "bn", "camera_norm": False, "cameras": None})
+    {'neck': 'bn'}
+    """
+    off = {"cameras", *OPTIONS}
+    return {key: value for key, value in network.items() if value or key not in off}
+
+
 class CameraIndex:
     """The cameras of the images that a network is looking at, for its parts to read.
 
