@@ -82,7 +82,8 @@ def check_heads(tuned: object, before: object, split: Split) -> None:
     assert [fit["head"] for fit in heads] == ["c1", "c2", "c3", "c4", "c5", "c6"]
     for fit in heads:
         people = {r.pid for r in split.train if r.camera == fit["camera"]}
-        shared = people & set(before.labels.pids)
+        old = before.model.camera_heads()[fit["camera"]]
+        shared = people & set(old.pids[old.members].tolist())
         assert (fit["shared"], fit["unknown"]) == (len(shared), len(people - shared))
 
 

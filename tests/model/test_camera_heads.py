@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from camreid.callbacks import HeadCheck
+from camreid.callbacks import HeadCheck, check_head
 from camreid.checkpoints import read_checkpoint, save, start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, InputError
@@ -218,6 +218,43 @@ def test_new_rows_start_from_the_images_of_the_camera(tmp_path) -> None:
         mean = features[images].mean(0)
         assert torch.cosine_similarity(row, mean, dim=0) > 0.9999
     assert not torch.allclose(features[0], features[1:3].mean(0), rtol=1e-3)
+
+
+def test_rows_that_a_camera_never_trained_start_from_its_images(tmp_path) -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    save(module, tmp_path / "a.ckpt")
+    images = batch_of([10, 10, 2, 7], [3, 1, 3, 1])
+    pairs = [(10, 3), (10, 1), (2, 3), (7, 1)]  # 10 is new in camera 3, and 7 in camera 1
+    heads = {}
+    for unknown in ("extend", "skip"):
+        again = module_of(unknown=unknown).eval()
+        start_from(again, read_checkpoint(tmp_path / "a.ckpt"))
+        again.set_cameras(pairs)
+        again.start_rows([images])
+        heads[unknown] = again.model.heads
+        rows = again.labels
+        fits = [
+            check_head(f"c{camera}", head, head.dim, images, again.new_people, rows)
+            for (camera, head), images in zip(
+                again.model.camera_heads().items(), ({10: 1, 7: 1}, {10: 1, 2: 4}), strict=True
+            )
+        ]
+        assert [(f.shared, f.unknown, f.image_coverage) for f in fits] == [(1, 1, 0.5), (1, 1, 0.8)]
+    started = {("c3", 0): 0, ("c1", 2): 3}
+    features = again.model(images["images"], cameras=images["camids"] + 1).features
+    for name in ("c1", "c3"):
+        old = module.model.heads[name]
+        assert torch.equal(heads["skip"][name].weight, old.weight)
+        for row in range(4):
+            found = heads["extend"][name].weight[row]
+            if (name, row) not in started:
+                assert torch.equal(found, old.weight[row])
+                continue
+            image = features[started[name, row]]
+            assert torch.cosine_similarity(found, image, dim=0) > 0.9999
+            length = old.weight[old.members].norm(dim=1).mean()
+            torch.testing.assert_close(found.norm(), length)
 
 
 def test_a_plain_model_starts_every_head(tmp_path) -> None:

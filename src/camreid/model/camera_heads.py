@@ -29,9 +29,12 @@ class CameraHead(RemapHead):
 
     Attributes:
         members: (rows,) bool, whose people this camera has among its train images.
+        started: (rows,) bool, which rows came with the starting weights, of this camera or of a
+            plain head; all, where there were none.
     """
 
     members: Tensor
+    started: Tensor
 
     def __init__(
         self,
@@ -46,12 +49,32 @@ class CameraHead(RemapHead):
         super().__init__(dim, labels, classifier, scale, margin, bias)
         self.camera = camera
         self.register_buffer("members", torch.zeros(len(labels), dtype=torch.bool))
+        started = torch.ones(len(labels), dtype=torch.bool)
+        self.register_buffer("started", started, persistent=False)
 
-    def take_members(self, members: Tensor, labels: LabelMap) -> None:
-        """Be told of the people of another head, (len(labels),) bool, person to person."""
+    def take_members(self, members: Tensor | None, labels: LabelMap) -> None:
+        """Be told of the people of another head whose rows were taken.
+
+        Args:
+            members: (len(labels),) bool; None of a plain head, which has trained all of its rows
+                and says nothing of cameras.
+            labels: whose its rows are.
+        """
         rows = labels.rows(self.pids.cpu())
         known = (rows >= 0).to(self.members.device)
-        self.members[known] = members.to(self.members)[rows[rows >= 0]]
+        self.started[:] = known
+        if members is not None:
+            self.members[known] = members.to(self.members)[rows[rows >= 0]]
+            self.started &= self.members
+
+    @property
+    def unstarted(self) -> LabelMap:
+        """The camera's people whose rows it has not trained."""
+        return LabelMap(tuple(self.pids[self.members & ~self.started].tolist()))
+
+    def _typical(self) -> Tensor:
+        """(rows,) bool: those of others of this camera, as the rest were never trained."""
+        return self.started.clone()
 
 
 Heads = Mapping[int, CameraHead]

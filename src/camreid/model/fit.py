@@ -24,8 +24,9 @@ class HeadFit:
         dim: width that its rows have.
         features: width of the features that it is given.
         identities: train identities of the split.
-        shared: those of them whose row came with the starting weights.
-        unknown: those of them without one.
+        shared: those of them whose row came with the starting weights, trained by the camera of a
+            head of one camera.
+        unknown: the others.
         coverage: `shared` / `identities`.
         image_coverage: the same by images.
         misplaced: identities that land on somebody else's row.
@@ -75,10 +76,11 @@ def check_head(
     has_row = rows >= 0
     within = rows[has_row].clamp(max=len(people) - 1)
     misplaced = int((people[within] != pids[has_row]).sum())
-    shared = [pid for pid in pids[has_row].tolist() if pid not in new_people]
-    count = sum(images.values())
     camera = head if isinstance(head, CameraHead) else None
-    members = camera.members.cpu() if camera else torch.ones(len(people), dtype=torch.bool)
+    every = torch.ones(len(people), dtype=torch.bool)
+    members, started = (camera.members.cpu(), camera.started.cpu()) if camera else (every, every)
+    shared = [pid for pid in pids[has_row][started[within]].tolist() if pid not in new_people]
+    count = sum(images.values())
     return HeadFit(
         head=name,
         rows=head.weight.shape[0],
