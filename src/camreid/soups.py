@@ -38,6 +38,8 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
     for name, tensor in state.items():
         if name.startswith("heads."):
             state[name] = _rows(name, tensor, checkpoints, labels)
+        elif name.endswith(("camera_mean", "camera_var", "camera_batches")):
+            state[name] = _of_cameras(name, checkpoints)
         else:
             state[name] = _mean([c.state[name] for c in checkpoints])
     module.model.load_state_dict(state)
@@ -86,17 +88,38 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([t.double() for t in tensors]).mean(0).to(tensors[0].dtype)
 
 
+def _of_cameras(name: str, checkpoints: Sequence[Checkpoint]) -> Tensor:
+    """Statistics of each camera of a `CameraNorm`: the mean of those that were trained, if any."""
+    counts = torch.stack(
+        [c.state[f"{name.rpartition('.')[0]}.camera_batches"] for c in checkpoints]
+    )
+    if name.endswith("camera_batches"):
+        return counts.amax(0)
+    trained = (counts > 0) | (counts == 0).all(0)  # (checkpoints, cameras)
+    weights = (trained.double() / trained.sum(0))[:, :, None]
+    values = torch.stack([c.state[name] for c in checkpoints])
+    return (weights * values.double()).sum(0).to(values.dtype)
+
+
 def _rows(name: str, fresh: Tensor, checkpoints: Sequence[Checkpoint], labels: LabelMap) -> Tensor:
-    """A head's tensor over `labels`, person by person."""
+    """A head's tensor over `labels`, person by person.
+
+    Of a `CameraHead`, by those checkpoints whose camera has the person, if any.
+    """
     if name.endswith(".pids"):
         return torch.tensor(labels.pids, dtype=fresh.dtype)
-    total = torch.zeros_like(fresh, dtype=torch.float64)
-    count = torch.zeros(len(labels), dtype=torch.float64)
-    for checkpoint in checkpoints:
+    key = f"{name.rpartition('.')[0]}.members"
+    shape = (len(checkpoints), len(labels))
+    there, trained = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    values = torch.zeros(len(checkpoints), *fresh.shape, dtype=torch.float64)
+    for place, checkpoint in enumerate(checkpoints):
         rows = labels.rows(torch.tensor(checkpoint.labels.pids, dtype=torch.int64))
-        total[rows] += checkpoint.state[name].double()
-        count[rows] += 1
-    return (total / count.view(-1, *[1] * (fresh.ndim - 1))).to(fresh.dtype)
+        values[place, rows] = checkpoint.state[name].double()
+        there[place, rows] = True
+        trained[place, rows] = checkpoint.state[key] if key in checkpoint.state else True
+    chosen = trained | (there & ~trained.any(0))
+    weights = chosen.double() / chosen.sum(0)
+    return (weights.view(*shape, *[1] * (fresh.ndim - 1)) * values).sum(0).to(fresh.dtype)
 
 
 @torch.no_grad()

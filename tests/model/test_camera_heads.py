@@ -281,6 +281,10 @@ def test_a_soup_has_the_people_of_both(tmp_path) -> None:
         save(module, tmp_path / f"{name}.ckpt")
     both = soup([read_checkpoint(tmp_path / f"{name}.ckpt") for name in "ab"])
     assert members(both) == {1: [2, 7, 10], 3: [2, 4, 7, 10]}
+    # rows are of those whose camera has the person, as the others were never trained
+    for name, pid, whose in (("c1", 7, second), ("c3", 7, first), ("c1", 10, first)):
+        row = whose.model.heads[name].weight[whose.labels.row(pid)]
+        torch.testing.assert_close(both.model.heads[name].weight[both.labels.row(pid)], row)
 
 
 Trainer = Callable[..., pl.Trainer]
