@@ -109,9 +109,10 @@ class HeadCheck(pl.Callback):
                 f"camera {fit.camera}, and would not train them: call set_cameras(pairs of pid and "
                 "camera) of the train images before, or fit with a ReIDDataModule."
             )
+        of, them = ("", "them") if fit.camera is None else (f" of camera {fit.camera}", "its own")
         counts = (
             f"Head '{fit.head}' has {fit.rows} rows; {fit.shared} of the split's {fit.identities} "
-            f"train identities are among them, {fit.unknown} are not"
+            f"train identities{of} are among {them}, {fit.unknown} are not"
         )
         if unknown == "forbid" and fit.unknown:
             faults.append(f"{counts}, and model.unknown=forbid.")

@@ -116,7 +116,7 @@ def _rows(name: str, fresh: Tensor, checkpoints: Sequence[Checkpoint], labels: L
         rows = labels.rows(torch.tensor(checkpoint.labels.pids, dtype=torch.int64))
         values[place, rows] = checkpoint.state[name].double()
         there[place, rows] = True
-        trained[place, rows] = checkpoint.state[key] if key in checkpoint.state else True
+        trained[place, rows] = checkpoint.state.get(key, True)
     chosen = trained | (there & ~trained.any(0))
     weights = chosen.double() / chosen.sum(0)
     return (weights.view(*shape, *[1] * (fresh.ndim - 1)) * values).sum(0).to(fresh.dtype)

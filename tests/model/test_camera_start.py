@@ -113,6 +113,23 @@ def test_a_batch_is_told_its_cameras() -> None:
         extractor(images(), [1, 2])
 
 
+def test_an_extractor_reads_one_camera_an_image() -> None:
+    module = tiny_module(LABELS, network=NETWORK)
+    module.train().model(images(), cameras=CAMERAS)
+    extractor, one = FeatureExtractor(module), images()[0]
+    told = extractor(one, 2)
+    assert not torch.equal(told, extractor(one))
+    assert torch.equal(extractor(one, [2]), told)
+    two = images(0, 2)
+    assert torch.equal(extractor(two, torch.tensor([2, 1])), extractor(two, [2, 1]))
+    assert torch.equal(extractor(two, [None, 1]), extractor(two, [9, 1]))
+    for wrong in (0, -1, 1.7, "1", "c1", True, [0], [1.7], torch.tensor([1.0]), {}):
+        with pytest.raises(InputError, match="1-based|cameras for 1 images"):
+            extractor(one, wrong)
+    with pytest.raises(InputError, match="has no camera options; leave cameras= out"):
+        FeatureExtractor(tiny_module(LABELS))(one, 1)
+
+
 def test_statistics_are_restated_by_camera(tmp_path: Path) -> None:
     network = tiny_module(LABELS, network=NETWORK).model.train()
     network.camera_index.least = 2

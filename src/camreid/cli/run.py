@@ -35,6 +35,7 @@ def train_run(config: DictConfig) -> None:
         testing.require_test(split, config.evaluation.protocol)
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
+    _check_sync(config, module)
     teaching.begin(module, split, config.data.root)
     testing.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
@@ -96,6 +97,15 @@ def _check_same_model(model: ModelConfig, resumed: Checkpoint) -> None:
             f"resume={resumed.path} continues the same model, and this command builds another: "
             f"model.{key} differs. Leave model= out, or type init={resumed.path} to start a new "
             "run from its weights."
+        )
+
+
+def _check_sync(config: DictConfig, module: ReIDModule) -> None:
+    """Refuse statistics over processes where they would not be taken."""
+    if config.trainer.get("sync_batchnorm") and module.config.network.get("camera_norm"):
+        raise InputError(
+            "trainer.sync_batchnorm=true has no effect on model.network.camera_norm=true, whose "
+            "processes normalise their own images. Leave one of the two out."
         )
 
 

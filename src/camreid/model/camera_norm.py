@@ -16,8 +16,8 @@ class CameraNorm(nn.Module):
     its running statistics follow as those of a BatchNorm would. A few images have no statistics of
     a camera to speak of, so those of a camera that has fewer than `CameraIndex.least` in the batch,
     as those of no known camera, are normalised by those of the whole batch, as plain BatchNorm
-    does, and leave their camera's running statistics alone. In evaluation, an image is normalised by
-    the running statistics of its camera, or by those of all images where its camera is unknown
+    does, and leave their camera's running statistics alone. In evaluation, an image is normalised
+    by the running statistics of its camera, or by those of all images where its camera is unknown
     or has not been trained on. With one camera, or without camera numbers, this is plain BatchNorm.
 
     It is no subclass of torch's BatchNorm, so `trainer.sync_batchnorm` leaves it alone: under DDP,
