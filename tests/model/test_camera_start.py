@@ -124,7 +124,7 @@ def test_an_extractor_reads_one_camera_an_image() -> None:
     assert torch.equal(extractor(two, torch.tensor([2, 1])), extractor(two, [2, 1]))
     assert torch.equal(extractor(two, [None, 1]), extractor(two, [9, 1]))
     for wrong in (0, -1, 1.7, "1", "c1", True, [0], [1.7], torch.tensor([1.0]), {}):
-        with pytest.raises(InputError, match="1-based|cameras for 1 images"):
+        with pytest.raises(InputError, match=r"1-based|cameras for 1 images"):
             extractor(one, wrong)
     with pytest.raises(InputError, match="has no camera options; leave cameras= out"):
         FeatureExtractor(tiny_module(LABELS))(one, 1)
