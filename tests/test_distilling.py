@@ -428,3 +428,20 @@ def test_a_head_of_a_camera_learns_from_its_teacher(pair: tuple[Teacher, Teacher
     torch.testing.assert_close(found, torch.cat(alone).mean())
     found.backward()
     assert all(head.weight.grad.any() for head in student.remap_heads().values())
+
+
+@pytest.mark.parametrize("target", ["concat", "query_camera", "within_camera"])
+def test_a_batch_that_says_no_cameras_asks_no_teacher_of_one(
+    pair: tuple[Teacher, Teacher], target: str
+) -> None:
+    student = tiny_module(LabelMap((2, 5, 7))).model
+    batch = replace(batch_of([1, 1, 1]), cameras_told=False)
+    output = student(batch.images)
+    config = replace(BOTH, target=target)
+    losses = Distillation(pair, student, config)(batch, output)
+    assert losses["rows"][1].item() == 0
+    # of unknown cameras, query_camera goes by all teachers
+    assert (losses["relation"][1].item() == 0) == (target == "within_camera")
+    everywhere = tuple(replace(teacher, camera=None) for teacher in pair)
+    losses = Distillation(everywhere, student, BOTH)(batch, output)
+    assert losses["rows"][1].item() > 0

@@ -57,8 +57,8 @@ class HeadCheck(pl.Callback):
         """Check against the first batch, where nothing else says who is trained on."""
         if not self._images and isinstance(pl_module, ReIDModule):
             read = read_batch(batch, pl_module.target_labels)
-            cameras = (read.camids + 1).tolist()
-            self._images = Counter(zip(read.pids.tolist(), cameras, strict=True))
+            whose = zip(read.pids.tolist(), read.cameras.tolist(), strict=True)
+            self._images = Counter(whose)
             self._check(trainer, pl_module, self._images, whole=False)
 
     def _check(
@@ -103,9 +103,16 @@ class HeadCheck(pl.Callback):
             return faults
         if fit.misplaced:
             faults.append(f"Head '{fit.head}': {fit.misplaced} identities land on another's row.")
+        if fit.left_out:
+            faults.append(
+                f"Head '{fit.head}' was not told that {fit.left_out} identities with a row are of "
+                f"camera {fit.camera}, and would not train them: call set_cameras(pairs of pid and "
+                "camera) of the train images before, or fit with a ReIDDataModule."
+            )
+        of, them = ("", "them") if fit.camera is None else (f" of camera {fit.camera}", "its own")
         counts = (
             f"Head '{fit.head}' has {fit.rows} rows; {fit.shared} of the split's {fit.identities} "
-            f"train identities are among them, {fit.unknown} are not"
+            f"train identities{of} are among {them}, {fit.unknown} are not"
         )
         if unknown == "forbid" and fit.unknown:
             faults.append(f"{counts}, and model.unknown=forbid.")

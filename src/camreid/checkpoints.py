@@ -164,9 +164,8 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
         weight = checkpoint.state[f"heads.{name}.weight"]
         bias = checkpoint.state.get(f"heads.{name}.bias")
         module.new_people = head.take(weight, LabelMap(pids), bias)
-        members = checkpoint.state.get(f"heads.{name}.members")
-        if isinstance(head, CameraHead) and members is not None:
-            head.take_members(members, LabelMap(pids))
+        if isinstance(head, CameraHead):
+            head.take_members(checkpoint.state.get(f"heads.{name}.members"), LabelMap(pids))
 
 
 def _refuse_foreign(path: str | Path, content: Mapping[str, Any]) -> None:

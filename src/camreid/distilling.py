@@ -144,7 +144,7 @@ class Distillation:
 
     def __call__(self, batch: Batch, output: ReIDOutput) -> dict[str, tuple[float, Tensor]]:
         """Weight and value of `relation` and `rows`; those without weight are left out."""
-        images, cameras, config = self._raw(batch.images), batch.camids + 1, self.config
+        images, cameras, config = self._raw(batch.images), batch.cameras, self.config
         own = [teacher.teaches(cameras) for teacher in self.teachers]
         everything = config.relation_weight > 0 and config.target != "within_camera"
         asked = [torch.ones_like(mask) if everything else mask for mask in own]

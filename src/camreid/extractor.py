@@ -4,7 +4,9 @@ import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import index
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +82,9 @@ class FeatureExtractor:
             self.network = network.to(self.device)
 
     def __call__(
-        self, images: OneImage | Iterable[OneImage], cameras: Sequence[int] | None = None
+        self,
+        images: OneImage | Iterable[OneImage],
+        cameras: int | Sequence[int | None] | None = None,
     ) -> Tensor:
         """Features (N, D) float32 on the CPU, in the order of the images.
 
@@ -88,17 +92,17 @@ class FeatureExtractor:
             images: paths, PIL images, uint8 arrays (H, W, 3), or tensors (3, H, W) of uint8 or of
                 float in 0..255; one, a list of any sizes and kinds, or an array or tensor of four
                 dimensions. RGB. None at all give (0, D).
-            cameras: of each image, 1-based, for models with camera options; None for unknown ones.
+            cameras: of each image, 1-based, for models with camera options; None for an unknown
+                one, or for all of them.
 
         Raises:
             InputError: a file that is not there or no image, or another shape or type of number; as
-                many cameras as there are not images.
+                many cameras as there are not images, or something that is no camera's number;
+                cameras for a model without camera options.
             PixelRangeError: a float tensor that is not in 0..255.
         """
         many = list_images(images)
-        if cameras is not None and len(cameras) != len(many):
-            raise InputError(f"{len(cameras)} cameras for {len(many)} images: give one each.")
-        told = None if cameras is None else torch.tensor(cameras, dtype=torch.int64)
+        told = None if cameras is None else self._cameras(cameras, len(many))
         with evaluating(self.network), torch.inference_mode():
             parts, done = [], 0
             for batch in self._batches(many):
@@ -110,6 +114,15 @@ class FeatureExtractor:
                 parts = [self._features(nothing)[:0]]
         features = torch.cat(parts)  # outside inference mode, so that it can be trained on
         return F.normalize(features) if self.normalize else features
+
+    def _cameras(self, cameras: object, count: int) -> Tensor:
+        """(count,) int64, 0 for an unknown one."""
+        if not self.network.cameras:
+            raise InputError("this model has no camera options; leave cameras= out.")
+        given = list(cameras) if _is_several(cameras) else [cameras]
+        if len(given) != count:
+            raise InputError(f"{len(given)} cameras for {count} images: give one each.")
+        return torch.tensor([_number(camera) for camera in given], dtype=torch.int64)
 
     def _batches(self, images: list[OneImage]) -> Iterator[Tensor]:
         """(B, 3, H, W) one after the other; with workers, the next one is read meanwhile."""
@@ -147,6 +160,27 @@ def _load(module: object) -> ReIDModule:
         f"a {type(module).__name__} gives no features: type the path of a checkpoint, such as "
         "runs/RUN/checkpoints/best.ckpt, or give a ReIDModule, as camreid.create_model makes one."
     )
+
+
+def _is_several(cameras: object) -> TypeGuard[Iterable[object]]:
+    scalar = isinstance(cameras, str) or getattr(cameras, "ndim", 1) == 0
+    return isinstance(cameras, Iterable) and not scalar
+
+
+def _number(camera: object) -> int:
+    """A camera's number, 0 for None."""
+    if camera is None:
+        return 0
+    try:
+        number = 0 if isinstance(camera, bool) else index(camera)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(
+            f"cameras: {camera!r} is no camera; give 1-based whole numbers, such as 3 for c3, or "
+            "None for an unknown one."
+        )
+    return number
 
 
 def _device(name: str | torch.device) -> torch.device:

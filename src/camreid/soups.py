@@ -15,7 +15,7 @@ from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.model.batch import read_cameras
 from camreid.model.camera_norm import CameraNorm
-from camreid.model.cameras import OPTIONS
+from camreid.model.cameras import stated
 from camreid.model.evaluating import evaluating
 from camreid.model.module import ReIDModule
 
@@ -38,6 +38,8 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
     for name, tensor in state.items():
         if name.startswith("heads."):
             state[name] = _rows(name, tensor, checkpoints, labels)
+        elif name.endswith(("camera_mean", "camera_var", "camera_batches")):
+            state[name] = _of_cameras(name, checkpoints)
         else:
             state[name] = _mean([c.state[name] for c in checkpoints])
     module.model.load_state_dict(state)
@@ -67,7 +69,7 @@ def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
 def _difference(first: Checkpoint, other: Checkpoint) -> str:
     """What sets two networks apart, empty if nothing does."""
     ours, theirs = first.config, other.config
-    if _options(first) != _options(other) or ours.pixels != theirs.pixels:
+    if stated(ours.network) != stated(theirs.network) or ours.pixels != theirs.pixels:
         return f"they are of other model options ({ours.name} and {theirs.name})"
     shapes = [
         {k: v.shape for k, v in c.state.items() if not k.startswith("heads.")}
@@ -80,29 +82,44 @@ def _difference(first: Checkpoint, other: Checkpoint) -> str:
     return ""
 
 
-def _options(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Of its network; camera options that are off count as none, as in older checkpoints."""
-    off = {"cameras", *OPTIONS}
-    return {k: v for k, v in checkpoint.config.network.items() if v or k not in off}
-
-
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors[0].is_floating_point():
         return tensors[0]  # counts of batches
     return torch.stack([t.double() for t in tensors]).mean(0).to(tensors[0].dtype)
 
 
+def _of_cameras(name: str, checkpoints: Sequence[Checkpoint]) -> Tensor:
+    """Statistics of each camera of a `CameraNorm`: the mean of those that were trained, if any."""
+    counts = torch.stack(
+        [c.state[f"{name.rpartition('.')[0]}.camera_batches"] for c in checkpoints]
+    )
+    if name.endswith("camera_batches"):
+        return counts.amax(0)
+    trained = (counts > 0) | (counts == 0).all(0)  # (checkpoints, cameras)
+    weights = (trained.double() / trained.sum(0))[:, :, None]
+    values = torch.stack([c.state[name] for c in checkpoints])
+    return (weights * values.double()).sum(0).to(values.dtype)
+
+
 def _rows(name: str, fresh: Tensor, checkpoints: Sequence[Checkpoint], labels: LabelMap) -> Tensor:
-    """A head's tensor over `labels`, person by person."""
+    """A head's tensor over `labels`, person by person.
+
+    Of a `CameraHead`, by those checkpoints whose camera has the person, if any.
+    """
     if name.endswith(".pids"):
         return torch.tensor(labels.pids, dtype=fresh.dtype)
-    total = torch.zeros_like(fresh, dtype=torch.float64)
-    count = torch.zeros(len(labels), dtype=torch.float64)
-    for checkpoint in checkpoints:
+    key = f"{name.rpartition('.')[0]}.members"
+    shape = (len(checkpoints), len(labels))
+    there, trained = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    values = torch.zeros(len(checkpoints), *fresh.shape, dtype=torch.float64)
+    for place, checkpoint in enumerate(checkpoints):
         rows = labels.rows(torch.tensor(checkpoint.labels.pids, dtype=torch.int64))
-        total[rows] += checkpoint.state[name].double()
-        count[rows] += 1
-    return (total / count.view(-1, *[1] * (fresh.ndim - 1))).to(fresh.dtype)
+        values[place, rows] = checkpoint.state[name].double()
+        there[place, rows] = True
+        trained[place, rows] = checkpoint.state.get(key, True)
+    chosen = trained | (there & ~trained.any(0))
+    weights = chosen.double() / chosen.sum(0)
+    return (weights.view(*shape, *[1] * (fresh.ndim - 1)) * values).sum(0).to(fresh.dtype)
 
 
 @torch.no_grad()

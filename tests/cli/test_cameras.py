@@ -82,8 +82,51 @@ def check_heads(tuned: object, before: object, split: Split) -> None:
     assert [fit["head"] for fit in heads] == ["c1", "c2", "c3", "c4", "c5", "c6"]
     for fit in heads:
         people = {r.pid for r in split.train if r.camera == fit["camera"]}
-        shared = people & set(before.labels.pids)
+        old = before.model.camera_heads()[fit["camera"]]
+        shared = people & set(old.pids[old.members].tolist())
         assert (fit["shared"], fit["unknown"]) == (len(shared), len(people - shared))
+
+
+@pytest.fixture
+def train(run: Run, market: Path) -> Run:
+    """A short training under constant learning rates, so that it can be continued."""
+
+    def command(*typed: str) -> Ran:
+        return run(
+            "camreid-train", "+split=original", "test=false", f"data.root={market}",
+            *TINY[3:], "model.schedule.decay=constant", "model.schedule.warmup=0", *typed,
+        )  # fmt: skip
+
+    return command
+
+
+@pytest.mark.parametrize("option", ["norm", "heads"])
+def test_resume_is_the_uninterrupted_run_and_keeps_the_cameras(option: str, train: Run) -> None:
+    same = (*TINY[:3], *OPTIONS[option])
+    for name, epochs in (("whole", 2), ("first", 1)):
+        ran = train(*same, f"run_dir={name}", f"trainer.max_epochs={epochs}")
+        assert ran.code == 0, ran.err
+    last = "first/checkpoints/last.ckpt"
+    others = (
+        (*same, "model.network.cameras=[2,1,3,4,5,6]"),
+        (*TINY[:3], *([] if option == "norm" else ["data.within_camera=true"])),
+        ("model.network.cameras=[2,1,3,4,5,6]",),
+    )
+    for other in others:
+        ran = train(*other, f"resume={last}", "trainer.max_epochs=2", "run_dir=other")
+        assert ran.code == 1
+        assert "continues the same model" in ran.err
+        assert "Leave model= out" in ran.err
+        assert "Traceback" not in ran.err
+        assert not Path("other").exists()
+    # leaving model= out is the same as typing it again
+    again = same if option == "norm" else ("data.within_camera=true",)
+    ran = train(*again, "trainer.max_epochs=2", f"resume={last}")
+    assert ran.code == 0, ran.err
+    whole, second = (
+        load(f"{r}/checkpoints/last.ckpt").model.state_dict() for r in ("whole", "first")
+    )
+    assert all(torch.allclose(whole[k].float(), second[k].float(), atol=1e-6) for k in whole)
 
 
 def test_an_export_is_of_an_unknown_camera_and_a_plain_model_can_be_given_cameras(
@@ -119,6 +162,9 @@ def test_an_export_is_of_an_unknown_camera_and_a_plain_model_can_be_given_camera
     [
         (("model.network.camera_embedding=3.0",), "vision transformers"),
         (("+experiment=intra_camera", "model=mgn_r50"), "has no camera options"),
+        (("model.network.camera_norm=true", "model=mgn_r50"), "MGN has no camera options"),
+        (("model.network.camera_norm=true", "trainer.sync_batchnorm=true"), "has no effect on"),
+        (("data.within_camera=true", "data.identities=99"), "one for each of their cameras"),
         (("data.within_camera=1",), "data.within_camera=1: type true or false"),
         (("model.network.camera_norm=true", "model.network.cameras=[1,1]"), "twice"),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 from camreid.checkpoints import load
 from camreid.data import ReIDDataModule, Split
@@ -109,6 +110,42 @@ def test_each_rank_has_p_by_k_of_its_own_and_the_same_split(market: Path, tmp_pa
         assert len(batch) == 12
         assert {batch.count(pid) for pid in batch} == {4}
     assert sorted({pid for batch in (*a["batches"], *b["batches"]) for pid in batch}) == a["people"]
+
+
+CAMERAS = """
+import sys, torch
+import pytorch_lightning as pl
+from camreid.data import OriginalSplit, ReIDDataModule, read_market1501
+from tests.conftest import CONFIG, tiny_module
+
+split = OriginalSplit()(read_market1501(sys.argv[1]))
+data = ReIDDataModule(
+    split, (64, 32), identities=3, instances=4, workers=0, within_camera=True)
+options = {"camera_norm": True, "camera_heads": True, "cameras": [1, 2, 3, 4, 5, 6]}
+module = tiny_module(split.labels, network={**CONFIG["network"], **options})
+trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true",
+    max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0)
+trainer.fit(module, data)
+trainer.save_checkpoint(f"{sys.argv[2]}/a.ckpt")
+torch.save(dict(module.model.named_parameters()), f"{sys.argv[2]}/{trainer.global_rank}.pt")
+"""
+
+
+def test_cameras_of_two_processes_are_one_model(market: Path, tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(CAMERAS)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, str(tmp_path / "rank.py"), str(market), str(tmp_path)]
+    ran = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, check=False, env=_environment(root)
+    )
+    assert ran.returncode == 0, ran.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    network = load(tmp_path / "a.ckpt").model
+    assert network.neck.camera_batches.sum() > 0
+    assert all(value.isfinite().all() for value in network.state_dict().values())
+    assert all(head.members.any() for head in network.camera_heads().values())
 
 
 def _environment(root: Path) -> dict[str, str]:

@@ -9,9 +9,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from camreid.callbacks import HeadCheck
+from camreid.callbacks import HeadCheck, check_head
 from camreid.checkpoints import read_checkpoint, save, start_from
-from camreid.data import OriginalSplit, Records, ReIDDataModule
+from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, fit_labels
 from camreid.model import ReIDModule
@@ -220,6 +220,43 @@ def test_new_rows_start_from_the_images_of_the_camera(tmp_path) -> None:
     assert not torch.allclose(features[0], features[1:3].mean(0), rtol=1e-3)
 
 
+def test_rows_that_a_camera_never_trained_start_from_its_images(tmp_path) -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    save(module, tmp_path / "a.ckpt")
+    images = batch_of([10, 10, 2, 7], [3, 1, 3, 1])
+    pairs = [(10, 3), (10, 1), (2, 3), (7, 1)]  # 10 is new in camera 3, and 7 in camera 1
+    heads = {}
+    for unknown in ("extend", "skip"):
+        again = module_of(unknown=unknown).eval()
+        start_from(again, read_checkpoint(tmp_path / "a.ckpt"))
+        again.set_cameras(pairs)
+        again.start_rows([images])
+        heads[unknown] = again.model.heads
+        rows = again.labels
+        fits = [
+            check_head(f"c{camera}", head, head.dim, images, again.new_people, rows)
+            for (camera, head), images in zip(
+                again.model.camera_heads().items(), ({10: 1, 7: 1}, {10: 1, 2: 4}), strict=True
+            )
+        ]
+        assert [(f.shared, f.unknown, f.image_coverage) for f in fits] == [(1, 1, 0.5), (1, 1, 0.8)]
+    started = {("c3", 0): 0, ("c1", 2): 3}
+    features = again.model(images["images"], cameras=images["camids"] + 1).features
+    for name in ("c1", "c3"):
+        old = module.model.heads[name]
+        assert torch.equal(heads["skip"][name].weight, old.weight)
+        for row in range(4):
+            found = heads["extend"][name].weight[row]
+            if (name, row) not in started:
+                assert torch.equal(found, old.weight[row])
+                continue
+            image = features[started[name, row]]
+            assert torch.cosine_similarity(found, image, dim=0) > 0.9999
+            length = old.weight[old.members].norm(dim=1).mean()
+            torch.testing.assert_close(found.norm(), length)
+
+
 def test_a_plain_model_starts_every_head(tmp_path) -> None:
     plain = tiny_module(LABELS)
     save(plain, tmp_path / "a.ckpt")
@@ -244,6 +281,10 @@ def test_a_soup_has_the_people_of_both(tmp_path) -> None:
         save(module, tmp_path / f"{name}.ckpt")
     both = soup([read_checkpoint(tmp_path / f"{name}.ckpt") for name in "ab"])
     assert members(both) == {1: [2, 7, 10], 3: [2, 4, 7, 10]}
+    # rows are of those whose camera has the person, as the others were never trained
+    for name, pid, whose in (("c1", 7, second), ("c3", 7, first), ("c1", 10, first)):
+        row = whose.model.heads[name].weight[whose.labels.row(pid)]
+        torch.testing.assert_close(both.model.heads[name].weight[both.labels.row(pid)], row)
 
 
 Trainer = Callable[..., pl.Trainer]
@@ -267,8 +308,57 @@ def test_fit_tells_the_heads_and_the_check_tells_each_camera(
         assert fit["rows"] == len(split.labels)
     known = LabelMap(tuple({r.pid for r in split.train if r.camera == 2}))
     module = module_of(known, network=network)
-    with pytest.raises(HeadMismatch, match="Head 'c1' has"):
+    with pytest.raises(HeadMismatch, match=r"Head 'c1' has .* train identities of camera 1 are"):
         trainer(callbacks=[HeadCheck(1.0)], limit_train_batches=1).fit(module, data)
+
+
+def test_fine_tuning_from_python_tells_the_heads_of_the_new_people(
+    records: Records, trainer: Trainer, tmp_path
+) -> None:
+    """The recipe of the README, with a head per camera."""
+    network = {**NETWORK, "cameras": [1, 2, 3, 4, 5, 6]}
+
+    def fit(module: ReIDModule, split: Split) -> list[dict[str, object]]:
+        data = ReIDDataModule(split, (64, 32), identities=4, workers=0, within_camera=True)
+        check = HeadCheck(path=str(tmp_path / "h.json"))
+        trainer(callbacks=[check], limit_train_batches=1).fit(module, data)
+        return json.loads((tmp_path / "h.json").read_text())["heads"]
+
+    first = Resplit(train_fraction=0.5, seed=0)(records)
+    module = module_of(first.labels, network=network)
+    fits = fit(module, first)
+    save(module, tmp_path / "first.ckpt")
+    before = members(module)
+    assert [f["members"] for f in fits] == [len(people) for people in before.values()]
+
+    second = Resplit(train_fraction=0.5, seed=1)(records)
+    start = read_checkpoint(tmp_path / "first.ckpt")
+    module = module_of(
+        fit_labels(start.labels, second.labels, "extend"), network=network, unknown="extend"
+    )
+    start_from(module, start)
+    fits = fit(module, second)
+    assert set(second.labels.pids) - set(first.labels.pids)
+    for fit_of, (camera, people) in zip(fits, members(module).items(), strict=True):
+        own = {r.pid for r in second.train if r.camera == camera}
+        kept = set(before[camera]) - set(second.labels.pids)
+        assert set(people) == own | kept
+        assert fit_of["members"] == len(people)
+
+
+def test_the_check_refuses_whom_a_camera_was_not_told_of(
+    records: Records, trainer: Trainer
+) -> None:
+    split = OriginalSplit()(records)
+    loader = ReIDDataModule(split, (64, 32), identities=4, workers=0).train_dataloader()
+    pairs = [(r.pid, r.camera) for r in split.train]
+    some = sorted({pid for pid, camera in pairs if camera == 3})[:2]
+    module = module_of(split.labels)
+    module.set_cameras(pair for pair in pairs if pair not in [(pid, 3) for pid in some])
+    with pytest.raises(HeadMismatch, match=r"Head 'c3' was not told that 2 identities .* camera 3"):
+        trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)
+    module.set_cameras(pairs)
+    trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)
 
 
 def test_an_expert_of_one_camera_has_one_head(records: Records, trainer: Trainer) -> None:

@@ -17,10 +17,10 @@ from tests.conftest import CONFIG, tiny_module
 
 LABELS = LabelMap((10, 2, 7))
 NETWORK = {**CONFIG["network"], "camera_norm": True, "cameras": [1, 2]}
-CAMERAS = torch.tensor([1, 2, 1, 2, 9, 1])
+CAMERAS = torch.tensor([1, 2, 1, 2, 9, 1, 2, 2, 1, 1])
 
 
-def images(seed: int = 0, count: int = 6) -> torch.Tensor:
+def images(seed: int = 0, count: int = 10) -> torch.Tensor:
     draw = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, 64, 32), dtype=torch.uint8, generator=draw)
 
@@ -101,7 +101,7 @@ def test_a_batch_is_told_its_cameras() -> None:
     module.train().model(images(), cameras=CAMERAS)
     module.eval()
     expected = module.model(images(), cameras=CAMERAS).features
-    batch = {"images": images(), "camids": CAMERAS - 1, "pids": torch.zeros(6), "img_paths": []}
+    batch = {"images": images(), "camids": CAMERAS - 1, "pids": torch.zeros(10), "img_paths": []}
     assert torch.equal(module(batch).features, expected)
     assert torch.equal(module.predict_step(batch, 0)["features"], expected)
     assert torch.equal(module(images()).features, module.model(images()).features)
@@ -109,12 +109,30 @@ def test_a_batch_is_told_its_cameras() -> None:
     extractor = FeatureExtractor(module, batch_size=4)
     torch.testing.assert_close(extractor(images(), CAMERAS.tolist()), expected)
     torch.testing.assert_close(extractor(images()), module.model(images()).features)
-    with pytest.raises(InputError, match="2 cameras for 6 images"):
+    with pytest.raises(InputError, match="2 cameras for 10 images"):
         extractor(images(), [1, 2])
+
+
+def test_an_extractor_reads_one_camera_an_image() -> None:
+    module = tiny_module(LABELS, network=NETWORK)
+    module.train().model(images(), cameras=CAMERAS)
+    extractor, one = FeatureExtractor(module), images()[0]
+    told = extractor(one, 2)
+    assert not torch.equal(told, extractor(one))
+    assert torch.equal(extractor(one, [2]), told)
+    two = images(0, 2)
+    assert torch.equal(extractor(two, torch.tensor([2, 1])), extractor(two, [2, 1]))
+    assert torch.equal(extractor(two, [None, 1]), extractor(two, [9, 1]))
+    for wrong in (0, -1, 1.7, "1", "c1", True, [0], [1.7], torch.tensor([1.0]), {}):
+        with pytest.raises(InputError, match=r"1-based|cameras for 1 images"):
+            extractor(one, wrong)
+    with pytest.raises(InputError, match="has no camera options; leave cameras= out"):
+        FeatureExtractor(tiny_module(LABELS))(one, 1)
 
 
 def test_statistics_are_restated_by_camera(tmp_path: Path) -> None:
     network = tiny_module(LABELS, network=NETWORK).model.train()
+    network.camera_index.least = 2
     norm = next(m for m in network.modules() if isinstance(m, CameraNorm))
     network(images(9), cameras=CAMERAS)
     seen: list[torch.Tensor] = []
@@ -151,6 +169,15 @@ def test_soups_are_of_the_same_cameras(plain: Checkpoint, tmp_path: Path) -> Non
     mean = soup([paths["a"], paths["b"]]).model.neck.camera_mean
     expected = (paths["a"].state["neck.camera_mean"] + paths["b"].state["neck.camera_mean"]) / 2
     torch.testing.assert_close(mean, expected)
+    # of a camera that one alone was trained on, the soup has that one's
+    module = tiny_module(LABELS, network=NETWORK)
+    module.train().model(images(), cameras=torch.full((10,), 2))
+    mixed = soup([paths["a"], checkpoint(module, tmp_path / "d.ckpt")]).model.neck
+    for key in ("camera_mean", "camera_var"):
+        ours, theirs = paths["a"].state[f"neck.{key}"], module.model.neck.state_dict()[key]
+        expected = torch.stack([ours[0], (ours[1] + theirs[1]) / 2])
+        torch.testing.assert_close(getattr(mixed, key), expected)
+    assert mixed.camera_batches.tolist() == [1, 1]
     with pytest.raises(InputError, match="other model options"):
         soup([paths["a"], paths["c"]])
 

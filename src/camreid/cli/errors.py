@@ -128,12 +128,17 @@ def _of_hydra(error: Exception) -> str:
     return f"{said}. --help lists the choices, --cfg job prints all options."
 
 
+_CAMERA = ("norm", "embedding", "heads")  # without an import of torch
+
+
 def _hint(key: str) -> str:
     if key == "split.camera":
         return " A camera is chosen with +split=original."
     if key.startswith("distill."):
         return " Teachers are chosen with +experiment=distill."
     last = key.rpartition(".")[2]
+    if key in ("model.network.cameras", *(f"model.network.camera_{o}" for o in _CAMERA)):
+        return " MGN has no camera options; choose another model, such as model=bot_r50."
     near = get_close_matches(last, sorted(_options(Path(CONF))), n=2)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 

@@ -17,6 +17,7 @@ from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import fit_labels
+from camreid.model.cameras import stated
 from camreid.model.config import ModelConfig
 from camreid.model.module import ReIDModule
 
@@ -34,6 +35,7 @@ def train_run(config: DictConfig) -> None:
         testing.require_test(split, config.evaluation.protocol)
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
+    _check_sync(config, module)
     teaching.begin(module, split, config.data.root)
     testing.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
@@ -62,19 +64,14 @@ def build_module(
     model = fill_cameras(config, build.build_model(config, start or resumed), split)
     if resumed is not None:
         _check_resumable(config, resumed, split)
+        _check_same_model(model, resumed)
         return ReIDModule(model.without_weights(), resumed.labels)
     if start is None:
         _say_fetching(model)
-        return _with_cameras(ReIDModule(model, split.labels), split)
+        return ReIDModule(model, split.labels)
     labels = fit_labels(start.labels, split.labels, model.unknown)
     module = ReIDModule(model.without_weights(), labels)
     start_from(module, start)
-    return _with_cameras(module, split)
-
-
-def _with_cameras(module: ReIDModule, split: Split) -> ReIDModule:
-    """The module, its heads per camera (if any) told whom each camera has."""
-    module.set_cameras((r.pid, r.camera) for r in split.train)
     return module
 
 
@@ -87,6 +84,28 @@ def _check_resumable(config: DictConfig, resumed: Checkpoint, split: Split) -> N
             f"this command makes {split.strategy} ({split.digest}). Type the same split options "
             f"and data as then ({resumed.notes.get('split_overrides')}), or init={resumed.path} "
             "to start a new run from its weights."
+        )
+
+
+def _check_same_model(model: ModelConfig, resumed: Checkpoint) -> None:
+    """Refuse to continue as another network, which the tensors' names and shapes need not show."""
+    ours, theirs = stated(model.without_weights().network), stated(resumed.config.network)
+    differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    if differing or model.image_size != resumed.config.image_size:
+        key = f"network.{differing[0]}" if differing else "image_size"
+        raise InputError(
+            f"resume={resumed.path} continues the same model, and this command builds another: "
+            f"model.{key} differs. Leave model= out, or type init={resumed.path} to start a new "
+            "run from its weights."
+        )
+
+
+def _check_sync(config: DictConfig, module: ReIDModule) -> None:
+    """Refuse statistics over processes where they would not be taken."""
+    if config.trainer.get("sync_batchnorm") and module.config.network.get("camera_norm"):
+        raise InputError(
+            "trainer.sync_batchnorm=true has no effect on model.network.camera_norm=true, whose "
+            "processes normalise their own images. Leave one of the two out."
         )
 
 

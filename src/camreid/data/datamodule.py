@@ -152,7 +152,9 @@ class ReIDDataModule(pl.LightningDataModule):
         whose = [(r.pid, r.camera if self.within_camera else 0) for r in self.train_records]
         numbers = {pair: number for number, pair in enumerate(sorted(set(whose)))}
         people = [numbers[pair] for pair in whose]
-        return IdentitySampler(people, self.identities, self.instances, self.seed, rank, world_size)
+        of = "identities, one for each of their cameras" if self.within_camera else "identities"
+        size = (self.identities, self.instances)
+        return IdentitySampler(people, *size, self.seed, rank, world_size, of)
 
     def _loading(self) -> dict[str, Any]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

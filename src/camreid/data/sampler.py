@@ -24,6 +24,7 @@ class IdentitySampler(Sampler[int]):
         seed: the run's seed.
         rank: which share of the batches is this process's.
         world_size: number of processes.
+        of: what the numbers in `pids` are, for the error.
 
     Raises:
         InputError: fewer than P identities.
@@ -37,6 +38,7 @@ class IdentitySampler(Sampler[int]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        of: str = "identities",
     ) -> None:
         self.identities, self.instances = identities, instances
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -48,7 +50,7 @@ class IdentitySampler(Sampler[int]):
         if identities < 1 or instances < 1 or len(starts) < identities:
             raise InputError(
                 f"batches of {identities} identities x {instances} images can't be made from "
-                f"{len(starts)} identities ({len(array)} images); type data.identities=P with P "
+                f"{len(starts)} {of} ({len(array)} images); type data.identities=P with P "
                 f"from 1 to {len(starts)}, and data.instances=K with K from 1."
             )
         groups = np.array([max(1, len(images) // instances) for images in self._images])

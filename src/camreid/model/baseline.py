@@ -95,17 +95,26 @@ class Baseline(ReIDNetwork):
         )
         self.neck = bn_neck(dim) if neck == "bn" else nn.Identity()
         options = CameraOptions(cameras, camera_norm, camera_embedding, camera_heads)
+        self._add_heads(options, dim, (labels, classifier, scale, margin, bias))
+
+    def _add_heads(
+        self,
+        options: CameraOptions,
+        dim: int,
+        how: tuple[LabelMap, Classifier, float, float, bool],
+    ) -> None:
+        """The heads, and what else is told the cameras; after the trunk and the neck."""
         self.cameras = options.told
         self.camera_index = CameraIndex(self.cameras)
-        if camera_norm:
+        if options.camera_norm:
             use_camera_norm(self, self.camera_index)
-        if camera_embedding:
-            use_camera_embedding(self.backbone.trunk, camera_embedding, self.camera_index)
-        how = (dim, labels, classifier, scale, margin, bias)
+        factor = options.camera_embedding
+        if factor:
+            use_camera_embedding(self.backbone.trunk, factor, self.camera_index)
         self.heads = nn.ModuleDict(
-            {f"c{camera}": CameraHead(camera, *how) for camera in self.cameras}
-            if camera_heads
-            else {"identity": RemapHead(*how)}
+            {f"c{camera}": CameraHead(camera, dim, *how) for camera in self.cameras}
+            if options.camera_heads
+            else {"identity": RemapHead(dim, *how)}
         )
         self.widths = dict.fromkeys(self.heads, dim)
 

@@ -1,6 +1,6 @@
 """One head per camera: identities that are labelled within each camera only."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -29,9 +29,12 @@ class CameraHead(RemapHead):
 
     Attributes:
         members: (rows,) bool, whose people this camera has among its train images.
+        started: (rows,) bool, which rows came with the starting weights, of this camera or of a
+            plain head; all, where there were none.
     """
 
     members: Tensor
+    started: Tensor
 
     def __init__(
         self,
@@ -46,12 +49,32 @@ class CameraHead(RemapHead):
         super().__init__(dim, labels, classifier, scale, margin, bias)
         self.camera = camera
         self.register_buffer("members", torch.zeros(len(labels), dtype=torch.bool))
+        started = torch.ones(len(labels), dtype=torch.bool)
+        self.register_buffer("started", started, persistent=False)
 
-    def take_members(self, members: Tensor, labels: LabelMap) -> None:
-        """Be told of the people of another head, (len(labels),) bool, person to person."""
+    def take_members(self, members: Tensor | None, labels: LabelMap) -> None:
+        """Be told of the people of another head whose rows were taken.
+
+        Args:
+            members: (len(labels),) bool; None of a plain head, which has trained all of its rows
+                and says nothing of cameras.
+            labels: whose its rows are.
+        """
         rows = labels.rows(self.pids.cpu())
         known = (rows >= 0).to(self.members.device)
-        self.members[known] = members.to(self.members)[rows[rows >= 0]]
+        self.started[:] = known
+        if members is not None:
+            self.members[known] = members.to(self.members)[rows[rows >= 0]]
+            self.started &= self.members
+
+    @property
+    def unstarted(self) -> LabelMap:
+        """The camera's people whose rows it has not trained."""
+        return LabelMap(tuple(self.pids[self.members & ~self.started].tolist()))
+
+    def _typical(self) -> Tensor:
+        """(rows,) bool: those of others of this camera, as the rest were never trained."""
+        return self.started.clone()
 
 
 Heads = Mapping[int, CameraHead]
@@ -76,20 +99,17 @@ def set_members(heads: Heads, pairs: Iterable[tuple[int, int]]) -> None:
         head.members[rows[(rows >= 0) & (cameras == camera)]] = True
 
 
-def require_members(heads: Heads, pairs: Sequence[tuple[int, int]]) -> None:
-    """Tell heads that nobody has told yet; `pairs` are as for `set_members`.
+def require_members(heads: Heads) -> None:
+    """Refuse heads that nobody has told.
 
     Raises:
-        InputError: there are such heads and no pairs.
+        InputError: there are heads, and none knows anybody of its camera.
     """
-    if not heads or any(bool(head.members.any()) for head in heads.values()):
-        return
-    if not pairs:
+    if heads and not any(bool(head.members.any()) for head in heads.values()):
         raise InputError(
             "a head per camera learns nothing before it is told whom its camera has: fit with a "
             "ReIDDataModule, or call set_cameras(pairs of pid and camera) before."
         )
-    set_members(heads, pairs)
 
 
 def own_logits(

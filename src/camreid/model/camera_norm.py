@@ -13,11 +13,11 @@ class CameraNorm(nn.Module):
     """Camera-based batch norm (Zhuang et al. 2020): one affine map, statistics of each camera.
 
     In training, the images of each camera are normalised by their own mean and variance, which
-    its running statistics follow as those of a BatchNorm would. One image has no statistics of a
-    camera (and a single vector has none at all), so an image that is alone of its camera in the
-    batch, as one of no known camera, is normalised by those of the whole batch, as plain BatchNorm
-    does, and leaves its camera's running statistics alone. In evaluation, an image is normalised by
-    the running statistics of its camera, or by those of all images where its camera is unknown
+    its running statistics follow as those of a BatchNorm would. A few images have no statistics of
+    a camera to speak of, so those of a camera that has fewer than `CameraIndex.least` in the batch,
+    as those of no known camera, are normalised by those of the whole batch, as plain BatchNorm
+    does, and leave their camera's running statistics alone. In evaluation, an image is normalised
+    by the running statistics of its camera, or by those of all images where its camera is unknown
     or has not been trained on. With one camera, or without camera numbers, this is plain BatchNorm.
 
     It is no subclass of torch's BatchNorm, so `trainer.sync_batchnorm` leaves it alone: under DDP,
@@ -78,6 +78,8 @@ class CameraNorm(nn.Module):
 
     def _train(self, features: Tensor) -> Tensor:
         sizes = self.cameras.sizes
+        if not len(features):
+            return self._normalise(features)[0]  # nothing to follow
         if sizes is None:
             normalised, *whole = self._normalise(features)
             self._follow(*whole)

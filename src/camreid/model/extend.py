@@ -6,10 +6,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camreid.labels import LabelMap
+from camreid.labels import LabelMap, Unknown
 from camreid.model.batch import read_batch
 from camreid.model.evaluating import evaluating
+from camreid.model.head import RemapHead
 from camreid.model.network import ReIDNetwork
+
+
+def rows_to_start(
+    network: ReIDNetwork, new_people: LabelMap, unknown: Unknown
+) -> dict[str, LabelMap]:
+    """Whose row of each head starts from features: none under `reinit`, otherwise new people's.
+
+    Under `extend`, in the head of a camera those, too, whom the camera did not have before.
+    """
+    new_people = LabelMap(()) if unknown == "reinit" else new_people
+    wanted = dict.fromkeys(network.remap_heads(), new_people)
+    if unknown == "extend":
+        for camera, head in network.camera_heads().items():
+            wanted[f"c{camera}"] = LabelMap((*new_people.pids, *(head.unstarted - new_people).pids))
+    return wanted
+
+
+def start_head(head: RemapHead, wanted: LabelMap, people: LabelMap, sums: Tensor) -> None:
+    """Start rows of a head from features.
+
+    Args:
+        head: what has the rows.
+        wanted: whose; who has no features keeps the row that there is.
+        people: whose features there are.
+        sums: (len(people), width) of their features; 0 where there are none.
+    """
+    pids = torch.tensor(wanted.pids, dtype=torch.int64)
+    directions = sums[people.rows(pids).to(sums.device)]
+    seen = directions.any(1)
+    head.start_rows(pids[seen.cpu()], directions[seen])
 
 
 @torch.no_grad()

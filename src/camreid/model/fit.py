@@ -24,13 +24,16 @@ class HeadFit:
         dim: width that its rows have.
         features: width of the features that it is given.
         identities: train identities of the split.
-        shared: those of them whose row came with the starting weights.
-        unknown: those of them without one.
+        shared: those of them whose row came with the starting weights, trained by the camera of a
+            head of one camera.
+        unknown: the others.
         coverage: `shared` / `identities`.
         image_coverage: the same by images.
         misplaced: identities that land on somebody else's row.
         camera: of a head of one camera, whose train images alone count; None for all.
-        members: of such a head, whose rows are of people that the camera has.
+        members: of such a head, how many rows are of people that the camera has.
+        left_out: of such a head, identities that have a row and are not among its members, so that
+            they would not be trained.
     """
 
     head: str
@@ -46,6 +49,7 @@ class HeadFit:
     misplaced: int
     camera: int | None = None
     members: int | None = None
+    left_out: int = 0
 
 
 def check_head(
@@ -72,7 +76,10 @@ def check_head(
     has_row = rows >= 0
     within = rows[has_row].clamp(max=len(people) - 1)
     misplaced = int((people[within] != pids[has_row]).sum())
-    shared = [pid for pid in pids[has_row].tolist() if pid not in new_people]
+    camera = head if isinstance(head, CameraHead) else None
+    every = torch.ones(len(people), dtype=torch.bool)
+    members, started = (camera.members.cpu(), camera.started.cpu()) if camera else (every, every)
+    shared = [pid for pid in pids[has_row][started[within]].tolist() if pid not in new_people]
     count = sum(images.values())
     return HeadFit(
         head=name,
@@ -86,8 +93,9 @@ def check_head(
         coverage=len(shared) / max(1, len(images)),
         image_coverage=sum(images[pid] for pid in shared) / max(1, count),
         misplaced=misplaced,
-        camera=head.camera if isinstance(head, CameraHead) else None,
-        members=int(head.members.sum()) if isinstance(head, CameraHead) else None,
+        camera=camera.camera if camera else None,
+        members=int(members.sum()) if camera else None,
+        left_out=int((~members[within]).sum()),
     )
 
 

@@ -148,7 +148,11 @@ class RemapHead(nn.Module):
                 length of the other rows, so that a linear head does not prefer either.
         """
         rows = self.rows(pids.to(self.pids.device))
-        others = torch.ones(len(self.pids), dtype=torch.bool, device=self.weight.device)
+        others = self._typical()
         others[rows] = False
         length = self.weight[others].norm(dim=1).mean() if others.any() else 1.0
         self.weight[rows] = F.normalize(directions.to(self.weight)) * length
+
+    def _typical(self) -> Tensor:
+        """(rows,) bool: whose length new rows get."""
+        return torch.ones(len(self.pids), dtype=torch.bool, device=self.weight.device)

@@ -16,7 +16,7 @@ from camreid.model.camera_heads import (
     within_cameras,
 )
 from camreid.model.config import ModelConfig
-from camreid.model.extend import feature_sums
+from camreid.model.extend import feature_sums, rows_to_start, start_head
 from camreid.model.losses import identity_loss, mean_over_heads
 from camreid.model.metric_losses import PairLoss, TripletLoss
 from camreid.model.network import ReIDOutput, build_network
@@ -90,10 +90,14 @@ class ReIDModule(RetrievalModule):
         return output
 
     def setup(self, stage: str) -> None:
-        """Keep strangers out of the loader under `model.unknown=drop`."""
+        """Keep strangers out of the loader under `model.unknown=drop`; tell heads per camera."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and self.config.unknown == "drop" and hasattr(data, "keep_only"):
+        if stage != "fit":
+            return
+        if self.config.unknown == "drop" and hasattr(data, "keep_only"):
             data.keep_only(self.labels)
+        if self.trainer.ckpt_path is None:  # otherwise they are as they were
+            self.set_cameras((r.pid, r.camera) for r in getattr(data, "train_records", ()))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and triplet losses; unknown people have only the latter."""
@@ -146,7 +150,7 @@ class ReIDModule(RetrievalModule):
     def set_cameras(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Tell a head per camera (`camera_heads`) whom its camera has.
 
-        Without a call, `fit` tells them of the data module's train images, if none was told yet.
+        `fit` tells them of a `ReIDDataModule`'s train images; for other loaders, call this before.
 
         Args:
             pairs: pid and camera (1-based) of each train image. Of people who are not among them,
@@ -193,32 +197,40 @@ class ReIDModule(RetrievalModule):
         """Train mode, the rows of new people, and whom these weights get to see."""
         self.train()  # `checkpoints.load` gives models in evaluation mode
         data: Any = getattr(self.trainer, "datamodule", None)
-        new = len(self.new_people) and self.config.unknown != "reinit"
+        new = {pid for people in self._rows_to_start().values() for pid in people.pids}
         if new and not self.rows_started and self.trainer.ckpt_path is None:
             if not hasattr(data, "eval_dataloader"):
                 raise InputError(
-                    f"{len(self.new_people)} new identities start from features of their images: "
+                    f"{len(new)} identities start from features of their images: "
                     "fit with a ReIDDataModule, or call start_rows(loader) before."
                 )
-            records = [r for r in data.train_records if r.pid in self.new_people]
+            records = [r for r in data.train_records if r.pid in new]
             self.start_rows(data.eval_dataloader(records, padded=False))
         self._knows_people = hasattr(data, "train_records")
         train = data.train_records if self._knows_people else ()
-        require_members(self.model.camera_heads(), [(r.pid, r.camera) for r in train])
+        if not self._knows_people:
+            require_members(self.model.camera_heads())
         self.seen = self.seen | set(self.labels.pids) | {r.pid for r in train}
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
         """Start the rows of `new_people` from the mean of their features.
 
+        Under `model.unknown=extend`, so start those of people whom a camera did not have in the
+        starting weights, in the head of that camera.
+
         Args:
             loader: batches of their images, this process's share; sums travel between processes.
         """
         self.rows_started = True
-        pids = torch.tensor(self.new_people.pids, device=self.device)
-        for name, total in feature_sums(self.model, loader, self.new_people, self.device).items():
+        wanted = self._rows_to_start()
+        people = LabelMap(tuple(dict.fromkeys(pid for own in wanted.values() for pid in own.pids)))
+        for name, total in feature_sums(self.model, loader, people, self.device).items():
             if self._trainer is not None:
                 total = self.trainer.strategy.reduce(total, reduce_op="sum")
-            self.model.remap_heads()[name].start_rows(pids, total)
+            start_head(self.model.remap_heads()[name], wanted[name], people, total)
+
+    def _rows_to_start(self) -> dict[str, LabelMap]:
+        return rows_to_start(self.model, self.new_people, self.config.unknown)
 
     def on_train_epoch_end(self) -> None:
         """Gather whom the other processes have seen, where only batches say."""
