@@ -9,13 +9,14 @@
 Expert N is trained by `camreid-train +split=original split.camera=N run_dir=FOLDER/cN` with the
 options after `--`, one process on each GPU, or one after another on the CPU. Those that have their
 metrics.json are done; those that have a last.ckpt are continued from it, so type the same line
-again after Ctrl-C. What each prints is in FOLDER/cN.log.
+again after Ctrl-C. More epochs may be asked for then; of what was trained with other options it is
+said which. What each prints is in FOLDER/cN.log.
 
 `--controls` trains what the experts are to be held against, each on as many images as all experts
-have seen together: `joint`, one model of all cameras; and `joint-cN`, a joint model (`start`)
-fine-tuned on camera N for its share of the images, 1 / (number of experts). `--controls 3`
-fine-tunes on camera 3 alone; options of the fine-tuning go after `--finetune`. They cost up to 2.8
-times what six experts cost.
+were trained on together (an `init=` that they share not counted): `joint`, one model of all
+cameras; and `joint-cN`, a joint model (`start`) fine-tuned on camera N for its share of the images,
+1 / (number of experts). `--controls 3` fine-tunes on camera 3 alone; options of the fine-tuning go
+after `--finetune`. They cost up to 2.8 times what six experts cost.
 """
 
 import argparse
@@ -26,7 +27,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from locking import Lock
 from queueing import Queue, Task
+
+from camreid.errors import InputError
 
 
 def experts_of(cameras: Sequence[int]) -> list[Task]:
@@ -99,16 +103,24 @@ def main() -> int:
     if arguments.controls is not None:
         controls = controls_of(arguments.controls, len(experts), arguments.finetune)
         tasks = [*experts, *controls]
-    queue = Queue(arguments.folder, command, arguments.overrides, experts)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        queue.run(tasks, arguments.devices or devices_at_hand())
-    except KeyboardInterrupt:
-        queue.stop()
-        return 130
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets
+            signal.signal(number, signal.default_int_handler)
+    with Lock(arguments.folder) as lock:
+        queue = Queue(arguments.folder, command, arguments.overrides, experts, lock)
+        try:
+            queue.run(tasks, arguments.devices or devices_at_hand())
+        except KeyboardInterrupt:
+            return 130
+        except InputError as error:
+            print(f"experts.py: {error}", flush=True)
+            return 1
+        finally:
+            queue.stop()
     if queue.failed:
-        logs = ", ".join(str(queue.log(name)) for name in queue.failed)
-        print(f"{len(queue.failed)} of {len(tasks)} failed; see {logs}", flush=True)
+        logs = [str(queue.log(name)) for name in queue.failed if queue.log(name).is_file()]
+        see = f"; see {', '.join(logs)}" if logs else ""
+        print(f"{len(queue.failed)} of {len(tasks)} failed{see}", flush=True)
         return 1
     return 0
 

@@ -76,9 +76,9 @@ def how_far(run: Path) -> str:
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    except OSError:
-        return "starting"
-    done = [int(row["epoch"]) + 1 for row in rows if row.get("train/loss")]
-    told = f"epoch {max(done, default=0)} of {config['trainer']['max_epochs']}"
-    val = [row["val/mAP"] for row in rows if row.get("val/mAP")]
-    return told + (f", val mAP {100 * float(val[-1]):.1f} %" if val else "")
+        done = [int(row["epoch"]) + 1 for row in rows if row.get("train/loss")]
+        told = f"epoch {max(done, default=0)} of {config['trainer']['max_epochs']}"
+        val = [row["val/mAP"] for row in rows if row.get("val/mAP")]
+        return told + (f", val mAP {100 * float(val[-1]):.1f} %" if val else "")
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return "starting"  # or half-written

@@ -1,6 +1,8 @@
 """Trainings that wait for each other and for a device, one process each."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -8,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from finished import EPOCHS, images_trained, standing
+from locking import Lock
 from progress import Lines
 
 POLL = 0.2  # seconds between looks at the processes
-EPOCHS = "trainer.max_epochs="
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Task:
     Attributes:
         name: of its run folder.
         typed: options of its own.
-        share: of the images that all experts have seen, to be trained on; None for epochs.
+        share: of the images that all experts are trained on; None for a number of epochs.
         start: name of the task that it starts from.
     """
 
@@ -49,12 +51,19 @@ class Queue:
         folder: of their run folders and logs.
         command: that trains one.
         overrides: for each.
-        experts: how many images they have seen together is the controls' measure.
+        experts: how many images they are trained on together is the controls' measure.
+        lock: of the folder, which each training holds, too.
     """
 
     def __init__(
-        self, folder: Path, command: Sequence[str], overrides: Sequence[str], experts: list[Task]
+        self,
+        folder: Path,
+        command: Sequence[str],
+        overrides: Sequence[str],
+        experts: list[Task],
+        lock: Lock,
     ) -> None:
+        self.lock = lock
         self.folder, self.command, self.overrides = folder, list(command), list(overrides)
         self.experts = [task.name for task in experts]
         self.running: list[Job] = []
@@ -64,54 +73,55 @@ class Queue:
 
     def run(self, tasks: Sequence[Task], devices: Sequence[str]) -> None:
         """Train what is not done, one at a time on each device."""
-        waiting = [task for task in tasks if not self.is_done(task)]
-        free = list(devices)
+        waiting, free = list(tasks), list(devices)
+        looked_at: set[Task] = set()
         with self.lines:
             while waiting or self.running:
                 for task in [task for task in waiting if self.is_hopeless(task)]:
                     waiting.remove(task)
-                for task in [task for task in waiting if self.is_ready(task)][: len(free)]:
+                ready = [task for task in waiting if self.is_ready(task)]
+                for task in [task for task in ready if task not in looked_at]:
+                    looked_at.add(task)
+                    if self.is_settled(task):
+                        waiting.remove(task)
+                        ready.remove(task)
+                for task in ready[: len(free)]:
                     waiting.remove(task)
                     self.running.append(self.start(task, free.pop(0)))
-                time.sleep(POLL)
+                if self.running:
+                    time.sleep(POLL)
                 self.lines.look([job.task.name for job in self.running])
                 for job in [job for job in self.running if job.process.poll() is not None]:
                     self.running.remove(job)
                     free.append(job.device)
                     self.finish(job)
 
-    def is_done(self, task: Task) -> bool:
-        """Whether a model has nothing left to train; says so."""
+    def is_settled(self, task: Task) -> bool:
+        """Whether a model is trained, or can't be in this folder; says so."""
         run = self.folder / task.name
-        if (run / "metrics.json").is_file():
-            self.lines.say(task.name, f"done before: {run / 'metrics.json'}")
-        elif self.is_trained(run / "checkpoints" / "last.ckpt"):
-            best = run / "checkpoints" / "best.ckpt"
-            self.lines.say(
-                task.name, f"trained before, not tested: camreid-evaluate checkpoint={best}"
-            )
-        else:
+        ignored = ("init",) if task.start else ()  # which is of this folder, however that is typed
+        how, differs = standing(run, self.options(task), ignored)
+        if how == "more" and (run / "metrics.json").is_file():
+            (run / "metrics.json").replace(run / "metrics.before.json")
+        if how in ("new", "begun", "more"):
             return False
+        if how == "other":
+            remedy = f"Type another FOLDER, or remove {run}"
+            self.lines.say(task.name, f"not as asked: {differs}. {remedy}")
+            self.failed.append(task.name)
+            return True
+        untested = f"trained before, not tested: {self.test_of(task)}"
+        self.lines.say(task.name, f"done before: {run}" if how == "done" else untested)
         self.done.add(task.name)
         return True
 
-    def is_trained(self, last: Path) -> bool:
-        """Whether a checkpoint has all the epochs that are asked for."""
-        if not last.is_file():
-            return False
-        from camreid.checkpoints import read_checkpoint  # torch only where there is one
-        from camreid.errors import InputError
-
-        try:
-            checkpoint = read_checkpoint(last)
-        except InputError:
-            return False  # camreid-train will say why
-        asked = yaml.safe_load(checkpoint.notes["config"])
-        epochs = asked["trainer"]["max_epochs"]
-        for option in self.overrides:
-            if option.startswith(EPOCHS) and asked.get("budget") is None:
-                epochs = int(option.partition("=")[2])
-        return bool(checkpoint.epochs >= epochs)
+    def test_of(self, task: Task) -> str:
+        """The command that tests a model that was trained without."""
+        shared = re.compile(r"\+*(split|data|evaluation|trainer)[.=]")  # with camreid-train
+        typed = [option for option in self.options(task) if shared.match(option)]
+        run = self.folder / task.name
+        best = f"checkpoint={run / 'checkpoints' / 'best.ckpt'}"
+        return shlex.join(["camreid-evaluate", best, *typed, f"run_dir={run / 'test'}"])
 
     def needs(self, task: Task) -> set[str]:
         """What must be done before a task."""
@@ -131,25 +141,27 @@ class Queue:
         return bool(lacking)
 
     def budget(self, share: float) -> int:
-        """A share of the images that the experts have seen in all."""
-        from camreid.checkpoints import read_checkpoint
-
+        """A share of the images that the experts were trained on in all, without their start."""
         checkpoints = [self.folder / name / "checkpoints" / "last.ckpt" for name in self.experts]
-        return round(share * sum(read_checkpoint(path).images_seen or 0 for path in checkpoints))
+        return round(share * sum(images_trained(path) for path in checkpoints))
+
+    def options(self, task: Task) -> list[str]:
+        """What is typed for a task, but for its folder, its device and what it goes on from."""
+        overrides = self.overrides
+        typed = ["+split=original"]
+        if task.share is not None:
+            overrides = [option for option in overrides if not option.startswith(f"{EPOCHS}=")]
+            typed.append(f"budget={self.budget(task.share)}")
+        if task.start:
+            typed.append(f"init={self.folder / task.start / 'checkpoints' / 'last.ckpt'}")
+            overrides = [option for option in overrides if not option.startswith("init=")]
+        return [*typed, *overrides, *task.typed]
 
     def start(self, task: Task, device: str) -> Job:
         """Train a model, or go on with it."""
         run = self.folder / task.name
         last = run / "checkpoints" / "last.ckpt"
-        overrides = self.overrides
-        typed = ["+split=original", f"run_dir={run}"]
-        if task.share is not None:
-            overrides = [option for option in overrides if not option.startswith(EPOCHS)]
-            typed.append(f"budget={self.budget(task.share)}")
-        if task.start:
-            typed.append(f"init={self.folder / task.start / 'checkpoints' / 'last.ckpt'}")
-            overrides = [option for option in overrides if not option.startswith("init=")]
-        typed += [*overrides, *task.typed]
+        typed = [f"run_dir={run}", *self.options(task)]
         if last.is_file():
             typed.append(f"resume={last}")
         elif last.parent.is_dir() and not any(last.parent.iterdir()):
@@ -168,7 +180,9 @@ class Queue:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
+                pass_fds=(self.lock.fileno(),),
             )
+        self.lock.add(process.pid)
         how = "continued" if last.is_file() else "started"
         self.lines.say(task.name, f"{how} on {device if device == 'cpu' else f'GPU {device}'}")
         return Job(task, device, process, time.monotonic())
@@ -195,6 +209,7 @@ class Queue:
                 job.process.wait()
             except KeyboardInterrupt:  # once more
                 job.process.kill()
+        for job in self.running:
             self.lines.say(job.task.name, "interrupted; the same command goes on with it")
 
     def log(self, name: str) -> Path:

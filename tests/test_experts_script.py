@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from camreid.checkpoints import save
 from camreid.labels import LabelMap
-from tests.conftest import tiny_module
+from tests.conftest import TINY, Ran, tiny_module
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "experts.py"
 FAKE = """
@@ -23,10 +24,12 @@ typed = dict(a.split("=", 1) for a in sys.argv[1:])
 run = pathlib.Path(typed["run_dir"])
 gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
 what = {"typed": sys.argv[1:], "gpu": gpu, "start": time.time()}
+(run / ".hydra").mkdir(parents=True, exist_ok=True)
+(run / ".hydra" / "overrides.yaml").write_text(json.dumps(sys.argv[1:]))
 (run / "checkpoints").mkdir(parents=True, exist_ok=bool(typed.get("resume")))
 if typed.get("split.camera") == typed.get("fails", "none"):
     sys.exit("camreid-train: no train image is of that camera.")
-if "waits" in typed:
+if os.path.exists("waits"):
     (run / "checkpoints" / "last.ckpt").touch()
     try:
         time.sleep(60)
@@ -86,7 +89,7 @@ def test_the_cpu_trains_one_at_a_time(
     assert code == 0, out
     two, five = done(tmp_path, 2), done(tmp_path, 5)
     assert two["typed"] == [
-        "+split=original", "run_dir=e/c2", "seed=1", "model=small", "split.camera=2", "trainer=cpu"
+        "run_dir=e/c2", "+split=original", "seed=1", "model=small", "split.camera=2", "trainer=cpu"
     ]  # fmt: skip
     assert not overlap(two, five)
     assert out.count("\n") == 4
@@ -124,26 +127,34 @@ def test_a_failure_names_its_log_and_the_others_go_on(
     assert "1 of 3 failed; see e/c2.log" in out
     assert done(tmp_path, 3)
     # an empty folder of checkpoints is no run to continue
-    code, out = experts("--cameras", "1", "2", "3", "--devices", "cpu")
+    code, out = experts("--cameras", "2", "--devices", "cpu")
     assert code == 0, out
     assert not any(str(option).startswith("resume=") for option in done(tmp_path, 2)["typed"])
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)  # and for what comes after it
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_ctrl_c_leaves_what_can_be_continued(
     start: Callable[..., subprocess.Popen[str]],
     experts: Callable[..., tuple[int, str]],
     tmp_path: Path,
+    number: signal.Signals,
 ) -> None:
-    process = start("--cameras", "1", "2", "--devices", "cpu", "--", "waits=yes")
-    last = tmp_path / "e" / "c1" / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 30
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    (tmp_path / "waits").touch()
+    process = start("--cameras", "1", "2", "--devices", "cpu")
+    wait_for(tmp_path / "e" / "c1" / "checkpoints" / "last.ckpt")
+    process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "c1 interrupted; the same command goes on" in out
     assert not (tmp_path / "e" / "c2").exists()
+    (tmp_path / "waits").unlink()
     code, out = experts("--cameras", "1", "2", "--devices", "cpu")
     assert code == 0, out
     assert "c1 continued on cpu" in out
@@ -152,10 +163,10 @@ def test_ctrl_c_leaves_what_can_be_continued(
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A checkpoint that has seen 600 images."""
+    """A checkpoint that was trained on 600 images, from weights of an unknown past."""
     module = tiny_module(LabelMap((2, 7)))
-    module.images_seen = 600
-    save(module, tmp_path / "weights.ckpt")
+    module.images_seen, module.images_trained = None, 600
+    save(module, tmp_path / "weights.ckpt", {"config": "trainer: {max_epochs: 3}"})
     return tmp_path / "weights.ckpt"
 
 
@@ -167,14 +178,14 @@ def test_controls_see_as_many_images_as_all_experts(
     assert code == 0, out
     own = [f"weights={weights}", "init=x.ckpt"]
     assert done(tmp_path, "joint")["typed"] == [
-        "+split=original", "run_dir=e/joint", "budget=1800", *own
+        "run_dir=e/joint", "+split=original", "budget=1800", *own
     ]  # fmt: skip
     assert done(tmp_path, "start")["typed"] == [
-        "+split=original", "run_dir=e/start", "budget=1200", *own
+        "run_dir=e/start", "+split=original", "budget=1200", *own
     ]  # fmt: skip
     tuned = done(tmp_path, "joint-c2")
     assert tuned["typed"] == [
-        "+split=original", "run_dir=e/joint-c2", "budget=600",
+        "run_dir=e/joint-c2", "+split=original", "budget=600",
         "init=e/start/checkpoints/last.ckpt", own[0], "split.camera=2", "lr=1",
     ]  # fmt: skip
     assert tuned["start"] > done(tmp_path, "start")["end"]
@@ -203,19 +214,144 @@ def test_progress_reads_the_run_folder(tmp_path: Path, monkeypatch: pytest.Monke
     lines = ["epoch,lr,train/loss,val/mAP", ",1e-3,,", "0,,4.1,", "0,,,0.25", ",1e-3,,"]
     (tmp_path / "metrics.csv").write_text("\n".join(lines))
     assert how_far(tmp_path) == "epoch 1 of 20, val mAP 25.0 %"
+    for half in ("trainer:\n  max_ep", "trainer", "", "trainer: {max_epochs"):
+        (tmp_path / "config.yaml").write_text(half)
+        assert how_far(tmp_path) == "starting"
 
 
 @pytest.mark.parametrize(
-    "typed",
+    ("typed", "said"),
     [
-        ["--cameras", "1", "1"],
-        ["--", "split.camera=2"],
-        ["--", "budget=9"],
-        ["--controls", "7"],
-        ["--cameras", "1", "--controls"],
+        (["--cameras", "1", "1"], "--cameras [1, 1] names one twice"),
+        (["--", "split.camera=2"], "split.camera=2 is for this program to type"),
+        (["--", "budget=9"], "budget=9 is for this program to type"),
+        (["--controls", "7"], "--controls [7]: type some of --cameras [1, 2, 3, 4, 5, 6]"),
+        (["--cameras", "1", "--controls"], "type some of --cameras [1], two or more"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    experts: Callable[..., tuple[int, str]], typed: list[str]
+    experts: Callable[..., tuple[int, str]], tmp_path: Path, typed: list[str], said: str
 ) -> None:
-    assert experts(*typed)[0] == 2
+    code, out = experts(*typed)
+    assert code == 2
+    assert said in " ".join(out.split())
+    assert not (tmp_path / "e").exists()
+
+
+def test_what_was_trained_with_other_options_is_said(
+    experts: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    typed = ["--cameras", "1", "--devices", "cpu", "--"]
+    assert experts(*typed, "seed=1", "data.workers=2")[0] == 0
+    before = done(tmp_path, 1)
+    code, out = experts(*typed, "seed=2", "init=a.ckpt")
+    assert code == 1
+    assert "c1 not as asked: it was told no init seed=1, and now init=a.ckpt seed=2. Type" in out
+    assert experts(*typed, "seed=1", "trainer=gpu", "test=false")[0] == 0
+    assert done(tmp_path, 1) == before
+
+
+def test_more_epochs_go_on_and_fewer_do_not(
+    experts: Callable[..., tuple[int, str]], tmp_path: Path, weights: Path
+) -> None:
+    typed = ["--cameras", "1", "--devices", "cpu", "--", f"weights={weights}"]
+    assert experts(*typed, "trainer.max_epochs=3")[0] == 0
+    code, out = experts(*typed, "trainer.max_epochs=2")
+    assert code == 1
+    assert "it was told to train 3 epochs, and now 2" in out
+    code, out = experts(*typed)
+    assert "it was told trainer.max_epochs=3, and now no trainer.max_epochs" in out
+    code, out = experts(*typed, "trainer.max_epochs=4")
+    assert code == 0, out
+    assert "resume=e/c1/checkpoints/last.ckpt" in done(tmp_path, 1)["typed"]
+    (tmp_path / "e" / "c1" / "metrics.json").unlink()
+    code, out = experts(*typed, "trainer.max_epochs=abc")  # for camreid-train to refuse
+    assert "Traceback" not in out
+    assert "c1 continued" in out
+
+
+def test_controls_of_other_budgets_are_said(
+    experts: Callable[..., tuple[int, str]], tmp_path: Path, weights: Path
+) -> None:
+    typed = ["--cameras", "1", "2", "--controls", "1", "--devices", "cpu", "--"]
+    assert experts(*typed, f"weights={weights}")[0] == 0
+    module = tiny_module(LabelMap((2, 7)))
+    module.images_trained = 800
+    save(module, tmp_path / "e" / "c2" / "checkpoints" / "last.ckpt")
+    code, out = experts(*typed, f"weights={weights}")
+    assert code == 1
+    assert "joint not as asked: it was told budget=1200, and now budget=1400" in out
+    assert "joint-c1 not started: start failed" in out
+
+
+def test_half_written_metrics_are_not_done(
+    experts: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    typed = ["--cameras", "1", "--devices", "cpu"]
+    assert experts(*typed)[0] == 0
+    (tmp_path / "e" / "c1" / "metrics.json").write_text('{"mAP": 0.')
+    code, out = experts(*typed)
+    assert code == 0, out
+    assert "c1 continued" in out
+    assert done(tmp_path, 1)
+
+
+def test_a_killed_program_does_not_leave_a_folder_to_two(
+    start: Callable[..., subprocess.Popen[str]],
+    experts: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "waits").touch()
+    typed = ["--cameras", "1", "--devices", "cpu"]
+    process = start(*typed)
+    wait_for(tmp_path / "e" / "c1" / "checkpoints" / "last.ckpt")
+    code, out = experts(*typed)
+    assert (code, out.count("\n")) == (1, 1)
+    assert f"e is still running (pid {process.pid}, " in out
+    process.kill()
+    process.wait()
+    code, out = experts(*typed)
+    assert code == 1
+    orphan = int(out.partition("(pid ")[2].partition(")")[0])
+    assert orphan != process.pid
+    os.kill(orphan, signal.SIGKILL)
+    assert process.stdout is not None
+    process.stdout.close()
+    (tmp_path / "waits").unlink()
+    deadline = time.monotonic() + 10
+    while experts(*typed)[0] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert done(tmp_path, 1)
+
+
+def test_experts_without_a_count_end_in_one_paragraph(
+    experts: Callable[..., tuple[int, str]], tmp_path: Path, weights: Path
+) -> None:
+    typed = ["--cameras", "1", "2", "--controls", "--devices", "cpu", "--", f"weights={weights}"]
+    assert experts(*typed[:3], *typed[4:])[0] == 0
+    last = tmp_path / "e" / "c2" / "checkpoints" / "last.ckpt"
+    last.unlink()
+    code, out = experts(*typed)
+    assert code == 1
+    assert "Traceback" not in out
+    assert "experts.py: no checkpoint at e/c2/checkpoints/last.ckpt" in out
+    save(tiny_module(LabelMap((2, 7))), last)
+    code, out = experts(*typed)
+    assert code == 1
+    assert "does not say how many images it was trained on" in out
+
+
+def test_what_is_trained_but_not_tested_is_told_how(
+    experts: Callable[..., tuple[int, str]], run: Callable[..., Ran], tmp_path: Path, market: Path
+) -> None:
+    options = [f"data.root={market}", *TINY, "trainer.max_epochs=1"]
+    typed = ("+split=original", *options, "split.camera=1", "test=false", "run_dir=e/c1")
+    assert run("camreid-train", *typed).code == 0
+    code, out = experts("--cameras", "1", "--", *options)
+    assert code == 0, out
+    assert "c1 trained before, not tested: camreid-evaluate" in out
+    command = out.splitlines()[0].partition("not tested: ")[2]
+    ran = run(*shlex.split(command))
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "e" / "c1" / "test" / "metrics.json").is_file()
+    assert "c1 done before" in experts("--cameras", "1", "--", *options)[1]

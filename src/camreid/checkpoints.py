@@ -37,6 +37,8 @@ class Checkpoint:
         seen_complete: whether `seen` is everyone; not so after an import without labels.
         images_seen: how many images that were, each as often as it was in a batch; None if that is
             not known, as of imported weights.
+        images_trained: how many of them in its own run, without what that started from and without
+            teachers; None in files that do not say.
         epochs: how many it has behind it.
         notes: split digest and strategy, config as text, versions, and what else was kept.
     """
@@ -48,6 +50,7 @@ class Checkpoint:
     seen: frozenset[int]
     seen_complete: bool
     images_seen: int | None
+    images_trained: int | None
     epochs: int
     notes: dict[str, Any]
 
@@ -93,6 +96,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         seen=seen,
         seen_complete=notes.get("seen_complete", not labels.is_anonymous),
         images_seen=notes.get("images_seen"),
+        images_trained=notes.get("images_trained"),
         epochs=int(content.get("epoch", -1)) + 1,
         notes=notes,
     )

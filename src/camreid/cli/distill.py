@@ -19,7 +19,7 @@ from camreid.soups import total_images
 _OPTION = "distill.teachers"
 _TYPE_SOME = (
     "type distill.teachers=[runs/experts/c1/checkpoints/best.ckpt,...], or a pattern such as "
-    "distill.teachers='runs/experts/*/checkpoints/best.ckpt'"
+    "distill.teachers='runs/experts/c*/checkpoints/best.ckpt'"
 )
 
 

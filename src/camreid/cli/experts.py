@@ -19,7 +19,7 @@ from camreid.labels import LabelMap
 
 _TYPE_SOME = (
     "type experts=[runs/experts/0/checkpoints/best.ckpt,...], or a pattern such as "
-    "experts='runs/experts/*/checkpoints/best.ckpt'."
+    "experts='runs/experts/c*/checkpoints/best.ckpt'."
 )
 
 
@@ -111,7 +111,7 @@ def matching(option: str, name: str) -> list[str]:
     if not found:
         raise InputError(
             f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt], or a pattern such "
-            f"as {option}='runs/experts/*/checkpoints/best.ckpt'."
+            f"as {option}='runs/experts/c*/checkpoints/best.ckpt'."
         )
     return found
 

@@ -1,6 +1,5 @@
 """Testing: what is compared, how it is ranked, and what is kept of it."""
 
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from camreid.cli import build
 from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import be_quiet, say
+from camreid.cli.writing import write_json
 from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
@@ -153,8 +153,7 @@ def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
     """Write metrics.json and print the tables."""
     summary = evidence.summary()
     path = build.run_folder() / "metrics.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**content, **summary}, indent=1) + "\n", encoding="utf-8")
+    write_json(path, {**content, **summary})
     say(*evidence_tables(summary, title))
     if not content["seen_complete"]:
         say("Nobody knows all of the people whom these weights were trained on: it may leak.")

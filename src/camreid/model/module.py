@@ -41,6 +41,8 @@ class ReIDModule(RetrievalModule):
             a file that does not say whose its rows are.
         images_seen: how many images these weights were trained on, each as often as it was in a
             batch, in this run and in those before it; None if that is not known.
+        images_trained: how many of them in this run alone, what it was before it was continued
+            included; None where a file that it was continued from does not say.
         extra_losses: what is added to the losses of the config, such as a distillation.
         new_people: whose rows did not come with the starting weights.
         rows_started: whether theirs were started from features, as they are before the first step
@@ -65,6 +67,7 @@ class ReIDModule(RetrievalModule):
         self.metric_losses = config.loss.metric_losses()
         self.seen, self.seen_complete = frozenset(), not labels.is_anonymous
         self.images_seen: int | None = 0
+        self.images_trained: int | None = 0
         self.extra_losses: list[ExtraLoss] = []
         self.new_people = LabelMap(())
         self.rows_started = False
@@ -174,8 +177,11 @@ class ReIDModule(RetrievalModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Count the images, those of the other processes too."""
+        images = len(batch["images"]) * self.trainer.world_size
         if self.images_seen is not None:
-            self.images_seen += len(batch["images"]) * self.trainer.world_size
+            self.images_seen += images
+        if self.images_trained is not None:
+            self.images_trained += images
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip each tensor's gradient by itself, where `model.optimizer.clip` says so."""
@@ -244,6 +250,7 @@ class ReIDModule(RetrievalModule):
         own = checkpoint.setdefault("camreid", {})
         own.update(labels=list(self.labels.pids), seen=sorted(self.seen))
         own.update(seen_complete=self.seen_complete, images_seen=self.images_seen)
+        own["images_trained"] = self.images_trained
         own["versions"] = versions()
         split: Any = getattr(getattr(self._trainer, "datamodule", None), "split", None)
         if split is not None:
@@ -255,3 +262,4 @@ class ReIDModule(RetrievalModule):
         self.seen = frozenset(own.get("seen", ()))
         self.seen_complete = own.get("seen_complete", self.seen_complete)
         self.images_seen = own.get("images_seen")
+        self.images_trained = own.get("images_trained")
