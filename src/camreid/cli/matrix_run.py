@@ -1,6 +1,5 @@
 """What camreid-matrix does, step by step."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
 from camreid.cli.matrix_soups import SOUPS, Kitchen
 from camreid.cli.terminal import be_quiet, say
+from camreid.cli.writing import write_json
 from camreid.data import Split
 from camreid.errors import InputError, require_number, require_whole
 from camreid.evaluation.ensembles import Combination, Spaces, combine, compare_spaces
@@ -228,9 +228,7 @@ def _report(matrix: Matrix, experts: Sequence[Expert], controls: Sequence[Expert
     """Write matrix.json and print the tables."""
     content = matrix_content(matrix, experts, controls)
     path = build.run_folder() / "matrix.json"
-    draft = path.with_name(f"{path.name}.part")
-    draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_json(path, content)
     say(*matrix_tables(content))
     for reason in dict.fromkeys(matrix.left_out.values()):
         names = [name for name, other in matrix.left_out.items() if other == reason]
