@@ -18,7 +18,6 @@ import argparse
 import importlib.util
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from memory import held_by
 from torch import Tensor
 
 from camreid.evaluation import intervals, rank, rank_protocols
@@ -118,9 +118,7 @@ def peak_of(size: str) -> float:
 def print_peak(size: str) -> None:
     p = problem(size, found=False)
     torch.mm(torch.ones(BLOCK, BLOCK), torch.ones(BLOCK, BLOCK))  # a library's first use
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rank(*p)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(held_by(lambda: rank(*p))[0] / 1e6)
 
 
 def print_times(size: str, found: bool, rounds: int, checkout: Path | None) -> None:

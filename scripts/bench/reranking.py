@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import held_by
 
 from camreid.evaluation import rerank, rerank_distances
 
@@ -140,21 +141,10 @@ def torchreid_function(checkout: Path) -> Callable[..., np.ndarray]:
 
 def timed(call: Callable[[], np.ndarray]) -> tuple[dict[str, float], np.ndarray]:
     """Seconds, processor seconds, GB above what was resident before; and the result."""
-    before = resident("VmRSS")
     start, work = time.perf_counter(), time.process_time()
-    result = call()
+    memory, result = held_by(call)
     seconds, work = time.perf_counter() - start, time.process_time() - work
-    memory = (resident("VmHWM") - before) / 1e9
-    return {"seconds": seconds, "work": work, "GB": memory}, result
-
-
-def resident(field: str) -> int:
-    """Bytes that the process holds now (VmRSS), or has held at the most (VmHWM)."""
-    # not getrusage: its maximum includes the parent's, from before exec
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"no {field} in /proc/self/status: memory is measured on Linux only.")
+    return {"seconds": seconds, "work": work, "GB": memory / 1e9}, result
 
 
 def report(

@@ -79,6 +79,7 @@ def test_a_student_of_two_experts(
     expert(experts[0], 1, stranger)
     ran = student(*DISTILL, "distill.teachers='c*.ckpt'", "distill.relation_weight=1")
     assert ran.code == 0, ran.err
+    assert "Note    c1: 1 of its" in ran.out
     assert f"Teacher c1: {experts[0].name}" in ran.out
     with Path("r/metrics.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))

@@ -1,13 +1,13 @@
 """Who teaches a run: the checkpoints of `distill.teachers`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import Checkpoint, read_checkpoint
-from camreid.cli.expert_notes import check_people, people_of
+from camreid.cli.expert_notes import check_images, check_people, people_of
 from camreid.cli.experts import Expert, paths_of, read_experts
 from camreid.cli.terminal import say
 from camreid.data import Split
@@ -37,7 +37,7 @@ class Teaching:
     options: DistillConfig | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self, module: ReIDModule, split: Split, root: str) -> None:
+    def begin(self, module: ReIDModule, split: Split, root: str) -> list[str]:
         """Have the module taught, its record including whom and what its teachers have seen.
 
         Args:
@@ -45,12 +45,16 @@ class Teaching:
             split: of the run.
             root: of the dataset.
 
+        Returns:
+            What there is to say of the teachers.
+
         Raises:
             InputError: a teacher of another dataset, or teachers without what is asked of them.
         """
         if self.options is None:
-            return
-        check_people(self.experts, *people_of(root, split))
+            return []
+        told = check_people(self.experts, *people_of(root, split))
+        told += check_images(self.experts, root)
         checkpoints = [read_checkpoint(expert.path) for expert in self.experts]
         teachers = [
             Teacher.of(checkpoint, expert.camera)
@@ -61,9 +65,14 @@ class Teaching:
         module.seen_complete &= all(checkpoint.seen_complete for checkpoint in checkpoints)
         counts = (checkpoint.images_seen for checkpoint in checkpoints)
         module.images_seen = total_images([module.images_seen, *counts])
+        return told
 
-    def announce(self) -> None:
-        """Say who teaches, and what is not known of them."""
+    def announce(self, told: Sequence[str]) -> None:
+        """Say who teaches, and what is not known of them.
+
+        Args:
+            told: what `begin` has found.
+        """
         for expert in self.experts:
             say(f"Teacher {expert.name}: {expert.path}")
             if expert.labels is None:
@@ -71,6 +80,8 @@ class Teaching:
                     f"        {expert.name}: its rows are nobody's, so they teach nothing, and "
                     "whom it has seen is missing in the leak table"
                 )
+        for note in told:
+            say(f"Note    {note}")
 
 
 def read_teaching(config: DictConfig, resumed: Checkpoint | None) -> Teaching:

@@ -36,7 +36,7 @@ def train_run(config: DictConfig) -> None:
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
     _check_sync(config, module)
-    teaching.begin(module, split, config.data.root)
+    told = teaching.begin(module, split, config.data.root)
     testing.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
     if module.config.unknown == "drop":
@@ -50,7 +50,7 @@ def train_run(config: DictConfig) -> None:
     callbacks = [*build.build_callbacks(config, split), Provenance(origin)]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     _announce(config, split, module, resumed)
-    teaching.announce()
+    teaching.announce(told)
     _fit(trainer, module, data, config.resume)
     if config.test:
         testing.test(config, trainer, module, data, title="Test")
