@@ -198,10 +198,20 @@ def test_every_form_holds_the_verdict_and_every_table_its_columns(tmp_path: Path
         assert rich_table(grid).row_count == len(grid.rows)
 
 
+NAMED = {"head": "identity", "dim": 8, "identities": 10, "misplaced": 0}
+
+
 def test_head_checks_are_shown_by_the_head_with_the_least_coverage(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name) for name in "ab"]
     heads = [
-        {"rows": 7, "shared": 5, "unknown": n, "coverage": 5 / (5 + n), "image_coverage": 0.5}
+        {
+            **NAMED,
+            "rows": 7,
+            "shared": 5,
+            "unknown": n,
+            "coverage": 5 / (5 + n),
+            "image_coverage": 0.5,
+        }
         for n in (0, 5)
     ]
     heads.append({**heads[0], "identities": 0, "coverage": 0.0})  # nobody to learn
@@ -255,12 +265,20 @@ def test_features_of_another_test_are_refused(tmp_path: Path) -> None:
         read_run("A", a)
 
 
+NUMBERS = ("mAP", "mINP", "rank1", "rank5", "rank10", "valid_queries")
+BARE = json.dumps(
+    {"retrieval": dict.fromkeys(NUMBERS, 0.5), "intervals": {}, "leak": {}, "evaluation": {}}
+)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
         ("metrics.json", "{", "can't be read"),
         ("metrics.json", "[]", "holds a list"),
         ("metrics.json", "{}", "lacks retrieval, intervals, leak, evaluation"),
+        ("metrics.json", BARE, "leak lacks all, seen, unseen"),
+        ("head_check.json", '{"unknown": "skip", "heads": 3}', "heads is a int, expected a list"),
         ("config.yaml", "a: [", "can't be read"),
         ("head_check.json", "3", "holds a int"),
         ("features.safetensors", "x", "can't be read as features"),

@@ -130,7 +130,12 @@ def test_an_anonymous_checkpoint_has_features_but_neither_coverage_nor_leak(
     assert ran.code == 0, ran.err
     found = content()["experts"]["nobody"]
     assert (found["coverage"], found["leak"], found["camera"]) == (None, None, None)
-    assert content()["combinations"]["concat"]["leak"] is None
+    concat = content()["combinations"]["concat"]
+    assert not concat["seen_complete"]
+    assert concat["leak"]["seen"]["identities"] > 0
+    assert "at least" in ran.out
+    assert "whom no row is known to have seen" in ran.out
+    assert not content()["compared"]["complete"]
     assert "its rows are nobody's" in ran.out
     assert found["retrieval"]["mAP"] > 0
 
@@ -219,6 +224,8 @@ def test_soups_are_networks_with_rows_of_their_own(
     for name, row in found.items():
         table = FeatureTable.load(Path("r", row["features"]))
         assert row["retrieval"]["mAP"] == pytest.approx(ranked(table).mAP)
+        assert table.notes["kind"] == "combination"
+        assert table.notes["split"]["digest"] == Split.load("r/split.csv").digest
         kept = load(Path("r", row["checkpoint"]))
         size = kept.config.image_size
         images = torch.stack([read_pixels(p, size) for p in table.query.paths[:5]])

@@ -5,6 +5,7 @@ import json
 import re
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,33 @@ def test_a_matrix_of_the_command(run: Run, market: Path, records: Records, tmp_p
     said = content(Path("matrix"))
     assert set(table(page, "mAP by query camera")) == {*said["experts"], *said["combinations"]}
     assert "This split leaks" in page
+
+
+def test_features_of_several_tests_are_not_set_against_each_other(folder: Path) -> None:
+    (folder / "matrix.json").unlink()
+    path = folder / "features" / "c2.safetensors"
+    whole = FeatureTable.load(path)
+    keep = torch.arange(len(whole.query.pids)) % 2 == 0
+    q = whole.query
+    part = replace(
+        q, features=q.features[keep], pids=q.pids[keep], cameras=q.cameras[keep],
+        sequences=None if q.sequences is None else q.sequences[keep], paths=(),
+    )  # fmt: skip
+    replace(whole, query=part).save(path)
+    page = page_of(folder)
+    assert "of several tests, so no row is to be set against another" in notes(page)
+    assert "★" not in re.sub(r"★ the best expert", "", page)
+    assert "Paired differences" not in page
+
+
+def test_only_experts_are_the_best_of_an_unfinished_matrix(
+    tmp_path: Path, records: Records
+) -> None:
+    folder = write_matrix(tmp_path / "m", records, controls=True)
+    (folder / "matrix.json").unlink()
+    path = folder / "features" / "joint.safetensors"
+    table_ = FeatureTable.load(path)
+    replace(table_, notes={**table_.notes, "kind": "control"}).save(path)
+    shown = table(page_of(folder), "mAP by query camera")
+    assert not any("★" in cell for cell in shown["joint"])
+    assert any("★" in cell for name in ("c1", "c2", "c3") for cell in shown[name])

@@ -24,8 +24,10 @@ def expert_notes(experts: Sequence[Expert], controls: Sequence[Expert], split: S
         if row.labels is None:
             whose = "nobody's" if row.rows else "not there"
             told.append(f"{row.name}: its rows are {whose}, so coverage is n/a.")
-        if row.seen is None:
-            told.append(f"{row.name}: nobody knows whom it was trained on, so its leak is n/a.")
+        if not row.seen_complete:
+            what = "so its leak is the least" if row.seen else "so its leak is n/a"
+            whom = "all whom" if row.seen else "whom"
+            told.append(f"{row.name}: nobody knows {whom} it was trained on, {what}.")
     return [*told, *_on_splits(experts), *_on_cameras(experts, split)]
 
 

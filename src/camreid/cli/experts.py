@@ -33,7 +33,8 @@ class Expert:
         camera: that it was trained on, 1-based; None for several, or if it is not known.
         labels: the people of its head; None where nobody knows whose the rows are.
         rows: of its head.
-        seen: identities that it was trained on, None if that is not known.
+        seen: identities that it was trained on.
+        seen_complete: whether they are everyone; not so after an import without labels.
         images_seen: how many images that were, None if that is not known.
         weights: hash of them.
         split: strategy and digest of the split that it was trained on, empty if they are not known.
@@ -44,7 +45,8 @@ class Expert:
     camera: int | None
     labels: LabelMap | None
     rows: int
-    seen: frozenset[int] | None
+    seen: frozenset[int]
+    seen_complete: bool
     images_seen: int | None
     weights: str
     split: Mapping[str, str]
@@ -164,7 +166,8 @@ def _read(path: str, paths: Sequence[str]) -> Expert:
         camera=camera,
         labels=checkpoint.labels if known else None,
         rows=len(checkpoint.labels),
-        seen=checkpoint.seen if checkpoint.seen_complete else None,
+        seen=frozenset(pid for pid in checkpoint.seen if pid > 0),
+        seen_complete=checkpoint.seen_complete,
         images_seen=checkpoint.images_seen,
         weights=_hash(checkpoint),
         split=checkpoint.notes.get("split") or {},

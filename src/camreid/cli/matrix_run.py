@@ -22,6 +22,7 @@ from camreid.evaluation.ensembles import Combination, Spaces, combine, compare_s
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.matrix import Row
 from camreid.evaluation.matrix_tables import matrix_tables
+from camreid.evaluation.report import finite
 from camreid.model.module import ReIDModule
 from camreid.soups import total_images
 
@@ -53,8 +54,14 @@ class Matrix:
         trainer = self.config.trainer
         return bool(trainer.fast_dev_run) or trainer.limit_test_batches != 1.0
 
-    def test(self, module: ReIDModule, seen: frozenset[int] | None) -> tuple[FeatureTable, Row]:
-        """Features and numbers of a model, from one pass over query and gallery."""
+    def test(self, name: str, module: ReIDModule, **notes: object) -> FeatureTable:
+        """The row of a model and its features, from one pass over query and gallery.
+
+        Args:
+            name: of the row.
+            module: the model.
+            notes: more that the file of features says.
+        """
         testing.set_evaluation(module, self.config.evaluation)
         data = build.build_data(self.config, self.split, module.config.image_size)
         self.trainer.test(module, data, verbose=False)
@@ -65,30 +72,32 @@ class Matrix:
                 "there is no match among the part of the test images that was ranked; type a "
                 "larger trainer.limit_test_batches, or leave it out."
             )
-        return table, Row(evidence.result, table.query.cameras, seen, evidence.protocols)
+        seen = frozenset(pid for pid in module.seen if pid > 0)
+        self.rows[name] = Row(
+            evidence.result, table.query.cameras, seen, evidence.protocols, module.seen_complete
+        )
+        about = {
+            **testing.feature_notes(module, self.config.evaluation),
+            "split": {"digest": self.split.digest, "strategy": self.split.strategy},
+            "partial": self.partial,
+            **notes,
+        }
+        table = replace(table, notes=about)
+        if self.config.evaluation.save_features:
+            table.save(features_path(name))
+        return table
 
     def add(self, expert: Expert) -> None:
         """Test an expert, and keep its features for combinations."""
-        self.tables[expert.name] = self.add_control(expert)
+        self.tables[expert.name] = self._add("expert", expert)
 
-    def add_control(self, expert: Expert) -> FeatureTable:
+    def add_control(self, control: Expert) -> None:
         """Test a model that is not put together with others."""
-        module = load(expert.path)
-        table, row = self.test(module, expert.seen)
-        notes = {
-            "split": {"digest": self.split.digest, "strategy": self.split.strategy},
-            "weights": expert.path,
-            "partial": self.partial,
-            "model": module.config.name,
-            "expert": expert.name,
-            "camera": expert.camera,
-            **({} if expert.seen is None else {"seen": sorted(expert.seen)}),
-        }
-        table = replace(table, notes=notes)
-        self.rows[expert.name] = row
-        if self.config.evaluation.save_features:
-            table.save(features_path(expert.name))
-        return table
+        self._add("control", control)
+
+    def _add(self, kind: str, row: Expert) -> FeatureTable:
+        about = {"kind": kind, "weights": row.path, "expert": row.name, "camera": row.camera}
+        return self.test(row.name, load(row.path), **about)
 
     def put_together(self, how: Sequence[str], experts: Sequence[Expert]) -> None:
         """A row for each combination that these experts allow; the reason for each other."""
@@ -116,16 +125,18 @@ class Matrix:
         least = self.config.least_agreement
         table = combine(name, tables, cameras, self.spaces, least)  # type: ignore[arg-type]
         result, protocols = self.options.rank(table, self.trainer.strategy.root_device)
-        self.rows[name] = Row(result, table.query.cameras, everyone_seen(experts), protocols)
+        everyone = frozenset().union(*(expert.seen for expert in experts))
+        complete = all(expert.seen_complete for expert in experts)
+        self.rows[name] = Row(result, table.query.cameras, everyone, protocols, complete)
         self.about[name] = {"images_seen": total_images(e.images_seen for e in experts)}
 
     def _add_soup(self, name: str, kitchen: Kitchen) -> None:
         module, about = kitchen.make(name)
-        members = [e for e in kitchen.experts if e.name in about["ingredients"]]
-        table, self.rows[name] = self.test(module, everyone_seen(members))
+        self.test(
+            name, module, kind="combination", weights=str(build.run_folder() / about["checkpoint"])
+        )
         self.about[name] = {"images_seen": module.images_seen, **about}
         if self.config.evaluation.save_features:
-            table.save(features_path(name))
             self.about[name]["features"] = f"features/{name}.safetensors"
 
 
@@ -160,23 +171,25 @@ def matrix_run(config: DictConfig) -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not matrix.trainer.interrupted:
             raise
-        _report_part(matrix, experts, controls)
+        _report_part(matrix, how, experts, controls)
         raise SystemExit(130) from None
     _report(matrix, experts, controls)
 
 
-def _report_part(matrix: Matrix, experts: Sequence[Expert], controls: Sequence[Expert]) -> None:
+def _report_part(
+    matrix: Matrix, how: Sequence[str], experts: Sequence[Expert], controls: Sequence[Expert]
+) -> None:
     """What there is when a test was interrupted."""
     done = [expert for expert in experts if expert.name in matrix.rows]
     beside = [control for control in controls if control.name in matrix.rows]
-    lacking = [row.name for row in (*experts, *controls) if row not in (*done, *beside)]
+    asked = [*(row.name for row in (*experts, *controls)), *how]
+    lacking = [name for name in asked if name not in (*matrix.rows, *matrix.left_out)]
     if not done:
         say("Interrupted before the first expert was tested. Type the command again.")
         return
-    named = ", ".join(lacking) or "combinations"
     matrix.notes.append(
-        f"Interrupted: {named} not tested. Type the command again, in another run_dir, for the "
-        "whole matrix."
+        f"Interrupted: {', '.join(lacking)} not tested. Type the command again, in another "
+        "run_dir, for the whole matrix."
     )
     say(matrix.notes[-1])
     _report(matrix, done, beside)
@@ -208,12 +221,6 @@ def features_path(name: str) -> Path:
     return path
 
 
-def everyone_seen(experts: Sequence[Expert]) -> frozenset[int] | None:
-    """Whom any of the experts was trained on; None if that is not known of one of them."""
-    seen = [expert.seen for expert in experts if expert.seen is not None]
-    return frozenset().union(*seen) if len(seen) == len(experts) else None
-
-
 def _one_device(config: DictConfig) -> pl.Trainer:
     trainer = build.build_trainer(config, logger=False, callbacks=[])
     if trainer.world_size > 1:
@@ -226,7 +233,7 @@ def _one_device(config: DictConfig) -> pl.Trainer:
 
 def _report(matrix: Matrix, experts: Sequence[Expert], controls: Sequence[Expert]) -> None:
     """Write matrix.json and print the tables."""
-    content = matrix_content(matrix, experts, controls)
+    content = finite(matrix_content(matrix, experts, controls))
     path = build.run_folder() / "matrix.json"
     write_json(path, content)
     say(*matrix_tables(content))

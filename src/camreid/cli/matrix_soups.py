@@ -73,7 +73,7 @@ class Kitchen:
             return value
 
         chosen = greedy(alone, score)
-        val, seen = people(self.split.val), {pid for e in self.experts for pid in e.seen or ()}
+        val, seen = people(self.split.val), {pid for e in self.experts for pid in e.seen}
         names = [expert.name for expert in self.experts]
         return chosen, {
             "val_mAP": {**dict(zip(names, alone, strict=True)), **tried},

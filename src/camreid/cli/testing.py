@@ -137,16 +137,20 @@ def _save_features(config: DictConfig, module: ReIDModule, content: dict[str, An
     if module.test_features is None:
         return
     tested = {key: content[key] for key in ("split", "weights", "partial")}
-    computed = {key: config.evaluation[key] for key in ("flip", "normalize", "neck")}
-    notes = {
-        "seen": sorted(module.seen),
-        "seen_complete": module.seen_complete,
-        "model": module.config.name,
-        "computed": computed,
-    }
+    notes = feature_notes(module, config.evaluation)
     path = build.run_folder() / "features.safetensors"
     replace(module.test_features, notes={**notes, **tested}).save(path)
     say(f"Features {path}")
+
+
+def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
+    """What features say of their model: who was seen, and how they were computed."""
+    return {
+        "seen": sorted(module.seen),
+        "seen_complete": module.seen_complete,
+        "model": module.config.name,
+        "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
+    }
 
 
 def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:

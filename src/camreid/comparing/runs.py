@@ -10,6 +10,9 @@ import yaml
 
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, RankingResult, RankOptions
+from camreid.reporting.contents import HEAD_CHECK
+from camreid.reporting.contents import METRICS as METRICS_FORM
+from camreid.reporting.forms import Form, FormError
 
 CONFIGS = ("config.yaml", ".hydra/config.yaml")  # the second, where features alone were ranked
 METRICS, HEAD, FEATURES, SPLIT = (
@@ -98,6 +101,8 @@ def read_run(letter: str, path: str | Path) -> RunFolder:
     parsed = {} if config is None else _parse(config, yaml.safe_load)
     parsed.pop("run_dir", None)
     head = _parse(path / HEAD, json.loads) if (path / HEAD).is_file() else None
+    if head is not None:
+        _check(path / HEAD, head, HEAD_CHECK)
     if not (path / METRICS).is_file():
         return RunFolder(letter, path, parsed, head, lacks=_untested(letter, path))
     metrics = _parse(path / METRICS, json.loads)
@@ -107,6 +112,7 @@ def read_run(letter: str, path: str | Path) -> RunFolder:
             f"{path / METRICS} lacks {', '.join(missing)}: it was written by another program or "
             f"version. {_evaluate(path)} and compare that folder."
         )
+    _check(path / METRICS, metrics, METRICS_FORM)
     source = next((p for p in (path / FEATURES, _named(metrics)) if p and p.is_file()), None)
     if source is None:
         lacks = (
@@ -201,6 +207,16 @@ def _parse(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
             "that command again, in another folder."
         )
     return content
+
+
+def _check(path: Path, content: Mapping[str, Any], form: Form) -> None:
+    try:
+        form(content, "")
+    except FormError as error:
+        raise InputError(
+            f"{path} is not as a run writes it: {error}. It was changed by hand, or written by "
+            "another version. Run that command again, in another folder."
+        ) from error
 
 
 def _named(metrics: Mapping[str, Any]) -> Path | None:

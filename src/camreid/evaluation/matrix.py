@@ -1,7 +1,7 @@
 """Experts by cameras: what each row of the table has shown, on the same queries."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,22 +24,24 @@ class Row:
     Attributes:
         result: the headline ranking.
         query_cameras: (Q,) int64 camera of each query, 1-based.
-        seen: identities that the weights were trained on, None if that is not known.
+        seen: identities that the weights were trained on.
         protocols: the other protocols, None where re-ranked.
+        seen_complete: whether nobody else was seen.
     """
 
     result: RankingResult
     query_cameras: Tensor
-    seen: frozenset[int] | None
+    seen: frozenset[int]
     protocols: Protocols | None = None
+    seen_complete: bool = True
 
     def summary(self) -> dict[str, Any]:
-        """All numbers, ready for JSON; `leak` is None if it is not known who was seen."""
-        evidence = Evidence(self.result, self.seen or frozenset(), protocols=self.protocols)
+        """All numbers, ready for JSON; `leak` is None if nothing is known of who was seen."""
+        evidence = Evidence(self.result, self.seen, protocols=self.protocols)
         summary = {k: v for k, v in evidence.summary().items() if k != "identity"}
-        if self.seen is None:
+        if not self.seen_complete and not self.seen:
             summary["leak"] = None
-        return finite({**summary, **self.numbers()})
+        return finite({**summary, "seen_complete": self.seen_complete, **self.numbers()})
 
     def numbers(self) -> dict[str, Any]:
         """Retrieval with intervals, over all queries and by camera."""
@@ -56,20 +58,23 @@ class Fair:
         queries: (Q,) bool.
         identities: how many people they are of.
         leaks: whether there are others.
+        complete: whether it is known of all rows whom they have seen.
     """
 
     queries: Tensor
     identities: int
     leaks: bool
+    complete: bool
 
     @classmethod
     def of(cls, rows: Mapping[str, Row]) -> "Fair":
-        """Of rows of the same queries; rows of which nobody knows whom they saw don't count."""
+        """Of rows of the same queries."""
         first = next(iter(rows.values())).result
-        seen = sorted(set().union(*(row.seen or () for row in rows.values())))
+        seen = sorted(set().union(*(row.seen for row in rows.values())))
         queries = ~torch.isin(first.query_pids, torch.tensor(seen, dtype=torch.int64))
         people = torch.unique(first.query_pids[queries & first.valid])
-        return cls(queries, len(people), not bool(queries.all()))
+        complete = all(row.seen_complete for row in rows.values())
+        return cls(queries, len(people), not bool(queries.all()), complete)
 
     def rows(self, rows: Mapping[str, Row]) -> dict[str, Row]:
         """The rows on these queries alone, without protocols; none if no query has a match."""
@@ -77,7 +82,10 @@ class Fair:
             return {}
         cameras = next(iter(rows.values())).query_cameras[self.queries]
         return {
-            name: Row(row.result.of(self.queries), cameras, row.seen) for name, row in rows.items()
+            name: replace(
+                row, result=row.result.of(self.queries), query_cameras=cameras, protocols=None
+            )
+            for name, row in rows.items()
         }
 
 
@@ -89,9 +97,10 @@ def comparison(rows: Mapping[str, Row], experts: Sequence[str]) -> dict[str, Any
         experts: names of those that can be the best.
 
     Returns:
-        `compared`: whether rows `leaks`, how many `identities` and `queries` are left for a fair
-        comparison, and the `rows` on them, where they are not all; `best`, see `best_by_camera`;
-        `differences` from the expert of the largest mAP, none where there is no such expert.
+        `compared`: whether a row `leaks`, whether all that rows have seen is known (`complete`),
+        how many `identities` and `queries` are left for a fair comparison, and the `rows` on them,
+        where they are not all; `best`, see `best_by_camera`; `differences` from the expert of the
+        largest mAP, none where there is no such expert.
     """
     fair = Fair.of(rows)
     fair_rows = fair.rows(rows)
@@ -102,6 +111,7 @@ def comparison(rows: Mapping[str, Row], experts: Sequence[str]) -> dict[str, Any
     return {
         "compared": {
             "leaks": fair.leaks,
+            "complete": fair.complete,
             "identities": fair.identities,
             "queries": int((fair.queries & valid).sum()),
             "rows": numbers if fair.leaks else {},

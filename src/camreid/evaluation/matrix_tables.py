@@ -36,8 +36,8 @@ def leak_caveat(
     """
     leaks = {n: row["leak"] for n, row in rows.items() if row["leak"] is not None}
     seen = {n: k["seen"]["identities"] for n, k in leaks.items() if k["seen"]["identities"]}
-    unknown = [name for name in rows if name not in leaks]
-    said = f"\nNobody knows whom {', '.join(unknown)} was trained on." if unknown else ""
+    unknown = [n for n, row in rows.items() if not row.get("seen_complete", n in leaks)]
+    said = f"\nNobody knows all whom {', '.join(unknown)} was trained on." if unknown else ""
     if not seen:
         return said
     people = next(iter(leaks.values()))["all"]["identities"]
@@ -47,7 +47,18 @@ def leak_caveat(
         return said
     left = compared["identities"]
     whom = f"go by the {left} people" if left else "are left out: there are no people"
-    return f"{said}\nBest expert and differences {whom} whom none of the rows has seen."
+    return f"{said}\nBest expert and differences {whom} {unseen_by_all(compared)}."
+
+
+def unseen_by_all(compared: Mapping[str, Any]) -> str:
+    """Whom rows are compared on where they leak, in words.
+
+    >>> unseen_by_all({"complete": False})
+    'whom no row is known to have seen, though some may have'
+    """
+    if compared.get("complete", True):
+        return "whom none of the rows has seen"
+    return "whom no row is known to have seen, though some may have"
 
 
 def _rows(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -102,10 +113,22 @@ def _knowledge(rows: Mapping[str, Mapping[str, Any]], caveat: str) -> Table:
             _count(row.get("rows")),
             percent(row.get("coverage")),
             _count(row.get("images_seen")),
-            "n/a" if leak is None else str(leak["seen"]["identities"]),
+            seen_people(row),
             *(percent(unseen.get(number)) for number in _TITLES),
         )
     return table
+
+
+def seen_people(row: Mapping[str, Any]) -> str:
+    """How many of the tested people a row has seen, the least where not all is known.
+
+    >>> seen_people({"leak": {"seen": {"identities": 3}}, "seen_complete": False})
+    'at least 3'
+    """
+    if row["leak"] is None:
+        return "n/a"
+    least = "" if row.get("seen_complete", True) else "at least "
+    return f"{least}{row['leak']['seen']['identities']}"
 
 
 def _count(number: int | None) -> str:

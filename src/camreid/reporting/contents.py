@@ -59,7 +59,7 @@ ORIGIN_NOTES = having(
         "versions": each(text),
     },
 )
-FEATURE_NOTES = having({}, {**_ABOUT, "seen": many(whole), "camera": whole})
+FEATURE_NOTES = having({}, {**_ABOUT, "seen": many(whole), "camera": whole, "kind": text})
 
 _CAMERA = having({"retrieval": _RETRIEVAL}, {"intervals": each(ends)})
 _ROW = having(
@@ -69,6 +69,7 @@ _ROW = having(
         "camera_pairs": _PAIRS,
         "checkpoint": text,
         "features": text,
+        "seen_complete": truth,
         "coverage": number,
         **dict.fromkeys(("camera", "rows", "images_seen"), whole),
     },
@@ -79,7 +80,10 @@ _DIFFERENCE = having(
 )
 _COMPARED = having(
     {"identities": whole, "queries": whole},
-    {"rows": each(having({"retrieval": _RETRIEVAL, "by_camera": each(maybe(_CAMERA))}))},
+    {
+        **dict.fromkeys(("leaks", "complete"), truth),
+        "rows": each(having({"retrieval": _RETRIEVAL, "by_camera": each(maybe(_CAMERA))})),
+    },
 )
 _SPACES = having({"images": whole})
 _SQUARES = square("experts", ("agreement", "cka"), text)

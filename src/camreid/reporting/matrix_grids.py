@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from camreid.evaluation.matrix_tables import seen_people, unseen_by_all
 from camreid.evaluation.report import percent
 from camreid.reporting.matrix_measuring import GROUPS, rows_of
 from camreid.reporting.tables import Cell, Group, Table, shared, text_cells
@@ -48,8 +49,8 @@ def by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
 
 
 def _on_whom(content: Mapping[str, Any]) -> str:
-    leaks = (content.get("compared") or {}).get("leaks")
-    return " on the people whom none of the rows has seen" if leaks else ""
+    compared = content.get("compared") or {}
+    return f" on the people {unseen_by_all(compared)}" if compared.get("leaks") else ""
 
 
 def best_experts(content: Mapping[str, Any], camera: str, number: str) -> set[str]:
@@ -57,6 +58,8 @@ def best_experts(content: Mapping[str, Any], camera: str, number: str) -> set[st
 
     Where the split leaks, on those people alone whom no row has seen.
     """
+    if "compared" in content and content["compared"] is None:
+        return set()  # rows of several tests
     compared = content.get("compared") or {}
     rows = compared.get("rows") or ({} if compared.get("leaks") else content["experts"])
     values = {
@@ -134,9 +137,7 @@ def _unseen(row: Mapping[str, Any], number: str) -> float | None:
 def _seen(row: Mapping[str, Any]) -> str:
     """Of the tested people."""
     leak = row.get("leak")
-    if leak is None:
-        return "n/a"
-    return f"{leak['seen']['identities']} of {leak['all']['identities']}"
+    return "n/a" if leak is None else f"{seen_people(row)} of {leak['all']['identities']}"
 
 
 def experts_table(content: Mapping[str, Any], caveat: str) -> Table:
@@ -175,13 +176,19 @@ def differences_table(content: Mapping[str, Any], caveat: str) -> Table:
         title=f"Paired differences from {against}",
         text=f"Points above {against}, the expert of the highest mAP, on the same queries"
         f"{_on_whom(content)}; below, the 95 % interval by paired bootstrap over identities. p is "
-        "two-sided, by flipping the signs of people's differences, and not adjusted for the number "
-        "of rows; that the best was chosen on these queries counts in its favour.",
+        f"two-sided, {_p_by(content)}, and not adjusted for the number of rows; that "
+        "the best was chosen on these queries counts in its favour.",
         columns=["mAP", "p (mAP)", "Rank-1", "p (Rank-1)"],
         groups=_groups(paired, cells),
         corner="row",
         caveat=caveat,
     )
+
+
+def _p_by(content: Mapping[str, Any]) -> str:
+    if "compared" in content:
+        return "by flipping the signs of people's differences"
+    return "by bootstrap, on all queries, as a matrix was written before rows were compared fairly"
 
 
 def difference_cells(found: Mapping[str, Any]) -> tuple[Cell, Cell]:

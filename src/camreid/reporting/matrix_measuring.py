@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from camreid.errors import InputError, NoValidQuery
-from camreid.evaluation.matrix import Row, comparison
+from camreid.evaluation.matrix import NUMBERS, Row, comparison
 from camreid.evaluation.result import RankingResult
 from camreid.reporting.matrix_reading import MatrixFolder
 from camreid.reporting.measuring import options_of, other_numbers
@@ -16,6 +16,8 @@ from camreid.reporting.reading import load_features
 
 # as camreid-matrix writes them, in the order that they are shown
 GROUPS = {"experts": "Experts", "combinations": "Put together", "controls": "Controls"}
+# as files of features call them
+KINDS = {"expert": "experts", "combination": "combinations", "control": "controls"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def measure_matrix(folder: MatrixFolder) -> MeasuredMatrix:
             continue
         results[name] = found.result
         pairs = None if found.protocols is None else found.protocols.camera_pairs
-        differ[name] = other_numbers(found.result, row, found.seen, pairs)
+        known = found.seen if found.seen or found.seen_complete else None
+        differ[name] = other_numbers(found.result, row, known, pairs)
     return MeasuredMatrix(folder.content, results, (*notes, *_disagreement(differ)))
 
 
@@ -66,10 +69,11 @@ def _rank(path: Path, folder: MatrixFolder) -> tuple[Row, Mapping[str, Any]]:
     table = load_features(path)
     result, protocols = options_of({"evaluation": folder.evaluation}).rank(table, device)
     seen = table.notes.get("seen")
-    known = None if seen is None else frozenset(pid for pid in seen if pid > 0)
+    known = frozenset(pid for pid in seen or () if pid > 0)
+    complete = table.notes.get("seen_complete", seen is not None)
     # a column read from a file holds the whole file
     result = replace(result, query_pids=result.query_pids.clone())
-    return Row(result, table.query.cameras.clone(), known, protocols), table.notes
+    return Row(result, table.query.cameras.clone(), known, protocols, complete), table.notes
 
 
 def _disagreement(differ: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -95,21 +99,31 @@ def _from_features(folder: MatrixFolder) -> MeasuredMatrix:
         except (InputError, NoValidQuery) as error:
             told += (f"The features of {name} can't be ranked: {error}",)
     digests = {str((notes.get("split") or {}).get("digest")) for notes in origins.values()}
-    if len(digests) > 1:
+    paired = len(digests) <= 1 and _same_queries([row.result for row in rows.values()])
+    if not paired:
+        several = f"{len(digests)} splits" if len(digests) > 1 else "several tests"
         told += (
-            f"The features are of {len(digests)} splits, so no row is to be set against "
-            "another: some are of an earlier matrix in this folder.",
+            f"The features are of {several}, so no row is to be set against another: some are of "
+            "an earlier matrix in this folder, or of a part of the images.",
         )
     results = {name: row.result for name, row in rows.items()}
-    content = _content(rows, origins, len(digests) == 1) if rows else None
+    content = _content(rows, origins, paired) if rows else None
     return MeasuredMatrix(content, results, told)
+
+
+def _same_queries(results: Sequence[RankingResult]) -> bool:
+    return all(
+        torch.equal(one.query_pids, results[0].query_pids)
+        and torch.equal(one.valid, results[0].valid)
+        for one in results
+    )
 
 
 def _content(
     rows: Mapping[str, Row], origins: Mapping[str, Mapping[str, Any]], paired: bool
 ) -> dict[str, Any]:
     """As `matrix.json`; None for what only the checkpoints say."""
-    experts = {
+    said = {
         name: {
             "checkpoint": origins[name].get("weights"),
             "camera": origins[name].get("camera"),
@@ -119,16 +133,19 @@ def _content(
         }
         for name, row in rows.items()
     }
-    first = next(iter(rows))
-    found = comparison(rows if paired else {first: rows[first]}, list(rows))
+    kinds = {name: KINDS.get(origins[name].get("kind") or "", "experts") for name in rows}
+    if "experts" not in kinds.values():
+        kinds = dict.fromkeys(rows, "experts")  # the others' files are gone
+    groups = {key: {n: said[n] for n in rows if kinds[n] == key} for key in GROUPS}
+    first = next(iter(groups["experts"]))
+    apart = {"compared": None, "best": {"all": dict.fromkeys(NUMBERS)}, "differences": {}}
     return {
         "split": origins[first].get("split") or {},
-        "protocol": experts[first]["protocol"],
+        "protocol": said[first]["protocol"],
         "partial": any(origin.get("partial") for origin in origins.values()),
-        "cameras": sorted({int(c) for e in experts.values() for c in e["by_camera"]}),
-        "experts": experts,
-        "combinations": {},
+        "cameras": sorted({int(c) for row in said.values() for c in row["by_camera"]}),
+        **groups,
         "left_out": {},
-        **found,
+        **(comparison(rows, list(groups["experts"])) if paired else apart),
         "spaces": None,
     }

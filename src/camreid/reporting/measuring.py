@@ -20,6 +20,7 @@ from camreid.evaluation.result import RankingResult
 
 # another device or thread count rounds otherwise, and may swap two neighbours
 TOLERANCE = 5e-4
+_COUNTS = ("identities", "queries", "valid_queries", "dropped_queries")
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,26 @@ def other_numbers(
     leak = summary.get("leak")
     if leak and seen is not None:
         for name, row in leak_table(result, frozenset(seen)).items():
-            differ += _other(leak.get(name) or {}, row, f"leak.{name}.")
+            differ += _other(
+                leak.get(name) or {}, row, f"leak.{name}.", _swap(row["valid_queries"])
+            )
     said = summary.get("camera_pairs")
     return differ if not said or pairs is None else [*differ, *_other_pairs(said, pairs)]
 
 
-def _other(said: Mapping[str, Any], found: Mapping[str, Any], above: str = "") -> list[str]:
+def _other(
+    said: Mapping[str, Any], found: Mapping[str, Any], above: str = "", slack: float = TOLERANCE
+) -> list[str]:
     return [
         f"{above}{name} {said.get(name)} there, {_shown(value)} here"
         for name, value in found.items()
-        if not _same(said.get(name), value)
+        if not _same(said.get(name), value, TOLERANCE if name in _COUNTS else slack)
     ]
+
+
+def _swap(queries: float | None) -> float:
+    """What one query whose neighbours are swapped changes in a mean over a group of queries."""
+    return max(TOLERANCE, 1.001 / max(1, queries or 0))
 
 
 def _other_pairs(said: Mapping[str, Any], pairs: CameraPairs) -> list[str]:
@@ -162,20 +172,23 @@ def _other_pairs(said: Mapping[str, Any], pairs: CameraPairs) -> list[str]:
     if list(said["cameras"]) != list(pairs.cameras):
         return [f"camera_pairs of {said['cameras']} there, {list(pairs.cameras)} here"]
     found = {"mAP": pairs.mAP, "rank1": pairs.rank1}
+    slack = [_swap(count) for count in pairs.valid_queries.flatten().tolist()]
     both = {
-        name: list(zip(chain.from_iterable(said[name]), values.flatten().tolist(), strict=True))
+        name: list(
+            zip(chain.from_iterable(said[name]), values.flatten().tolist(), slack, strict=True)
+        )
         for name, values in found.items()
     }
-    others = {name: sum(not _same(a, b) for a, b in cells) for name, cells in both.items()}
+    others = {name: sum(not _same(*cell) for cell in cells) for name, cells in both.items()}
     return [f"camera_pairs.{n}: {k} of {len(both[n])} cells" for n, k in others.items() if k]
 
 
-def _same(said: object, found: object) -> bool:
+def _same(said: object, found: object, slack: float) -> bool:
     """Whether two numbers are one but for rounding; NaN is written as null."""
     one, other = _number(said), _number(found)
     if math.isnan(one) or math.isnan(other):
         return math.isnan(one) and math.isnan(other)
-    return math.isclose(one, other, rel_tol=0, abs_tol=TOLERANCE)
+    return math.isclose(one, other, rel_tol=0, abs_tol=slack)
 
 
 def _shown(value: object) -> str:
