@@ -165,7 +165,9 @@ def test_what_the_teachers_have_cost_is_not_known_if_it_is_not_of_one(
 def test_teachers_are_ancestors(records: Records, tmp_path: Path) -> None:
     splits = [OriginalSplit(camera=c)(records) for c in (1, 2, 3)]
     first, second = (train(tmp_path / str(i), splits[i]) for i in (0, 1))
-    config = OmegaConf.create({"init": str(first), "distill": {"teachers": [str(second)]}})
+    config = OmegaConf.create(
+        {"init_people": "same", "init": str(first), "distill": {"teachers": [str(second)]}}
+    )
     pupil = train(tmp_path / "s", splits[2], parents(config, None)["parents"])
     assert trained_images(pupil) == names(splits[0]) | names(splits[1]) | names(splits[2])
     (tmp_path / "1" / "split.csv").unlink()

@@ -88,6 +88,6 @@ def parents(config: DictConfig, resumed: Checkpoint | None) -> dict[str, list[st
     """
     if resumed is not None:
         return {key: value for key, value in resumed.notes.items() if key == "parents"}
-    started = [] if config.init is None else [config.init]
+    started = [] if config.init is None or config.init_people == "other" else [config.init]
     teachers = [] if config.distill is None else config.distill.teachers
     return {"parents": [str(Path(path).resolve()) for path in (*started, *teachers)]}

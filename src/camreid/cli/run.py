@@ -13,6 +13,7 @@ from camreid.cli.cameras import fill_cameras
 from camreid.cli.distill import read_teaching
 from camreid.cli.lineage import parents
 from camreid.cli.provenance import join_metrics, notes
+from camreid.cli.start import read_start
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
@@ -28,7 +29,7 @@ def train_run(config: DictConfig) -> None:
     build.check_run(config)
     build.seed(config)
     resumed = read_checkpoint(config.resume) if config.resume else None
-    start = read_checkpoint(config.init) if config.init and not resumed else None
+    start = None if resumed else read_start(config)
     teaching = read_teaching(config, resumed)
     split = build.build_split(config)
     if config.test:

@@ -1,0 +1,65 @@
+"""What a run starts from, and whose people that knows."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from camreid.checkpoints import read_checkpoint, save
+from camreid.data import OriginalSplit, Records
+from camreid.labels import LabelMap
+from tests.conftest import TINY, Ran, tiny_module
+
+Run = Callable[..., Ran]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def foreign(records: Records, tmp_path: Path) -> Path:
+    """Trained on another dataset, whose numbers are some of those of this one's test."""
+    labels = LabelMap(tuple(sorted({r.pid for r in records.query})))
+    module = tiny_module(labels)
+    module.seen, module.images_seen = frozenset(labels.pids), 320
+    save(module.eval(), tmp_path / "foreign.ckpt")
+    return tmp_path / "foreign.ckpt"
+
+
+@pytest.fixture
+def train(run: Run, market: Path, foreign: Path) -> Run:
+    def command(*arguments: object) -> Ran:
+        own = [option for option in TINY if not option.startswith("model")]  # as init= has it
+        options = (f"data.root={market}", *own, "trainer.max_epochs=1", "run_dir=r")
+        return run("camreid-train", "+split=original", *options, f"init={foreign}", *arguments)
+
+    return command
+
+
+def test_people_of_another_dataset_are_seen_by_nobody(train: Run, records: Records) -> None:
+    ran = train("init_people=other", "model.unknown=reinit")
+    assert ran.code == 0, ran.err
+    found = read_checkpoint("r/checkpoints/best.ckpt")
+    assert found.seen == set(OriginalSplit()(records).labels.pids)
+    assert found.seen_complete
+    assert found.images_seen > 320
+    assert found.notes["parents"] == []
+    assert "Leak:" not in ran.out
+
+
+def test_people_are_those_of_this_dataset_by_default(train: Run, records: Records) -> None:
+    ran = train("model.unknown=reinit")
+    assert ran.code == 0, ran.err
+    assert {r.pid for r in records.query} <= read_checkpoint("r/checkpoints/best.ckpt").seen
+    assert "Leak:" in ran.out
+
+
+def test_rows_of_another_dataset_are_nobodys_here(train: Run) -> None:
+    for typed, said in (
+        (("init_people=other",), "Type model.unknown=reinit"),
+        (("init_people=others",), "type same"),
+        (("init_people=other", "model.unknown=reinit", "init=null"), "there is no init="),
+    ):
+        ran = train(*typed)
+        assert ran.code == 1
+        assert said in ran.err
+        assert "Traceback" not in ran.err
+        assert not Path("r").exists()
