@@ -155,7 +155,8 @@ class Queue:
             typed.append(f"budget={self.budget(task.share)}")
         if task.start:
             typed.append(f"init={self.folder / task.start / 'checkpoints' / 'last.ckpt'}")
-            overrides = [option for option in overrides if not option.startswith("init=")]
+            own = ("init=", "model.unknown=")  # of the experts' start, whose rows are not these
+            overrides = [o for o in overrides if not o.lstrip("+").startswith(own)]
         return [*typed, *overrides, *task.typed]
 
     def start(self, task: Task, device: str) -> Job:

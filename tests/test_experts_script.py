@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,6 +339,20 @@ def test_a_test_counts_if_it_is_of_the_whole_training(
     then = last.stat().st_mtime - age  # seconds before the checkpoint
     os.utime(tmp_path / named, (then, then))
     assert is_tested(tmp_path) == expected
+
+
+def test_what_the_experts_do_with_unknown_people_is_not_for_fine_tuned_controls(
+    experts: Callable[..., tuple[int, str]], tmp_path: Path, weights: Path
+) -> None:
+    typed = ["--cameras", "1", "2", "--controls", "1", "--devices", "cpu"]
+    own = ["--", f"weights={weights}", "init=x.ckpt", "model.unknown=reinit"]
+    assert experts(*typed, *own)[0] == 0
+    for name in ("c1", "joint", "start"):
+        assert "model.unknown=reinit" in done(tmp_path, name)["typed"]
+    assert not any("model.unknown" in o for o in done(tmp_path, "joint-c1")["typed"])
+    shutil.rmtree(tmp_path / "e" / "joint-c1")
+    assert experts(*typed, "--finetune", "model.unknown=extend", *own)[0] == 0
+    assert "model.unknown=extend" in done(tmp_path, "joint-c1")["typed"]
 
 
 def test_controls_of_other_budgets_are_said(
