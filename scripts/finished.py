@@ -8,6 +8,7 @@ from typing import Literal
 import yaml
 
 EPOCHS = "trainer.max_epochs"
+TESTS = ("metrics.json", "test/metrics.json")  # of camreid-train, and of the command typed later
 # where and how fast a model is trained, not what becomes of it
 _NO_MATTER = {
     "run_dir",
@@ -57,8 +58,27 @@ def difference(then: dict[str, str], now: dict[str, str]) -> str:
 
 
 def is_tested(run: Path) -> bool:
-    """Whether its metrics.json is there and whole."""
-    return any(_is_json(run / name) for name in ("metrics.json", "test/metrics.json"))
+    """Whether a metrics.json is there and whole, and of the whole training.
+
+    Its own comes at the end, and is older than last.ckpt only where that was continued since; a
+    test of any moment may have been typed later.
+    """
+    own, later = (run / name for name in TESTS)
+    last = run / "checkpoints" / "last.ckpt"
+    if _is_json(own) and not (last.is_file() and last.stat().st_mtime > own.stat().st_mtime):
+        return True  # early stopping leaves epochs out
+    return (_is_json(own) or _is_json(later)) and _is_whole(last)
+
+
+def _is_whole(last: Path) -> bool:
+    """Whether a training has all its epochs, as far as its checkpoint says."""
+    from camreid.errors import InputError
+
+    try:
+        behind, asked = epochs_of(last)
+    except InputError:
+        return True
+    return behind >= asked
 
 
 def _is_json(path: Path) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finished import EPOCHS, images_trained, standing
+from finished import EPOCHS, TESTS, images_trained, is_tested, standing
 from locking import Lock
 from progress import Lines
 
@@ -69,6 +69,7 @@ class Queue:
         self.running: list[Job] = []
         self.done: set[str] = set()
         self.failed: list[str] = []
+        self.outgrown: set[str] = set()  # whose tests are of fewer epochs than they will have
         self.lines = Lines(folder)
 
     def run(self, tasks: Sequence[Task], devices: Sequence[str]) -> None:
@@ -101,8 +102,8 @@ class Queue:
         run = self.folder / task.name
         ignored = ("init",) if task.start else ()  # which is of this folder, however that is typed
         how, differs = standing(run, self.options(task), ignored)
-        if how == "more" and (run / "metrics.json").is_file():
-            (run / "metrics.json").replace(run / "metrics.before.json")
+        if how == "more" or (how == "begun" and not is_tested(run)):
+            self.outgrown.add(task.name)
         if how in ("new", "begun", "more"):
             return False
         if how == "other":
@@ -154,7 +155,8 @@ class Queue:
             typed.append(f"budget={self.budget(task.share)}")
         if task.start:
             typed.append(f"init={self.folder / task.start / 'checkpoints' / 'last.ckpt'}")
-            overrides = [option for option in overrides if not option.startswith("init=")]
+            own = ("init=", "model.unknown=")  # of the experts' start, whose rows are not these
+            overrides = [o for o in overrides if not o.lstrip("+").startswith(own)]
         return [*typed, *overrides, *task.typed]
 
     def start(self, task: Task, device: str) -> Job:
@@ -171,6 +173,8 @@ class Queue:
             environment["CUDA_VISIBLE_DEVICES"] = device
         elif not any(option.startswith("trainer=") for option in self.overrides):
             typed.append("trainer=cpu")
+        if task.name in self.outgrown:
+            self.set_tests_aside(run)
         with self.log(task.name).open("ab") as log:
             # a session of its own, so that Ctrl-C reaches it once, through this program
             process = subprocess.Popen(
@@ -186,6 +190,12 @@ class Queue:
         how = "continued" if last.is_file() else "started"
         self.lines.say(task.name, f"{how} on {device if device == 'cpu' else f'GPU {device}'}")
         return Job(task, device, process, time.monotonic())
+
+    def set_tests_aside(self, run: Path) -> None:
+        """Rename what says how good a model was, as that is not how good it will be."""
+        for path in (run / name for name in TESTS):
+            if path.is_file():
+                path.replace(path.with_name("metrics.before.json"))
 
     def finish(self, job: Job) -> None:
         """Say how a training ended."""

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from camreid.checkpoints import save
 from camreid.labels import LabelMap
@@ -32,6 +34,7 @@ if typed.get("split.camera") == typed.get("fails", "none"):
 if os.path.exists("waits"):
     (run / "checkpoints" / "last.ckpt").touch()
     try:
+        (run / "waiting").touch()
         time.sleep(60)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -268,6 +271,88 @@ def test_more_epochs_go_on_and_fewer_do_not(
     code, out = experts(*typed, "trainer.max_epochs=abc")  # for camreid-train to refuse
     assert "Traceback" not in out
     assert "c1 continued" in out
+
+
+def trained(path: Path, behind: int, asked: int) -> Path:
+    """A checkpoint of a run that was to have some epochs, with some behind it."""
+    save(tiny_module(LabelMap((2, 7))), path, {"config": f"trainer: {{max_epochs: {asked}}}"})
+    content = torch.load(path, weights_only=False)
+    torch.save({**content, "epoch": behind - 1}, path)
+    return path
+
+
+def test_tests_of_fewer_epochs_are_set_aside_as_each_training_starts(
+    start: Callable[..., subprocess.Popen[str]],
+    experts: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+) -> None:
+    whole = trained(tmp_path / "whole.ckpt", 3, asked=3)
+    typed = ["--cameras", "1", "2", "--devices", "cpu", "--", f"weights={whole}"]
+    assert experts(*typed, "trainer.max_epochs=3")[0] == 0
+    first, second = tmp_path / "e" / "c1", tmp_path / "e" / "c2"
+    for run in (first, second):
+        (run / "test").mkdir()
+        (run / "test" / "metrics.json").write_text("{}")
+    (tmp_path / "waits").touch()
+    process = start(*typed, "trainer.max_epochs=5")
+    wait_for(first / "waiting")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert [path.relative_to(first) for path in sorted(first.rglob("metrics*.json"))] == [
+        Path("metrics.before.json"), Path("test", "metrics.before.json")
+    ]  # fmt: skip
+    assert "c2 done before" in experts(*typed, "trainer.max_epochs=3")[1]  # was not started
+    trained(first / "checkpoints" / "last.ckpt", 4, asked=5)
+    (tmp_path / "waits").unlink()
+    code, out = experts(*typed, "trainer.max_epochs=5")
+    assert code == 0, out
+    assert "c1 continued" in out
+    assert "c2 continued" in out
+
+
+@pytest.mark.parametrize(
+    ("behind", "named", "age", "expected"),
+    [
+        (3, "metrics.json", -1, True),
+        (3, "test/metrics.json", -1, True),
+        (3, "metrics.json", 1, True),  # as copying may leave it
+        (2, "metrics.json", -1, True),  # stopped early
+        (2, "metrics.json", 1, False),  # continued by hand
+        (2, "test/metrics.json", -1, False),  # of what was interrupted
+        (2, "test/metrics.json", 1, False),
+    ],
+)
+def test_a_test_counts_if_it_is_of_the_whole_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    behind: int,
+    named: str,
+    age: int,
+    expected: bool,
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    from finished import is_tested
+
+    last = trained(tmp_path / "checkpoints" / "last.ckpt", behind, asked=3)
+    (tmp_path / named).parent.mkdir(exist_ok=True)
+    (tmp_path / named).write_text("{}")
+    then = last.stat().st_mtime - age  # seconds before the checkpoint
+    os.utime(tmp_path / named, (then, then))
+    assert is_tested(tmp_path) == expected
+
+
+def test_what_the_experts_do_with_unknown_people_is_not_for_fine_tuned_controls(
+    experts: Callable[..., tuple[int, str]], tmp_path: Path, weights: Path
+) -> None:
+    typed = ["--cameras", "1", "2", "--controls", "1", "--devices", "cpu"]
+    own = ["--", f"weights={weights}", "init=x.ckpt", "model.unknown=reinit"]
+    assert experts(*typed, *own)[0] == 0
+    for name in ("c1", "joint", "start"):
+        assert "model.unknown=reinit" in done(tmp_path, name)["typed"]
+    assert not any("model.unknown" in o for o in done(tmp_path, "joint-c1")["typed"])
+    shutil.rmtree(tmp_path / "e" / "joint-c1")
+    assert experts(*typed, "--finetune", "model.unknown=extend", *own)[0] == 0
+    assert "model.unknown=extend" in done(tmp_path, "joint-c1")["typed"]
 
 
 def test_controls_of_other_budgets_are_said(

@@ -1,5 +1,8 @@
 """How many images weights have seen, and training until that many."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,15 +27,15 @@ def train(run: Run, market: Path) -> Callable[..., Ran]:
     return command
 
 
-def seen(folder: str) -> Any:
+def seen(folder: str | Path) -> Any:
     return read_checkpoint(Path(folder) / LAST).images_seen
 
 
-def trained(folder: str) -> Any:
+def trained(folder: str | Path) -> Any:
     return read_checkpoint(Path(folder) / LAST).images_trained
 
 
-def epochs(folder: str) -> int:
+def epochs(folder: str | Path) -> int:
     return read_checkpoint(Path(folder) / LAST).epochs
 
 
@@ -97,6 +100,23 @@ def test_a_budget_knows_that_epochs_are_cut(train: Run, limit: str, batches: int
     assert ran.code == 0, ran.err
     assert f"3 epochs of {epoch}, {3 * epoch}" in ran.out
     assert (epochs("a"), trained("a")) == (3, 3 * epoch)
+
+
+def test_a_budget_knows_that_processes_share_the_batches(market: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "camreid.cli.train", "+split=original", f"data.root={market}", *TINY,
+        "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+        "test=false", "budget=200", "run_dir=a",
+    ]  # fmt: skip
+    command.remove("trainer=cpu")
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    said = re.search(r"Budget 200 images: (\d+) epochs of (\d+), (\d+)", ran.stdout)
+    assert said is not None
+    found, epoch = tmp_path / "a", int(said[2])
+    assert (epochs(found), trained(found)) == (int(said[1]), int(said[3]))
+    assert epoch % (2 * 16) == 0
+    assert int(said[1]) == round(200 / epoch)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from camreid.checkpoints import load, save
-from camreid.data import OriginalSplit, Records, Split
+from camreid.data import OriginalSplit, Records, Split, SyntheticMarket, read_market1501
 from camreid.data.sources import read_pixels
 from camreid.evaluation import FeatureTable, intervals, rank
 from camreid.labels import LabelMap
 from camreid.model import ReIDModule
+from tests.cli.conftest import QUIET
 from tests.cli.experts import content, imported, listed, ranked, refused, typed
-from tests.conftest import CONFIG, Ran, tiny_module
+from tests.conftest import CONFIG, TINY, Ran, tiny_module
 
 Run = Callable[..., Ran]
 pytestmark = pytest.mark.slow
@@ -54,6 +55,30 @@ def test_the_numbers_are_those_of_the_saved_features(
         assert table.notes["split"]["digest"] == split.digest
     assert "leaks" not in ran.out
     assert len({e["retrieval"]["mAP"] for e in found["experts"].values()}) == 2
+
+
+def test_of_several_rendered_datasets_the_run_s_own_is_checked(run: Run, tmp_path: Path) -> None:
+    root, options = tmp_path / "synthetic", {"people": 12, "images_per_person": 6, "junk": 0}
+    renders = [SyntheticMarket(**options, distractors=2, seed=seed).render(root) for seed in (0, 1)]
+    own = OriginalSplit(camera=1)(read_market1501(renders[1])).labels
+    expert = imported(tmp_path / "c1.ckpt", 1, own, seed=1)
+    data = (
+        "data=synthetic", f"data.root={root}", "data.render.people=12", "data.render.junk=0",
+        "data.render.images_per_person=6", "data.render.distractors=2", "data.render.seed=1",
+        "+split=original",
+    )  # fmt: skip
+    ran = run("camreid-matrix", *data, *QUIET, typed([expert]), "combine=[]", "run_dir=m")
+    assert ran.code == 0, ran.err
+    assert "are not in this dataset" not in ran.out
+    taught = ("+experiment=distill", f"distill.teachers=[{expert}]", "data.identities=2")
+    tiny = [option for option in TINY if "identities" not in option]
+    ran = run("camreid-train", *data, *tiny, *taught, "trainer.max_epochs=1", "run_dir=r")
+    assert ran.code == 0, ran.err
+    assert "are not in this dataset" not in ran.out
+    other = imported(tmp_path / "c2.ckpt", 2, LabelMap((7001, 7002)), seed=2)
+    said = run("camreid-matrix", *data, *QUIET, typed([expert, other]), "run_dir=n").err
+    assert f"of data.root={renders[1]}, where a number is another person's" in said
+    assert "type data=market1501 data.root=FOLDER with its dataset" in said
 
 
 def test_combinations_are_those_of_the_saved_features(matrix: Run, experts: list[Path]) -> None:

@@ -58,16 +58,17 @@ def _refuse_other_ends(config: DictConfig) -> None:
 def _epoch_images(config: DictConfig, data: ReIDDataModule) -> int:
     """Images of an epoch of all processes, cut by `trainer.limit_train_batches` as Lightning does.
 
+    Each process has as many batches, so that several may have more images than one.
+
     Raises:
         InputError: nothing is left of it.
     """
     limit = config.trainer.get("limit_train_batches")
-    if limit is None or (isinstance(limit, float) and limit == 1.0):
-        return data.epoch_images
+    limit = 1.0 if limit is None else limit
     trainer = build.build_trainer(config, logger=False, callbacks=[])  # refuses bad limits
     processes = trainer.num_devices * trainer.num_nodes
     batch = data.identities * data.instances
-    whole = -(-data.epoch_images // (batch * processes))  # batches of each process
+    whole = -(-data.epoch_images // (batch * processes))  # batches of each process, rounded up
     batches = min(limit, whole) if isinstance(limit, int) else int(whole * limit)
     if not batches:
         raise InputError(

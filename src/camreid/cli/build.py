@@ -71,12 +71,21 @@ def choice(group: str) -> str | None:
     return next((a.partition("=")[2] for a in typed if a.startswith(f"{group}=")), None)
 
 
+def data_root(config: DictConfig) -> str:
+    """Where the dataset is: `data.root`, or the folder in it that synthetic data have.
+
+    These are rendered unless they are there. In either case `data=market1501 data.root=` takes it.
+    """
+    root: str = config.data.root
+    if config.data.render is None:
+        return root
+    render = instantiate(config.data.render, _target_="camreid.data.SyntheticMarket")
+    return str(render.render(root))
+
+
 def build_split(config: DictConfig) -> Split:
     """Render the data if they are synthetic, and divide them; or read the split's manifest."""
-    root = config.data.root
-    if config.data.render is not None:
-        render = instantiate(config.data.render, _target_="camreid.data.SyntheticMarket")
-        root = render.render(root)
+    root = data_root(config)
     options = dict(config.split)
     manifest, checkpoints = options.pop("manifest", None), options.pop("exclude_seen", None)
     seen = seen_people(checkpoints)

@@ -163,7 +163,7 @@ def check_people(experts: Sequence[Expert], people: Collection[int], root: str) 
                 f"people (such as {strangers[:3]}) are not among the {len(people)} of {root}, "
                 "where a number is another person's, so coverage and leak would be false. Its "
                 f"retrieval can be shown by camreid-evaluate checkpoint={expert.path}. Leave it "
-                f"out, as in [{rest}], or type data.root=FOLDER with its dataset."
+                f"out, as in [{rest}], or type data=market1501 data.root=FOLDER with its dataset."
             )
         if strangers:
             told.append(

@@ -147,9 +147,9 @@ def matrix_run(config: DictConfig) -> None:
     experts, controls = read_experts(*expert_paths(config), reserved=_COMBINATIONS)
     split = build.build_split(config)
     testing.require_test(split, config.evaluation.protocol)
-    told = check_people((*experts, *controls), *people_of(config.data.root, split))
+    told = check_people((*experts, *controls), *people_of(build.data_root(config), split))
     matrix = Matrix(config, split, _one_device(config))
-    told += check_images((*experts, *controls), config.data.root)
+    told += check_images((*experts, *controls), build.data_root(config))
     matrix.notes = [*expert_notes(experts, controls, split), *told]
     folder = build.run_folder()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")

@@ -37,7 +37,7 @@ def train_run(config: DictConfig) -> None:
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
     _check_sync(config, module)
-    told = teaching.begin(module, split, config.data.root)
+    told = teaching.begin(module, split, build.data_root(config))
     testing.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
     if module.config.unknown == "drop":

@@ -82,7 +82,7 @@ class ReIDDataModule(pl.LightningDataModule):
 
     @property
     def epoch_images(self) -> int:
-        """Train images of an epoch, of all ranks together (of one rank, to a batch each)."""
+        """Train images of an epoch of one process; N have ceil(batches / N) batches each."""
         return len(self._sampler(rank=0, world_size=1))
 
     def setup(self, stage: str) -> None:
