@@ -155,7 +155,8 @@ class Queue:
             typed.append(f"budget={self.budget(task.share)}")
         if task.start:
             typed.append(f"init={self.folder / task.start / 'checkpoints' / 'last.ckpt'}")
-            own = ("init=", "model.unknown=")  # of the experts' start, whose rows are not these
+            # of the experts' start, whose rows are not these
+            own = ("init=", "init_people=", "model.unknown=")
             overrides = [o for o in overrides if not o.lstrip("+").startswith(own)]
         return [*typed, *overrides, *task.typed]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from camreid.checkpoints import read_checkpoint, save
+from camreid.checkpoints import load, read_checkpoint, save
 from camreid.data import OriginalSplit, Records
 from camreid.labels import LabelMap
 from tests.conftest import TINY, Ran, tiny_module
@@ -45,11 +45,16 @@ def test_people_of_another_dataset_are_seen_by_nobody(train: Run, records: Recor
     assert "Leak:" not in ran.out
 
 
-def test_people_are_those_of_this_dataset_by_default(train: Run, records: Records) -> None:
+def test_people_are_those_of_this_dataset_by_default(
+    train: Run, foreign: Path, records: Records
+) -> None:
+    of_others = {"strategy": OriginalSplit()(records).strategy, "digest": "0" * 16}
+    save(load(foreign), foreign, {"split": of_others})
     ran = train("model.unknown=reinit")
     assert ran.code == 0, ran.err
     assert {r.pid for r in records.query} <= read_checkpoint("r/checkpoints/best.ckpt").seen
     assert "Leak:" in ran.out
+    assert "type init_people=other model.unknown=reinit" in " ".join(ran.out.split())
 
 
 def test_rows_of_another_dataset_are_nobodys_here(train: Run) -> None:

@@ -54,7 +54,7 @@ class Teaching:
         if self.options is None:
             return []
         told = check_people(self.experts, *people_of(root, split))
-        told += check_images(self.experts, root)
+        told += check_images({e.name: e.split for e in self.experts}, root)
         checkpoints = [read_checkpoint(expert.path) for expert in self.experts]
         teachers = [
             Teacher.of(checkpoint, expert.camera)

@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from camreid.cli.experts import Expert
 from camreid.data import OriginalSplit, Records, Resplit, Split, read_market1501
@@ -68,13 +68,13 @@ def _on_cameras(experts: Sequence[Expert], split: Split) -> list[str]:
     return told
 
 
-def check_images(experts: Sequence[Expert], root: str) -> list[str]:
-    """Whether the experts' splits can be made again from the dataset, image by image.
+def check_images(splits: Mapping[str, Mapping[str, str]], root: str) -> list[str]:
+    """Whether the splits that models were trained on can be made again, image by image.
 
     Numbers of people say little: another dataset may number other people alike.
 
     Args:
-        experts: of the matrix.
+        splits: strategy and digest of each model's, by its name; empty if they are not known.
         root: of the dataset.
 
     Returns:
@@ -86,20 +86,20 @@ def check_images(experts: Sequence[Expert], root: str) -> list[str]:
         return []
     digests = {
         strategy: digest
-        for strategy in {expert.split.get("strategy", "") for expert in experts}
+        for strategy in {split.get("strategy", "") for split in splits.values()}
         if (digest := _digest(strategy, records)) is not None
     }
     others = [
-        e
-        for e in experts
-        if digests.get(e.split.get("strategy", ""), e.split.get("digest")) != e.split.get("digest")
+        name
+        for name, split in splits.items()
+        if digests.get(split.get("strategy", ""), split.get("digest")) != split.get("digest")
     ]
     if not others:
         return []
     return [
-        f"{', '.join(expert.name for expert in others)} were trained on other images than those of "
-        f"data.root={root}: the same split has another digest there. If it is another dataset, its "
-        "numbers are other people's, and coverage and leak are false."
+        f"{', '.join(others)} learnt from other images than those of data.root={root}: the same "
+        "split has another digest there. If it is another dataset, its numbers are other people's, "
+        "and coverage and leak are false."
     ]
 
 

@@ -149,7 +149,8 @@ def matrix_run(config: DictConfig) -> None:
     testing.require_test(split, config.evaluation.protocol)
     told = check_people((*experts, *controls), *people_of(build.data_root(config), split))
     matrix = Matrix(config, split, _one_device(config))
-    told += check_images((*experts, *controls), build.data_root(config))
+    splits = {row.name: row.split for row in (*experts, *controls)}
+    told += check_images(splits, build.data_root(config))
     matrix.notes = [*expert_notes(experts, controls, split), *told]
     folder = build.run_folder()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")

@@ -13,7 +13,7 @@ from camreid.cli.cameras import fill_cameras
 from camreid.cli.distill import read_teaching
 from camreid.cli.lineage import parents
 from camreid.cli.provenance import join_metrics, notes
-from camreid.cli.start import read_start
+from camreid.cli.start import check_start, read_start
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
@@ -37,7 +37,8 @@ def train_run(config: DictConfig) -> None:
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
     _check_sync(config, module)
-    told = teaching.begin(module, split, build.data_root(config))
+    root = build.data_root(config)
+    told = [*check_start(config, start, root), *teaching.begin(module, split, root)]
     testing.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
     if module.config.unknown == "drop":

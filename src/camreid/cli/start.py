@@ -5,6 +5,7 @@ from dataclasses import replace
 from omegaconf import DictConfig
 
 from camreid.checkpoints import Checkpoint, read_checkpoint
+from camreid.cli.expert_notes import check_images
 from camreid.errors import InputError
 
 
@@ -37,3 +38,20 @@ def read_start(config: DictConfig) -> Checkpoint | None:
             "people of this one. Type model.unknown=reinit."
         )
     return replace(start, seen=frozenset(), seen_complete=True)
+
+
+def check_start(config: DictConfig, start: Checkpoint | None, root: str) -> list[str]:
+    """Whether `init=` seems to be of another dataset, without being said to be.
+
+    Args:
+        config: of the command.
+        start: what it starts from, None for nothing.
+        root: of the dataset.
+
+    Returns:
+        What there is to say.
+    """
+    if start is None or config.init_people == "other":
+        return []
+    told = check_images({config.init: start.notes.get("split") or {}}, root)
+    return [f"{note} If so, type init_people=other model.unknown=reinit." for note in told]
