@@ -370,6 +370,41 @@ def test_an_expert_of_one_camera_has_one_head(records: Records, trainer: Trainer
     assert members(module)[1] == []
 
 
+def test_a_trainer_that_has_tested_a_checkpoint_tells_the_heads_of_the_next(
+    records: Records, trainer: Trainer, tmp_path
+) -> None:
+    split = OriginalSplit()(records)
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+    first = trainer(limit_train_batches=1, limit_test_batches=1)
+    first.fit(module_of(split.labels), data)
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    first.test(module_of(split.labels), data, ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    module = module_of(split.labels)
+    first.fit(module, data)
+    for camera, people in members(module).items():
+        assert people == sorted({r.pid for r in split.train if r.camera == camera})
+    strangers = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+    with pytest.raises(InputError, match=r"get one by model\.unknown=extend"):
+        trainer(limit_train_batches=1).fit(module_of(LabelMap((7001, 7002))), strangers)
+
+
+def test_what_is_gone_on_with_keeps_whom_its_cameras_have(
+    records: Records, trainer: Trainer, tmp_path
+) -> None:
+    split = OriginalSplit()(records)
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+    pairs = [(r.pid, r.camera) for r in split.train]
+    module, first = module_of(split.labels), trainer(limit_train_batches=1)
+    elsewhere = next(pid for pid in split.labels.pids if (pid, 3) not in pairs)
+    module.set_cameras([*pairs, (elsewhere, 3)])
+    before = members(module)
+    first.fit(module, data.train_dataloader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    again = module_of(split.labels)
+    trainer(limit_train_batches=1, max_epochs=2).fit(again, data, ckpt_path=tmp_path / "a.ckpt")
+    assert members(again) == before
+
+
 def test_without_records_somebody_must_tell(records: Records, trainer: Trainer) -> None:
     split = OriginalSplit()(records)
     data = ReIDDataModule(split, (64, 32), identities=4, workers=0)

@@ -108,7 +108,8 @@ def require_members(heads: Heads) -> None:
     if heads and not any(bool(head.members.any()) for head in heads.values()):
         raise InputError(
             "a head per camera learns nothing before it is told whom its camera has: fit with a "
-            "ReIDDataModule, or call set_cameras(pairs of pid and camera) before."
+            "ReIDDataModule, or call set_cameras(pairs of pid and camera) before; people who have "
+            "no row get one by model.unknown=extend."
         )
 
 
