@@ -237,6 +237,11 @@ class ReIDModule(RetrievalModule):
     def _rows_to_start(self) -> dict[str, LabelMap]:
         return rows_to_start(self.model, self.new_people, self.config.unknown)
 
+    def on_train_end(self) -> None:
+        """Have heads by camera remember whom they have trained, whatever is fitted next."""
+        for head in self.model.camera_heads().values():
+            head.trained |= head.members
+
     def on_train_epoch_end(self) -> None:
         """Gather whom the other processes have seen, where only batches say."""
         if not self._knows_people and torch.distributed.is_initialized():
