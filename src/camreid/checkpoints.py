@@ -12,7 +12,7 @@ from torch import Tensor
 from camreid.errors import InputError
 from camreid.importing import import_weights
 from camreid.labels import LabelMap
-from camreid.model.camera_heads import CameraHead
+from camreid.model.camera_heads import CameraHead, known_rows
 from camreid.model.camera_start import require_cameras, with_cameras
 from camreid.model.cameras import CameraOptions
 from camreid.model.config import ModelConfig
@@ -169,7 +169,7 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
         bias = checkpoint.state.get(f"heads.{name}.bias")
         module.new_people = head.take(weight, LabelMap(pids), bias)
         if isinstance(head, CameraHead):
-            head.take_members(checkpoint.state.get(f"heads.{name}.members"), LabelMap(pids))
+            head.take_members(known_rows(checkpoint.state, f"heads.{name}"), LabelMap(pids))
 
 
 def _refuse_foreign(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from camreid.checkpoints import Checkpoint
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.model.batch import read_cameras
+from camreid.model.camera_heads import known_rows
 from camreid.model.camera_norm import CameraNorm
 from camreid.model.cameras import stated
 from camreid.model.evaluating import evaluating
@@ -108,7 +109,7 @@ def _rows(name: str, fresh: Tensor, checkpoints: Sequence[Checkpoint], labels: L
     """
     if name.endswith(".pids"):
         return torch.tensor(labels.pids, dtype=fresh.dtype)
-    key = f"{name.rpartition('.')[0]}.members"
+    head = name.rpartition(".")[0]
     shape = (len(checkpoints), len(labels))
     there, trained = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     values = torch.zeros(len(checkpoints), *fresh.shape, dtype=torch.float64)
@@ -116,7 +117,8 @@ def _rows(name: str, fresh: Tensor, checkpoints: Sequence[Checkpoint], labels: L
         rows = labels.rows(torch.tensor(checkpoint.labels.pids, dtype=torch.int64))
         values[place, rows] = checkpoint.state[name].double()
         there[place, rows] = True
-        trained[place, rows] = checkpoint.state.get(key, True)
+        known = known_rows(checkpoint.state, head)
+        trained[place, rows] = True if known is None else known
     chosen = trained | (there & ~trained.any(0))
     weights = chosen.double() / chosen.sum(0)
     return (weights.view(*shape, *[1] * (fresh.ndim - 1)) * values).sum(0).to(fresh.dtype)

@@ -22,6 +22,7 @@ from tests.conftest import CONFIG, tiny_module
 
 LABELS = LabelMap((10, 2, 7, 4))
 PAIRS = [(10, 1), (2, 1), (2, 3), (7, 3), (4, 3)]
+Trainer = Callable[..., pl.Trainer]
 NETWORK = {**CONFIG["network"], "camera_heads": True, "cameras": [1, 3]}
 LOSS = CONFIG["loss"]
 
@@ -91,11 +92,11 @@ def test_guesses_are_of_the_own_camera() -> None:
     module.set_cameras(PAIRS)
     logits = {"c1": torch.eye(4)[[3, 0]], "c3": torch.eye(4)[[0, 2]]}
     heads, rows = module.model.camera_heads(), torch.tensor([0, 3])
-    own, among, true = own_logits(heads, logits, rows, torch.tensor([1, 3]))
+    own, among, true = own_logits(heads, logits, rows, torch.tensor([1, 3]), "members")
     assert torch.equal(own, torch.stack([logits["c1"][0], logits["c3"][1]]))
     assert among.tolist() == [[True, True, False, False], [False, True, True, True]]
     assert true.tolist() == [0, 3]
-    *_, true = own_logits(heads, logits, rows, torch.tensor([3, 1]))
+    *_, true = own_logits(heads, logits, rows, torch.tensor([3, 1]), "members")
     assert true.tolist() == [-1, -1]
 
 
@@ -204,6 +205,73 @@ def test_the_checkpoint_knows_whom_each_camera_has(tmp_path) -> None:
     assert members(fresh) == {1: [], 3: []}
 
 
+def known(module: ReIDModule) -> dict[int, list[int]]:
+    heads = module.model.camera_heads().items()
+    return {c: sorted(head.pids[head.known].tolist()) for c, head in heads}
+
+
+def test_fine_tuning_on_one_camera_keeps_what_the_others_know(tmp_path) -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    save(module, tmp_path / "joint.ckpt")
+    tuned = module_of()
+    start_from(tuned, read_checkpoint(tmp_path / "joint.ckpt"))
+    tuned.set_cameras([(2, 3), (10, 3)])
+    assert members(tuned)[3] == [2, 4, 7, 10]
+    assert known(tuned) == {1: [2, 10], 3: [2, 4, 7, 10]}
+    save(tuned, tmp_path / "tuned.ckpt")
+    assert known(read_checkpoint(tmp_path / "tuned.ckpt").module()) == known(tuned)
+
+    again = module_of(unknown="extend").eval()
+    start_from(again, read_checkpoint(tmp_path / "tuned.ckpt"))
+    again.set_cameras(PAIRS)
+    assert all(not head.unstarted.pids for head in again.model.camera_heads().values())
+    fit = check_head("c1", again.model.heads["c1"], 96, {10: 1, 2: 1}, LabelMap(()), LABELS)
+    assert (fit.shared, fit.unknown) == (2, 0)
+    whole = soup([read_checkpoint(tmp_path / f"{name}.ckpt") for name in ("tuned", "joint")])
+    assert known(whole) == known(tuned)
+
+
+def test_rows_of_whom_a_camera_has_no_more_are_left_alone_and_tested(tmp_path) -> None:
+    module = module_of()
+    module.set_cameras([*PAIRS, (7, 1)])
+    save(module, tmp_path / "joint.ckpt")
+    tuned = module_of()
+    start_from(tuned, read_checkpoint(tmp_path / "joint.ckpt"))
+    tuned.set_cameras([(10, 1), (7, 1), (2, 3)])  # 2 is in camera 3 alone now
+    assert members(tuned)[1] == [7, 10]
+    pids, cameras = torch.tensor([10, 7, 2]), torch.tensor([1, 1, 3])
+    heads, rows = tuned.model.camera_heads(), LABELS.rows(pids)
+    output = tuned.model(batch_of([10, 7, 2], [1, 1, 3])["images"], rows, cameras)
+    camera_identity_loss(heads, output.logits, rows, cameras).backward()
+    used = tuned.model.heads["c1"].weight.grad.abs().sum(1) > 0
+    assert sorted(LABELS.pids[row] for row in used.nonzero()[:, 0].tolist()) == [7, 10]
+    asked = (heads, output.logits, LABELS.rows(torch.tensor([2, 4, 2])), torch.tensor([1, 1, 3]))
+    assert own_logits(*asked, "known")[2].tolist() == [1, -1, 1]
+    assert own_logits(*asked, "members")[2].tolist() == [-1, -1, 1]
+
+
+def test_a_module_that_is_fitted_again_keeps_what_it_has_trained(
+    records: Records, trainer: Trainer
+) -> None:
+    module = module_of(OriginalSplit()(records).labels)
+    for split in (OriginalSplit()(records), OriginalSplit(camera=3)(records)):
+        data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+        trainer(limit_train_batches=1).fit(module, data)
+    first = {r.pid for r in OriginalSplit()(records).train if r.camera == 1}
+    assert known(module)[1] == sorted(first)
+    assert not set(members(module)[1]) & set(split.labels.pids)
+
+
+def test_checkpoints_of_before_have_trained_whom_their_cameras_have(tmp_path) -> None:
+    module = module_of()
+    module.set_cameras(PAIRS)
+    state = {k: v for k, v in module.state_dict().items() if not k.endswith(".trained")}
+    again = module_of()
+    again.load_state_dict(state)
+    assert known(again) == members(module)
+
+
 def test_new_rows_start_from_the_images_of_the_camera(tmp_path) -> None:
     module = module_of()
     module.set_cameras(PAIRS)
@@ -287,9 +355,6 @@ def test_a_soup_has_the_people_of_both(tmp_path) -> None:
         torch.testing.assert_close(both.model.heads[name].weight[both.labels.row(pid)], row)
 
 
-Trainer = Callable[..., pl.Trainer]
-
-
 def test_fit_tells_the_heads_and_the_check_tells_each_camera(
     records: Records, trainer: Trainer, tmp_path
 ) -> None:
@@ -368,6 +433,41 @@ def test_an_expert_of_one_camera_has_one_head(records: Records, trainer: Trainer
     data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
     trainer(callbacks=[HeadCheck(1.0)], limit_train_batches=1).fit(module, data)
     assert members(module)[1] == []
+
+
+def test_a_trainer_that_has_tested_a_checkpoint_tells_the_heads_of_the_next(
+    records: Records, trainer: Trainer, tmp_path
+) -> None:
+    split = OriginalSplit()(records)
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+    first = trainer(limit_train_batches=1, limit_test_batches=1)
+    first.fit(module_of(split.labels), data)
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    first.test(module_of(split.labels), data, ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    module = module_of(split.labels)
+    first.fit(module, data)
+    for camera, people in members(module).items():
+        assert people == sorted({r.pid for r in split.train if r.camera == camera})
+    strangers = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+    with pytest.raises(InputError, match=r"get one by model\.unknown=extend"):
+        trainer(limit_train_batches=1).fit(module_of(LabelMap((7001, 7002))), strangers)
+
+
+def test_what_is_gone_on_with_keeps_whom_its_cameras_have(
+    records: Records, trainer: Trainer, tmp_path
+) -> None:
+    split = OriginalSplit()(records)
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+    pairs = [(r.pid, r.camera) for r in split.train]
+    module, first = module_of(split.labels), trainer(limit_train_batches=1)
+    elsewhere = next(pid for pid in split.labels.pids if (pid, 3) not in pairs)
+    module.set_cameras([*pairs, (elsewhere, 3)])
+    before = members(module)
+    first.fit(module, data.train_dataloader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    again = module_of(split.labels)
+    trainer(limit_train_batches=1, max_epochs=2).fit(again, data, ckpt_path=tmp_path / "a.ckpt")
+    assert members(again) == before
 
 
 def test_without_records_somebody_must_tell(records: Records, trainer: Trainer) -> None:

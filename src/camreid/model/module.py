@@ -99,8 +99,8 @@ class ReIDModule(RetrievalModule):
             return
         if self.config.unknown == "drop" and hasattr(data, "keep_only"):
             data.keep_only(self.labels)
-        if self.trainer.ckpt_path is None:  # otherwise they are as they were
-            self.set_cameras((r.pid, r.camera) for r in getattr(data, "train_records", ()))
+        # a checkpoint that is gone on with comes after this, and says it again
+        self.set_cameras((r.pid, r.camera) for r in getattr(data, "train_records", ()))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and triplet losses; unknown people have only the latter."""
@@ -214,8 +214,7 @@ class ReIDModule(RetrievalModule):
             self.start_rows(data.eval_dataloader(records, padded=False))
         self._knows_people = hasattr(data, "train_records")
         train = data.train_records if self._knows_people else ()
-        if not self._knows_people:
-            require_members(self.model.camera_heads())
+        require_members(self.model.camera_heads())
         self.seen = self.seen | set(self.labels.pids) | {r.pid for r in train}
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
@@ -237,6 +236,11 @@ class ReIDModule(RetrievalModule):
 
     def _rows_to_start(self) -> dict[str, LabelMap]:
         return rows_to_start(self.model, self.new_people, self.config.unknown)
+
+    def on_train_end(self) -> None:
+        """Have heads by camera remember whom they have trained, whatever is fitted next."""
+        for head in self.model.camera_heads().values():
+            head.trained |= head.members
 
     def on_train_epoch_end(self) -> None:
         """Gather whom the other processes have seen, where only batches say."""

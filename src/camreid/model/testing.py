@@ -92,7 +92,7 @@ class RetrievalModule(pl.LightningModule):
         heads = self.model.camera_heads()
         if not heads:
             return torch.stack(list(output.logits.values())).sum(0), rows
-        logits, among, rows = own_logits(heads, output.logits, rows, batch.cameras)
+        logits, among, rows = own_logits(heads, output.logits, rows, batch.cameras, "known")
         return logits.masked_fill(~among, -torch.inf), rows
 
     def on_test_epoch_end(self) -> None:
