@@ -54,8 +54,8 @@ def test_commands_compose(command: str, run: Callable[..., Ran]) -> None:
 def test_reports_are_typed_so(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", shlex.split(command))
     typed = report.read_arguments()
-    assert all(run.parent == Path("runs") for run in typed.runs)
-    assert typed.output in (None, Path("both.html"))
+    assert all(run.parts[0] == "runs" for run in typed.runs)
+    assert typed.output in (None, Path("both.html"), Path("report.html"))
 
 
 def test_the_choices_it_names_are_those_there_are() -> None:
@@ -67,8 +67,8 @@ def test_the_choices_it_names_are_those_there_are() -> None:
 
 def test_the_files_it_names_are_there() -> None:
     root = Path(__file__).parents[1]
-    for script in set(re.findall(r"scripts/[a-z_/]+\.py", README)):
-        assert (root / script).is_file()
+    for file in set(re.findall(r"(?:scripts/[a-z_/]+\.py|docs/[a-z]+\.png)", README)):
+        assert (root / file).is_file()
 
 
 def test_the_split_options_it_names_have_these_values() -> None:
