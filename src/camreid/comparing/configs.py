@@ -9,13 +9,14 @@ ABSENT = "(not set)"
 def differing(configs: Sequence[Mapping[str, Any]], above: str = "") -> dict[str, list[Any]]:
     """The options in which configs differ, by dotted key, with the value of each config.
 
-    Where only some have a group under a key, the group is one value.
+    Where only some have a group under a key, the group is one value. Where a logger writes to
+    (`save_dir`) is the folder of the run, and no option.
 
     >>> differing([{"seed": 0, "split": {"by": "image"}}, {"seed": 0, "split": {"camera": 3}}])
     {'split.by': ['image', '(not set)'], 'split.camera': ['(not set)', 3]}
     """
     found: dict[str, list[Any]] = {}
-    for key in dict.fromkeys(key for config in configs for key in config):
+    for key in dict.fromkeys(key for config in configs for key in config if key != "save_dir"):
         values = [config.get(key, ABSENT) for config in configs]
         if all(isinstance(value, Mapping) for value in values):
             found.update(differing(values, f"{above}{key}."))

@@ -19,6 +19,9 @@ def matrix_tables(content: Mapping[str, Any]) -> list[Table]:
     if content["partial"]:
         caveat += "\nOn a part of the images only."
     tables = [_by_camera(content, number, caveat) for number in _TITLES]
+    if content["compared"]["rows"]:
+        fair = {**content, **on_unseen(content)}
+        tables += [_by_camera(fair, number, caveat, unseen=True) for number in _TITLES]
     tables.append(_knowledge(_rows(content), caveat))
     if content["differences"]:
         tables.append(_differences(content, caveat))
@@ -70,9 +73,22 @@ def _tested(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {**content["experts"], **content["controls"]}
 
 
-def _by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
-    """Query cameras across: the number, and below it the 95 % interval in whole per cent."""
-    title = f"{_TITLES[number]} by query camera, {content['protocol']}; below, 95 %{caveat}"
+def on_unseen(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The groups of rows with their numbers on the people whom none of the rows has seen."""
+    compared = content["compared"]["rows"]
+    return {
+        key: {name: {**row, **compared[name]} for name, row in (content.get(key) or {}).items()}
+        for key in ("experts", "controls", "combinations")
+    }
+
+
+def _by_camera(content: Mapping[str, Any], number: str, caveat: str, unseen: bool = False) -> Table:
+    """Query cameras across: the number, and below it the 95 % interval in whole per cent.
+
+    Where the split leaks, the best expert is in the table of the `unseen` people alone.
+    """
+    whom = f" on the {content['compared']['identities']} people compared" if unseen else ""
+    title = f"{_TITLES[number]} by query camera{whom}, {content['protocol']}; below, 95 %{caveat}"
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for camera in content["cameras"]:
@@ -85,8 +101,9 @@ def _by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
         parts = [row if key == "all" else row["by_camera"][key] for key in keys]
         cells = (_cell(part, number) for part in parts)
         table.add_row(name, *cells, end_section=place in ends)
-    found = (content["best"].get(key, {}).get(number) for key in keys)
-    table.add_row("best expert", *(name or "n/a" for name in found))
+    if unseen or not content["compared"]["leaks"]:
+        found = (content["best"].get(key, {}).get(number) for key in keys)
+        table.add_row("best expert", *(name or "n/a" for name in found))
     return table
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from camreid.evaluation.matrix_tables import seen_people, unseen_by_all
+from camreid.evaluation.matrix_tables import on_unseen, seen_people, unseen_by_all
 from camreid.evaluation.report import percent
 from camreid.reporting.matrix_measuring import GROUPS, rows_of
 from camreid.reporting.tables import Cell, Group, Table, shared, text_cells
@@ -28,19 +28,33 @@ def _groups(
     ]
 
 
-def by_camera(content: Mapping[str, Any], number: str, caveat: str) -> Table:
-    """A number by row and query camera, with intervals, the best expert of each marked."""
+def cameras_tables(content: Mapping[str, Any], caveat: str) -> tuple[Table, ...]:
+    """By camera, and where the split leaks, on the people compared too."""
+    tables = tuple(by_camera(content, number, caveat) for number in NUMBERS)
+    if not (content.get("compared") or {}).get("rows"):
+        return tables
+    fair = {**content, **on_unseen(content)}
+    return (*tables, *(by_camera(fair, number, caveat, unseen=True) for number in NUMBERS))
+
+
+def by_camera(content: Mapping[str, Any], number: str, caveat: str, unseen: bool = False) -> Table:
+    """A number by row and query camera, with intervals, the best expert of each marked.
+
+    Where the split leaks, the best are in the table of the `unseen` people alone.
+    """
+    starred = unseen or not _on_whom(content)
     keys = [*map(str, content["cameras"]), "all"]
 
     def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
         parts = [row if key == "all" else row["by_camera"].get(key) for key in keys]
-        best = [name in best_experts(content, key, number) for key in keys]
+        best = [starred and name in best_experts(content, key, number) for key in keys]
         return [_with_interval(p, number, b) for p, b in zip(parts, best, strict=True)]
 
     return Table(
-        title=f"{NUMBERS[number]} by query camera",
-        text=f"{NUMBERS[number]} in per cent by query camera, {content['protocol']}; below each, "
-        f"its 95 % interval. ★ the best expert of the column{_on_whom(content)}.",
+        title=f"{NUMBERS[number]} {'of people compared ' if unseen else ''}by query camera",
+        text=f"{NUMBERS[number]} in per cent by query camera{_on_whom(content) if unseen else ''}, "
+        f"{content['protocol']}; below each, its 95 % interval."
+        + (" ★ the best expert of the column." if starred else ""),
         columns=[*(f"c{key}" for key in keys[:-1]), "all"],
         groups=_groups(content, cells),
         corner="row",

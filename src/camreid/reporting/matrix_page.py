@@ -8,8 +8,7 @@ from camreid.evaluation.matrix_tables import leak_caveat
 from camreid.reporting.drawing import Chart, Dot
 from camreid.reporting.figures import cmc_of, dots_chart
 from camreid.reporting.matrix_grids import (
-    NUMBERS,
-    by_camera,
+    cameras_tables,
     differences_table,
     ends_of,
     experts_table,
@@ -81,7 +80,7 @@ def matrix_section(anchor: str, name: str, folder: MatrixFolder) -> MatrixSectio
         content=content,
         notes=(*notes, *(content.get("notes") or ()), *_left_out(content)),
         headline=headline(name, content, caveat),
-        cameras=tuple(by_camera(content, number, caveat) for number in NUMBERS),
+        cameras=cameras_tables(content, caveat),
         experts=experts_table(content, caveat),
         differences=differences_table(content, caveat) if content["differences"] else None,
         spaces=spaces_tables(content, caveat),
