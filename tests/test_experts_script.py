@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_what_can_be_continued(
     process = start("--cameras", "1", "2", "--devices", "cpu")
     wait_for(tmp_path / "e" / "c1" / "checkpoints" / "last.ckpt")
     process.send_signal(number)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "c1 interrupted; the same command goes on" in out
     assert not (tmp_path / "e" / "c2").exists()
@@ -297,7 +297,7 @@ def test_tests_of_fewer_epochs_are_set_aside_as_each_training_starts(
     process = start(*typed, "trainer.max_epochs=5")
     wait_for(first / "waiting")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=180)
     assert [path.relative_to(first) for path in sorted(first.rglob("metrics*.json"))] == [
         Path("metrics.before.json"), Path("test", "metrics.before.json")
     ]  # fmt: skip

@@ -189,7 +189,8 @@ def test_by_keyboard(browser: "webdriver.Chrome") -> None:
 def test_heat_tables_of_a_matrix(browser: "webdriver.Chrome") -> None:
     found = browser.execute_script(
         """
-        const heat = document.querySelector("[aria-label='mAP of people compared by query camera'] table");
+        const title = "mAP of people compared by query camera";
+        const heat = document.querySelector(`[aria-label='${title}'] table`);
         const share = c => c.style.getPropertyValue("--share");
         const cells = [...heat.querySelectorAll("td")].filter(c => share(c));
         return {

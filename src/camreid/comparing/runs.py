@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from camreid.comparing.contents import HEAD_CHECK
+from camreid.comparing.contents import METRICS as METRICS_FORM
+from camreid.comparing.forms import Form, FormError
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, RankingResult, RankOptions
-from camreid.reporting.contents import HEAD_CHECK
-from camreid.reporting.contents import METRICS as METRICS_FORM
-from camreid.reporting.forms import Form, FormError
 
 CONFIGS = ("config.yaml", ".hydra/config.yaml")  # the second, where features alone were ranked
 METRICS, HEAD, FEATURES, SPLIT = (

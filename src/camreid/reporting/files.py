@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from camreid.comparing.forms import Form, FormError, having, many
 from camreid.errors import InputError
-from camreid.reporting.forms import Form, FormError, having, many
 
 T = TypeVar("T")
 # any of these makes a folder a run

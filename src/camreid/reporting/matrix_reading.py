@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from camreid.comparing.contents import MATRIX
+from camreid.comparing.forms import FormError
 from camreid.errors import InputError
-from camreid.reporting.contents import MATRIX
 from camreid.reporting.files import (
     Trying,
     feature_files,
@@ -19,7 +20,6 @@ from camreid.reporting.files import (
     read_overrides,
     require_run,
 )
-from camreid.reporting.forms import FormError
 
 
 @dataclass(frozen=True)

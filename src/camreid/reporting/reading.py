@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from camreid.checkpoints import read_checkpoint
+from camreid.comparing.contents import FEATURE_NOTES, HEAD_CHECK, METRICS, ORIGIN_NOTES
+from camreid.comparing.forms import FormError
 from camreid.errors import InputError
 from camreid.evaluation.features import FeatureTable
-from camreid.reporting.contents import FEATURE_NOTES, HEAD_CHECK, METRICS, ORIGIN_NOTES
 from camreid.reporting.files import (
     Trying,
     job_name,
@@ -21,7 +22,6 @@ from camreid.reporting.files import (
     read_overrides,
     require_run,
 )
-from camreid.reporting.forms import FormError
 
 
 @dataclass(frozen=True)

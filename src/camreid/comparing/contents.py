@@ -1,6 +1,6 @@
 """What the files of a run and of a matrix hold, as far as a page shows it."""
 
-from camreid.reporting.forms import (
+from camreid.comparing.forms import (
     each,
     ends,
     having,

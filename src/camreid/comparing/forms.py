@@ -68,7 +68,7 @@ def having(needed: Mapping[str, Form], known: Mapping[str, Form] | None = None) 
 
     >>> having({"mAP": number})({"mAP": "high"}, "retrieval")
     Traceback (most recent call last):
-    camreid.reporting.forms.FormError: retrieval.mAP is a str, expected a number
+    camreid.comparing.forms.FormError: retrieval.mAP is a str, expected a number
     """
     absent = {name: maybe(form) for name, form in (known or {}).items()}
 
