@@ -47,6 +47,11 @@ what["end"] = time.time()
 """
 
 
+def default_interrupt() -> None:
+    """Where the tests run in the background, a shell has them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     fake = tmp_path / "fake.py"
@@ -56,6 +61,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         command = [sys.executable, str(SCRIPT), "e", "--command", f"{sys.executable} {fake}"]
         return subprocess.Popen(
             [*command, *arguments],
+            preexec_fn=default_interrupt,
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
