@@ -44,6 +44,11 @@ class Job:
     started: float
 
 
+def _heed_interrupts() -> None:
+    """Have a training stop on SIGINT where this program ignores it, as after `&` in a script."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Queue:
     """Models that wait, train, are done or have failed.
 
@@ -185,6 +190,7 @@ class Queue:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=_heed_interrupts,
                 pass_fds=(self.lock.fileno(),),
             )
         self.lock.add(process.pid)

@@ -446,3 +446,20 @@ def test_what_is_trained_but_not_tested_is_told_how(
     assert ran.code == 0, ran.err
     assert (tmp_path / "e" / "c1" / "test" / "metrics.json").is_file()
     assert "c1 done before" in experts("--cameras", "1", "--", *options)[1]
+
+
+def test_trainings_stop_where_interrupts_are_ignored(tmp_path: Path) -> None:
+    fake = tmp_path / "fake.py"
+    fake.write_text(FAKE)
+    (tmp_path / "waits").touch()
+    command = [sys.executable, str(SCRIPT), "e", "--command", f"{sys.executable} {fake}"]
+    process = subprocess.Popen(
+        [*command, "--cameras", "1", "--devices", "cpu"],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_for(tmp_path / "e" / "c1" / "checkpoints" / "last.ckpt")
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "c1 interrupted" in out
