@@ -144,7 +144,7 @@ def epochs_of(last: Path) -> tuple[int, int]:
     Raises:
         InputError: it is none, or does not say.
     """
-    from camreid.checkpoints import read_checkpoint  # torch only where there is one
+    from camreid.checkpoints.io import read_checkpoint  # torch only where there is one
     from camreid.errors import InputError
 
     checkpoint = read_checkpoint(last)
@@ -161,7 +161,7 @@ def images_trained(last: Path) -> int:
     Raises:
         InputError: it is none, or does not say.
     """
-    from camreid.checkpoints import read_checkpoint
+    from camreid.checkpoints.io import read_checkpoint
     from camreid.errors import InputError
 
     images = read_checkpoint(last).images_trained

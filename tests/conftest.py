@@ -12,7 +12,7 @@ import torch
 
 from camreid.data import Records, SyntheticMarket, read_market1501
 from camreid.labels import LabelMap
-from camreid.model import ReIDModule
+from camreid.training import ReIDModule
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
@@ -21,7 +21,7 @@ CONFIG = {
     "image_size": [64, 32],
     "unknown": "skip",
     "pixels": "raw",
-    "network": {"_target_": "camreid.model.Baseline", "backbone": "test_resnet", "last_stride": 1},
+    "network": {"_target_": "camreid.models.Baseline", "backbone": "test_resnet", "last_stride": 1},
     "loss": {
         "identity_weight": 1.0,
         "smoothing": 0.1,

@@ -1,7 +1,6 @@
-"""Imports go downwards only, and each library has its place."""
+"""Imports go downwards only, also inside functions, and each library has its place."""
 
 import ast
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,39 +9,31 @@ import camreid
 
 PACKAGE = Path(camreid.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-# who may import whom, by the first folder or module below the package
-ABOVE = {
-    "errors": set(),
-    "names": set(),
-    "labels": set(),
-    "data": {"errors", "names", "labels", "data"},
-    "evaluation": {"errors", "labels", "evaluation"},
-    "model": {"errors", "names", "labels", "evaluation", "model"},
-    "foreign": {"model"},
-    # the names of models are those of their configs, which the commands read
-    "importing": {"architectures", "cli", "errors", "foreign", "labels", "model"},
-    "architectures": {"cli", "foreign", "model"},
-    "checkpoints": {"errors", "importing", "labels", "model"},
-    "freezing": {"errors", "model"},
-    "callbacks": {"errors", "freezing", "labels", "evaluation", "model"},
-    "distilling": {"checkpoints", "errors", "labels", "model"},
-    "extractor": {"checkpoints", "data", "errors", "model"},
-    "soups": {"checkpoints", "errors", "labels", "model"},
-    "parity": {"errors"},
-    "comparing": {"errors", "evaluation", "comparing"},
-    "exporting": {"errors", "model", "parity"},
-    "reporting": {"checkpoints", "comparing", "errors", "evaluation", "reporting"},
+# each may import the folders and modules of the lines below it, and its own
+TIERS = (
+    {"cli"},
+    {"inference"},
+    {"checkpoints"},
+    {"training"},
+    {"runs"},
+    {"data", "models", "losses", "evaluation"},
+    {"labels", "errors", "files", "provenance", "versions"},
+)
+TIER = {name: tier for tier, names in enumerate(TIERS) for name in names}
+# library: the folders and files that may import it
+HOMES = {
+    "pytorch_lightning": ("training/", "data/datamodule.py", "cli/"),
+    "lightning_fabric": ("training/", "data/datamodule.py", "cli/"),
+    "hydra": ("cli/",),
+    "omegaconf": ("cli/",),
+    "rich": ("runs/", "cli/"),
+    "jinja2": ("runs/", "cli/"),
+    "matplotlib": ("runs/", "cli/"),
 }
-LIGHTNING = {
-    "data/datamodule.py",
-    "model/module.py",
-    "model/testing.py",
-    "callbacks.py",
-    "freezing.py",
-}
-NOT_TORCH_ALONE = {
-    f"evaluation/{name}.py" for name in ("metric", "report", "features", "matrix_tables")
-}
+
+
+def where(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
 
 
 def imported(path: Path) -> set[str]:
@@ -52,23 +43,20 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
+            names |= {f"{node.module}.{a.name}" for a in node.names if node.module == "camreid"}
     return names
 
 
-def where(path: Path) -> str:
-    return path.relative_to(PACKAGE).as_posix()
+@pytest.mark.parametrize("path", [f for f in FILES if f.parent != PACKAGE], ids=where)
+def test_imports_go_downwards(path: Path) -> None:
+    own = where(path).split("/")[0]
+    parts = {n.split(".")[1] for n in imported(path) if n.startswith("camreid.")} & TIER.keys()
+    upwards = {part for part in parts if part != own and TIER[part] <= TIER[own]}
+    assert not upwards
 
 
 @pytest.mark.parametrize("path", FILES, ids=where)
-def test_layers(path: Path) -> None:
-    part = where(path).split("/")[0].removesuffix(".py")
-    names = imported(path)
-    roots = {name.split(".")[0] for name in names}
-    if part in ABOVE:
-        own = {name.split(".")[1] for name in names if name.startswith("camreid.")}
-        assert own <= ABOVE[part]
-        assert not roots & {"hydra", "omegaconf"}
-        assert "pytorch_lightning" not in roots or where(path) in LIGHTNING
-    if (part == "evaluation" or part == "labels") and where(path) not in NOT_TORCH_ALONE:
-        outside = roots - set(sys.stdlib_module_names)
-        assert outside <= {"torch", "camreid"}
+def test_libraries_stay_in_their_place(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path)}
+    for library, homes in HOMES.items():
+        assert library not in roots or where(path).startswith(homes)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from camreid import create_model
-from camreid.checkpoints import load
+from camreid.checkpoints.io import load
 from camreid.data import ReIDDataModule, Split
 from camreid.evaluation import rank
 from camreid.evaluation.report import percent
-from camreid.model import ReIDModule
+from camreid.training import ReIDModule
 
 
 def histogram(images: Tensor) -> Tensor:

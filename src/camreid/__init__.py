@@ -7,12 +7,12 @@ __version__ = "0.1.0"
 
 # Looked up on first use, so that `camreid-train --help` does not wait for torch.
 _HOMES = {
-    "FeatureExtractor": "camreid.extractor",
+    "FeatureExtractor": "camreid.inference",
     "HeadMismatch": "camreid.errors",
     "InputError": "camreid.errors",
     "LabelMap": "camreid.labels",
     "create_model": "camreid.cli.compose",
-    "export_onnx": "camreid.exporting",
+    "export_onnx": "camreid.checkpoints.onnx",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -1,8 +1,26 @@
-"""What a user got wrong, said in one paragraph: what was found, what was expected, what to type."""
+"""Errors for bad input: what was found, what was expected, what to change."""
 
 
 class InputError(ValueError):
-    """Bad input. The commands print its message alone and exit with a code that is not 0."""
+    """Bad input. The commands print its message and exit with a code that is not 0.
+
+    Args:
+        message: what was found and what was expected; it names arguments, not overrides.
+        remedy: arguments with values that would work. The commands print them as overrides.
+
+    >>> print(InputError("val_fraction=2: expected a share from 0 to below 1.", val_fraction=0.1))
+    val_fraction=2: expected a share from 0 to below 1. Try val_fraction=0.1.
+    """
+
+    def __init__(self, message: str = "", **remedy: object) -> None:
+        super().__init__(message)
+        self.message, self.remedy = message, remedy
+
+    def __str__(self) -> str:
+        if not self.remedy:
+            return self.message
+        values = ", ".join(f"{name}={value}" for name, value in self.remedy.items())
+        return f"{self.message} Try {values}."
 
 
 class MissingDataset(InputError, FileNotFoundError):

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from camreid.checkpoints import save
+from camreid.checkpoints.io import save
 from camreid.evaluation import FeatureTable, rank
 from camreid.labels import LabelMap
-from camreid.model import ReIDModule
+from camreid.training import ReIDModule
 from tests.conftest import CONFIG, Ran
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from camreid.checkpoints import read_checkpoint, save
+from camreid.checkpoints.io import read_checkpoint, save
 from camreid.cli.lineage import trained_images
 from camreid.data import OriginalSplit, Records
 from tests.conftest import TINY, Ran, tiny_module

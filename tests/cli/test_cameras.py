@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from camreid.checkpoints import load, read_checkpoint
+from camreid.checkpoints.io import load, read_checkpoint
 from camreid.data import Split
 from tests.conftest import TINY, Ran
 

@@ -13,13 +13,13 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from camreid import create_model
-from camreid.callbacks import HeadCheck
 from camreid.cli import CONF
 from camreid.cli.compose import build_on_meta
 from camreid.data import Augment, OriginalSplit, Resplit, SyntheticMarket
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.model import ModelConfig
+from camreid.models import ModelConfig
+from camreid.training.head_check import HeadCheck
 from tests.conftest import Ran
 
 GROUPS = ["split", "data", "model", "trainer", "callbacks", "logger", "experiment"]

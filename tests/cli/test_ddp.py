@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from camreid.checkpoints import load
+from camreid.checkpoints.io import load
 from camreid.data import ReIDDataModule, Split
 from tests.conftest import TINY
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from camreid.checkpoints import load, read_checkpoint, save
+from camreid.checkpoints.io import load, read_checkpoint, save
 from camreid.cli.lineage import parents, trained_images
 from camreid.data import OriginalSplit, Records
 from camreid.labels import LabelMap

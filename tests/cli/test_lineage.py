@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from camreid.checkpoints import save
+from camreid.checkpoints.io import save
 from camreid.cli.lineage import image_leak, trained_images
 from camreid.data import OriginalSplit, Records, Resplit, Split
 from camreid.evaluation.report import evidence_tables

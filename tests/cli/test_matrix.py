@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from camreid.checkpoints import load, save
+from camreid.checkpoints.io import load, save
 from camreid.data import OriginalSplit, Records, Split, SyntheticMarket, read_market1501
 from camreid.data.sources import read_pixels
 from camreid.evaluation import FeatureTable, intervals, rank
 from camreid.labels import LabelMap
-from camreid.model import ReIDModule
+from camreid.training import ReIDModule
 from tests.cli.conftest import QUIET
 from tests.cli.experts import content, imported, listed, ranked, refused, typed
 from tests.conftest import CONFIG, TINY, Ran, tiny_module

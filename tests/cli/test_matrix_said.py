@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from camreid.checkpoints import load, save
+from camreid.checkpoints.io import load, save
 from camreid.data import OriginalSplit, Records, Split
 from camreid.evaluation import FeatureTable, compare
-from camreid.model import ReIDModule
+from camreid.training import ReIDModule
 from tests.cli.experts import content, ranked, typed
 from tests.conftest import Ran
 

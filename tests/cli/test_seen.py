@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from camreid import create_model
-from camreid.checkpoints import read_checkpoint, save
+from camreid.checkpoints.io import read_checkpoint, save
 from camreid.cli.seen import seen_people
 from camreid.data import Records, Split
 from camreid.data.records import people

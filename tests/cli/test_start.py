@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from camreid.checkpoints import load, read_checkpoint, save
+from camreid.checkpoints.io import load, read_checkpoint, save
 from camreid.data import OriginalSplit, Records
 from camreid.labels import LabelMap
 from tests.conftest import TINY, Ran, tiny_module

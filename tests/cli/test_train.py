@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from camreid.checkpoints import load, read_checkpoint
+from camreid.checkpoints.io import load, read_checkpoint
 from camreid.data import Records, Split
 from camreid.evaluation import FeatureTable, rank
 from tests.conftest import TINY, Ran
@@ -229,7 +229,7 @@ def test_the_checkpoints_own_model_is_used_unless_one_is_typed(
     )
     assert ours.config.network == theirs.config.network
     assert ours.config.image_size == theirs.config.image_size
-    assert (ours.config.optimizer.lr, ours.config.unknown) == (0.001, "extend")
+    assert (ours.config.optimizer["lr"], ours.config.unknown) == (0.001, "extend")
     ran = run(
         "camreid-train", "+split=resplit", f"data.root={market}", *quiet, "experiment=finetune",
         "init=a/checkpoints/best.ckpt", "run_dir=c", "trainer.max_epochs=1", "test=false",
@@ -237,7 +237,7 @@ def test_the_checkpoints_own_model_is_used_unless_one_is_typed(
     assert ran.code == 0, ran.err
     tuned = read_checkpoint("c/checkpoints/best.ckpt")
     assert tuned.config.network == theirs.config.network
-    assert (tuned.config.optimizer.lr, tuned.config.schedule.decay) == (3.5e-5, "cosine")
+    assert (tuned.config.optimizer["lr"], tuned.config.schedule["decay"]) == (3.5e-5, "cosine")
     assert tuned.config.loss == theirs.config.loss
     other = train(
         "+split=original", "init=a/checkpoints/best.ckpt", "model.network.backbone=resnet10t"
@@ -289,7 +289,7 @@ def test_what_is_typed_counts_though_it_is_the_default_models(
     )  # fmt: skip
     assert ran.code == 0, ran.err
     config = read_checkpoint("b/checkpoints/best.ckpt").config
-    assert (config.optimizer.lr, config.loss.triplet_margin) == (3.5e-4, 0.3)
+    assert (config.optimizer["lr"], config.loss["triplet_margin"]) == (3.5e-4, 0.3)
     written = yaml.safe_load(Path("b/config.yaml").read_text())["model"]
     assert written["network"]["backbone"] == "test_resnet"
     assert written["optimizer"]["lr"] == 3.5e-4

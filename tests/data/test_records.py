@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from camreid.data import ImageRecord, Records, read_market1501
+from camreid.data.filenames import parse_name
 from camreid.errors import InputError, MissingDataset
-from camreid.names import parse_name
 
 
 def touch(root: Path, *names: str) -> None:

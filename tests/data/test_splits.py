@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camreid.data import ImageRecord, OriginalSplit, Records, Resplit, Split
+from camreid.data.filenames import parse_name
 from camreid.data.splits import stratified
 from camreid.errors import InputError
-from camreid.names import parse_name
 from tests.conftest import GOLDEN, SHARED
 
 NAMES = SHARED / "market1501_train_names.txt"

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from camreid.data import synthetic
+from camreid.data.filenames import ImageName, parse_name
 from camreid.data.synthetic import GALLERY, QUERY, TRAIN, SyntheticMarket
 from camreid.errors import InputError
-from camreid.names import ImageName, parse_name
 
 SMALL = SyntheticMarket(people=12, images_per_person=6, distractors=5, junk=4)
 

@@ -12,13 +12,13 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from camreid.checkpoints import Checkpoint
+from camreid.checkpoints.io import Checkpoint
 from camreid.cli.errors import is_first
 from camreid.cli.provenance import keep_metrics
 from camreid.cli.seen import seen_people
 from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError
-from camreid.model.config import ModelConfig
+from camreid.models.config import ModelConfig
 
 
 def run_folder() -> Path:

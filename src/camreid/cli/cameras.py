@@ -5,8 +5,8 @@ from dataclasses import replace
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.data import Split
-from camreid.model.cameras import OPTIONS
-from camreid.model.config import ModelConfig
+from camreid.models.cameras import OPTIONS
+from camreid.models.config import ModelConfig
 
 
 def fill_cameras(config: DictConfig, model: ModelConfig, split: Split) -> ModelConfig:

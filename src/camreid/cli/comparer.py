@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from camreid.cli.terminal import be_quiet, say
-from camreid.comparing import Comparison, compare_runs, grids, markdown, rich_table
 from camreid.errors import InputError
+from camreid.runs.comparing import Comparison, compare_runs, grids, markdown, rich_table
 
 
 def compare_run(folders: Sequence[str], outputs: Sequence[str]) -> None:

@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.cli import CONF
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.model.config import ModelConfig
-from camreid.model.module import ReIDModule
-from camreid.model.network import ReIDNetwork, build_network
+from camreid.models.config import ModelConfig
+from camreid.models.network import ReIDNetwork, build_network
+from camreid.training.module import ReIDModule
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:

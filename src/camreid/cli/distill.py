@@ -6,15 +6,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.checkpoints import Checkpoint, read_checkpoint
+from camreid.checkpoints.average import total_images
+from camreid.checkpoints.io import Checkpoint, read_checkpoint
 from camreid.cli.expert_notes import check_images, check_people, people_of
 from camreid.cli.experts import Expert, paths_of, read_experts
 from camreid.cli.terminal import say
 from camreid.data import Split
-from camreid.distilling import Distillation, DistillConfig, Teacher
 from camreid.errors import InputError
-from camreid.model.module import ReIDModule
-from camreid.soups import total_images
+from camreid.training.distill import Distillation, DistillConfig, Teacher
+from camreid.training.module import ReIDModule
 
 _OPTION = "distill.teachers"
 _TYPE_SOME = (

@@ -5,12 +5,12 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from camreid.checkpoints import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.onnx import OPSET, export_onnx
+from camreid.checkpoints.parity import TOLERANCE, Parity
 from camreid.cli.build import run_folder
 from camreid.cli.terminal import be_quiet, say
 from camreid.errors import InputError
-from camreid.exporting import OPSET, export_onnx
-from camreid.parity import TOLERANCE, Parity
 
 
 def export_run(config: DictConfig) -> None:

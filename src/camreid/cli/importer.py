@@ -10,16 +10,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from camreid.checkpoints import save
+from camreid.checkpoints.foreign.importing import Import, import_file
+from camreid.checkpoints.io import save
 from camreid.cli.build import run_folder
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import ImageDataset, OriginalSplit, Split, read_market1501
 from camreid.data.records import ImageRecord
 from camreid.errors import HeadMismatch, InputError
 from camreid.evaluation.report import percent
-from camreid.importing import Import, import_file
 from camreid.labels import LabelMap, Order
-from camreid.model.module import ReIDModule
+from camreid.training.module import ReIDModule
 
 _CHECKED = 512  # training images for the check of the rows
 

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.checkpoints import load
+from camreid.checkpoints.average import total_images
+from camreid.checkpoints.io import load
 from camreid.cli import build, testing
 from camreid.cli.expert_notes import check_images, check_people, expert_notes, people_of
 from camreid.cli.experts import Expert, expert_paths, read_experts
@@ -23,8 +24,7 @@ from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.matrix import Row
 from camreid.evaluation.matrix_tables import matrix_tables
 from camreid.evaluation.report import finite
-from camreid.model.module import ReIDModule
-from camreid.soups import total_images
+from camreid.training.module import ReIDModule
 
 _COMBINATIONS: tuple[str, ...] = (*get_args(Combination), *SOUPS)
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from camreid.checkpoints import Checkpoint, read_checkpoint, save
+from camreid.checkpoints.average import check_alike, greedy, restate_batch_norm, soup
+from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
 from camreid.cli import build, testing
 from camreid.cli.experts import Expert
 from camreid.data import Split
 from camreid.data.records import people
 from camreid.errors import InputError
-from camreid.model.module import ReIDModule
-from camreid.soups import check_alike, greedy, restate_batch_norm, soup
+from camreid.training.module import ReIDModule
 
 SOUPS = ("soup", "greedy_soup")
 

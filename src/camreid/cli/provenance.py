@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.model.versions import versions
-from camreid.reporting.files import metrics_parts
+from camreid.runs.report.files import metrics_parts
+from camreid.versions import versions
 
 
 def notes(config: DictConfig) -> dict[str, Any]:

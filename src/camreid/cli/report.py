@@ -48,7 +48,7 @@ def report(runs: list[Path], output: Path | None) -> Path:
     twice = [run for number, run in enumerate(runs) if whole[number] in whole[:number]]
     if twice:
         raise InputError(f"{twice[0]} was typed twice; type each RUN once.")
-    from camreid.reporting.page import (  # torch only now: --help is quick
+    from camreid.runs.report.page import (  # torch only now: --help is quick
         build_page,
         read_folders,
         write_page,

@@ -5,8 +5,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.callbacks import Provenance
-from camreid.checkpoints import Checkpoint, read_checkpoint, start_from
+from camreid.checkpoints.io import Checkpoint, read_checkpoint, start_from
 from camreid.cli import build, testing
 from camreid.cli.budget import spend_budget
 from camreid.cli.cameras import fill_cameras
@@ -18,9 +17,10 @@ from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import fit_labels
-from camreid.model.cameras import stated
-from camreid.model.config import ModelConfig
-from camreid.model.module import ReIDModule
+from camreid.models.cameras import stated
+from camreid.models.config import ModelConfig
+from camreid.training.head_check import Provenance
+from camreid.training.module import ReIDModule
 
 
 def train_run(config: DictConfig) -> None:

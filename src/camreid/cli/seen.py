@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import ListConfig
 
-from camreid.checkpoints import read_checkpoint
+from camreid.checkpoints.io import read_checkpoint
 from camreid.cli.experts import matching
 from camreid.errors import InputError
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from camreid.checkpoints import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint, read_checkpoint
 from camreid.cli.expert_notes import check_images
 from camreid.errors import InputError
 

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints import load
+from camreid.checkpoints.io import load
 from camreid.cli import build
 from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import origin
@@ -20,9 +20,9 @@ from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence, evidence_tables
-from camreid.model.module import ReIDModule
-from camreid.model.network import FeatureOptions
-from camreid.model.testing import is_partial
+from camreid.models.network import FeatureOptions
+from camreid.training.evaluation_loop import is_partial
+from camreid.training.module import ReIDModule
 
 
 def evaluate_run(config: DictConfig) -> None:

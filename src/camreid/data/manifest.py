@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from camreid.data.filenames import parse_name
 from camreid.data.records import ImageRecord, people
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.names import parse_name
 
 Subset = Literal["train", "val", "query", "gallery"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "query", "gallery")

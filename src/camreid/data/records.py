@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from camreid.data.filenames import GRAMMAR, JUNK, parse_name
 from camreid.errors import InputError, MissingDataset
-from camreid.names import GRAMMAR, JUNK, parse_name
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 FOLDERS = (TRAIN, QUERY, GALLERY)

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from camreid.data.figures import Pose, draw_person
+from camreid.data.filenames import DISTRACTOR, JUNK, ImageName
 from camreid.data.wardrobe import Colour, Person, make_person
-from camreid.names import DISTRACTOR, JUNK, ImageName
 
 VERSION = 1
 HEIGHT, WIDTH = 128, 64

@@ -23,9 +23,9 @@ from statistics import NormalDist
 from tqdm import tqdm
 
 from camreid.data import rendering
+from camreid.data.filenames import DISTRACTOR, GRAMMAR, JUNK, parse_name
 from camreid.data.records import FOLDERS, GALLERY, QUERY, TRAIN
 from camreid.errors import InputError
-from camreid.names import DISTRACTOR, GRAMMAR, JUNK, parse_name
 
 _FEWEST_PEOPLE = 12
 _FEWEST_IMAGES = 5.0  # a person is seen by 4.3 cameras on average

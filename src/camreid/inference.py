@@ -1,0 +1,203 @@
+"""Features of images for other programs, without a Trainer."""
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from operator import index
+from pathlib import Path
+from typing import TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camreid.checkpoints.io import load
+from camreid.data.sources import OneImage, list_images, read_pixels
+from camreid.errors import InputError, require_whole
+from camreid.models.evaluating import evaluating, forward_raw
+from camreid.models.network import FeatureOptions, Neck
+from camreid.models.pixels import check_raw
+from camreid.training.module import ReIDModule
+
+_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class FeatureExtractor:
+    """Images of any size to features, those that `camreid-evaluate` compares.
+
+    Args:
+        module: a checkpoint's path, or a `ReIDModule`, whose training and evaluation modes stay as
+            they are.
+        device: `auto` (CUDA if there is any), `cpu`, `cuda:0`, ...; None for that of the module,
+            or `auto` for a checkpoint. A module on another device is copied, not moved.
+        batch_size: images at a time.
+        workers: threads that read the next batch meanwhile; 0 reads and computes in turns.
+        normalize: L2-normalise the features.
+        flip: average the features of each image and its mirror image, before normalising.
+        precision: `float32`, or `bfloat16` or `float16` for mixed precision.
+        neck: features `after` or `before` the neck.
+
+    Attributes:
+        network: what computes the features.
+        device: where it is.
+        image_size: (H, W) in pixels that images are resized to.
+
+    Raises:
+        InputError: no such checkpoint, device or precision.
+
+    >>> import numpy as np
+    >>> from camreid import create_model
+    >>> extractor = FeatureExtractor(create_model("small", labels=[2, 7]))
+    >>> extractor([np.full((h, 40, 3), h, np.uint8) for h in (90, 120, 150)]).shape
+    torch.Size([3, 96])
+    """
+
+    def __init__(
+        self,
+        module: str | Path | ReIDModule,
+        device: str | torch.device | None = None,
+        batch_size: int = 128,
+        workers: int = 0,
+        normalize: bool = False,
+        flip: bool = False,
+        precision: str = "float32",
+        neck: Neck = "after",
+    ) -> None:
+        require_whole("batch_size", batch_size, least=1)
+        require_whole("workers", workers, least=0)
+        if precision not in _PRECISIONS:
+            raise InputError(f"precision={precision!r}: type one of {', '.join(_PRECISIONS)}.")
+        self.batch_size, self.workers = batch_size, workers
+        self.normalize, self.precision = normalize, precision
+        self.options = FeatureOptions(flip=flip, neck=neck)
+        given = isinstance(module, ReIDModule)
+        loaded = _load(module)
+        self.image_size = loaded.config.image_size
+        self.network = loaded.model
+        here = next(self.network.parameters()).device
+        self.device = here if given and device is None else _device(device or "auto")
+        if self.device != here:
+            network = copy.deepcopy(self.network) if given else self.network
+            self.network = network.to(self.device)
+
+    def __call__(
+        self,
+        images: OneImage | Iterable[OneImage],
+        cameras: int | Sequence[int | None] | None = None,
+    ) -> Tensor:
+        """Features (N, D) float32 on the CPU, in the order of the images.
+
+        Args:
+            images: paths, PIL images, uint8 arrays (H, W, 3), or tensors (3, H, W) of uint8 or of
+                float in 0..255; one, a list of any sizes and kinds, or an array or tensor of four
+                dimensions. RGB. None at all give (0, D).
+            cameras: of each image, 1-based, for models with camera options; None for an unknown
+                one, or for all of them.
+
+        Raises:
+            InputError: a file that is not there or no image, or another shape or type of number; as
+                many cameras as there are not images, or something that is no camera's number;
+                cameras for a model without camera options.
+            PixelRangeError: a float tensor that is not in 0..255.
+        """
+        many = list_images(images)
+        told = None if cameras is None else self._cameras(cameras, len(many))
+        with evaluating(self.network), torch.inference_mode():
+            parts, done = [], 0
+            for batch in self._batches(many):
+                some = None if told is None else told[done : done + len(batch)]
+                parts.append(self._features(batch, some))
+                done += len(batch)
+            if not many:
+                nothing = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8)
+                parts = [self._features(nothing)[:0]]
+        features = torch.cat(parts)  # outside inference mode, so that it can be trained on
+        return F.normalize(features) if self.normalize else features
+
+    def _cameras(self, cameras: object, count: int) -> Tensor:
+        """(count,) int64, 0 for an unknown one."""
+        if not self.network.cameras:
+            raise InputError("this model has no camera options; leave cameras= out.")
+        given = list(cameras) if _is_several(cameras) else [cameras]
+        if len(given) != count:
+            raise InputError(f"{len(given)} cameras for {count} images: give one each.")
+        return torch.tensor([_number(camera) for camera in given], dtype=torch.int64)
+
+    def _batches(self, images: list[OneImage]) -> Iterator[Tensor]:
+        """(B, 3, H, W) one after the other; with workers, the next one is read meanwhile."""
+        starts = range(0, len(images), self.batch_size)
+        with ThreadPoolExecutor(max(1, self.workers)) as pool:
+            begin = pool.map if self.workers else map
+            reading: deque[Iterator[Tensor]] = deque()
+            for start in starts:
+                reading.append(begin(self._read, images[start : start + self.batch_size]))
+                if len(reading) > 1:
+                    yield torch.stack(list(reading.popleft()))
+            if reading:
+                yield torch.stack(list(reading.popleft()))
+
+    def _read(self, image: OneImage) -> Tensor:
+        if isinstance(image, Tensor):
+            check_raw(image)
+        return read_pixels(image, self.image_size)
+
+    def _features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        images = images.to(self.device)
+        cameras = None if cameras is None else cameras.to(self.device)
+        kind = _PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, kind, enabled=kind is not None):
+            features = self.options(lambda raw: forward_raw(self.network, raw, cameras), images)
+        return features.float().cpu()
+
+
+def _load(module: object) -> ReIDModule:
+    if isinstance(module, ReIDModule):
+        return module
+    if isinstance(module, str | Path):
+        return load(module)
+    raise InputError(
+        f"a {type(module).__name__} gives no features: type the path of a checkpoint, such as "
+        "runs/RUN/checkpoints/best.ckpt, or give a ReIDModule, as camreid.create_model makes one."
+    )
+
+
+def _is_several(cameras: object) -> TypeGuard[Iterable[object]]:
+    scalar = isinstance(cameras, str) or getattr(cameras, "ndim", 1) == 0
+    return isinstance(cameras, Iterable) and not scalar
+
+
+def _number(camera: object) -> int:
+    """A camera's number, 0 for None."""
+    if camera is None:
+        return 0
+    try:
+        number = 0 if isinstance(camera, bool) else index(camera)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(
+            f"cameras: {camera!r} is no camera; give 1-based whole numbers, such as 3 for c3, or "
+            "None for an unknown one."
+        )
+    return number
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device={name!r}: type auto, cpu or cuda:0.") from error
+    if device.type != "cuda":
+        return device
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= there:
+        raise InputError(
+            f"device={str(name)!r}: PyTorch {torch.__version__} finds {there} CUDA devices here; "
+            "type device='cpu' or 'auto', or install a driver and a PyTorch built for it."
+        )
+    return torch.device(
+        "cuda", torch.cuda.current_device() if device.index is None else device.index
+    )

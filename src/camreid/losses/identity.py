@@ -1,0 +1,141 @@
+"""The identity loss, and how the losses add up."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camreid.errors import InputError, require_number
+from camreid.losses.triplet import Margin, Mining, Pair, PairLoss, TripletLoss
+
+Smoothing = float | Literal["adaptive"]
+
+_ADAPTIVE = 0.2  # of adaptive smoothing, as in FastReID
+
+
+def identity_loss(
+    logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0, among: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy over the images whose identity has a row; 0 if none has.
+
+    Smoothing gives `smoothing` / (rows - 1) to each wrong row, as in FastReID and in Szegedy's
+    erratum, where PyTorch's own form spreads it over all rows. FastReID leaves images out of the
+    mean whose loss is exactly 0; here they are part of it.
+
+    Args:
+        logits: (B, rows).
+        rows: (B,) int64 true rows, -1 for none.
+        smoothing: 0..1; or `adaptive`, a fifth of the probability that the image's own row has
+            already (FastReID's negative epsilon).
+        among: (B, rows) bool, the rows that each image is classified among, its true row one of
+            them; the others get no probability and no smoothing. None for all.
+
+    >>> identity_loss(torch.zeros(2, 4), torch.tensor([1, -1])).item()
+    1.3862943649291992
+    >>> identity_loss(torch.zeros(2, 4), torch.tensor([-1, -1])).item()
+    0.0
+    """
+    known = (rows >= 0).sum().clamp(min=1)
+    if among is not None:
+        return _among(logits, rows, smoothing, among) / known
+    if smoothing == "adaptive":
+        return _adaptive(logits, rows) / known
+    count = logits.shape[1]
+    spread = min(1.0, smoothing * count / max(1, count - 1))
+    total = F.cross_entropy(logits, rows, ignore_index=-1, label_smoothing=spread, reduction="sum")
+    return total / known
+
+
+def _adaptive(logits: Tensor, rows: Tensor) -> Tensor:
+    """Summed cross-entropy with each image's own smoothing."""
+    scores = logits.log_softmax(1)
+    true = scores.gather(1, rows.clamp(min=0)[:, None])[:, 0]  # (B,)
+    share = _ADAPTIVE * true.detach().exp()
+    wrong = (scores.sum(1) - true) / max(1, logits.shape[1] - 1)
+    return -((1 - share) * true + share * wrong)[rows >= 0].sum()
+
+
+def _among(logits: Tensor, rows: Tensor, smoothing: Smoothing, among: Tensor) -> Tensor:
+    """Summed cross-entropy, each image's among rows of its own."""
+    known = rows >= 0
+    logits, rows, among = logits[known], rows[known], among[known]
+    scores = logits.masked_fill(~among, -torch.inf).log_softmax(1).masked_fill(~among, 0.0)
+    true = scores.gather(1, rows[:, None])[:, 0]  # (B,)
+    share = _ADAPTIVE * true.detach().exp() if smoothing == "adaptive" else smoothing
+    wrong = (scores.sum(1) - true) / (among.sum(1) - 1).clamp(min=1)
+    return -((1 - share) * true + share * wrong).sum()
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How the losses add up; each is a mean over heads.
+
+    Attributes:
+        identity_weight: of the identity loss.
+        smoothing: label smoothing, 0..1, or `adaptive`; see `identity_loss`.
+        triplet_weight: of the triplet loss; 0 for none.
+        triplet_margin: a number, or `soft`.
+        triplet_mining: `hard`, `weighted` or `weighted_fastreid`; see `TripletLoss`.
+        triplet_normalize: whether the triplet loss compares directions.
+        pair: `circle` or `cosface` for a `PairLoss` besides, null for none.
+        pair_weight: its weight.
+        pair_margin: its margin.
+        pair_scale: its scale.
+    """
+
+    identity_weight: float
+    smoothing: Smoothing
+    triplet_weight: float
+    triplet_margin: Margin
+    triplet_mining: Mining = "hard"
+    triplet_normalize: bool = False
+    pair: Pair | None = None
+    pair_weight: float = 1.0
+    pair_margin: float = 0.25
+    pair_scale: float = 128.0
+
+    def __post_init__(self) -> None:
+        soft = self.triplet_margin == "soft"
+        if not soft and not isinstance(self.triplet_margin, int | float):
+            raise InputError(
+                f"model.loss.triplet_margin={self.triplet_margin}: type a number such as 0.3, or "
+                "soft."
+            )
+        smooth = 0.0 if self.smoothing == "adaptive" else self.smoothing
+        if not isinstance(smooth, int | float):
+            raise InputError(
+                f"model.loss.smoothing={self.smoothing}: type a number such as 0.1, or adaptive."
+            )
+        weights = (self.identity_weight, self.triplet_weight, self.pair_weight)
+        if not 0 <= smooth < 1 or min(weights) < 0:
+            raise InputError(f"{self}: expected weights of at least 0 and smoothing in 0..1.")
+        for name, kind in (("triplet_mining", Mining), ("pair", Pair)):
+            value = getattr(self, name)
+            if value not in get_args(kind) and not (name == "pair" and value is None):
+                raise InputError(
+                    f"model.loss.{name}={value}: type one of {', '.join(get_args(kind))}."
+                )
+        require_number("model.loss.pair_margin", self.pair_margin, least=0)
+        require_number("model.loss.pair_scale", self.pair_scale, least=0)
+
+    def metric_losses(self) -> dict[str, tuple[float, TripletLoss | PairLoss]]:
+        """Weight and loss of embeddings and pids, by name."""
+        losses: dict[str, tuple[float, TripletLoss | PairLoss]] = {}
+        if self.triplet_weight:
+            triplet = TripletLoss(self.triplet_margin, self.triplet_mining, self.triplet_normalize)
+            losses["triplet"] = (self.triplet_weight, triplet)
+        if self.pair is not None and self.pair_weight:
+            pair = PairLoss(self.pair, self.pair_margin, self.pair_scale)
+            losses[self.pair] = (self.pair_weight, pair)
+        return losses
+
+
+def mean_over_heads(values: list[Tensor]) -> Tensor:
+    """The mean of one loss over all heads.
+
+    >>> mean_over_heads([torch.tensor(1.0), torch.tensor(3.0)])
+    tensor(2.)
+    """
+    return torch.stack(values).mean()

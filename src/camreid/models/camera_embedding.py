@@ -1,0 +1,56 @@
+"""Camera embedding of transformers: the tokens of an image are told its camera."""
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from camreid.errors import InputError
+from camreid.models.cameras import CameraIndex
+
+
+class CameraEmbedding(nn.Module):
+    """Adds a learnt vector of the image's camera to all tokens: SIE of TransReID (He et al. 2021).
+
+    An image of no known camera gets the mean of the vectors. It stands where timm's transformers
+    have their `norm_pre`: after the position embedding (and its dropout, which is 0 here), before
+    that norm and the blocks.
+
+    Args:
+        dim: width of the tokens.
+        factor: lambda; the vectors count so many times.
+        cameras: says which images are of which camera.
+        norm: `norm_pre`.
+
+    Attributes:
+        table: (C, dim), started from a truncated normal distribution of standard deviation 0.02.
+    """
+
+    def __init__(self, dim: int, factor: float, cameras: CameraIndex, norm: nn.Module) -> None:
+        super().__init__()
+        self.cameras, self.factor, self.norm = cameras, factor, norm
+        self.table = nn.Parameter(torch.empty(len(cameras.numbers), dim))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, dim) tokens, the images in the order of `cameras`."""
+        mean = self.table.mean(0, keepdim=True)
+        places = self.cameras.places
+        # place -1, an unknown camera, is the last row
+        rows = mean if places is None else torch.cat((self.table, mean))[places]
+        normed: Tensor = self.norm(tokens + self.factor * rows[:, None])
+        return normed
+
+
+def use_camera_embedding(trunk: nn.Module, factor: float, cameras: CameraIndex) -> None:
+    """Give a timm transformer a camera embedding, in place, after its weights were loaded.
+
+    Raises:
+        InputError: the trunk is no timm VisionTransformer.
+    """
+    if not isinstance(trunk, VisionTransformer):
+        raise InputError(
+            f"model.network.camera_embedding={factor:g} is for timm's vision transformers, and "
+            f"this backbone is a {type(trunk).__name__}. Type model=vit_base or another vit_ or "
+            "deit_ backbone, or model.network.camera_norm=true for a network of batch norms."
+        )
+    trunk.norm_pre = CameraEmbedding(trunk.embed_dim, factor, cameras, trunk.norm_pre)

@@ -1,0 +1,123 @@
+"""Multiple granularity network (Wang et al. 2018) as FastReID has it: eight heads."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+from camreid.models.backbone import Backbone, Changes, GeM
+from camreid.models.baseline import bn_neck
+from camreid.models.head import Classifier, RemapHead
+from camreid.models.network import ReIDNetwork, ReIDOutput
+from camreid.models.pixels import PixelNorm, Pixels
+
+# the order of the parts in the feature: whole maps first
+PARTS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
+# metric losses see the stripes of a branch as one
+JOINED = {
+    "b1": ("b1",),
+    "b2": ("b2",),
+    "b3": ("b3",),
+    "b22": ("b21", "b22"),
+    "b33": ("b31", "b32", "b33"),
+}
+
+
+class MGN(ReIDNetwork):
+    """A ResNet up to the first block of stage 3, then three copies of the rest.
+
+    Branch 1 sees the whole map, branch 2 the whole and two stripes, branch 3 the whole and three.
+    Each of the eight parts is pooled (GeM), reduced by a 1 x 1 convolution and batch-normalised,
+    and has a head; all heads are over one label map. The feature is the eight parts one after the
+    other, in the order of `PARTS`.
+
+    Args:
+        labels: the people, in row order.
+        image_size: (H, W) in pixels; the map of H / 16 rows must have three stripes.
+        pixels: see `PixelNorm`.
+        backbone: a timm ResNet of bottlenecks.
+        pretrained: fetch timm's weights for it.
+        weights: a file of backbone weights instead.
+        ibn: see `Changes`.
+        stem_padding: see `Changes`.
+        dim: width of each part.
+        extra_norm: batch norm and ReLU between reduction and neck, as FastReID v0.1.1 had.
+        classifier: see `RemapHead`.
+        scale: see `RemapHead`.
+        margin: see `RemapHead`.
+    """
+
+    def __init__(
+        self,
+        labels: LabelMap,
+        image_size: tuple[int, int],
+        *,
+        pixels: Pixels = "raw",
+        backbone: str,
+        pretrained: bool = False,
+        weights: str | None = None,
+        ibn: bool = False,
+        stem_padding: int = 1,
+        dim: int = 256,
+        extra_norm: bool = False,
+        classifier: Classifier = "circle",
+        scale: float = 64.0,
+        margin: float = 0.35,
+    ) -> None:
+        super().__init__()
+        stripes = [len(torch.arange(-(-image_size[0] // 16)).chunk(n)) for n in (2, 3)]
+        if stripes != [2, 3]:
+            raise InputError(
+                f"images {image_size[0]} pixels high give MGN no three stripes; type "
+                "model.image_size=[384,128]."
+            )
+        changes = Changes(last_stride=1, ibn=ibn, stem_padding=stem_padding)
+        whole = Backbone(backbone, image_size, pretrained, weights, changes)
+        self.pixel_norm = PixelNorm(pixels, whole.mean, whole.std)
+        trunk = whole.trunk
+        stem = (trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool)
+        self.trunk = nn.Sequential(*stem, trunk.layer1, trunk.layer2, trunk.layer3[0])
+        rest = nn.Sequential(nn.Sequential(*trunk.layer3[1:]), trunk.layer4)
+        self.branches = nn.ModuleDict({name: copy.deepcopy(rest) for name in ("b1", "b2", "b3")})
+        self.pools = nn.ModuleDict({part: GeM(learned=True) for part in PARTS})
+        self.reductions = nn.ModuleDict(
+            {part: nn.Conv2d(whole.dim, dim, 1, bias=False) for part in PARTS}
+        )
+        self.norms = nn.ModuleDict({part: nn.BatchNorm1d(dim) for part in PARTS if extra_norm})
+        self.necks = nn.ModuleDict({part: bn_neck(dim) for part in PARTS})
+        self.heads = nn.ModuleDict(
+            {part: RemapHead(dim, labels, classifier, scale, margin) for part in PARTS}
+        )
+        self.widths = dict.fromkeys(PARTS, dim)
+        for part in PARTS:
+            nn.init.kaiming_normal_(self.get_parameter(f"reductions.{part}.weight"), mode="fan_out")
+
+    def forward(
+        self, images: Tensor, rows: Tensor | None = None, cameras: Tensor | None = None
+    ) -> ReIDOutput:
+        """See `ReIDNetwork.forward`; all is after the necks, the same for all cameras."""
+        shared = self.trunk(self.pixel_norm(images))
+        maps = {name: branch(shared) for name, branch in self.branches.items()}
+        maps["b21"], maps["b22"] = maps["b2"].chunk(2, dim=2)
+        maps["b31"], maps["b32"], maps["b33"] = maps["b3"].chunk(3, dim=2)
+        before = {part: self._reduced(part, maps[part]) for part in PARTS}
+        parts = {part: self.necks[part](before[part]) for part in PARTS}
+        return ReIDOutput(
+            features=torch.cat([parts[part] for part in PARTS], dim=1),
+            embeddings={k: torch.cat([parts[p] for p in names], 1) for k, names in JOINED.items()},
+            logits={part: self.heads[part](parts[part], rows) for part in PARTS},
+            before=torch.cat([before[part] for part in PARTS], dim=1),
+        )
+
+    def _reduced(self, part: str, features: Tensor) -> Tensor:
+        pooled = self.pools[part](features)[:, :, None, None]
+        reduced: Tensor = self.reductions[part](pooled).flatten(1)
+        if part in self.norms:
+            reduced = self.norms[part](reduced).relu()
+        return reduced
+
+    def parts(self, features: Tensor) -> dict[str, Tensor]:
+        """The slice of each head."""
+        return dict(zip(PARTS, features.chunk(len(PARTS), dim=1), strict=True))

@@ -1,0 +1,148 @@
+"""Images to features to logits: what every architecture has in common."""
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+from camreid.models.camera_heads import CameraHead
+from camreid.models.cameras import OPTIONS
+from camreid.models.head import RemapHead
+from camreid.models.pixels import Pixels
+
+Neck = Literal["after", "before"]
+
+
+@dataclass(frozen=True)
+class ReIDOutput:
+    """What a network says of images, in training and in evaluation.
+
+    Attributes:
+        features: (B, D), what is compared: after the neck, not L2-normalised.
+        embeddings: metric-loss feature of each head, (B, d).
+        logits: of each head, (B, rows).
+        before: (B, D), the features before the neck; None where there is no neck.
+    """
+
+    features: Tensor
+    embeddings: dict[str, Tensor]
+    logits: dict[str, Tensor]
+    before: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What is compared at test time.
+
+    Attributes:
+        flip: the mean of the features of an image and of its mirror image. FastReID's flip test
+            normalises the pixels of the second twice; here both are normalised once.
+        normalize: L2-normalised, which cosine distances do anyway.
+        neck: features `after` the neck, as in training, or `before` it.
+    """
+
+    flip: bool = False
+    normalize: bool = False
+    neck: Neck = "after"
+
+    def __post_init__(self) -> None:
+        if self.neck not in ("after", "before"):
+            raise InputError(f"evaluation.neck={self.neck}: type after or before.")
+
+    def __call__(
+        self,
+        network: Callable[[Tensor], ReIDOutput],
+        images: Tensor,
+        output: ReIDOutput | None = None,
+    ) -> Tensor:
+        """(B, D) features of images.
+
+        Args:
+            network: in evaluation mode.
+            images: (B, 3, H, W), as for the network.
+            output: what the network says of them, if it was asked already.
+        """
+        features = self._of(network(images) if output is None else output)
+        if self.flip:
+            features = (features + self._of(network(images.flip(-1)))) / 2
+        return F.normalize(features) if self.normalize else features
+
+    def _of(self, output: ReIDOutput) -> Tensor:
+        if self.neck == "after" or output.before is None:
+            return output.features
+        return output.before
+
+
+class ReIDNetwork(nn.Module):
+    """What an architecture has.
+
+    Attributes:
+        heads: `RemapHead`s by name, over one label map.
+        widths: width of the features that each head is given.
+        cameras: that it tells apart, 1-based; none by default.
+    """
+
+    heads: nn.ModuleDict
+    widths: dict[str, int]
+    cameras: tuple[int, ...] = ()
+
+    def forward(
+        self, images: Tensor, rows: Tensor | None = None, cameras: Tensor | None = None
+    ) -> ReIDOutput:
+        """Features and logits of images.
+
+        Args:
+            images: (B, 3, H, W) as `model.pixels` says, raw uint8 or float in 0..255 by default.
+            rows: (B,) true rows, for classifiers with a margin; -1 for none.
+            cameras: (B,) int64 cameras, 1-based, for networks that tell any apart; None for
+                unknown ones.
+        """
+        raise NotImplementedError
+
+    def parts(self, features: Tensor) -> dict[str, Tensor]:
+        """The part of `features` (B, D) that each head's rows are compared with."""
+        raise NotImplementedError
+
+    def remap_heads(self) -> dict[str, RemapHead]:
+        """The heads by name."""
+        return {name: head for name, head in self.heads.items() if isinstance(head, RemapHead)}
+
+    def camera_heads(self) -> dict[int, CameraHead]:
+        """The heads of single cameras by camera; none by default."""
+        heads = [head for head in self.heads.values() if isinstance(head, CameraHead)]
+        return {head.camera: head for head in heads}
+
+
+def build_network(
+    config: Mapping[str, Any], labels: LabelMap, image_size: tuple[int, int], pixels: Pixels
+) -> ReIDNetwork:
+    """The network that a config names by `_target_`, which must be a `ReIDNetwork`."""
+    options = dict(config)
+    target = str(options.pop("_target_", "camreid.models.Baseline"))
+    try:
+        network = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"model.network._target_={target} can't be imported: {error}.") from error
+    if not (inspect.isclass(network) and issubclass(network, ReIDNetwork)):
+        raise InputError(
+            f"model.network._target_={target} is no camreid.models.ReIDNetwork; type the dotted "
+            "name of a class that is, such as camreid.models.Baseline."
+        )
+    takes = inspect.signature(network).parameters
+    asked = [name for name in OPTIONS if options.get(name) and name not in takes]
+    if asked:
+        raise InputError(
+            f"model.network.{asked[0]}={options[asked[0]]}: {target} has no camera options. Choose "
+            "a model of camreid.models.Baseline, such as model=bot_r50 or model=vit_base."
+        )
+    try:
+        inspect.signature(network).bind(labels, image_size, pixels=pixels, **options)
+    except TypeError as error:
+        raise InputError(f"model.network does not fit {target}: {error}.") from error
+    return network(labels, image_size, pixels=pixels, **options)

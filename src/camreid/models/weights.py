@@ -1,0 +1,155 @@
+"""Weights that other programs wrote: read without running code, and fitted to a trunk."""
+
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from camreid.errors import InputError
+from camreid.models.resnet import NonLocal
+
+State = dict[str, Tensor]
+
+# what a ResNet of another program may have on top of the trunk
+_HEADS = ("fc.", "classifier.", "head.", "heads.")
+
+
+def read_state(path: str | Path, option: str = "path") -> State:
+    """The tensors of a file by name, bare or under `model` or `state_dict`, without `module.`.
+
+    Args:
+        path: a file of torch.save.
+        option: what a user types to name the file.
+
+    Raises:
+        InputError: no such file, a broken one, or one with pickled code, which is not run.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"no file at {option}={path}; type {option}=FILE.")
+    scalar: Any = np.float64(0).__reduce__()[0]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+    kinds: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype]
+    kinds += [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "efd?"]
+    try:
+        with torch.serialization.safe_globals(kinds):  # torchreid keeps rank1 as a NumPy scalar
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{option}={path}: {unreadable(path, error)}") from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    content = content if isinstance(content, Mapping) else {}
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise InputError(f"{option}={path} holds no tensors by name; expected a state dict.")
+    if all(k.startswith("module.") for k in tensors):
+        return {k.removeprefix("module."): v for k, v in tensors.items()}
+    return tensors
+
+
+def unreadable(path: str | Path, error: Exception) -> str:
+    """Why a file could not be read, and what to do."""
+    if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error).upper():
+        name = str(error).partition("GLOBAL ")[2].split(" ")[0]
+        return (
+            f"the file holds pickled code{f' ({name})' if name else ''}, which could do anything "
+            "when it is read, and is therefore not read at all. Load it where you trust it and "
+            "save its state dict alone: torch.save(model.state_dict(), FILE)."
+        )
+    return (
+        f"its {Path(path).stat().st_size} bytes can't be read ({type(error).__name__}): it is cut "
+        "short, or no file of torch.save. Copy the file again."
+    )
+
+
+@dataclass(frozen=True)
+class TrunkFit:
+    """What of a state dict is a trunk.
+
+    Attributes:
+        tensors: by the trunk's names.
+        names: the file's names of those.
+        left_over: the file's names among them that the trunk does not have; a classifier's not.
+        heads: the file's names of a classifier.
+        outside: the file's other names, such as those of a second encoder.
+        missing: the trunk's names that the file lacks.
+    """
+
+    tensors: State
+    names: dict[str, str]
+    left_over: tuple[str, ...]
+    heads: tuple[str, ...]
+    outside: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def fit_trunk(state: Mapping[str, Tensor], trunk: nn.Module) -> TrunkFit:
+    """The part of a state dict that is a trunk, under the trunk's names.
+
+    The names may have anything before them, as in LUPerson's and MoCo's files (`encoder_q.`), and
+    lack the non-local blocks, which start as an identity.
+    """
+    expected = trunk.state_dict()
+    prefix = _prefix(state, expected)
+    behind = _behind_blocks(expected)
+    names: dict[str, str] = {}
+    left: list[str] = []
+    heads: list[str] = []
+    for original in (k for k in state if k.startswith(prefix)):
+        name = original.removeprefix(prefix)
+        own = behind.get(name, name)
+        if own in expected and expected[own].shape == state[original].shape:
+            names[own] = original
+        else:
+            (heads if own not in expected and name.startswith(_HEADS) else left).append(original)
+    fresh = tuple(f"{n}." for n, m in trunk.named_modules() if isinstance(m, NonLocal))
+    optional = () if any(k.startswith(fresh) for k in names) else fresh
+    missing = (k for k in expected if k not in names and not k.startswith(optional))
+    return TrunkFit(
+        {own: state[original] for own, original in names.items()},
+        names,
+        tuple(left),
+        tuple(heads),
+        tuple(k for k in state if not k.startswith(prefix)),
+        tuple(k for k in missing if not k.endswith("num_batches_tracked")),
+    )
+
+
+def _prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What stands before the trunk's names; of several, where most of them follow."""
+    first = next(iter(expected))
+    found = dict.fromkeys(k.removesuffix(first) for k in state if k.endswith(first))
+    return max(found or [""], key=lambda prefix: sum(prefix + k in state for k in expected))
+
+
+def _behind_blocks(expected: Iterable[str]) -> dict[str, str]:
+    """Plain names of the blocks that have a non-local block behind them, such as layer2.2."""
+    wrapped = {k.rpartition(".1.theta")[0] for k in expected if k.endswith(".1.theta.weight")}
+    return {
+        k.replace(f"{block}.0.", f"{block}.", 1): k
+        for block in wrapped
+        for k in expected
+        if k.startswith(f"{block}.0.")
+    }
+
+
+def load_trunk(trunk: nn.Module, path: str) -> None:
+    """Load a file of backbone weights; a classifier and a second encoder in it are left out.
+
+    Raises:
+        InputError: no such file, no state dict, or other keys or shapes.
+    """
+    fit = fit_trunk(read_state(path, "model.network.weights"), trunk)
+    if fit.missing or fit.left_over:
+        raise InputError(
+            f"model.network.weights={path} does not fit the backbone: {len(fit.missing)} keys are "
+            f"missing ({', '.join(fit.missing[:3]) or 'none'}) and {len(fit.left_over)} are left "
+            f"over or of another shape ({', '.join(fit.left_over[:3]) or 'none'}). Choose the "
+            "model.network.backbone they were made for."
+        )
+    trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})

@@ -1,0 +1,7 @@
+"""Everything that is Lightning: module, callbacks, optimiser."""
+
+from camreid.training.batch import Batch, read_batch
+from camreid.training.module import ReIDModule
+from camreid.training.optim import OptimizerConfig, Schedule
+
+__all__ = ["Batch", "OptimizerConfig", "ReIDModule", "Schedule", "read_batch"]

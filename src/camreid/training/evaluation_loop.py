@@ -1,0 +1,144 @@
+"""Validation, test and prediction of a network: features collected, ranked and kept."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from camreid.errors import NoValidQuery
+from camreid.evaluation.features import FeatureTable
+from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
+from camreid.evaluation.options import RankOptions
+from camreid.evaluation.report import Evidence
+from camreid.models.camera_heads import own_logits
+from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
+from camreid.training.batch import Batch, read_batch
+
+
+class RetrievalModule(pl.LightningModule):
+    """The evaluation hooks of a module that has a network.
+
+    Attributes:
+        model: the network; `model(images)` gives a `ReIDOutput`.
+        seen: identities that the weights were trained on, by this run and by those before it.
+        feature_options: what is compared in validation, test and prediction.
+        rank_options: how the test is ranked.
+        test_features: of the last test, cameras 1-based.
+        evidence: what the last test has shown.
+    """
+
+    model: ReIDNetwork
+    seen: frozenset[int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.val_metric = RetrievalMetric(protocol="auto")
+        self.test_metric, self.test_accuracy = RetrievalMetric(), IdentityAccuracy()
+        self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
+        self.test_features: FeatureTable | None = None
+        self.evidence: Evidence | None = None
+
+    def on_validation_start(self) -> None:
+        """Rank 0's running statistics for all, so that all ranks evaluate what will be saved."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Collect features; each image is ranked against all the others."""
+        read = read_batch(batch, training=False)
+        features = self.feature_options(self._network(read), read.images)
+        index = _index(read, batch_idx)
+        self.val_metric.update(features, read.pids, read.camids, index, role="both")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/mAP` and the rest."""
+        try:
+            values = self.val_metric.compute()
+        except NoValidQuery:
+            if not is_partial(self.trainer, "val"):
+                raise
+            values = {"mAP": torch.tensor(torch.nan)}
+        self.val_metric.reset()
+        for name, value in values.items():
+            self.log(f"val/{name}", value.to(self.device), prog_bar=name == "mAP", sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting anew."""
+        self.test_metric.reset()
+        self.test_accuracy.reset()
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect features and guesses of the query (loader 0) and the gallery (loader 1)."""
+        role: Role = "query" if dataloader_idx == 0 else "gallery"
+        read = read_batch(batch, training=False)
+        network = self._network(read)
+        output = network(read.images)
+        features = self.feature_options(network, read.images, output)
+        index = _index(read, batch_idx)
+        self.test_metric.update(features, read.pids, read.camids + 1, index, role)
+        self.test_accuracy.update(*self._guess(read, output), index, role)
+
+    def _network(self, batch: Batch) -> Callable[[Tensor], ReIDOutput]:
+        """The network, told of the cameras of a batch."""
+        return partial(self.model, cameras=batch.cameras)
+
+    def _guess(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
+        """Logits and true rows (-1 for none); of heads by camera, those of the image's own."""
+        rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
+        heads = self.model.camera_heads()
+        if not heads:
+            return torch.stack(list(output.logits.values())).sum(0), rows
+        logits, among, rows = own_logits(heads, output.logits, rows, batch.cameras, "known")
+        return logits.masked_fill(~among, -torch.inf), rows
+
+    def on_test_epoch_end(self) -> None:
+        """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""
+        identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
+        split: Any = getattr(getattr(self.trainer, "datamodule", None), "split", None)
+        self.test_features, self.evidence = self.test_metric.table(split), None
+        try:
+            result, protocols = self.rank_options.rank(self.test_features, self.device)
+        except NoValidQuery:
+            if not is_partial(self.trainer):
+                raise
+            return
+        self.evidence = Evidence(result, self.seen, identity, protocols)
+        summary = self.evidence.summary()
+        for name, value in summary["retrieval"].items():
+            self.log(f"test/{name}", value, sync_dist=True)
+        for name in ("accuracy", "coverage"):
+            if summary["identity"][name] is not None:
+                self.log(f"test/identity_{name}", summary["identity"][name], sync_dist=True)
+
+    def predict_step(
+        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> Any:
+        """A dict of `features` (B, D), `pids`, `camids` and `img_paths`."""
+        read = read_batch(batch, training=False)
+        features = self.feature_options(self._network(read), read.images)
+        return {
+            "features": features,
+            "pids": read.pids,
+            "camids": read.camids,
+            "img_paths": batch["img_paths"],
+        }
+
+
+def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
+    """Whether a stage sees a part of its batches, as in a dry run, which may well hold no match."""
+    limit = getattr(trainer, f"limit_{stage}_batches")
+    whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
+    return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _index(batch: Batch, batch_idx: int) -> Tensor:
+    """Image numbers; of a batch without paths or numbers, by its place in an unshuffled loader."""
+    if batch.index is not None:
+        return batch.index
+    size = len(batch.pids)
+    # batches but the last are as long as the first, so a stride that none exceeds keeps them apart
+    return torch.arange(size, device=batch.pids.device) + batch_idx * 2**20

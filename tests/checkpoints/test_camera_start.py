@@ -1,0 +1,191 @@
+"""Camera options that start from the weights of a model without them, and what reads cameras."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from camreid import FeatureExtractor, create_model
+from camreid.checkpoints.average import restate_batch_norm, soup
+from camreid.checkpoints.io import Checkpoint, read_checkpoint, save, start_from
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+from camreid.models.camera_norm import CameraNorm
+from camreid.training import ReIDModule, read_batch
+from camreid.training.batch import read_cameras
+from tests.conftest import CONFIG, tiny_module
+
+LABELS = LabelMap((10, 2, 7))
+NETWORK = {**CONFIG["network"], "camera_norm": True, "cameras": [1, 2]}
+CAMERAS = torch.tensor([1, 2, 1, 2, 9, 1, 2, 2, 1, 1])
+
+
+def images(seed: int = 0, count: int = 10) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, 64, 32), dtype=torch.uint8, generator=draw)
+
+
+def checkpoint(module: ReIDModule, path: Path) -> Checkpoint:
+    save(module, path)
+    return read_checkpoint(path)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Checkpoint:
+    module = tiny_module(LABELS)
+    for seed in range(3):
+        module.model.train()(images(seed))
+    return checkpoint(module, tmp_path / "plain.ckpt")
+
+
+def test_every_cameras_statistics_start_from_the_plain_ones(plain: Checkpoint) -> None:
+    module = tiny_module(LABELS, network=NETWORK)
+    start_from(module, plain)
+    norm = module.model.neck
+    theirs = plain.state["neck.running_mean"]
+    assert torch.equal(norm.camera_mean, theirs.repeat(2, 1))
+    assert norm.camera_batches.tolist() == [0, 0]
+    found = module.eval().model(images(), cameras=CAMERAS).features
+    torch.testing.assert_close(found, plain.module().model(images()).features, atol=1e-3, rtol=1e-3)
+    module.train().model(images(), cameras=CAMERAS)
+    assert not torch.equal(norm.camera_mean[0], theirs)
+
+
+def test_trained_statistics_are_kept(plain: Checkpoint, tmp_path: Path) -> None:
+    module = tiny_module(LABELS, network=NETWORK)
+    module.train().model(images(), cameras=CAMERAS)
+    again = tiny_module(LABELS, network=NETWORK)
+    start_from(again, checkpoint(module, tmp_path / "a.ckpt"))
+    state = module.model.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in again.model.state_dict().items())
+    expected = module.eval().model(images(), cameras=CAMERAS).features
+    loaded = read_checkpoint(tmp_path / "a.ckpt").module()
+    assert torch.equal(loaded.model(images(), cameras=CAMERAS).features, expected)
+    assert not torch.equal(loaded.model(images()).features, expected)
+
+
+def test_an_embedding_is_added_to_a_plain_transformer(tmp_path: Path) -> None:
+    options = {"network__backbone": "vit_tiny_patch16_224", "image_size": [64, 32]}
+    usual = create_model("vit_base", [4, 8], **options)
+    told = {"network__cameras": [1, 2], "network__camera_embedding": 3.0}
+    module = create_model("vit_base", [4, 8], **options, **told)
+    table = module.model.backbone.trunk.norm_pre.table.detach().clone()
+    start_from(module, checkpoint(usual, tmp_path / "a.ckpt"))
+    assert torch.equal(module.model.backbone.trunk.norm_pre.table, table)
+    module.model.backbone.trunk.norm_pre.factor = 0.0
+    found = module.eval().model(images(), cameras=CAMERAS).features
+    torch.testing.assert_close(found, usual.eval().model(images()).features)
+    saved = checkpoint(module, tmp_path / "b.ckpt")
+    other = create_model("vit_base", [4, 8], **options, **{**told, "network__camera_embedding": 1})
+    with pytest.raises(InputError, match=r"Type model.network.camera_embedding=3.0"):
+        start_from(other, saved)
+
+
+def test_cameras_are_read_from_every_kind_of_batch() -> None:
+    two = images(0, 2)
+    names = ["0704_c3s1_069626_01.jpg", "0002_c6s1_000451_03.jpg"]
+    pids, camids = torch.tensor([704, 2]), torch.tensor([0, 1])
+    for batch, expected in (
+        ({"images": two, "pids": pids, "camids": camids, "img_paths": names}, [1, 2]),
+        ({"images": two, "pids": pids, "img_paths": names}, [3, 6]),
+        ({"images": two, "targets": pids, "camids": camids, "img_paths": names}, [3, 6]),
+        ({"images": two, "pids": pids}, None),
+    ):
+        found, read = read_cameras(batch), read_batch(batch).cameras
+        assert (found if expected is None else found.tolist()) == expected
+        assert read.tolist() == (expected or [0, 0])
+
+
+def test_a_batch_is_told_its_cameras() -> None:
+    module = tiny_module(LABELS, network=NETWORK)
+    module.train().model(images(), cameras=CAMERAS)
+    module.eval()
+    expected = module.model(images(), cameras=CAMERAS).features
+    batch = {"images": images(), "camids": CAMERAS - 1, "pids": torch.zeros(10), "img_paths": []}
+    assert torch.equal(module(batch).features, expected)
+    assert torch.equal(module.predict_step(batch, 0)["features"], expected)
+    assert torch.equal(module(images()).features, module.model(images()).features)
+    assert not torch.equal(module(images()).features, expected)
+    extractor = FeatureExtractor(module, batch_size=4)
+    torch.testing.assert_close(extractor(images(), CAMERAS.tolist()), expected)
+    torch.testing.assert_close(extractor(images()), module.model(images()).features)
+    with pytest.raises(InputError, match="2 cameras for 10 images"):
+        extractor(images(), [1, 2])
+
+
+def test_an_extractor_reads_one_camera_an_image() -> None:
+    module = tiny_module(LABELS, network=NETWORK)
+    module.train().model(images(), cameras=CAMERAS)
+    extractor, one = FeatureExtractor(module), images()[0]
+    told = extractor(one, 2)
+    assert not torch.equal(told, extractor(one))
+    assert torch.equal(extractor(one, [2]), told)
+    two = images(0, 2)
+    assert torch.equal(extractor(two, torch.tensor([2, 1])), extractor(two, [2, 1]))
+    assert torch.equal(extractor(two, [None, 1]), extractor(two, [9, 1]))
+    for wrong in (0, -1, 1.7, "1", "c1", True, [0], [1.7], torch.tensor([1.0]), {}):
+        with pytest.raises(InputError, match=r"1-based|cameras for 1 images"):
+            extractor(one, wrong)
+    with pytest.raises(InputError, match="has no camera options; leave cameras= out"):
+        FeatureExtractor(tiny_module(LABELS))(one, 1)
+
+
+def test_statistics_are_restated_by_camera(tmp_path: Path) -> None:
+    network = tiny_module(LABELS, network=NETWORK).model.train()
+    network.camera_index.least = 2
+    norm = next(m for m in network.modules() if isinstance(m, CameraNorm))
+    network(images(9), cameras=CAMERAS)
+    seen: list[torch.Tensor] = []
+    hook = norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    cameras = [torch.tensor([1, 2, 1, 2]), torch.tensor([2, 2, 9, 1])]
+    restate_batch_norm(
+        network,
+        [{"images": images(s, 4), "camids": c - 1} for s, c in enumerate(cameras)],
+    )
+    hook.remove()
+    # the images come in the order of their cameras, single and unknown ones last
+    first, second = seen
+    of_two = [first[2:], second[:2]]
+    torch.testing.assert_close(norm.camera_mean[0], first[:2].mean((0, 2, 3)))
+    means = torch.stack([x.mean((0, 2, 3)) for x in of_two])
+    torch.testing.assert_close(norm.camera_mean[1], means.mean(0))
+    variances = torch.stack([x.var((0, 2, 3)) for x in of_two])
+    torch.testing.assert_close(norm.camera_var[1], variances.mean(0))
+    means = torch.stack([x.mean((0, 2, 3)) for x in seen])
+    torch.testing.assert_close(norm.running_mean, means.mean(0))
+    assert norm.camera_batches.tolist() == [1, 2]
+    assert norm.momentum == 0.1
+
+
+def test_soups_are_of_the_same_cameras(plain: Checkpoint, tmp_path: Path) -> None:
+    older = {**CONFIG["network"], "camera_norm": False, "cameras": None, "camera_heads": False}
+    same = checkpoint(tiny_module(LABELS, network=older), tmp_path / "same.ckpt")
+    assert soup([plain, same]).labels == LABELS
+    paths = {}
+    for name, cameras in (("a", [1, 2]), ("b", [1, 2]), ("c", [1, 3])):
+        module = tiny_module(LABELS, network={**NETWORK, "cameras": cameras})
+        module.train().model(images(ord(name)), cameras=CAMERAS)
+        paths[name] = checkpoint(module, tmp_path / f"{name}.ckpt")
+    mean = soup([paths["a"], paths["b"]]).model.neck.camera_mean
+    expected = (paths["a"].state["neck.camera_mean"] + paths["b"].state["neck.camera_mean"]) / 2
+    torch.testing.assert_close(mean, expected)
+    # of a camera that one alone was trained on, the soup has that one's
+    module = tiny_module(LABELS, network=NETWORK)
+    module.train().model(images(), cameras=torch.full((10,), 2))
+    mixed = soup([paths["a"], checkpoint(module, tmp_path / "d.ckpt")]).model.neck
+    for key in ("camera_mean", "camera_var"):
+        ours, theirs = paths["a"].state[f"neck.{key}"], module.model.neck.state_dict()[key]
+        expected = torch.stack([ours[0], (ours[1] + theirs[1]) / 2])
+        torch.testing.assert_close(getattr(mixed, key), expected)
+    assert mixed.camera_batches.tolist() == [1, 1]
+    with pytest.raises(InputError, match="other model options"):
+        soup([paths["a"], paths["c"]])
+
+
+@pytest.mark.parametrize("option", ["camera_norm", "camera_embedding", "camera_heads"])
+def test_mgn_has_no_camera_options(option: str) -> None:
+    network = {
+        "_target_": "camreid.models.MGN", "backbone": "resnet50", option: 3.0, "cameras": [1]
+    }  # fmt: skip
+    with pytest.raises(InputError, match=rf"{option}=3.0: .*MGN has no camera options"):
+        tiny_module(LABELS, network=network)

@@ -1,0 +1,167 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from camreid.errors import InputError, PixelRangeError
+from camreid.labels import LabelMap
+from camreid.models import Backbone, Baseline
+from camreid.models.backbone import Changes
+from camreid.models.network import build_network
+
+LABELS = LabelMap((10, 2, 7))
+
+
+def baseline(**options: object) -> Baseline:
+    torch.manual_seed(0)
+    return Baseline(LABELS, (64, 32), **{"backbone": "test_resnet", "last_stride": 1, **options})
+
+
+@pytest.fixture
+def raw() -> torch.Tensor:
+    return torch.randint(0, 256, (4, 3, 64, 32), dtype=torch.uint8)
+
+
+def test_output_is_the_same_kind_in_both_modes(raw: torch.Tensor) -> None:
+    model = baseline()
+    for mode in (True, False):
+        output = model.train(mode)(raw)
+        assert output.features.shape == (4, 96)
+        assert output.embeddings["identity"].shape == (4, 96)
+        assert output.logits["identity"].shape == (4, 3)
+
+
+def test_uint8_and_float_and_normalised_images_are_one(raw: torch.Tensor) -> None:
+    model = baseline().eval()
+    expected = model(raw).features
+    assert torch.equal(model(raw.float()).features, expected)
+    declared = baseline(pixels="imagenet").eval()
+    declared.load_state_dict(model.state_dict())
+    normalised = (raw / 255 - model.pixel_norm.mean / 255) / (model.pixel_norm.std / 255)
+    assert torch.allclose(declared(normalised).features, expected, atol=1e-4)
+
+
+def test_images_are_left_as_they_were(raw: torch.Tensor) -> None:
+    images = raw.float()
+    baseline()(images)
+    assert torch.equal(images, raw.float())
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1 / 255, 0.0), (1 / 60, -2.1), (2.0, 0.0)])
+def test_pixels_that_are_not_raw_are_refused(raw: torch.Tensor, scale: float, shift: float) -> None:
+    with pytest.raises(PixelRangeError, match=r"float32 images from .*model.pixels=imagenet"):
+        baseline()(raw * scale + shift)
+
+
+def test_black_images_and_no_images_are_let_through() -> None:
+    assert baseline().eval()(torch.zeros(2, 3, 64, 32)).features.shape == (2, 96)
+    assert baseline().eval()(torch.zeros(0, 3, 64, 32)).features.shape == (0, 96)
+
+
+def test_whole_numbers_beyond_bytes_are_refused(raw: torch.Tensor) -> None:
+    with pytest.raises(PixelRangeError, match="int64 images from"):
+        baseline()(raw.long() * 20 - 500)
+
+
+def test_raw_pixels_are_refused_where_normalised_ones_were_declared(raw: torch.Tensor) -> None:
+    for images in (raw, raw.float()):
+        with pytest.raises(PixelRangeError, match="pixels=raw"):
+            baseline(pixels="imagenet")(images)
+
+
+def test_the_first_evaluation_batch_is_checked_too(raw: torch.Tensor) -> None:
+    model = baseline()
+    model(raw)
+    with pytest.raises(PixelRangeError):
+        model.eval()(raw / 255)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet10t", "resnet50d", "test_resnet"])
+def test_last_stride_doubles_the_map(name: str) -> None:
+    trunk = Backbone(name, (64, 32), changes=Changes(last_stride=1)).eval().trunk
+    plain = timm.create_model(name, num_classes=0, global_pool="").eval()
+    plain.load_state_dict(trunk.state_dict())
+    images = torch.randn(1, 3, 64, 32)
+    assert trunk.forward_features(images).shape[2:] == (4, 2)
+    assert plain.forward_features(images).shape[2:] == (2, 1)
+
+
+def test_last_stride_is_for_resnets() -> None:
+    with pytest.raises(InputError, match="last_stride=null"):
+        Backbone("lcnet_050", (64, 32), changes=Changes(last_stride=1))
+
+
+@pytest.mark.parametrize(("name", "size"), [("lcnet_050", (64, 32)), ("test_convnext", (64, 32))])
+def test_other_backbones_give_a_vector(name: str, size: tuple[int, int]) -> None:
+    backbone = Backbone(name, size).eval()
+    assert backbone(torch.randn(2, 3, *size)).shape == (2, backbone.dim)
+
+
+def test_a_backbone_that_there_is_not_names_its_like() -> None:
+    with pytest.raises(
+        InputError, match=r"backbone=resnet51 is no timm model; did you mean resnet"
+    ):
+        Backbone("resnet51", (64, 32))
+
+
+def test_weights_are_loaded_whole(tmp_path: Path) -> None:
+    source = timm.create_model("test_resnet")
+    nested = {"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}
+    for content in (source.state_dict(), nested):
+        torch.save(content, tmp_path / "w.pth")
+        trunk = Backbone("test_resnet", (64, 32), weights=str(tmp_path / "w.pth")).trunk
+        assert all(torch.equal(v, source.state_dict()[k]) for k, v in trunk.state_dict().items())
+
+
+def test_weights_with_anything_before_their_names_and_no_non_local_blocks(tmp_path: Path) -> None:
+    source = timm.create_model("resnet26", num_classes=7)
+    momentum = {f"module.encoder_q.{k}": v for k, v in source.state_dict().items()}
+    momentum |= {f"module.encoder_k.{k}": v + 1 for k, v in source.state_dict().items()}
+    torch.save({"state_dict": {**momentum, "module.queue": torch.ones(2)}}, tmp_path / "moco.pth")
+    changes = Changes(last_stride=1, non_local=True)
+    path = str(tmp_path / "moco.pth")
+    trunk = Backbone("resnet26", (64, 32), weights=path, changes=changes).trunk
+    assert torch.equal(trunk.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+    assert torch.equal(trunk.layer2[1][0].conv1.weight, source.layer2[1].conv1.weight)
+    assert not trunk.layer2[1][1].W[1].weight.any()
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"does not fit the backbone: \d+ keys are missing"):
+        Backbone("test_resnet", (64, 32), weights=str(tmp_path / "w.pth"))
+    (tmp_path / "junk.pth").write_bytes(b"not weights")
+    with pytest.raises(InputError, match=r"cut short, or no file of torch\.save"):
+        Backbone("test_resnet", (64, 32), weights=str(tmp_path / "junk.pth"))
+    with pytest.raises(InputError, match=r"no file at model\.network\.weights="):
+        Backbone("test_resnet", (64, 32), weights=str(tmp_path / "none.pth"))
+
+
+def test_pretrained_weights_that_can_not_be_had_say_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*args: object, **options: object) -> nn.Module:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match=r"Name or service.*model.network.pretrained=false"):
+        Backbone("test_resnet", (64, 32), pretrained=True)
+
+
+def test_the_neck_decides_what_the_metric_loss_sees(raw: torch.Tensor) -> None:
+    before, after = baseline()(raw), baseline(metric_feature="after")(raw)
+    assert not torch.equal(before.embeddings["identity"], before.features)
+    assert torch.equal(after.embeddings["identity"], after.features)
+    assert not baseline().neck.bias.requires_grad
+
+
+def test_options_that_a_network_does_not_have_are_refused() -> None:
+    config = {"_target_": "camreid.models.Baseline", "backbone": "test_resnet"}
+    with pytest.raises(InputError, match="unexpected keyword argument 'stride'"):
+        build_network({**config, "stride": 1}, LABELS, (64, 32), "raw")
+    with pytest.raises(InputError, match=r"is no camreid\.models\.ReIDNetwork"):
+        build_network({"_target_": "os.system"}, LABELS, (64, 32), "raw")
+    with pytest.raises(InputError, match="can't be imported"):
+        build_network({"_target_": "camreid.models.Nothing"}, LABELS, (64, 32), "raw")

@@ -1,0 +1,253 @@
+"""Features of images however they come: those of the module, in order, batched or not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from camreid import FeatureExtractor
+from camreid.checkpoints.io import save
+from camreid.data import Records
+from camreid.data.dataset import read_image
+from camreid.errors import InputError, PixelRangeError
+from camreid.labels import LabelMap
+from camreid.training import ReIDModule
+from tests.conftest import tiny_module
+
+SIZE = (64, 32)
+
+
+@pytest.fixture(scope="module")
+def module() -> ReIDModule:
+    return tiny_module(LabelMap((5, 3))).eval()
+
+
+@pytest.fixture(scope="module")
+def paths(records: Records) -> list[str]:
+    return [record.path for record in records.query[:11]]
+
+
+def features(module: ReIDModule, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return module.model(images).features
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 128])
+def test_features_of_files_are_the_modules_in_order_at_any_batch_size(
+    module: ReIDModule, paths: list[str], batch_size: int, workers: int
+) -> None:
+    expected = features(module, torch.stack([read_image(path, SIZE) for path in paths]))
+    extractor = FeatureExtractor(module, batch_size=batch_size, workers=workers)
+    found = extractor(paths)
+    assert found.dtype == torch.float32
+    close(found, expected)
+    close(extractor([Path(path) for path in reversed(paths)]), expected.flip(0))
+    close(extractor(paths[3]), expected[3:4])
+    assert len({tuple(row.tolist()) for row in expected}) == len(paths)  # an order can be told
+
+
+def test_a_checkpoint_gives_what_its_module_gives(
+    module: ReIDModule, paths: list[str], tmp_path: Path
+) -> None:
+    save(module, tmp_path / "m.ckpt")
+    for path in (tmp_path / "m.ckpt", str(tmp_path / "m.ckpt")):
+        close(FeatureExtractor(path, device="cpu")(paths), FeatureExtractor(module)(paths))
+
+
+KINDS: dict[str, Callable[[np.ndarray], Any]] = {
+    "array (N, H, W, 3)": lambda a: a,
+    "arrays": list,
+    "array (H, W, 3)": lambda a: a[0],
+    "tensor (N, 3, H, W)": lambda a: torch.from_numpy(a).permute(0, 3, 1, 2),
+    "float tensor": lambda a: torch.from_numpy(a).permute(0, 3, 1, 2).float(),
+    "double tensors": lambda a: [torch.from_numpy(x).permute(2, 0, 1).double() for x in a],
+    "tensor (3, H, W)": lambda a: torch.from_numpy(a[0]).permute(2, 0, 1),
+    "PIL": lambda a: [Image.fromarray(x) for x in a],
+    "one PIL": lambda a: Image.fromarray(a[0]),
+    "a generator": lambda a: (x for x in a),
+    "uint8 beside float": lambda a: [a[0], torch.from_numpy(a[1]).permute(2, 0, 1).float(), *a[2:]],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_image_at_size_gives_the_same(module: ReIDModule, kind: str) -> None:
+    images = noise(5, *SIZE, 3)
+    expected = features(module, torch.from_numpy(images).permute(0, 3, 1, 2))
+    found = FeatureExtractor(module, batch_size=3)(KINDS[kind](images))
+    close(found, expected[: len(found)])
+    assert len(found) == (1 if kind in ("array (H, W, 3)", "tensor (3, H, W)", "one PIL") else 5)
+
+
+def test_mixed_sizes_are_resized_as_the_training_images_are(
+    module: ReIDModule, tmp_path: Path
+) -> None:
+    images = [noise(h, w, 3, seed=h) for h, w in ((128, 64), (64, 32), (31, 77), (200, 50))]
+    names = [tmp_path / f"{n}.png" for n in range(len(images))]
+    for image, name in zip(images, names, strict=True):
+        Image.fromarray(image).save(name)
+    expected = features(module, torch.stack([read_image(str(name), SIZE) for name in names]))
+    extractor = FeatureExtractor(module)
+    tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    mixed = [names[0], images[1], Image.fromarray(images[2]), tensors[3]]
+    for given in (names, images, tensors, mixed):
+        close(extractor(given), expected)
+
+
+def test_float_tensors_are_resized_by_the_same_filter(module: ReIDModule) -> None:
+    from camreid.data.sources import read_pixels
+
+    image = torch.from_numpy(noise(150, 70, 3)).permute(2, 0, 1)
+    by_pillow, by_torch = (read_pixels(i, SIZE).float() for i in (image, image.float()))
+    assert (by_pillow - by_torch).abs().max() <= 1.5  # Pillow rounds after each direction
+
+
+def test_grey_palette_and_transparent_images_are_taken(module: ReIDModule, tmp_path: Path) -> None:
+    grey = noise(*SIZE)
+    rgb = np.stack([grey] * 3, axis=-1)
+    Image.fromarray(grey).save(tmp_path / "g.png")
+    given = [tmp_path / "g.png", Image.fromarray(grey), Image.fromarray(grey).convert("LA"), rgb]
+    found = FeatureExtractor(module)(given)
+    close(found, found[3:].expand(4, -1))
+
+
+def test_flip_is_the_mean_with_the_mirror_image_and_normalise_comes_after(
+    module: ReIDModule,
+) -> None:
+    images = torch.from_numpy(noise(4, *SIZE, 3)).permute(0, 3, 1, 2)
+    both = (features(module, images) + features(module, images.flip(3))) / 2
+    assert (both - features(module, images)).abs().max() > 1e-3
+    close(FeatureExtractor(module, flip=True)(images), both)
+    close(FeatureExtractor(module, flip=True, normalize=True)(images), F.normalize(both))
+
+
+def test_a_model_of_normalised_pixels_is_given_raw_images(module: ReIDModule) -> None:
+    other = tiny_module(LabelMap((5, 3)), pixels="imagenet").eval()
+    other.load_state_dict(module.state_dict())
+    images = noise(3, 90, 40, 3)
+    close(FeatureExtractor(other)(images), FeatureExtractor(module)(images))
+
+
+def test_mixed_precision_is_close_and_comes_back_as_float32(module: ReIDModule) -> None:
+    images = noise(3, *SIZE, 3)
+    exact = FeatureExtractor(module)(images)
+    rough = FeatureExtractor(module, precision="bfloat16")(images)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    assert F.cosine_similarity(rough, exact).min() > 0.999
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")
+def test_a_device_gives_the_same_and_leaves_the_module_where_it_is(module: ReIDModule) -> None:
+    images = noise(9, 90, 40, 3)
+    extractor = FeatureExtractor(module, device="cuda", batch_size=4)
+    found = extractor(images)
+    assert found.device.type == module.device.type == "cpu"
+    torch.testing.assert_close(found, FeatureExtractor(module)(images), rtol=1e-2, atol=1e-2)
+
+
+def test_no_images_give_no_rows(module: ReIDModule) -> None:
+    extractor = FeatureExtractor(module, normalize=True)
+    for nothing in ([], torch.zeros(0, 3, 64, 32), np.zeros((0, 9, 9, 3), np.uint8)):
+        assert extractor(nothing).shape == (0, 96)
+
+
+def test_modes_and_statistics_are_those_of_before_and_features_can_be_trained_on() -> None:
+    module = tiny_module(LabelMap((5, 3))).train()
+    module.model.neck.eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    extractor = FeatureExtractor(module)
+    found = extractor(noise(3, *SIZE, 3))
+    with pytest.raises(InputError):
+        extractor("gone.jpg")
+    assert [part.training for part in module.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    torch.nn.Linear(96, 2)(found).sum().backward()
+
+
+def broken(tmp_path: Path) -> Image.Image:
+    Image.fromarray(noise(200, 200, 3)).save(tmp_path / "cut.png")
+    content = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    return Image.open(tmp_path / "cut.png")
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "no file": (["{paths[0]}", "gone.jpg"], r"image 1 of 2: no file at gone\.jpg"),
+    "a folder": (".", r"is a folder; type sorted\(Path\('\.'\)\.glob"),
+    "no image": ("notes.txt", r"notes\.txt can't be read as an image"),
+    "float array": (np.zeros((2, 8, 8, 3)), r"image 0 of 2 is an array \(8, 8, 3\) of float64"),
+    "grey array": (noise(8, 8), r"an array \(8, 8\) of uint8: expected \(H, W, 3\)"),
+    "channels first": (noise(3, 8, 8), r"torch\.from_numpy\(x\) for \(3, H, W\)"),
+    "channels last": (torch.zeros(8, 8, 3), r"x\.permute\(2, 0, 1\) for \(H, W, 3\)"),
+    "integers": (torch.zeros(3, 8, 8, dtype=torch.int64), "tensor .* of int64"),
+    "no pixels": (torch.zeros(3, 0, 8), r"a tensor \(3, 0, 8\)"),
+    "five dimensions": (torch.zeros(1, 1, 3, 8, 8), r"a tensor \(1, 1, 3, 8, 8\)"),
+    "0 to 1": (torch.rand(2, 3, 64, 32), "expected raw pixels.*x \\* 255 for 0..1"),
+    "normalised": (torch.randn(2, 3, 64, 32), "expected raw pixels"),
+    "not a number": (torch.full((3, 64, 32), float("nan")), "expected raw pixels"),
+    "a number": (7, "images given as a int: expected paths"),
+    "numbers": ([7], "image 0 of 1 is a int: expected paths"),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_images_are_refused_in_one_paragraph(
+    module: ReIDModule, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str, workers: int,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("no image")
+    images, expected = BAD[kind]
+    if kind == "no file":
+        images = [paths[0], images[1]]
+    extractor = FeatureExtractor(module, workers=workers)
+    with pytest.raises(InputError, match=expected) as told:
+        extractor(images)
+    assert "\n" not in str(told.value)
+    assert isinstance(told.value, PixelRangeError) == ("raw pixels" in expected)
+
+
+def test_a_pil_image_that_is_cut_short_is_named(module: ReIDModule, tmp_path: Path) -> None:
+    with broken(tmp_path) as image, pytest.raises(InputError, match=r"cut\.png can't be read"):
+        FeatureExtractor(module)(image)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"device": "gpu0"}, "type auto, cpu or cuda:0"),
+        ({"device": "cuda:99"}, "CUDA devices here"),
+        ({"precision": "half"}, "float32, bfloat16, float16"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"workers": -1}, "workers=-1"),
+    ],
+)
+def test_options_that_there_are_not(
+    module: ReIDModule, options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(InputError, match=expected):
+        FeatureExtractor(module, **options)
+
+
+def test_what_is_no_model_is_refused(module: ReIDModule) -> None:
+    with pytest.raises(InputError, match=r"no checkpoint at gone\.ckpt"):
+        FeatureExtractor("gone.ckpt")
+    with pytest.raises(InputError, match="a Baseline gives no features"):
+        FeatureExtractor(module.model)  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""What is frozen stays as it is, and then learns."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from camreid.data import OriginalSplit, Records, ReIDDataModule
+from camreid.errors import InputError
+from camreid.training.head_check import Freeze
+from tests.conftest import tiny_module
+
+
+class Watch(pl.Callback):
+    """Notes after each step which parts have moved since the one before."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.moved: list[set[str]] = []
+        self.last = self.copy(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
+    ) -> None:
+        new = self.copy(pl_module)
+        moved = {k for k, v in new.items() if not torch.equal(v, self.last[k])}
+        self.moved.append({k.split(".")[0] for k in moved})
+        self.last = new
+
+    @staticmethod
+    def copy(module: pl.LightningModule) -> dict[str, torch.Tensor]:
+        return {k: v.clone() for k, v in module.model.state_dict().items()}
+
+
+@pytest.fixture
+def data(records: Records) -> ReIDDataModule:
+    split = OriginalSplit()(records)
+    return ReIDDataModule(split, (64, 32), identities=4, instances=2, workers=0)
+
+
+@pytest.mark.parametrize("length", [1, 0.5])
+def test_frozen_parts_move_from_the_given_moment_on(
+    data: ReIDDataModule, trainer: Callable[..., pl.Trainer], length: float
+) -> None:
+    module, watch = tiny_module(data.split.labels), Watch()
+    freeze = Freeze(["backbone.trunk"], length)
+    runner = trainer(max_epochs=2, limit_train_batches=2, callbacks=[freeze, watch])
+    runner.fit(module, data)
+    assert len(watch.moved) == 4
+    assert all(parts == {"neck", "heads"} for parts in watch.moved[:2])
+    assert all("backbone" in parts for parts in watch.moved[2:])
+
+
+def test_names_are_exact(data: ReIDDataModule, trainer: Callable[..., pl.Trainer]) -> None:
+    freeze = Freeze(["backbone.trunks"], 1)
+    with pytest.raises(InputError, match=r"does not have; did you mean backbone\.trunk"):
+        trainer(callbacks=[freeze]).fit(tiny_module(data.split.labels), data)
+    with pytest.raises(InputError, match="expected a number of at least 0"):
+        Freeze(["backbone"], -1)
+
+
+def test_gradients_are_clipped_by_tensor(
+    data: ReIDDataModule, trainer: Callable[..., pl.Trainer], tmp_path: Path
+) -> None:
+    optimizer = {"name": "sgd", "lr": 1.0, "weight_decay": 0.0, "momentum": 0.0, "clip": 1e-3}
+    module = tiny_module(
+        data.split.labels,
+        optimizer=optimizer,
+        schedule={"warmup": 0, "warmup_factor": 1.0, "decay": "constant"},
+    )
+    before = {k: v.clone() for k, v in module.named_parameters()}
+    trainer(limit_train_batches=1).fit(module, data)
+    moves = {k: (v - before[k]).norm().item() for k, v in module.named_parameters()}
+    assert max(moves.values()) == pytest.approx(1e-3, rel=1e-2)
+    assert sum(m > 0.9e-3 for m in moves.values()) > 3

@@ -1,0 +1,114 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from camreid.data import OriginalSplit, Records, ReIDDataModule
+from camreid.errors import HeadMismatch, InputError
+from camreid.labels import LabelMap
+from camreid.models import RemapHead
+from camreid.training.head_check import HeadCheck, check_head
+from tests.conftest import tiny_module
+
+Trainer = Callable[..., pl.Trainer]
+
+
+def test_counts_are_those_of_sets() -> None:
+    head = RemapHead(8, LabelMap((10, 2, 7, 5)))
+    fit = check_head("identity", head, 8, {2: 3, 7: 1, 99: 6}, LabelMap((7,)), head.labels)
+    assert (fit.rows, fit.identities, fit.shared, fit.unknown) == (4, 3, 1, 2)
+    assert (fit.coverage, fit.image_coverage) == (1 / 3, 0.3)
+    assert fit.misplaced == 0
+
+
+def test_a_head_in_another_order_than_the_first_is_found() -> None:
+    head = RemapHead(8, LabelMap((10, 2, 7)))
+    fit = check_head("b2", head, 8, {2: 3, 7: 1}, LabelMap(()), trained=LabelMap((10, 7, 2)))
+    assert fit.misplaced == 2
+
+
+def fit_with(module: object, records: Records, trainer: Trainer, check: HeadCheck) -> None:
+    data = ReIDDataModule(OriginalSplit()(records), (64, 32), identities=2, workers=0)
+    trainer(callbacks=[check], limit_train_batches=1).fit(module, data)
+
+
+def test_prints_and_writes_its_table(
+    records: Records, trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = OriginalSplit()(records).labels
+    fit_with(tiny_module(labels), records, trainer, HeadCheck(0.5, str(tmp_path / "h.json")))
+    written = json.loads((tmp_path / "h.json").read_text())
+    assert written["faults"] == []
+    assert written["heads"][0]["coverage"] == 1.0
+    assert "Head check (model.unknown=skip)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("unknown", ["skip", "drop"])
+def test_too_little_coverage_is_a_mismatch(
+    records: Records, trainer: Trainer, unknown: str
+) -> None:
+    labels = OriginalSplit()(records).labels
+    few = LabelMap((*labels.pids[:3], *range(5000, 5010)))
+    count = len(labels)
+    with pytest.raises(
+        HeadMismatch, match=rf"has 13 rows; 3 of the split's {count} .*min_coverage=0.9"
+    ):
+        fit_with(tiny_module(few, unknown=unknown), records, trainer, HeadCheck(0.9))
+
+
+def test_rows_without_people_are_a_mismatch(records: Records, trainer: Trainer) -> None:
+    module = tiny_module(OriginalSplit()(records).labels)
+    head = module.model.heads["identity"]
+    head.weight = torch.nn.Parameter(torch.zeros(694, head.dim))
+    with pytest.raises(HeadMismatch, match="has 694 rows, but its label map names 12 people"):
+        fit_with(module, records, trainer, HeadCheck(0.0))
+
+
+def test_a_head_of_another_width_is_a_mismatch(records: Records, trainer: Trainer) -> None:
+    labels = OriginalSplit()(records).labels
+    module = tiny_module(labels)
+    module.model.heads["identity"] = RemapHead(2048, labels)
+    with pytest.raises(HeadMismatch, match="2048-wide rows with 96-wide features"):
+        fit_with(module, records, trainer, HeadCheck(0.0))
+
+
+def test_the_remedy_names_the_division_of_the_weights(records: Records, trainer: Trainer) -> None:
+    module = tiny_module(LabelMap(range(5000, 5010)))
+    module.started_on = "+split=original split.camera=3"
+    with pytest.raises(
+        HeadMismatch, match=r"skip .* extend .* reinit .*\+split=original split.camera=3"
+    ):
+        fit_with(module, records, trainer, HeadCheck(0.01))
+
+
+def test_a_loader_without_a_data_module_is_checked_too(records: Records, trainer: Trainer) -> None:
+    split = OriginalSplit()(records)
+    loader = ReIDDataModule(split, (64, 32), identities=4, workers=0).train_dataloader()
+    with pytest.raises(HeadMismatch, match="0 of the split's"):
+        trainer(callbacks=[HeadCheck(0.01)]).fit(tiny_module(LabelMap((5000, 5001))), loader)
+
+
+def test_of_a_foreign_loader_the_first_batch_is_checked(records: Records, trainer: Trainer) -> None:
+    paths = [f"x/{r.name}" for r in records.train[:8]]
+    batch = {
+        "images": torch.randint(0, 256, (8, 3, 64, 32)).float(),
+        "targets": torch.arange(8),
+        "camids": torch.zeros(8, dtype=torch.int64),
+        "img_paths": paths,
+    }
+    loader = torch.utils.data.DataLoader([batch, batch], batch_size=None)
+    runner = trainer(callbacks=[HeadCheck(0.01)])
+    runner.fit(tiny_module(LabelMap.of(r.pid for r in records.train)), loader)
+    assert runner.global_step == 2
+    runner = trainer(callbacks=[HeadCheck(0.01)])
+    with pytest.raises(HeadMismatch, match="0 of the split's"):
+        runner.fit(tiny_module(LabelMap((5000, 5001)), unknown="forbid"), loader)
+    assert runner.global_step == 0
+
+
+def test_a_coverage_that_is_no_share_is_refused() -> None:
+    with pytest.raises(InputError, match="expected a share"):
+        HeadCheck(min_coverage=30)

@@ -1,0 +1,170 @@
+"""Numbers of FastReID itself, from weights and inputs that a rule fills."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from camreid.checkpoints.foreign.names import fastreid_names, from_fastreid
+from camreid.labels import LabelMap
+from camreid.losses import TripletLoss, identity_loss
+from camreid.models import MGN, Baseline, FeatureOptions, ReIDNetwork, ReIDOutput
+from camreid.models.mgn import PARTS
+from tests.conftest import GOLDEN
+from tests.golden.fill_rule import fill, images
+
+LABELS = LabelMap(tuple(range(100, 107)))
+TARGETS = torch.tensor([0, 0, 3, 3, 5, 5, 6, 6])
+CIRCLE = {"classifier": "circle", "scale": 64, "margin": 0.35}
+SBS = {"ibn": True, "non_local": True, "pool": "gem_learned", "metric_feature": "after", **CIRCLE}
+CONFIGS = {
+    "bagtricks_R50": (Baseline, {"last_stride": 1}),
+    "sbs_R50-ibn": (Baseline, {"last_stride": 1, **SBS}),
+    "mgn_R50-ibn": (MGN, {"ibn": True}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def filled(config: str) -> dict[str, Tensor]:
+    keys = json.loads((GOLDEN / "keys" / f"fastreid_{config}.json").read_text())
+    return {
+        name: torch.from_numpy(np.asarray(fill(name, key["shape"]))) for name, key in keys.items()
+    }
+
+
+def network(config: str) -> ReIDNetwork:
+    kind, options = CONFIGS[config]
+    model = kind(LABELS, (256, 128), backbone="resnet50", stem_padding=0, **options)
+    own = {
+        name: v for name, v in model.state_dict().items() if "pixel_norm" in name or "pids" in name
+    }
+    model.load_state_dict({**from_fastreid(fastreid_names(filled(config))), **own})
+    return model
+
+
+def worst(ours: Tensor, theirs: np.ndarray) -> float:
+    expected = torch.from_numpy(theirs)
+    return ((ours - expected).abs().max() / expected.abs().max()).item()
+
+
+def head_name(config: str, name: str) -> str:
+    return "identity" if name == "heads" else name.removesuffix("_head")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@torch.no_grad()
+def test_evaluation_features(config: str) -> None:
+    model = network(config).eval()
+    features = model(torch.from_numpy(images("eval", 2, 256, 128))).features
+    assert worst(features, np.load(GOLDEN / f"fastreid_{config}_eval_feat.npy")) < 1e-4
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_train_outputs_losses_and_gradients(config: str) -> None:
+    golden = json.loads((GOLDEN / f"fastreid_{config}.json").read_text())["train"]
+    arrays = np.load(GOLDEN / f"fastreid_{config}_train.npz")
+    model = network(config).double().train()
+    output = model(torch.from_numpy(images("train", 8, 128, 64)), TARGETS)
+    _check_statistics(model, golden["bn_stats_after_one_forward_float64"])
+    plain = model(torch.from_numpy(images("train", 8, 128, 64))).logits  # no rows, no margin
+    for key in arrays:
+        name, _, what = key.partition(".")
+        ours = {
+            "cls_outputs": output.logits[head_name(config, name)],
+            "pred_class_logits": plain[head_name(config, name)],
+            "features": _metric_feature(output, head_name(config, name)),
+        }
+        assert worst(ours[what], arrays[key]) < 1e-3, key
+    soft = config != "bagtricks_R50"
+    triplet = TripletLoss("soft" if soft else 0.3)
+    identity = {k: identity_loss(v, TARGETS, 0.1) for k, v in output.logits.items()}
+    metric = {k: triplet(v, TARGETS) for k, v in output.embeddings.items()}
+    ours = {
+        **{f"cls_{k}".removesuffix("_identity"): v / len(identity) for k, v in identity.items()},
+        **{f"triplet_{k}".removesuffix("_identity"): v / len(metric) for k, v in metric.items()},
+    }
+    theirs = {k.removeprefix("loss_"): v for k, v in golden["losses_float64"].items()}
+    assert {k: v.item() for k, v in ours.items()} == pytest.approx(theirs, rel=1e-4)
+    torch.stack(list(ours.values())).sum().backward()
+    _check_gradients(model, golden["grads_of_total_loss_float64"])
+
+
+def _metric_feature(output: ReIDOutput, head: str) -> Tensor:
+    """What FastReID's head calls its features: its own part of the metric loss's feature."""
+    if head in ("b1", "b2", "b3", "identity"):
+        return output.embeddings[head]
+    return dict(zip(PARTS, output.features.chunk(len(PARTS), dim=1), strict=True))[head]
+
+
+def _check_statistics(model: ReIDNetwork, golden: dict[str, dict[str, list[float]]]) -> None:
+    state = model.state_dict()
+    for name, expected in golden.items():
+        mean = _renamed(name, state)
+        start = mean.removesuffix("running_mean")
+        assert state[mean][:3].tolist() == pytest.approx(expected["mean_first"], rel=1e-4), name
+        variance = state[f"{start}running_var"][:3].tolist()
+        assert variance == pytest.approx(expected["var_first"], rel=1e-4)
+        assert state[f"{start}num_batches_tracked"] == expected["tracked"]
+
+
+def _check_gradients(model: ReIDNetwork, golden: dict[str, dict[str, float]]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, expected in golden.items():
+        renamed = _renamed(name, parameters)
+        norm = parameters[renamed].grad.norm().item()
+        assert norm == pytest.approx(expected["norm"], rel=1e-2), name
+
+
+def _renamed(name: str, parameters: dict[str, Tensor]) -> str:
+    """Our name of one of their parameters, by way of a whole state dict of names."""
+    mgn = "trunk.0.weight" in parameters
+    whole = filled(
+        "mgn_R50-ibn" if mgn else "sbs_R50-ibn" if _non_local(parameters) else "bagtricks_R50"
+    )
+    place = list(whole).index(name)
+    return list(from_fastreid(whole))[place]
+
+
+def _non_local(parameters: dict[str, Tensor]) -> bool:
+    return any(".theta." in name for name in parameters)
+
+
+def test_flip_test_is_the_proper_mean() -> None:
+    arrays = np.load(GOLDEN / "fastreid_bagtricks_R50_flip.npz")
+    model = network("bagtricks_R50").eval()
+    raw = torch.from_numpy(images("eval", 2, 256, 128))
+    with torch.no_grad():
+        flipped = FeatureOptions(flip=True)(model, raw)
+        assert worst(flipped, arrays["proper"]) < 1e-4
+        directions = FeatureOptions(flip=True, normalize=True)(model, raw)
+        before = FeatureOptions(neck="before")(model, raw)
+        expected = model.backbone(model.pixel_norm(raw))
+    assert torch.allclose(directions, torch.nn.functional.normalize(flipped))
+    assert torch.equal(before, expected)
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ("fastreid_AGW_R50", {"backbone": "resnet50", "last_stride": 1, "non_local": True}),
+        ("fastreid_bagtricks_vit", {"backbone": "vit_base_patch16_224"}),
+    ],
+)
+def test_every_key_of_other_configs_has_its_place(keys: str, options: dict[str, object]) -> None:
+    shapes = json.loads((GOLDEN / "keys" / f"{keys}.json").read_text())
+    state = {name: torch.empty(key["shape"]) for name, key in shapes.items()}
+    theirs = {name: tuple(v.shape) for name, v in from_fastreid(state).items()}
+    model = Baseline(LABELS, (256, 128), **options)
+    ours = {name: tuple(v.shape) for name, v in model.state_dict().items()}
+    extra = {"pixel_norm.mean", "pixel_norm.std", "heads.identity.pids"}
+    assert theirs == {name: shape for name, shape in ours.items() if name not in extra}
