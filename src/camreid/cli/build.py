@@ -129,7 +129,7 @@ def build_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
         typed = list(HydraConfig.get().overrides.task)
         keys = [a.lstrip("+").partition("=")[0] for a in typed]
         rest = [a for a in typed if not re.match(r"[+~]*model[.=@]", a)]
-        set_by_experiment = compose("train", [*rest, "model=null"]).get("model") or {}
+        set_by_experiment = compose("train", [*rest, "model=[]"]).get("model") or {}
         model = OmegaConf.merge(start.config.primitives(), set_by_experiment)
         for key in (k.removeprefix("model.") for k in keys if k.startswith("model.")):
             OmegaConf.update(model, key, OmegaConf.select(config.model, key))
