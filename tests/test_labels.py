@@ -38,8 +38,8 @@ def test_a_missing_pid_is_named() -> None:
         LabelMap((1, 2)).row(5)
 
 
-def test_a_person_has_one_row() -> None:
-    with pytest.raises(ValueError, match=r"more than one row each: \[7\]"):
+def test_an_identity_has_one_row() -> None:
+    with pytest.raises(ValueError, match=r"more than one row: \[7\]"):
         LabelMap((7, 3, 7))
 
 

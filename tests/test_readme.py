@@ -1,4 +1,4 @@
-"""The README runs: its Python example, its commands, its files."""
+"""README and docs run: their Python blocks, their commands, the files that they name."""
 
 import re
 import shlex
@@ -6,79 +6,78 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from camreid.cli import CONF, report
 from camreid.cli.compare import parser
 from tests.conftest import Ran
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-LINES = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-]
-COMMANDS = [
-    re.search(r"camreid-(train|evaluate|import|export|matrix|compare) .*", line) for line in LINES
-]
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
 
 
-REPORTS = [line for line in LINES if line.startswith("camreid-report")]
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every camreid command, without comments and environment."""
+    lines = "\n".join(blocks(text, "sh")).replace("\\\n", " ").splitlines()
+    found = [re.search(r"camreid-[a-z]+( .*|$)", line) for line in lines]
+    return [shlex.split(match[0], comments=True) for match in found if match]
+
+
+GENERATED = {"configuration.md", "contributing.md", "changelog.md"}  # by docs/hooks.py
+WITH_COMMANDS = [page for page, text in PAGES.items() if commands(text)]
+WITH_PYTHON = [page for page, text in PAGES.items() if blocks(text, "python")]
 
 
 @pytest.mark.slow
-def test_the_python_example_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.filterwarnings("ignore:.*`log_every_n_steps`")
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
-    assert "torch.Size([2, 96])" in capsys.readouterr().out
+    names: dict[str, object] = {}
+    for code in blocks(PAGES[page], "python"):
+        exec(compile(code, page, "exec"), names)
 
 
-@pytest.mark.parametrize("command", [c[0] for c in COMMANDS if c], ids=lambda c: c[:60])
-def test_commands_compose(command: str, run: Callable[..., Ran]) -> None:
-    name, *options = shlex.split(command, comments=True)
-    if name == "camreid-compare":  # without Hydra
-        assert len(parser().parse_args(options).runs) > 1
-        return
-    multirun = "-m" in options
-    options = [o for o in options if o != "-m"]
-    if multirun:
-        options = [o.split(",")[0] for o in options]
-    ran = run(name, *options, "--cfg", "job")
-    assert ran.code == 0, ran.err
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_commands_are_accepted(
+    page: str, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, *options in commands(PAGES[page]):
+        if name == "camreid-compare":  # compare and report do without Hydra
+            assert len(parser().parse_args(options).runs) > 1
+        elif name == "camreid-report":
+            monkeypatch.setattr("sys.argv", [name, *options])
+            assert report.read_arguments().runs
+        else:
+            if "-m" in options:
+                options = [o.split(",")[0] for o in options if o != "-m"]
+            ran = run(name, "--cfg", "job", *options)
+            assert ran.code == 0, f"{name} {options}: {ran.err}"
 
 
-@pytest.mark.parametrize("command", REPORTS)
-def test_reports_are_typed_so(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", shlex.split(command))
-    typed = report.read_arguments()
-    assert all(run.parts[0] == "runs" for run in typed.runs)
-    assert typed.output in (None, Path("both.html"), Path("report.html"))
+def test_files_named_exist() -> None:
+    for page, text in PAGES.items():
+        for file in re.findall(r"(?:scripts/[a-z_/]+\.py|conf/[\w/]+\.yaml)", text):
+            assert (ROOT / file).is_file(), f"{page}: {file}"
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            there = (ROOT / page).parent / link
+            assert there.exists() or there.name in GENERATED, f"{page}: {link}"
 
 
-def test_the_choices_it_names_are_those_there_are() -> None:
+def test_choices_named_are_those_of_conf() -> None:
+    text = "\n".join(PAGES.values())
     for group in ("logger", "trainer"):
-        (named,) = re.findall(rf"`{group}=([a-z0-9|]+)`", README)
-        there = {p.stem for p in Path(CONF, group).glob("*.yaml")}
-        assert set(named.split("|")) == there
+        named = set(re.findall(rf"`{group}=([a-z0-9]+\|[a-z0-9|]+)`", text))
+        there = {path.stem for path in Path(CONF, group).glob("*.yaml")}
+        assert named
+        assert all(set(choices.split("|")) == there for choices in named)
 
 
-def test_the_files_it_names_are_there() -> None:
-    root = Path(__file__).parents[1]
-    for file in set(re.findall(r"(?:scripts/[a-z_/]+\.py|docs/[a-z]+\.png)", README)):
-        assert (root / file).is_file()
-
-
-def test_the_split_options_it_names_have_these_values() -> None:
-    with initialize_config_dir(CONF, version_base="1.3"):
-        for split in ("original", "resplit"):
-            config = compose("train", [f"+split={split}", "run_dir=r"]).split
-            (row,) = re.findall(rf"\| `\+split={split}` \|.*", README)
-            for key, value in re.findall(
-                r"`(\w+)=([\d.]+)`", row.rpartition("|")[0].rpartition("|")[2]
-            ):
-                assert key in config
-                if key != "camera":
-                    assert float(config[key]) == float(value)
+def test_readme_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 150

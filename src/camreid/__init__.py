@@ -1,4 +1,4 @@
-"""Person re-identification with heads that know whose row is whose."""
+"""Person re-identification with classifier heads that store the identity of each row."""
 
 from importlib import import_module
 from typing import Any
@@ -13,6 +13,8 @@ _HOMES = {
     "LabelMap": "camreid.labels",
     "create_model": "camreid.cli.compose",
     "export_onnx": "camreid.checkpoints.onnx",
+    "load": "camreid.checkpoints.io",
+    "rank": "camreid.evaluation.ranking",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -24,23 +24,23 @@ class InputError(ValueError):
 
 
 class MissingDataset(InputError, FileNotFoundError):
-    """There are no images where they were looked for."""
+    """No images were found at the given root."""
 
 
 class HeadMismatch(InputError):
-    """A classifier head and the people it is to be trained on do not fit together."""
+    """A classifier head does not fit the identities of the split."""
 
 
 class PixelRangeError(InputError):
-    """Pixels are not in the range that the model was told to expect."""
+    """Pixels are not in the declared range."""
 
 
 class NoValidQuery(InputError):
-    """No query has a match in the gallery under the protocol, so there is nothing to measure."""
+    """No query has a match in the gallery under the protocol."""
 
 
 def require_whole(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`; `name` is what a user types.
+    """Refuse what is not a whole number of at least `least`; `name` is the argument.
 
     >>> require_whole("split.seed", 0, least=0)
     """
@@ -51,7 +51,7 @@ def require_whole(name: str, value: object, least: int) -> None:
 
 
 def require_number(name: str, value: object, least: float, most: float = float("inf")) -> None:
-    """Refuse what is not a number in `least`..`most`; `name` is what a user types.
+    """Refuse what is not a number in `least`..`most`; `name` is the argument.
 
     >>> require_number("data.augment.flip", 0.5, 0, 1)
     """

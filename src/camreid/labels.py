@@ -1,4 +1,4 @@
-"""Identities and classifier rows: who is which row, and what to do about people without one."""
+"""The mapping between identities and classifier rows."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def rows_of(table: Tensor, pids: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The people of a classifier, in row order.
+    """The identities of a classifier, in row order.
 
     >>> m = LabelMap((10, 2, 7))
     >>> len(m), m.row(7), 3 in m
@@ -56,8 +56,8 @@ class LabelMap:
         if len(self._row) != len(self.pids):
             twice = sorted({pid for pid in self.pids if self.pids.count(pid) > 1})
             raise ValueError(
-                f"a label map holds each person once, but {len(self.pids)} rows name only "
-                f"{len(self._row)} people; more than one row each: {twice[:5]}"
+                f"a label map holds each identity once, but {len(self.pids)} rows name only "
+                f"{len(self._row)} identities; pids with more than one row: {twice[:5]}"
             )
 
     @classmethod
@@ -74,16 +74,16 @@ class LabelMap:
         >>> LabelMap.of([2, 10, 100, 9, 2], order="fastreid").pids
         (10, 100, 2, 9)
         """
-        people = {int(pid) for pid in pids}
+        unique = {int(pid) for pid in pids}
         if order == "numeric":
-            return cls(tuple(sorted(people)))
+            return cls(tuple(sorted(unique)))
         if order == "fastreid":
-            return cls(tuple(sorted(people, key=str)))
+            return cls(tuple(sorted(unique, key=str)))
         raise ValueError(f"order={order!r}: expected 'numeric' or 'fastreid'")
 
     @classmethod
     def anonymous(cls, rows: int) -> "LabelMap":
-        """Rows that are nobody's, because a foreign file does not say whose they are.
+        """Rows without identities, as a foreign file without labels has.
 
         >>> LabelMap.anonymous(2).is_anonymous, LabelMap((5, 7)).is_anonymous
         (True, False)
@@ -92,7 +92,7 @@ class LabelMap:
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether the rows are nobody's."""
+        """Whether the rows have no identities."""
         return len(self.pids) > 0 and max(self.pids) < -1
 
     @cached_property
@@ -110,7 +110,7 @@ class LabelMap:
         return pid in self._row
 
     def __and__(self, other: "LabelMap") -> "LabelMap":
-        """The people in both, in this map's order.
+        """The identities in both, in this map's order.
 
         >>> (LabelMap((10, 2, 7)) & LabelMap((7, 10))).pids
         (10, 7)
@@ -118,11 +118,11 @@ class LabelMap:
         return LabelMap(tuple(pid for pid in self.pids if pid in other))
 
     def __sub__(self, other: "LabelMap") -> "LabelMap":
-        """The people who are not in `other`, in this map's order."""
+        """The identities that are not in `other`, in this map's order."""
         return LabelMap(tuple(pid for pid in self.pids if pid not in other))
 
     def row(self, pid: int) -> int:
-        """The row of one person; KeyError names the pid if there is none."""
+        """The row of one identity; KeyError names the pid if there is none."""
         try:
             return self._row[pid]
         except KeyError:
@@ -141,7 +141,7 @@ def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> Lab
     Args:
         start: the rows of the starting weights; None for a fresh start, as a trunk without any.
         split: the identities to be trained on.
-        unknown: what happens to those without a row; see `model.unknown`.
+        unknown: what happens to identities without a row: skip, drop, extend, reinit or forbid.
 
     >>> expert, new = LabelMap((10, 2, 7)), LabelMap((2, 5))
     >>> fit_labels(expert, new, "skip").pids, fit_labels(expert, new, "extend").pids
@@ -152,7 +152,7 @@ def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> Lab
     if start is None or not len(start) or unknown == "reinit":
         return split
     if start.is_anonymous:
-        return start  # nobody's rows: HeadCheck says so
+        return start  # HeadCheck refuses to train anonymous rows
     if unknown == "extend":
         return LabelMap(start.pids + (split - start).pids)
     return start
