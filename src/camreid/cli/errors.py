@@ -123,7 +123,7 @@ def _fail(name: str, error: Exception, config: DictConfig) -> None:
 
 def _processes() -> int:
     known = [int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_NTASKS")]
-    return max([*known, *(trainer.world_size for trainer in trainers)])
+    return int(max([*known, *(trainer.world_size for trainer in trainers)]))
 
 
 def _is_first_to_fail(folder: Path, error: Exception) -> bool:
