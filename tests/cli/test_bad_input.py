@@ -136,6 +136,7 @@ def test_options_out_of_range(refused: Callable[..., str], option: str, expected
         ("seed=-1", "expected a whole number from 0"),
         ("model.optimizer.lr=abc", "model.optimizer.lr=abc: expected a number"),
         ("trainer.max_epochs=0", "expected 1 or more"),
+        ("trainer.devices=4096", "starts 4096 processes"),
         ("trainer.max_epochs=-1", "expected 1 or more"),
         ("run_dir=m.csv/r", "m.csv is a file"),
         ("init=.", "is a folder; type the checkpoint in it"),
@@ -175,27 +176,6 @@ def test_ddp_in_a_multirun(run: Run, market: Path) -> None:
     ran = run("camreid-train", "-m", "+split=original", "split.camera=1,2", *options)
     assert ran.code == 1
     assert "-m runs jobs one after another" in ran.err
-
-
-def test_what_a_user_has_in_a_folder_stays(run: Run, market: Path) -> None:
-    Path("mine").mkdir()
-    Path("mine/notes.log").write_text("precious")
-    for root in ("nowhere", market):
-        options = [f"data.root={root}", *TINY, "data.identities=500", "run_dir=mine"]
-        assert run("camreid-train", "+split=original", *options).code == 1
-    assert [p.name for p in Path("mine").iterdir()] == ["notes.log"]
-    assert Path("mine/notes.log").read_text() == "precious"
-
-
-def test_another_run_is_not_written_over(run: Run, market: Path) -> None:
-    Path("old").mkdir()
-    Path("old/metrics.json").write_text("{}")
-    for command in ("camreid-train", "camreid-evaluate"):
-        ran = run(command, "+split=original", f"data.root={market}", "run_dir=old")
-        assert ran.code == 1
-        assert "run_dir=" in ran.err
-        assert "holds another run (metrics.json)" in ran.err
-    assert [p.name for p in Path("old").iterdir()] == ["metrics.json"]
 
 
 def test_a_dataset_of_one_camera_is_not_trained_for_nothing(

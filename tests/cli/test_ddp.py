@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +152,22 @@ def test_cameras_of_two_processes_are_one_model(market: Path, tmp_path: Path) ->
 def _environment(root: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not re.match("LOCAL_RANK|RANK|WORLD_SIZE", k)}
     return {**kept, "PYTHONPATH": str(root)}
+
+
+def test_the_error_of_rank_one_is_what_the_user_sees(market: Path, tmp_path: Path) -> None:
+    shutil.copytree(market, tmp_path / "data")
+    images = sorted((tmp_path / "data" / "query").glob("*.jpg"))
+    images[1].write_bytes(b"broken")
+    command = [
+        sys.executable, "-m", "camreid.cli.train", "+split=original", "data.root=data", *TINY[:3],
+        *TINY[4:], "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+        "trainer.max_epochs=1", "run_dir=run",
+    ]  # fmt: skip
+    ran = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode not in (0, None)
+    assert images[1].name in ran.stderr
+    assert ran.stderr.count("camreid-train: ") == 1
+    assert "Traceback" not in ran.stderr
+    assert "onnection" not in ran.stderr

@@ -177,7 +177,7 @@ def test_a_finished_run_is_not_resumed(train: Run) -> None:
     assert "has 1 epochs behind it" in ran.err
     again = train("+split=original", "run_dir=a")
     assert again.code == 1
-    assert "holds another run (checkpoints)" in again.err
+    assert "holds another run" in again.err
     assert before == {p: p.stat().st_mtime_ns for p in Path("a/checkpoints").iterdir()}
 
 
@@ -307,4 +307,16 @@ def test_the_last_epoch_is_kept_whenever_validation_is(train: Run, val_fraction:
 
 
 def test_groups_can_be_left_out(train: Run) -> None:
-    assert train("+split=original", "~callbacks", "~logger", "test=false").code == 0
+    assert train("+split=original", "~callbacks", "~logger", "test=false", "run_dir=a").code == 0
+    assert train("+split=original", "~logger", "test=false", "run_dir=b").code == 0
+
+
+def test_the_model_of_an_experiment_is_built(train: Run, run: Run, market: Path) -> None:
+    assert train("+split=original", "run_dir=a", "test=false").code == 0
+    for typed in ("+experiment=mgn", "model=mgn_r50"):
+        ran = run(
+            "camreid-train", "+split=original", f"data.root={market}", "trainer=cpu", typed,
+            "init=a/checkpoints/best.ckpt", "run_dir=b", "trainer.max_epochs=1", "data.workers=0",
+        )  # fmt: skip
+        assert ran.code == 1, ran.out
+        assert "tensors differ" in ran.err

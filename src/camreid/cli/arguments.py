@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli import CONF
+from camreid.cli.folder import is_first
 from camreid.errors import InputError
 
 
@@ -20,18 +21,18 @@ def read_arguments(name: str) -> None:
     otherwise.
 
     Raises:
-        SystemExit: a split that there is not, or a `run_dir=` that can't be written.
+        SystemExit: there is no split of that name.
     """
     appended = ("split=", "experiment=")
     read = [f"+{a}" if a.startswith(appended) else a for a in sys.argv[1:]]
     _check_split(name, read)
-    resumed, folder = _value(read, "resume"), _value(read, "run_dir")
-    run = Path(resumed).resolve().parents[1] if resumed else None
-    if run and not folder and Path(resumed).resolve().parent.name == "checkpoints":
-        folder = str(run)
-        read.append(f"run_dir={folder!r}")
-    if folder and "${" not in folder and "LOCAL_RANK" not in os.environ:
-        _check_folder(name, Path(folder).absolute(), run)
+    resumed = _value(read, "resume")
+    checkpoints = Path(resumed).resolve().parent
+    if resumed and not _value(read, "run_dir") and checkpoints.name == "checkpoints":
+        read.append(f"run_dir={str(checkpoints.parent)!r}")
+    if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in read):
+        rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun
+        read += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]
     flags = [a for a in read if a in ("-m", "--multirun")]
     sys.argv[1:] = flags + [a for a in read if a not in flags]
 
@@ -54,23 +55,6 @@ def _value(arguments: list[str], key: str) -> str:
         return str(OverridesParser.create().parse_override(typed[-1]).value())
     except HydraException:
         return ""  # Hydra will say it
-
-
-def _check_folder(name: str, folder: Path, resumed: Path | None) -> None:
-    """Refuse a run folder that can't be made, or that holds another run."""
-    above = next(p for p in (folder, *folder.parents) if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        reason = "is not writable" if above.is_dir() else "is a file"
-        raise SystemExit(
-            f"{name}: run_dir={folder} can't be made: {above} {reason}. Type run_dir= with a "
-            "folder that can be written."
-        )
-    held = [f for f in ("checkpoints", "metrics.json", "matrix.json") if (folder / f).exists()]
-    if held and (resumed is None or resumed.resolve() != folder.resolve()):
-        raise SystemExit(
-            f"{name}: run_dir={folder} holds another run ({', '.join(held)}). Type another "
-            f"run_dir=, or resume={folder / 'checkpoints' / 'last.ckpt'} to continue it."
-        )
 
 
 def require_split(config: DictConfig) -> None:

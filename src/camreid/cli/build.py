@@ -1,5 +1,7 @@
 """From a config to the parts of a run."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.checkpoints.io import Checkpoint
-from camreid.cli.errors import is_first
+from camreid.cli.errors import trainers
 from camreid.cli.provenance import keep_metrics
 from camreid.cli.seen import seen_people
 from camreid.data import ReIDDataModule, Split, read_market1501
@@ -30,7 +33,7 @@ def check_run(config: DictConfig) -> None:
     """Refuse what can't work before any of it is done.
 
     Raises:
-        InputError: no epochs, processes within a multirun, or the folder of another run.
+        InputError: no epochs, or processes within a multirun.
     """
     epochs = config.trainer.max_epochs
     if not isinstance(epochs, int) or epochs < 1:
@@ -44,13 +47,6 @@ def check_run(config: DictConfig) -> None:
             "-m runs jobs one after another in one process, and a distributed strategy starts "
             "processes of its own, which do not go together. Type -m with trainer=gpu, or one "
             "camreid-train trainer=ddp for each job."
-        )
-    checkpoints = run_folder() / "checkpoints"
-    continues = config.resume and Path(config.resume).resolve().parent == checkpoints.resolve()
-    if checkpoints.exists() and not continues and is_first():
-        raise InputError(
-            f"run_dir={run_folder()} holds the checkpoints of another run. Type another run_dir=, "
-            f"or resume={checkpoints / 'last.ckpt'} to continue it."
         )
 
 
@@ -117,11 +113,11 @@ def require_validation(split: Split) -> None:
 
 
 def build_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
-    """The model of the config; of the starting weights where no `model=` was typed.
+    """The model that `model=` or the experiment chooses, otherwise that of the starting weights.
 
-    In the second case, too, what an experiment or the command line sets counts, and
-    `model.unknown` and `model.pixels` are this run's own; a run that is continued keeps its own.
-    `config` is made to say what is built.
+    What an experiment or the command line sets of a model counts in either case, as do this run's
+    `model.unknown` and `model.pixels`; a resumed run keeps its `unknown`. `config.model` becomes
+    what is built.
 
     Raises:
         InputError: there is no model, or an option that it does not have.
@@ -129,14 +125,15 @@ def build_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
     if config.get("model") is None:
         raise InputError("there is no model to build; type model=bot_r50 or model=small.")
     model = config.model.copy()
-    if start is not None and choice("model") is None:
-        usual = compose(f"model/{HydraConfig.get().runtime.choices['model']}").model
-        theirs = OmegaConf.create(start.config.primitives())
-        own = {key: config.model[key] for key in ("unknown", "pixels")}
-        model = OmegaConf.merge(theirs, _differing(config.model, usual), own)
-        typed = [a.lstrip("+").partition("=")[0] for a in HydraConfig.get().overrides.task]
-        for key in (k.removeprefix("model.") for k in typed if k.startswith("model.")):
+    if start is not None and not _is_model_chosen():
+        typed = list(HydraConfig.get().overrides.task)
+        keys = [a.lstrip("+").partition("=")[0] for a in typed]
+        rest = [a for a in typed if not re.match(r"[+~]*model[.=@]", a)]
+        set_by_experiment = compose("train", [*rest, "model=[]"]).get("model") or {}
+        model = OmegaConf.merge(start.config.primitives(), set_by_experiment)
+        for key in (k.removeprefix("model.") for k in keys if k.startswith("model.")):
             OmegaConf.update(model, key, OmegaConf.select(config.model, key))
+        model.update({key: config.model[key] for key in ("unknown", "pixels")})
     if config.resume and start is not None:
         model.unknown = start.config.unknown
     read = ModelConfig.read(OmegaConf.to_container(model, resolve=True))  # type: ignore[arg-type]
@@ -145,16 +142,14 @@ def build_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
     return read
 
 
-def _differing(ours: Any, usual: Any) -> dict[str, Any]:
-    """The part of nested mappings in which one differs from the other."""
-    changed = {}
-    for key, value in ours.items():
-        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
-            if inner := _differing(value, usual[key]):
-                changed[key] = inner
-        elif key not in usual or value != usual[key]:
-            changed[key] = value
-    return changed
+def _is_model_chosen() -> bool:
+    """Whether the command line or an experiment chooses the model, not the defaults or `data=`."""
+    loader = GlobalHydra.instance().config_loader()
+    typed = list(HydraConfig.get().overrides.task)
+    chosen = loader.compute_defaults_list("train", typed, RunMode.RUN).overrides.override_metadata
+    by = chosen.get("model")
+    in_experiment = by is not None and (by.containing_config_path or "").startswith("experiment/")
+    return in_experiment or (by is not None and by.external_override)
 
 
 def build_data(config: DictConfig, split: Split, size: tuple[int, int]) -> ReIDDataModule:
@@ -197,6 +192,7 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         instantiate(options, **added.get(name, {}))
         for name, options in (config.get("callbacks") or {}).items()
         if options is not None
+        and (config.get("logger") or "LearningRateMonitor" not in options._target_)
     ]
 
 
@@ -245,24 +241,29 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
         _convert_="all",
         **options,
     )
+    trainers.append(trainer)
     return trainer
 
 
 def _check_device(trainer: Mapping[str, Any]) -> None:
-    if trainer["accelerator"] not in ("gpu", "cuda"):
-        return
+    """Refuse CUDA devices that are not there, and more processes than cores."""
+    kind, devices = trainer["accelerator"], trainer["devices"]
+    count = int(devices) if str(devices).isdigit() else 0
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    devices = trainer["devices"]
-    if isinstance(devices, int):
-        too_many = devices > there
-    else:  # a list of numbers, or "auto"
-        too_many = not isinstance(devices, str) and any(device >= there for device in devices)
-    if there == 0 or too_many:
+    cores = os.cpu_count() or 1
+    if (kind == "cpu" or (kind == "auto" and not there)) and count > cores:
+        raise InputError(
+            f"trainer.devices={devices} starts {devices} processes, and there are {cores} cores. "
+            f"Type trainer.devices=1, or up to {cores}."
+        )
+    if kind not in ("gpu", "cuda"):
+        return
+    listed = [] if isinstance(devices, int | str) else devices
+    if there == 0 or count > there or any(device >= there for device in listed):
         last = f"cuda:0..cuda:{there - 1}" if there else "none"
         raise InputError(
-            f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices} asks for "
-            f"CUDA devices, and PyTorch {torch.__version__} finds {there} here ({last}). Type "
-            "trainer=cpu, trainer=auto, trainer.devices=N that there are, or "
-            "trainer.accelerator=cpu with trainer=ddp; if there is a GPU, install its driver and "
-            "a PyTorch built for it."
+            f"trainer.accelerator={kind} trainer.devices={devices} asks for CUDA devices, and "
+            f"PyTorch {torch.__version__} finds {there} here ({last}). Type trainer=cpu, "
+            "trainer=auto, trainer.devices=N with fewer devices, or trainer.accelerator=cpu with "
+            "trainer=ddp; if there is a GPU, install its driver and a PyTorch built for it."
         )

@@ -3,85 +3,150 @@
 import logging
 import os
 import re
-import shutil
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, NoReturn
 
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from camreid.cli import CONF
+from camreid.cli.folder import ERROR, discard, is_first
 from camreid.errors import InputError
+
+trainers: list[Any] = []  # other processes that they started end when this one fails
 
 
 def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> None:
-    """Run a command through Hydra, with what the user got wrong told as SystemExit.
+    """Run a command through Hydra; a user's mistake ends in SystemExit with one paragraph.
 
-    A run that stops before it has measured or trained anything leaves no folder behind.
+    A run that fails before it has any result leaves no file behind.
 
     Args:
         name: of the command, for its messages.
         config_name: a file of `conf/`.
-        run: what the command does.
+        run: the command.
     """
 
-    def told_run(config: DictConfig) -> None:
+    def guarded(config: DictConfig) -> None:
         try:
             run(config)
         except Exception as error:
-            message = _paragraph(error)
-            if message is None:
-                raise
-            _discard(Path(HydraConfig.get().runtime.output_dir), name)
-            _stop(name, message)
+            _fail(name, error, config)
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, for us to tell
-    try:
-        hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(told_run)()
-    except (HydraException, OmegaConfBaseException) as error:
-        _stop(name, _of_hydra(error))
-    except ValueError as error:
-        if "Config group override must be" not in str(error):
-            raise
-        _stop(name, "a group takes a name, such as model=small; ~GROUP (~logger) leaves one out.")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors
+    with told(name):
+        try:
+            hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(guarded)()
+        except (HydraException, OmegaConfBaseException) as error:
+            _stop(name, _of_hydra(error))
+        except ValueError as error:
+            if "Config group override must be" not in str(error):
+                raise
+            _stop(name, "a group takes a name, such as model=small; ~GROUP (~logger) removes one.")
 
 
 @contextmanager
 def told(name: str) -> Iterator[None]:
-    """What the user got wrong, told as SystemExit, in a command without Hydra.
+    """Turn a user's mistake into SystemExit with one paragraph; a closed pipe ends quietly.
 
     Args:
         name: of the command, for its messages.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by the caller
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _close_pipe()
     except Exception as error:
-        message = _paragraph(error)
+        message = _paragraph(error, None)
         if message is None:
             raise
         _stop(name, message)
 
 
-def _stop(name: str, message: str) -> None:
+def _close_pipe() -> NoReturn:
+    """Exit as other programs do when the reader of their output is gone."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _stop(name: str, message: str) -> NoReturn:
     logging.getLogger("camreid").info(message)
-    if is_first():
-        print(f"{name}: {message}", file=sys.stderr)
+    print(f"{name}: {message}", file=sys.stderr)
     raise SystemExit(1) from None
 
 
-def _paragraph(error: BaseException) -> str | None:
+def _fail(name: str, error: Exception, config: DictConfig) -> None:
+    """End this process, with the error's paragraph if this process failed first."""
+    if any(isinstance(cause, BrokenPipeError) for cause in _causes(error)):
+        raise BrokenPipeError from None
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    message = _paragraph(error, config)
+    if _processes() == 1:
+        if message is None:
+            raise error
+        discard(folder)
+        _stop(name, message)
+    if _is_first_to_fail(folder, error):
+        if message is None:
+            traceback.print_exception(error)
+        else:
+            print(f"{name}: {message}", file=sys.stderr)
+        discard(folder)
+    else:
+        time.sleep(1)  # the first to fail may still print
+    for trainer in trainers:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)  # a process that waits for the others in an exit handler would not end
+
+
+def _processes() -> int:
+    known = [int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_NTASKS")]
+    return int(max([*known, *(trainer.world_size for trainer in trainers)]))
+
+
+def _is_first_to_fail(folder: Path, error: Exception) -> bool:
+    """Whether no other process of this training failed before; the others lose their connection."""
+    lost = re.search(r"gloo|NCCL|Connection (closed|reset)|[Bb]roken pipe", repr(error))
+    deadline = time.monotonic() + (5 if lost and not isinstance(error, InputError) else 0)
+    while time.monotonic() < deadline and not (folder / ERROR).exists():
+        time.sleep(0.1)
+    try:
+        (folder / ERROR).open("x", encoding="utf-8").write(f"{error}\n")
+    except FileExistsError:
+        return False
+    except OSError:
+        return is_first()
+    return True
+
+
+def _paragraph(error: BaseException, config: DictConfig | None) -> str | None:
     """The message of the first mistake among an error and its causes; None for a bug."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, InputError):
-            return _own_words(str(cause))
+            return _own_words(_with_remedy(cause, config))
     import torch  # only now: most mistakes are found before it is needed
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
@@ -99,6 +164,36 @@ def _paragraph(error: BaseException) -> str | None:
     return None
 
 
+def _with_remedy(error: InputError, config: DictConfig | None) -> str:
+    """The message, and its remedy as overrides to type.
+
+    >>> config = DictConfig({"split": {"seed": -1}, "data": {"root": "x", "workers": 2}, "seed": 0})
+    >>> _with_remedy(InputError("no images.", root="datasets"), config)
+    'no images. Type data.root=datasets.'
+    >>> _with_remedy(InputError("seed=-1: expected 0 or more.", seed=1), config)
+    'seed=-1: expected 0 or more. Type split.seed=1.'
+    """
+    if config is None or not error.remedy:
+        return str(error)
+    found = dict(_leaves(OmegaConf.to_container(config)))
+    typed = []
+    for name, value in error.remedy.items():
+        keys = [key for key in found if key == name or key.endswith(f".{name}")]
+        given = [key for key in keys if f"{name}={found[key]}" in error.message]
+        key = min(given or keys or [name], key=lambda key: key.count("."))
+        value = str(value).replace("'", "").replace(", ", ",") if "[" in str(value) else value
+        typed.append(f"{key}={value}")
+    return f"{error.message} Type {' '.join(typed)}."
+
+
+def _leaves(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values of a config, groups included."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}", value
+            yield from _leaves(value, f"{prefix}{key}.")
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:
@@ -107,14 +202,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _own_words(message: str) -> str:
-    """What was said in a loader process, without the traceback that it travelled in."""
+    """The message of an error in a loader process, without its traceback."""
     if "Original Traceback" not in message:
         return message
     return message.rsplit("Error: ", 1)[-1].strip()
 
 
 def _of_hydra(error: Exception) -> str:
-    """What Hydra has against the arguments, and what to type instead."""
+    """Hydra's message on the arguments, and what to type instead."""
     text = re.sub(r"Error in call to target '([\w.]+)':", r"\1:", str(error))
     said = " ".join(re.split(r"Config search path|full_key|To append", text)[0].split())
     key = re.search(r"Could not override '([\w.]+)'", said)
@@ -156,29 +251,3 @@ def _options(folder: Path) -> set[str]:
     for path in folder.rglob("*.yaml"):
         collect(yaml.safe_load(path.read_text(encoding="utf-8")))
     return names
-
-
-def is_first() -> bool:
-    """Whether this is the one process that speaks and writes."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-
-
-def _discard(folder: Path, name: str) -> None:
-    """Take back what a run has written that never began: no other file, no checked head."""
-    begun = (
-        "checkpoints",
-        "head_check.json",
-        "metrics.json",
-        "features.safetensors",
-        "model.onnx",
-        "features",
-        "matrix.json",
-    )
-    if not is_first() or not folder.is_dir() or any((folder / b).exists() for b in begun):
-        return
-    shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    for own in (f"{name}.log", "config.yaml", "split.csv"):
-        (folder / own).unlink(missing_ok=True)
-    for empty in (folder, folder.parent):
-        if not any(empty.iterdir()) and (empty == folder or empty.name == "runs"):
-            empty.rmdir()

@@ -1,0 +1,94 @@
+"""A command deletes and overwrites only files that it created."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from camreid.cli.folder import is_first
+from tests.conftest import TINY, Ran
+
+Run = Callable[..., Ran]
+SPLIT = "+split=original"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(p): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("own", ["config.yaml", "split.csv", "head_check.json", "metrics.csv"])
+@pytest.mark.parametrize("root", ["nowhere", "market"])
+def test_a_folder_with_files_of_these_names_is_refused(
+    own: str, root: str, run: Run, market: Path
+) -> None:
+    Path("mine").mkdir()
+    for name in (own, "notes.txt"):
+        (Path("mine") / name).write_text("precious")
+    before = contents(Path("mine"))
+    place = market if root == "market" else root
+    ran = run("camreid-train", SPLIT, f"data.root={place}", *TINY, "run_dir=mine")
+    assert ran.code == 1
+    assert own in ran.err
+    assert contents(Path("mine")) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("camreid-evaluate", "checkpoint=x.ckpt", SPLIT, "run_dir=mine"),
+        ("camreid-matrix", "experts=[x.ckpt]", SPLIT, "run_dir=mine"),
+        ("camreid-export", "checkpoint=x.ckpt", "run_dir=mine"),
+        ("camreid-import", "path=x.pth", "model=small", "run_dir=mine"),
+        ("camreid-train", SPLIT, "hydra.run.dir=mine"),
+        ("camreid-train", SPLIT, "run_dir=${data.root}", "data.root=mine"),
+        ("camreid-train", "-m", SPLIT, "split.camera=1,2", "run_dir=mine"),
+        ("camreid-train", SPLIT, "resume=other/checkpoints/last.ckpt", "run_dir=mine"),
+    ],
+)
+def test_every_command_refuses_it(command: tuple[str, ...], run: Run) -> None:
+    folder = Path("mine/0") if "-m" in command else Path("mine")
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text("precious")
+    before = contents(Path("mine"))
+    ran = run(*command)
+    assert ran.code == 1
+    assert ".hydra" in ran.err
+    assert contents(Path("mine")) == before
+
+
+def test_a_failed_command_takes_back_its_own_files_alone(run: Run) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.log").write_text("precious")
+    for folder in ("mine", "new/er", "runs/r"):
+        ran = run("camreid-train", SPLIT, "data.root=nowhere", *TINY, f"run_dir={folder}")
+        assert ran.code == 1
+    assert contents(Path()) == {"mine/notes.log": "precious"}
+    assert [p.name for p in Path().iterdir()] == ["mine"]
+    Path("runs").mkdir()
+    run("camreid-train", SPLIT, "data.root=nowhere", *TINY, "run_dir=runs/r")
+    assert [p.name for p in Path("runs").parent.iterdir() if p.name == "runs"] == ["runs"]
+    assert not list(Path("runs").iterdir())
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"])
+def test_rank_zero_by_every_launcher(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "0")
+    assert is_first()
+    monkeypatch.setenv(name, "3")
+    assert not is_first()
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "report"])
+def test_a_closed_pipe_ends_quietly(command: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = f"from camreid.cli.{command} import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "--help"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert ran.stderr == b""
+    assert ran.returncode in (0, 141)
