@@ -23,7 +23,7 @@ LINKS = {
 
 
 def configuration() -> str:
-    """The YAML files of `conf/`, whose comments explain each option."""
+    """The YAML files of `conf/` with their comments."""
     conf = ROOT / "conf"
     parts = [
         "# Configuration\n\nType `KEY=VALUE` for an option and `GROUP=NAME` for a file. "

@@ -29,15 +29,14 @@ def test_holds_every_config(wheel: Path) -> None:
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"camreid/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
     assert "camreid/py.typed" in names
-    templates = (ROOT / "src/camreid/reporting/templates").iterdir()
-    assert {f"camreid/reporting/templates/{path.name}" for path in templates} <= names
-    assert "camreid/reporting/templates/page.html.j2" in names
+    package = (p for p in (ROOT / "src").rglob("*") if p.suffix in (".py", ".j2", ".css"))
+    assert {path.relative_to(ROOT / "src").as_posix() for path in package} <= names
 
 
 def test_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    market = SyntheticMarket(people=24, images_per_person=8, distractors=6, junk=4).render(tmp_path)
+    market = SyntheticMarket(24, 8, distractors=6, junk=4).render(tmp_path)
     command = [
         sys.executable, "-m", "camreid.cli.train", "+split=original", f"data.root={market}",
         "model=small", "trainer=cpu", "trainer.max_epochs=1", "data.identities=4", "run_dir=run",
