@@ -349,7 +349,7 @@ def test_a_wrong_order_is_called_out(market: Path, records: Records) -> None:
         module.new_people = split.labels
         module.start_rows(data.eval_dataloader(split.train))
     numeric = LabelMap.of(split.labels.pids)
-    with pytest.raises(HeadMismatch, match=r"WRONG ROWS: .* again with labels\.order=fastreid"):
+    with pytest.raises(HeadMismatch, match=r"labels\.order=fastreid"):
         check_rows(module, numeric, split.train, by_order=True)
     with pytest.raises(HeadMismatch, match="import again with its rows in fastreid order"):
         check_rows(module, numeric, split.train, by_order=False)
@@ -358,10 +358,10 @@ def test_a_wrong_order_is_called_out(market: Path, records: Records) -> None:
     assert "UNSURE" not in str(told)
     torch.nn.init.normal_(module.model.heads["identity"].weight)
     told = check_rows(module, split.labels, split.train, by_order=True)
-    assert "UNSURE ROWS: the orders can't be told apart" in str(told)
+    assert "UNSURE ROWS" in str(told)
     alike = LabelMap((1, 2, 3))
     module = create_model("small", alike, network__backbone="test_resnet", **SMALL).eval()
-    assert "The two orders are one" in str(check_rows(module, alike, split.train[:4], True))
+    assert "both orders are the same" in str(check_rows(module, alike, split.train[:4], True))
 
 
 @pytest.mark.parametrize(

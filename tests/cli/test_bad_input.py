@@ -49,7 +49,7 @@ def test_unknown_split(run: Run, typed: str) -> None:
 
 @pytest.mark.parametrize("typed", ["+split.seed=1", "+split={seed:1}"])
 def test_a_split_without_a_strategy(run: Run, typed: str) -> None:
-    assert "says no strategy" in one_paragraph(run("camreid-train", typed))
+    assert "has no strategy" in one_paragraph(run("camreid-train", typed))
 
 
 def test_missing_dataset(refused: Callable[..., str]) -> None:

@@ -17,8 +17,8 @@ def read_arguments(name: str) -> None:
     """Turn `sys.argv` into what Hydra takes.
 
     `split=NAME` and `experiment=NAME` go with a plus, `-m` may stand anywhere, and
-    `resume=RUN/checkpoints/x.ckpt` continues in the folder of that run unless `run_dir=` says
-    otherwise.
+    `resume=RUN/checkpoints/x.ckpt` continues in the folder of that run unless
+    `run_dir=` is typed.
 
     Raises:
         SystemExit: there is no split of that name.
@@ -58,7 +58,7 @@ def _value(arguments: list[str], key: str) -> str:
 
 
 def require_split(config: DictConfig) -> None:
-    """Refuse a run whose split was not chosen.
+    """Refuse a run without a split.
 
     Raises:
         InputError: there is no split, or one that nothing can be made of.
@@ -66,7 +66,7 @@ def require_split(config: DictConfig) -> None:
     if OmegaConf.is_missing(config, "split") or config.split is None:
         raise InputError(f"no split was chosen; {_type_one()}")
     if not OmegaConf.is_dict(config.split) or "_target_" not in config.split:
-        raise InputError(f"split={config.split} says no strategy; {_type_one()}")
+        raise InputError(f"split={config.split} has no strategy; {_type_one()}")
 
 
 def _choices() -> list[str]:
@@ -76,7 +76,7 @@ def _choices() -> list[str]:
 def _type_one() -> str:
     about = {
         "original": " (the official train/test division, for all cameras or split.camera=N)",
-        "resplit": " (a new division of the people, or of their images)",
+        "resplit": " (a new division of the identities, or of their images)",
     }
     choices = [f"+split={c}{about.get(c, '')}" for c in _choices()]
     return f"type {' or '.join(choices)}."

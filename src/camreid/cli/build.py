@@ -87,8 +87,8 @@ def build_split(config: DictConfig) -> Split:
     seen = seen_people(checkpoints)
     if manifest and seen:
         raise InputError(
-            f"split.manifest={manifest} says who is tested, so split.exclude_seen has nothing to "
-            "choose. Leave one of the two out."
+            f"split.manifest={manifest} fixes the test identities, and split.exclude_seen "
+            "chooses them. Leave one of the two out."
         )
     if manifest:
         return Split.load(manifest, root)
@@ -170,7 +170,7 @@ def build_data(config: DictConfig, split: Split, size: tuple[int, int]) -> ReIDD
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
-    """The callbacks of the config, told where to write and what there is to monitor.
+    """The callbacks of the config, with the paths and monitors of this run.
 
     Raises:
         InputError: early stopping without validation identities.
@@ -185,7 +185,7 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         added["best"].update(monitor=None, save_on_train_epoch_end=True)
         if "early_stopping" in (config.get("callbacks") or {}):
             raise InputError(
-                "early stopping watches val/mAP, and this split holds nobody out for validation. "
+                "early stopping watches val/mAP, and this split has no validation identities. "
                 "Type split.val_fraction=0.1, or callbacks=default."
             )
     return [

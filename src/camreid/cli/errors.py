@@ -211,16 +211,16 @@ def _own_words(message: str) -> str:
 def _of_hydra(error: Exception) -> str:
     """Hydra's message on the arguments, and what to type instead."""
     text = re.sub(r"Error in call to target '([\w.]+)':", r"\1:", str(error))
-    said = " ".join(re.split(r"Config search path|full_key|To append", text)[0].split())
-    key = re.search(r"Could not override '([\w.]+)'", said)
+    text = " ".join(re.split(r"Config search path|full_key|To append", text)[0].split())
+    key = re.search(r"Could not override '([\w.]+)'", text)
     if key:
         return f"there is no option {key[1]}.{_hint(key[1])} --cfg job prints those there are."
     if isinstance(error, hydra.errors.OverrideParseException):
         return (
-            f"{said}. Values with = , spaces or brackets are typed in quotes of their own: "
+            f"{text}. Values with = , spaces or brackets are typed in quotes of their own: "
             "'init=\"my run/x=1.ckpt\"'."
         )
-    return f"{said}. --help lists the choices, --cfg job prints all options."
+    return f"{text}. --help lists the choices, --cfg job prints all options."
 
 
 _CAMERA = ("norm", "embedding", "heads")  # without an import of torch

@@ -160,7 +160,7 @@ def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
     write_json(path, {**content, **summary})
     say(*evidence_tables(summary, title))
     if not content["seen_complete"]:
-        say("Nobody knows all of the people whom these weights were trained on: it may leak.")
+        say("Not all training identities of these weights are known: leakage may be larger.")
     say(f"Written to {path}")
 
 

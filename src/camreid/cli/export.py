@@ -22,15 +22,17 @@ def export_run(config: DictConfig) -> None:
         if not isinstance(config[key], bool):
             raise InputError(f"{key}={config[key]}: type {key}=true or {key}=false.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
+    if path.exists() and path.suffix == ".onnx":
+        raise InputError(f"path={path} exists; type another path=, or remove the file.")
     checkpoint = read_checkpoint(config.checkpoint)
     module = checkpoint.module()
     parity = export_onnx(
         module, path, config.input, config.normalize, config.logits, notes_of(checkpoint)
     )
     height, width = module.config.image_size
-    whose = "nobody's" if module.labels.is_anonymous else "their people in its metadata"
+    labels = "without labels" if module.labels.is_anonymous else "identities in the metadata"
     say(
-        f"ONNX   {module.config.name}, opset {OPSET}, {len(module.labels)} rows, {whose}",
+        f"ONNX   {module.config.name}, opset {OPSET}, {len(module.labels)} rows, {labels}",
         f"Input  images (N, 3, {height}, {width}) {config.input}, RGB in 0..255",
         parity_table(parity),
         f"Written to {path}",

@@ -46,9 +46,9 @@ def import_run(config: DictConfig) -> None:
         allow_partial=config.allow_partial,
         **options,
     )
-    told = _account(f"{config.path} as {name}", imported)
+    lines = _account(f"{config.path} as {name}", imported)
     if labels is not None and images:
-        told += check_rows(imported.module, labels, images, bool(config.labels.root))
+        lines += check_rows(imported.module, labels, images, bool(config.labels.root))
     folder = run_folder()
     out = folder / "checkpoints" / "imported.ckpt"
     notes = {"imported": str(config.path), "generation": imported.generation}
@@ -58,15 +58,15 @@ def import_run(config: DictConfig) -> None:
     save(imported.module, out, notes)
     _keep_account(imported, folder)
     how = " model.unknown=reinit" if imported.anonymous else ""
-    say(*told, f"Written to {out}", f"Train it with camreid-train +split=SPLIT init={out}{how}")
+    say(*lines, f"Written to {out}", f"Train it with camreid-train +split=SPLIT init={out}{how}")
 
 
 def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple[ImageRecord, ...]]:
-    """Whose the rows are, and training images of theirs where there are any.
+    """The identities of the rows, and their training images where there are any.
 
     Args:
         config: the `labels` of the command.
-        source: whose file it is, which has an order of its own.
+        source: of the file, which has an order of its own.
 
     Raises:
         InputError: more than one source of labels, or one that can't be read.
@@ -74,14 +74,14 @@ def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple
     if config.pids and (config.manifest or config.root):
         other = "manifest" if config.manifest else "root"
         raise InputError(
-            f"labels.pids and labels.{other} both say whose the rows are; type one of them."
+            f"labels.pids and labels.{other} both name the identities; type one of them."
         )
     idle = [key for key in ("camera", "order") if config[key]]
     if idle and (config.manifest or not config.root):
         raise InputError(
             f"{' and '.join(f'labels.{key}={config[key]}' for key in idle)} goes with a dataset "
-            "whose official division the file was trained on: type labels.root=FOLDER with it, "
-            "without labels.manifest or labels.pids, which have people and order of their own."
+            "and its official division: type labels.root=FOLDER with it, "
+            "without labels.manifest or labels.pids, which have their own order."
         )
     order: Order = config.order or ("numeric" if source == "torchreid" else "fastreid")
     if order not in ("fastreid", "numeric"):
@@ -108,14 +108,14 @@ def _read_pids(path: Path) -> tuple[int, ...]:
     if twice or min(pids, default=0) < 0 or not pids:
         what = f"{twice[:5]} twice" if twice else "none" if not pids else "pids below 0"
         raise InputError(
-            f"labels.pids={path} names {what}; expected each person of the head once, one pid a "
+            f"labels.pids={path} names {what}; expected each identity of the head once, one pid a "
             "line, in row order."
         )
     return pids
 
 
 def _account(title: str, imported: Import) -> list[Table | str]:
-    """What became of the keys, and whose the rows are."""
+    """A table of the keys, and the identities of the rows."""
     renamed = sum(old != new for old, new in imported.loaded.items())
     table = Table(title=title, title_justify="left")
     for column in ("names of", "max-pool padding", "loaded", "renamed", "not needed"):
@@ -127,10 +127,10 @@ def _account(title: str, imported: Import) -> list[Table | str]:
     rest = (len(imported.left_over), len(imported.missing))
     table.add_row(imported.generation, padding, *map(str, (*counts, *rest)))
     rows = len(imported.module.labels)
-    whose = "nobody's: no labels were given" if imported.anonymous else "told by the labels"
+    origin = "without labels" if imported.anonymous else "with the labels given"
     if not rows:
-        whose = "a trunk alone: they start with the split that is trained on"
-    return [table, f"Head   {rows} rows, {whose}"]
+        origin = "a trunk alone: training adds them"
+    return [table, f"Head   {rows} rows, {origin}"]
 
 
 def _keep_account(imported: Import, folder: Path) -> None:
@@ -151,16 +151,16 @@ def _keep_account(imported: Import, folder: Path) -> None:
 def check_rows(
     module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord], by_order: bool
 ) -> list[Table | str]:
-    """Closed-set accuracy of the imported rows on their own training images, by either order.
+    """Closed-set accuracy of the imported rows on their training images, in either order.
 
     Args:
         module: in evaluation mode.
-        labels: whose the rows are said to be.
-        images: training images of these people.
-        by_order: whether the labels are a division's people in one of the two orders.
+        labels: identities of the rows.
+        images: training images of these identities.
+        by_order: whether `labels.order` chose the order of the labels.
 
     Returns:
-        What there is to say.
+        Lines to print; a warning where no order fits better than chance.
 
     Raises:
         HeadMismatch: another order fits far better.
@@ -171,64 +171,41 @@ def check_rows(
     }
     accuracy = row_accuracy(module, images, maps)
     count, chance = min(len(images), _CHECKED), 1 / len(labels)
-    parts = ", ".join(f"{percent(share)} by {name}" for name, share in accuracy.items())
-    told: list[Table | str] = [
-        f"Rows   accuracy on {count} training images: {parts};",
-        f"       chance is {percent(chance)}.",
-    ]
-    if maps["fastreid order"] == maps["numeric order"]:
-        told.append("       The two orders are one for these people, so either is right.")
-    return [*told, *row_verdict(accuracy, chance, count, by_order)]
-
-
-def row_verdict(
-    accuracy: dict[str, float], chance: float, images: int, by_order: bool = True
-) -> list[str]:
-    """What the accuracies by the labels given and by either order mean, if they mean anything.
-
-    Args:
-        accuracy: shares of hits by name of the label map, `the labels given` first.
-        chance: that of a guess.
-        images: how many were looked at.
-        by_order: whether `labels.order` says the order.
-
-    Returns:
-        A warning where none of them fits better than a guess.
-
-    Raises:
-        HeadMismatch: another order fits far better than the labels given.
-    """
-    given = accuracy["the labels given"]
-    best = max(accuracy, key=accuracy.__getitem__)
-    noise = 3 * (max(chance, 1 / images) / images) ** 0.5  # three standard deviations of a guess
+    given, best = accuracy["the labels given"], max(accuracy, key=accuracy.__getitem__)
+    noise = 3 * (max(chance, 1 / count) / count) ** 0.5  # three standard deviations of a guess
     if accuracy[best] > max(2 * given, chance + noise):
         order = best.split()[0]
         remedy = f"labels.order={order}" if by_order else f"its rows in {order} order"
         raise HeadMismatch(
-            f"WRONG ROWS: {percent(accuracy[best])} of {images} training images land on their "
-            f"person's row by {best}, and {percent(given)} by the labels given (chance is "
+            f"WRONG ROWS: {percent(accuracy[best])} of {count} training images match the row of "
+            f"their identity in {best}, {percent(given)} with the labels given (chance is "
             f"{percent(chance)}). Nothing was written; import again with {remedy}, or check "
             "labels.camera."
         )
-    if given > chance + noise:
-        return []
-    return [
-        "UNSURE ROWS: the orders can't be told apart, since by none of them the rows fit these "
-        "images better than chance. Check labels.root, labels.camera and model.image_size, or give "
-        "the people in row order by labels.pids=FILE or labels.manifest=FILE; to use the features "
-        "alone, leave the labels out."
+    parts = ", ".join(f"{percent(share)} with {name}" for name, share in accuracy.items())
+    lines: list[Table | str] = [
+        f"Rows   accuracy on {count} training images: {parts}; chance is {percent(chance)}"
     ]
+    if maps["fastreid order"] == maps["numeric order"]:
+        lines.append("       For these identities, both orders are the same.")
+    if given <= chance + noise:
+        lines.append(
+            "UNSURE ROWS: no order fits these images better than chance. Check labels.root, "
+            "labels.camera and model.image_size, or type labels.pids=FILE with the identities in "
+            "row order; to use the features alone, leave the labels out."
+        )
+    return lines
 
 
 @torch.inference_mode()
 def row_accuracy(
     module: ReIDModule, images: Sequence[ImageRecord], maps: dict[str, LabelMap]
 ) -> dict[str, float]:
-    """How often the largest logit is the person's row, if the rows were those of each map.
+    """How often the largest logit is the row of the identity, if the rows were those of each map.
 
     Args:
         module: in evaluation mode.
-        images: training images of the head's people; some of them are looked at, evenly.
+        images: training images of the head's identities; some of them are looked at, evenly.
         maps: label maps by name.
     """
     count = min(len(images), _CHECKED)

@@ -12,7 +12,7 @@ _NOISE = (
     ".*it is recommended to use .*devices=1.*",  # repeats are counted once, by index
     "Experiment logs directory .* exists and is not empty.*",  # the run folder, on purpose
     "Checkpoint directory .* exists and is not empty.*",  # of a run that is continued
-    "The dirpath has changed from .*",  # of a run that is continued elsewhere, which was said
+    "The dirpath has changed from .*",  # of a run that is continued elsewhere
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch 2.15
     "Total length of `list` across ranks is zero.*",  # no validation, which was announced
     "The number of training batches .* is smaller than the logging interval.*",  # logged by epoch
