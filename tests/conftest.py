@@ -97,26 +97,11 @@ def run(
     """Run a command, such as `camreid-train`, in this process, in a folder of its own."""
 
     def command(name: str, *arguments: object) -> Ran:
-        from camreid.cli import (
-            compare,
-            evaluate,
-            export,
-            import_weights,
-            matrix,
-            report,
-            train,
-        )
+        from camreid.cli import _entry, compare, report
 
-        commands = {
-            "train": train,
-            "evaluate": evaluate,
-            "import": import_weights,
-            "export": export,
-            "report": report,
-            "matrix": matrix,
-            "compare": compare,
-        }
-        main = commands[name.removeprefix("camreid-")].main
+        commands = {"import": _entry.import_weights, "report": report.main, "compare": compare.main}
+        short = name.removeprefix("camreid-")
+        main = commands.get(short) or getattr(_entry, short)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
         code = 0

@@ -340,7 +340,7 @@ def test_the_command_imports_checks_and_feeds_training(
 
 
 def test_a_wrong_order_is_called_out(market: Path, records: Records) -> None:
-    from camreid.cli.importer import check_rows
+    from camreid.cli.import_weights import check_rows
 
     split = OriginalSplit()(records)
     module = create_model("small", split.labels, network__backbone="test_resnet", **SMALL).eval()

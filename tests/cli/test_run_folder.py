@@ -81,11 +81,12 @@ def test_rank_zero_by_every_launcher(name: str, monkeypatch: pytest.MonkeyPatch)
     assert not is_first()
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "report"])
+@pytest.mark.parametrize("command", ["_entry:train", "compare:main", "report:main"])
 def test_a_closed_pipe_ends_quietly(command: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    code = f"from camreid.cli.{command} import main; main()"
+    module, _, function = command.partition(":")
+    code = f"from camreid.cli.{module} import {function}; {function}()"
     ran = subprocess.run(
         [sys.executable, "-c", code, "--help"], stdout=write, stderr=subprocess.PIPE, check=False
     )

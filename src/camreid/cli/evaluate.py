@@ -1,25 +1,214 @@
-"""camreid-evaluate: the numbers of a checkpoint on a split."""
+"""camreid-evaluate: the numbers of a checkpoint or of saved features on a split."""
 
-from omegaconf import DictConfig
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
-from camreid.cli.arguments import read_arguments, require_split
-from camreid.cli.errors import launch
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+
+from camreid.checkpoints.io import load
+from camreid.cli import build
+from camreid.cli.lineage import image_leak
+from camreid.cli.provenance import origin
+from camreid.cli.terminal import be_quiet, say
+from camreid.cli.writing import write_json
+from camreid.data import Split
+from camreid.errors import InputError, MissingDataset
+from camreid.evaluation.features import FeatureTable
+from camreid.evaluation.options import RankOptions
+from camreid.evaluation.report import Evidence, evidence_tables
+from camreid.models.network import FeatureOptions
+from camreid.training.evaluation_loop import is_partial
+from camreid.training.module import ReIDModule
 
 
-def evaluate(config: DictConfig) -> None:
-    """Rank query and gallery, and write the run folder."""
-    if config.features is None:
-        require_split(config)
-    from camreid.cli.testing import evaluate_run  # torch only now, so that --help is quick
+def evaluate_run(config: DictConfig) -> None:
+    """Rank the split's query and gallery by a checkpoint, or features that were saved."""
+    be_quiet()
+    if config.features is not None:
+        rank_features(config)
+        return
+    if OmegaConf.is_missing(config, "checkpoint"):
+        raise InputError(
+            "no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt, or "
+            "features=runs/RUN/features.safetensors to rank saved features again."
+        )
+    build.seed(config)
+    module = load(config.checkpoint)
+    set_evaluation(module, config.evaluation)
+    split = build.build_split(config)
+    require_test(split, config.evaluation.protocol)
+    data = build.build_data(config, split, module.config.image_size)
+    trainer = build.build_trainer(config, logger=False, callbacks=[])
+    keep(config, split)
+    say_parts(split, module)
+    test(config, trainer, module, data, title=f"Test of {config.checkpoint}")
 
-    evaluate_run(config)
+
+def rank_features(config: DictConfig) -> None:
+    """Rank the features of a file, without their model."""
+    options = rank_options(config.evaluation)
+    if config.evaluation.flip or config.evaluation.neck != "after":
+        raise InputError(
+            "evaluation.flip and evaluation.neck say what the model computes, and features= has no "
+            "model; type checkpoint=runs/RUN/checkpoints/best.ckpt with them."
+        )
+    table = FeatureTable.load(config.features)
+    if config.evaluation.normalize:
+        table = table.normalized()
+    on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
+    result, protocols = options.rank(table, torch.device("cuda" if on_gpu else "cpu"))
+    evidence = Evidence(result, frozenset(table.notes.get("seen") or ()), protocols=protocols)
+    counts = f"{len(table.query.pids)} query and {len(table.gallery.pids)} gallery images"
+    say(f"Features {config.features}: {counts}, {table.query.features.shape[1]} wide")
+    content = {
+        "split": table.notes.get("split"),
+        "features": str(Path(config.features).resolve()),
+        "weights": table.notes.get("weights"),
+        "seen_complete": table.notes.get("seen_complete", bool(table.notes.get("seen"))),
+        "partial": bool(table.notes.get("partial")),
+        "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
+        "origin": origin(config),
+    }
+    _report(content, evidence, f"Test of {config.features}")
 
 
-def main() -> None:
-    """The console script."""
-    read_arguments("camreid-evaluate")
-    launch("camreid-evaluate", "evaluate", evaluate)
+@rank_zero_only
+def keep(config: DictConfig, split: Split) -> None:
+    """Config and manifest into the run folder."""
+    folder = build.run_folder()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+    split.save(folder / "split.csv")
 
 
-if __name__ == "__main__":
-    main()
+def say_parts(split: Split, module: ReIDModule) -> None:
+    """Say what is tested or trained on, by what, and where it is written."""
+    parts = ("train", "val", "query", "gallery")
+    counts = ", ".join(f"{len(getattr(split, part))} {part}" for part in parts)
+    some = next(r for part in parts for r in getattr(split, part))
+    say(
+        f"Data   {Path(some.path).parents[1]}",
+        f"Split  {split.strategy}, digest {split.digest}",
+        f"       {len(split.labels)} train identities; images: {counts}",
+        f"Model  {module.config.name}, {len(module.labels)} rows, images "
+        f"{module.config.image_size[0]} x {module.config.image_size[1]}",
+        f"Run    {build.run_folder()}",
+    )
+
+
+def test(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    module: ReIDModule,
+    data: pl.LightningDataModule,
+    title: str,
+) -> None:
+    """Test with the best weights of this run, or those at hand, and write metrics.json."""
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+    partial = is_partial(trainer)
+    split: Split = data.split  # type: ignore[attr-defined]
+    content = {
+        "split": {"digest": split.digest, "strategy": split.strategy},
+        "rows": len(module.labels),
+        "weights": best or config.get("checkpoint"),
+        "partial": partial,
+        "evaluation": OmegaConf.to_container(config.evaluation),
+        "origin": origin(config),
+    }
+    try:
+        trainer.test(module, data, ckpt_path=best, verbose=False)
+    finally:  # whatever becomes of the ranking, the features are kept
+        # of the weights that are tested
+        content.update(seen_complete=module.seen_complete, images_seen=module.images_seen)
+        if trainer.is_global_zero and config.evaluation.save_features:
+            _save_features(config, module, content)
+    if trainer.is_global_zero and module.evidence is not None:
+        where = " on a part of the images only" if partial else ""
+        images = image_leak(split, best or config.get("checkpoint"))
+        _report(content, replace(module.evidence, images=images), title + where)
+    elif trainer.is_global_zero:
+        say("There is no match among the part of the test images that was ranked.")
+
+
+def _save_features(config: DictConfig, module: ReIDModule, content: dict[str, Any]) -> None:
+    if module.test_features is None:
+        return
+    tested = {key: content[key] for key in ("split", "weights", "partial")}
+    notes = feature_notes(module, config.evaluation)
+    path = build.run_folder() / "features.safetensors"
+    replace(module.test_features, notes={**notes, **tested}).save(path)
+    say(f"Features {path}")
+
+
+def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
+    """What features say of their model: who was seen, and how they were computed."""
+    return {
+        "seen": sorted(module.seen),
+        "seen_complete": module.seen_complete,
+        "model": module.config.name,
+        "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
+    }
+
+
+def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
+    """Write metrics.json and print the tables."""
+    summary = evidence.summary()
+    path = build.run_folder() / "metrics.json"
+    write_json(path, {**content, **summary})
+    say(*evidence_tables(summary, title))
+    if not content["seen_complete"]:
+        say("Nobody knows all of the people whom these weights were trained on: it may leak.")
+    say(f"Written to {path}")
+
+
+def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
+    """What is compared in validation and test, and how.
+
+    Raises:
+        InputError: an option that is not known.
+    """
+    module.rank_options = rank_options(options)
+    module.feature_options = FeatureOptions(options.flip, options.normalize, options.neck)
+    module.val_metric.distance = module.test_metric.distance = options.metric
+
+
+def rank_options(options: DictConfig) -> RankOptions:
+    """How a test is ranked.
+
+    Raises:
+        InputError: an option that is not known.
+    """
+    for name in ("flip", "normalize", "save_features"):
+        if not isinstance(options[name], bool):
+            raise InputError(f"evaluation.{name}={options[name]}: type true or false.")
+    known = {field.name for field in fields(RankOptions)}
+    return RankOptions(**{str(k): v for k, v in options.items() if k in known})
+
+
+def require_test(split: Split, protocol: str = "cross-camera") -> None:
+    """Refuse to promise a test where there is nothing to rank.
+
+    Args:
+        split: of the run.
+        protocol: by which it will be ranked.
+
+    Raises:
+        MissingDataset: the split has no query or no gallery.
+    """
+    if not split.query or not split.gallery:
+        raise MissingDataset(
+            f"the split has {len(split.query)} query and {len(split.gallery)} gallery images, so "
+            "there is nothing to rank at the end. Put query/ and bounding_box_test/ beside "
+            "bounding_box_train/, or type test=false to train without a test."
+        )
+    if protocol == "cross-camera" and not split.rankable["query"]:
+        cameras = len({r.camera for r in (*split.query, *split.gallery)})
+        raise InputError(
+            f"none of the {len(split.query)} query images has a match in another camera among the "
+            f"{len(split.gallery)} gallery images ({cameras} cameras in all), so there is nothing "
+            "to measure. Choose another split, evaluation.protocol=within-camera, or test=false to "
+            "train without a test."
+        )

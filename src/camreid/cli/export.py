@@ -1,23 +1,61 @@
-"""camreid-export: a checkpoint as an ONNX file, checked against PyTorch."""
+"""camreid-export: a checkpoint as an ONNX file, compared with PyTorch."""
 
-from omegaconf import DictConfig
+from pathlib import Path
 
-from camreid.cli.arguments import read_arguments
-from camreid.cli.errors import launch
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
 
-
-def run(config: DictConfig) -> None:
-    """Export, compare, and say how close the two are."""
-    from camreid.cli.exporter import export_run  # torch only now, so that --help is quick
-
-    export_run(config)
-
-
-def main() -> None:
-    """The console script."""
-    read_arguments("camreid-export")
-    launch("camreid-export", "export", run)
+from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.onnx import OPSET, export_onnx
+from camreid.checkpoints.parity import TOLERANCE, Parity
+from camreid.cli.build import run_folder
+from camreid.cli.terminal import be_quiet, say
+from camreid.errors import InputError
 
 
-if __name__ == "__main__":
-    main()
+def export_run(config: DictConfig) -> None:
+    """Read the checkpoint, write the file, say how close onnxruntime is to PyTorch."""
+    be_quiet()
+    if OmegaConf.is_missing(config, "checkpoint") or config.checkpoint is None:
+        raise InputError("no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt.")
+    for key in ("normalize", "logits"):
+        if not isinstance(config[key], bool):
+            raise InputError(f"{key}={config[key]}: type {key}=true or {key}=false.")
+    path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
+    checkpoint = read_checkpoint(config.checkpoint)
+    module = checkpoint.module()
+    parity = export_onnx(
+        module, path, config.input, config.normalize, config.logits, notes_of(checkpoint)
+    )
+    height, width = module.config.image_size
+    whose = "nobody's" if module.labels.is_anonymous else "their people in its metadata"
+    say(
+        f"ONNX   {module.config.name}, opset {OPSET}, {len(module.labels)} rows, {whose}",
+        f"Input  images (N, 3, {height}, {width}) {config.input}, RGB in 0..255",
+        parity_table(parity),
+        f"Written to {path}",
+    )
+
+
+def notes_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """Where an exported file comes from, for its metadata."""
+    split = checkpoint.notes.get("split") or {}
+    named = {"split_strategy": split.get("strategy"), "split_digest": split.get("digest")}
+    known = {key: str(value) for key, value in named.items() if value}
+    return {"checkpoint": checkpoint.path, **known}
+
+
+def parity_table(parity: tuple[Parity, ...]) -> Table:
+    """One line for each output and batch size."""
+    title = (
+        "onnxruntime against PyTorch, random pixels\n"
+        f"(refused above {TOLERANCE:.0e} of the largest value)"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("output")
+    for column in ("images", "largest difference", "of the largest value", "least cosine"):
+        table.add_column(column, justify="right")
+    for found in parity:
+        numbers = (f"{found.difference:.1e}", f"{found.relative:.1e}", f"{found.cosine:.7f}")
+        table.add_row(found.output, str(found.batch), *numbers)
+    return table

@@ -1,23 +1,244 @@
-"""camreid-import: a foreign file as a checkpoint, with the account of its keys."""
+"""camreid-import: a file of FastReID, torchreid or timm as a camreid checkpoint."""
 
-from omegaconf import DictConfig
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
-from camreid.cli.arguments import read_arguments
-from camreid.cli.errors import launch
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from camreid.checkpoints.foreign.importing import Import, import_file
+from camreid.checkpoints.io import save
+from camreid.cli.build import run_folder
+from camreid.cli.terminal import be_quiet, say
+from camreid.data import ImageDataset, OriginalSplit, Split, read_market1501
+from camreid.data.records import ImageRecord
+from camreid.errors import HeadMismatch, InputError
+from camreid.evaluation.report import percent
+from camreid.labels import LabelMap, Order
+from camreid.training.module import ReIDModule
+
+_CHECKED = 512  # training images for the check of the rows
 
 
-def run(config: DictConfig) -> None:
-    """Import, check the rows where images are at hand, and write the checkpoint."""
-    from camreid.cli.importer import import_run  # torch only now, so that --help is quick
+def import_run(config: DictConfig) -> None:
+    """Import, say what became of every key, check the rows, write the checkpoint."""
+    be_quiet()
+    if OmegaConf.is_missing(config, "path") or config.get("model") is None:
+        raise InputError(
+            "camreid-import needs path=FILE and model=NAME, a file of conf/model/ such as "
+            "model=mgn_r50_ibn; see --help."
+        )
+    labels, images = read_labels(config.labels, config.source)
+    name = HydraConfig.get().runtime.choices["model"]
+    typed = [a.partition("=")[0].lstrip("+") for a in HydraConfig.get().overrides.task]
+    keys = [key.removeprefix("model.") for key in typed if key.startswith("model.")]
+    options = {key.replace(".", "__"): OmegaConf.select(config.model, key) for key in keys}
+    imported = import_file(
+        config.path,
+        config.source,
+        str(name),
+        labels,
+        stem_padding=config.stem_padding,
+        allow_partial=config.allow_partial,
+        **options,
+    )
+    told = _account(f"{config.path} as {name}", imported)
+    if labels is not None and images:
+        told += check_rows(imported.module, labels, images, bool(config.labels.root))
+    folder = run_folder()
+    out = folder / "checkpoints" / "imported.ckpt"
+    notes = {"imported": str(config.path), "generation": imported.generation}
+    camera = config.labels.camera
+    if labels is not None and config.labels.root:
+        notes["split_overrides"] = "+split=original" + (f" split.camera={camera}" if camera else "")
+    save(imported.module, out, notes)
+    _keep_account(imported, folder)
+    how = " model.unknown=reinit" if imported.anonymous else ""
+    say(*told, f"Written to {out}", f"Train it with camreid-train +split=SPLIT init={out}{how}")
 
-    import_run(config)
+
+def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple[ImageRecord, ...]]:
+    """Whose the rows are, and training images of theirs where there are any.
+
+    Args:
+        config: the `labels` of the command.
+        source: whose file it is, which has an order of its own.
+
+    Raises:
+        InputError: more than one source of labels, or one that can't be read.
+    """
+    if config.pids and (config.manifest or config.root):
+        other = "manifest" if config.manifest else "root"
+        raise InputError(
+            f"labels.pids and labels.{other} both say whose the rows are; type one of them."
+        )
+    idle = [key for key in ("camera", "order") if config[key]]
+    if idle and (config.manifest or not config.root):
+        raise InputError(
+            f"{' and '.join(f'labels.{key}={config[key]}' for key in idle)} goes with a dataset "
+            "whose official division the file was trained on: type labels.root=FOLDER with it, "
+            "without labels.manifest or labels.pids, which have people and order of their own."
+        )
+    order: Order = config.order or ("numeric" if source == "torchreid" else "fastreid")
+    if order not in ("fastreid", "numeric"):
+        raise InputError(f"labels.order={config.order}: type labels.order=fastreid or numeric.")
+    if config.pids:
+        return LabelMap(_read_pids(Path(config.pids))), ()
+    if config.manifest:
+        split = Split.load(config.manifest, config.root)
+        return split.labels, split.train
+    if config.root:
+        images = OriginalSplit(camera=config.camera)(read_market1501(config.root)).train
+        return LabelMap.of((r.pid for r in images), order=order), images
+    return None, ()
 
 
-def main() -> None:
-    """The console script."""
-    read_arguments("camreid-import")
-    launch("camreid-import", "import", run)
+def _read_pids(path: Path) -> tuple[int, ...]:
+    try:
+        pids = tuple(int(line) for line in path.read_text(encoding="utf-8").split())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"labels.pids={path} can't be read ({error}); expected one pid a line, in row order."
+        ) from error
+    twice = sorted(pid for pid, count in Counter(pids).items() if count > 1)
+    if twice or min(pids, default=0) < 0 or not pids:
+        what = f"{twice[:5]} twice" if twice else "none" if not pids else "pids below 0"
+        raise InputError(
+            f"labels.pids={path} names {what}; expected each person of the head once, one pid a "
+            "line, in row order."
+        )
+    return pids
 
 
-if __name__ == "__main__":
-    main()
+def _account(title: str, imported: Import) -> list[Table | str]:
+    """What became of the keys, and whose the rows are."""
+    renamed = sum(old != new for old, new in imported.loaded.items())
+    table = Table(title=title, title_justify="left")
+    for column in ("names of", "max-pool padding", "loaded", "renamed", "not needed"):
+        table.add_column(column, justify="right")
+    table.add_column("left over", justify="right")
+    table.add_column("missing", justify="right")
+    padding = "-" if imported.stem_padding is None else str(imported.stem_padding)
+    counts = (len(imported.loaded), renamed, len(imported.needless))
+    rest = (len(imported.left_over), len(imported.missing))
+    table.add_row(imported.generation, padding, *map(str, (*counts, *rest)))
+    rows = len(imported.module.labels)
+    whose = "nobody's: no labels were given" if imported.anonymous else "told by the labels"
+    if not rows:
+        whose = "a trunk alone: they start with the split that is trained on"
+    return [table, f"Head   {rows} rows, {whose}"]
+
+
+def _keep_account(imported: Import, folder: Path) -> None:
+    content = {
+        "generation": imported.generation,
+        "stem_padding": imported.stem_padding,
+        "rows": len(imported.module.labels),
+        "anonymous": imported.anonymous,
+        "loaded": imported.loaded,
+        "not_needed": imported.needless,
+        "left_over": imported.left_over,
+        "missing": imported.missing,
+    }
+    path = folder / "import.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def check_rows(
+    module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord], by_order: bool
+) -> list[Table | str]:
+    """Closed-set accuracy of the imported rows on their own training images, by either order.
+
+    Args:
+        module: in evaluation mode.
+        labels: whose the rows are said to be.
+        images: training images of these people.
+        by_order: whether the labels are a division's people in one of the two orders.
+
+    Returns:
+        What there is to say.
+
+    Raises:
+        HeadMismatch: another order fits far better.
+    """
+    orders: tuple[Order, ...] = ("fastreid", "numeric")
+    maps = {"the labels given": labels} | {
+        f"{order} order": LabelMap.of(labels.pids, order=order) for order in orders
+    }
+    accuracy = row_accuracy(module, images, maps)
+    count, chance = min(len(images), _CHECKED), 1 / len(labels)
+    parts = ", ".join(f"{percent(share)} by {name}" for name, share in accuracy.items())
+    told: list[Table | str] = [
+        f"Rows   accuracy on {count} training images: {parts};",
+        f"       chance is {percent(chance)}.",
+    ]
+    if maps["fastreid order"] == maps["numeric order"]:
+        told.append("       The two orders are one for these people, so either is right.")
+    return [*told, *row_verdict(accuracy, chance, count, by_order)]
+
+
+def row_verdict(
+    accuracy: dict[str, float], chance: float, images: int, by_order: bool = True
+) -> list[str]:
+    """What the accuracies by the labels given and by either order mean, if they mean anything.
+
+    Args:
+        accuracy: shares of hits by name of the label map, `the labels given` first.
+        chance: that of a guess.
+        images: how many were looked at.
+        by_order: whether `labels.order` says the order.
+
+    Returns:
+        A warning where none of them fits better than a guess.
+
+    Raises:
+        HeadMismatch: another order fits far better than the labels given.
+    """
+    given = accuracy["the labels given"]
+    best = max(accuracy, key=accuracy.__getitem__)
+    noise = 3 * (max(chance, 1 / images) / images) ** 0.5  # three standard deviations of a guess
+    if accuracy[best] > max(2 * given, chance + noise):
+        order = best.split()[0]
+        remedy = f"labels.order={order}" if by_order else f"its rows in {order} order"
+        raise HeadMismatch(
+            f"WRONG ROWS: {percent(accuracy[best])} of {images} training images land on their "
+            f"person's row by {best}, and {percent(given)} by the labels given (chance is "
+            f"{percent(chance)}). Nothing was written; import again with {remedy}, or check "
+            "labels.camera."
+        )
+    if given > chance + noise:
+        return []
+    return [
+        "UNSURE ROWS: the orders can't be told apart, since by none of them the rows fit these "
+        "images better than chance. Check labels.root, labels.camera and model.image_size, or give "
+        "the people in row order by labels.pids=FILE or labels.manifest=FILE; to use the features "
+        "alone, leave the labels out."
+    ]
+
+
+@torch.inference_mode()
+def row_accuracy(
+    module: ReIDModule, images: Sequence[ImageRecord], maps: dict[str, LabelMap]
+) -> dict[str, float]:
+    """How often the largest logit is the person's row, if the rows were those of each map.
+
+    Args:
+        module: in evaluation mode.
+        images: training images of the head's people; some of them are looked at, evenly.
+        maps: label maps by name.
+    """
+    count = min(len(images), _CHECKED)
+    chosen = [images[place * len(images) // count] for place in range(count)]
+    dataset = ImageDataset(chosen, module.config.image_size)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=64)
+    hits = dict.fromkeys(maps, 0)
+    for batch in loader:
+        logits = torch.stack(list(module.model(batch["images"]).logits.values())).sum(0)
+        guess = logits.argmax(1)
+        for name, labels in maps.items():
+            hits[name] += int((labels.rows(batch["pids"]) == guess).sum())
+    return {name: count / len(dataset) for name, count in hits.items()}

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.average import total_images
 from camreid.checkpoints.io import load
-from camreid.cli import build, testing
+from camreid.cli import build, evaluate
 from camreid.cli.expert_notes import check_images, check_people, expert_notes, people_of
 from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
@@ -40,7 +40,7 @@ class Matrix:
 
     def __init__(self, config: DictConfig, split: Split, trainer: pl.Trainer) -> None:
         self.config, self.split, self.trainer = config, split, trainer
-        self.options = testing.rank_options(config.evaluation)
+        self.options = evaluate.rank_options(config.evaluation)
         self.tables: dict[str, FeatureTable] = {}
         self.rows: dict[str, Row] = {}
         self.left_out: dict[str, str] = {}
@@ -62,7 +62,7 @@ class Matrix:
             module: the model.
             notes: more that the file of features says.
         """
-        testing.set_evaluation(module, self.config.evaluation)
+        evaluate.set_evaluation(module, self.config.evaluation)
         data = build.build_data(self.config, self.split, module.config.image_size)
         self.trainer.test(module, data, verbose=False)
         table, evidence = module.test_features, module.evidence
@@ -77,7 +77,7 @@ class Matrix:
             evidence.result, table.query.cameras, seen, evidence.protocols, module.seen_complete
         )
         about = {
-            **testing.feature_notes(module, self.config.evaluation),
+            **evaluate.feature_notes(module, self.config.evaluation),
             "split": {"digest": self.split.digest, "strategy": self.split.strategy},
             "partial": self.partial,
             **notes,
@@ -146,7 +146,7 @@ def matrix_run(config: DictConfig) -> None:
     how = read_combine(config)
     experts, controls = read_experts(*expert_paths(config), reserved=_COMBINATIONS)
     split = build.build_split(config)
-    testing.require_test(split, config.evaluation.protocol)
+    evaluate.require_test(split, config.evaluation.protocol)
     told = check_people((*experts, *controls), *people_of(build.data_root(config), split))
     matrix = Matrix(config, split, _one_device(config))
     splits = {row.name: row.split for row in (*experts, *controls)}

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from camreid.checkpoints.average import check_alike, greedy, restate_batch_norm, soup
 from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
-from camreid.cli import build, testing
+from camreid.cli import build, evaluate
 from camreid.cli.experts import Expert
 from camreid.data import Split
 from camreid.data.records import people
@@ -82,7 +82,7 @@ class Kitchen:
         }
 
     def _val(self, module: ReIDModule) -> float:
-        testing.set_evaluation(module, self.config.evaluation)
+        evaluate.set_evaluation(module, self.config.evaluation)
         data = build.build_data(self.config, self.split, module.config.image_size)
         (values,) = self.trainer.validate(module, data, verbose=False)
         return float(values["val/mAP"])
