@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY, Ran
-from tests.test_comparing import make_run
+from tests.runs.test_compare import make_run
 
 Run = Callable[..., Ran]
 

@@ -11,7 +11,7 @@ from camreid.cli.lineage import image_leak, trained_images
 from camreid.data import OriginalSplit, Records, Resplit, Split
 from camreid.evaluation.report import evidence_tables
 from tests.conftest import tiny_module
-from tests.test_comparing import make_run
+from tests.runs.test_compare import make_run
 
 
 def train(folder: Path, split: Split, parents: Sequence[str] | None = ()) -> Path:
