@@ -369,7 +369,7 @@ def test_a_wrong_order_is_called_out(market: Path, records: Records) -> None:
     [
         (["labels.camera=3"], "labels.camera=3 goes with a dataset"),
         (["labels.pids=p.txt", "labels.order=numeric"], "type labels.root=FOLDER with it"),
-        (["labels.pids=p.txt", "labels.manifest=s.csv"], "both say whose the rows are"),
+        (["labels.pids=p.txt", "labels.manifest=s.csv"], "labels.pids and labels."),
         (["labels.pids=p.txt"], "names [7] twice"),
         (["labels.pids=none.txt"], "expected one pid a line"),
         (["+model.network.foo=1"], "has no option network.foo"),
