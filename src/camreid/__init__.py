@@ -11,7 +11,7 @@ _HOMES = {
     "HeadMismatch": "camreid.errors",
     "InputError": "camreid.errors",
     "LabelMap": "camreid.labels",
-    "create_model": "camreid.cli.compose",
+    "create_model": "camreid.training.module",
     "export_onnx": "camreid.checkpoints.onnx",
     "load": "camreid.checkpoints.io",
     "rank": "camreid.evaluation.ranking",

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 
 from camreid import create_model
 from camreid.cli import CONF
-from camreid.cli.compose import build_on_meta
 from camreid.data import Augment, OriginalSplit, Resplit, SyntheticMarket
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.models import ModelConfig
+from camreid.models.presets import build_on_meta
 from camreid.training.head_check import HeadCheck
 from tests.conftest import Ran
 

@@ -9,7 +9,7 @@ import yaml
 from camreid.checkpoints.io import save
 from camreid.cli.lineage import image_leak, trained_images
 from camreid.data import OriginalSplit, Records, Resplit, Split
-from camreid.evaluation.report import evidence_tables
+from camreid.runs.result_tables import evidence_tables
 from tests.conftest import tiny_module
 from tests.runs.test_compare import make_run
 

@@ -15,8 +15,9 @@ from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, fit_labels
 from camreid.losses.triplet import PairLoss, TripletLoss
-from camreid.models.camera_heads import camera_identity_loss, own_logits, within_cameras
+from camreid.models.camera_heads import own_logits
 from camreid.training import ReIDModule
+from camreid.training.camera_losses import camera_identity_loss, within_cameras
 from camreid.training.head_check import HeadCheck, check_head
 from tests.conftest import CONFIG, tiny_module
 

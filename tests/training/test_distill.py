@@ -49,7 +49,7 @@ def pair(tmp_path: Path) -> tuple[Teacher, Teacher]:
     """Teachers of cameras 1 and 2, one person shared, rows in no order."""
     first = checkpoint(tmp_path / "a.ckpt", LabelMap((5, 9, 2)), 1)
     second = checkpoint(tmp_path / "b.ckpt", LabelMap((7, 2, 11, 3)), 2)
-    return Teacher.of(first, 1), Teacher.of(second, 2)
+    return Teacher.of(first.module(), 1), Teacher.of(second.module(), 2)
 
 
 def batch_of(cameras: list[int], size: tuple[int, int] = (64, 32), seed: int = 0) -> Batch:
@@ -166,7 +166,7 @@ def test_rows_follow_the_person(pair: tuple[Teacher, Teacher], relation: float) 
 
 def test_a_teacher_of_no_one_camera_teaches_everywhere(tmp_path: Path) -> None:
     labels = LabelMap((5, 2))
-    teacher = Teacher.of(checkpoint(tmp_path / "a.ckpt", labels, 1), None)
+    teacher = Teacher.of(checkpoint(tmp_path / "a.ckpt", labels, 1).module(), None)
     student, batch = tiny_module(labels).model.eval(), batch_of([1, 4])
     output = student(batch.images)
     expected = rows_loss(
@@ -190,13 +190,15 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path) -> N
     read = checkpoint(tmp_path / "a.ckpt", LabelMap((5, 2, 9)), 1)
     student = read.module().model
     batch = batch_of([1, 1, 1, 1])
-    losses = Distillation([Teacher.of(read, 1)], student, BOTH)(batch, student(batch.images))
+    losses = Distillation([Teacher.of(read.module(), 1)], student, BOTH)(
+        batch, student(batch.images)
+    )
     for _, loss in losses.values():
         assert loss.item() == pytest.approx(0, abs=1e-6)
         loss.backward(retain_graph=True)
     assert max(p.grad.abs().max() for p in student.parameters() if p.grad is not None) < 1e-5
     other = checkpoint(tmp_path / "b.ckpt", LabelMap((5, 2, 9)), 2).module().model
-    losses = Distillation([Teacher.of(read, 1)], other, BOTH)(batch, other(batch.images))
+    losses = Distillation([Teacher.of(read.module(), 1)], other, BOTH)(batch, other(batch.images))
     assert min(loss.item() for _, loss in losses.values()) > 1e-2
 
 
@@ -208,14 +210,14 @@ def test_margins_are_not_what_is_compared(tmp_path: Path, classifier: str) -> No
     output = student(batch.images, torch.tensor([1, 1, 0]))  # as in training: with margin
     plain = student(batch.images)
     assert not torch.allclose(output.logits["identity"], plain.logits["identity"])
-    found = Distillation([Teacher.of(read, 1)], student, ROWS)(batch, output)["rows"][1]
+    found = Distillation([Teacher.of(read.module(), 1)], student, ROWS)(batch, output)["rows"][1]
     assert found.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_heads_of_one_name_teach_each_other_and_all_teach_the_rest(tmp_path: Path) -> None:
     labels = LabelMap((5, 2, 9))
     student, batch = tiny_module(labels).model.eval(), batch_of([1, 1])
-    teacher = Teacher.of(checkpoint(tmp_path / "a.ckpt", labels, 1), 1)
+    teacher = Teacher.of(checkpoint(tmp_path / "a.ckpt", labels, 1).module(), 1)
     two = {"identity": torch.randn(2, 3), "other": torch.randn(2, 3)}
     named = _Says(two)
     output = student(batch.images)
@@ -245,7 +247,7 @@ def _with(teacher: Teacher, network: torch.nn.Module) -> Teacher:
 
 def test_a_teacher_sees_images_in_its_own_size(tmp_path: Path) -> None:
     read = checkpoint(tmp_path / "a.ckpt", LabelMap((5, 2)), 1, image_size=[48, 32])
-    teacher, seen = Teacher.of(read, 1), []
+    teacher, seen = Teacher.of(read.module(), 1), []
     teacher.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     images = (batch_of([1, 1]).images > 127).to(torch.uint8) * 255  # edges that bicubic overshoots
     teacher(images, torch.ones(len(images), dtype=torch.int64))
@@ -270,12 +272,14 @@ def test_teachers_and_students_may_be_of_other_pixels(tmp_path: Path) -> None:
     normal = checkpoint(tmp_path / "b.ckpt", labels, 1, pixels="imagenet")
     images = batch_of([1, 1, 1]).images
     cameras = torch.ones(3, dtype=torch.int64)
-    expected = Teacher.of(raw, 1)(images, cameras).features
-    torch.testing.assert_close(Teacher.of(normal, 1)(images, cameras).features, expected)
+    expected = Teacher.of(raw.module(), 1)(images, cameras).features
+    torch.testing.assert_close(Teacher.of(normal.module(), 1)(images, cameras).features, expected)
     student = normal.module().model
     batch = batch_of([1, 1, 1])
     batch = Batch(student.pixel_norm.normalize(images), batch.pids, batch.camids, None)
-    losses = Distillation([Teacher.of(raw, 1)], student, BOTH)(batch, student(batch.images))
+    losses = Distillation([Teacher.of(raw.module(), 1)], student, BOTH)(
+        batch, student(batch.images)
+    )
     for _, loss in losses.values():
         assert loss.item() == pytest.approx(0, abs=1e-5)
 
@@ -297,7 +301,8 @@ def taught(
     """A student after an epoch, its teachers' tensors before it, and its checkpoint."""
     teachers = [
         Teacher.of(
-            checkpoint(tmp_path / f"{c}.ckpt", OriginalSplit(camera=c)(records).labels, c), c
+            checkpoint(tmp_path / f"{c}.ckpt", OriginalSplit(camera=c)(records).labels, c).module(),
+            c,
         )
         for c in (1, 2)
     ]
@@ -361,7 +366,7 @@ def test_what_can_not_be_learnt_is_refused(pair: tuple[Teacher, Teacher], tmp_pa
     nameless = [replace(teacher, camera=None) for teacher in pair]
     with pytest.raises(InputError, match=r"no teacher's checkpoint says .*distill\.target=concat"):
         Distillation(nameless, student, asks)
-    nobody = Teacher.of(checkpoint(tmp_path / "n.ckpt", LabelMap.anonymous(3), 4), 1)
+    nobody = Teacher.of(checkpoint(tmp_path / "n.ckpt", LabelMap.anonymous(3), 4).module(), 1)
     with pytest.raises(InputError, match=r"distill\.rows_weight=0"):
         Distillation([nobody], student, BOTH)
     with pytest.raises(InputError, match=r"distill\.rows_weight=0"):
@@ -400,7 +405,7 @@ def test_a_teacher_is_told_the_cameras(tmp_path: Path) -> None:
         for name, value in read.state.items()
     }
     state = {n: torch.ones_like(v) if n.endswith("camera_batches") else v for n, v in state.items()}
-    teacher = Teacher.of(replace(read, state=state), None)
+    teacher = Teacher.of(replace(read, state=state).module(), None)
     batch = batch_of([1, 2])
     told = teacher(batch.images, batch.camids + 1)
     torch.testing.assert_close(

@@ -57,7 +57,7 @@ class Teaching:
         told += check_images({e.name: e.split for e in self.experts}, root)
         checkpoints = [read_checkpoint(expert.path) for expert in self.experts]
         teachers = [
-            Teacher.of(checkpoint, expert.camera)
+            Teacher.of(checkpoint.module(), expert.camera)
             for checkpoint, expert in zip(checkpoints, self.experts, strict=True)
         ]
         module.extra_losses.append(Distillation(teachers, module.model, self.options))

@@ -19,8 +19,9 @@ from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
-from camreid.evaluation.report import Evidence, evidence_tables
+from camreid.evaluation.report import Evidence
 from camreid.models.network import FeatureOptions
+from camreid.runs.result_tables import evidence_tables
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 

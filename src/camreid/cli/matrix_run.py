@@ -22,8 +22,8 @@ from camreid.errors import InputError, require_number, require_whole
 from camreid.evaluation.ensembles import Combination, Spaces, combine, compare_spaces
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.matrix import Row
-from camreid.evaluation.matrix_tables import matrix_tables
 from camreid.evaluation.report import finite
+from camreid.runs.matrix_tables import matrix_tables
 from camreid.training.module import ReIDModule
 
 _COMBINATIONS: tuple[str, ...] = (*get_args(Combination), *SOUPS)

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camreid.checkpoints.io import Checkpoint
 from camreid.errors import InputError, require_number
 from camreid.labels import LabelMap
 from camreid.losses.distillation import cosines, fuse, relation_loss, rows_loss
@@ -24,6 +23,7 @@ from camreid.models.evaluating import forward_raw
 from camreid.models.network import ReIDNetwork, ReIDOutput
 from camreid.models.pixels import PixelNorm
 from camreid.training.batch import Batch
+from camreid.training.module import ReIDModule
 
 Target = Literal["concat", "query_camera", "within_camera"]
 
@@ -90,10 +90,10 @@ class Teacher:
     camera: int | None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, camera: int | None) -> "Teacher":
-        """The teacher that a checkpoint holds."""
-        network = checkpoint.module().model.requires_grad_(False)
-        return cls(network, checkpoint.labels, checkpoint.config.image_size, camera)
+    def of(cls, module: ReIDModule, camera: int | None) -> "Teacher":
+        """The teacher of a module in evaluation mode, such as `camreid.load` gives."""
+        network = module.model.requires_grad_(False)
+        return cls(network, module.labels, module.config.image_size, camera)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, cameras: Tensor) -> ReIDOutput:

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
-from rich.table import Table
 
 from camreid.errors import HeadMismatch, InputError
-from camreid.evaluation.report import percent
 from camreid.labels import Unknown
+from camreid.runs.head_table import print_head_check
 from camreid.training.batch import read_batch
 from camreid.training.freeze import Freeze
 from camreid.training.head_fit import HeadFit, Images, check_head, images_of
@@ -150,24 +148,7 @@ def _show(fits: list[HeadFit], where: str, unknown: Unknown, faults: list[str], 
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"unknown": unknown, "heads": [asdict(fit) for fit in fits], "faults": faults}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    table = Table(title=f"Head check{where} (model.unknown={unknown})", title_justify="left")
-    for column in (
-        "head",
-        "rows",
-        "dim",
-        "identities",
-        "shared",
-        "unknown",
-        "coverage",
-        "of images",
-    ):
-        table.add_column(column, justify="left" if column == "head" else "right")
-    for fit in fits:
-        rows = fit.rows if fit.members is None else f"{fit.members}/{fit.rows}"
-        numbers = (rows, fit.dim, fit.identities, fit.shared, fit.unknown)
-        coverage = (percent(fit.coverage), percent(fit.image_coverage))
-        table.add_row(fit.head, *map(str, numbers), *coverage)
-    Console().print(table)
+    print_head_check(f"Head check{where} (model.unknown={unknown})", [asdict(fit) for fit in fits])
 
 
 class Provenance(pl.Callback):

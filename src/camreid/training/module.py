@@ -10,15 +10,12 @@ from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.losses.identity import LossConfig, identity_loss, mean_over_heads
 from camreid.losses.triplet import PairLoss, TripletLoss
-from camreid.models.camera_heads import (
-    camera_identity_loss,
-    require_members,
-    set_members,
-    within_cameras,
-)
+from camreid.models.camera_heads import require_members, set_members
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
+from camreid.models.presets import read_model
 from camreid.training.batch import Batch, read_batch, read_cameras
+from camreid.training.camera_losses import camera_identity_loss, within_cameras
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums, rows_to_start, start_head
 from camreid.training.optim import OptimizerConfig, Schedule
@@ -271,3 +268,21 @@ class ReIDModule(RetrievalModule):
         self.seen_complete = own.get("seen_complete", self.seen_complete)
         self.images_seen = own.get("images_seen")
         self.images_trained = own.get("images_trained")
+
+
+def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
+    """A model of `conf/model/` with fresh weights; no weights are fetched.
+
+    Args:
+        name: a file of `conf/model/`, such as `bot_r50`.
+        labels: the identities of its heads, in row order.
+        options: see `camreid.models.presets.read_model`.
+
+    Raises:
+        InputError: no such model or option.
+
+    >>> module = create_model("small", labels=[2, 7, 10])
+    >>> module.model.heads["identity"].weight.shape[0]
+    3
+    """
+    return ReIDModule(read_model(name, **options).without_weights(), labels)

@@ -137,7 +137,7 @@ def test_faults_of_no_head(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("notes", "says"),
     [
-        (5, "is not what a run writes (TypeError)"),
+        (5, "camreid is a int"),
         ({"split": "resplit"}, "split is a str"),
         ({"versions": [1]}, "versions is a list"),
         ({"config": 3}, "config is a int"),

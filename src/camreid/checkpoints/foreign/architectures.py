@@ -7,6 +7,7 @@ from torch import Tensor
 
 from camreid.checkpoints.foreign.names import fastreid_names, from_fastreid, from_torchreid
 from camreid.models.network import ReIDNetwork
+from camreid.models.presets import build_on_meta, model_names, read_model
 from camreid.models.weights import fit_trunk
 
 Source = Literal["fastreid", "torchreid", "timm"]
@@ -31,8 +32,6 @@ def architecture_options(
     Returns:
         Options of `camreid.create_model`, of those that the model has.
     """
-    from camreid.cli.compose import read_model
-
     said: dict[str, Any] = {}
     if source == "torchreid":
         said = {"neck": "none", "bias": "heads.identity.bias" in state}
@@ -57,8 +56,6 @@ def closest(theirs: Mapping[str, Tensor], source: Source) -> str:
         theirs: the file's tensors.
         source: whose file it was taken for.
     """
-    from camreid.cli.compose import build_on_meta, model_names
-
     best: tuple[float, str, Source, tuple[str, ...]] = (0.0, "", source, ())
     for other in (source, *(s for s in get_args(Source) if s != source)):
         state = dict(theirs) if other == "timm" else renamed(theirs, other)

@@ -13,7 +13,7 @@ from camreid.checkpoints.foreign.names import needless
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.models.weights import fit_trunk, read_state
-from camreid.training.module import ReIDModule
+from camreid.training.module import ReIDModule, create_model
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,6 @@ def _import_model(
     labels: LabelMap | None,
     options: dict[str, Any],
 ) -> Import:
-    from camreid.cli.compose import create_model  # names of models are those of their configs
-
     unneeded = needless(theirs, model) if source == "fastreid" else {}
     wanted = {k: v for k, v in theirs.items() if k not in unneeded}
     state = renamed(wanted, source)
@@ -157,8 +155,6 @@ def _import_trunk(
     options: dict[str, Any],
 ) -> Import:
     """A model whose trunk is the file's, without rows."""
-    from camreid.cli.compose import create_model
-
     if labels is not None:
         raise InputError(
             f"{path} is imported as a trunk (source=timm), which has no rows: leave labels out, "

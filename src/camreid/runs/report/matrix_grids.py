@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from camreid.evaluation.matrix_tables import on_unseen, seen_people, unseen_by_all
 from camreid.evaluation.report import percent
+from camreid.runs.matrix_tables import on_unseen, seen_people, unseen_by_all
 from camreid.runs.report.matrix_measuring import GROUPS, rows_of
 from camreid.runs.report.tables import Cell, Group, Table, shared, text_cells
 

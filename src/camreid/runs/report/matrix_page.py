@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from camreid.evaluation.matrix_tables import leak_caveat
+from camreid.runs.matrix_tables import leak_caveat
 from camreid.runs.report.drawing import Chart, Dot
 from camreid.runs.report.figures import cmc_of, dots_chart
 from camreid.runs.report.matrix_grids import (

@@ -1,0 +1,84 @@
+"""The models of `conf/model/`, read without Hydra."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+from camreid.models.config import ModelConfig
+from camreid.models.network import ReIDNetwork, build_network
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# beside the package in a wheel, at the top of a checkout
+CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if p.is_dir())
+
+
+def model_names() -> list[str]:
+    """The files of `conf/model/`."""
+    return sorted(p.stem for p in (CONF / "model").glob("*.yaml"))
+
+
+def read_model(name: str, **options: object) -> ModelConfig:
+    """The config of a file of `conf/model/`.
+
+    Args:
+        name: of the file, such as `bot_r50`.
+        options: values that differ from the file; nested ones with dots replaced by `__`:
+            `network__backbone="resnet18"`.
+
+    Raises:
+        InputError: no such model or option.
+
+    >>> read_model("small", network__pool="avg").network["pool"]
+    'avg'
+    """
+    if name not in model_names():
+        raise InputError(f"there is no model {name!r}; choose one of {', '.join(model_names())}.")
+    config = _compose(name)
+    for key, value in options.items():
+        *parents, last = key.split("__")
+        node: Any = config
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last not in node:
+            dotted = key.replace("__", ".")
+            raise InputError(f"model {name!r} has no option {dotted}; see conf/model/{name}.yaml.")
+        node[last] = value
+    return ModelConfig.read(config)
+
+
+def build_on_meta(name: str, bare: bool = False) -> ReIDNetwork:
+    """The network of a file of `conf/model/` on the meta device, for its tensors' names.
+
+    Args:
+        name: of the file.
+        bare: without a neck and with biases, as torchreid's models are.
+    """
+    config = read_model(name).without_weights()
+    if bare and "neck" in config.network:
+        config = replace(config, network={**config.network, "neck": "none", "bias": True})
+    with torch.device("meta"):
+        return build_network(config.network, LabelMap((1, 2)), config.image_size, config.pixels)
+
+
+def _compose(name: str) -> dict[str, Any]:
+    """A file merged over those of its `defaults:` list."""
+    text = (CONF / "model" / f"{name}.yaml").read_text(encoding="utf-8")
+    own: dict[str, Any] = yaml.safe_load(text)
+    merged: dict[str, Any] = {}
+    for parent in own.pop("defaults", ["_self_"]):
+        merged = _merge(merged, own if parent == "_self_" else _compose(parent))
+    return merged
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(first)
+    for key, value in second.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
