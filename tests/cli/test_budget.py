@@ -122,7 +122,7 @@ def test_a_budget_knows_that_processes_share_the_batches(market: Path, tmp_path:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["budget=500", "+trainer.max_steps=3"], "trainer.max_steps=3 both say how long"),
+        (["budget=500", "trainer.max_steps=3"], "trainer.max_steps=3 both say how long"),
         (["budget=500", "+trainer.overfit_batches=1"], "overfit_batches=1 both say how long"),
         (["budget=500", "+trainer.max_time=00:01:00:00"], "both say how long"),
         (["budget=500", "trainer.fast_dev_run=true"], "both say how long"),

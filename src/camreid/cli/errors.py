@@ -39,6 +39,7 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> No
     """
 
     def guarded(config: DictConfig) -> None:
+        trainers.clear()
         try:
             run(config)
         except Exception as error:
@@ -123,7 +124,9 @@ def _fail(name: str, error: Exception, config: DictConfig) -> None:
 
 def _processes() -> int:
     known = [int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_NTASKS")]
-    return int(max([*known, *(trainer.world_size for trainer in trainers)]))
+    # a trainer that has not launched its processes is alone
+    launched = [t for t in trainers if getattr(t.strategy.launcher, "procs", None)]
+    return int(max([*known, *(trainer.world_size for trainer in launched)]))
 
 
 def _is_first_to_fail(folder: Path, error: Exception) -> bool:
