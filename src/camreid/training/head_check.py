@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import Unknown
-from camreid.runs.head_table import print_head_check
+from camreid.runs.head_table import head_check_table
 from camreid.training.batch import read_batch
 from camreid.training.freeze import Freeze
 from camreid.training.head_fit import HeadFit, Images, check_head, images_of
@@ -148,7 +148,8 @@ def _show(fits: list[HeadFit], where: str, unknown: Unknown, faults: list[str], 
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"unknown": unknown, "heads": [asdict(fit) for fit in fits], "faults": faults}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print_head_check(f"Head check{where} (model.unknown={unknown})", [asdict(fit) for fit in fits])
+    title = f"Head check{where} (model.unknown={unknown})"
+    head_check_table(title, [asdict(fit) for fit in fits]).show()
 
 
 class Provenance(pl.Callback):
