@@ -15,7 +15,9 @@ from torch import Tensor
 
 from camreid import create_model
 from camreid.checkpoints.foreign.importing import import_file
-from camreid.checkpoints.io import import_weights, load, read_checkpoint, save, start_from
+from camreid.checkpoints import import_weights
+from camreid.checkpoints.io import load, read_checkpoint, save
+from camreid.checkpoints.start import start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, fit_labels

@@ -4,7 +4,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from camreid.checkpoints.io import load, read_checkpoint, start_from
+from camreid.checkpoints.io import load, read_checkpoint
+from camreid.checkpoints.start import start_from
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.training import ReIDModule

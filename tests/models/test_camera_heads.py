@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from camreid.checkpoints.average import soup
-from camreid.checkpoints.io import read_checkpoint, save, start_from
+from camreid.checkpoints.io import read_checkpoint, save
+from camreid.checkpoints.start import start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, fit_labels

@@ -6,7 +6,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from camreid.checkpoints.io import load, read_checkpoint, start_from
+from camreid.checkpoints.io import load, read_checkpoint
+from camreid.checkpoints.start import start_from
 from camreid.data import Augment, OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, PixelRangeError
 from camreid.labels import LabelMap, fit_labels

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from camreid.data.filenames import parse_name
 from camreid.data.records import ImageRecord, people
 from camreid.errors import InputError
 from camreid.labels import LabelMap
+from camreid.provenance import SplitRecord
 
 Subset = Literal["train", "val", "query", "gallery"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "query", "gallery")
@@ -30,7 +31,7 @@ class Split:
         query: images to look for.
         gallery: images to look in, distractors (pid 0) among them.
         labels: the identities of `train` in row order.
-        strategy: how the split was made, for people to read; no part of its content.
+        record: how the split was made, and its digest; no part of its content.
     """
 
     train: tuple[ImageRecord, ...]
@@ -38,7 +39,15 @@ class Split:
     query: tuple[ImageRecord, ...]
     gallery: tuple[ImageRecord, ...]
     labels: LabelMap
-    strategy: str = field(default="by hand", compare=False)
+    record: SplitRecord = field(default=SplitRecord("custom"), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "record", replace(self.record, digest=self.digest))
+
+    @property
+    def strategy(self) -> str:
+        """Deprecated: `record` as text, without the digest."""
+        return str(replace(self.record, digest=None))
 
     @cached_property
     def digest(self) -> str:
@@ -106,7 +115,8 @@ class Split:
         rows = {r.pid: row for subset, r, row in images if row is not None}
         labels = _labels(Path(path), parts["train"], rows)
         train, val, query, gallery = (tuple(parts[s]) for s in SUBSETS)
-        return cls(train, val, query, gallery, labels, strategy=f"manifest {path}")
+        made = SplitRecord("manifest", {"path": str(path)})
+        return cls(train, val, query, gallery, labels, made)
 
     def _images(self) -> Iterator[tuple[Subset, ImageRecord]]:
         for subset in SUBSETS:

@@ -3,14 +3,15 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from camreid.data.manifest import Split, count_rankable
 from camreid.data.records import ImageRecord, Records, people
 from camreid.data.strata import stratified
 from camreid.errors import InputError, require_whole
 from camreid.labels import LabelMap
+from camreid.provenance import SplitRecord
 
 By = Literal["identity", "image"]
 Pool = Literal["all", "train"]
@@ -52,7 +53,7 @@ class OriginalSplit:
             )
         val, train = _hold_out(train, self.val_fraction, random.Random(self.seed))
         query, gallery = _sorted(records.query), _sorted(records.gallery)
-        return _split(train, val, query, gallery, strategy=repr(self))
+        return _split(train, val, query, gallery, SplitRecord("original", asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,12 @@ class Resplit:
             known, test = _divide_images(pool, self.train_fraction, rng)
             val, train = _hold_out_images(known, self.val_fraction, rng)
         query, gallery = _pick_queries(test, rng)
-        strategy = repr(self) + self._about_seen(pool)
-        return _split(train, val, query, (*gallery, *distractors), strategy=strategy)
-
-    def _about_seen(self, pool: Sequence[ImageRecord]) -> str:
-        """For the strategy's text: how many people were kept out of the test."""
-        if not self.seen:
-            return ""
-        everyone = people(pool)
-        kept = len(set(self.seen).intersection(everyone))
-        return f" without the {kept} of {len(everyone)} people in its test who were seen"
+        options: dict[str, Any] = asdict(self)
+        seen = options.pop("seen")
+        if seen:
+            options["excluded"] = len(set(seen).intersection(people(pool)))
+        record = SplitRecord("resplit", options)
+        return _split(train, val, query, (*gallery, *distractors), record)
 
     def _check_test(self, pool: Sequence[ImageRecord], test: Sequence[ImageRecord]) -> None:
         """Refuse a test of unseen people in which fewer than two have a match to be found."""
@@ -247,16 +244,16 @@ def _split(
     val: tuple[ImageRecord, ...],
     query: tuple[ImageRecord, ...],
     gallery: tuple[ImageRecord, ...],
-    strategy: str,
+    record: SplitRecord,
 ) -> Split:
     labels = LabelMap.of(people(train), order="fastreid")
     if len(labels) < 2:
         raise InputError(
-            f"{strategy} leaves {len(labels)} identities to train on; at least 2 are needed. "
+            f"{record} leaves {len(labels)} identities to train on; at least 2 are needed. "
             "Choose other fractions, such as split.train_fraction=0.5 split.val_fraction=0, or "
             "use a dataset with more people."
         )
-    return Split(train, val, query, gallery, labels, strategy=strategy)
+    return Split(train, val, query, gallery, labels, record)
 
 
 def _check_val(val: Sequence[ImageRecord], fraction: float) -> None:

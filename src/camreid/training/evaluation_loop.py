@@ -15,6 +15,7 @@ from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence
 from camreid.models.camera_heads import own_logits
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
+from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch
 
 
@@ -23,7 +24,7 @@ class RetrievalModule(pl.LightningModule):
 
     Attributes:
         model: the network; `model(images)` gives a `ReIDOutput`.
-        seen: identities that the weights were trained on, by this run and by those before it.
+        provenance: what the weights were trained on, in this run and before it.
         feature_options: what is compared in validation, test and prediction.
         rank_options: how the test is ranked.
         test_features: of the last test, cameras 1-based.
@@ -31,7 +32,7 @@ class RetrievalModule(pl.LightningModule):
     """
 
     model: ReIDNetwork
-    seen: frozenset[int]
+    provenance: Provenance
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +107,7 @@ class RetrievalModule(pl.LightningModule):
             if not is_partial(self.trainer):
                 raise
             return
-        self.evidence = Evidence(result, self.seen, identity, protocols)
+        self.evidence = Evidence(result, self.provenance.seen, identity, protocols)
         summary = self.evidence.summary()
         for name, value in summary["retrieval"].items():
             self.log(f"test/{name}", value, sync_dist=True)
