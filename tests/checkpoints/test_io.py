@@ -9,7 +9,7 @@ from camreid.checkpoints.start import start_from
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.training import ReIDModule
-from camreid.training.head_check import Provenance
+from camreid.training.head_check import CheckpointNotes
 from tests.conftest import tiny_module
 
 
@@ -18,7 +18,7 @@ def save(module: ReIDModule, path: Path) -> Path:
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
-        callbacks=[Provenance({"k": 1})],
+        callbacks=[CheckpointNotes({"k": 1})],
     )
     trainer.strategy.connect(module)
     module.trainer = trainer
@@ -46,7 +46,7 @@ def test_rows_follow_the_person_into_another_order(checkpoint: Path) -> None:
     theirs, ours = (m.model.heads["identity"].weight for m in (load(checkpoint), module))
     assert torch.equal(ours[0], theirs[2])
     assert torch.equal(ours[2], theirs[0])
-    assert module.new_people.pids == (99,)
+    assert module.new_identities.pids == (99,)
 
 
 def test_another_architecture_is_refused(checkpoint: Path) -> None:
@@ -82,6 +82,14 @@ def test_files_that_are_no_checkpoint_are_refused(checkpoint: Path, tmp_path: Pa
     torch.save({"state_dict": {}, "hyper_parameters": {}}, cut)
     with pytest.raises(InputError, match="not of a camreid model"):
         load(cut)
+
+
+def test_a_checkpoint_without_provenance_is_refused(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    del content["camreid"]["provenance"]
+    torch.save(content, checkpoint)
+    with pytest.raises(InputError, match=r"m.ckpt was written by camreid 0\.1"):
+        load(checkpoint)
 
 
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_a_resumed_drop_still_drops(train: Run) -> None:
     kept = read_checkpoint("d/checkpoints/last.ckpt")
     assert (kept.epochs, kept.config.unknown) == (2, "drop")
     people = {r.pid for r in Split.load("d/split.csv").train}
-    assert not (kept.seen - set(kept.labels.pids)) & people
+    assert not (kept.provenance.seen - set(kept.labels.pids)) & people
 
 
 def test_what_is_typed_counts_though_it_is_the_default_models(

@@ -11,16 +11,15 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.checkpoints.io import load
 from camreid.cli import build
-from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import be_quiet, say
-from camreid.cli.writing import write_json
 from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence
 from camreid.models.network import FeatureOptions
+from camreid.runs.folder import Metrics, RunFolder
 from camreid.runs.result_tables import evidence_tables
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
@@ -80,9 +79,9 @@ def rank_features(config: DictConfig) -> None:
 @rank_zero_only
 def keep(config: DictConfig, split: Split) -> None:
     """Config and manifest into the run folder."""
-    folder = build.run_folder()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-    split.save(folder / "split.csv")
+    folder = RunFolder(build.run_folder())
+    folder.write_config(OmegaConf.to_yaml(config, resolve=True))
+    split.save(folder.split)
 
 
 def say_parts(split: Split, module: ReIDModule) -> None:
@@ -123,13 +122,12 @@ def test(
         trainer.test(module, data, ckpt_path=best, verbose=False)
     finally:  # whatever becomes of the ranking, the features are kept
         # of the weights that are tested
-        content.update(seen_complete=module.seen_complete, images_seen=module.images_seen)
+        content["seen_complete"] = module.provenance.complete
         if trainer.is_global_zero and config.evaluation.save_features:
             _save_features(config, module, content)
     if trainer.is_global_zero and module.evidence is not None:
         where = " on a part of the images only" if partial else ""
-        images = image_leak(split, best or config.get("checkpoint"))
-        _report(content, replace(module.evidence, images=images), title + where)
+        _report(content, module.evidence, title + where)
     elif trainer.is_global_zero:
         say("There is no match among the part of the test images that was ranked.")
 
@@ -145,10 +143,10 @@ def _save_features(config: DictConfig, module: ReIDModule, content: dict[str, An
 
 
 def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
-    """What features say of their model: who was seen, and how they were computed."""
+    """Notes for features: the identities seen by their model, and how they were computed."""
     return {
-        "seen": sorted(module.seen),
-        "seen_complete": module.seen_complete,
+        "seen": sorted(module.provenance.seen),
+        "seen_complete": module.provenance.complete,
         "model": module.config.name,
         "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
     }
@@ -157,8 +155,7 @@ def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
 def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
     """Write metrics.json and print the tables."""
     summary = evidence.summary()
-    path = build.run_folder() / "metrics.json"
-    write_json(path, {**content, **summary})
+    path = RunFolder(build.run_folder()).write(Metrics(**content, **summary))
     say(*evidence_tables(summary, title))
     if not content["seen_complete"]:
         say("Not all training identities of these weights are known: leakage may be larger.")

@@ -41,10 +41,8 @@ def export_run(config: DictConfig) -> None:
 
 def notes_of(checkpoint: Checkpoint) -> dict[str, str]:
     """Where an exported file comes from, for its metadata."""
-    split = checkpoint.notes.get("split") or {}
-    named = {"split_strategy": split.get("strategy"), "split_digest": split.get("digest")}
-    known = {key: str(value) for key, value in named.items() if value}
-    return {"checkpoint": checkpoint.path, **known}
+    split = checkpoint.provenance.split
+    return {"checkpoint": checkpoint.path, **({} if split is None else {"split": str(split)})}
 
 
 def parity_table(parity: tuple[Parity, ...]) -> Table:

@@ -52,7 +52,6 @@ def _about(matrix: "Matrix", expert: Expert) -> dict[str, Any]:
         "camera": expert.camera,
         "rows": expert.rows,
         "coverage": expert.coverage(matrix.split),
-        "images_seen": expert.images_seen,
         "features": f"features/{expert.name}.safetensors" if saved else None,
     }
 

@@ -5,21 +5,20 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint, start_from
+from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.start import start_from
 from camreid.cli import build, evaluate
-from camreid.cli.budget import spend_budget
 from camreid.cli.cameras import fill_cameras
 from camreid.cli.distill import read_teaching
-from camreid.cli.lineage import parents
 from camreid.cli.provenance import join_metrics, notes
-from camreid.cli.start import check_start, read_start
+from camreid.cli.start import read_start
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import fit_labels
 from camreid.models.cameras import stated
 from camreid.models.config import ModelConfig
-from camreid.training.head_check import Provenance
+from camreid.training.head_check import CheckpointNotes
 from camreid.training.module import ReIDModule
 
 
@@ -37,19 +36,17 @@ def train_run(config: DictConfig) -> None:
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
     _check_sync(config, module)
-    root = build.data_root(config)
-    told = [*check_start(config, start, root), *teaching.begin(module, split, root)]
+    told = teaching.begin(module, split, build.data_root(config))
     evaluate.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
     if module.config.unknown == "drop":
         data.keep_only(module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
-    spend_budget(config, data)
     if resumed:
         _require_epochs(config, resumed)
     loggers = build.build_loggers(config)
-    origin = {**notes(config), **teaching.notes, **parents(config, resumed)}
-    callbacks = [*build.build_callbacks(config, split), Provenance(origin)]
+    origin = CheckpointNotes({**notes(config), **teaching.notes})
+    callbacks = [*build.build_callbacks(config, split), origin]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     _announce(config, split, module, resumed)
     teaching.announce(told)
@@ -65,7 +62,7 @@ def build_module(
     """The module with its rows decided: fresh, started from weights, or as it was."""
     model = fill_cameras(config, build.build_model(config, start or resumed), split)
     if resumed is not None:
-        _check_resumable(config, resumed, split)
+        _check_resumable(resumed, split)
         _check_same_model(model, resumed)
         return ReIDModule(model.without_weights(), resumed.labels)
     if start is None:
@@ -77,15 +74,15 @@ def build_module(
     return module
 
 
-def _check_resumable(config: DictConfig, resumed: Checkpoint, split: Split) -> None:
+def _check_resumable(resumed: Checkpoint, split: Split) -> None:
     """Refuse to continue on another split."""
-    then = resumed.notes.get("split", {})
-    if then.get("digest") not in (None, split.digest):
+    then = resumed.provenance.split
+    if then is not None and then.digest not in (None, split.digest):
         raise InputError(
-            f"resume={resumed.path} was trained on {then.get('strategy')} ({then['digest']}), and "
-            f"this command makes {split.strategy} ({split.digest}). Type the same split options "
-            f"and data as then ({resumed.notes.get('split_overrides')}), or init={resumed.path} "
-            "to start a new run from its weights."
+            f"resume={resumed.path} was trained on another split ({then}) than this command makes "
+            f"({split.record}). Type the same split options and data as then"
+            f"{f' ({then.overrides})' if then.overrides else ''}, or init={resumed.path} to start "
+            "a new run from its weights."
         )
 
 
@@ -134,8 +131,9 @@ def _announce(
     evaluate.keep(config, split)
     evaluate.say_parts(split, module)
     if config.init and not resumed:
-        carried = len((module.labels - module.new_people) & module.started_with)
-        say(f"Init   {config.init}: the trunk, and {carried} of {len(module.labels)} rows")
+        inherited = module.provenance.inherited or {}
+        rows = len({pid for pids in inherited.values() for pid in pids})
+        say(f"Init   {config.init}: the trunk, and {rows} of {len(module.labels)} rows")
     if resumed:
         say(f"Resume {resumed.path}: {resumed.epochs} epochs done")
     if not split.val:

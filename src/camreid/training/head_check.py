@@ -16,6 +16,7 @@ from camreid.files import write_text
 from camreid.labels import LabelMap, Unknown
 from camreid.models.camera_heads import CameraHead
 from camreid.models.head import RemapHead
+from camreid.runs.folder import HeadCheckRecord
 from camreid.runs.head_table import head_check_table
 from camreid.training.batch import read_batch
 from camreid.training.freeze import Freeze
@@ -248,10 +249,9 @@ def _remedy(module: ReIDModule) -> str:
 
 @rank_zero_only
 def _show(fits: list[HeadFit], where: str, unknown: Unknown, faults: list[str], path: Path) -> None:
-    content = {"unknown": unknown, "heads": [asdict(fit) for fit in fits], "faults": faults}
-    write_text(path, json.dumps(content, indent=1) + "\n")
-    title = f"Head check{where} (model.unknown={unknown})"
-    head_check_table(title, [asdict(fit) for fit in fits]).show()
+    record = HeadCheckRecord(unknown, [asdict(fit) for fit in fits], faults)
+    write_text(path, json.dumps(record.to_json(), indent=1) + "\n")
+    head_check_table(f"Head check{where} (model.unknown={unknown})", record.heads).show()
 
 
 class CheckpointNotes(pl.Callback):

@@ -13,9 +13,7 @@ from camreid.models.network import ReIDNetwork
 from camreid.training.batch import read_batch
 
 
-def rows_to_start(
-    network: ReIDNetwork, new: LabelMap, unknown: Unknown
-) -> dict[str, LabelMap]:
+def rows_to_start(network: ReIDNetwork, new: LabelMap, unknown: Unknown) -> dict[str, LabelMap]:
     """By head, the identities whose rows start from features: none under `reinit`.
 
     Under `extend`, the head of a camera adds those that its camera did not have before.
@@ -24,9 +22,7 @@ def rows_to_start(
     wanted = dict.fromkeys(network.remap_heads(), new)
     if unknown == "extend":
         for camera, head in network.camera_heads().items():
-            wanted[f"c{camera}"] = LabelMap(
-                (*new.pids, *(head.unstarted - new).pids)
-            )
+            wanted[f"c{camera}"] = LabelMap((*new.pids, *(head.unstarted - new).pids))
     return wanted
 
 

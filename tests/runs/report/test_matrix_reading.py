@@ -17,7 +17,7 @@ from camreid.evaluation import FeatureTable
 from camreid.runs.report import matrix_measuring
 from camreid.runs.report.matrix_reading import read_matrix
 from camreid.training import ReIDModule
-from tests.conftest import CONFIG, Ran
+from tests.conftest import CONFIG, Ran, trained
 from tests.runs.report.matrices import write_matrix
 from tests.runs.report.pages import content, page_of, table
 from tests.runs.report.runs import write_run
@@ -147,7 +147,7 @@ def test_a_matrix_of_the_command(run: Run, market: Path, records: Records, tmp_p
     for camera in (1, 2):
         torch.manual_seed(camera)
         module = ReIDModule(CONFIG, OriginalSplit(camera=camera)(records).labels)
-        module.seen = frozenset(module.labels.pids)
+        trained(module)
         paths.append(tmp_path / f"{camera}.ckpt")
         save(module.eval(), paths[-1])
     ran = run(
