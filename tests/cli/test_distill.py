@@ -63,13 +63,13 @@ def test_a_student_of_two_experts(
 ) -> None:
     stranger = LabelMap((*load(experts[0]).labels.pids, 9001))  # who is in no image of the split
     expert(experts[0], 1, stranger)
-    ran = student(*DISTILL, "distill.teachers='c*.ckpt'", "distill.relation_weight=1")
+    ran = student(*DISTILL, "distill.teachers='c*.ckpt'", "distill.similarity_weight=1")
     assert ran.code == 0, ran.err
     assert "Note    c1: 1 of its" in ran.out
     assert f"Teacher c1: {experts[0].name}" in ran.out
     with Path("r/metrics.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    for name in ("relation", "rows"):
+    for name in ("similarity", "logit"):
         assert any(float(line[f"train/{name}_loss"] or 0) > 0 for line in lines)
 
     found = read_checkpoint("r/checkpoints/best.ckpt")
@@ -128,7 +128,7 @@ def test_init_and_other_experiments_go_with_teachers(
     ran = student(
         "+split=original", "+experiment=[finetune,distill]", f"init={start}", typed(experts),
         "model.network.pool=avg", "model.unknown=extend", "trainer.max_epochs=1",
-        "distill.relation_weight=1", "distill.target=query_camera", "trainer.precision=bf16-mixed",
+        "distill.similarity_weight=1", "trainer.precision=bf16-mixed",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     found = read_checkpoint("r/checkpoints/best.ckpt")
@@ -176,15 +176,10 @@ def test_teachers_that_are_none(
 def test_lessons_that_can_not_be_given(
     refused: Callable[..., str], experts: list[Path], records: Records, tmp_path: Path
 ) -> None:
-    twin = expert(tmp_path / "twin.ckpt", None, OriginalSplit(camera=1)(records).labels)
-    save(trained(load(twin), 1), twin)
-    compared = ("distill.relation_weight=1", "distill.target=query_camera")
-    said = refused(*DISTILL, typed([*experts, twin]), *compared)
-    assert "several teachers are of camera 1" in said
     nobody = expert(tmp_path / "nobody.ckpt", None, LabelMap.anonymous(4))
-    assert "distill.rows_weight=0" in refused(*DISTILL, typed([nobody]))
-    said = refused(*DISTILL, typed(experts), "distill.rows_temperature=0")
-    assert "distill.rows_temperature=0 would divide" in said
+    assert "distill.logit_weight=0" in refused(*DISTILL, typed([nobody]))
+    said = refused(*DISTILL, typed(experts), "distill.logit_temperature=0")
+    assert "logit_temperature=0" in said
     said = refused(*DISTILL, typed(experts), "+distill.warmth=2")
     assert "warmth" in said
 
