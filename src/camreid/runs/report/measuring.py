@@ -72,8 +72,7 @@ def measure(table: FeatureTable, options: RankOptions) -> Measured:
     how: dict[str, Any] = {
         "metric": options.metric,
         "precision": options.precision,
-        "query_sequences": q.sequences,
-        "gallery_sequences": g.sequences,
+        **table.exclusions(),
         "device": device,
     }
     plain = rank(*everything, protocol=options.protocol, roc=True, **how)
