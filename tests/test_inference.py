@@ -109,7 +109,7 @@ def test_mixed_sizes_are_resized_as_the_training_images_are(
 
 
 def test_float_tensors_are_resized_by_the_same_filter(module: ReIDModule) -> None:
-    from camreid.data.sources import read_pixels
+    from camreid.data.dataset import read_pixels
 
     image = torch.from_numpy(noise(150, 70, 3)).permute(2, 0, 1)
     by_pillow, by_torch = (read_pixels(i, SIZE).float() for i in (image, image.float()))

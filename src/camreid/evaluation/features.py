@@ -60,6 +60,21 @@ class FeatureTable:
     gallery: Images
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def recordings(self) -> dict[str, Tensor]:
+        """Arguments of `rank` that exclude the recording of a query within its camera.
+
+        Without sequences they exclude only the image of the query, by its path.
+        """
+        q, g = self.query, self.gallery
+        if q.sequences is not None and g.sequences is not None:
+            return {"query_sequences": q.sequences, "gallery_sequences": g.sequences}
+        if not q.paths or not g.paths:
+            return {}
+        numbers = {path: i for i, path in enumerate(dict.fromkeys((*q.paths, *g.paths)))}
+        indices = (torch.tensor([numbers[path] for path in part.paths]) for part in (q, g))
+        return dict(zip(("query_index", "gallery_index"), indices, strict=True))
+
     def normalized(self) -> "FeatureTable":
         """The same with features of unit length."""
         query, gallery = (

@@ -100,9 +100,12 @@ class RetrievalMetric(Metric):
         """Query and gallery over all processes, in the order of their indices.
 
         Args:
-            split: whose `query` and `gallery` records the indices count, for sequences and paths.
+            split: whose `query` and `gallery` records the indices count, for paths and for
+                sequences, which are None if any of them is unknown.
         """
         features, people = self.collected()
+        given = (*getattr(split, "query", ()), *getattr(split, "gallery", ()))
+        known = all(record.sequence is not None for record in given)
         parts = []
         for number, name in enumerate(("query", "gallery")):
             own = people[:, 0] == number
@@ -111,9 +114,10 @@ class RetrievalMetric(Metric):
             index = people[own, 1].tolist()
             if records and max(index, default=0) < len(records):
                 chosen = [records[i] for i in index]
-                sequences = torch.tensor([r.sequence for r in chosen], dtype=torch.int64)
-                paths = tuple(str(r.path) for r in chosen)
-                images = replace(images, sequences=sequences, paths=paths)
+                images = replace(images, paths=tuple(str(r.path) for r in chosen))
+                if known:
+                    numbers = torch.tensor([r.sequence for r in chosen], dtype=torch.int64)
+                    images = replace(images, sequences=numbers)
             parts.append(images)
         return FeatureTable(query=parts[0], gallery=parts[1])
 

@@ -103,9 +103,8 @@ class RankOptions:
                 metric=self.metric,
             )
             return rank_distances(distances, *people), None
-        sequences = {"query_sequences": q.sequences, "gallery_sequences": g.sequences}
-        how: dict[str, Any] = {"metric": self.metric, "precision": self.precision, **sequences}
-        how["device"] = device
+        how: dict[str, Any] = {"metric": self.metric, "precision": self.precision}
+        how |= {"device": device, **table.recordings}
         protocols = rank_protocols(query, gallery, *people, **how)
         found = protocols.results.get((self.protocol, True))
         if found is None:  # says why
