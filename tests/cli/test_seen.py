@@ -52,10 +52,10 @@ def test_what_is_no_path_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
-        (["split.exclude_seen=all.ckpt"], "have seen 24 of the 24 people"),
+        (["split.exclude_seen=all.ckpt"], "24 of the 24 identities"),
         (["split.exclude_seen=anonymous.ckpt"], "does not say whom"),
         (["split.exclude_seen=gone.ckpt"], "no checkpoint at gone.ckpt"),
-        (["split.exclude_seen=some.ckpt", "split.by=image"], "split.by=image tests everybody"),
+        (["split.exclude_seen=some.ckpt", "split.by=image"], "split.by=identity"),
         (["split.exclude_seen=some.ckpt", "split.manifest=m.csv"], "Leave one of the two out"),
     ],
 )

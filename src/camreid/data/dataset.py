@@ -171,7 +171,7 @@ def _check(image: object, which: str) -> None:
                 "the images in it."
             )
         if not path.is_file():
-            raise InputError(f"{which}: there is no file at {path}.")
+            raise InputError(f"{which}: no file at {path}.")
     elif isinstance(image, np.ndarray):
         shape, good = image.shape, image.dtype == np.uint8
         if not good or len(shape) != 3 or shape[2] != 3 or 0 in shape:
