@@ -14,13 +14,13 @@ from camreid.cli import build
 from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import be_quiet, say
-from camreid.cli.writing import write_json
 from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence
 from camreid.models.network import FeatureOptions
+from camreid.runs.folder import Metrics, RunFolder
 from camreid.runs.result_tables import evidence_tables
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
@@ -80,9 +80,9 @@ def rank_features(config: DictConfig) -> None:
 @rank_zero_only
 def keep(config: DictConfig, split: Split) -> None:
     """Config and manifest into the run folder."""
-    folder = build.run_folder()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-    split.save(folder / "split.csv")
+    folder = RunFolder(build.run_folder())
+    folder.write_config(OmegaConf.to_yaml(config, resolve=True))
+    split.save(folder.split)
 
 
 def say_parts(split: Split, module: ReIDModule) -> None:
@@ -157,8 +157,7 @@ def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
 def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
     """Write metrics.json and print the tables."""
     summary = evidence.summary()
-    path = build.run_folder() / "metrics.json"
-    write_json(path, {**content, **summary})
+    path = RunFolder(build.run_folder()).write(Metrics(**content, **summary))
     say(*evidence_tables(summary, title))
     if not content["seen_complete"]:
         say("Not all training identities of these weights are known: leakage may be larger.")

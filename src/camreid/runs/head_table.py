@@ -3,29 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from camreid.runs.table import Table, percent
 
-from camreid.evaluation.report import percent
-
-_COLUMNS = ("rows", "dim", "identities", "shared", "unknown", "coverage", "of images")
+_COUNTS = ("dim", "identities", "shared", "unknown")
 
 
-def print_head_check(title: str, heads: Sequence[Mapping[str, Any]]) -> None:
-    """Print one line for each head.
+def head_check_table(title: str, heads: Sequence[Mapping[str, Any]]) -> Table:
+    """One row for each head.
 
     Args:
         title: of the table.
         heads: the fields of each head's `HeadFit`.
     """
-    table = Table(title=title, title_justify="left")
-    table.add_column("head")
-    for column in _COLUMNS:
-        table.add_column(column, justify="right")
-    for head in heads:
-        members = head["members"]
-        rows = head["rows"] if members is None else f"{members}/{head['rows']}"
-        numbers = (rows, *(head[key] for key in ("dim", "identities", "shared", "unknown")))
-        coverage = (percent(head["coverage"]), percent(head["image_coverage"]))
-        table.add_row(head["head"], *map(str, numbers), *coverage)
-    Console().print(table)
+    rows = [
+        (
+            head["head"],
+            str(head["rows"] if head["members"] is None else f"{head['members']}/{head['rows']}"),
+            *(str(head[key]) for key in _COUNTS),
+            percent(head["coverage"]),
+            percent(head["image_coverage"]),
+        )
+        for head in heads
+    ]
+    return Table(title, ("head", "rows", *_COUNTS, "coverage", "of images"), rows)

@@ -11,8 +11,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.errors import HeadMismatch, InputError
+from camreid.files import write_text
 from camreid.labels import Unknown
-from camreid.runs.head_table import print_head_check
+from camreid.runs.folder import HeadCheckRecord
+from camreid.runs.head_table import head_check_table
 from camreid.training.batch import read_batch
 from camreid.training.freeze import Freeze
 from camreid.training.head_fit import HeadFit, Images, check_head, images_of
@@ -145,10 +147,9 @@ def _remedy(module: ReIDModule) -> str:
 
 @rank_zero_only
 def _show(fits: list[HeadFit], where: str, unknown: Unknown, faults: list[str], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"unknown": unknown, "heads": [asdict(fit) for fit in fits], "faults": faults}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print_head_check(f"Head check{where} (model.unknown={unknown})", [asdict(fit) for fit in fits])
+    record = HeadCheckRecord(unknown, [asdict(fit) for fit in fits], faults)
+    write_text(path, json.dumps(record.to_json(), indent=1) + "\n")
+    head_check_table(f"Head check{where} (model.unknown={unknown})", record.heads).show()
 
 
 class Provenance(pl.Callback):
