@@ -342,7 +342,7 @@ def test_what_is_odd_about_the_experts_is_noted(
     for name, kind, camera in (("x", "resplit", None), ("y", "original", 2)):
         torch.manual_seed(ord(name))
         module = ReIDModule(CONFIG, labels).eval()
-        split = SplitRecord(kind, {"camera": camera, "seed": 0}, "0").to_json()
+        split = SplitRecord(kind, {"camera": camera, "seed": 0}).to_json()
         save(module, tmp_path / f"{name}.ckpt", {"split": split})
     more = [*experts, tmp_path / "x.ckpt", tmp_path / "y.ckpt"]
     ran = matrix(typed(more), "+split=original", "run_dir=b", "combine=[concat,query_camera]")
