@@ -144,12 +144,3 @@ def test_unit_features_rank_by_euclidean_distance_as_by_cosine(table: FeatureTab
     assert unit.notes["computed"] == {"normalize": True}
     with pytest.raises(InputError, match="compute in float32"):
         RankOptions(rerank="fastreid", precision="bfloat16")
-
-
-def test_without_sequences_only_the_query_image_is_excluded_within_its_camera() -> None:
-    pids, cameras = torch.tensor([1, 1, 2, 2]), torch.tensor([3, 3, 3, 3])
-    images = Images(torch.eye(4), pids, cameras, paths=("a", "b", "c", "d"))
-    table = FeatureTable(Images(torch.eye(4)[:1], pids[:1], cameras[:1], paths=("a",)), images)
-    result, _ = RankOptions(protocol="within-camera").rank(table)
-    assert result.valid_queries == 1
-    assert result.mAP == 1.0

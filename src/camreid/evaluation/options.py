@@ -104,7 +104,8 @@ class RankOptions:
             )
             return rank_distances(distances, *people), None
         how: dict[str, Any] = {"metric": self.metric, "precision": self.precision}
-        how |= {"device": device, **table.recordings}
+        how |= table.exclusions()
+        how["device"] = device
         protocols = rank_protocols(query, gallery, *people, **how)
         found = protocols.results.get((self.protocol, True))
         if found is None:  # says why

@@ -72,8 +72,8 @@ def measure(table: FeatureTable, options: RankOptions) -> Measured:
     how: dict[str, Any] = {
         "metric": options.metric,
         "precision": options.precision,
+        **table.exclusions(),
         "device": device,
-        **table.recordings,
     }
     plain = rank(*everything, protocol=options.protocol, roc=True, **how)
     protocols = protocols or rank_protocols(*everything, **how)

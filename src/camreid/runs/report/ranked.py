@@ -149,8 +149,14 @@ def _visible(found: Measured, queries: list[int]) -> Tensor:
     if found.options.protocol == "cross-camera":
         return (g.pids != JUNK) & ~(person & camera)
     visible = (g.pids != JUNK) & camera
-    if q.sequences is not None and g.sequences is not None:
-        visible &= ~(person & (g.sequences == q.sequences[queries, None]))
+    known = found.table.exclusions()
+    for of_query, of_gallery in (
+        (known["query_sequences"], known["gallery_sequences"]),
+        (known["query_index"], known["gallery_index"]),
+    ):
+        if of_query is not None and of_gallery is not None:
+            own = of_query[queries, None]
+            visible &= ~(person & (of_gallery == own) & (own >= 0))
     return visible
 
 
