@@ -45,6 +45,7 @@ def test_single_camera_validation_excludes_the_sequence_of_the_query(
     assert sequences is not None
     pids, index = torch.tensor([r.pid for r in split.val]), torch.arange(len(split.val))
     runner.validate(module, data, verbose=False)
+    module.eval()
     features = torch.cat(
         [module.model(b["images"]).features.detach() for b in data.val_dataloader()]
     )
