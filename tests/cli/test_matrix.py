@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from camreid.checkpoints.io import load, save
 from camreid.data import OriginalSplit, Records, Split, SyntheticMarket, read_market1501
-from camreid.data.sources import read_pixels
+from camreid.data.dataset import read_pixels
 from camreid.evaluation import FeatureTable, intervals, rank
 from camreid.labels import LabelMap
 from camreid.provenance import Provenance, SplitRecord

@@ -77,7 +77,7 @@ class Matrix:
         )
         about = {
             **evaluate.feature_notes(module, self.config.evaluation),
-            "split": {"digest": self.split.digest, "strategy": self.split.strategy},
+            "split": {**self.split.record.to_json(), "strategy": self.split.strategy},
             "partial": self.partial,
             **notes,
         }
