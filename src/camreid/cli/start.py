@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
 from camreid.cli.expert_notes import check_images
+from camreid.cli.reading import read_checkpoint
 from camreid.errors import InputError
 
 
