@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
@@ -73,8 +74,8 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     if not re.match(r"\d+(\.\d+)+", known.get("pytorch-lightning_version", "2.0")):
         raise _fault(path, "pytorch-lightning_version", "no version")
     for key in ("optimizer_states", "lr_schedulers"):
-        if [isinstance(state, Mapping) for state in known.get(key, [{}])] != [True]:
-            raise _fault(path, key, "something else than one state")
+        if not all(isinstance(state, Mapping) for state in known.get(key, ())):
+            raise _fault(path, key, "a state that is no mapping")
     return known
 
 
@@ -131,6 +132,10 @@ class RunCheckpoints(TorchCheckpointIO):
         except Exception as error:
             raise InputError(f"{path}: {unreadable(path, error)}") from error
         known = check_content(path, content if isinstance(content, Mapping) else {})
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            for key in ("optimizer_states", "lr_schedulers"):
+                if len(known.get(key, ())) != 1:
+                    raise _fault(path, key, "not one state, which continuing a run needs")
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         known["callbacks"] = {
             callback.state_key: self._restored(path, callback, states[callback.state_key])
