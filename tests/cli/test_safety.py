@@ -66,9 +66,9 @@ def test_paths_in_callback_states_are_not_followed(
 def test_no_command_imports_a_class_that_a_file_names(
     train: Run, run: Run, market: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("evil.py").write_text("open('sprung', 'w').close()\n")
+    Path("stranger.py").write_text("open('sprung', 'w').close()\n")
     monkeypatch.syspath_prepend(Path.cwd())
-    content["hyper_parameters"]["config"]["network"]["_target_"] = "evil.Network"
+    content["hyper_parameters"]["config"]["network"]["_target_"] = "stranger.Network"
     torch.save(content, "given.ckpt")
     more = (f"data.root={market}", "trainer=cpu", "run_dir=s")
     for ran in (
@@ -80,13 +80,13 @@ def test_no_command_imports_a_class_that_a_file_names(
         train("split.exclude_seen=given.ckpt", "run_dir=s"),
     ):
         assert ran.code == 1, ran.out
-        assert "evil.Network" in ran.err
+        assert "stranger.Network" in ran.err
         assert len(ran.err.strip().splitlines()) == 1
         assert not Path("s").exists()
     assert not Path("sprung").exists()
-    assert "evil" not in sys.modules
-    Path("evil.py").write_text("from camreid.models import Baseline as Network\n")
-    named = "++model.network._target_=evil.Network"
+    assert "stranger" not in sys.modules
+    Path("stranger.py").write_text("from camreid.models import Baseline as Network\n")
+    named = "++model.network._target_=stranger.Network"
     ran = run("camreid-evaluate", "checkpoint=given.ckpt", named, *SPLIT, *more, "data.workers=0")
     assert ran.code == 0, ran.err
 

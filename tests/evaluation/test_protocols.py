@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camreid.errors import InputError, NoValidQuery
-from camreid.evaluation import rank, rank_protocols
+from camreid.evaluation import FeatureTable, Images, RankOptions, rank, rank_protocols
 from tests.evaluation import twin
 
 problems = st.builds(
@@ -92,6 +92,49 @@ def test_a_protocol_that_cannot_be_followed_is_refused() -> None:
         rank(*problem, protocol="within-camera")
     with pytest.raises(InputError, match="protocol='all': expected 'cross-camera' or"):
         rank(*problem, protocol="all")  # type: ignore[arg-type]
+
+
+def test_without_sequences_only_the_query_image_is_excluded() -> None:
+    f, ones, index = torch.eye(4), torch.ones(4, dtype=torch.int64), torch.arange(4)
+    images = {"query_index": index, "gallery_index": index}
+    for query, gallery in ((None, ones), (ones * 0, ones), (ones, ones * 0), (None, None)):
+        result = rank(
+            f, f, ones, ones, ones, ones, protocol="within-camera",
+            query_sequences=query, gallery_sequences=gallery, **images,
+        )  # fmt: skip
+        assert result.valid_queries == 4
+    with pytest.raises(NoValidQuery, match="another sequence"):
+        rank(
+            f, f, ones, ones, ones, ones, protocol="within-camera",
+            query_sequences=ones, gallery_sequences=ones, **images,
+        )  # fmt: skip
+    with pytest.raises(NoValidQuery, match="another image"):
+        rank(
+            f, f, index, index, ones, ones, protocol="within-camera",
+            query_sequences=ones * 0, gallery_sequences=ones * 0, **images,
+        )  # fmt: skip
+
+
+def test_an_image_of_unknown_sequence_is_excluded_by_itself_alone() -> None:
+    f, ones, index = torch.eye(3), torch.ones(3, dtype=torch.int64), torch.arange(3)
+    sequences = torch.tensor([-1, -1, 2])
+    result = rank(
+        f, f, ones, ones, ones, ones, protocol="within-camera", query_sequences=sequences,
+        gallery_sequences=sequences, query_index=index, gallery_index=index,
+    )  # fmt: skip
+    assert result.valid.tolist() == [True, True, True]
+    assert result.inverse_penalty.tolist() == [1, 1, 1]
+
+
+def test_names_without_a_sequence_are_ranked_within_their_camera() -> None:
+    names = tuple(f"0001_c2_f00461{i}.jpg" for i in range(4))
+    labels = (torch.ones(4, dtype=torch.int64), torch.full((4,), 2))
+    images = Images(torch.eye(4), *labels, torch.zeros(4, dtype=torch.int64), names)
+    table = FeatureTable(images, images)
+    result, protocols = RankOptions(protocol="within-camera").rank(table)
+    assert result.valid_queries == 4
+    assert protocols is not None
+    assert protocols.results[("within-camera", True)].valid_queries == 4
 
 
 def test_no_valid_query_names_the_protocol_that_has_some() -> None:

@@ -114,7 +114,7 @@ def test_every_variant_learns_in_all_its_weights(width: float, norm: str) -> Non
     batch = torch.randn(4, 3, 64, 32)
     assert model.forward_features(batch).shape == (4, 512 * width, 4, 2)
     features = model(batch)
-    assert features.shape == (4, model.dim) == (4, 96)
+    assert features.shape == (4, model.head_hidden_size) == (4, 96)
     (features * torch.randn(4, 96)).sum().backward()
     assert [k for k, p in model.named_parameters() if p.grad is None] == []
     assert all(p.grad.isfinite().all() for p in model.parameters())

@@ -186,6 +186,8 @@ def _with_remedy(error: InputError, config: DictConfig | None) -> str:
         keys = [key for key in found if key == name or key.endswith(f".{name}")]
         given = [key for key in keys if f"{name}={found[key]}" in error.message]
         key = min(given or keys or [name], key=lambda key: key.count("."))
+        if value is None or isinstance(value, bool):
+            value = {None: "null", True: "true", False: "false"}[value]
         value = str(value).replace("'", "").replace(", ", ",") if "[" in str(value) else value
         typed.append(f"{key}={value}")
     return f"{error.message} Type {' '.join(typed)}."

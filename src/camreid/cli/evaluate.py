@@ -112,7 +112,7 @@ def test(
     partial = is_partial(trainer)
     split: Split = data.split  # type: ignore[attr-defined]
     content = {
-        "split": {"digest": split.digest, "strategy": split.strategy},
+        "split": {**split.record.to_json(), "strategy": split.strategy},
         "rows": len(module.labels),
         "weights": best or config.get("checkpoint"),
         "partial": partial,

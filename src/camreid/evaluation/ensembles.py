@@ -94,7 +94,7 @@ def _agreement(first: Tensor, second: Tensor) -> float:
     if first.shape[1] != second.shape[1]:
         return float("nan")
     nearest = (first @ second.T).argmax(1)
-    return (nearest == torch.arange(len(first), device=nearest.device)).double().mean().item()
+    return (nearest == torch.arange(len(first), device=nearest.device)).float().mean().item()
 
 
 def _linear_cka(first: Tensor, second: Tensor) -> float:

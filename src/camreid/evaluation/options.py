@@ -103,8 +103,8 @@ class RankOptions:
                 metric=self.metric,
             )
             return rank_distances(distances, *people), None
-        sequences = {"query_sequences": q.sequences, "gallery_sequences": g.sequences}
-        how: dict[str, Any] = {"metric": self.metric, "precision": self.precision, **sequences}
+        how: dict[str, Any] = {"metric": self.metric, "precision": self.precision}
+        how |= table.exclusions()
         how["device"] = device
         protocols = rank_protocols(query, gallery, *people, **how)
         found = protocols.results.get((self.protocol, True))

@@ -17,7 +17,7 @@ class People:
     Attributes:
         pids: (N,) int64; -1 is junk, 0 a distractor.
         cameras: (N,) int64.
-        sequences: (N,) int64 recordings, or None where they are not known.
+        sequences: (N,) int64 recordings, -1 where unknown; None if none is known.
         index: (N,) int64 image numbers, by which a query is told from the gallery's copy of it.
     """
 

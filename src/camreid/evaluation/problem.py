@@ -54,12 +54,12 @@ class Problem:
         roc: bool = False,
     ) -> RankingResult:
         """The result of one protocol; see `camreid.evaluation.rank`."""
-        rules = Rules(self.query, self.shards.gallery)
+        rules = Rules(self.query.to("cpu"), self.shards.gallery.to("cpu"))
         rules.check(protocol)
         # across cameras, all that is nobody's match counts alike: one segment
         whole = protocol == "cross-camera"
         segments, count = rules.one_segment(distractors) if whole else rules.segments()
-        columns = Columns(len(self.query.pids), self.scores.device)
+        columns = Columns(len(self.query.pids))
         curve = Curve(self.scores, self.shards) if roc else None
         for block in self._blocks(segments, count):
             matches = rules.matches(block.pairs, protocol, distractors)
@@ -72,13 +72,13 @@ class Problem:
 
     def rank_all(self) -> Protocols:
         """The results of all protocols; see `camreid.evaluation.rank_protocols`."""
-        rules = Rules(self.query, self.shards.gallery)
+        rules = Rules(self.query.to("cpu"), self.shards.gallery.to("cpu"))
         names: list[Protocol] = ["cross-camera"]
         if rules.tells_images_apart:
             names.append("within-camera")
-        size, device = len(self.query.pids), self.scores.device
-        table = {(name, d): Columns(size, device) for name in names for d in (True, False)}
-        cameras = CameraColumns(rules, size, device)
+        size = len(self.query.pids)
+        table = {(name, d): Columns(size) for name in names for d in (True, False)}
+        cameras = CameraColumns(rules, size)
         for block in self._blocks(*rules.segments()):
             for key, columns in table.items():
                 seen = rules.seen(block.pairs.queries, *key)
@@ -94,6 +94,7 @@ class Problem:
         return Protocols(results, cameras.summary())
 
     def _blocks(self, segments: Tensor, count: int) -> Iterator[Block]:
+        segments = segments.to(self.scores.device)
         return Sweep(
             self.scores, self.query, self.shards, segments, count, self.chunk_size
         ).blocks()
@@ -126,7 +127,9 @@ class Curve:
             matches: (b, P) bool.
             seen: (b, S) bool segments, None for all.
         """
-        queries, valid = block.pairs.queries, matches.any(1)
+        matches = matches.to(block.scores.device)
+        queries, valid = block.pairs.queries.to(matches.device), matches.any(1)
+        seen = None if seen is None else seen.to(matches.device)
         comparable = self.scores.comparable(block.scores, queries)
         self.counts.add(self.counts.matches, comparable[matches])
         others = torch.zeros_like(self.counts.others)
@@ -203,6 +206,6 @@ def distance_problem(distances: Tensor, query: People, gallery: People, max_rank
         raise InputError(f"distances of shape {tuple(distances.shape)}: expected (Q, G).")
     query.check("query", distances.shape[0])
     gallery.check("gallery", distances.shape[1])
-    device = distances.device
-    shards = Shards.join(gallery.to(device), None)
-    return Problem(DistanceScores(distances), query.to(device), shards, max_rank)
+    scores = DistanceScores(distances)
+    shards = Shards.join(gallery.to(scores.device), None)
+    return Problem(scores, query.to(scores.device), shards, max_rank)

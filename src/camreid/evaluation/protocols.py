@@ -1,7 +1,7 @@
 """The evaluation protocols: which gallery images a query sees, and which of them are matches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -57,12 +57,16 @@ class Protocols:
 class Rules:
     """Which pairs are matches and which segments are seen, for segments by camera and distractor.
 
+    Where the sequences of a side are not known, within-camera excludes the query image alone.
+
     Args:
-        query: labels of all queries.
-        gallery: labels of the whole gallery.
+        query: labels of all queries, on the CPU.
+        gallery: labels of the whole gallery, on the CPU.
     """
 
     def __init__(self, query: People, gallery: People) -> None:
+        if not (known(query.sequences) and known(gallery.sequences)):
+            query, gallery = (replace(side, sequences=None) for side in (query, gallery))
         self.query, self.gallery = query, gallery
         self.cameras = torch.unique(torch.cat([query.cameras, gallery.cameras]))
 
@@ -105,7 +109,11 @@ class Rules:
             valid &= ~is_nobody(pick(self.query.pids, pairs.queries))[:, None]
         if protocol == "cross-camera":
             return valid & self._other(pairs, "cameras")
-        return valid & ~self._other(pairs, "cameras") & self._other(pairs, "sequences")
+        valid &= ~self._other(pairs, "cameras")
+        if self.query.sequences is None:
+            return valid
+        unknown = pick(self.query.sequences, pairs.queries)[:, None] < 0
+        return valid & (unknown | self._other(pairs, "sequences"))
 
     def matches_in(self, pairs: Pairs) -> Tensor:
         """(b, P) bool: pairs that are matches where the gallery is of their camera alone."""
@@ -115,7 +123,6 @@ class Rules:
     def seen(self, queries: Tensor, protocol: Protocol, distractors: bool = True) -> Tensor:
         """(b, S) bool: segments that a query sees."""
         camera = torch.ones(len(queries), len(self.cameras), dtype=torch.bool)
-        camera = camera.to(queries.device)
         if protocol == "within-camera":
             camera = pick(self.query.cameras, queries)[:, None] == self.cameras
         return torch.cat([camera, camera & distractors], dim=1)
@@ -126,9 +133,10 @@ class Rules:
         if not same.counts.any():
             return "No query's pid is in the gallery: check that both are of one split."
         if protocol == "within-camera":
+            other = "image" if self.query.sequences is None else "sequence"
             return (
-                "The queries' people are in the gallery, but not in another image of the query's "
-                "camera: protocol='cross-camera' looks for them in the other cameras."
+                f"No query's identity is in another {other} of the query's camera: "
+                "protocol='cross-camera' ranks the images of the other cameras."
             )
         return (
             "The queries' people are in the gallery, but only in the query's own camera, as in a "
@@ -145,18 +153,26 @@ class Rules:
         return pick(gallery, pairs.columns) != pick(query, pairs.queries)[:, None]
 
 
+def known(sequences: Tensor | None) -> bool:
+    """Whether sequences are known: names without a sequence are read as 0.
+
+    >>> known(None), known(torch.tensor([0, 0])), known(torch.tensor([0, 1]))
+    (False, False, True)
+    """
+    return sequences is not None and bool((sequences > 0).any())
+
+
 class Columns:
     """Average precision, inverse penalty and first match of all queries, filled in by block.
 
     Args:
         queries: number of queries Q.
-        device: of the ranking.
     """
 
-    def __init__(self, queries: int, device: torch.device) -> None:
-        nan = torch.full((queries,), torch.nan, dtype=torch.float64, device=device)
+    def __init__(self, queries: int) -> None:
+        nan = torch.full((queries,), torch.nan, dtype=torch.float64)
         self.ap, self.inp = nan, nan.clone()
-        self.first = torch.zeros(queries, dtype=torch.int64, device=device)
+        self.first = torch.zeros(queries, dtype=torch.int64)
 
     def add(self, block: Block, matches: Tensor, seen: Tensor | None = None) -> None:
         """Measure the queries of a block.
@@ -196,12 +212,11 @@ class CameraColumns:
     Args:
         rules: of the problem.
         queries: number of queries Q.
-        device: of the ranking.
     """
 
-    def __init__(self, rules: Rules, queries: int, device: torch.device) -> None:
+    def __init__(self, rules: Rules, queries: int) -> None:
         self.rules = rules
-        self.columns = [Columns(queries, device) for _ in rules.cameras]
+        self.columns = [Columns(queries) for _ in rules.cameras]
 
     def add(self, block: Block) -> None:
         """Measure the queries of a block in each camera."""
@@ -222,4 +237,4 @@ class CameraColumns:
         hit = torch.stack([columns.first == 1 for columns in self.columns], dim=1)
         count, ap, hit = (rows.double() @ table.double() for table in (valid, ap, hit))
         cameras = tuple(self.rules.cameras.tolist())
-        return CameraPairs(cameras, (ap / count).cpu(), (hit / count).cpu(), count.long().cpu())
+        return CameraPairs(cameras, ap / count, hit / count, count.long())

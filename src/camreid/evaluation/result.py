@@ -113,7 +113,7 @@ def measure(valid: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What the matches of each query are worth, from how many others are closer.
 
     Args:
-        valid: (b, P) bool, which pairs of a query count as matches; closest first.
+        valid: (b, P) bool on the CPU, which pairs of a query count as matches; closest first.
         closer: (b, P) int64, images of other people that are closer than the pair.
 
     Returns:
@@ -141,11 +141,12 @@ def average_precision(relevant: Tensor) -> Tensor:
         relevant: (..., G) bool, best match first, ignored images removed or behind the others.
 
     Returns:
-        (...) float64, NaN where nothing is relevant.
+        (...) float64 on the CPU, NaN where nothing is relevant.
 
     >>> average_precision(torch.tensor([True, False, True])).item()
     0.8333333333333333
     """
+    relevant = relevant.cpu()
     hits = relevant.cumsum(-1, dtype=torch.float64)
-    places = torch.arange(1, relevant.shape[-1] + 1, device=relevant.device, dtype=torch.float64)
+    places = torch.arange(1, relevant.shape[-1] + 1, dtype=torch.float64)
     return (hits / places * relevant).sum(-1) / relevant.sum(-1, dtype=torch.float64)

@@ -157,12 +157,15 @@ class DistanceScores:
     """
 
     def __init__(self, distances: Tensor) -> None:
+        whole = not distances.dtype.is_floating_point
+        if whole or distances.dtype == torch.float64:  # which not every device has
+            distances = distances.cpu()
         self.distances, self.device = distances.detach(), distances.device
         if any(not (part > -torch.inf).all() for part in torch.split(distances, 256)):
             raise InputError(
                 "distances are NaN or minus infinity: expected numbers, smaller for closer."
             )
-        self.dtype = torch.float32 if distances.dtype.is_floating_point else torch.float64
+        self.dtype = torch.float64 if whole else torch.float32
         self.dtype = torch.promote_types(self.dtype, distances.dtype)
         self.scale = torch.ones(distances.shape[1], dtype=self.dtype, device=self.device)
         self.shift = torch.zeros_like(self.scale)

@@ -43,11 +43,11 @@ class Scores(Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """The pairs of some queries, closest first; of equals, the earlier image.
+    """The pairs of some queries, closest first; of equals, the earlier image. On the CPU.
 
     Attributes:
         pairs: of the same person; columns count over all shards.
-        scores: (b, P), -inf for filling.
+        scores: (b, P) on the device that ranks, -inf for filling.
         closer: (b, P, S) int64, images of other people in each segment that are closer.
         others: for each segment, (b, n) scores of the other people's images that this process
             holds, ascending, and -inf for what is not one. Overwritten by the next block.
@@ -134,11 +134,12 @@ class _Work:
             scores.masked_fill(~pairs.real, -torch.inf), dim=1, descending=True, stable=True
         )
         by_score = ordered.indices
-        pairs = Pairs(
-            pairs.queries, pairs.columns.gather(1, by_score), pairs.real.gather(1, by_score)
-        )
+        columns, real = (x.gather(1, by_score).cpu() for x in (pairs.columns, pairs.real))
         closer = closer.gather(1, by_score[..., None].expand_as(closer))
-        return Block(pairs, ordered.values, closer, others)
+        # float64 and float cumsum, which not every device has, come after this
+        return Block(
+            Pairs(pairs.queries.cpu(), columns, real), ordered.values, closer.cpu(), others
+        )
 
     def _take_pair_scores(self, pairs: Pairs) -> Tensor:
         """Scores of the pairs (b, P); in `raw` those held here become the worst there is."""

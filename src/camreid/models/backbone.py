@@ -1,7 +1,7 @@
-"""timm backbones, pooled to one vector an image, with the changes that ReID makes to them."""
+"""Backbones of timm and OSNet, pooled to one vector per image."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Changes:
-    """What ReID does to a ResNet; other backbones take none of it.
+    """Changes to a ResNet; other backbones have none.
 
     Attributes:
         last_stride: 1 removes the last stage's stride (Luo et al. 2019); None leaves it.
@@ -37,22 +37,16 @@ class Changes:
 
     def __post_init__(self) -> None:
         if self.last_stride not in (None, 1):
-            raise InputError(
-                f"model.network.last_stride={self.last_stride}: type 1 to remove the stride of a "
-                "ResNet's last stage, or null to leave it."
-            )
+            raise InputError(f"last_stride={self.last_stride}: expected 1 or None.", last_stride=1)
         if self.stem_padding not in (0, 1):
-            raise InputError(f"model.network.stem_padding={self.stem_padding}: type 0 or 1.")
+            raise InputError(f"stem_padding={self.stem_padding}: expected 0 or 1.", stem_padding=1)
 
     def apply(self, trunk: nn.Module, name: str) -> None:
-        """Change a trunk in place; InputError if it is no ResNet."""
-        if self == Changes():
-            return
-        if not isinstance(getattr(trunk, "layer4", None), nn.Module):
-            raise InputError(
-                f"model.network.last_stride=1, ibn, non_local and stem_padding are for ResNets, "
-                f"and {name} has no layer4; type model.network.last_stride=null."
-            )
+        """Change a trunk in place; InputError if it is not a ResNet."""
+        wanted = {f.name: f.default for f in fields(self) if getattr(self, f.name) != f.default}
+        if wanted and not isinstance(getattr(trunk, "layer4", None), nn.Module):
+            given = ", ".join(f"{key}={getattr(self, key)}" for key in wanted)
+            raise InputError(f"{given}: {name} is no ResNet, it has no layer4.", **wanted)
         if self.last_stride == 1:
             remove_last_stride(trunk)
         if self.stem_padding == 0:
@@ -73,10 +67,11 @@ class Backbone(nn.Module):
         pretrained: fetch timm's weights.
         weights: a file of weights instead: a state dict, bare or under `state_dict` or `model`,
             with or without `module.`; a classifier in it is left out.
-        changes: what is changed of a ResNet.
-        pool: how a map becomes a vector: `avg`; `gem`, the generalised mean (Radenovic et al.
-            2018) with p = 3; or `gem_learned`. Transformers and OSNets use their own.
-        drop_path: rate of stochastic depth, of the last block; 0 for none.
+        changes: to a ResNet.
+        pool: from a map (B, C, h, w) to a vector: `avg`; `gem`, the generalised mean (Radenovic et
+            al. 2018) with p = 3; or `gem_learned`. Backbones without such a map, as transformers
+            and OSNets, pool by their own head under `avg`, and refuse the others.
+        drop_path: stochastic depth of the last block, 0..1.
 
     Attributes:
         dim: width of the features.
@@ -84,7 +79,8 @@ class Backbone(nn.Module):
         std: (3,) likewise.
 
     Raises:
-        InputError: no such model, weights that can't be had or do not fit, no ResNet to change.
+        InputError: an unknown name, a model that does not take this image size, no such weights,
+            or an option that the model does not have.
     """
 
     def __init__(
@@ -98,9 +94,9 @@ class Backbone(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        require_number("model.network.drop_path", drop_path, 0, 1)
+        require_number("drop_path", drop_path, 0, 1)
         if pool not in get_args(Pool):
-            raise InputError(f"model.network.pool={pool}: type {', '.join(get_args(Pool))}.")
+            raise InputError(f"pool={pool}: expected {', '.join(get_args(Pool))}.", pool="avg")
         self.trunk = _create(name, pretrained and weights is None, image_size, drop_path)
         (changes or Changes()).apply(self.trunk, name)
         if weights is not None:
@@ -109,33 +105,45 @@ class Backbone(nn.Module):
         config = getattr(self.trunk, "pretrained_cfg", {}) or {}
         self.mean = 255 * torch.tensor(config.get("mean", _IMAGENET_MEAN))
         self.std = 255 * torch.tensor(config.get("std", _IMAGENET_STD))
-        self.dim = self._width(image_size)
+        self._probe(name, image_size)
+        if self.pool is not None and not self._has_map:
+            raise InputError(
+                f"pool={pool} needs a map (B, C, h, w), which {name} does not have.", pool="avg"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, dim): the pooled map, or a transformer's or OSNet's own pooling."""
-        if isinstance(self.trunk, OSNet):
-            own: Tensor = self.trunk(images)
-            return own
-        features: Tensor = self.trunk.forward_features(images)
-        if features.ndim == 4:
-            pooled: Tensor = features.mean((2, 3)) if self.pool is None else self.pool(features)
+        """(B, dim): the pooled map, or the output of the model's own head."""
+        features = self.trunk.forward_features(images)
+        if self.pool is not None:
+            features = self.pool(features)
+        elif self._has_map:
+            features = features.mean((2, 3))
         else:
-            pooled = self.trunk.forward_head(features, pre_logits=True)
+            features = self.trunk.forward_head(features, pre_logits=True)
+        pooled: Tensor = features
         return pooled
 
     @torch.no_grad()
-    def _width(self, image_size: tuple[int, int]) -> int:
-        training = self.training
-        self.eval()
+    def _probe(self, name: str, image_size: tuple[int, int]) -> None:
+        """Set `dim` and `_has_map` from one image."""
+        widths = [getattr(self.trunk, key, 0) for key in ("num_features", "head_hidden_size")]
+        self.trunk.eval()
         try:
-            width = self(torch.zeros(1, 3, *image_size)).shape[1]
+            features = self.trunk.forward_features(torch.zeros(1, 3, *image_size))
+            self._has_map = (
+                isinstance(features, Tensor)
+                and features.ndim == 4
+                and getattr(self.trunk, "output_fmt", "NCHW") == "NCHW"
+                and features.shape[1] == getattr(self.trunk, "num_features", None)
+            )
+            head = self.trunk.forward_head
+            vector = features if self._has_map else head(features, pre_logits=True)
+            if vector.shape[1] not in widths or (vector.ndim != 2 and not self._has_map):
+                raise ValueError(f"features {tuple(vector.shape)}, expected (1, {max(widths)})")
         except Exception as error:
-            raise InputError(
-                f"the backbone does not take images of {image_size[0]}x{image_size[1]} pixels "
-                f"({error}); choose another model.image_size=[H,W] or model.network.backbone."
-            ) from error
-        self.train(training)
-        return int(width)
+            raise _refusal(name, image_size, error) from error
+        self.trunk.train()
+        self.dim = int(vector.shape[1])
 
 
 class GeM(nn.Module):
@@ -169,36 +177,43 @@ def _create(name: str, pretrained: bool, image_size: tuple[int, int], drop_path:
     if osnet:
         if pretrained:
             raise InputError(
-                f"timm has no weights of {name}; type model.network.pretrained=false, or "
-                "model.network.weights=FILE for weights that you have."
+                f"pretrained=True: timm has no weights of {name}; weights=FILE takes a file.",
+                pretrained=False,
             )
         return OSNet(float(osnet[2].replace("_", ".")), osnet[1] or "bn")  # type: ignore[arg-type]
     if not timm.is_model(name):
-        near = get_close_matches(name.split(".")[0], timm.list_models(), n=4)
-        raise InputError(
-            f"model.network.backbone={name} is no timm model; did you mean "
-            f"{', '.join(near) or 'resnet50'}?"
-        )
-    options: dict[str, Any] = {"num_classes": 0}
+        near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
+        raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
     if drop_path:
         options["drop_path_rate"] = drop_path
-    if _makes_maps(name):
-        options["global_pool"] = ""
-    elif name.startswith(("vit", "deit")):
-        options["img_size"] = image_size
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        try:
+            return timm.create_model(name, img_size=image_size, **options)
+        except TypeError:  # most convolutional networks have no image size
+            return timm.create_model(name, **options)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise _refusal(name, image_size, error) from error
     except Exception as error:
         if not pretrained:
-            raise
-        reason = str(error).split(".")[0].strip() or type(error).__name__
+            raise _refusal(name, image_size, error) from error
         raise InputError(
-            f"the pretrained weights of {name} are not in the cache and could not be fetched "
-            f"({reason[:200]}). Type model.network.pretrained=false to start from random weights, "
-            "or model.network.weights=FILE for weights that you have; or run once with a "
-            "connection."
+            f"backbone={name}: the pretrained weights are not in the cache and could not be "
+            f"fetched ({_reason(error)}). weights=FILE takes a file instead.",
+            pretrained=False,
         ) from error
 
 
-def _makes_maps(name: str) -> bool:
-    return not any(family in name for family in ("vit", "deit", "swin", "beit", "eva"))
+def _refusal(name: str, image_size: tuple[int, int], error: Exception) -> InputError:
+    height, width = image_size
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    meant = f", timm's weights of it are for {config.input_size[1:]}" if config else ""
+    return InputError(
+        f"backbone={name} does not work for images of {height}x{width} pixels "
+        f"({_reason(error)}{meant}); choose another image_size or backbone.",
+        backbone="resnet50.tv_in1k",
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0].rstrip(": .")[:200]

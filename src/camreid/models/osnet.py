@@ -34,9 +34,6 @@ class OSNet(nn.Module):
         norm: `bn` is OSNet, `ibn` OSNet-IBN, `ain` OSNet-AIN.
         feature_dim: width of the output.
 
-    Attributes:
-        dim: width of the output.
-
     Raises:
         InputError: an option that is none of these.
 
@@ -48,7 +45,7 @@ class OSNet(nn.Module):
     def __init__(self, width: float = 1.0, norm: Norm = "bn", feature_dim: int = 512) -> None:
         super().__init__()
         _check(width, norm, feature_dim)
-        self.dim = feature_dim
+        self.head_hidden_size = feature_dim
         channels = [int(width * count) for count in _CHANNELS]
         searched = norm == "ain"
         stages = [
@@ -83,8 +80,7 @@ class OSNet(nn.Module):
         Args:
             images: (B, 3, H, W) float, RGB, (x / 255 - mean) / std of ImageNet.
         """
-        features: Tensor = self.fc(self.forward_features(images).mean((2, 3)))
-        return features
+        return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The map (B, 512 * width, H/16, W/16) of such images, before pooling."""
@@ -93,6 +89,11 @@ class OSNet(nn.Module):
         x = self.pool3(self.conv3(x))  # H/16
         features: Tensor = self.conv5(self.conv4(x))
         return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
+        """(B, dim) of such maps; there are no logits."""
+        pooled: Tensor = self.fc(features.mean((2, 3)))
+        return pooled
 
 
 class OSBlock(nn.Module):

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Self, TypeVar
 import yaml
 
 from camreid.errors import InputError
-from camreid.evaluation.features import FeatureTable
+from camreid.evaluation import FeatureTable, RankOptions
 from camreid.files import write_text
+from camreid.provenance import SplitRecord
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Nested plain values; NaN becomes None."""
         names = [f.name for f in fields(self)]  # type: ignore[arg-type]
-        return {name: _plain(getattr(self, name)) for name in names}
+        return {name: plain(getattr(self, name)) for name in names}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -91,6 +92,20 @@ class Metrics(Record):
     protocols: dict[str, dict[str, float]] | None = None
     camera_pairs: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
+
+    @property
+    def rank_options(self) -> RankOptions:
+        """The ranking part of `evaluation`."""
+        known = {option.name for option in fields(RankOptions)}
+        return RankOptions(**{k: v for k, v in self.evaluation.items() if k in known})
+
+    @property
+    def split_text(self) -> str:
+        """The split in a few words."""
+        split = self.split or {}
+        if "kind" in split:
+            return str(SplitRecord.from_json(split))
+        return ", ".join(str(split[key]) for key in ("strategy", "digest") if split.get(key))
 
 
 @dataclass(frozen=True)
@@ -283,9 +298,14 @@ def _parsed(path: Path, parse: Callable[[], T]) -> T:
         ) from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Nested dicts and lists with None for NaN, which JSON does not have.
+
+    >>> plain({"low": math.nan, "ends": (0.5, math.nan)})
+    {'low': None, 'ends': [0.5, None]}
+    """
     if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return None if isinstance(value, float) and math.isnan(value) else value

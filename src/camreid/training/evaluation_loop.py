@@ -10,7 +10,7 @@ from torch import Tensor
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
+from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role, sequences_of
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence
 from camreid.models.camera_heads import own_logits
@@ -51,8 +51,9 @@ class RetrievalModule(pl.LightningModule):
         """Collect features; each image is ranked against all the others."""
         read = read_batch(batch, training=False)
         features = self.feature_options(self._network(read), read.images)
-        index = _index(read, batch_idx)
-        self.val_metric.update(features, read.pids, read.camids, index, role="both")
+        index = self._index(read, batch_idx)
+        sequences = self._val_sequences(index)
+        self.val_metric.update(features, read.pids, read.camids, index, "both", sequences)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/mAP` and the rest."""
@@ -78,9 +79,30 @@ class RetrievalModule(pl.LightningModule):
         network = self._network(read)
         output = network(read.images)
         features = self.feature_options(network, read.images, output)
-        index = _index(read, batch_idx)
+        index = self._index(read, batch_idx)
         self.test_metric.update(features, read.pids, read.camids + 1, index, role)
         self.test_accuracy.update(*self._guess(read, output), index, role)
+
+    def _index(self, batch: Batch, batch_idx: int) -> Tensor:
+        """(B,) image numbers; of a batch without any, by rank and by place in the loader."""
+        if batch.index is not None:
+            return batch.index
+        # no batch has 2**20 images, and no loader 2**20 batches
+        first = (self.global_rank * 2**20 + batch_idx) * 2**20
+        return torch.arange(len(batch.pids), device=batch.pids.device) + first
+
+    def _val_sequences(self, index: Tensor) -> Tensor | None:
+        """(B,) sequences of validation images, None where the loader is not of a split."""
+        records = getattr(getattr(self._datamodule, "split", None), "val", ())
+        numbers = index.tolist()
+        if max(numbers, default=0) >= len(records):
+            return None
+        sequences = sequences_of(records[i] for i in numbers)
+        return None if sequences is None else sequences.to(index.device)
+
+    @property
+    def _datamodule(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
 
     def _network(self, batch: Batch) -> Callable[[Tensor], ReIDOutput]:
         """The network, told of the cameras of a batch."""
@@ -98,7 +120,7 @@ class RetrievalModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""
         identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
-        split: Any = getattr(getattr(self.trainer, "datamodule", None), "split", None)
+        split = getattr(self._datamodule, "split", None)
         self.test_features, self.evidence = self.test_metric.table(split), None
         try:
             result, protocols = self.rank_options.rank(self.test_features, self.device)
@@ -133,12 +155,3 @@ def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
     limit = getattr(trainer, f"limit_{stage}_batches")
     whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
     return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-
-
-def _index(batch: Batch, batch_idx: int) -> Tensor:
-    """Image numbers; of a batch without paths or numbers, by its place in an unshuffled loader."""
-    if batch.index is not None:
-        return batch.index
-    size = len(batch.pids)
-    # batches but the last are as long as the first, so a stride that none exceeds keeps them apart
-    return torch.arange(size, device=batch.pids.device) + batch_idx * 2**20

@@ -4,7 +4,6 @@ from camreid.runs.comparing.comparison import Comparison, compare_runs
 from camreid.runs.comparing.configs import differing
 from camreid.runs.comparing.pairing import Pair, Paired, pair
 from camreid.runs.comparing.runs import RunFolder, read_run
-from camreid.runs.comparing.tables import grids, markdown, rich_table
 
 __all__ = [
     "Comparison",
@@ -13,9 +12,6 @@ __all__ = [
     "RunFolder",
     "compare_runs",
     "differing",
-    "grids",
-    "markdown",
     "pair",
     "read_run",
-    "rich_table",
 ]
