@@ -9,9 +9,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints.io import load
 from camreid.cli import build
 from camreid.cli.provenance import origin
+from camreid.cli.reading import load
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError, MissingDataset

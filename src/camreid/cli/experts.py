@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
+from camreid.cli.reading import read_checkpoint
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import LabelMap

@@ -8,12 +8,12 @@ from typing import Any, get_args
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.checkpoints.io import load
 from camreid.cli import build, evaluate
 from camreid.cli.expert_notes import check_people, expert_notes, people_of
 from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
 from camreid.cli.matrix_soups import make_soup
+from camreid.cli.reading import load
 from camreid.cli.terminal import be_quiet, say
 from camreid.cli.writing import write_json
 from camreid.data import Split

@@ -7,9 +7,10 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from camreid.checkpoints.average import restate_batch_norm, soup
-from camreid.checkpoints.io import read_checkpoint, save
+from camreid.checkpoints.io import save
 from camreid.cli import build
 from camreid.cli.experts import Expert
+from camreid.cli.reading import read_checkpoint
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.training.module import ReIDModule

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
+from camreid.cli.reading import read_checkpoint
 from camreid.errors import InputError
 from camreid.provenance import Provenance
 
