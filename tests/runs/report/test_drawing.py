@@ -33,10 +33,9 @@ def test_no_two_lines_have_one_name(
 ) -> None:
     runs = [write_run(tmp_path / name, records, queries=20) for name in names]
     page = page_of(*runs)
-    for chart in ("CMC", "ROC"):
-        said = legend(page, chart)
-        assert len(said) == len(set(said)) == len(names)
-        assert all(len(text) <= 40 for text in said)
+    said = legend(page, "CMC")
+    assert len(said) == len(set(said)) == len(names)
+    assert all(len(text) <= 40 for text in said)
 
 
 def test_runs_of_one_name_are_called_by_their_paths(tmp_path: Path, records: Records) -> None:

@@ -120,7 +120,7 @@ def test_beside_runs(tmp_path: Path, folder: Path, records: Records) -> None:
     run = write_run(tmp_path / "run", records)
     page = page_of(run, folder)
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
-    assert headings == ["Headline", "CMC and ROC", "run", "matrix"]
+    assert headings == ["Headline", "CMC", "run", "matrix"]
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert "mAP" in table(page, "Headline numbers")

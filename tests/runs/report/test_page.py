@@ -47,7 +47,7 @@ def ranked_again(folder: Path) -> tuple[FeatureTable, object]:
     table = FeatureTable.load(folder / "features.safetensors")
     q, g = table.query, table.gallery
     people = (q.pids, g.pids, q.cameras, g.cameras)
-    return table, rank(q.features, g.features, *people, roc=True)
+    return table, rank(q.features, g.features, *people)
 
 
 def test_the_headline_is_that_of_the_features(folder: Path) -> None:
@@ -72,8 +72,6 @@ def test_curves_and_camera_pairs_are_those_of_the_features(folder: Path) -> None
     cmc = page[page.index("CMC as a table") :]
     for k in (1, 5, 20):
         assert cells(cmc, str(k)) == [percent(result.cmc[k - 1].item())]
-    roc = page[page.index("ROC as a table") :]
-    assert cells(roc, "0.1") == [percent(result.roc.at(0.1))]
     pairs = json.loads((folder / "metrics.json").read_text())["camera_pairs"]
     heat = page[page.index('class="heat"') :]
     for camera, row in zip(pairs["cameras"], pairs["mAP"], strict=True):
@@ -283,7 +281,7 @@ def test_a_trained_run_and_its_evaluation(run: Run, market: Path) -> None:
     page = Path("trained/report.html").read_text()
     assert "Written to trained/report.html" in ran.out
     assert 'class="note"' not in page
-    for chart in ("Training loss", "Validation", "CMC", "ROC"):
+    for chart in ("Training loss", "Validation", "CMC"):
         assert f"{chart} as a table" in page
     assert "pytorch-lightning" in page
     for extra in ("evaluation.rerank=k-reciprocal", "evaluation.metric=euclidean"):

@@ -1,13 +1,11 @@
-"""The charts of a page: training, CMC and ROC curves, and rows with their intervals."""
+"""The charts of a page: training, CMC curves, and rows with their intervals."""
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from camreid.evaluation.result import RankingResult
-from camreid.evaluation.roc import ROC
 from camreid.runs.report.drawing import Chart, Dot, Points, draw, draw_dots
 
 
@@ -122,47 +120,6 @@ def dots_chart(name: str, title: str, text: str, groups: Mapping[str, Mapping[st
     columns = ("row", "kind", title, "95 % interval")
     svg = draw_dots(name, list(groups.values()), style)
     return Chart(name, f"{title} by row", text, svg, columns, rows)
-
-
-def roc_chart(results: Mapping[str, ROC]) -> Chart:
-    """True positives by false positives, by run."""
-    # below one pair in all there is nothing to see
-    least = min(_least_rate(roc) for roc in results.values())
-    rates = torch.logspace(torch.tensor(least).log10().item(), 0, 120, dtype=torch.float64)
-    points = {run: true_positives(roc, rates) for run, roc in results.items()}
-
-    def style(axes: Axes) -> None:
-        axes.set_xscale("log")
-        axes.set_xlabel("false positive rate")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_ylim(0, 1.02)
-
-    asked = [rate for rate in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1) if rate >= least]
-    rows = tuple((f"{rate:g}", *(_percent(r.at(rate)) for r in results.values())) for rate in asked)
-    text = (
-        "The share of matching pairs above a score (true positive rate), by the share "
-        "of pairs of different people above it (false positive rate, logarithmic)."
-    )
-    columns = ("false positive rate", *points)
-    return Chart("roc", "ROC", text, draw("roc", points, style), columns, rows)
-
-
-def _least_rate(roc: ROC) -> float:
-    above = roc.false_positive_rate[roc.false_positive_rate > 0]
-    return max(1e-6, above.min().item()) if len(above) else 1e-6
-
-
-def true_positives(roc: ROC, rates: torch.Tensor) -> list[tuple[float, float]]:
-    """(false, true) positive rates at the lowest thresholds that keep to some rates, as `ROC.at`.
-
-    >>> roc = ROC(torch.arange(3.0), torch.tensor([1.0, 0.5, 0.0]), torch.tensor([1, 0.25, 0.0]))
-    >>> true_positives(roc, torch.tensor([0.5, 1.0]))
-    [(0.5, 0.5), (1.0, 1.0)]
-    """
-    ascending = roc.false_positive_rate.flip(0).contiguous().to(rates.dtype)
-    kept = len(ascending) - torch.searchsorted(ascending, rates, right=True)
-    return list(zip(rates.tolist(), roc.true_positive_rate[kept].tolist(), strict=True))
 
 
 def _interval(ends: tuple[float, float] | None) -> str:

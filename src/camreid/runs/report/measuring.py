@@ -30,7 +30,7 @@ class Measured:
     Attributes:
         options: how it was ranked.
         headline: the result that `metrics.json` should hold.
-        plain: the result before re-ranking, with its ROC; otherwise the headline.
+        plain: the result before re-ranking; otherwise the headline.
         pairs: retrieval by camera pair, before re-ranking.
         table: the features as compared, expanded where the options say so.
     """
@@ -69,13 +69,8 @@ def measure(table: FeatureTable, options: RankOptions) -> Measured:
         )
         q, g = q.with_features(query.cpu()), g.with_features(gallery.cpu())
     everything = (q.features, g.features, q.pids, g.pids, q.cameras, g.cameras)
-    how: dict[str, Any] = {
-        "metric": options.metric,
-        "precision": options.precision,
-        **table.exclusions(),
-        "device": device,
-    }
-    plain = rank(*everything, protocol=options.protocol, roc=True, **how)
+    how: dict[str, Any] = {"metric": options.metric, "device": device, **table.exclusions()}
+    plain = rank(*everything, protocol=options.protocol, **how)
     protocols = protocols or rank_protocols(*everything, **how)
     return Measured(
         options, headline, plain, protocols.camera_pairs, replace(table, query=q, gallery=g)
@@ -96,7 +91,7 @@ def measured(
     if found.options.rerank:
         notes += (
             f"The numbers are those after re-ranking ({found.options.rerank}), as is the CMC "
-            "curve; ROC curve, camera pairs and ranked lists are of the distances before it.",
+            "curve; camera pairs and ranked lists are of the distances before it.",
         )
     return found, notes
 

@@ -13,7 +13,7 @@ from camreid.errors import InputError
 from camreid.evaluation.report import percent
 from camreid.runs.report.between import between_runs
 from camreid.runs.report.drawing import Chart
-from camreid.runs.report.figures import cmc_chart, roc_chart
+from camreid.runs.report.figures import cmc_chart
 from camreid.runs.report.files import require_something
 from camreid.runs.report.headline import comparison_notes, headline_rows
 from camreid.runs.report.matrix_page import MatrixSection, matrix_section
@@ -75,11 +75,9 @@ def build_page(folders: Sequence[Run | MatrixFolder]) -> str:
 
 
 def _charts(runs: Sequence[Section]) -> list[Chart]:
-    """CMC and ROC of all runs with features."""
+    """CMC of all runs with features."""
     ranked = {s.name: s.found for s in runs if s.found is not None}
-    curves = {name: found.plain.roc for name, found in ranked.items() if found.plain.roc}
-    charts = [cmc_chart({n: f.headline for n, f in ranked.items()})] if ranked else []
-    return [*charts, roc_chart(curves)] if curves else charts
+    return [cmc_chart({n: f.headline for n, f in ranked.items()})] if ranked else []
 
 
 def _environment() -> Environment:

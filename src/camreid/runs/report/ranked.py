@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from camreid.evaluation.features import Images
-from camreid.evaluation.people import JUNK
+from camreid.evaluation.protocols import JUNK
 from camreid.runs.report.measuring import Measured
 
 Kind = Literal["best", "worst", "random"]

@@ -216,7 +216,7 @@ def _absent(path: Path, metrics: Mapping[str, Any] | None) -> tuple[str, ...]:
     ranked = str((metrics or {}).get("features") or "")
     if not (path / "features.safetensors").is_file() and not (ranked and Path(ranked).is_file()):
         return (
-            "There is no features.safetensors, so CMC and ROC curves and ranked lists are left "
+            "There is no features.safetensors, so CMC curves and ranked lists are left "
             f"out. To get them, type {evaluate} with evaluation.save_features=true, and report on "
             "its folder.",
         )
