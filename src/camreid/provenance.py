@@ -14,7 +14,7 @@ class SplitRecord:
     """How a split was made.
 
     Attributes:
-        kind: `original`, `resplit` or `manifest`.
+        kind: `original`, `resplit`, `manifest` or `custom`.
         options: of the strategy, such as `camera`, `seed` and `val_fraction`.
         digest: of the content; None if it is unknown.
     """

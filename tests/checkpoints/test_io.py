@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,63 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Trap()}, tmp_path / "trap.ckpt")
     with pytest.raises(InputError, match=r"holds pickled code \(.*print\), which could"):
         load(tmp_path / "trap.ckpt")
+
+
+def with_config(checkpoint: Path, **network: object) -> Path:
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["config"]["network"].update(network)
+    torch.save(content, checkpoint)
+    return checkpoint
+
+
+def test_a_class_that_a_file_names_is_not_imported(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil.py").write_text("open('sprung', 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for target in ("evil.Network", "evil:Network", "os.system", ["evil.Network"], None):
+        with pytest.raises(InputError, match="_target_"):
+            load(with_config(checkpoint, _target_=target))
+    assert not Path("sprung").exists()
+    assert "evil" not in sys.modules
+
+
+def test_a_network_that_the_user_names_is_built(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("from camreid.models import Baseline as Network\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load(with_config(checkpoint, _target_="mine.Network"), ["mine.Network"]).labels
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("config", "text"),
+        ("config", {"network": "text"}),
+        ("config", {"network": {}, "more": 1}),
+        ("config", {"name": "${oc.env:HOME}", "network": {}}),
+        ("labels", 3),
+        ("labels", ["1"]),
+    ],
+)
+def test_hyperparameters_of_another_form_are_refused(
+    checkpoint: Path, key: str, value: object
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"][key] = value
+    torch.save(content, checkpoint)
+    with pytest.raises(InputError, match=r"m\.ckpt|model"):
+        load(checkpoint)
+
+
+def test_tensors_that_do_not_fit_the_network_are_refused(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    name, tensor = next(iter(content["state_dict"].items()))
+    other = torch.zeros(3, 3), tensor.long(), None
+    for value in other:
+        state = {k: v for k, v in {**content["state_dict"], name: value}.items() if v is not None}
+        torch.save({**content, "state_dict": state}, checkpoint)
+        with pytest.raises(InputError, match=name.removeprefix("model.")):
+            load(checkpoint)

@@ -18,7 +18,7 @@ def imported(path: Path, camera: int | None, labels: LabelMap, seed: int) -> Pat
     torch.manual_seed(seed)
     module = ReIDModule(CONFIG, labels)
     module.seen = frozenset(p for p in labels.pids if p > 0)
-    notes = {"split_overrides": f"+split=original split.camera={camera}"} if camera else {}
+    notes = {"split": {"kind": "original", "options": {"camera": camera}}} if camera else {}
     save(module.eval(), path, notes)
     return path
 

@@ -33,7 +33,7 @@ def expert(path: Path, camera: int | None, labels: LabelMap, images: int | None 
             parameter += 0.05 * torch.randn_like(parameter)
     module.seen = frozenset(pid for pid in labels.pids if pid > 0)
     module.images_seen = images
-    notes = {"split_overrides": f"+split=original split.camera={camera}"} if camera else {}
+    notes = {"split": {"kind": "original", "options": {"camera": camera}}} if camera else {}
     save(module.eval(), path, notes)
     return path
 
@@ -196,7 +196,7 @@ def test_lessons_that_can_not_be_given(
     refused: Callable[..., str], experts: list[Path], records: Records, tmp_path: Path
 ) -> None:
     twin = expert(tmp_path / "twin.ckpt", None, OriginalSplit(camera=1)(records).labels)
-    save(load(twin), twin, {"split_overrides": "+split=original split.camera=1"})
+    save(load(twin), twin, {"split": {"kind": "original", "options": {"camera": 1}}})
     compared = ("distill.relation_weight=1", "distill.target=query_camera")
     said = refused(*DISTILL, typed([*experts, twin]), *compared)
     assert "several teachers are of camera 1" in said

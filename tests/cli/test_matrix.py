@@ -9,9 +9,10 @@ import torch.nn.functional as F
 
 from camreid.checkpoints.io import load, save
 from camreid.data import OriginalSplit, Records, Split, SyntheticMarket, read_market1501
-from camreid.data.sources import read_pixels
+from camreid.data.dataset import read_pixels
 from camreid.evaluation import FeatureTable, intervals, rank
 from camreid.labels import LabelMap
+from camreid.provenance import SplitRecord
 from camreid.training import ReIDModule
 from tests.cli.conftest import QUIET
 from tests.cli.experts import content, imported, listed, ranked, refused, typed
@@ -314,7 +315,7 @@ def test_every_row_says_how_many_images_its_weights_have_seen(
     for path, count in zip(experts, seen.values(), strict=True):
         module = load(path)
         module.images_seen = count
-        save(module, path, {"split_overrides": f"+split=original split.camera={path.stem}"})
+        save(module, path, {"split": {"kind": "original", "options": {"camera": int(path.stem)}}})
     nobody = imported(tmp_path / "joint.ckpt", None, load(experts[0]).labels, seed=7)
     module = load(nobody)
     module.images_seen = None
@@ -338,15 +339,16 @@ def test_what_is_odd_about_the_experts_is_noted(
     (lacking,) = content("a")["notes"]
     assert "No expert is of camera 3, 4, 5, 6" in lacking
     labels = load(experts[0]).labels
-    for name, split in (("x", "Resplit(seed=0)"), ("y", "OriginalSplit(camera=2, seed=0)")):
+    for name, kind, camera in (("x", "resplit", None), ("y", "original", 2)):
         torch.manual_seed(ord(name))
         module = ReIDModule(CONFIG, labels).eval()
-        save(module, tmp_path / f"{name}.ckpt", {"split": {"strategy": split, "digest": "0"}})
+        split = SplitRecord(kind, {"camera": camera, "seed": 0}).to_json()
+        save(module, tmp_path / f"{name}.ckpt", {"split": split})
     more = [*experts, tmp_path / "x.ckpt", tmp_path / "y.ckpt"]
     ran = matrix(typed(more), "+split=original", "run_dir=b", "combine=[concat,query_camera]")
     assert ran.code == 0, ran.err
     splits, lacking, twice = content("b")["notes"]
-    assert "x on Resplit(seed=0); c2-2 on OriginalSplit(seed=0)" in splits
+    assert "x on resplit, seed=0; c2-2 on original, seed=0" in splits
     assert "camera 3, 4, 5, 6" in lacking
     assert "Several experts are of camera 2 (c2-1, c2-2)" in twice
     assert list(content("b")["combinations"]) == ["concat"]

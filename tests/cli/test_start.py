@@ -48,7 +48,7 @@ def test_people_of_another_dataset_are_seen_by_nobody(train: Run, records: Recor
 def test_people_are_those_of_this_dataset_by_default(
     train: Run, foreign: Path, records: Records
 ) -> None:
-    of_others = {"strategy": OriginalSplit()(records).strategy, "digest": "0" * 16}
+    of_others = {**OriginalSplit()(records).record.to_json(), "digest": "0" * 16}
     save(load(foreign), foreign, {"split": of_others})
     ran = train("model.unknown=reinit")
     assert ran.code == 0, ran.err

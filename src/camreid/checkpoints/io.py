@@ -1,6 +1,6 @@
 """Weights in: reading camreid checkpoints, and starting a model from them, row by person."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,9 @@ from camreid.labels import LabelMap
 from camreid.models.camera_heads import CameraHead, known_rows
 from camreid.models.cameras import CameraOptions
 from camreid.models.config import ModelConfig
+from camreid.models.network import NETWORKS
 from camreid.models.weights import unreadable
+from camreid.training.checkpoint_io import check_content
 from camreid.training.module import ReIDModule
 
 __all__ = ["Checkpoint", "import_weights", "load", "read_checkpoint", "save", "start_from"]
@@ -55,19 +57,31 @@ class Checkpoint:
     notes: dict[str, Any]
 
     def module(self) -> ReIDModule:
-        """The model, in evaluation mode on the CPU."""
-        module = ReIDModule(self.config, self.labels)
+        """The model, in evaluation mode on the CPU.
+
+        Raises:
+            InputError: the config and the tensors do not fit together.
+        """
+        try:
+            module = ReIDModule(self.config, self.labels)
+        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(f"the config of {self.path} builds no network: {error}") from error
+        require_tensors(module, self)
         module.model.load_state_dict(self.state)
         module.seen, module.seen_complete = self.seen, self.seen_complete
         module.images_seen = self.images_seen
         return module.eval()
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a file that a run saved; pickled code in it is not run.
+def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoint:
+    """Read a file that a run saved; no code of it is run, and no class that it names is imported.
+
+    Args:
+        path: of the file.
+        trusted: dotted names of networks that the file may have, besides those of camreid.
 
     Raises:
-        InputError: no file, or no camreid checkpoint.
+        InputError: no file, no camreid checkpoint, or a network that is not trusted.
     """
     content = _read_file(Path(path))
     _refuse_foreign(path, content)
@@ -82,12 +96,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} is a Lightning checkpoint, but not of a camreid model. Type a file of a run "
             "folder, such as runs/RUN/checkpoints/best.ckpt."
         )
+    content = check_content(path, content)
+    state, parameters = content["state_dict"], content["hyper_parameters"]
+    config = _read_config(path, parameters, trusted)
     notes = dict(content.get("camreid", {}))
     tensors = {k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)}
     people = next((v for k, v in tensors.items() if k.endswith(".pids")), None)
+    if people is not None and (people.ndim != 1 or people.dtype != torch.int64):
+        raise InputError(f"{path} is no checkpoint that a run wrote: its pids are no identities.")
     labels = LabelMap(tuple(parameters["labels"] if people is None else people.tolist()))
     seen = frozenset(notes.get("seen", labels.pids))
-    config = ModelConfig.read(parameters["config"]).without_weights()
     return Checkpoint(
         path=str(path),
         config=config,
@@ -102,13 +120,51 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
-def load(path: str | Path) -> ReIDModule:
-    """The model of a checkpoint, in evaluation mode on the CPU.
+def _read_config(
+    path: str | Path, parameters: Mapping[str, Any], trusted: Collection[str]
+) -> ModelConfig:
+    """The model's config of a file; refuses a network before anything is imported."""
+    given, labels = parameters["config"], parameters["labels"]
+    is_list = isinstance(labels, list | tuple)
+    if not is_list or not all(type(pid) is int and abs(pid) < 2**63 for pid in labels):
+        raise InputError(f"{path} is no checkpoint that a run wrote: its labels are no identities.")
+    network = given.get("network") if isinstance(given, Mapping) else None
+    if not isinstance(network, Mapping) or "${" in repr(given):
+        raise InputError(f"{path} is no checkpoint that a run wrote: its config is no model's.")
+    target = network.get("_target_", NETWORKS[0])
+    if target not in (*NETWORKS, *trusted):
+        raise InputError(
+            f"{path} names the network {target}, which is not camreid's and is not imported for a "
+            f"file. If you trust its code, type ++model.network._target_={target}, or in Python "
+            f"trusted=['{target}']."
+        )
+    try:
+        return ModelConfig.read(given).without_weights()
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"the config of {path} is no model's: {error}.") from error
+
+
+def require_tensors(module: ReIDModule, checkpoint: Checkpoint) -> None:
+    """Refuse tensors whose names, shapes or kinds of number are not those of the network.
 
     Raises:
-        InputError: no file, or no camreid checkpoint.
+        InputError: names one of them.
     """
-    return read_checkpoint(path).module()
+    theirs, ours = (
+        {name: (tuple(t.shape), t.is_floating_point()) for name, t in state.items()}
+        for state in (checkpoint.state, module.model.state_dict())
+    )
+    differing = sorted({k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k)})
+    if differing:
+        raise InputError(
+            f"{len(differing)} tensors of {checkpoint.path} do not fit its network, such as "
+            f"{', '.join(differing[:3])}."
+        )
+
+
+def load(path: str | Path, trusted: Collection[str] = ()) -> ReIDModule:
+    """The model of a checkpoint, in evaluation mode on the CPU; see `read_checkpoint`."""
+    return read_checkpoint(path, trusted).module()
 
 
 def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:

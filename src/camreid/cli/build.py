@@ -22,6 +22,7 @@ from camreid.cli.seen import seen_people
 from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError
 from camreid.models.config import ModelConfig
+from camreid.training.checkpoint_io import RunCheckpoints
 
 
 def run_folder() -> Path:
@@ -241,6 +242,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
         _convert_="all",
         **options,
     )
+    trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     trainers.append(trainer)
     return trainer
 

@@ -7,9 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.average import total_images
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
 from camreid.cli.expert_notes import check_images, check_people, people_of
 from camreid.cli.experts import Expert, paths_of, read_experts
+from camreid.cli.reading import read_checkpoint
 from camreid.cli.terminal import say
 from camreid.data import Split
 from camreid.errors import InputError

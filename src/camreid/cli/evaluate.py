@@ -9,10 +9,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints.io import load
 from camreid.cli import build
 from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import origin
+from camreid.cli.reading import load
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
@@ -112,7 +112,7 @@ def test(
     partial = is_partial(trainer)
     split: Split = data.split  # type: ignore[attr-defined]
     content = {
-        "split": {"digest": split.digest, "strategy": split.strategy},
+        "split": {**split.record.to_json(), "strategy": split.strategy},
         "rows": len(module.labels),
         "weights": best or config.get("checkpoint"),
         "partial": partial,

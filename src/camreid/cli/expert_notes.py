@@ -1,7 +1,5 @@
 """What is to be known of experts before their numbers are read."""
 
-import ast
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
@@ -9,6 +7,7 @@ from camreid.cli.experts import Expert
 from camreid.data import OriginalSplit, Records, Resplit, Split, read_market1501
 from camreid.data.records import people
 from camreid.errors import InputError, MissingDataset
+from camreid.provenance import SplitRecord
 
 
 def expert_notes(experts: Sequence[Expert], controls: Sequence[Expert], split: Split) -> list[str]:
@@ -34,11 +33,12 @@ def expert_notes(experts: Sequence[Expert], controls: Sequence[Expert], split: S
 def _on_splits(experts: Sequence[Expert]) -> list[str]:
     trained: dict[str, list[str]] = defaultdict(list)
     for expert in experts:
-        if "strategy" in expert.split:
-            trained[re.sub(r"camera=[^,)]*, ", "", expert.split["strategy"])].append(expert.name)
+        if expert.split is not None:
+            options = {k: v for k, v in expert.split.options.items() if k != "camera"}
+            trained[str(SplitRecord(expert.split.kind, options))].append(expert.name)
     if len(trained) < 2:
         return []
-    told = "; ".join(f"{', '.join(names)} on {strategy}" for strategy, names in trained.items())
+    told = "; ".join(f"{', '.join(names)} on {split}" for split, names in trained.items())
     return [
         f"The experts were trained on different splits ({told}), so they differ in their train "
         "people too, and each leaks what its own row of the leak table says."
@@ -68,13 +68,13 @@ def _on_cameras(experts: Sequence[Expert], split: Split) -> list[str]:
     return told
 
 
-def check_images(splits: Mapping[str, Mapping[str, str]], root: str) -> list[str]:
+def check_images(splits: Mapping[str, SplitRecord | None], root: str) -> list[str]:
     """Whether the splits that models were trained on can be made again, image by image.
 
     Numbers of people say little: another dataset may number other people alike.
 
     Args:
-        splits: strategy and digest of each model's, by its name; empty if they are not known.
+        splits: of each model, by its name; None if it is unknown.
         root: of the dataset.
 
     Returns:
@@ -84,15 +84,10 @@ def check_images(splits: Mapping[str, Mapping[str, str]], root: str) -> list[str
         records = read_market1501(root)
     except MissingDataset:
         return []
-    digests = {
-        strategy: digest
-        for strategy in {split.get("strategy", "") for split in splits.values()}
-        if (digest := _digest(strategy, records)) is not None
-    }
     others = [
         name
         for name, split in splits.items()
-        if digests.get(split.get("strategy", ""), split.get("digest")) != split.get("digest")
+        if split is not None and _digest(split, records) not in (None, split.digest)
     ]
     if not others:
         return []
@@ -103,19 +98,16 @@ def check_images(splits: Mapping[str, Mapping[str, str]], root: str) -> list[str
     ]
 
 
-def _digest(strategy: str, records: Records) -> str | None:
-    """That of a split on these records; None for one that is not made of its options alone."""
-    found = re.fullmatch(r"(OriginalSplit|Resplit)\((.*)\)", strategy)
-    if found is None:
+def _digest(split: SplitRecord, records: Records) -> str | None:
+    """That of a split on these records; None if its options are not enough to make it."""
+    kind = {"original": OriginalSplit, "resplit": Resplit}.get(split.kind)
+    if kind is None or split.digest is None or "excluded" in split.options:
         return None
-    kind = {"OriginalSplit": OriginalSplit, "Resplit": Resplit}[found[1]]
     try:
-        call = ast.parse(strategy, mode="eval").body
-        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords}  # type: ignore[attr-defined]
-        split: Split = kind(**options)(records)
-    except (SyntaxError, ValueError, TypeError, InputError):
+        made: Split = kind(**split.options)(records)
+    except (TypeError, InputError):
         return None
-    return split.digest if split.strategy == strategy else None
+    return made.digest
 
 
 def people_of(root: str, split: Split) -> tuple[frozenset[int], str]:

@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +11,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
+from camreid.cli.reading import read_checkpoint
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import LabelMap
+from camreid.provenance import SplitRecord
 
 _TYPE_SOME = (
     "type experts=[runs/experts/0/checkpoints/best.ckpt,...], or a pattern such as "
@@ -37,7 +38,7 @@ class Expert:
         seen_complete: whether they are everyone; not so after an import without labels.
         images_seen: how many images that were, None if that is not known.
         weights: hash of them.
-        split: strategy and digest of the split that it was trained on, empty if they are not known.
+        split: that it was trained on; None if it is unknown.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Expert:
     seen_complete: bool
     images_seen: int | None
     weights: str
-    split: Mapping[str, str]
+    split: SplitRecord | None
 
     def coverage(self, split: Split) -> float | None:
         """Share of the split's train identities that have a row; None if it is not known."""
@@ -159,7 +160,8 @@ def _read(path: str, paths: Sequence[str]) -> Expert:
         rest = f" The others, without it: [{others}]." if others else ""
         raise InputError(f"{error}{rest}") from error
     known = len(checkpoint.labels) > 0 and not checkpoint.labels.is_anonymous
-    camera = camera_of(checkpoint.notes)
+    split = split_of(checkpoint.notes)
+    camera = split.camera if split else None
     return Expert(
         name=f"c{camera}" if camera else _name(Path(path)),
         path=path,
@@ -170,24 +172,14 @@ def _read(path: str, paths: Sequence[str]) -> Expert:
         seen_complete=checkpoint.seen_complete,
         images_seen=checkpoint.images_seen,
         weights=_hash(checkpoint),
-        split=checkpoint.notes.get("split") or {},
+        split=split,
     )
 
 
-def camera_of(notes: dict[str, Any]) -> int | None:
-    """The one camera that a checkpoint was trained on, as its split says; None otherwise.
-
-    >>> camera_of({"split": {"strategy": "OriginalSplit(camera=3, val_fraction=0.0, seed=0)"}})
-    3
-    >>> camera_of({"split_overrides": "+split=original split.camera=5"})  # as imported ones have
-    5
-    >>> camera_of({"split": {"strategy": "Resplit(seed=0)"}, "split_overrides": "split.camera=3"})
-    """
-    strategy = (notes.get("split") or {}).get("strategy")
-    text = notes.get("split_overrides") or "" if strategy is None else strategy
-    pattern = r"split\.camera=(\d+)" if strategy is None else r"OriginalSplit\(camera=(\d+)"
-    found = re.search(pattern, text)
-    return int(found[1]) if found else None
+def split_of(notes: Mapping[str, Any]) -> SplitRecord | None:
+    """The split that a checkpoint was trained on; None if it is unknown."""
+    split = notes.get("split") or {}
+    return SplitRecord.from_json(split) if "kind" in split else None
 
 
 def _name(path: Path) -> str:

@@ -5,10 +5,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.onnx import OPSET, export_onnx
 from camreid.checkpoints.parity import TOLERANCE, Parity
 from camreid.cli.build import run_folder
+from camreid.cli.reading import read_checkpoint
 from camreid.cli.terminal import be_quiet, say
 from camreid.errors import InputError
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -51,9 +52,10 @@ def import_run(config: DictConfig) -> None:
         lines += check_rows(imported.module, labels, images, bool(config.labels.root))
     folder = run_folder()
     out = folder / "checkpoints" / "imported.ckpt"
-    notes = {"imported": str(config.path), "generation": imported.generation}
+    notes: dict[str, Any] = {"imported": str(config.path), "generation": imported.generation}
     camera = config.labels.camera
     if labels is not None and config.labels.root:
+        notes["split"] = {"kind": "original", "options": {"camera": camera}}
         notes["split_overrides"] = "+split=original" + (f" split.camera={camera}" if camera else "")
     save(imported.module, out, notes)
     _keep_account(imported, folder)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
+from camreid.cli.reading import read_checkpoint
 from camreid.data import Split
 from camreid.errors import InputError
 

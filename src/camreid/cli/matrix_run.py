@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.average import total_images
-from camreid.checkpoints.io import load
 from camreid.cli import build, evaluate
 from camreid.cli.expert_notes import check_images, check_people, expert_notes, people_of
 from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
 from camreid.cli.matrix_soups import SOUPS, Kitchen
+from camreid.cli.reading import load
 from camreid.cli.terminal import be_quiet, say
 from camreid.cli.writing import write_json
 from camreid.data import Split
@@ -78,7 +78,7 @@ class Matrix:
         )
         about = {
             **evaluate.feature_notes(module, self.config.evaluation),
-            "split": {"digest": self.split.digest, "strategy": self.split.strategy},
+            "split": {**self.split.record.to_json(), "strategy": self.split.strategy},
             "partial": self.partial,
             **notes,
         }

@@ -7,9 +7,10 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from camreid.checkpoints.average import check_alike, greedy, restate_batch_norm, soup
-from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
+from camreid.checkpoints.io import Checkpoint, save
 from camreid.cli import build, evaluate
 from camreid.cli.experts import Expert
+from camreid.cli.reading import read_checkpoint
 from camreid.data import Split
 from camreid.data.records import people
 from camreid.errors import InputError

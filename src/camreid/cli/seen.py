@@ -4,8 +4,8 @@ from typing import Any
 
 from omegaconf import ListConfig
 
-from camreid.checkpoints.io import read_checkpoint
 from camreid.cli.experts import matching
+from camreid.cli.reading import read_checkpoint
 from camreid.errors import InputError
 
 

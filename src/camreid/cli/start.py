@@ -4,8 +4,10 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
 from camreid.cli.expert_notes import check_images
+from camreid.cli.experts import split_of
+from camreid.cli.reading import read_checkpoint
 from camreid.errors import InputError
 
 
@@ -53,5 +55,5 @@ def check_start(config: DictConfig, start: Checkpoint | None, root: str) -> list
     """
     if start is None or config.init_people == "other":
         return []
-    told = check_images({config.init: start.notes.get("split") or {}}, root)
+    told = check_images({config.init: split_of(start.notes)}, root)
     return [f"{note} If so, type init_people=other model.unknown=reinit." for note in told]

@@ -3,15 +3,17 @@
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint, start_from
+from camreid.checkpoints.io import Checkpoint, require_tensors, start_from
 from camreid.cli import build, evaluate
 from camreid.cli.budget import spend_budget
 from camreid.cli.cameras import fill_cameras
 from camreid.cli.distill import read_teaching
 from camreid.cli.lineage import parents
 from camreid.cli.provenance import join_metrics, notes
+from camreid.cli.reading import read_checkpoint
 from camreid.cli.start import check_start, read_start
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
@@ -67,7 +69,9 @@ def build_module(
     if resumed is not None:
         _check_resumable(config, resumed, split)
         _check_same_model(model, resumed)
-        return ReIDModule(model.without_weights(), resumed.labels)
+        module = ReIDModule(model.without_weights(), resumed.labels)
+        require_tensors(module, resumed)
+        return module
     if start is None:
         _say_fetching(model)
         return ReIDModule(model, split.labels)
@@ -121,6 +125,16 @@ def _require_epochs(config: DictConfig, resumed: Checkpoint) -> None:
         )
 
 
+class _Begun(pl.Callback):
+    """Whether training has begun, which is after everything is restored."""
+
+    is_true = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training begins."""
+        self.is_true = True
+
+
 def _say_fetching(model: ModelConfig) -> None:
     if model.network.get("pretrained") and not model.network.get("weights"):
         say(f"Weights of {model.network.get('backbone')}: from timm's cache, or fetched now")
@@ -151,7 +165,15 @@ def _announce(
 def _fit(
     trainer: pl.Trainer, module: ReIDModule, data: pl.LightningDataModule, resume: str | None
 ) -> None:
-    """Fit, and say why if it ended early."""
+    """Fit, and say why if it ended early.
+
+    Raises:
+        InputError: the training state of `resume` does not fit this run.
+    """
+    begun = _Begun()
+    trainer.callbacks.insert(0, begun)  # type: ignore[attr-defined]
+    if resume and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
+        raise InputError("resume= needs a strategy that reads one file: one device or ddp.")
     try:
         trainer.fit(module, data, ckpt_path=resume)
     except SystemExit:
@@ -161,6 +183,13 @@ def _fit(
         how = f"Continue with the same options and resume={last}" if last.exists() else "Start anew"
         say(f"Interrupted in epoch {trainer.current_epoch + 1}. {how}.")
         raise SystemExit(130) from None
+    except Exception as error:
+        if not resume or begun.is_true or isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"resume={resume} can't be continued: its training state does not fit this run "
+            f"({' '.join(str(error).split())[:200]})."
+        ) from error
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
             say(

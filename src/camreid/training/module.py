@@ -259,7 +259,7 @@ class ReIDModule(RetrievalModule):
         own["versions"] = versions()
         split: Any = getattr(getattr(self._trainer, "datamodule", None), "split", None)
         if split is not None:
-            own["split"] = {"digest": split.digest, "strategy": split.strategy}
+            own["split"] = {**split.record.to_json(), "strategy": split.strategy}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember whom the weights have seen, and how many images."""
