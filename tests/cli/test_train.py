@@ -111,7 +111,7 @@ def test_an_expert_then_the_resplit_with_every_unknown(train: Run, run: Run, mar
     assert again.code == 0, again.err
     assert metrics("rr")["retrieval"] != first["retrieval"]
     assert metrics("rr").get("protocols") is None
-    wrong = run("camreid-evaluate", saved, "run_dir=w", "evaluation=fastreid_rerank",
+    wrong = run("camreid-evaluate", saved, "run_dir=w", "evaluation.rerank=k-reciprocal",
                 "evaluation.rerank_k1=100000")  # fmt: skip
     assert wrong.code == 1
     assert "\n" not in wrong.err.strip()

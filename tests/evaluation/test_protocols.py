@@ -1,4 +1,5 @@
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -18,7 +19,14 @@ problems = st.builds(
     levels=st.sampled_from([1, 3, 50]),
     seed=st.integers(0, 10**6),
 )
-chunks = st.sampled_from([None, 1, 3])
+chunks = st.sampled_from([1, 3, 1024])
+
+
+@contextmanager
+def blocks_of(rows):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("camreid.evaluation.sweep._ROWS", rows)
+        yield
 
 
 def agrees(result, expected):
@@ -36,29 +44,32 @@ def agrees(result, expected):
 
 @settings(deadline=None, max_examples=120)
 @given(problems, st.sampled_from(["cross-camera", "within-camera"]), st.booleans(), chunks)
-def test_rank_agrees_with_a_ranking_by_hand(problem, protocol, distractors, chunk) -> None:
+def test_rank_agrees_with_a_ranking_by_hand(problem, protocol, distractors, rows) -> None:
     found = [twin.places(problem, q, protocol, distractors) for q in range(len(problem.query))]
-    options = {"protocol": protocol, "distractors": distractors, "chunk_size": chunk}
+    options = {"protocol": protocol, "distractors": distractors}
     arguments = {**problem.sequences(), **options, "metric": "euclidean", "max_rank": 7}
     if not any(found):
         with pytest.raises(NoValidQuery, match=f"under the {protocol} protocol"):
             rank(*problem.tensors(), **arguments)
         return
-    agrees(rank(*problem.tensors(), **arguments), [twin.numbers(places) for places in found])
+    with blocks_of(rows):
+        result = rank(*problem.tensors(), **arguments)
+    agrees(result, [twin.numbers(places) for places in found])
 
 
 @settings(deadline=None, max_examples=80)
 @given(problems, chunks)
-def test_all_protocols_agree_with_a_ranking_by_hand(problem, chunk) -> None:
+def test_all_protocols_agree_with_a_ranking_by_hand(problem, rows) -> None:
     queries = range(len(problem.query))
     keys = [(p, d) for p in ("cross-camera", "within-camera") for d in (True, False)]
     expected = {key: [twin.places(problem, q, *key) for q in queries] for key in keys}
-    arguments = {**problem.sequences(), "metric": "euclidean", "max_rank": 7, "chunk_size": chunk}
+    arguments = {**problem.sequences(), "metric": "euclidean", "max_rank": 7}
     if not any(any(found) for found in expected.values()):
         with pytest.raises(NoValidQuery, match="under any protocol"):
             rank_protocols(*problem.tensors(), **arguments)
         return
-    protocols = rank_protocols(*problem.tensors(), **arguments)
+    with blocks_of(rows):
+        protocols = rank_protocols(*problem.tensors(), **arguments)
     assert set(protocols.results) == {key for key, found in expected.items() if any(found)}
     for key, result in protocols.results.items():
         assert (result.protocol, result.distractors) == key

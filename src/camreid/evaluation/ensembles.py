@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camreid.errors import InputError
 from camreid.evaluation.features import FeatureTable, Images
-from camreid.evaluation.people import JUNK
+from camreid.evaluation.protocols import JUNK
 
 Combination = Literal["concat", "zscore", "mean", "query_camera", "image_camera"]
 Tables = Mapping[str, FeatureTable]

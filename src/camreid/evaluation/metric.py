@@ -12,8 +12,9 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable, Images
-from camreid.evaluation.ranking import Metric as Distance
-from camreid.evaluation.ranking import Protocol, RankingResult, rank
+from camreid.evaluation.ranking import rank
+from camreid.evaluation.result import Protocol, RankingResult
+from camreid.evaluation.scores import Metric as Distance
 
 Role = Literal["query", "gallery", "both"]
 _ROLES: tuple[Role, ...] = ("query", "gallery", "both")
