@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from camreid import create_model, export_onnx
 from camreid.checkpoints.io import save
-from camreid.checkpoints.onnx import OPSET
-from camreid.checkpoints.parity import Parity
+from camreid.checkpoints.onnx import OPSET, Parity
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.provenance import Provenance, SplitRecord

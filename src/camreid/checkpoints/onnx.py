@@ -1,11 +1,12 @@
-"""Models out: an ONNX file that takes raw pixels and gives features."""
+"""ONNX files from raw pixels to features, compared with PyTorch by onnxruntime."""
 
 import copy
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camreid import __version__
-from camreid.checkpoints.parity import Parity, compare, require_parity
 from camreid.errors import InputError
+from camreid.files import write_whole
 from camreid.models.evaluating import forward_raw
 from camreid.training.module import ReIDModule
 
@@ -25,6 +26,39 @@ OPSET = 18  # of what the exporter writes without converting, the one that most 
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 _PROBED = (1, 5)  # batch sizes; the graph is traced with another
 _MOST_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB
+TOLERANCE = 1e-3  # of the largest value; float32 sums in another order differ by about 1e-6
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far onnxruntime is from PyTorch on the same random raw pixels.
+
+    Attributes:
+        output: its name in the file.
+        batch: number of images.
+        difference: the largest one, absolute.
+        relative: that, divided by the largest absolute value.
+        cosine: the least among the images.
+    """
+
+    output: str
+    batch: int
+    difference: float
+    relative: float
+    cosine: float
+
+    @classmethod
+    def of(cls, output: str, expected: Tensor, found: Tensor) -> "Parity":
+        """Compare two (B, D) tensors.
+
+        >>> Parity.of("features", torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.5]])).relative
+        0.125
+        """
+        difference = (found - expected).abs().max().item()
+        largest = expected.abs().max().item()
+        relative = difference / largest if largest else difference
+        cosine = F.cosine_similarity(expected, found).min().item()
+        return cls(output, len(expected), difference, relative, cosine)
 
 
 class RawNetwork(nn.Module):
@@ -56,8 +90,8 @@ def export_onnx(
     """Write a module as an ONNX file, checked against PyTorch by onnxruntime.
 
     The file takes `images` (N, 3, H, W), RGB in 0..255, of any N, and gives `features` (N, D); the
-    pixels are normalised inside. Its metadata say who the rows are and how to prepare images. A
-    model with camera options treats every image as of an unknown camera, which they say as well.
+    pixels are normalised inside. Its metadata hold the identities of the rows and how to prepare
+    images. A model with camera options treats every image as of an unknown camera.
 
     Args:
         module: left as it is.
@@ -72,7 +106,7 @@ def export_onnx(
 
     Raises:
         InputError: no such option, a package that is not installed, a path that can't be written, a
-            network that can't be exported, or one that differs by more than `parity.TOLERANCE`.
+            network that can't be exported, or one that differs by more than `TOLERANCE`.
     """
     path = Path(path)
     if input not in get_args(Input):
@@ -86,23 +120,49 @@ def export_onnx(
     with torch.inference_mode():  # the first images are checked, which can't be traced
         network(_pixels(1, size, input))
     proto = _trace(network, _pixels(2, size, input), module.config.name)
-    _clear(proto)
     _describe(proto, {**_metadata(module, normalize), **(notes or {})})
-    draft = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    batches = [_pixels(batch, size, input) for batch in _PROBED]
+    parity: list[Parity] = []
+
+    def write(draft: Path) -> None:
         draft.write_bytes(proto.SerializeToString())
-        batches = [_pixels(batch, size, input) for batch in _PROBED]
-        parity = compare(network, network.outputs, draft, batches)
-        require_parity(parity, module.config.name)
-        draft.replace(path)
+        parity.extend(_compare(network, draft, batches, module.config.name))
+
+    try:
+        write_whole(path, write)
     except OSError as error:
+        raise InputError(f"path={path} can't be written ({error}).", path="model.onnx") from error
+    return tuple(parity)
+
+
+@torch.inference_mode()
+def _compare(network: RawNetwork, path: Path, batches: Sequence[Tensor], name: str) -> list[Parity]:
+    """The parity of a file for each batch and output; InputError beyond `TOLERANCE`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    parity = []
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        found = [session.run(list(network.outputs), {"images": b.numpy()}) for b in batches]
+    except Exception as error:  # onnxruntime's own kinds have no other name in common
+        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"path={path} can't be written ({error}). Type path=FILE.onnx in a folder that can be "
-            "written."
+            f"onnxruntime {onnxruntime.__version__} can't run what PyTorch {torch.__version__} "
+            f"exported ({reason}); nothing was written. Try other versions of torch, onnxscript "
+            "and onnxruntime."
         ) from error
-    finally:
-        draft.unlink(missing_ok=True)
+    for images, values in zip(batches, found, strict=True):
+        for output, ours, theirs in zip(network.outputs, network(images), values, strict=True):
+            parity.append(Parity.of(output, ours, torch.from_numpy(theirs)))
+            if not parity[-1].relative <= TOLERANCE:  # NaN is refused, too
+                raise InputError(
+                    f"{output} of {name} differ between PyTorch and onnxruntime by "
+                    f"{parity[-1].relative:.1e} of the largest value (batch of {len(images)}), and "
+                    f"{TOLERANCE:.0e} is the most that passes; nothing was written. Check the "
+                    "weights for NaN, and try other versions of torch, onnxscript and onnxruntime."
+                )
     return parity
 
 
@@ -143,44 +203,34 @@ def _trace(network: RawNetwork, images: Tensor, name: str) -> Any:
     return program.model_proto
 
 
-def _clear(proto: Any) -> None:
-    """Take out what the exporter keeps for debugging: the sources' lines and local paths."""
+def _describe(proto: Any, metadata: Mapping[str, str]) -> None:
+    """Write the metadata; remove source lines and local paths that the exporter keeps."""
     graph = proto.graph
     parts = (graph.node, graph.value_info, graph.input, graph.output, graph.initializer)
     for part in (graph, *(one for several in parts for one in several)):
         part.ClearField("metadata_props")
-
-
-def _describe(proto: Any, metadata: Mapping[str, str]) -> None:
     proto.producer_name, proto.producer_version = "camreid", __version__
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
 
 
 def _metadata(module: ReIDModule, normalize: bool) -> dict[str, str]:
-    """Everything a program needs to know to use the file; numbers, lists and booleans as JSON."""
-    height, width = module.config.image_size
+    """What a program needs to use the file; numbers, lists and booleans as JSON."""
+    cameras = {}
+    if module.model.cameras:  # the file has no input for them
+        cameras["cameras"] = json.dumps(list(module.model.cameras))
+        cameras["camera_of_images"] = "unknown: every image is treated as of an untrained camera"
     return {
         "camreid_version": __version__,
         "model": module.config.name,
         "pids": json.dumps(list(module.labels.pids)),  # in row order
         "anonymous": json.dumps(module.labels.is_anonymous),
-        "image_size": json.dumps([height, width]),
+        "image_size": json.dumps(list(module.config.image_size)),
         "channels": "RGB",
         "pixels": "0..255, normalised inside",
         "resize": "bicubic, antialiased",
         "features_normalized": json.dumps(normalize),
-        **_about_cameras(module),
-    }
-
-
-def _about_cameras(module: ReIDModule) -> dict[str, str]:
-    """The file takes no cameras, which matters for a model that tells some apart."""
-    if not module.model.cameras:
-        return {}
-    return {
-        "cameras": json.dumps(list(module.model.cameras)),
-        "camera_of_images": "unknown: every image is treated as of no camera that was trained on",
+        **cameras,
     }
 
 

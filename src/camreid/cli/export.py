@@ -7,8 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from camreid.checkpoints.io import Checkpoint
-from camreid.checkpoints.onnx import OPSET, export_onnx
-from camreid.checkpoints.parity import TOLERANCE, Parity
+from camreid.checkpoints.onnx import OPSET, TOLERANCE, Parity, export_onnx
 from camreid.cli.build import run_folder
 from camreid.cli.reading import read_checkpoint
 from camreid.cli.terminal import be_quiet, say
