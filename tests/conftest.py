@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 
 from camreid.data import Records, SyntheticMarket, read_market1501
 from camreid.labels import LabelMap
+from camreid.provenance import SplitRecord
 from camreid.training import ReIDModule
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -126,3 +127,11 @@ def _close_logs() -> None:
         if not type(handler).__module__.startswith("_pytest"):
             handler.close()
             logging.getLogger().removeHandler(handler)
+
+
+def trained(module: ReIDModule, camera: int | None = None, pids: object = None) -> ReIDModule:
+    """The module with the provenance of a training on its own or the given identities."""
+    identities = frozenset(p for p in (module.labels.pids if pids is None else pids) if p > 0)
+    split = None if camera is None else SplitRecord("original", {"camera": camera})
+    module.provenance = replace(module.provenance, split=split, identities=identities)
+    return module

@@ -109,7 +109,7 @@ def test_mixed_sizes_are_resized_as_the_training_images_are(
 
 
 def test_float_tensors_are_resized_by_the_same_filter(module: ReIDModule) -> None:
-    from camreid.data.sources import read_pixels
+    from camreid.data.dataset import read_pixels
 
     image = torch.from_numpy(noise(150, 70, 3)).permute(2, 0, 1)
     by_pillow, by_torch = (read_pixels(i, SIZE).float() for i in (image, image.float()))
@@ -189,7 +189,7 @@ def broken(tmp_path: Path) -> Image.Image:
 
 BAD: dict[str, tuple[Any, str]] = {
     "no file": (["{paths[0]}", "gone.jpg"], r"image 1 of 2: no file at gone\.jpg"),
-    "a folder": (".", r"is a folder; type sorted\(Path\('\.'\)\.glob"),
+    "a folder": (".", r"is a folder; sorted\(Path\('\.'\)\.glob"),
     "no image": ("notes.txt", r"notes\.txt can't be read as an image"),
     "float array": (np.zeros((2, 8, 8, 3)), r"image 0 of 2 is an array \(8, 8, 3\) of float64"),
     "grey array": (noise(8, 8), r"an array \(8, 8\) of uint8: expected \(H, W, 3\)"),

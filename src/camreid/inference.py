@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid.checkpoints.io import load
-from camreid.data.sources import OneImage, list_images, read_pixels
+from camreid.data.dataset import OneImage, list_images, read_pixels
 from camreid.errors import InputError, require_whole
 from camreid.models.evaluating import evaluating, forward_raw
 from camreid.models.network import FeatureOptions, Neck

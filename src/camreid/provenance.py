@@ -1,7 +1,7 @@
 """What a checkpoint was trained on: split, identities, parents."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from camreid.errors import InputError
@@ -14,7 +14,7 @@ class SplitRecord:
     """How a split was made.
 
     Attributes:
-        kind: `original`, `resplit` or `manifest`.
+        kind: `original`, `resplit`, `manifest` or `custom`.
         options: of the strategy, such as `camera`, `seed` and `val_fraction`.
         digest: of the content; None if it is unknown.
     """
@@ -28,6 +28,18 @@ class SplitRecord:
         """The one camera of the train images, 1-based; None for several."""
         camera = self.options.get("camera")
         return camera if isinstance(camera, int) else None
+
+    @property
+    def overrides(self) -> str | None:
+        """Overrides of the command line that make the split again; None if they cannot.
+
+        >>> SplitRecord("original", {"camera": 3, "seed": 0}).overrides
+        '+split=original split.camera=3 split.seed=0'
+        """
+        if self.kind not in ("original", "resplit") or "excluded" in self.options:
+            return None
+        options = (f"split.{k}={v}" for k, v in self.options.items() if v is not None)
+        return " ".join([f"+split={self.kind}", *options])
 
     def __str__(self) -> str:
         """The kind and the options that are set.
@@ -76,7 +88,7 @@ class Provenance:
     """What weights were trained on.
 
     Attributes:
-        split: of the run that made them; None for fresh or imported weights.
+        split: that they were trained on last; None for fresh weights, or if it is unknown.
         identities: training identities, those of the parents included.
         complete: whether `identities` are all; not so after an import without labels.
         val_identities: identities that a checkpoint was chosen on.
@@ -100,6 +112,21 @@ class Provenance:
     def seen(self) -> frozenset[int]:
         """Identities that the weights were trained or chosen on."""
         return self.identities | self.val_identities
+
+    def after(self, role: str, parents: "Mapping[str, Provenance]") -> "Provenance":
+        """This record with the identities of parents, whose records are given by path.
+
+        >>> Provenance().after("init", {"a": Provenance(identities=frozenset({3}))}).seen
+        frozenset({3})
+        """
+        theirs = parents.values()
+        return replace(
+            self,
+            identities=self.identities.union(*(p.identities for p in theirs)),
+            complete=self.complete and all(p.complete for p in theirs),
+            val_identities=self.val_identities.union(*(p.val_identities for p in theirs)),
+            parents=(*self.parents, *(Parent(k, role, p.split) for k, p in parents.items())),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Nested primitives."""

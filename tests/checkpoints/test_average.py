@@ -11,13 +11,12 @@ from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.training import ReIDModule
-from tests.conftest import CONFIG, tiny_module
+from tests.conftest import CONFIG, tiny_module, trained
 
 
 def checkpoint(path: Path, labels: LabelMap, seed: int, **options: object) -> Checkpoint:
     torch.manual_seed(seed)
-    module = ReIDModule({**CONFIG, **options}, labels)
-    module.seen = frozenset(labels.pids)
+    module = trained(ReIDModule({**CONFIG, **options}, labels))
     save(module, path)
     return read_checkpoint(path)
 
@@ -45,7 +44,7 @@ def test_the_trunk_is_the_mean_and_rows_follow_the_person(
     expected = torch.stack([first[0], first[1], (first[2] + second[0]) / 2, second[1]])
     torch.testing.assert_close(found["heads.identity.weight"], expected)
     assert soup(pair).labels.pids == (5, 9, 2, 7)
-    assert soup(pair).seen == {2, 5, 7, 9}
+    assert soup(pair).provenance.seen == {2, 5, 7, 9}
     assert not soup(pair).training
 
 
@@ -63,7 +62,7 @@ def test_a_soup_is_saved_and_read_like_any_checkpoint(
 ) -> None:
     save(soup(pair), tmp_path / "soup.ckpt")
     again = read_checkpoint(tmp_path / "soup.ckpt")
-    assert again.seen == {2, 5, 7, 9}
+    assert again.provenance.seen == {2, 5, 7, 9}
     assert again.labels.pids == (5, 9, 2, 7)
 
 

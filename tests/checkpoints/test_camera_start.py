@@ -7,7 +7,8 @@ import torch
 
 from camreid import FeatureExtractor, create_model
 from camreid.checkpoints.average import restate_batch_norm, soup
-from camreid.checkpoints.io import Checkpoint, read_checkpoint, save, start_from
+from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
+from camreid.checkpoints.start import start_from
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.models.camera_norm import CameraNorm

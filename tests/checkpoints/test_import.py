@@ -14,11 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid import create_model
+from camreid.checkpoints import import_weights
 from camreid.checkpoints.foreign.importing import import_file
-from camreid.checkpoints.io import import_weights, load, read_checkpoint, save, start_from
+from camreid.checkpoints.io import load, read_checkpoint, save
+from camreid.checkpoints.start import start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, fit_labels
+from camreid.provenance import Provenance
 from camreid.training.head_check import HeadCheck
 from tests.conftest import GOLDEN, TINY, Ran
 from tests.golden.fill_rule import fill, images
@@ -218,7 +221,7 @@ def test_a_trunk_alone_has_no_rows_and_starts_a_model(tmp_path: Path) -> None:
     module = create_model("agw_r50", labels, unknown="extend", **SMALL)
     start_from(module, start)
     assert torch.equal(module.model.backbone.trunk.conv1.weight, trunk["conv1.weight"])
-    assert module.new_people == people
+    assert module.new_identities == people
     with pytest.raises(InputError, match="leave labels out"):
         import_file(path, "timm", "agw_r50", people, **SMALL)
     with pytest.raises(InputError, match=r"are missing .*closest"):
@@ -305,7 +308,7 @@ def test_an_anonymous_head_is_trained_with_reinit_alone(
             runner.fit(module, data)
             assert module.labels == split.labels
         else:
-            with pytest.raises(HeadMismatch, match="is anonymous: the file"):
+            with pytest.raises(HeadMismatch, match="is anonymous"):
                 runner.fit(module, data)
 
 
@@ -346,7 +349,7 @@ def test_a_wrong_order_is_called_out(market: Path, records: Records) -> None:
     module = create_model("small", split.labels, network__backbone="test_resnet", **SMALL).eval()
     data = ReIDDataModule(split, (64, 32), workers=0)
     with torch.no_grad():  # rows that know their people: the mean features
-        module.new_people = split.labels
+        module.provenance = Provenance(inherited={"identity": ()})
         module.start_rows(data.eval_dataloader(split.train))
     numeric = LabelMap.of(split.labels.pids)
     with pytest.raises(HeadMismatch, match=r"labels\.order=fastreid"):
@@ -454,7 +457,7 @@ def test_a_step_moves_each_persons_own_row_towards_them(
     start_from(module, start)
     data = ReIDDataModule(split, (64, 32), workers=0, eval_batch_size=48)
     if unknown == "extend":
-        new = [r for r in split.train if r.pid in module.new_people]
+        new = [r for r in split.train if r.pid in module.new_identities]
         module.eval()
         module.start_rows(data.eval_dataloader(new))
     batch = next(iter(data.eval_dataloader(split.train)))

@@ -20,6 +20,7 @@ from camreid.checkpoints.onnx import OPSET
 from camreid.checkpoints.parity import Parity
 from camreid.errors import InputError
 from camreid.labels import LabelMap
+from camreid.provenance import Provenance, SplitRecord
 from camreid.training import ReIDModule
 from tests.conftest import Ran, tiny_module
 
@@ -216,7 +217,9 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "best.ckpt"
-    save(lived_in(tiny_module(PEOPLE)), path, {"split": {"digest": "d1", "strategy": "Resplit()"}})
+    module = lived_in(tiny_module(PEOPLE))
+    module.provenance = Provenance(split=SplitRecord("resplit", digest="d1"))
+    save(module, path)
     return path
 
 

@@ -10,16 +10,13 @@ from camreid.checkpoints.io import save
 from camreid.evaluation import FeatureTable, rank
 from camreid.labels import LabelMap
 from camreid.training import ReIDModule
-from tests.conftest import CONFIG, Ran
+from tests.conftest import CONFIG, Ran, trained
 
 
 def imported(path: Path, camera: int | None, labels: LabelMap, seed: int) -> Path:
     """A checkpoint as an import leaves it."""
     torch.manual_seed(seed)
-    module = ReIDModule(CONFIG, labels)
-    module.seen = frozenset(p for p in labels.pids if p > 0)
-    notes = {"split_overrides": f"+split=original split.camera={camera}"} if camera else {}
-    save(module.eval(), path, notes)
+    save(trained(ReIDModule(CONFIG, labels), camera).eval(), path)
     return path
 
 

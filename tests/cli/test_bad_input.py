@@ -59,7 +59,7 @@ def test_missing_dataset(refused: Callable[..., str]) -> None:
 
 
 def test_folder_one_level_off(refused: Callable[..., str], market: Path) -> None:
-    assert f"type data.root={market}" in refused(RESPLIT, f"data.root={market}/query")
+    assert f"data.root={market}." in refused(RESPLIT, f"data.root={market}/query")
 
 
 def test_empty_folder(refused: Callable[..., str]) -> None:
@@ -72,7 +72,7 @@ def test_camera_that_there_is_not(refused: Callable[..., str]) -> None:
 
 
 def test_fraction_above_one(refused: Callable[..., str]) -> None:
-    assert "split.train_fraction=1.2" in refused(RESPLIT, "split.train_fraction=1.2")
+    assert "train_fraction=1.2" in refused(RESPLIT, "split.train_fraction=1.2")
 
 
 def test_manifest_of_missing_files(refused: Callable[..., str]) -> None:
@@ -89,9 +89,13 @@ def test_init_that_is_no_checkpoint(refused: Callable[..., str]) -> None:
 
 
 def test_p_by_k_larger_than_the_identities(refused: Callable[..., str]) -> None:
-    assert "type data.identities=P" in refused(
-        RESPLIT, "split.val_fraction=0", "data.identities=500"
-    )
+    said = refused(RESPLIT, "split.val_fraction=0", "data.identities=500")
+    assert "data.identities=12" in said
+
+
+def test_batches_of_one_image(refused: Callable[..., str]) -> None:
+    said = refused(RESPLIT, "split.val_fraction=0", "data.identities=1", "data.instances=1")
+    assert "data.instances=4" in said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
@@ -211,7 +215,7 @@ def test_values_of_another_kind(refused: Callable[..., str], typed: str) -> None
         ("evaluation.neck=behind", "evaluation.neck=behind: type after or before"),
         ("evaluation.metric=manhattan", "type one of cosine, euclidean"),
         ("evaluation.flip=maybe", "evaluation.flip=maybe: type true or false"),
-        ("data.interpolation=nearest", "type bicubic or bilinear"),
+        ("data.interpolation=nearest", "data.interpolation=bicubic"),
         ("model.loss.triplet_mining=soft", "hard, weighted, weighted_fastreid"),
         ("model.optimizer.clip=-1", "model.optimizer.clip=-1"),
         ("+experiment=bots", "agw bot distill finetune intra_camera mgn sbs vit"),

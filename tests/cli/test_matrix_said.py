@@ -1,6 +1,5 @@
 """What camreid-matrix says where a comparison would be unfair, or can't be had."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +7,11 @@ import pytest
 import torch
 
 from camreid.checkpoints.io import load, save
-from camreid.data import OriginalSplit, Records, Split
+from camreid.data import Records, Split
 from camreid.evaluation import FeatureTable, compare
 from camreid.training import ReIDModule
 from tests.cli.experts import content, ranked, typed
-from tests.conftest import Ran
+from tests.conftest import Ran, trained
 
 Run = Callable[..., Ran]
 pytestmark = pytest.mark.slow
@@ -54,8 +53,7 @@ def test_where_everybody_was_seen_nothing_is_compared(
 ) -> None:
     for path in experts:
         module = load(path)
-        module.seen = frozenset(r.pid for r in (*records.train, *records.query) if r.pid > 0)
-        save(module, path)
+        save(trained(module, pids=[r.pid for r in (*records.train, *records.query)]), path)
     ran = matrix(typed(experts), "+split=resplit", "run_dir=r", "combine=[concat]")
     assert ran.code == 0, ran.err
     found = content()
@@ -98,23 +96,6 @@ def test_an_interrupted_matrix_keeps_what_it_has_tested(
     assert ran.code == 130, ran.err
     assert not Path("s/matrix.json").exists()
     assert "before the first expert" in " ".join(ran.out.split())
-
-
-def test_images_of_another_dataset_are_told_by_their_digest(
-    matrix: Run, market: Path, records: Records, experts: list[Path], tmp_path: Path
-) -> None:
-    assert matrix(typed(experts), "+split=original", "run_dir=r", "combine=[]").code == 0
-    split = content("r")["split"]
-    assert split["digest"] == OriginalSplit()(records).digest
-    for path in experts:
-        save(load(path), path, {"split": split})
-    assert matrix(typed(experts), "+split=original", "run_dir=s", "combine=[]").code == 0
-    assert "other images than" not in " ".join(content("s")["notes"])
-    other = shutil.copytree(market, tmp_path / "other")
-    next(other.glob("bounding_box_train/*_c1*.jpg")).unlink()
-    ran = matrix(typed(experts), "+split=original", "run_dir=t", "combine=[]", f"data.root={other}")
-    assert ran.code == 0, ran.err
-    assert f"other images than those of data.root={other}" in " ".join(content("t")["notes"])
 
 
 def test_queries_of_several_spaces_are_not_reranked(matrix: Run, experts: list[Path]) -> None:

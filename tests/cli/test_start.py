@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from camreid.checkpoints.io import load, read_checkpoint, save
+from camreid.checkpoints.io import read_checkpoint, save
 from camreid.data import OriginalSplit, Records
 from camreid.labels import LabelMap
-from tests.conftest import TINY, Ran, tiny_module
+from tests.conftest import TINY, Ran, tiny_module, trained
 
 Run = Callable[..., Ran]
 pytestmark = pytest.mark.slow
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.slow
 def foreign(records: Records, tmp_path: Path) -> Path:
     """Trained on another dataset, whose numbers are some of those of this one's test."""
     labels = LabelMap(tuple(sorted({r.pid for r in records.query})))
-    module = tiny_module(labels)
-    module.seen, module.images_seen = frozenset(labels.pids), 320
-    save(module.eval(), tmp_path / "foreign.ckpt")
+    save(trained(tiny_module(labels)).eval(), tmp_path / "foreign.ckpt")
     return tmp_path / "foreign.ckpt"
 
 
@@ -35,33 +33,29 @@ def train(run: Run, market: Path, foreign: Path) -> Run:
 
 
 def test_people_of_another_dataset_are_seen_by_nobody(train: Run, records: Records) -> None:
-    ran = train("init_people=other", "model.unknown=reinit")
+    ran = train("init_dataset=other", "model.unknown=reinit")
     assert ran.code == 0, ran.err
     found = read_checkpoint("r/checkpoints/best.ckpt")
-    assert found.seen == set(OriginalSplit()(records).labels.pids)
-    assert found.seen_complete
-    assert found.images_seen > 320
-    assert found.notes["parents"] == []
+    assert found.provenance.seen == set(OriginalSplit()(records).labels.pids)
+    assert found.provenance.complete
+    assert [parent.role for parent in found.provenance.parents] == ["init"]
     assert "Leak:" not in ran.out
 
 
-def test_people_are_those_of_this_dataset_by_default(
-    train: Run, foreign: Path, records: Records
-) -> None:
-    of_others = {"strategy": OriginalSplit()(records).strategy, "digest": "0" * 16}
-    save(load(foreign), foreign, {"split": of_others})
+def test_people_are_those_of_this_dataset_by_default(train: Run, records: Records) -> None:
     ran = train("model.unknown=reinit")
     assert ran.code == 0, ran.err
-    assert {r.pid for r in records.query} <= read_checkpoint("r/checkpoints/best.ckpt").seen
+    assert {r.pid for r in records.query} <= read_checkpoint(
+        "r/checkpoints/best.ckpt"
+    ).provenance.seen
     assert "Leak:" in ran.out
-    assert "type init_people=other model.unknown=reinit" in " ".join(ran.out.split())
 
 
 def test_rows_of_another_dataset_are_nobodys_here(train: Run) -> None:
     for typed, said in (
-        (("init_people=other",), "Type model.unknown=reinit"),
-        (("init_people=others",), "type same"),
-        (("init_people=other", "model.unknown=reinit", "init=null"), "there is no init="),
+        (("init_dataset=other",), "model.unknown=reinit"),
+        (("init_dataset=others",), "init_dataset=others"),
+        (("init_dataset=other", "model.unknown=reinit", "init=null"), "no init="),
     ):
         ran = train(*typed)
         assert ran.code == 1

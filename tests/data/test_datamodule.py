@@ -50,7 +50,14 @@ def test_drop_keeps_strangers_out_of_the_loader(records: Records) -> None:
 def test_p_by_k_that_can_not_be_had_is_refused_at_once(records: Records) -> None:
     data = ReIDDataModule(OriginalSplit(camera=4)(records), (32, 16), identities=64)
     data.setup("test")  # evaluation needs no P x K
-    with pytest.raises(InputError, match="=P with P from 1"):
+    with pytest.raises(InputError, match="identities="):
+        data.setup("fit")
+
+
+def test_train_batches_of_one_image_are_refused(records: Records) -> None:
+    data = ReIDDataModule(OriginalSplit()(records), (32, 16), identities=1, instances=1)
+    data.setup("test")
+    with pytest.raises(InputError, match="identities=1 and instances=1"):
         data.setup("fit")
 
 

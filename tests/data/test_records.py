@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from camreid.data import ImageRecord, Records, read_market1501
-from camreid.data.filenames import parse_name
+from camreid.data.records import parse_name
 from camreid.errors import InputError, MissingDataset
 
 
@@ -63,12 +63,12 @@ def test_a_missing_folder_says_where_to_put_the_dataset(tmp_path: Path) -> None:
 
 
 def test_one_level_too_deep_is_pointed_out(root: Path) -> None:
-    with pytest.raises(MissingDataset, match=f"type data.root={root}"):
+    with pytest.raises(MissingDataset, match=f"root={root}\\."):
         read_market1501(root / "bounding_box_train")
 
 
 def test_one_level_too_high_is_pointed_out(root: Path) -> None:
-    with pytest.raises(MissingDataset, match=f"type data.root={root}"):
+    with pytest.raises(MissingDataset, match=f"root={root}\\."):
         read_market1501(root.parents[1])
 
 
@@ -86,6 +86,19 @@ def test_a_foreign_name_is_refused(root: Path) -> None:
         read_market1501(root)
 
 
+@pytest.mark.parametrize("folder", ["bounding_box_train", "query"])
+def test_identity_0_is_not_lost(root: Path, folder: str) -> None:
+    touch(root, f"{folder}/0000_c2s1_000001_01.jpg")
+    with pytest.raises(InputError, match="1 train or query images have pid 0"):
+        read_market1501(root)
+
+
+def test_a_pid_beyond_64_bits_is_refused(root: Path) -> None:
+    touch(root, f"query/{2**63}_c2s1_000001_01.jpg")
+    with pytest.raises(InputError, match=f"{2**63}_c2s1"):
+        read_market1501(root)
+
+
 def test_two_datasets_are_not_guessed_between(root: Path) -> None:
     touch(root.parent, "other/bounding_box_train/0001_c1s1_000001_01.jpg")
     touch(root.parent, ".unfinished/bounding_box_train/0001_c1s1_000001_01.jpg")
@@ -100,7 +113,7 @@ def test_two_datasets_are_not_guessed_between(root: Path) -> None:
     [
         ("0002_c1s1_000451_03.jpg", (2, 1, 1, 451)),
         ("1501_c6s4_002902_05.jpg", (1501, 6, 4, 2902)),
-        ("0001_c8_f0046182.jpg", (1, 8, 0, 46182)),
+        ("0001_c8_f0046182.jpg", (1, 8, None, 46182)),
         ("0005_c15s1_000001_00.jpg", (5, 15, 1, 1)),
         ("c1s1_000451.jpg", None),
         ("abc.jpg", None),

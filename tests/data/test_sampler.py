@@ -54,6 +54,17 @@ def test_an_epoch_is_about_all_images() -> None:
     assert len(sampler) < 1.1 * len(pids)
 
 
+@pytest.mark.parametrize("large", [400, 4000])
+def test_a_large_identity_does_not_lengthen_an_epoch(large: int) -> None:
+    pids = [0] * large + [pid for pid in range(1, 20) for _ in range(4)]
+    sampler = IdentitySampler(pids, 16, 4)
+    assert len(sampler) < 1.1 * len(pids)
+    first = list(sampler)
+    assert {pids[i] for i in first} == set(range(20))
+    sampler.set_epoch(1)
+    assert {i for i in sampler if i < large} != {i for i in first if i < large}
+
+
 def test_epochs_differ_and_repeat() -> None:
     sampler = IdentitySampler([0] * 9 + [1] * 9 + [2] * 9, 2, 4, seed=5)
     first = list(sampler)
@@ -70,5 +81,5 @@ def test_ranks_have_different_batches() -> None:
 
 
 def test_too_few_identities_are_refused() -> None:
-    with pytest.raises(InputError, match=r"3 identities \(9 images\); type data.identities=P"):
+    with pytest.raises(InputError, match=r"3 identities \(9 images\).*identities=3"):
         IdentitySampler([1, 1, 1, 2, 2, 2, 3, 3, 3], identities=4, instances=2)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from camreid.data import synthetic
-from camreid.data.filenames import ImageName, parse_name
+from camreid.data.records import ImageName, parse_name
 from camreid.data.synthetic import GALLERY, QUERY, TRAIN, SyntheticMarket
 from camreid.errors import InputError
 

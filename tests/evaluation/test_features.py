@@ -111,7 +111,7 @@ def test_the_headline_is_the_ranking(table: FeatureTable) -> None:
 
 def test_re_ranking_and_expansion_change_the_ranking(table: FeatureTable) -> None:
     plain, _ = RankOptions().rank(table)
-    for options in ({"rerank": "k-reciprocal"}, {"rerank": "fastreid"}, {"expand": 1}):
+    for options in ({"rerank": "k-reciprocal"}, {"expand": 1}):
         result, protocols = RankOptions(**options).rank(table)  # type: ignore[arg-type]
         assert result.mAP != plain.mAP
         assert (protocols is None) == ("rerank" in options)
@@ -123,10 +123,9 @@ def test_re_ranking_and_expansion_change_the_ranking(table: FeatureTable) -> Non
     ("options", "said"),
     [
         ({"metric": "l1"}, "evaluation.metric=l1: type one of cosine, euclidean"),
-        ({"precision": "int8"}, "float32, tf32, bfloat16, float16"),
         ({"protocol": "any"}, "cross-camera, within-camera"),
-        ({"rerank": "best"}, "null or one of k-reciprocal, fastreid"),
-        ({"rerank": "fastreid", "protocol": "within-camera"}, "for the official protocol"),
+        ({"rerank": "best"}, "null or one of k-reciprocal"),
+        ({"rerank": "k-reciprocal", "protocol": "within-camera"}, "for the official protocol"),
         ({"expand": -1}, "evaluation.expand=-1"),
         ({"rerank_lambda": 2}, "evaluation.rerank_lambda=2"),
     ],
@@ -142,5 +141,3 @@ def test_unit_features_rank_by_euclidean_distance_as_by_cosine(table: FeatureTab
     euclidean, _ = RankOptions(metric="euclidean").rank(unit)
     assert euclidean.mAP == pytest.approx(cosine.mAP, abs=1e-6)
     assert unit.notes["computed"] == {"normalize": True}
-    with pytest.raises(InputError, match="compute in float32"):
-        RankOptions(rerank="fastreid", precision="bfloat16")

@@ -53,6 +53,22 @@ def test_an_image_is_never_its_own_match(images: tuple[torch.Tensor, ...]) -> No
     assert metric.ranking().mAP < 0.5
 
 
+def test_validation_within_a_camera_excludes_the_sequence_of_the_query() -> None:
+    features = torch.eye(6)[[0, 0, 1, 2, 3, 4]]  # each query's own sequence is nearest
+    pids, cameras = torch.tensor([1, 1, 1, 2, 2, 2]), torch.ones(6, dtype=torch.int64)
+    sequences = torch.tensor([1, 1, 2, 1, 1, 2])
+    metric = RetrievalMetric(protocol="auto")
+    metric.update(features, pids, cameras, torch.arange(6), "both", sequences)
+    labels = {"query_sequences": sequences, "gallery_sequences": sequences}
+    expected = rank(
+        features, features, pids, pids, cameras, cameras, protocol="within-camera", **labels
+    )
+    assert metric.compute()["mAP"].item() == pytest.approx(expected.mAP)
+    metric.reset()
+    metric.update(features, pids, cameras, torch.arange(6), "both", pids)  # no second sequence
+    assert metric.compute()["valid_queries"] == 6
+
+
 def test_accuracy_is_over_known_identities_once_each() -> None:
     metric = IdentityAccuracy()
     logits = torch.eye(3)[[0, 1, 1, 2]]

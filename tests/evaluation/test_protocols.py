@@ -1,4 +1,5 @@
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camreid.errors import InputError, NoValidQuery
-from camreid.evaluation import rank, rank_protocols
+from camreid.evaluation import FeatureTable, Images, RankOptions, rank, rank_protocols
 from tests.evaluation import twin
 
 problems = st.builds(
@@ -18,7 +19,14 @@ problems = st.builds(
     levels=st.sampled_from([1, 3, 50]),
     seed=st.integers(0, 10**6),
 )
-chunks = st.sampled_from([None, 1, 3])
+chunks = st.sampled_from([1, 3, 1024])
+
+
+@contextmanager
+def blocks_of(rows):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("camreid.evaluation.sweep._ROWS", rows)
+        yield
 
 
 def agrees(result, expected):
@@ -36,29 +44,32 @@ def agrees(result, expected):
 
 @settings(deadline=None, max_examples=120)
 @given(problems, st.sampled_from(["cross-camera", "within-camera"]), st.booleans(), chunks)
-def test_rank_agrees_with_a_ranking_by_hand(problem, protocol, distractors, chunk) -> None:
+def test_rank_agrees_with_a_ranking_by_hand(problem, protocol, distractors, rows) -> None:
     found = [twin.places(problem, q, protocol, distractors) for q in range(len(problem.query))]
-    options = {"protocol": protocol, "distractors": distractors, "chunk_size": chunk}
+    options = {"protocol": protocol, "distractors": distractors}
     arguments = {**problem.sequences(), **options, "metric": "euclidean", "max_rank": 7}
     if not any(found):
         with pytest.raises(NoValidQuery, match=f"under the {protocol} protocol"):
             rank(*problem.tensors(), **arguments)
         return
-    agrees(rank(*problem.tensors(), **arguments), [twin.numbers(places) for places in found])
+    with blocks_of(rows):
+        result = rank(*problem.tensors(), **arguments)
+    agrees(result, [twin.numbers(places) for places in found])
 
 
 @settings(deadline=None, max_examples=80)
 @given(problems, chunks)
-def test_all_protocols_agree_with_a_ranking_by_hand(problem, chunk) -> None:
+def test_all_protocols_agree_with_a_ranking_by_hand(problem, rows) -> None:
     queries = range(len(problem.query))
     keys = [(p, d) for p in ("cross-camera", "within-camera") for d in (True, False)]
     expected = {key: [twin.places(problem, q, *key) for q in queries] for key in keys}
-    arguments = {**problem.sequences(), "metric": "euclidean", "max_rank": 7, "chunk_size": chunk}
+    arguments = {**problem.sequences(), "metric": "euclidean", "max_rank": 7}
     if not any(any(found) for found in expected.values()):
         with pytest.raises(NoValidQuery, match="under any protocol"):
             rank_protocols(*problem.tensors(), **arguments)
         return
-    protocols = rank_protocols(*problem.tensors(), **arguments)
+    with blocks_of(rows):
+        protocols = rank_protocols(*problem.tensors(), **arguments)
     assert set(protocols.results) == {key for key, found in expected.items() if any(found)}
     for key, result in protocols.results.items():
         assert (result.protocol, result.distractors) == key
@@ -92,6 +103,49 @@ def test_a_protocol_that_cannot_be_followed_is_refused() -> None:
         rank(*problem, protocol="within-camera")
     with pytest.raises(InputError, match="protocol='all': expected 'cross-camera' or"):
         rank(*problem, protocol="all")  # type: ignore[arg-type]
+
+
+def test_without_sequences_only_the_query_image_is_excluded() -> None:
+    f, ones, index = torch.eye(4), torch.ones(4, dtype=torch.int64), torch.arange(4)
+    images = {"query_index": index, "gallery_index": index}
+    for query, gallery in ((None, ones), (ones * 0, ones), (ones, ones * 0), (None, None)):
+        result = rank(
+            f, f, ones, ones, ones, ones, protocol="within-camera",
+            query_sequences=query, gallery_sequences=gallery, **images,
+        )  # fmt: skip
+        assert result.valid_queries == 4
+    with pytest.raises(NoValidQuery, match="another sequence"):
+        rank(
+            f, f, ones, ones, ones, ones, protocol="within-camera",
+            query_sequences=ones, gallery_sequences=ones, **images,
+        )  # fmt: skip
+    with pytest.raises(NoValidQuery, match="another image"):
+        rank(
+            f, f, index, index, ones, ones, protocol="within-camera",
+            query_sequences=ones * 0, gallery_sequences=ones * 0, **images,
+        )  # fmt: skip
+
+
+def test_an_image_of_unknown_sequence_is_excluded_by_itself_alone() -> None:
+    f, ones, index = torch.eye(3), torch.ones(3, dtype=torch.int64), torch.arange(3)
+    sequences = torch.tensor([-1, -1, 2])
+    result = rank(
+        f, f, ones, ones, ones, ones, protocol="within-camera", query_sequences=sequences,
+        gallery_sequences=sequences, query_index=index, gallery_index=index,
+    )  # fmt: skip
+    assert result.valid.tolist() == [True, True, True]
+    assert result.inverse_penalty.tolist() == [1, 1, 1]
+
+
+def test_names_without_a_sequence_are_ranked_within_their_camera() -> None:
+    names = tuple(f"0001_c2_f00461{i}.jpg" for i in range(4))
+    labels = (torch.ones(4, dtype=torch.int64), torch.full((4,), 2))
+    images = Images(torch.eye(4), *labels, torch.zeros(4, dtype=torch.int64), names)
+    table = FeatureTable(images, images)
+    result, protocols = RankOptions(protocol="within-camera").rank(table)
+    assert result.valid_queries == 4
+    assert protocols is not None
+    assert protocols.results[("within-camera", True)].valid_queries == 4
 
 
 def test_no_valid_query_names_the_protocol_that_has_some() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camreid.errors import InputError
-from camreid.evaluation import expand_queries, neighbours, reciprocal, rerank, rerank_distances
+from camreid.evaluation import expand_queries, neighbours, reciprocal, rerank
 from tests.conftest import GOLDEN
 from tests.golden.fill_rule import normal
 
@@ -18,17 +18,16 @@ def by_hand(
     k1: int,
     k2: int,
     share: float,
-    fastreid: bool = False,
 ) -> list[list[float]]:
     """The definition, dense, one image at a time, with sets; `squares[i][j]` is of i to j."""
     n = len(squares)
-    d = squares if fastreid else [[x / (max(row) or 1) for x in row] for row in squares]
+    d = [[x / (max(row) or 1) for x in row] for row in squares]
     order = [sorted(range(n), key=lambda j, i=i: (squares[i][j], j)) for i in range(n)]
 
     def reciprocal_neighbours(i: int, count: int) -> set[int]:
         return {j for j in order[i][:count] if i in order[j][:count]}
 
-    size, half = (k1 if fastreid else k1 + 1), round(k1 / 2) + 1
+    size, half = k1 + 1, round(k1 / 2) + 1
     encodings = []
     for i in range(n):
         own = reciprocal_neighbours(i, size)
@@ -50,8 +49,7 @@ def by_hand(
         row = []
         for j in range(queries, n):
             low = sum(map(min, encodings[i], encodings[j]))
-            original = squares[i][j] / 2 if fastreid else d[i][j]
-            row.append((1 - share) * (1 - low / (2 - low)) + share * original)
+            row.append((1 - share) * (1 - low / (2 - low)) + share * d[i][j])
         result.append(row)
     return result
 
@@ -97,30 +95,6 @@ def test_agrees_with_the_definition(problem: tuple[torch.Tensor, torch.Tensor, d
     assert_close(result, by_hand(squares, len(query), k1, k2, share))
 
 
-@settings(deadline=None, max_examples=80)
-@given(problems(), st.sampled_from(["symmetric", "any", "float16"]))
-def test_agrees_with_the_definition_for_ready_distances(
-    problem: tuple[torch.Tensor, torch.Tensor, dict], kind: str
-) -> None:
-    query, gallery, parameters = problem
-    size, queries = len(query) + len(gallery), len(query)
-    generator = torch.Generator().manual_seed(size)
-    matrix = torch.randint(0, 30, (size, size), generator=generator).float()
-    if kind == "symmetric":
-        matrix = torch.tensor(squares_of(torch.cat([query, gallery]))).float() % 2**12
-    elif kind == "float16":
-        matrix = matrix.half()
-    q_g, q_q, g_g = (
-        matrix[:queries, queries:],
-        matrix[:queries, :queries],
-        matrix[queries:][:, queries:],
-    )
-    columns = torch.cat([torch.cat([q_q, q_g], 1), torch.cat([q_g.T, g_g], 1)]).T
-    k1, k2, share, _ = parameters.values()
-    expected = by_hand(columns.double().square().tolist(), queries, k1, k2, share)
-    assert_close(rerank_distances(q_g, q_q, g_g, **parameters), expected)
-
-
 @pytest.fixture
 def golden() -> dict[str, torch.Tensor]:
     query, gallery = normal("rr.q", 12, 16), normal("rr.g", 80, 16)
@@ -134,27 +108,6 @@ def golden() -> dict[str, torch.Tensor]:
 def test_agrees_with_the_authors_code(golden: dict[str, torch.Tensor], block_size: int) -> None:
     q, g = golden["q"], golden["g"]
     assert_close(rerank(q, g, block_size=block_size), golden["classic_final"], 1e-6)
-    q, g = (torch.nn.functional.normalize(x, dim=1) for x in (q, g))
-    matrices = [torch.cdist(*pair) for pair in ((q, g), (q, q), (g, g))]
-    result = rerank_distances(*matrices, block_size=block_size)
-    assert_close(result, golden["classic_final"], 1e-6)
-
-
-@pytest.mark.parametrize("block_size", [7, 1000])
-def test_agrees_with_fastreid(golden: dict[str, torch.Tensor], block_size: int) -> None:
-    q, g = golden["q"], golden["g"]
-    for share, name in ((0.3, "fastreid_final"), (0, "jaccard"), (1, "cosine_distance")):
-        result = rerank(q, g, method="fastreid", lambda_value=share, block_size=block_size)
-        assert_close(result, golden[name], 1e-6)
-
-
-@pytest.mark.parametrize(("k1", "k2"), [(1, 1), (2, 2), (5, 1), (7, 4), (20, 20)])
-def test_fastreids_variant_by_hand(golden: dict[str, torch.Tensor], k1: int, k2: int) -> None:
-    q, g = golden["q"], golden["g"]
-    squares = squares_of(torch.nn.functional.normalize(torch.cat([q, g]), dim=1))
-    expected = by_hand(squares, len(q), k1, k2, 0.3, fastreid=True)
-    assert_close(rerank(q, g, method="fastreid", k1=k1, k2=k2), expected)
-    assert (rerank(q, g, k1=k1, k2=k2) - torch.tensor(expected)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("block_size", [7, 1000])
@@ -215,12 +168,10 @@ def test_half_precision_features_are_compared_in_float32(golden: dict[str, torch
 
 def test_inputs_are_left_as_they_are(golden: dict[str, torch.Tensor]) -> None:
     q, g = golden["q"], golden["g"]
-    matrices = [torch.cdist(*pair) for pair in ((q, g), (q, q), (g, g))]
-    before = [x.clone() for x in (q, g, *matrices)]
+    before = [x.clone() for x in (q, g)]
     rerank(q, g, metric="euclidean")
-    rerank_distances(*matrices)
     expand_queries(q, g)
-    assert all(map(torch.equal, (q, g, *matrices), before))
+    assert all(map(torch.equal, (q, g), before))
 
 
 def test_equal_images_have_a_result() -> None:
@@ -265,9 +216,7 @@ def test_bad_features_are_refused(golden: dict[str, torch.Tensor]) -> None:
         ({"k2": 2.0}, "k2=2.0: expected a whole number"),
         ({"lambda_value": 1.5}, r"lambda_value=1.5: expected a number in 0\.\.1"),
         ({"lambda_value": float("nan")}, "lambda_value=nan: expected a number"),
-        ({"method": "classic"}, "method='classic': expected 'k-reciprocal' or 'fastreid'"),
         ({"metric": "dot"}, "metric='dot': expected 'cosine' or 'euclidean'"),
-        ({"metric": "euclidean", "method": "fastreid"}, "FastReID's variant.*metric='cosine'"),
         ({"block_size": 0}, "block_size=0: expected a whole number from 1"),
     ],
 )
@@ -276,23 +225,3 @@ def test_bad_parameters_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         rerank(golden["q"], golden["g"], **wrong)
-
-
-def test_bad_distances_are_refused(golden: dict[str, torch.Tensor]) -> None:
-    q, g = golden["q"], golden["g"]
-    q_g, q_q, g_g = (torch.cdist(*pair) for pair in ((q, g), (q, q), (g, g)))
-    with pytest.raises(InputError, match=r"shapes \(12, 80\), \(80, 80\) and \(12, 12\).*order"):
-        rerank_distances(q_g, g_g, q_q)
-    with pytest.raises(InputError, match="0 query and 80 gallery images"):
-        rerank_distances(q_g[:0], q_q[:0, :0], g_g)
-    with pytest.raises(InputError, match="k1=81"):
-        rerank_distances(q_g, q_q, g_g, k1=81)
-    for value in (torch.nan, torch.inf, -torch.inf):
-        broken = g_g.clone()
-        broken[5, 60] = value
-        with pytest.raises(InputError, match=r"gallery_gallery holds NaN.*1 of 80 rows.*\[5\]"):
-            rerank_distances(q_g, q_q, broken)
-    with pytest.raises(InputError, match="beyond the range of float32"):
-        rerank_distances(q_g * 1e20, q_q, g_g)
-    with pytest.raises(InputError, match=r"query_gallery.*down to -.*a similarity is none"):
-        rerank_distances(-q_g, q_q, g_g)

@@ -40,7 +40,7 @@ def random_problem(queries, images, people, cameras, levels, seed):
         draw(0, levels, queries, 2), draw(0, levels, images, 2),
         draw(1, 1 + people, queries), draw(-1, 1 + people, images),
         draw(3, 3 + cameras, queries), draw(3, 3 + cameras, images),
-        draw(0, 2, queries), draw(0, 2, images),
+        draw(1, 3, queries), draw(1, 3, images),
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from camreid.checkpoints.average import soup
-from camreid.checkpoints.io import read_checkpoint, save, start_from
+from camreid.checkpoints.io import read_checkpoint, save
+from camreid.checkpoints.start import start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, fit_labels
@@ -194,7 +195,7 @@ def test_the_checkpoint_knows_whom_each_camera_has(tmp_path) -> None:
     assert members(checkpoint.module()) == {1: [2, 10], 3: [2, 4, 7]}
     again = module_of(fit_labels(LABELS, LabelMap((7, 5)), "extend"), unknown="extend")
     start_from(again, checkpoint)
-    assert again.new_people.pids == (5,)
+    assert again.new_identities.pids == (5,)
     assert members(again) == {1: [2, 10], 3: [2, 4, 7]}
     again.set_cameras([(7, 1), (5, 3)])
     assert members(again) == {1: [2, 7, 10], 3: [2, 4, 5]}
@@ -227,7 +228,7 @@ def test_fine_tuning_on_one_camera_keeps_what_the_others_know(tmp_path) -> None:
     start_from(again, read_checkpoint(tmp_path / "tuned.ckpt"))
     again.set_cameras(PAIRS)
     assert all(not head.unstarted.pids for head in again.model.camera_heads().values())
-    fit = check_head("c1", again.model.heads["c1"], 96, {10: 1, 2: 1}, LabelMap(()), LABELS)
+    fit = check_head("c1", again.model.heads["c1"], 96, {10: 1, 2: 1}, None, LABELS)
     assert (fit.shared, fit.unknown) == (2, 0)
     whole = soup([read_checkpoint(tmp_path / f"{name}.ckpt") for name in ("tuned", "joint")])
     assert known(whole) == known(tuned)
@@ -304,9 +305,9 @@ def test_rows_that_a_camera_never_trained_start_from_its_images(tmp_path) -> Non
         heads[unknown] = again.model.heads
         rows = again.labels
         fits = [
-            check_head(f"c{camera}", head, head.dim, images, again.new_people, rows)
-            for (camera, head), images in zip(
-                again.model.camera_heads().items(), ({10: 1, 7: 1}, {10: 1, 2: 4}), strict=True
+            check_head(name, head, head.dim, images, again.provenance.inherited[name], rows)
+            for (name, head), images in zip(
+                again.model.remap_heads().items(), ({10: 1, 7: 1}, {10: 1, 2: 4}), strict=True
             )
         ]
         assert [(f.shared, f.unknown, f.image_coverage) for f in fits] == [(1, 1, 0.5), (1, 1, 0.8)]
@@ -335,7 +336,7 @@ def test_a_plain_model_starts_every_head(tmp_path) -> None:
     assert all(torch.equal(head.weight, theirs) for head in module.model.remap_heads().values())
     assert members(module) == {1: [], 3: []}
     save(module, tmp_path / "b.ckpt")
-    with pytest.raises(InputError, match=r"tells the cameras \[1, 3\] apart.*model for none"):
+    with pytest.raises(InputError, match=r"cameras \[1, 3\].*model for none"):
         start_from(tiny_module(LABELS), read_checkpoint(tmp_path / "b.ckpt"))
     other = module_of(network={**NETWORK, "cameras": [3, 1]})
     with pytest.raises(InputError, match=r"type model.network.cameras=\[1, 3\]"):
@@ -421,7 +422,7 @@ def test_the_check_refuses_whom_a_camera_was_not_told_of(
     some = sorted({pid for pid, camera in pairs if camera == 3})[:2]
     module = module_of(split.labels)
     module.set_cameras(pair for pair in pairs if pair not in [(pid, 3) for pid in some])
-    with pytest.raises(HeadMismatch, match=r"Head 'c3' was not told that 2 identities .* camera 3"):
+    with pytest.raises(HeadMismatch, match=r"Head 'c3' does not train 2 identities of camera 3"):
         trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)
     module.set_cameras(pairs)
     trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)

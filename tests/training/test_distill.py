@@ -16,16 +16,15 @@ from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.losses.distillation import cosines, fuse, relation_loss, rows_loss
+from camreid.losses.distillation import cosines, logit_loss, similarity_loss
 from camreid.models.network import ReIDOutput
 from camreid.training import ReIDModule
 from camreid.training.batch import Batch
 from camreid.training.distill import Distillation, DistillConfig, Teacher
 from tests.conftest import CONFIG, tiny_module
 
-BOTH = DistillConfig("concat", 1.0, 0.1, 1.0, 4.0)
-RELATION = DistillConfig("concat", 1.0, 0.1, 0.0, 4.0)
-ROWS = DistillConfig("concat", 0.0, 0.1, 1.0, 4.0)
+BOTH = DistillConfig(1.0, 0.1, 1.0, 4.0)
+LOGIT = DistillConfig(0.0, 0.1, 1.0, 4.0)
 
 
 def checkpoint(path: Path, labels: LabelMap, seed: int, **options: object) -> Checkpoint:
@@ -73,7 +72,7 @@ def divergence(target: list[float], ours: list[float]) -> float:
 def test_relation_is_that_of_a_slow_loop() -> None:
     draw = torch.Generator().manual_seed(3)
     ours, theirs = (cosines(torch.randn(6, 5, generator=draw)) for _ in range(2))
-    found = relation_loss(ours, theirs, 0.2)
+    found = similarity_loss(ours, theirs, 0.2)
     for row in range(6):
         rest = [column for column in range(6) if column != row]
         target, own = (softmax([float(m[row, c]) / 0.2 for c in rest]) for m in (theirs, ours))
@@ -82,76 +81,41 @@ def test_relation_is_that_of_a_slow_loop() -> None:
 
 
 def test_an_image_alone_has_no_relations() -> None:
-    assert relation_loss(torch.ones(1, 1), torch.ones(1, 1), 0.1) == 0
+    assert similarity_loss(torch.ones(1, 1), torch.ones(1, 1), 0.1) == 0
 
 
-def test_rows_loss_is_that_of_a_slow_loop() -> None:
+def test_logit_loss_is_that_of_a_slow_loop() -> None:
     draw = torch.Generator().manual_seed(4)
     ours, theirs = (3 * torch.randn(4, 5, generator=draw) for _ in range(2))
-    found = rows_loss(ours, theirs, 2.5)
+    found = logit_loss(ours, theirs, 2.5)
     for row in range(4):
         target, own = (softmax([float(v) / 2.5 for v in m[row]]) for m in (theirs, ours))
         assert found[row].item() == pytest.approx(2.5**2 * divergence(target, own), rel=1e-5)
 
 
-def test_fused_similarities_are_those_of_the_teachers_that_are_asked() -> None:
-    similar = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(5))
-    asked = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]).bool()
-    found = fuse(similar, asked)
-    torch.testing.assert_close(found[0], similar[0, 0])
-    torch.testing.assert_close(found[1], similar[1, 1])
-    torch.testing.assert_close(found[2], (similar[0, 2] + similar[1, 2]) / 2)
-    torch.testing.assert_close(found[3], similar[:, 3].mean(0))
-
-
-@pytest.mark.parametrize("target", ["concat", "query_camera"])
-def test_the_similarities_are_the_teachers(pair: tuple[Teacher, Teacher], target: str) -> None:
+def test_the_similarities_are_the_mean_of_the_teachers(pair: tuple[Teacher, Teacher]) -> None:
     student = tiny_module(LabelMap((1, 2))).model.eval()
     batch = batch_of([1, 2, 3, 1])
     output = student(batch.images)
-    config = DistillConfig(target, 0.7, 0.1, 0.0, 4.0)  # type: ignore[arg-type]
-    losses = Distillation(pair, student, config)(batch, output)
-    each = [cosines(teacher.network(batch.images).features) for teacher in pair]
-    mean = (each[0] + each[1]) / 2
-    rows = [each[0][0], each[1][1], mean[2], each[0][3]]
-    expected = mean if target == "concat" else torch.stack(rows)
-    assert set(losses) == {"relation"}
-    assert losses["relation"][0] == 0.7
+    losses = Distillation(pair, student, DistillConfig(0.7, 0.1, 0.0, 4.0))(batch, output)
+    features = [teacher.network(batch.images).features for teacher in pair]
+    expected = sum(cosines(f) for f in features) / 2
+    together = cosines(torch.cat([F.normalize(f) for f in features], 1))
+    torch.testing.assert_close(together, expected)
+    assert set(losses) == {"similarity"}
+    assert losses["similarity"][0] == 0.7
     torch.testing.assert_close(
-        losses["relation"][1], relation_loss(cosines(output.features), expected, 0.1).mean()
+        losses["similarity"][1], similarity_loss(cosines(output.features), expected, 0.1).mean()
     )
 
 
-def test_within_a_camera_its_teacher_alone_compares(pair: tuple[Teacher, Teacher]) -> None:
-    student, batch = tiny_module(LabelMap((1, 2))).model.eval(), batch_of([1, 2, 3, 1, 2, 1, 3])
-    output = student(batch.images)
-    config = DistillConfig("within_camera", 1.0, 0.1, 0.0, 4.0)
-    found = Distillation(pair, student, config)(batch, output)["relation"][1]
-    values = []
-    for teacher, places in ((pair[0], [0, 3, 5]), (pair[1], [1, 4])):
-        theirs = cosines(teacher.network(batch.images).features[places])
-        values += relation_loss(cosines(output.features[places]), theirs, 0.1).tolist()
-    assert found.item() == pytest.approx(sum(values) / 5, rel=1e-4)
-    assert found > 0
-
-
-def test_the_mean_of_cosines_is_what_concatenated_unit_features_give(
-    pair: tuple[Teacher, Teacher],
-) -> None:
-    images = batch_of([1, 2, 3]).images
-    units = [F.normalize(teacher.network(images).features) for teacher in pair]
-    together = cosines(torch.cat(units, 1))
-    each = torch.stack([cosines(u) for u in units])
-    torch.testing.assert_close(fuse(each, torch.ones(2, 3, dtype=torch.bool)), together)
-
-
-@pytest.mark.parametrize("relation", [0.0, 1.0])
-def test_rows_follow_the_person(pair: tuple[Teacher, Teacher], relation: float) -> None:
+@pytest.mark.parametrize("similarity", [0.0, 1.0])
+def test_rows_follow_the_person(pair: tuple[Teacher, Teacher], similarity: float) -> None:
     student = tiny_module(LabelMap((2, 3, 5, 9))).model.eval()  # knows nobody called 7 or 11
     batch = batch_of([2, 1, 3, 1])
     output = student(batch.images)
-    config = DistillConfig("concat", relation, 0.1, 1.0, 4.0)
-    found = Distillation(pair, student, config)(batch, output)["rows"][1]
+    config = DistillConfig(similarity, 0.1, 1.0, 4.0)
+    found = Distillation(pair, student, config)(batch, output)["logit"][1]
 
     ours = output.logits["identity"].detach()
     theirs = [teacher.network(batch.images).logits["identity"] for teacher in pair]
@@ -169,16 +133,16 @@ def test_a_teacher_of_no_one_camera_teaches_everywhere(tmp_path: Path) -> None:
     teacher = Teacher.of(checkpoint(tmp_path / "a.ckpt", labels, 1).module(), None)
     student, batch = tiny_module(labels).model.eval(), batch_of([1, 4])
     output = student(batch.images)
-    expected = rows_loss(
+    expected = logit_loss(
         output.logits["identity"], teacher.network(batch.images).logits["identity"], 4.0
     )
-    found = Distillation([teacher], student, ROWS)(batch, output)["rows"][1]
+    found = Distillation([teacher], student, LOGIT)(batch, output)["logit"][1]
     torch.testing.assert_close(found, expected.mean())
 
 
-def test_images_of_other_cameras_give_no_rows_loss(pair: tuple[Teacher, Teacher]) -> None:
+def test_images_of_other_cameras_give_no_logit_loss(pair: tuple[Teacher, Teacher]) -> None:
     student, batch = tiny_module(LabelMap((2, 3, 5))).model, batch_of([3, 4, 5])
-    loss = Distillation(pair, student, ROWS)(batch, student(batch.images))["rows"][1]
+    loss = Distillation(pair, student, LOGIT)(batch, student(batch.images))["logit"][1]
     assert loss == 0
     loss.backward()
     gradients = [p.grad for p in student.parameters() if p.grad is not None]
@@ -210,7 +174,7 @@ def test_margins_are_not_what_is_compared(tmp_path: Path, classifier: str) -> No
     output = student(batch.images, torch.tensor([1, 1, 0]))  # as in training: with margin
     plain = student(batch.images)
     assert not torch.allclose(output.logits["identity"], plain.logits["identity"])
-    found = Distillation([Teacher.of(read.module(), 1)], student, ROWS)(batch, output)["rows"][1]
+    found = Distillation([Teacher.of(read.module(), 1)], student, LOGIT)(batch, output)["logit"][1]
     assert found.item() == pytest.approx(0, abs=1e-6)
 
 
@@ -222,12 +186,12 @@ def test_heads_of_one_name_teach_each_other_and_all_teach_the_rest(tmp_path: Pat
     named = _Says(two)
     output = student(batch.images)
     ours = output.logits["identity"]
-    said = Distillation([_with(teacher, named)], student, ROWS)(batch, output)["rows"][1]
-    torch.testing.assert_close(said, rows_loss(ours, two["identity"], 4.0).mean())
+    said = Distillation([_with(teacher, named)], student, LOGIT)(batch, output)["logit"][1]
+    torch.testing.assert_close(said, logit_loss(ours, two["identity"], 4.0).mean())
     strange = _Says({"a": two["identity"], "b": two["other"]})
-    said = Distillation([_with(teacher, strange)], student, ROWS)(batch, output)["rows"][1]
+    said = Distillation([_with(teacher, strange)], student, LOGIT)(batch, output)["logit"][1]
     mean = (two["identity"] + two["other"]) / 2
-    torch.testing.assert_close(said, rows_loss(ours, mean, 4.0).mean())
+    torch.testing.assert_close(said, logit_loss(ours, mean, 4.0).mean())
 
 
 class _Says(torch.nn.Module):
@@ -318,7 +282,7 @@ def taught(
     fit = trainer()
     fit.fit(module, ReIDDataModule(split, (64, 32), identities=4, workers=0))
     fit.save_checkpoint(tmp_path / "student.ckpt")
-    assert {"train/relation_loss", "train/rows_loss"} <= set(fit.callback_metrics)
+    assert {"train/similarity_loss", "train/logit_loss"} <= set(fit.callback_metrics)
     return module, distillation, before, tmp_path / "student.ckpt"
 
 
@@ -358,35 +322,28 @@ def test_the_losses_are_part_of_what_is_minimised(pair: tuple[Teacher, Teacher])
 
 def test_what_can_not_be_learnt_is_refused(pair: tuple[Teacher, Teacher], tmp_path: Path) -> None:
     student = tiny_module(LabelMap((2, 3, 5))).model
-    asks = DistillConfig("query_camera", 1.0, 0.1, 0.0, 4.0)
     with pytest.raises(InputError, match="no teachers"):
         Distillation([], student, BOTH)
-    with pytest.raises(InputError, match="several teachers are of camera 1"):
-        Distillation([pair[0], pair[0]], student, asks)
-    nameless = [replace(teacher, camera=None) for teacher in pair]
-    with pytest.raises(InputError, match=r"no teacher's checkpoint says .*distill\.target=concat"):
-        Distillation(nameless, student, asks)
     nobody = Teacher.of(checkpoint(tmp_path / "n.ckpt", LabelMap.anonymous(3), 4).module(), 1)
-    with pytest.raises(InputError, match=r"distill\.rows_weight=0"):
+    with pytest.raises(InputError, match=r"logit_weight=0"):
         Distillation([nobody], student, BOTH)
-    with pytest.raises(InputError, match=r"distill\.rows_weight=0"):
-        Distillation(pair, tiny_module(LabelMap((2, 400))).model, ROWS)
+    with pytest.raises(InputError, match=r"logit_weight=0"):
+        Distillation(pair, tiny_module(LabelMap((2, 400))).model, LOGIT)
     batch = batch_of([1, 2])
     output = student(batch.images)
-    mixed = Distillation([nobody, pair[1]], student, BOTH)(batch, output)["rows"][1]
-    alone = Distillation([pair[1]], student, BOTH)(batch, output)["rows"][1]
+    mixed = Distillation([nobody, pair[1]], student, BOTH)(batch, output)["logit"][1]
+    alone = Distillation([pair[1]], student, BOTH)(batch, output)["logit"][1]
     torch.testing.assert_close(mixed, alone)
 
 
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (("mean", 1.0, 0.1, 1.0, 4.0), "type one of concat, query_camera, within_camera"),
-        (("concat", -1.0, 0.1, 1.0, 4.0), "distill.relation_weight=-1.0"),
-        (("concat", 1.0, 0.0, 1.0, 4.0), "distill.relation_temperature=0 "),
-        (("concat", 1.0, 0.1, 1.0, -4.0), "distill.rows_temperature=-4.0"),
-        (("concat", 1.0, 0.1, "much", 4.0), "distill.rows_weight=much"),
-        (("concat", 0.0, 0.1, 0.0, 4.0), "nothing to learn"),
+        ((-1.0, 0.1, 1.0, 4.0), "similarity_weight=-1.0"),
+        ((1.0, 0.0, 1.0, 4.0), "similarity_temperature=0"),
+        ((1.0, 0.1, 1.0, -4.0), "logit_temperature=-4.0"),
+        ((1.0, 0.1, "much", 4.0), "logit_weight=much"),
+        ((0.0, 0.1, 0.0, 4.0), "logit_weight=0"),
     ],
 )
 def test_options_out_of_range(options: tuple[object, ...], part: str) -> None:
@@ -418,9 +375,9 @@ def test_a_head_of_a_camera_learns_from_its_teacher(pair: tuple[Teacher, Teacher
     student = tiny_module(LabelMap((2, 3, 5, 9)), network=network(camera_heads=True)).model.eval()
     batch = batch_of([2, 1])
     output = student(batch.images, cameras=batch.camids + 1)
-    found = Distillation(pair, student, ROWS)(batch, output)["rows"][1]
+    found = Distillation(pair, student, LOGIT)(batch, output)["logit"][1]
     alone = [
-        rows_loss(
+        logit_loss(
             output.logits[name][[image]][:, ours],
             teacher.network(batch.images[[image]]).logits["identity"][:, theirs],
             4.0,
@@ -435,18 +392,15 @@ def test_a_head_of_a_camera_learns_from_its_teacher(pair: tuple[Teacher, Teacher
     assert all(head.weight.grad.any() for head in student.remap_heads().values())
 
 
-@pytest.mark.parametrize("target", ["concat", "query_camera", "within_camera"])
-def test_a_batch_that_says_no_cameras_asks_no_teacher_of_one(
-    pair: tuple[Teacher, Teacher], target: str
+def test_a_batch_without_cameras_has_no_logit_loss_from_a_teacher_of_one(
+    pair: tuple[Teacher, Teacher],
 ) -> None:
     student = tiny_module(LabelMap((2, 5, 7))).model
     batch = replace(batch_of([1, 1, 1]), cameras_told=False)
     output = student(batch.images)
-    config = replace(BOTH, target=target)
-    losses = Distillation(pair, student, config)(batch, output)
-    assert losses["rows"][1].item() == 0
-    # of unknown cameras, query_camera goes by all teachers
-    assert (losses["relation"][1].item() == 0) == (target == "within_camera")
+    losses = Distillation(pair, student, BOTH)(batch, output)
+    assert losses["logit"][1].item() == 0
+    assert losses["similarity"][1].item() > 0
     everywhere = tuple(replace(teacher, camera=None) for teacher in pair)
     losses = Distillation(everywhere, student, BOTH)(batch, output)
-    assert losses["rows"][1].item() > 0
+    assert losses["logit"][1].item() > 0

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.models import RemapHead
+from camreid.provenance import Parent, SplitRecord
 from camreid.training.head_check import HeadCheck, check_head
 from tests.conftest import tiny_module
 
@@ -18,7 +20,7 @@ Trainer = Callable[..., pl.Trainer]
 
 def test_counts_are_those_of_sets() -> None:
     head = RemapHead(8, LabelMap((10, 2, 7, 5)))
-    fit = check_head("identity", head, 8, {2: 3, 7: 1, 99: 6}, LabelMap((7,)), head.labels)
+    fit = check_head("identity", head, 8, {2: 3, 7: 1, 99: 6}, {10, 2, 5}, head.labels)
     assert (fit.rows, fit.identities, fit.shared, fit.unknown) == (4, 3, 1, 2)
     assert (fit.coverage, fit.image_coverage) == (1 / 3, 0.3)
     assert fit.misplaced == 0
@@ -26,7 +28,7 @@ def test_counts_are_those_of_sets() -> None:
 
 def test_a_head_in_another_order_than_the_first_is_found() -> None:
     head = RemapHead(8, LabelMap((10, 2, 7)))
-    fit = check_head("b2", head, 8, {2: 3, 7: 1}, LabelMap(()), trained=LabelMap((10, 7, 2)))
+    fit = check_head("b2", head, 8, {2: 3, 7: 1}, None, trained=LabelMap((10, 7, 2)))
     assert fit.misplaced == 2
 
 
@@ -63,7 +65,7 @@ def test_rows_without_people_are_a_mismatch(records: Records, trainer: Trainer) 
     module = tiny_module(OriginalSplit()(records).labels)
     head = module.model.heads["identity"]
     head.weight = torch.nn.Parameter(torch.zeros(694, head.dim))
-    with pytest.raises(HeadMismatch, match="has 694 rows, but its label map names 12 people"):
+    with pytest.raises(HeadMismatch, match="has 694 rows, but its label map names 12 identities"):
         fit_with(module, records, trainer, HeadCheck(0.0))
 
 
@@ -77,7 +79,8 @@ def test_a_head_of_another_width_is_a_mismatch(records: Records, trainer: Traine
 
 def test_the_remedy_names_the_division_of_the_weights(records: Records, trainer: Trainer) -> None:
     module = tiny_module(LabelMap(range(5000, 5010)))
-    module.started_on = "+split=original split.camera=3"
+    parent = Parent("expert.ckpt", "init", SplitRecord("original", {"camera": 3}))
+    module.provenance = replace(module.provenance, parents=(parent,))
     with pytest.raises(
         HeadMismatch, match=r"skip .* extend .* reinit .*\+split=original split.camera=3"
     ):

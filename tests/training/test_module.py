@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from camreid.checkpoints.io import load, read_checkpoint, start_from
+from camreid.checkpoints.io import load, read_checkpoint
+from camreid.checkpoints.start import start_from
 from camreid.data import Augment, OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, PixelRangeError
 from camreid.labels import LabelMap, fit_labels
@@ -112,7 +114,7 @@ def test_extend_starts_new_rows_from_features(
 ) -> None:
     split = Resplit(0.5, 0.2, 0)(records)
     module = started(expert, split, "extend")
-    new = module.new_people
+    new = module.new_identities
     assert set(module.labels.pids) == set(load(expert).labels.pids) | set(split.labels.pids)
     assert set(new.pids) == set(split.labels.pids) - set(load(expert).labels.pids)
     data = data_of(split)
@@ -177,17 +179,20 @@ def test_normalised_images_stop_the_first_step(records: Records, trainer: Traine
 
 def test_seen_people_add_up_over_runs(records: Records, expert: Path, trainer: Trainer) -> None:
     experts = {r.pid for r in records.train if r.camera == 3}
-    assert load(expert).seen == experts
+    assert load(expert).provenance.seen == experts
     split = Resplit(0.5, 0.2, 0)(records)
     module, data = started(expert, split, "skip"), data_of(split)
     runner = trainer(limit_train_batches=1)
     runner.fit(module, data)
-    assert module.seen == experts | set(split.labels.pids)
+    val = {r.pid for r in split.val}
+    assert module.provenance.identities == experts | set(split.labels.pids)
+    assert module.provenance.seen == module.provenance.identities | val
+    assert val
     runner.test(module, data, verbose=False)
     leak = module.evidence.summary()["leak"]
     tested = {r.pid for r in split.query}
-    assert leak["seen"]["identities"] == len(tested & module.seen) > 0
-    assert leak["unseen"]["identities"] == len(tested - module.seen) > 0
+    assert leak["seen"]["identities"] == len(tested & module.provenance.seen) > 0
+    assert leak["unseen"]["identities"] == len(tested - module.provenance.seen) > 0
 
 
 def test_closed_set_accuracy_has_a_meaning_by_image(records: Records, trainer: Trainer) -> None:
@@ -313,4 +318,24 @@ def test_people_of_plain_loaders_count_as_seen(records: Records, trainer: Traine
     loader = data_of(split).train_dataloader()
     module = tiny_module(LabelMap(split.labels.pids[:3]))
     trainer(max_epochs=1).fit(module, loader)
-    assert module.seen == set(split.labels.pids)
+    assert module.provenance.seen == set(split.labels.pids)
+
+
+@pytest.mark.parametrize("unknown", ["extend", "reinit"])
+def test_a_continued_run_keeps_the_head_check_of_its_start(
+    records: Records, expert: Path, trainer: Trainer, tmp_path: Path, unknown: str
+) -> None:
+    split = Resplit(0.5, 0.2, 0)(records)
+    module, data = started(expert, split, unknown), data_of(split)
+    runner = trainer(callbacks=[HeadCheck()], max_epochs=1)
+    runner.fit(module, data)
+    runner.save_checkpoint(tmp_path / "last.ckpt")
+    check = tmp_path / "head_check.json"
+    first = check.read_text()
+    check.unlink()
+    again = tiny_module(module.labels, unknown=unknown)
+    runner = trainer(callbacks=[HeadCheck()], max_epochs=2)
+    runner.fit(again, data, ckpt_path=tmp_path / "last.ckpt")
+    assert check.read_text() == first
+    assert json.loads(first)["heads"][0]["unknown"] > 0
+    assert again.provenance == module.provenance

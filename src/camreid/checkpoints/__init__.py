@@ -1,6 +1,7 @@
 """Files and weights."""
 
 from camreid.checkpoints.foreign.importing import import_weights
-from camreid.checkpoints.io import Checkpoint, load, read_checkpoint, save, start_from
+from camreid.checkpoints.io import Checkpoint, load, read_checkpoint, save
+from camreid.checkpoints.start import start_from
 
 __all__ = ["Checkpoint", "import_weights", "load", "read_checkpoint", "save", "start_from"]

@@ -4,7 +4,7 @@ Weights can be averaged where the networks came from one starting point; otherwi
 good as none, which the test of a soup shows.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,9 +44,8 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
         else:
             state[name] = _mean([c.state[name] for c in checkpoints])
     module.model.load_state_dict(state)
-    module.seen = frozenset().union(*(c.seen for c in checkpoints))
-    module.seen_complete = all(c.seen_complete for c in checkpoints)
-    module.images_seen = total_images(c.images_seen for c in checkpoints)
+    records = {c.path: c.provenance for c in checkpoints}
+    module.provenance = module.provenance.after("average", records)
     return module.eval()
 
 
@@ -153,34 +152,3 @@ def restate_batch_norm(
             network(images, cameras=None if cameras is None else cameras.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-
-
-def greedy(scores: Sequence[float], score: Callable[[Sequence[int]], float]) -> tuple[int, ...]:
-    """Which ingredients a greedy soup has: each in turn, best first, that does not make it worse.
-
-    Args:
-        scores: of each ingredient alone.
-        score: of a soup of some of them, by their places.
-
-    >>> greedy([0.2, 0.5, 0.4], lambda some: {(1, 2): 0.6, (1, 2, 0): 0.3}[tuple(some)])
-    (1, 2)
-    """
-    order = sorted(range(len(scores)), key=lambda place: -scores[place])
-    chosen, best = order[:1], scores[order[0]]
-    for place in order[1:]:
-        value = score([*chosen, place])
-        if value >= best:
-            chosen, best = [*chosen, place], value
-    return tuple(chosen)
-
-
-def total_images(counts: Iterable[int | None]) -> int | None:
-    """Images that several weights were trained on in all; None if it is not known of one of them.
-
-    Those of a start that they share count for each, as they would if each had been trained alone.
-
-    >>> total_images([300, 500]), total_images([300, None])
-    (800, None)
-    """
-    known = list(counts)
-    return None if None in known else sum(count for count in known if count is not None)

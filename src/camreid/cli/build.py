@@ -18,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from camreid.checkpoints.io import Checkpoint
 from camreid.cli.errors import trainers
 from camreid.cli.provenance import keep_metrics
-from camreid.cli.seen import seen_people
+from camreid.cli.seen import seen_identities
 from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError
 from camreid.models.config import ModelConfig
+from camreid.training.checkpoint_io import RunCheckpoints
 
 
 def run_folder() -> Path:
@@ -84,7 +85,7 @@ def build_split(config: DictConfig) -> Split:
     root = data_root(config)
     options = dict(config.split)
     manifest, checkpoints = options.pop("manifest", None), options.pop("exclude_seen", None)
-    seen = seen_people(checkpoints)
+    seen = seen_identities(checkpoints)
     if manifest and seen:
         raise InputError(
             f"split.manifest={manifest} fixes the test identities, and split.exclude_seen "
@@ -241,6 +242,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
         _convert_="all",
         **options,
     )
+    trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     trainers.append(trainer)
     return trainer
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.checkpoints.average import total_images
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
-from camreid.cli.expert_notes import check_images, check_people, people_of
+from camreid.checkpoints.io import Checkpoint
+from camreid.cli.expert_notes import check_people, people_of
 from camreid.cli.experts import Expert, paths_of, read_experts
+from camreid.cli.reading import read_checkpoint
 from camreid.cli.terminal import say
 from camreid.data import Split
 from camreid.errors import InputError
@@ -38,7 +38,7 @@ class Teaching:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, module: ReIDModule, split: Split, root: str) -> list[str]:
-        """Have the module taught, its record including whom and what its teachers have seen.
+        """Add the distillation to the module, and the teachers to its provenance.
 
         Args:
             module: before training, with the people that it will have.
@@ -54,17 +54,14 @@ class Teaching:
         if self.options is None:
             return []
         told = check_people(self.experts, *people_of(root, split))
-        told += check_images({e.name: e.split for e in self.experts}, root)
         checkpoints = [read_checkpoint(expert.path) for expert in self.experts]
         teachers = [
             Teacher.of(checkpoint.module(), expert.camera)
             for checkpoint, expert in zip(checkpoints, self.experts, strict=True)
         ]
         module.extra_losses.append(Distillation(teachers, module.model, self.options))
-        module.seen = module.seen.union(*(c.seen for c in checkpoints))
-        module.seen_complete &= all(checkpoint.seen_complete for checkpoint in checkpoints)
-        counts = (checkpoint.images_seen for checkpoint in checkpoints)
-        module.images_seen = total_images([module.images_seen, *counts])
+        records = {checkpoint.path: checkpoint.provenance for checkpoint in checkpoints}
+        module.provenance = module.provenance.after("teacher", records)
         return told
 
     def announce(self, told: Sequence[str]) -> None:

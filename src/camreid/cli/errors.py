@@ -24,6 +24,7 @@ from camreid.cli import CONF
 from camreid.cli.folder import ERROR, discard, is_first
 from camreid.errors import InputError
 
+trusted: list[str] = []  # the network that the user names, for `cli.reading`
 trainers: list[Any] = []  # other processes that they started end when this one fails
 
 
@@ -40,6 +41,7 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> No
 
     def guarded(config: DictConfig) -> None:
         trainers.clear()
+        trusted[:] = [str(OmegaConf.select(config, "model.network._target_"))]
         try:
             run(config)
         except Exception as error:

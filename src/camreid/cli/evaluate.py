@@ -9,10 +9,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints.io import load
 from camreid.cli import build
-from camreid.cli.lineage import image_leak
 from camreid.cli.provenance import origin
+from camreid.cli.reading import load
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
@@ -112,7 +111,7 @@ def test(
     partial = is_partial(trainer)
     split: Split = data.split  # type: ignore[attr-defined]
     content = {
-        "split": {"digest": split.digest, "strategy": split.strategy},
+        "split": {**split.record.to_json(), "strategy": split.strategy},
         "rows": len(module.labels),
         "weights": best or config.get("checkpoint"),
         "partial": partial,
@@ -123,13 +122,12 @@ def test(
         trainer.test(module, data, ckpt_path=best, verbose=False)
     finally:  # whatever becomes of the ranking, the features are kept
         # of the weights that are tested
-        content.update(seen_complete=module.seen_complete, images_seen=module.images_seen)
+        content["seen_complete"] = module.provenance.complete
         if trainer.is_global_zero and config.evaluation.save_features:
             _save_features(config, module, content)
     if trainer.is_global_zero and module.evidence is not None:
         where = " on a part of the images only" if partial else ""
-        images = image_leak(split, best or config.get("checkpoint"))
-        _report(content, replace(module.evidence, images=images), title + where)
+        _report(content, module.evidence, title + where)
     elif trainer.is_global_zero:
         say("There is no match among the part of the test images that was ranked.")
 
@@ -145,10 +143,10 @@ def _save_features(config: DictConfig, module: ReIDModule, content: dict[str, An
 
 
 def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
-    """What features say of their model: who was seen, and how they were computed."""
+    """Notes for features: the identities seen by their model, and how they were computed."""
     return {
-        "seen": sorted(module.seen),
-        "seen_complete": module.seen_complete,
+        "seen": sorted(module.provenance.seen),
+        "seen_complete": module.provenance.complete,
         "model": module.config.name,
         "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
     }

@@ -1,12 +1,11 @@
 """What is to be known of experts before their numbers are read."""
 
-import ast
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from camreid.cli.experts import Expert
-from camreid.data import OriginalSplit, Records, Resplit, Split, read_market1501
+from camreid.data import Split, read_market1501
 from camreid.data.records import people
 from camreid.errors import InputError, MissingDataset
 
@@ -22,26 +21,29 @@ def expert_notes(experts: Sequence[Expert], controls: Sequence[Expert], split: S
     told = []
     for row in (*experts, *controls):
         if row.labels is None:
-            whose = "nobody's" if row.rows else "not there"
-            told.append(f"{row.name}: its rows are {whose}, so coverage is n/a.")
-        if not row.seen_complete:
-            what = "so its leak is the least" if row.seen else "so its leak is n/a"
-            whom = "all whom" if row.seen else "whom"
-            told.append(f"{row.name}: nobody knows {whom} it was trained on, {what}.")
+            what = "the identities of its rows are not known" if row.rows else "it has no rows"
+            told.append(f"{row.name}: {what}, so coverage is n/a.")
+        if not row.provenance.complete:
+            what = "may be larger" if row.provenance.seen else "is n/a"
+            told.append(
+                f"{row.name}: its training identities are not all known, so its leakage {what}."
+            )
     return [*told, *_on_splits(experts), *_on_cameras(experts, split)]
 
 
 def _on_splits(experts: Sequence[Expert]) -> list[str]:
     trained: dict[str, list[str]] = defaultdict(list)
     for expert in experts:
-        if "strategy" in expert.split:
-            trained[re.sub(r"camera=[^,)]*, ", "", expert.split["strategy"])].append(expert.name)
+        split = expert.provenance.split
+        if split is not None:
+            options = {k: v for k, v in split.options.items() if k != "camera"}
+            trained[str(replace(split, options=options, digest=None))].append(expert.name)
     if len(trained) < 2:
         return []
-    told = "; ".join(f"{', '.join(names)} on {strategy}" for strategy, names in trained.items())
+    found = "; ".join(f"{', '.join(names)} on {split}" for split, names in trained.items())
     return [
-        f"The experts were trained on different splits ({told}), so they differ in their train "
-        "people too, and each leaks what its own row of the leak table says."
+        f"The experts were trained on different splits ({found}), so their training identities "
+        "and leakage differ."
     ]
 
 
@@ -66,56 +68,6 @@ def _on_cameras(experts: Sequence[Expert], split: Split) -> list[str]:
             "chosen by camera."
         )
     return told
-
-
-def check_images(splits: Mapping[str, Mapping[str, str]], root: str) -> list[str]:
-    """Whether the splits that models were trained on can be made again, image by image.
-
-    Numbers of people say little: another dataset may number other people alike.
-
-    Args:
-        splits: strategy and digest of each model's, by its name; empty if they are not known.
-        root: of the dataset.
-
-    Returns:
-        What there is to say.
-    """
-    try:
-        records = read_market1501(root)
-    except MissingDataset:
-        return []
-    digests = {
-        strategy: digest
-        for strategy in {split.get("strategy", "") for split in splits.values()}
-        if (digest := _digest(strategy, records)) is not None
-    }
-    others = [
-        name
-        for name, split in splits.items()
-        if digests.get(split.get("strategy", ""), split.get("digest")) != split.get("digest")
-    ]
-    if not others:
-        return []
-    return [
-        f"{', '.join(others)} learnt from other images than those of data.root={root}: the same "
-        "split has another digest there. If it is another dataset, its numbers are other people's, "
-        "and coverage and leak are false."
-    ]
-
-
-def _digest(strategy: str, records: Records) -> str | None:
-    """That of a split on these records; None for one that is not made of its options alone."""
-    found = re.fullmatch(r"(OriginalSplit|Resplit)\((.*)\)", strategy)
-    if found is None:
-        return None
-    kind = {"OriginalSplit": OriginalSplit, "Resplit": Resplit}[found[1]]
-    try:
-        call = ast.parse(strategy, mode="eval").body
-        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords}  # type: ignore[attr-defined]
-        split: Split = kind(**options)(records)
-    except (SyntaxError, ValueError, TypeError, InputError):
-        return None
-    return split.digest if split.strategy == strategy else None
 
 
 def people_of(root: str, split: Split) -> tuple[frozenset[int], str]:

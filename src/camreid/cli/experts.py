@@ -2,9 +2,8 @@
 
 import glob
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
+from camreid.cli.reading import read_checkpoint
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import LabelMap
+from camreid.provenance import Provenance
 
 _TYPE_SOME = (
     "type experts=[runs/experts/0/checkpoints/best.ckpt,...], or a pattern such as "
@@ -31,13 +32,10 @@ class Expert:
         name: of the row: `c3` for an expert of camera 3, else that of its run folder or file.
         path: the file.
         camera: that it was trained on, 1-based; None for several, or if it is not known.
-        labels: the people of its head; None where nobody knows whose the rows are.
+        labels: the identities of its head; None if they are not known.
         rows: of its head.
-        seen: identities that it was trained on.
-        seen_complete: whether they are everyone; not so after an import without labels.
-        images_seen: how many images that were, None if that is not known.
+        provenance: what it was trained on.
         weights: hash of them.
-        split: strategy and digest of the split that it was trained on, empty if they are not known.
     """
 
     name: str
@@ -45,11 +43,8 @@ class Expert:
     camera: int | None
     labels: LabelMap | None
     rows: int
-    seen: frozenset[int]
-    seen_complete: bool
-    images_seen: int | None
+    provenance: Provenance
     weights: str
-    split: Mapping[str, str]
 
     def coverage(self, split: Split) -> float | None:
         """Share of the split's train identities that have a row; None if it is not known."""
@@ -159,35 +154,17 @@ def _read(path: str, paths: Sequence[str]) -> Expert:
         rest = f" The others, without it: [{others}]." if others else ""
         raise InputError(f"{error}{rest}") from error
     known = len(checkpoint.labels) > 0 and not checkpoint.labels.is_anonymous
-    camera = camera_of(checkpoint.notes)
+    split = checkpoint.provenance.split
+    camera = None if split is None else split.camera
     return Expert(
         name=f"c{camera}" if camera else _name(Path(path)),
         path=path,
         camera=camera,
         labels=checkpoint.labels if known else None,
         rows=len(checkpoint.labels),
-        seen=frozenset(pid for pid in checkpoint.seen if pid > 0),
-        seen_complete=checkpoint.seen_complete,
-        images_seen=checkpoint.images_seen,
+        provenance=checkpoint.provenance,
         weights=_hash(checkpoint),
-        split=checkpoint.notes.get("split") or {},
     )
-
-
-def camera_of(notes: dict[str, Any]) -> int | None:
-    """The one camera that a checkpoint was trained on, as its split says; None otherwise.
-
-    >>> camera_of({"split": {"strategy": "OriginalSplit(camera=3, val_fraction=0.0, seed=0)"}})
-    3
-    >>> camera_of({"split_overrides": "+split=original split.camera=5"})  # as imported ones have
-    5
-    >>> camera_of({"split": {"strategy": "Resplit(seed=0)"}, "split_overrides": "split.camera=3"})
-    """
-    strategy = (notes.get("split") or {}).get("strategy")
-    text = notes.get("split_overrides") or "" if strategy is None else strategy
-    pattern = r"split\.camera=(\d+)" if strategy is None else r"OriginalSplit\(camera=(\d+)"
-    found = re.search(pattern, text)
-    return int(found[1]) if found else None
 
 
 def _name(path: Path) -> str:

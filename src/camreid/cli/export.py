@@ -1,14 +1,16 @@
 """camreid-export: a checkpoint as an ONNX file, compared with PyTorch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint
+from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.onnx import OPSET, export_onnx
 from camreid.checkpoints.parity import TOLERANCE, Parity
 from camreid.cli.build import run_folder
+from camreid.cli.reading import read_checkpoint
 from camreid.cli.terminal import be_quiet, say
 from camreid.errors import InputError
 
@@ -41,10 +43,15 @@ def export_run(config: DictConfig) -> None:
 
 def notes_of(checkpoint: Checkpoint) -> dict[str, str]:
     """Where an exported file comes from, for its metadata."""
-    split = checkpoint.notes.get("split") or {}
-    named = {"split_strategy": split.get("strategy"), "split_digest": split.get("digest")}
-    known = {key: str(value) for key, value in named.items() if value}
-    return {"checkpoint": checkpoint.path, **known}
+    split = checkpoint.provenance.split
+    if split is None:
+        return {"checkpoint": checkpoint.path}
+    strategy = str(replace(split, digest=None))
+    return {
+        "checkpoint": checkpoint.path,
+        "split_strategy": strategy,
+        "split_digest": str(split.digest),
+    }
 
 
 def parity_table(parity: tuple[Parity, ...]) -> Table:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from camreid.data.records import ImageRecord
 from camreid.errors import HeadMismatch, InputError
 from camreid.evaluation.report import percent
 from camreid.labels import LabelMap, Order
+from camreid.provenance import SplitRecord
 from camreid.training.module import ReIDModule
 
 _CHECKED = 512  # training images for the check of the rows
@@ -32,7 +34,7 @@ def import_run(config: DictConfig) -> None:
             "camreid-import needs path=FILE and model=NAME, a file of conf/model/ such as "
             "model=mgn_r50_ibn; see --help."
         )
-    labels, images = read_labels(config.labels, config.source)
+    labels, images, split = read_labels(config.labels, config.source)
     name = HydraConfig.get().runtime.choices["model"]
     typed = [a.partition("=")[0].lstrip("+") for a in HydraConfig.get().overrides.task]
     keys = [key.removeprefix("model.") for key in typed if key.startswith("model.")]
@@ -52,17 +54,17 @@ def import_run(config: DictConfig) -> None:
     folder = run_folder()
     out = folder / "checkpoints" / "imported.ckpt"
     notes = {"imported": str(config.path), "generation": imported.generation}
-    camera = config.labels.camera
-    if labels is not None and config.labels.root:
-        notes["split_overrides"] = "+split=original" + (f" split.camera={camera}" if camera else "")
+    imported.module.provenance = replace(imported.module.provenance, split=split)
     save(imported.module, out, notes)
     _keep_account(imported, folder)
     how = " model.unknown=reinit" if imported.anonymous else ""
     say(*lines, f"Written to {out}", f"Train it with camreid-train +split=SPLIT init={out}{how}")
 
 
-def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple[ImageRecord, ...]]:
-    """The identities of the rows, and their training images where there are any.
+def read_labels(
+    config: DictConfig, source: str
+) -> tuple[LabelMap | None, tuple[ImageRecord, ...], SplitRecord | None]:
+    """The identities of the rows; their training images and split where they are known.
 
     Args:
         config: the `labels` of the command.
@@ -87,14 +89,15 @@ def read_labels(config: DictConfig, source: str) -> tuple[LabelMap | None, tuple
     if order not in ("fastreid", "numeric"):
         raise InputError(f"labels.order={config.order}: type labels.order=fastreid or numeric.")
     if config.pids:
-        return LabelMap(_read_pids(Path(config.pids))), ()
+        return LabelMap(_read_pids(Path(config.pids))), (), None
     if config.manifest:
         split = Split.load(config.manifest, config.root)
-        return split.labels, split.train
+        return split.labels, split.train, split.record
     if config.root:
-        images = OriginalSplit(camera=config.camera)(read_market1501(config.root)).train
-        return LabelMap.of((r.pid for r in images), order=order), images
-    return None, ()
+        split = OriginalSplit(camera=config.camera)(read_market1501(config.root))
+        labels = LabelMap.of((r.pid for r in split.train), order=order)
+        return labels, split.train, split.record
+    return None, (), None
 
 
 def _read_pids(path: Path) -> tuple[int, ...]:

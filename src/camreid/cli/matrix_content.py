@@ -29,7 +29,7 @@ def matrix_content(
     beside = {control.name: summaries.pop(control.name) for control in controls}
     some = next(iter(alone.values()))
     return {
-        "split": {"digest": matrix.split.digest, "strategy": matrix.split.strategy},
+        "split": {**matrix.split.record.to_json(), "strategy": matrix.split.strategy},
         "evaluation": OmegaConf.to_container(matrix.config.evaluation),
         "protocol": some["protocol"],
         "partial": matrix.partial,
@@ -52,7 +52,6 @@ def _about(matrix: "Matrix", expert: Expert) -> dict[str, Any]:
         "camera": expert.camera,
         "rows": expert.rows,
         "coverage": expert.coverage(matrix.split),
-        "images_seen": expert.images_seen,
         "features": f"features/{expert.name}.safetensors" if saved else None,
     }
 

@@ -8,13 +8,12 @@ from typing import Any, get_args
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.checkpoints.average import total_images
-from camreid.checkpoints.io import load
 from camreid.cli import build, evaluate
-from camreid.cli.expert_notes import check_images, check_people, expert_notes, people_of
+from camreid.cli.expert_notes import check_people, expert_notes, people_of
 from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
-from camreid.cli.matrix_soups import SOUPS, Kitchen
+from camreid.cli.matrix_soups import make_soup
+from camreid.cli.reading import load
 from camreid.cli.terminal import be_quiet, say
 from camreid.cli.writing import write_json
 from camreid.data import Split
@@ -26,7 +25,7 @@ from camreid.evaluation.report import finite
 from camreid.runs.matrix_tables import matrix_tables
 from camreid.training.module import ReIDModule
 
-_COMBINATIONS: tuple[str, ...] = (*get_args(Combination), *SOUPS)
+_COMBINATIONS: tuple[str, ...] = (*get_args(Combination), "soup")
 
 
 class Matrix:
@@ -72,13 +71,13 @@ class Matrix:
                 "there is no match among the part of the test images that was ranked; type a "
                 "larger trainer.limit_test_batches, or leave it out."
             )
-        seen = frozenset(pid for pid in module.seen if pid > 0)
+        seen, complete = module.provenance.seen, module.provenance.complete
         self.rows[name] = Row(
-            evidence.result, table.query.cameras, seen, evidence.protocols, module.seen_complete
+            evidence.result, table.query.cameras, seen, evidence.protocols, complete
         )
         about = {
             **evaluate.feature_notes(module, self.config.evaluation),
-            "split": {"digest": self.split.digest, "strategy": self.split.strategy},
+            "split": {**self.split.record.to_json(), "strategy": self.split.strategy},
             "partial": self.partial,
             **notes,
         }
@@ -101,12 +100,11 @@ class Matrix:
 
     def put_together(self, how: Sequence[str], experts: Sequence[Expert]) -> None:
         """A row for each combination that these experts allow; the reason for each other."""
-        kitchen = Kitchen(self.config, self.split, self.trainer, experts)
         self.spaces = compare_spaces(self.tables)
         for name in how:
             try:
-                if name in SOUPS:
-                    self._add_soup(name, kitchen)
+                if name == "soup":
+                    self._add_soup(experts)
                 else:
                     self._add_combined(name, experts)
             except InputError as error:
@@ -125,19 +123,18 @@ class Matrix:
         least = self.config.least_agreement
         table = combine(name, tables, cameras, self.spaces, least)  # type: ignore[arg-type]
         result, protocols = self.options.rank(table, self.trainer.strategy.root_device)
-        everyone = frozenset().union(*(expert.seen for expert in experts))
-        complete = all(expert.seen_complete for expert in experts)
-        self.rows[name] = Row(result, table.query.cameras, everyone, protocols, complete)
-        self.about[name] = {"images_seen": total_images(e.images_seen for e in experts)}
+        seen = frozenset().union(*(expert.provenance.seen for expert in experts))
+        complete = all(expert.provenance.complete for expert in experts)
+        self.rows[name] = Row(result, table.query.cameras, seen, protocols, complete)
+        self.about[name] = {}
 
-    def _add_soup(self, name: str, kitchen: Kitchen) -> None:
-        module, about = kitchen.make(name)
-        self.test(
-            name, module, kind="combination", weights=str(build.run_folder() / about["checkpoint"])
-        )
-        self.about[name] = {"images_seen": module.images_seen, **about}
+    def _add_soup(self, experts: Sequence[Expert]) -> None:
+        module, about = make_soup(self.config, self.split, self.trainer, experts)
+        weights = str(build.run_folder() / about["checkpoint"])
+        self.test("soup", module, kind="combination", weights=weights)
         if self.config.evaluation.save_features:
-            self.about[name]["features"] = f"features/{name}.safetensors"
+            about["features"] = "features/soup.safetensors"
+        self.about["soup"] = about
 
 
 def matrix_run(config: DictConfig) -> None:
@@ -149,8 +146,6 @@ def matrix_run(config: DictConfig) -> None:
     evaluate.require_test(split, config.evaluation.protocol)
     told = check_people((*experts, *controls), *people_of(build.data_root(config), split))
     matrix = Matrix(config, split, _one_device(config))
-    splits = {row.name: row.split for row in (*experts, *controls)}
-    told += check_images(splits, build.data_root(config))
     matrix.notes = [*expert_notes(experts, controls, split), *told]
     folder = build.run_folder()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -18,12 +17,10 @@ from camreid.versions import versions
 
 def notes(config: DictConfig) -> dict[str, Any]:
     """For every checkpoint: config as text, command, commit."""
-    typed = HydraConfig.get().overrides.task
     return {
         "config": OmegaConf.to_yaml(config, resolve=True),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit(),
-        "split_overrides": " ".join(a for a in typed if a.lstrip("+").startswith("split")),
     }
 
 

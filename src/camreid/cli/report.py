@@ -6,19 +6,19 @@ from pathlib import Path
 
 from camreid.cli.errors import told
 from camreid.errors import InputError
+from camreid.files import write_text
 
-_NEEDED = ("jinja2", "matplotlib")
 _EXAMPLES = """\
   camreid-report runs/RUN                            writes runs/RUN/report.html
   camreid-report runs/FIRST runs/SECOND -o both.html
-  camreid-report runs/MATRIX                         what camreid-matrix has written
+  camreid-report runs/MATRIX                         the tables of camreid-matrix
 
-A run that is not finished is shown as far as it went. Needs pip install 'camreid[report]'.
+An unfinished run is shown as far as it went. Needs pip install 'camreid[report]'.
 """
 
 
 def read_arguments() -> argparse.Namespace:
-    """What was typed."""
+    """The arguments of the command."""
     parser = argparse.ArgumentParser(
         prog="camreid-report",
         description="Runs as one HTML file that opens offline: numbers, curves, ranked lists.",
@@ -35,36 +35,30 @@ def read_arguments() -> argparse.Namespace:
 
 
 def report(runs: list[Path], output: Path | None) -> Path:
-    """Write the page, and say where.
+    """Write the page and return its path.
 
     Raises:
-        InputError: a folder that is no run, broken files alone, a page that can't be written.
+        InputError: a folder is not that of a run, a file in it cannot be read, or the page cannot
+            be written.
     """
-    _require_packages()
-    path = output or runs[0] / "report.html"
-    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
-        raise InputError(f"-o {path}: type a file that ends in .html, such as -o report.html.")
-    whole = [run.resolve() for run in runs]
-    twice = [run for number, run in enumerate(runs) if whole[number] in whole[:number]]
-    if twice:
-        raise InputError(f"{twice[0]} was typed twice; type each RUN once.")
-    from camreid.runs.report.page import (  # torch only now: --help is quick
-        build_page,
-        read_folders,
-        write_page,
-    )
-
-    write_page(path, build_page(read_folders(runs)))
-    return path
-
-
-def _require_packages() -> None:
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
     if missing:
         raise InputError(
-            f"a report needs {' and '.join(missing)}, not installed here. Type pip install "
-            "'camreid[report]', or pip install '.[report]' in a checkout."
+            f"a report needs {' and '.join(missing)}: type pip install 'camreid[report]'."
         )
+    path = output or runs[0] / "report.html"
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise InputError(f"-o {path}: expected a file that ends in .html, such as -o report.html.")
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise InputError(f"{' '.join(map(str, runs))}: expected each run once.")
+    from camreid.runs.report.page import build_page  # torch only now: --help is quick
+
+    page = build_page(runs)
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise InputError(f"-o {path} cannot be written ({error.strerror}).") from error
+    return path
 
 
 def main() -> None:

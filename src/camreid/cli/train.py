@@ -3,23 +3,24 @@
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint, start_from
+from camreid.checkpoints.io import Checkpoint, require_tensors
+from camreid.checkpoints.start import start_from
 from camreid.cli import build, evaluate
-from camreid.cli.budget import spend_budget
 from camreid.cli.cameras import fill_cameras
 from camreid.cli.distill import read_teaching
-from camreid.cli.lineage import parents
 from camreid.cli.provenance import join_metrics, notes
-from camreid.cli.start import check_start, read_start
+from camreid.cli.reading import read_checkpoint
+from camreid.cli.start import read_start
 from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import fit_labels
 from camreid.models.cameras import stated
 from camreid.models.config import ModelConfig
-from camreid.training.head_check import Provenance
+from camreid.training.head_check import CheckpointNotes
 from camreid.training.module import ReIDModule
 
 
@@ -37,19 +38,17 @@ def train_run(config: DictConfig) -> None:
     build.require_validation(split)
     module = build_module(config, split, start, resumed)
     _check_sync(config, module)
-    root = build.data_root(config)
-    told = [*check_start(config, start, root), *teaching.begin(module, split, root)]
+    told = teaching.begin(module, split, build.data_root(config))
     evaluate.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config.image_size)
     if module.config.unknown == "drop":
         data.keep_only(module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
-    spend_budget(config, data)
     if resumed:
         _require_epochs(config, resumed)
     loggers = build.build_loggers(config)
-    origin = {**notes(config), **teaching.notes, **parents(config, resumed)}
-    callbacks = [*build.build_callbacks(config, split), Provenance(origin)]
+    origin = CheckpointNotes({**notes(config), **teaching.notes})
+    callbacks = [*build.build_callbacks(config, split), origin]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     _announce(config, split, module, resumed)
     teaching.announce(told)
@@ -65,9 +64,11 @@ def build_module(
     """The module with its rows decided: fresh, started from weights, or as it was."""
     model = fill_cameras(config, build.build_model(config, start or resumed), split)
     if resumed is not None:
-        _check_resumable(config, resumed, split)
+        _check_resumable(resumed, split)
         _check_same_model(model, resumed)
-        return ReIDModule(model.without_weights(), resumed.labels)
+        module = ReIDModule(model.without_weights(), resumed.labels)
+        require_tensors(module, resumed)
+        return module
     if start is None:
         _say_fetching(model)
         return ReIDModule(model, split.labels)
@@ -77,15 +78,15 @@ def build_module(
     return module
 
 
-def _check_resumable(config: DictConfig, resumed: Checkpoint, split: Split) -> None:
+def _check_resumable(resumed: Checkpoint, split: Split) -> None:
     """Refuse to continue on another split."""
-    then = resumed.notes.get("split", {})
-    if then.get("digest") not in (None, split.digest):
+    then = resumed.provenance.split
+    if then is not None and then.digest not in (None, split.digest):
         raise InputError(
-            f"resume={resumed.path} was trained on {then.get('strategy')} ({then['digest']}), and "
-            f"this command makes {split.strategy} ({split.digest}). Type the same split options "
-            f"and data as then ({resumed.notes.get('split_overrides')}), or init={resumed.path} "
-            "to start a new run from its weights."
+            f"resume={resumed.path} was trained on another split ({then}) than this command makes "
+            f"({split.record}). Type the same split options and data as then"
+            f"{f' ({then.overrides})' if then.overrides else ''}, or init={resumed.path} to start "
+            "a new run from its weights."
         )
 
 
@@ -121,6 +122,16 @@ def _require_epochs(config: DictConfig, resumed: Checkpoint) -> None:
         )
 
 
+class _Begun(pl.Callback):
+    """Whether training has begun, which is after everything is restored."""
+
+    is_true = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training begins."""
+        self.is_true = True
+
+
 def _say_fetching(model: ModelConfig) -> None:
     if model.network.get("pretrained") and not model.network.get("weights"):
         say(f"Weights of {model.network.get('backbone')}: from timm's cache, or fetched now")
@@ -134,8 +145,9 @@ def _announce(
     evaluate.keep(config, split)
     evaluate.say_parts(split, module)
     if config.init and not resumed:
-        carried = len((module.labels - module.new_people) & module.started_with)
-        say(f"Init   {config.init}: the trunk, and {carried} of {len(module.labels)} rows")
+        inherited = module.provenance.inherited or {}
+        rows = len({pid for pids in inherited.values() for pid in pids})
+        say(f"Init   {config.init}: the trunk, and {rows} of {len(module.labels)} rows")
     if resumed:
         say(f"Resume {resumed.path}: {resumed.epochs} epochs done")
     if not split.val:
@@ -151,7 +163,15 @@ def _announce(
 def _fit(
     trainer: pl.Trainer, module: ReIDModule, data: pl.LightningDataModule, resume: str | None
 ) -> None:
-    """Fit, and say why if it ended early."""
+    """Fit, and say why if it ended early.
+
+    Raises:
+        InputError: the training state of `resume` does not fit this run.
+    """
+    begun = _Begun()
+    trainer.callbacks.insert(0, begun)  # type: ignore[attr-defined]
+    if resume and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
+        raise InputError("resume= needs a strategy that reads one file: one device or ddp.")
     try:
         trainer.fit(module, data, ckpt_path=resume)
     except SystemExit:
@@ -161,6 +181,13 @@ def _fit(
         how = f"Continue with the same options and resume={last}" if last.exists() else "Start anew"
         say(f"Interrupted in epoch {trainer.current_epoch + 1}. {how}.")
         raise SystemExit(130) from None
+    except Exception as error:
+        if not resume or begun.is_true or isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"resume={resume} can't be continued: its training state does not fit this run "
+            f"({' '.join(str(error).split())[:200]})."
+        ) from error
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
             say(

@@ -27,7 +27,7 @@ class ReIDDataModule(pl.LightningDataModule):
     augmented on the device, from a stream of (seed, epoch, rank).
 
     Args:
-        split: who trains and who is tested.
+        split: the images of train and test.
         size: (H, W) in pixels.
         identities: P, identities in a train batch of each rank.
         instances: K, images of each.
@@ -36,8 +36,8 @@ class ReIDDataModule(pl.LightningDataModule):
         seed: of sampling and augmentation.
         augment: None for no augmentation.
         interpolation: of the resize: `bicubic` or `bilinear`.
-        within_camera: whether the K images of a person in a batch are of one camera; a person in
-            two cameras counts as two then, who may well be in one batch.
+        within_camera: whether the K images of an identity in a batch are of one camera; an
+            identity under two cameras counts as two then, and both may be in one batch.
     """
 
     def __init__(
@@ -55,29 +55,30 @@ class ReIDDataModule(pl.LightningDataModule):
         within_camera: bool = False,
     ) -> None:
         super().__init__()
-        require_whole("data.identities", identities, least=1)
-        require_whole("data.instances", instances, least=1)
-        require_whole("data.eval_batch_size", eval_batch_size, least=1)
+        require_whole("identities", identities, least=1)
+        require_whole("instances", instances, least=1)
+        require_whole("eval_batch_size", eval_batch_size, least=1)
         require_whole("seed", seed, least=0)
         if workers is not None:
-            require_whole("data.workers", workers, least=0)
+            require_whole("workers", workers, least=0)
+        if not isinstance(within_camera, bool):
+            raise InputError(f"within_camera={within_camera}: expected true or false.")
         self.split, self.size = split, (int(size[0]), int(size[1]))
         self.identities, self.instances = identities, instances
         self.eval_batch_size, self.seed, self.augment = eval_batch_size, seed, augment
         self.workers, self.interpolation = workers, interpolation
-        if not isinstance(within_camera, bool):
-            raise InputError(f"data.within_camera={within_camera}: type true or false.")
         self.within_camera = within_camera
         self.train_records = split.train
         self._stream: tuple[int, torch.Generator] | None = None
         if min(self.size) < 16:
             raise InputError(
                 f"images of {self.size[0]}x{self.size[1]} pixels: expected at least 16 pixels each "
-                "way, such as model.image_size=[256,128]."
+                "way.",
+                image_size=[256, 128],
             )
 
     def keep_only(self, labels: LabelMap) -> None:
-        """Train on these people alone: `model.unknown=drop`."""
+        """Train on these identities alone: `unknown=drop`."""
         self.train_records = tuple(r for r in self.split.train if r.pid in labels)
 
     @property
@@ -86,13 +87,20 @@ class ReIDDataModule(pl.LightningDataModule):
         return len(self._sampler(rank=0, world_size=1))
 
     def setup(self, stage: str) -> None:
-        """Refuse, before any work, batches that can't be had; InputError says which can."""
+        """Check the sizes of batches before any work; InputError if they are impossible."""
         self._dataset(())
         if stage == "fit":
             self._sampler(rank=0, world_size=1)
+            if self.identities * self.instances == 1:
+                raise InputError(
+                    "identities=1 and instances=1 make train batches of a single image, and batch "
+                    "normalisation and metric losses need at least 2.",
+                    identities=min(16, len({r.pid for r in self.train_records})),
+                    instances=4,
+                )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """P x K batches of this rank's own; see `IdentitySampler`."""
+        """P x K batches of this rank."""
         rank, world_size = self._place()
         return DataLoader(
             self._dataset(self.train_records),
@@ -149,12 +157,12 @@ class ReIDDataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _sampler(self, rank: int, world_size: int) -> IdentitySampler:
-        whose = [(r.pid, r.camera if self.within_camera else 0) for r in self.train_records]
-        numbers = {pair: number for number, pair in enumerate(sorted(set(whose)))}
-        people = [numbers[pair] for pair in whose]
+        pairs = [(r.pid, r.camera if self.within_camera else 0) for r in self.train_records]
+        numbers = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
+        groups = [numbers[pair] for pair in pairs]
         of = "identities, one for each of their cameras" if self.within_camera else "identities"
         size = (self.identities, self.instances)
-        return IdentitySampler(people, *size, self.seed, rank, world_size, of)
+        return IdentitySampler(groups, *size, self.seed, rank, world_size, of)
 
     def _loading(self) -> dict[str, Any]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,19 +1,20 @@
-"""A split as data: who trains, who is tested, and a readable file that says so."""
+"""A split as data: the images of each subset, and a readable file of them."""
 
 import csv
 import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from camreid.data.filenames import parse_name
-from camreid.data.records import ImageRecord, people
+from camreid.data.records import DISTRACTOR, MAX_PID, ImageRecord, parse_name, people
 from camreid.errors import InputError
+from camreid.files import write_whole
 from camreid.labels import LabelMap
+from camreid.provenance import SplitRecord
 
 Subset = Literal["train", "val", "query", "gallery"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "query", "gallery")
@@ -22,7 +23,7 @@ COLUMNS = ("subset", "path", "pid", "camera", "row")
 
 @dataclass(frozen=True)
 class Split:
-    """Who trains and who is tested.
+    """The images of train and test.
 
     Attributes:
         train: images to learn from.
@@ -30,7 +31,7 @@ class Split:
         query: images to look for.
         gallery: images to look in, distractors (pid 0) among them.
         labels: the identities of `train` in row order.
-        strategy: how the split was made, for people to read; no part of its content.
+        record: how the split was made, and its digest; no part of its content.
     """
 
     train: tuple[ImageRecord, ...]
@@ -38,7 +39,15 @@ class Split:
     query: tuple[ImageRecord, ...]
     gallery: tuple[ImageRecord, ...]
     labels: LabelMap
-    strategy: str = field(default="by hand", compare=False)
+    record: SplitRecord = field(default=SplitRecord("custom"), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "record", replace(self.record, digest=self.digest))
+
+    @property
+    def strategy(self) -> str:
+        """Deprecated: `record` as text, without the digest."""
+        return str(replace(self.record, digest=None))
 
     @cached_property
     def digest(self) -> str:
@@ -53,11 +62,10 @@ class Split:
 
     @cached_property
     def rankable(self) -> dict[str, int]:
-        """How many images of `val` and of `query` have a match under the protocol of each."""
-        gallery = {(r.pid, r.camera) for r in self.gallery}
+        """Number of images of `val` and of `query` with a match under the protocol of each."""
         cameras = defaultdict(set)
-        for pid, camera in gallery:
-            cameras[pid].add(camera)
+        for record in self.gallery:
+            cameras[record.pid].add(record.camera)
         query = sum(bool(cameras[r.pid] - {r.camera}) for r in self.query if r.pid > 0)
         return {"val": count_rankable(self.val), "query": query}
 
@@ -68,15 +76,15 @@ class Split:
 
     def save(self, path: str | Path) -> None:
         """Write the manifest: CSV with the columns subset, path, pid, camera, row (empty: none)."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-        with draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for subset, r in self._images():
-                writer.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, self._row(r)))
-        draft.replace(path)
+
+        def write(draft: Path) -> None:
+            with draft.open("w", newline="", encoding="utf-8") as file:
+                rows = csv.writer(file)
+                rows.writerow(COLUMNS)
+                for subset, r in self._images():
+                    rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, self._row(r)))
+
+        write_whole(path, write)
 
     @classmethod
     def load(
@@ -92,21 +100,22 @@ class Split:
             present: whether the images must be there, as they must to be read.
 
         Raises:
-            InputError: a column, value or image file is missing.
+            InputError: a column, value or image file is missing; train or val holds pid -1 or 0.
         """
-        lines = _read_lines(Path(path))
-        images = [_record(Path(path), number, line) for number, line in lines]
-        found = [image for _, image, _ in images]
-        if present:
-            found = _locate(found, root)
-            _check_present(Path(path), found, root)
-        parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
-        for (subset, _, _), record in zip(images, found, strict=True):
+        path = Path(path)
+        parts: dict[Subset, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
+        rows: dict[int, int] = {}
+        for number, line in _read_lines(path):
+            subset, record, row = _record(path, number, line)
             parts[subset].append(record)
-        rows = {r.pid: row for subset, r, row in images if row is not None}
-        labels = _labels(Path(path), parts["train"], rows)
+            if row is not None:
+                rows[record.pid] = row
+        if present:
+            _locate(path, parts, root)
+        labels = _labels(path, parts["train"], rows)
         train, val, query, gallery = (tuple(parts[s]) for s in SUBSETS)
-        return cls(train, val, query, gallery, labels, strategy=f"manifest {path}")
+        origin = SplitRecord("manifest", {"path": str(path)})
+        return cls(train, val, query, gallery, labels, origin)
 
     def _images(self) -> Iterator[tuple[Subset, ImageRecord]]:
         for subset in SUBSETS:
@@ -118,20 +127,17 @@ class Split:
 
 
 def count_rankable(records: Sequence[ImageRecord]) -> int:
-    """How many images have a match among the others: in another camera, or in their only one."""
-    images = Counter(r.pid for r in records)
-    cameras: dict[int, set[int]] = defaultdict(set)
-    for record in records:
-        cameras[record.pid].add(record.camera)
-    if len({r.camera for r in records}) == 1:
-        return sum(images[r.pid] > 1 for r in records)
-    return sum(len(cameras[r.pid]) > 1 for r in records)
+    """Number of images with a match among the others: in another camera, or in their only one."""
+    pairs = {(r.pid, r.camera) for r in records}
+    one_camera = len({camera for _, camera in pairs}) == 1
+    found = Counter(r.pid for r in records) if one_camera else Counter(pid for pid, _ in pairs)
+    return sum(found[r.pid] > 1 for r in records)
 
 
 def _read_lines(path: Path) -> list[tuple[int, dict[str, str]]]:
     if not path.is_file():
-        raise InputError(f"no split manifest at {path}; type split.manifest=FILE, a split.csv.")
-    with path.open(newline="", encoding="utf-8") as file:
+        raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = [c for c in COLUMNS[:-1] if c not in (reader.fieldnames or ())]
         if missing:
@@ -151,39 +157,44 @@ def _record(
         row = int(line["row"]) if line.get("row") else None
     except (TypeError, ValueError):
         subset = None
-    if subset is None or not line["path"]:
+    if subset is None or not line["path"] or camera < 1 or not -1 <= pid <= MAX_PID:
         raise InputError(
             f"line {number} of {path} reads {','.join(str(v) for v in line.values())}; expected "
-            f"{','.join(COLUMNS)} with a subset of {', '.join(SUBSETS)} and whole numbers. "
-            "Mend the line or make the manifest again."
+            f"{','.join(COLUMNS)}: subset is one of {', '.join(SUBSETS)}, pid a whole number from "
+            "-1 to below 2**63, camera and row whole numbers from 1 and from 0."
+        )
+    if pid <= DISTRACTOR and subset != "gallery":
+        raise InputError(
+            f"line {number} of {path} puts pid {pid} into {subset}. Pids -1 (junk) and 0 "
+            "(distractor) are no identities; only the gallery may hold them. If the dataset "
+            "numbers its identities from 0, add 1 to every pid; otherwise delete these lines."
         )
     name = parse_name(line["path"])
-    sequence, frame = (name.sequence, name.frame) if name else (0, 0)
+    sequence, frame = (name.sequence, name.frame) if name else (None, 0)
     return subset, ImageRecord(line["path"], pid, camera, sequence, frame), row
 
 
-def _locate(records: list[ImageRecord], root: str | Path | None) -> list[ImageRecord]:
-    """The records with the path at which each image was found, or as they are."""
+def _locate(path: Path, parts: dict[Subset, list[ImageRecord]], root: str | Path | None) -> None:
+    """Give the records the path at which each image was found; InputError if it is missing."""
     homes: list[Path] = []
     if root is not None and Path(root).is_dir():
         homes = [Path(root), *(Path(d.path) for d in os.scandir(root) if d.is_dir())]
-        homes.sort(key=lambda home: not (home / records[0].name).exists() if records else 0)
-
-    def at(record: ImageRecord) -> ImageRecord:
-        places = (str(home / part) for home in homes for part in (record.name, record.path))
-        path = next((p for p in (record.path, *places) if os.path.exists(p)), record.path)
-        return ImageRecord(path, record.pid, record.camera, record.sequence, record.frame)
-
-    return [at(record) for record in records]
-
-
-def _check_present(path: Path, records: list[ImageRecord], root: str | Path | None) -> None:
-    lost = [r.path for r in records if not os.path.exists(r.path)]
+        first = next((r.name for records in parts.values() for r in records), "")
+        homes.sort(key=lambda home: not (home / first).exists())
+    lost = []
+    for records in parts.values():
+        for i, r in enumerate(records):
+            places = (r.path, *(str(home / p) for home in homes for p in (r.name, r.path)))
+            found = next((p for p in places if os.path.exists(p)), None)
+            if found is None:
+                lost.append(r.path)
+            else:
+                records[i] = replace(r, path=found)
     if lost:
         raise InputError(
-            f"{path} names {len(lost)} of {len(records)} images that are not there, such as "
-            f"{', '.join(lost[:3])} (also looked for below data.root={root}). Type "
-            "data.root=FOLDER with the folder that holds them, or make the manifest again."
+            f"{path} names {len(lost)} images that are not there, such as {', '.join(lost[:3])} "
+            f"(also looked for below root={root}).",
+            root="FOLDER",
         )
 
 
@@ -195,7 +206,7 @@ def _labels(path: Path, train: list[ImageRecord], rows: dict[int, int]) -> Label
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
             f"the rows of {path} are not one for each train identity, from 0 without gaps: "
-            f"{len(rows)} people have rows {min(rows.values())}..{max(rows.values())}"
+            f"{len(rows)} identities have rows {min(rows.values())}..{max(rows.values())}"
             + (f", pids {without[:3]} have none" if without else "")
             + ". Mend the column or leave it out."
         )

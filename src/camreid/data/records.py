@@ -1,36 +1,76 @@
-"""What the images are: a Market-1501 folder as records of (path, pid, camera, sequence, frame)."""
+"""Image records of a dataset in the Market-1501 layout, and the grammar of its file names."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
-from camreid.data.filenames import GRAMMAR, JUNK, parse_name
 from camreid.errors import InputError, MissingDataset
 
-TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
-FOLDERS = (TRAIN, QUERY, GALLERY)
+TRAIN, QUERY, GALLERY = FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 OFFICIAL = "Market-1501-v15.09.15"
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TRY = "To try the program without a dataset: data=synthetic."
+JUNK, DISTRACTOR = -1, 0
+MAX_PID = 2**63 - 1
+GRAMMAR = (
+    "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1 is junk, 0000 a distractor)"
+)
+
+_NAME = re.compile(r"(?P<pid>-1|\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?(?:_f?(?P<frame>\d+))?")
+
+
+class ImageName(NamedTuple):
+    """The fields of a Market-1501 file name. `camera` is 1-based, as in the name."""
+
+    pid: int
+    camera: int
+    sequence: int | None
+    frame: int
+
+
+def parse_name(path: str | PurePath) -> ImageName | None:
+    """Read the base name of `path`, never its folders; None if it does not follow the grammar.
+
+    DukeMTMC-reID names (`0001_c2_f0046182.jpg`) are read too; their sequence is None.
+
+    >>> parse_name("exp_1_c2/0704_c1s3_069626_01.jpg")
+    ImageName(pid=704, camera=1, sequence=3, frame=69626)
+    >>> parse_name("-1_c6s4_002902_05.jpg").pid, parse_name("0001_c2_f0046182.jpg").sequence
+    (-1, None)
+    >>> parse_name("Thumbs.db") is None
+    True
+    """
+    found = _NAME.match(PurePath(path).name)
+    if found is None:
+        return None
+    sequence = found["sequence"]
+    return ImageName(
+        int(found["pid"]),
+        int(found["camera"]),
+        None if sequence is None else int(sequence),
+        int(found["frame"] or 0),
+    )
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One crop of one person.
+    """One crop of one identity.
 
     Attributes:
         path: the image file.
         pid: raw identity number; 0 is a distractor, -1 junk.
         camera: 1-based, as in the file name.
-        sequence: recording of that camera, as in the file name.
+        sequence: recording of that camera, as in the file name; None if it is unknown.
         frame: frame number within the recording.
     """
 
     path: str
     pid: int
     camera: int
-    sequence: int = 0
+    sequence: int | None = None
     frame: int = 0
 
     @property
@@ -49,7 +89,7 @@ class Records:
 
     @property
     def cameras(self) -> tuple[int, ...]:
-        """The cameras that took any image, in order."""
+        """The cameras of all images, in order."""
         return tuple(sorted({r.camera for r in (*self.train, *self.query, *self.gallery)}))
 
 
@@ -57,7 +97,7 @@ def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout.
 
     Only base names are read, so folders called `exp_1_c2` do no harm. Junk (pid -1) is left out
-    everywhere; distractors (pid 0) stay in the gallery and are nobody in the train set.
+    everywhere; distractors (pid 0) stay in the gallery.
 
     Args:
         root: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`, or its
@@ -68,81 +108,76 @@ def read_market1501(root: str | Path) -> Records:
 
     Raises:
         MissingDataset: there is no such folder, or there are no train images in it.
-        InputError: an image's name does not follow the grammar.
+        InputError: a name does not follow the grammar, or pid 0 has train or query images.
     """
     home = find_market1501(root)
     train, query, gallery = (_read_folder(home / folder) for folder in FOLDERS)
     if not train:
         raise MissingDataset(
             f"{home / TRAIN} holds no images; expected .jpg or .png files named like {GRAMMAR}. "
-            f"Unpack the dataset again or type data.root=FOLDER. {TRY}"
+            f"Unpack the dataset again. {TRY}"
         )
-    return Records(tuple(r for r in train if r.pid > 0), query, gallery)
+    for part in (train, query):
+        zeros = [r.path for r in part if r.pid == DISTRACTOR]
+        if zeros:
+            raise InputError(
+                f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
+                "distractors of the gallery, and is no identity. If the dataset numbers its "
+                "identities from 0, rename its files so that they count from 1; if these images "
+                "are distractors, move them out of the folder."
+            )
+    return Records(train, query, gallery)
 
 
 def find_market1501(root: str | Path) -> Path:
     """The folder that holds `bounding_box_train` and the rest: `root` or one folder in it."""
     if not isinstance(root, str | Path):
-        raise InputError(f"data.root={root}: expected a folder, such as data.root=datasets.")
+        raise InputError(f"root={root}: expected a folder.", root="datasets")
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
         raise MissingDataset(
-            f"no dataset at data.root={root}: there is no such folder. Put {OFFICIAL}, with "
-            "bounding_box_train/, query/ and bounding_box_test/ in it, below that folder, or "
-            f"type data.root=FOLDER. {TRY}"
+            f"no dataset at root={root}: there is no such folder. Expected {OFFICIAL}, with "
+            f"{', '.join(FOLDERS)} in it, or its parent. {TRY}",
+            root="FOLDER",
         )
     homes = [h for h in (root, root / OFFICIAL) if (h / TRAIN).is_dir()][:1]
-    if not homes:
-        homes = [h for h in _folders(root) if (h / TRAIN).is_dir()]
+    if not homes:  # hidden folders may be of an unfinished rendering
+        folders = (p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        homes = sorted(h for h in folders if (h / TRAIN).is_dir())
     if len(homes) > 1:
-        raise InputError(
-            f"data.root={root} holds {len(homes)} datasets; choose one: "
-            + " or ".join(f"data.root={h}" for h in homes)
-        )
+        names = ", ".join(h.name for h in homes)
+        raise InputError(f"root={root} holds {len(homes)} datasets: {names}.", root=homes[0])
     if not homes:
-        raise MissingDataset(_no_home(root))
+        near = [p for p in root.parents[:2] if (p / TRAIN).is_dir()]
+        near += sorted(p.parent for p in root.glob(f"*/*/{TRAIN}"))
+        found = ", ".join(sorted(os.listdir(root))[:4]) or "nothing"
+        raise MissingDataset(
+            f"no Market-1501 layout at root={root}: expected {', '.join(FOLDERS)} there or in "
+            f"one folder below, found {found}. {TRY}",
+            root=near[0] if near else "FOLDER",
+        )
     return homes[0]
-
-
-def _folders(root: Path) -> list[Path]:
-    """The folders of one, hidden ones (such as those of an unfinished rendering) left out."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _no_home(root: Path) -> str:
-    """Says where the dataset probably is, one level up or two levels down."""
-    above = [p for p in root.parents[:2] if (p / TRAIN).is_dir()]
-    below = sorted(p.parent for p in root.glob(f"*/*/{TRAIN}"))
-    near = [*above, *below]
-    found = ", ".join(sorted(os.listdir(root))[:4]) or "nothing"
-    hint = f"It is at {near[0]}: type data.root={near[0]}." if near else "Type data.root=FOLDER."
-    return (
-        f"no Market-1501 layout at data.root={root}: expected bounding_box_train/, query/ and "
-        f"bounding_box_test/ there or in one folder below, found {found}. {hint} {TRY}"
-    )
 
 
 def _read_folder(folder: Path) -> tuple[ImageRecord, ...]:
     """The records of one folder, sorted by file name, without junk."""
     if not folder.is_dir():
         return ()
-    files = sorted(
+    names = sorted(
         f.name for f in os.scandir(folder) if f.name.lower().endswith(SUFFIXES) and f.name[0] != "."
     )
-    records = (_record(folder, name) for name in files)
+    records = []
+    for name in names:
+        parsed = parse_name(name)
+        if parsed is None or parsed.camera < 1 or parsed.pid > MAX_PID:
+            raise InputError(
+                f"{folder / name} is not named as in Market-1501; expected names like {GRAMMAR}, "
+                "cameras from 1, pids below 2**63. Rename the file or move it out of the folder."
+            )
+        records.append(ImageRecord(str(folder / name), *parsed))
     return tuple(r for r in records if r.pid != JUNK)
-
-
-def _record(folder: Path, name: str) -> ImageRecord:
-    parsed = parse_name(name)
-    if parsed is None or parsed.camera < 1:
-        raise InputError(
-            f"{folder / name} is not named as in Market-1501; expected names like {GRAMMAR}, "
-            "cameras from 1. Rename the file or move it out of the folder."
-        )
-    return ImageRecord(str(folder / name), *parsed)
 
 
 def people(records: Iterable[ImageRecord]) -> tuple[int, ...]:
     """The labelled identities among `records`, in numeric order: no junk, no distractors."""
-    return tuple(sorted({r.pid for r in records if r.pid > 0}))
+    return tuple(sorted({r.pid for r in records if r.pid > DISTRACTOR}))

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from camreid.data.figures import Pose, draw_person
-from camreid.data.filenames import DISTRACTOR, JUNK, ImageName
+from camreid.data.records import DISTRACTOR, JUNK, ImageName
 from camreid.data.wardrobe import Colour, Person, make_person
 
 VERSION = 1

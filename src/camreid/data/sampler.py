@@ -13,9 +13,10 @@ class IdentitySampler(Sampler[int]):
 
     An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`. In an
     epoch every identity is used at least once, in n // K groups of its n images; one with fewer
-    than K images repeats its own. Groups of one identity go to different batches, always the
-    emptiest ones, which fills batches evenly (to one group); the last places go to identities
-    drawn at random. So the length is known beforehand and the same on every rank.
+    than K images repeats its own. An epoch has one batch for every P groups, and an identity at
+    most one group in each batch: of a large identity, an epoch takes a random part. Groups of one
+    identity go to the emptiest batches, which fills batches evenly (to one group); the last places
+    go to identities drawn at random. So the length is known beforehand and the same on every rank.
 
     Args:
         pids: identity of each image.
@@ -24,7 +25,7 @@ class IdentitySampler(Sampler[int]):
         seed: the run's seed.
         rank: which share of the batches is this process's.
         world_size: number of processes.
-        of: what the numbers in `pids` are, for the error.
+        of: name of what `pids` number, for the error.
 
     Raises:
         InputError: fewer than P identities.
@@ -50,13 +51,14 @@ class IdentitySampler(Sampler[int]):
         if identities < 1 or instances < 1 or len(starts) < identities:
             raise InputError(
                 f"batches of {identities} identities x {instances} images can't be made from "
-                f"{len(starts)} {of} ({len(array)} images); type data.identities=P with P "
-                f"from 1 to {len(starts)}, and data.instances=K with K from 1."
+                f"{len(starts)} {of} ({len(array)} images): expected at most {len(starts)} "
+                "identities in a batch, and 1 or more images of each.",
+                identities=max(1, len(starts)),
             )
         groups = np.array([max(1, len(images) // instances) for images in self._images])
-        batches = max(int(groups.max()), -(-int(groups.sum()) // identities))
-        self._groups = groups
+        batches = -(-int(groups.sum()) // identities)
         self.batches = -(-batches // world_size)  # per rank
+        self._groups = groups.clip(max=self.batches * world_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew for this epoch, the same in every process."""
@@ -69,12 +71,12 @@ class IdentitySampler(Sampler[int]):
         rng = np.random.default_rng((self.seed, self.epoch))
         batches = self._deal(rng)
         groups = [iter(self._cut(images, rng)) for images in self._images]
-        for number, people in enumerate(batches):
+        for number, chosen in enumerate(batches):
             # every rank draws for all, so that the streams stay together
-            drawn = [next(groups[p], None) for p in people]
+            drawn = [next(groups[p], None) for p in chosen]
             indices = [
                 self._some(self._images[p], rng) if group is None else group
-                for p, group in zip(people, drawn, strict=True)
+                for p, group in zip(chosen, drawn, strict=True)
             ]
             if number % self.world_size == self.rank:
                 yield from np.concatenate(indices).tolist()
@@ -83,18 +85,18 @@ class IdentitySampler(Sampler[int]):
         """The identities of each batch of all ranks."""
         total = self.batches * self.world_size
         load = np.zeros(total, dtype=np.int64)
-        people: list[list[int]] = [[] for _ in range(total)]
-        for person in rng.permutation(len(self._images)):
-            emptiest = np.argsort(load + rng.random(total), kind="stable")[: self._groups[person]]
+        dealt: list[list[int]] = [[] for _ in range(total)]
+        for identity in rng.permutation(len(self._images)):
+            emptiest = np.argsort(load + rng.random(total), kind="stable")[: self._groups[identity]]
             load[emptiest] += 1
             for batch in emptiest:
-                people[batch].append(person)
-        return [self._top_up(batch, rng) for batch in people]
+                dealt[batch].append(identity)
+        return [self._top_up(batch, rng) for batch in dealt]
 
-    def _top_up(self, people: list[int], rng: np.random.Generator) -> np.ndarray:
-        others = np.setdiff1d(np.arange(len(self._images)), people)
-        added = rng.choice(others, self.identities - len(people), replace=False)
-        return rng.permutation(np.concatenate([people, added]).astype(np.int64))
+    def _top_up(self, chosen: list[int], rng: np.random.Generator) -> np.ndarray:
+        others = np.setdiff1d(np.arange(len(self._images)), chosen)
+        added = rng.choice(others, self.identities - len(chosen), replace=False)
+        return rng.permutation(np.concatenate([chosen, added]).astype(np.int64))
 
     def _cut(self, images: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         """The images of one identity in shuffled groups of K; what is left over rests."""

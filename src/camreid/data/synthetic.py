@@ -23,8 +23,16 @@ from statistics import NormalDist
 from tqdm import tqdm
 
 from camreid.data import rendering
-from camreid.data.filenames import DISTRACTOR, GRAMMAR, JUNK, parse_name
-from camreid.data.records import FOLDERS, GALLERY, QUERY, TRAIN
+from camreid.data.records import (
+    DISTRACTOR,
+    FOLDERS,
+    GALLERY,
+    GRAMMAR,
+    JUNK,
+    QUERY,
+    TRAIN,
+    parse_name,
+)
 from camreid.errors import InputError
 
 _FEWEST_PEOPLE = 12

@@ -36,12 +36,12 @@ class Augment:
     def __post_init__(self) -> None:
         object.__setattr__(self, "erase_area", tuple(self.erase_area))
         for name in ("flip", "erase", "erase_aspect", "auto"):
-            require_number(f"data.augment.{name}", getattr(self, name), 0, 1)
-        require_whole("data.augment.pad", self.pad, least=0)
+            require_number(name, getattr(self, name), 0, 1)
+        require_whole("pad", self.pad, least=0)
         if not all(0 <= share <= 1 for share in self.erase_area):
             raise InputError(
-                f"data.augment.erase_area={list(self.erase_area)}: expected two shares in 0..1, "
-                "such as data.augment.erase_area=[0.02,0.33]."
+                f"erase_area={list(self.erase_area)}: expected two shares in 0..1.",
+                erase_area=[0.02, 0.33],
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Features to ranking, ranking to evidence."""
+"""Features to ranking, ranking to numbers."""
 
 from camreid.evaluation.bootstrap import Difference, compare, intervals
 from camreid.evaluation.expansion import expand_queries
@@ -6,18 +6,11 @@ from camreid.evaluation.features import FeatureTable, Images
 from camreid.evaluation.metric import RetrievalMetric
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.protocols import CameraPairs, Protocols
-from camreid.evaluation.ranking import (
-    RankingResult,
-    average_precision,
-    rank,
-    rank_distances,
-    rank_protocols,
-)
-from camreid.evaluation.rerank import rerank, rerank_distances
-from camreid.evaluation.roc import ROC
+from camreid.evaluation.ranking import rank, rank_distances, rank_protocols
+from camreid.evaluation.rerank import rerank
+from camreid.evaluation.result import RankingResult, average_precision
 
 __all__ = [
-    "ROC",
     "CameraPairs",
     "Difference",
     "FeatureTable",
@@ -34,5 +27,4 @@ __all__ = [
     "rank_distances",
     "rank_protocols",
     "rerank",
-    "rerank_distances",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camreid.errors import InputError
 from camreid.evaluation.features import FeatureTable, Images
-from camreid.evaluation.people import JUNK
+from camreid.evaluation.protocols import JUNK
 
 Combination = Literal["concat", "zscore", "mean", "query_camera", "image_camera"]
 Tables = Mapping[str, FeatureTable]
@@ -94,7 +94,7 @@ def _agreement(first: Tensor, second: Tensor) -> float:
     if first.shape[1] != second.shape[1]:
         return float("nan")
     nearest = (first @ second.T).argmax(1)
-    return (nearest == torch.arange(len(first), device=nearest.device)).double().mean().item()
+    return (nearest == torch.arange(len(first), device=nearest.device)).float().mean().item()
 
 
 def _linear_cka(first: Tensor, second: Tensor) -> float:

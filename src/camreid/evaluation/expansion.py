@@ -7,7 +7,7 @@ from torch import Tensor
 from camreid.errors import require_number, require_whole
 from camreid.evaluation.joint import joint_features, require_neighbours
 from camreid.evaluation.neighbours import FeatureDistances, nearest
-from camreid.evaluation.scores import multiplied_in
+from camreid.evaluation.scores import float32_products
 
 
 def expand_queries(
@@ -21,7 +21,7 @@ def expand_queries(
 ) -> tuple[Tensor, Tensor]:
     """Mean over the k nearest features by cosine, times their cosine to the power of alpha.
 
-    Queries and gallery are expanded together, each image with itself among its k, as FastReID's
+    Queries and gallery are expanded together, each image among its own k, as FastReID's
     `TEST.AQE` does (Chum et al. 2007; alpha: Radenović et al. 2019). The features may be of any
     length, and keep it in the mean.
 
@@ -49,7 +49,7 @@ def expand_queries(
     require_whole("times", times, least=0)
     require_whole("block_size", block_size, least=1)
     require_number("alpha", alpha, 0)
-    with multiplied_in("float32", features.device):
+    with float32_products(features.device):
         for _ in range(times):
             features = _expanded(features, k, alpha, block_size)
     return features[: len(query_features)], features[len(query_features) :]

@@ -31,7 +31,7 @@ class Images:
         features: (N, D), of any float type.
         pids: (N,) int64; -1 is junk, 0 a distractor.
         cameras: (N,) int64, of one base throughout.
-        sequences: (N,) int64 recordings, None if they are not known.
+        sequences: (N,) int64 recordings, -1 where unknown; None if none is known.
         paths: the files, in order; empty if they are not known.
     """
 
@@ -68,6 +68,23 @@ class FeatureTable:
         )
         notes = {**self.notes, "computed": {**self.notes.get("computed", {}), "normalize": True}}
         return FeatureTable(query, gallery, notes)
+
+    def exclusions(self) -> dict[str, Tensor | None]:
+        """Arguments of `rank` that exclude a query's sequence, or its image where paths are equal.
+
+        >>> images = Images(torch.eye(2), *torch.ones(2, 2).long(), paths=("a", "b"))
+        >>> FeatureTable(images, images).exclusions()["gallery_index"]
+        tensor([0, 1])
+        """
+        numbers: dict[tuple[str, int, int], int] = {}
+        found: dict[str, Tensor | None] = {}
+        for part in _PARTS:
+            images: Images = getattr(self, part)
+            keys = zip(images.paths, images.pids.tolist(), images.cameras.tolist(), strict=False)
+            index = [numbers.setdefault(key, len(numbers)) for key in keys]
+            found[f"{part}_sequences"] = images.sequences
+            found[f"{part}_index"] = torch.tensor(index) if index else None
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; paths and notes are its metadata."""

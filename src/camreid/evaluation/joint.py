@@ -1,4 +1,4 @@
-"""Query and gallery as one set of images, as re-ranking and query expansion see them."""
+"""Query and gallery as one set of images, for re-ranking and query expansion."""
 
 import torch
 from torch import Tensor
@@ -22,25 +22,18 @@ def joint_features(query: Tensor, gallery: Tensor) -> Tensor:
             f"features of shapes {tuple(query.shape)} and {tuple(gallery.shape)}: expected (Q, D) "
             "for the query and (G, D) for the gallery, with the same D, from one model."
         )
-    require_images(len(query), len(gallery))
+    if not len(query) or not len(gallery):
+        raise InputError(
+            f"{len(query)} query and {len(gallery)} gallery images: expected at least one of each."
+        )
     for name, features in (("query", query), ("gallery", gallery)):
         broken = (~features.isfinite().all(1)).nonzero().flatten().tolist()
         if broken:
             raise InputError(
                 f"{len(broken)} of {len(features)} {name} features are NaN or infinite, the first "
-                f"at {broken[:5]}: the model has diverged, or overflowed at half precision. "
-                "Expected finite features; extract them again with trainer.precision=32-true."
+                f"at {broken[:5]}: the model has diverged, or overflowed at half precision."
             )
     return torch.cat([query.float(), gallery.float()])
-
-
-def require_images(queries: int, gallery: int) -> None:
-    """Refuse an empty query or gallery."""
-    if not queries or not gallery:
-        raise InputError(
-            f"{queries} query and {gallery} gallery images: expected at least one of each; check "
-            "the split, and that every image was given its role."
-        )
 
 
 def require_neighbours(name: str, value: int, most: int, where: str) -> None:

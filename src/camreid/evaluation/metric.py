@@ -1,6 +1,8 @@
 """Retrieval as a torchmetrics metric: features in, mAP and Rank-k out, each image once."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -8,9 +10,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable, Images
-from camreid.evaluation.ranking import Metric as Distance
-from camreid.evaluation.ranking import Protocol, RankingResult, rank
+from camreid.evaluation.ranking import rank
+from camreid.evaluation.result import Protocol, RankingResult
+from camreid.evaluation.scores import Metric as Distance
 
 Role = Literal["query", "gallery", "both"]
 _ROLES: tuple[Role, ...] = ("query", "gallery", "both")
@@ -24,8 +28,9 @@ class RetrievalMetric(Metric):
 
     Args:
         distance: `cosine` or `euclidean`.
-        protocol: see `rank`; `auto` is `within-camera` where all images are of one camera, where
-            the official protocol has no matches, and `cross-camera` otherwise.
+        protocol: see `rank`; `auto` is `within-camera` where all images are of one camera, and
+            `cross-camera` otherwise. Where within-camera with sequences has no valid query,
+            `auto` excludes only the query image.
         dtype: in which features wait: None for that in which they come (float64 as float32).
             `torch.float16` or `torch.bfloat16` halve the memory of float32, rounded.
 
@@ -62,6 +67,7 @@ class RetrievalMetric(Metric):
         cameras: Tensor,
         index: Tensor,
         role: Role,
+        sequences: Tensor | None = None,
     ) -> None:
         """Add a batch.
 
@@ -71,11 +77,13 @@ class RetrievalMetric(Metric):
             cameras: (B,) int64, of one base throughout.
             index: (B,) int64, the image's number among those of its role.
             role: what the images are; `both` for each ranked against all the others.
+            sequences: (B,) int64 recordings, -1 where unknown; None if none is known.
         """
+        sequences = torch.full_like(pids, -1) if sequences is None else sequences
         kind = torch.full_like(pids, _ROLES.index(role))
         usual = torch.float32 if features.dtype == torch.float64 else features.dtype
         self.features.append(features.detach().to("cpu", self.storage or usual))
-        self.people.append(torch.stack([kind, index, pids, cameras], dim=1).cpu())
+        self.people.append(torch.stack([kind, index, pids, cameras, sequences], dim=1).cpu())
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars `mAP`, `mINP`, `rank1`, `rank5`, `rank10` in 0..1 and `valid_queries`."""
@@ -87,10 +95,9 @@ class RetrievalMetric(Metric):
             return self._rank()
 
     def collected(self) -> tuple[Tensor, Tensor]:
-        """Over all processes, by role and index: features (N, D), and (N, 4) int64 people.
+        """Over all processes, by role and index: features (N, D), and (N, 5) int64 labels.
 
-        The columns of people are the role's number among query, gallery, both; the index; the pid;
-        the camera.
+        The columns are the role's number among query, gallery, both; index; pid; camera; sequence.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             people, keep = each_once(_cat(self.people))
@@ -111,7 +118,7 @@ class RetrievalMetric(Metric):
             index = people[own, 1].tolist()
             if records and max(index, default=0) < len(records):
                 chosen = [records[i] for i in index]
-                sequences = torch.tensor([r.sequence for r in chosen], dtype=torch.int64)
+                sequences = sequences_of(chosen)
                 paths = tuple(str(r.path) for r in chosen)
                 images = replace(images, sequences=sequences, paths=paths)
             parts.append(images)
@@ -120,12 +127,13 @@ class RetrievalMetric(Metric):
     def _rank(self) -> RankingResult:
         people, keep = each_once(_cat(self.people))
         features = _cat(self.features)[keep]
-        kind, index, pids, cameras = people.unbind(1)
+        kind, index, pids, cameras, sequences = people.unbind(1)
         query, gallery = kind != _ROLES.index("gallery"), kind != _ROLES.index("query")
         one_camera = self.protocol == "auto" and bool((cameras == cameras[0]).all())
         protocol: Protocol = "within-camera" if one_camera else "cross-camera"
         both = bool((kind == _ROLES.index("both")).any())
-        return rank(
+        ranked = partial(
+            rank,
             features[query],
             features[gallery],
             pids[query],
@@ -138,6 +146,23 @@ class RetrievalMetric(Metric):
             gallery_index=index[gallery] if both else None,
             device=self.device,
         )
+        try:
+            return ranked(query_sequences=sequences[query], gallery_sequences=sequences[gallery])
+        except NoValidQuery:
+            if not one_camera:
+                raise
+            return ranked()  # every identity of this camera is in one sequence only
+
+
+def sequences_of(records: Iterable[Any]) -> Tensor | None:
+    """(N,) int64 sequences of records, -1 where unknown; None if none is known.
+
+    >>> from types import SimpleNamespace
+    >>> sequences_of([SimpleNamespace(sequence=s) for s in (None, 3)])
+    tensor([-1,  3])
+    """
+    sequences = [-1 if r.sequence is None else r.sequence for r in records]
+    return torch.tensor(sequences) if any(s > 0 for s in sequences) else None
 
 
 def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:
@@ -181,7 +206,7 @@ class IdentityAccuracy(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`accuracy` (NaN where no identity has a row) and `coverage` in 0..1, and `images`."""
-        _, _, rows, guess = each_once(_cat(self.seen))[0].unbind(1)
+        _, _, rows, guess = each_once(_cat(self.seen).cpu())[0].unbind(1)
         known = rows >= 0
         return {
             "accuracy": (guess == rows)[known].double().mean(),

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,23 +36,6 @@ class Block:
     distances: Tensor
 
 
-class Distances(Protocol):
-    """All distances between N images, a few at a time; `power` makes squares of those of blocks."""
-
-    size: int
-    power: int
-    device: torch.device
-
-    def blocks(self) -> Iterator[Block]:
-        """Blocks that together hold each ordered pair once."""
-
-    def rows(self, images: Tensor) -> Tensor:
-        """Squared, of a few images, (B,) int64, to all: (B, N)."""
-
-    def pairs(self, images: Tensor, others: Tensor) -> Tensor:
-        """Squared, of (P,) int64 images to as many others: (P,)."""
-
-
 class FeatureDistances:
     """Squared euclidean distances between features, each pair computed once.
 
@@ -63,8 +45,6 @@ class FeatureDistances:
             `query_gallery`, (Q, G).
         block_size: images at a time; memory grows with block_size x N.
     """
-
-    power = 1
 
     def __init__(self, features: Tensor, queries: int, block_size: int) -> None:
         self.features, self.queries, self.block_size = features, queries, block_size
@@ -104,56 +84,7 @@ class FeatureDistances:
         return squares.addmm_(*products, alpha=-2).clamp_(min=0)
 
 
-class MatrixDistances:
-    """Ready distances, to be squared; of matrices that are not symmetric, columns are read.
-
-    Args:
-        query_gallery: (Q, G).
-        query_query: (Q, Q).
-        gallery_gallery: (G, G).
-        block_size: images at a time.
-    """
-
-    power = 2
-
-    def __init__(
-        self, query_gallery: Tensor, query_query: Tensor, gallery_gallery: Tensor, block_size: int
-    ) -> None:
-        self.q_g, self.q_q, self.g_g = query_gallery, query_query, gallery_gallery
-        self.block_size, self.queries = block_size, len(query_query)
-        self.size, self.device = sum(query_gallery.shape), query_gallery.device
-
-    def blocks(self) -> Iterator[Block]:
-        """Blocks that together hold each ordered pair once."""
-        gallery = self.queries
-        for image, other, matrix in (
-            (0, 0, self.q_q),
-            (0, gallery, self.q_g.T),
-            (gallery, 0, self.q_g),
-            (gallery, gallery, self.g_g),
-        ):
-            for start in range(0, matrix.shape[1], self.block_size):
-                part = matrix[:, start : start + self.block_size]
-                yield Block(image + start, other, part.float())
-
-    def rows(self, images: Tensor) -> Tensor:
-        """Of a few images, (B,) int64, to all: (B, N)."""
-        return self.pairs(images[:, None], torch.arange(self.size, device=self.device))
-
-    def pairs(self, images: Tensor, others: Tensor) -> Tensor:
-        """Of images to others, int64 of shapes that broadcast to that of the result."""
-        (i, k), (j, m) = (self._places(x) for x in (images, others))
-        of_query = torch.where(others < self.queries, self.q_q[j, i], self.q_g[i, m])
-        of_gallery = torch.where(others < self.queries, self.q_g[j, k], self.g_g[m, k])
-        return torch.where(images < self.queries, of_query, of_gallery).float().square()
-
-    def _places(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers among the queries and among the gallery; the one that is not meant is 0."""
-        query = images < self.queries
-        return images.where(query, 0), (images - self.queries).where(~query, 0)
-
-
-def nearest(distances: Distances, count: int) -> Neighbours:
+def nearest(distances: FeatureDistances, count: int) -> Neighbours:
     """The `count` images nearest to each image, itself among them; equal ones in their order.
 
     >>> line = torch.tensor([[0.0], [1.0], [3.0]])
@@ -175,10 +106,10 @@ def nearest(distances: Distances, count: int) -> Neighbours:
         best[images], order = values.topk(keep, largest=False)
         index[images] = places.gather(1, order)
         farthest[images] = torch.maximum(farthest[images], block.distances.amax(0))
-    best, index = _in_order(best.pow_(distances.power), index)
+    best, index = _in_order(best, index)
     if keep > count:
         _settle_ties(distances, best, index)
-    return Neighbours(index[:, :count], best[:, :count], farthest.pow_(distances.power))
+    return Neighbours(index[:, :count], best[:, :count], farthest)
 
 
 def _smallest(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -209,7 +140,7 @@ def _in_order(distances: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return distances, index.gather(1, by_distance)
 
 
-def _settle_ties(distances: Distances, best: Tensor, index: Tensor) -> None:
+def _settle_ties(distances: FeatureDistances, best: Tensor, index: Tensor) -> None:
     """Choose again, in place, where the last two distances of a row of (N, K) are equal."""
     tied = (best[:, -2] == best[:, -1]).nonzero().flatten()
     for images in torch.split(tied, max(1, 2**24 // distances.size)):

@@ -1,4 +1,4 @@
-"""How a test is ranked: protocol, distance, precision, query expansion, re-ranking."""
+"""How a test is ranked: protocol, distance, query expansion, re-ranking."""
 
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -9,9 +9,10 @@ from camreid.errors import InputError, require_number, require_whole
 from camreid.evaluation.expansion import expand_queries
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.protocols import Protocols
-from camreid.evaluation.ranking import Metric, rank, rank_distances, rank_protocols
+from camreid.evaluation.ranking import rank, rank_distances, rank_protocols
 from camreid.evaluation.rerank import Method, rerank
-from camreid.evaluation.result import Precision, Protocol, RankingResult
+from camreid.evaluation.result import Protocol, RankingResult
+from camreid.evaluation.scores import Metric
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,10 @@ class RankOptions:
     Attributes:
         metric: `cosine` or `euclidean`.
         protocol: of the headline numbers: `cross-camera` or `within-camera`.
-        precision: in which features are multiplied; see `rank`.
         expand: how often queries and gallery are expanded; see `expand_queries`.
         expand_k: neighbours in each mean.
         expand_alpha: power of the cosine that weighs them.
-        rerank: None, `k-reciprocal` or `fastreid`; see `rerank`. Under the official protocol only.
+        rerank: None or `k-reciprocal`, under the official protocol only; see `rerank`.
         rerank_k1: neighbours that count.
         rerank_k2: neighbours over which encodings are averaged.
         rerank_lambda: share of the original distance.
@@ -33,7 +33,6 @@ class RankOptions:
 
     metric: Metric = "cosine"
     protocol: Protocol = "cross-camera"
-    precision: Precision = "float32"
     expand: int = 0
     expand_k: int = 5
     expand_alpha: float = 3.0
@@ -43,7 +42,7 @@ class RankOptions:
     rerank_lambda: float = 0.3
 
     def __post_init__(self) -> None:
-        for name, kind in (("metric", Metric), ("protocol", Protocol), ("precision", Precision)):
+        for name, kind in (("metric", Metric), ("protocol", Protocol)):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(
                     f"evaluation.{name}={getattr(self, name)}: type one of "
@@ -58,11 +57,6 @@ class RankOptions:
             raise InputError(
                 f"evaluation.rerank={self.rerank} is for the official protocol; leave out "
                 f"evaluation.protocol={self.protocol}."
-            )
-        if self.precision != "float32" and (self.rerank is not None or self.expand):
-            raise InputError(
-                f"evaluation.precision={self.precision}: re-ranking and query expansion compute "
-                "in float32; leave it out."
             )
         require_whole("evaluation.expand", self.expand, least=0)
         for name in ("expand_k", "rerank_k1", "rerank_k2"):
@@ -91,7 +85,7 @@ class RankOptions:
             query, gallery = expand_queries(
                 query, gallery, k=self.expand_k, alpha=self.expand_alpha, times=self.expand
             )
-        people = (q.pids, g.pids, q.cameras, g.cameras)
+        labels = (q.pids, g.pids, q.cameras, g.cameras)
         if self.rerank is not None:
             distances = rerank(
                 query,
@@ -99,15 +93,12 @@ class RankOptions:
                 k1=self.rerank_k1,
                 k2=self.rerank_k2,
                 lambda_value=self.rerank_lambda,
-                method=self.rerank,
                 metric=self.metric,
             )
-            return rank_distances(distances, *people), None
-        sequences = {"query_sequences": q.sequences, "gallery_sequences": g.sequences}
-        how: dict[str, Any] = {"metric": self.metric, "precision": self.precision, **sequences}
-        how["device"] = device
-        protocols = rank_protocols(query, gallery, *people, **how)
+            return rank_distances(distances, *labels), None
+        how: dict[str, Any] = {"metric": self.metric, "device": device, **table.exclusions()}
+        protocols = rank_protocols(query, gallery, *labels, **how)
         found = protocols.results.get((self.protocol, True))
-        if found is None:  # says why
-            found = rank(query, gallery, *people, protocol=self.protocol, **how)
+        if found is None:  # raises, with the reason
+            found = rank(query, gallery, *labels, protocol=self.protocol, **how)
         return found, protocols

@@ -1,24 +1,131 @@
 """The evaluation protocols: which gallery images a query sees, and which of them are matches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.people import (
-    DISTRACTOR,
-    JUNK,
-    Pairs,
-    People,
-    SamePerson,
-    is_nobody,
-    pick,
-)
 from camreid.evaluation.result import Protocol, RankingResult, measure, summarise
-from camreid.evaluation.sweep import Block
+
+JUNK, DISTRACTOR = -1, 0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of some images.
+
+    Attributes:
+        pids: (N,) int64; -1 is junk, 0 a distractor.
+        cameras: (N,) int64.
+        sequences: (N,) int64 recordings, -1 where unknown; None if none is known.
+        index: (N,) int64 image numbers, by which the query image is found in the gallery.
+    """
+
+    pids: Tensor
+    cameras: Tensor
+    sequences: Tensor | None = None
+    index: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Labels":
+        """The same on a device, as int64."""
+        columns = (self.pids, self.cameras, self.sequences, self.index)
+        return Labels(*(None if c is None else c.detach().to(device).long() for c in columns))  # type: ignore[arg-type]
+
+    def check(self, role: str, images: int) -> None:
+        """Refuse labels that are not one for each of the role's images."""
+        columns = {"pids": self.pids, "cameras": self.cameras}
+        columns |= {
+            name: column
+            for name, column in (("sequences", self.sequences), ("index", self.index))
+            if column is not None
+        }
+        if images == 0 or any(column.shape != (images,) for column in columns.values()):
+            found = ", ".join(f"{column.numel()} {name}" for name, column in columns.items())
+            raise InputError(
+                f"the {role} has {images} features, {found}: expected as many of each, in one "
+                "dimension, and at least one."
+            )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """For each of some queries, the gallery images of the same identity.
+
+    Attributes:
+        queries: (b,) int64 rows of the query.
+        columns: (b, P) int64 rows of the gallery. Short rows are filled with repeats of their last.
+        real: (b, P) bool, False for the filling.
+    """
+
+    queries: Tensor
+    columns: Tensor
+    real: Tensor
+
+
+class SameIdentity:
+    """Finds the gallery images of a query's identity, without a Q x G table.
+
+    Args:
+        query: labels of the queries, on one device with the gallery's.
+        gallery: labels of the gallery.
+
+    >>> query, gallery = torch.tensor([[7], [0]]), torch.tensor([[7, 5, 7], [1, 1, 1]])
+    >>> same = SameIdentity(Labels(*query), Labels(*gallery))
+    >>> same.counts.tolist(), same.pairs(torch.tensor([0]), 2).columns.tolist()
+    ([2], [[0, 2]])
+    """
+
+    def __init__(self, query: Labels, gallery: Labels) -> None:
+        self.order = gallery.pids.argsort(stable=True)
+        pids = gallery.pids[self.order]
+        self.start = torch.searchsorted(pids, query.pids)
+        stop = torch.searchsorted(pids, query.pids, right=True)
+        self.counts = torch.where(query.pids == JUNK, 0, stop - self.start)
+
+    def pairs(self, queries: Tensor, width: int) -> Pairs:
+        """The pairs of some queries (b,) int64 that have at least one; `width` is the most."""
+        counts = pick(self.counts, queries)[:, None]
+        places = torch.arange(width, device=counts.device)
+        first = pick(self.start, queries)[:, None]
+        columns = pick(self.order, first + torch.minimum(places, counts - 1))
+        return Pairs(queries, columns, places < counts)
+
+
+def pick(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]` for 1-D values, which torch does in one thread where the index is small.
+
+    On the CPU, indexing wakes all threads for any size, and waiting for them takes longer than the
+    work, above all where other programs have the cores.
+
+    >>> pick(torch.tensor([5, 6]), torch.tensor([[1, 0]]))
+    tensor([[6, 5]])
+    """
+    return values.index_select(0, index.flatten()).view(index.shape)
+
+
+def is_unlabelled(pids: Tensor) -> Tensor:
+    """Whether pids are junk or distractors.
+
+    >>> is_unlabelled(torch.tensor([-1, 0, 1]))
+    tensor([ True,  True, False])
+    """
+    return (pids == JUNK) | (pids == DISTRACTOR)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The pairs of some queries, closest first; of equals, the earlier image. On the CPU.
+
+    Attributes:
+        pairs: of the same identity.
+        closer: (b, P, S) int64, closer images of other identities in each gallery segment.
+    """
+
+    pairs: Pairs
+    closer: Tensor
 
 
 @dataclass(frozen=True)
@@ -55,20 +162,24 @@ class Protocols:
 
 
 class Rules:
-    """Which pairs are matches and which segments are seen, for segments by camera and distractor.
+    """Which pairs are matches, and which segments (by camera and distractor) a query sees.
+
+    Where the sequences of a side are not known, within-camera excludes the query image alone.
 
     Args:
-        query: labels of all queries.
-        gallery: labels of the whole gallery.
+        query: labels of all queries, on the CPU.
+        gallery: labels of the whole gallery, on the CPU.
     """
 
-    def __init__(self, query: People, gallery: People) -> None:
+    def __init__(self, query: Labels, gallery: Labels) -> None:
+        if not (known(query.sequences) and known(gallery.sequences)):
+            query, gallery = (replace(side, sequences=None) for side in (query, gallery))
         self.query, self.gallery = query, gallery
         self.cameras = torch.unique(torch.cat([query.cameras, gallery.cameras]))
 
     @property
     def tells_images_apart(self) -> bool:
-        """Whether a query can be told from its own image or recording in the gallery."""
+        """Whether a query's own image or sequence can be found in the gallery."""
         pairs = (
             (self.query.sequences, self.gallery.sequences),
             (self.query.index, self.gallery.index),
@@ -76,7 +187,7 @@ class Rules:
         return any(q is not None and g is not None for q, g in pairs)
 
     def check(self, protocol: str) -> None:
-        """Refuse a protocol that there is not, or that these labels are not enough for."""
+        """Refuse a protocol that these labels are not enough for."""
         if protocol not in get_args(Protocol):
             raise InputError(f"protocol={protocol!r}: expected 'cross-camera' or 'within-camera'.")
         if protocol == "within-camera" and not self.tells_images_apart:
@@ -95,17 +206,21 @@ class Rules:
     def one_segment(self, distractors: bool) -> tuple[Tensor, int]:
         """All images that a cross-camera ranking sees as one segment; and the number 1."""
         pids = self.gallery.pids
-        ignored = pids == JUNK if distractors else is_nobody(pids)
+        ignored = pids == JUNK if distractors else is_unlabelled(pids)
         return -ignored.long(), 1
 
     def matches(self, pairs: Pairs, protocol: Protocol, distractors: bool = True) -> Tensor:
         """(b, P) bool: pairs that are matches."""
         valid = pairs.real & self._other(pairs, "index")
         if not distractors:
-            valid &= ~is_nobody(pick(self.query.pids, pairs.queries))[:, None]
+            valid &= ~is_unlabelled(pick(self.query.pids, pairs.queries))[:, None]
         if protocol == "cross-camera":
             return valid & self._other(pairs, "cameras")
-        return valid & ~self._other(pairs, "cameras") & self._other(pairs, "sequences")
+        valid &= ~self._other(pairs, "cameras")
+        if self.query.sequences is None:
+            return valid
+        unknown = pick(self.query.sequences, pairs.queries)[:, None] < 0
+        return valid & (unknown | self._other(pairs, "sequences"))
 
     def matches_in(self, pairs: Pairs) -> Tensor:
         """(b, P) bool: pairs that are matches where the gallery is of their camera alone."""
@@ -115,26 +230,23 @@ class Rules:
     def seen(self, queries: Tensor, protocol: Protocol, distractors: bool = True) -> Tensor:
         """(b, S) bool: segments that a query sees."""
         camera = torch.ones(len(queries), len(self.cameras), dtype=torch.bool)
-        camera = camera.to(queries.device)
         if protocol == "within-camera":
             camera = pick(self.query.cameras, queries)[:, None] == self.cameras
         return torch.cat([camera, camera & distractors], dim=1)
 
     def advice(self, protocol: Protocol) -> str:
         """What to do where a protocol has no valid query."""
-        same = SamePerson(self.query, self.gallery)
-        if not same.counts.any():
+        if not torch.isin(self.query.pids, self.gallery.pids).any():
             return "No query's pid is in the gallery: check that both are of one split."
         if protocol == "within-camera":
+            other = "image" if self.query.sequences is None else "sequence"
             return (
-                "The queries' people are in the gallery, but not in another image of the query's "
-                "camera: protocol='cross-camera' looks for them in the other cameras."
+                f"No query's identity is in another {other} of the query's camera: "
+                "protocol='cross-camera' ranks the images of the other cameras."
             )
         return (
-            "The queries' people are in the gallery, but only in the query's own camera, as in a "
-            "set of a single camera: protocol='within-camera' ranks those, with query_sequences "
-            "and gallery_sequences, or query_index and gallery_index. If there are more cameras, "
-            "check query_cameras and gallery_cameras."
+            "All matches are in the query's own camera: protocol='within-camera' ranks those. If "
+            "there are more cameras, check query_cameras and gallery_cameras."
         )
 
     def _other(self, pairs: Pairs, label: str) -> Tensor:
@@ -145,18 +257,26 @@ class Rules:
         return pick(gallery, pairs.columns) != pick(query, pairs.queries)[:, None]
 
 
+def known(sequences: Tensor | None) -> bool:
+    """Whether sequences are known: names without a sequence are read as 0.
+
+    >>> known(None), known(torch.tensor([0, 0])), known(torch.tensor([0, 1]))
+    (False, False, True)
+    """
+    return sequences is not None and bool((sequences > 0).any())
+
+
 class Columns:
     """Average precision, inverse penalty and first match of all queries, filled in by block.
 
     Args:
         queries: number of queries Q.
-        device: of the ranking.
     """
 
-    def __init__(self, queries: int, device: torch.device) -> None:
-        nan = torch.full((queries,), torch.nan, dtype=torch.float64, device=device)
+    def __init__(self, queries: int) -> None:
+        nan = torch.full((queries,), torch.nan, dtype=torch.float64)
         self.ap, self.inp = nan, nan.clone()
-        self.first = torch.zeros(queries, dtype=torch.int64, device=device)
+        self.first = torch.zeros(queries, dtype=torch.int64)
 
     def add(self, block: Block, matches: Tensor, seen: Tensor | None = None) -> None:
         """Measure the queries of a block.
@@ -196,12 +316,11 @@ class CameraColumns:
     Args:
         rules: of the problem.
         queries: number of queries Q.
-        device: of the ranking.
     """
 
-    def __init__(self, rules: Rules, queries: int, device: torch.device) -> None:
+    def __init__(self, rules: Rules, queries: int) -> None:
         self.rules = rules
-        self.columns = [Columns(queries, device) for _ in rules.cameras]
+        self.columns = [Columns(queries) for _ in rules.cameras]
 
     def add(self, block: Block) -> None:
         """Measure the queries of a block in each camera."""
@@ -222,4 +341,4 @@ class CameraColumns:
         hit = torch.stack([columns.first == 1 for columns in self.columns], dim=1)
         count, ap, hit = (rows.double() @ table.double() for table in (valid, ap, hit))
         cameras = tuple(self.rules.cameras.tolist())
-        return CameraPairs(cameras, (ap / count).cpu(), (hit / count).cpu(), count.long().cpu())
+        return CameraPairs(cameras, ap / count, hit / count, count.long())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camreid.evaluation.neighbours import Distances, Neighbours
+from camreid.evaluation.neighbours import FeatureDistances, Neighbours
 
 # entries at a time: a few hundred MB of index tensors at the most
 _ENTRIES = 2**22
@@ -63,7 +63,9 @@ class SparseRows:
         return SparseRows(counts, self.rows[order], self.values[order])
 
 
-def encode(distances: Distances, near: Neighbours, k1: int, k2: int, scale: Tensor) -> SparseRows:
+def encode(
+    distances: FeatureDistances, near: Neighbours, k1: int, k2: int, scale: Tensor
+) -> SparseRows:
     """Each image as weights over its expanded k-reciprocal neighbours: (N, N), rows sum to 1.
 
     Args:
@@ -109,7 +111,7 @@ def jaccard(encoded: SparseRows, queries: int) -> Iterator[tuple[slice, Tensor]]
 
 
 def _mutual(nearest: Tensor) -> Tensor:
-    """(N, K) bool: who of an image's nearest has the image among its own nearest."""
+    """(N, K) bool: whether an image's neighbour has the image among its own nearest."""
     parts = []
     for span in _spans(len(nearest), nearest.shape[1] ** 2):
         own = nearest[span]
@@ -140,7 +142,9 @@ def _expand(near: Tensor, mutual: Tensor, half: Tensor, half_mutual: Tensor) -> 
     return torch.stack([keys // size, keys % size])
 
 
-def _squared(distances: Distances, near: Neighbours, rows: Tensor, columns: Tensor) -> Tensor:
+def _squared(
+    distances: FeatureDistances, near: Neighbours, rows: Tensor, columns: Tensor
+) -> Tensor:
     """(E,) squared distances of images to others: the known ones looked up, the rest computed."""
     values = torch.empty_like(rows, dtype=torch.float32)
     for span in _spans(len(rows), near.index.shape[1]):

@@ -11,7 +11,7 @@ from camreid.errors import NoValidQuery
 from camreid.evaluation.bootstrap import intervals
 from camreid.evaluation.metric import scalars
 from camreid.evaluation.protocols import Protocols
-from camreid.evaluation.ranking import RankingResult
+from camreid.evaluation.result import RankingResult
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Evidence:
             "retrieval": scalars(self.result),
             "intervals": intervals(self.result),
             "protocol": self.result.protocol,
-            "precision": self.result.precision,
             "dropped_queries": self.result.dropped_queries,
             "identity": self.identity,
             "leak": leak_table(self.result, self.seen),

@@ -1,4 +1,4 @@
-"""What a ranking is worth: per query, and over all queries."""
+"""Retrieval numbers, by query and over all queries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from camreid.errors import NoValidQuery
-from camreid.evaluation.roc import ROC
 
 Protocol = Literal["cross-camera", "within-camera"]
-Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
 class RankingResult:
-    """What a ranking is worth.
+    """Retrieval numbers of one ranking.
 
     Attributes:
         mAP: mean average precision over the valid queries, 0..1.
@@ -26,11 +24,9 @@ class RankingResult:
         average_precision: (Q,) per query, NaN for a query that is not valid.
         inverse_penalty: (Q,) number of matches over the rank of the last, NaN likewise.
         first_match: (Q,) int64 rank of the first match, from 1; 0 for a query that is not valid.
-        query_pids: (Q,) int64 whom each query looks for.
+        query_pids: (Q,) int64.
         protocol: which gallery images a query did not see.
-        precision: in which the features were multiplied.
-        distractors: whether images of nobody (pid 0) were in the gallery.
-        roc: of the scores of all pairs, where it was asked for.
+        distractors: whether distractors (pid 0) were in the gallery.
     """
 
     mAP: float
@@ -42,9 +38,7 @@ class RankingResult:
     first_match: Tensor
     query_pids: Tensor
     protocol: Protocol
-    precision: Precision = "float32"
     distractors: bool = True
-    roc: ROC | None = None
 
     @property
     def valid(self) -> Tensor:
@@ -57,7 +51,7 @@ class RankingResult:
         return len(self.first_match) - self.valid_queries
 
     def of(self, queries: Tensor) -> "RankingResult":
-        """The result of some of the queries: (Q,) bool. It has no ROC.
+        """The result of some of the queries: (Q,) bool.
 
         Raises:
             NoValidQuery: none of them is valid.
@@ -65,7 +59,7 @@ class RankingResult:
         columns = (self.average_precision, self.inverse_penalty, self.first_match)
         kept = [column[queries] for column in columns]
         result = summarise(kept, self.query_pids[queries], len(self.cmc), self.protocol)
-        return replace(result, precision=self.precision, distractors=self.distractors)
+        return replace(result, distractors=self.distractors)
 
 
 def summarise(
@@ -82,7 +76,7 @@ def summarise(
         query_pids: (Q,) int64.
         max_rank: length of the CMC curve.
         protocol: which gallery images a query did not see.
-        advice: what to do if no query is valid.
+        advice: for the error.
 
     Raises:
         NoValidQuery: no query has a match.
@@ -110,11 +104,11 @@ def summarise(
 
 
 def measure(valid: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the matches of each query are worth, from how many others are closer.
+    """Numbers of each query, from how many images of other identities are closer than a match.
 
     Args:
-        valid: (b, P) bool, which pairs of a query count as matches; closest first.
-        closer: (b, P) int64, images of other people that are closer than the pair.
+        valid: (b, P) bool on the CPU, which pairs of a query count as matches; closest first.
+        closer: (b, P) int64 images of other identities that are closer than the pair.
 
     Returns:
         Average precision and inverse penalty, (b,) float64 each, NaN where there is no match, and
@@ -141,11 +135,12 @@ def average_precision(relevant: Tensor) -> Tensor:
         relevant: (..., G) bool, best match first, ignored images removed or behind the others.
 
     Returns:
-        (...) float64, NaN where nothing is relevant.
+        (...) float64 on the CPU, NaN where nothing is relevant.
 
     >>> average_precision(torch.tensor([True, False, True])).item()
     0.8333333333333333
     """
+    relevant = relevant.cpu()
     hits = relevant.cumsum(-1, dtype=torch.float64)
-    places = torch.arange(1, relevant.shape[-1] + 1, device=relevant.device, dtype=torch.float64)
+    places = torch.arange(1, relevant.shape[-1] + 1, dtype=torch.float64)
     return (hits / places * relevant).sum(-1) / relevant.sum(-1, dtype=torch.float64)

@@ -1,12 +1,12 @@
-"""What a student misses of its teachers: similarities in a batch, and logits of the same people."""
+"""Distillation losses: similarities in a batch, and logits of the same identities."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def relation_loss(student: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """How differently two matrices of cosines rank the other images for each: (B,).
+def similarity_loss(student: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Divergence of two matrices of cosines in how they rank the other images for each: (B,).
 
     Each row without its diagonal becomes a distribution over the other images, its softmax at a
     temperature; the loss is the KL divergence from the target's to the student's. That is
@@ -21,7 +21,7 @@ def relation_loss(student: Tensor, target: Tensor, temperature: float) -> Tensor
         temperature: above 0; both are divided by it.
 
     >>> cosine = torch.tensor([[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]])
-    >>> relation_loss(cosine, cosine - 0.3, 0.1).abs().max().item() < 1e-6  # shifts do not count
+    >>> similarity_loss(cosine, cosine - 0.3, 0.1).abs().max().item() < 1e-6  # shifts do not count
     True
     """
     others = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
@@ -29,38 +29,22 @@ def relation_loss(student: Tensor, target: Tensor, temperature: float) -> Tensor
     return _divergence(ours, theirs)
 
 
-def rows_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """How differently logits spread over the same people: (B,), KL divergence from the teacher's.
+def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL divergence of the student's softmax from the teacher's: (B,).
 
     Both are divided by a temperature T and the divergence is multiplied by T^2, so that gradients
-    keep their size whatever it is (Hinton et al. 2015).
+    keep their size (Hinton et al. 2015).
 
     Args:
-        student: (B, P) logits of P people.
-        teacher: (B, P) logits of the same people in the same order.
+        student: (B, P) logits of P identities.
+        teacher: (B, P) logits of the same identities in the same order.
         temperature: above 0.
 
-    >>> rows_loss(torch.zeros(1, 2), torch.tensor([[0.0, 100.0]]), 1.0)
+    >>> logit_loss(torch.zeros(1, 2), torch.tensor([[0.0, 100.0]]), 1.0)
     tensor([0.6931])
     """
     divergence = _divergence(student.float() / temperature, teacher.float() / temperature)
     return divergence * temperature**2
-
-
-def fuse(similar: Tensor, asked: Tensor) -> Tensor:
-    """The similarities of several teachers as one (B, B) matrix.
-
-    Args:
-        similar: (E, B, B) cosines of E teachers.
-        asked: (E, B) bool, whose means the rows are; those of images that ask nobody ask all.
-
-    >>> similar = torch.stack([torch.zeros(2, 2), torch.ones(2, 2)])
-    >>> fuse(similar, torch.tensor([[False, False], [True, False]]))
-    tensor([[1.0000, 1.0000],
-            [0.5000, 0.5000]])
-    """
-    shares = (asked | ~asked.any(0)).to(similar.dtype)
-    return (similar * (shares / shares.sum(0))[:, :, None]).sum(0)
 
 
 def cosines(features: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from camreid.models.head import RemapHead
 from camreid.models.pixels import Pixels
 
 Neck = Literal["after", "before"]
+NETWORKS = ("camreid.models.Baseline", "camreid.models.MGN")  # a checkpoint may name these
 
 
 @dataclass(frozen=True)

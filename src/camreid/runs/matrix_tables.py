@@ -116,10 +116,10 @@ def _cell(part: Mapping[str, Any] | None, number: str) -> str:
 
 def _knowledge(rows: Mapping[str, Mapping[str, Any]], caveat: str) -> Table:
     """Whom each row knows: coverage of the train people, tested people seen, and the rest."""
-    title = f"Coverage of the train people, images trained on, and leak{caveat}"
+    title = f"Coverage of the train people and leak{caveat}"
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    names = ("rows", "coverage", "images seen", "test people seen", "unseen mAP", "unseen Rank-1")
+    names = ("rows", "coverage", "test people seen", "unseen mAP", "unseen Rank-1")
     for name in names:
         table.add_column(name, justify="right")
     for name, row in rows.items():
@@ -129,7 +129,6 @@ def _knowledge(rows: Mapping[str, Mapping[str, Any]], caveat: str) -> Table:
             name,
             _count(row.get("rows")),
             percent(row.get("coverage")),
-            _count(row.get("images_seen")),
             seen_people(row),
             *(percent(unseen.get(number)) for number in _TITLES),
         )

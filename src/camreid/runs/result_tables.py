@@ -24,10 +24,10 @@ def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
     with a row.
     """
     tables = [_headline(summary, title)]
-    others = {k: v for k, v in summary.get("protocols", {}).items() if k != summary["protocol"]}
+    others = {k: v for k, v in (summary.get("protocols") or {}).items() if k != summary["protocol"]}
     if others:
         tables.append(_others(others))
-    if len(summary.get("camera_pairs", {}).get("cameras", ())) > 1:
+    if len((summary.get("camera_pairs") or {}).get("cameras", ())) > 1:
         tables.append(_camera_pairs(summary["camera_pairs"]))
     images = summary.get("leaked_images") or {}
     if summary["leak"]["seen"]["queries"] or any(images.get(f"{p}_trained") for p in _PARTS):

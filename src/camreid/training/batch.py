@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camreid.data.filenames import GRAMMAR, parse_name
+from camreid.data.records import GRAMMAR, parse_name
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
+from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role, sequences_of
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence
 from camreid.models.camera_heads import own_logits
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
+from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch
 
 
@@ -23,7 +24,7 @@ class RetrievalModule(pl.LightningModule):
 
     Attributes:
         model: the network; `model(images)` gives a `ReIDOutput`.
-        seen: identities that the weights were trained on, by this run and by those before it.
+        provenance: what the weights were trained on, in this run and before it.
         feature_options: what is compared in validation, test and prediction.
         rank_options: how the test is ranked.
         test_features: of the last test, cameras 1-based.
@@ -31,7 +32,7 @@ class RetrievalModule(pl.LightningModule):
     """
 
     model: ReIDNetwork
-    seen: frozenset[int]
+    provenance: Provenance
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,8 +52,9 @@ class RetrievalModule(pl.LightningModule):
         """Collect features; each image is ranked against all the others."""
         read = read_batch(batch, training=False)
         features = self.feature_options(self._network(read), read.images)
-        index = _index(read, batch_idx)
-        self.val_metric.update(features, read.pids, read.camids, index, role="both")
+        index = self._index(read, batch_idx)
+        sequences = self._val_sequences(index)
+        self.val_metric.update(features, read.pids, read.camids, index, "both", sequences)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/mAP` and the rest."""
@@ -78,9 +80,30 @@ class RetrievalModule(pl.LightningModule):
         network = self._network(read)
         output = network(read.images)
         features = self.feature_options(network, read.images, output)
-        index = _index(read, batch_idx)
+        index = self._index(read, batch_idx)
         self.test_metric.update(features, read.pids, read.camids + 1, index, role)
         self.test_accuracy.update(*self._guess(read, output), index, role)
+
+    def _index(self, batch: Batch, batch_idx: int) -> Tensor:
+        """(B,) image numbers; of a batch without any, by rank and by place in the loader."""
+        if batch.index is not None:
+            return batch.index
+        # no batch has 2**20 images, and no loader 2**20 batches
+        first = (self.global_rank * 2**20 + batch_idx) * 2**20
+        return torch.arange(len(batch.pids), device=batch.pids.device) + first
+
+    def _val_sequences(self, index: Tensor) -> Tensor | None:
+        """(B,) sequences of validation images, None where the loader is not of a split."""
+        records = getattr(getattr(self._datamodule, "split", None), "val", ())
+        numbers = index.tolist()
+        if max(numbers, default=0) >= len(records):
+            return None
+        sequences = sequences_of(records[i] for i in numbers)
+        return None if sequences is None else sequences.to(index.device)
+
+    @property
+    def _datamodule(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
 
     def _network(self, batch: Batch) -> Callable[[Tensor], ReIDOutput]:
         """The network, told of the cameras of a batch."""
@@ -98,7 +121,7 @@ class RetrievalModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""
         identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
-        split: Any = getattr(getattr(self.trainer, "datamodule", None), "split", None)
+        split = getattr(self._datamodule, "split", None)
         self.test_features, self.evidence = self.test_metric.table(split), None
         try:
             result, protocols = self.rank_options.rank(self.test_features, self.device)
@@ -106,7 +129,7 @@ class RetrievalModule(pl.LightningModule):
             if not is_partial(self.trainer):
                 raise
             return
-        self.evidence = Evidence(result, self.seen, identity, protocols)
+        self.evidence = Evidence(result, self.provenance.seen, identity, protocols)
         summary = self.evidence.summary()
         for name, value in summary["retrieval"].items():
             self.log(f"test/{name}", value, sync_dist=True)
@@ -133,12 +156,3 @@ def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
     limit = getattr(trainer, f"limit_{stage}_batches")
     whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
     return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-
-
-def _index(batch: Batch, batch_idx: int) -> Tensor:
-    """Image numbers; of a batch without paths or numbers, by its place in an unshuffled loader."""
-    if batch.index is not None:
-        return batch.index
-    size = len(batch.pids)
-    # batches but the last are as long as the first, so a stride that none exceeds keeps them apart
-    return torch.arange(size, device=batch.pids.device) + batch_idx * 2**20

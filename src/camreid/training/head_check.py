@@ -1,33 +1,116 @@
-"""Guards of a run: the head check, and what every checkpoint says of its origin."""
+"""The check of every head before the first step, and notes for checkpoints."""
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.errors import HeadMismatch, InputError
 from camreid.files import write_text
-from camreid.labels import Unknown
+from camreid.labels import LabelMap, Unknown
+from camreid.models.camera_heads import CameraHead
+from camreid.models.head import RemapHead
 from camreid.runs.folder import HeadCheckRecord
 from camreid.runs.head_table import head_check_table
 from camreid.training.batch import read_batch
 from camreid.training.freeze import Freeze
-from camreid.training.head_fit import HeadFit, Images, check_head, images_of
 from camreid.training.module import ReIDModule
 
-__all__ = ["Freeze", "HeadCheck", "HeadFit", "HeadMismatch", "Provenance", "check_head"]
+__all__ = ["CheckpointNotes", "Freeze", "HeadCheck", "HeadFit", "HeadMismatch", "check_head"]
+
+Images = Mapping[tuple[int, int], int]  # by identity and camera, 1-based
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """How a head fits the identities of a training.
+
+    Attributes:
+        head: its name.
+        rows: rows of its weight.
+        people: identities of its label map.
+        dim: width of its rows.
+        features: width of the features that it is given.
+        identities: train identities of the split, of its camera for a head of one camera.
+        shared: those of them whose row came with the starting weights.
+        unknown: the others.
+        coverage: `shared` / `identities`.
+        image_coverage: the same by images.
+        misplaced: identities that land on the row of another.
+        camera: of a head of one camera; None for all.
+        members: number of identities of that camera with a row.
+        left_out: identities that have a row and are not among these members.
+    """
+
+    head: str
+    rows: int
+    people: int
+    dim: int
+    features: int
+    identities: int
+    shared: int
+    unknown: int
+    coverage: float
+    image_coverage: float
+    misplaced: int
+    camera: int | None = None
+    members: int | None = None
+    left_out: int = 0
+
+
+def check_head(
+    name: str,
+    head: RemapHead,
+    features: int,
+    images: Mapping[int, int],
+    inherited: Collection[int] | None,
+    trained: LabelMap,
+) -> HeadFit:
+    """Measure the fit of one head.
+
+    Args:
+        name: the head's name.
+        head: the head.
+        features: width of the features that it is given.
+        images: train images of each identity of the split.
+        inherited: identities whose row came with the starting weights; None for all.
+        trained: the label map by which images are given their rows, that of the first head.
+    """
+    pids = torch.tensor(list(images), dtype=torch.int64)
+    own, rows = head.pids.cpu(), trained.rows(pids)
+    known, rows = pids[rows >= 0], rows[rows >= 0].clamp(max=len(own) - 1)
+    camera = head if isinstance(head, CameraHead) else None
+    members = camera.members.cpu() if camera else torch.ones(len(own), dtype=torch.bool)
+    shared = [pid for pid in known.tolist() if inherited is None or pid in inherited]
+    return HeadFit(
+        head=name,
+        rows=head.weight.shape[0],
+        people=len(set(own.tolist())),
+        dim=head.dim,
+        features=features,
+        identities=len(images),
+        shared=len(shared),
+        unknown=len(images) - len(shared),
+        coverage=len(shared) / max(1, len(images)),
+        image_coverage=sum(images[pid] for pid in shared) / max(1, sum(images.values())),
+        misplaced=int((own[rows] != known).sum()),
+        camera=camera.camera if camera else None,
+        members=int(members.sum()) if camera else None,
+        left_out=int((~members[rows]).sum()),
+    )
 
 
 class HeadCheck(pl.Callback):
     """Checks every head before the first step, prints a table and writes it as JSON.
 
-    Who is trained on is read from the data module's `split`, or from a dataset's `records`; of
-    other loaders, such as FastReID's, the first batch is checked, without its coverage.
+    The train identities are those of the data module's `split`, or of a dataset's `records`. Other
+    loaders, such as FastReID's, are checked on their first batch, without its coverage.
 
     Args:
         min_coverage: least share of the train identities that the head must have a row for, 0..1.
@@ -40,7 +123,7 @@ class HeadCheck(pl.Callback):
     def __init__(self, min_coverage: float = 0.01, path: str | None = None) -> None:
         if not 0 <= min_coverage <= 1:
             raise InputError(
-                f"callbacks.head_check.min_coverage={min_coverage}: expected a share in 0..1."
+                f"min_coverage={min_coverage}: expected a share in 0..1.", min_coverage=0.01
             )
         self.min_coverage, self.path = min_coverage, path
         self._images: Images = {}
@@ -54,11 +137,10 @@ class HeadCheck(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Check against the first batch, where nothing else says who is trained on."""
+        """Check against the first batch, where no split or dataset gives the identities."""
         if not self._images and isinstance(pl_module, ReIDModule):
             read = read_batch(batch, pl_module.target_labels)
-            whose = zip(read.pids.tolist(), read.cameras.tolist(), strict=True)
-            self._images = Counter(whose)
+            self._images = Counter(zip(read.pids.tolist(), read.cameras.tolist(), strict=True))
             self._check(trainer, pl_module, self._images, whole=False)
 
     def _check(
@@ -70,12 +152,19 @@ class HeadCheck(pl.Callback):
     ) -> None:
         if not isinstance(module, ReIDModule):
             raise InputError("HeadCheck is for a camreid.models.ReIDModule.")
-        heads = module.model.remap_heads()
+        heads, inherited = module.model.remap_heads(), module.provenance.inherited
         fits = [
-            check_head(name, head, width, images_of(head, images), module.new_people, module.labels)
+            check_head(
+                name,
+                head,
+                width,
+                _images_of(head, images),
+                None if inherited is None else frozenset(inherited[name]),
+                module.labels,
+            )
             for (name, head), width in zip(heads.items(), module.model.widths.values(), strict=True)
         ]
-        unknown, anonymous = module.config.unknown, module.started_anonymous
+        unknown, anonymous = module.config.unknown, module.labels.is_anonymous
         faults = [fault for fit in fits for fault in self._faults(fit, unknown, whole, anonymous)]
         path = Path(self.path or Path(trainer.default_root_dir) / "head_check.json")
         _show(fits, "" if whole else " of the first batch", unknown, faults, path)
@@ -87,7 +176,7 @@ class HeadCheck(pl.Callback):
         if fit.rows != fit.people:
             faults.append(
                 f"Head '{fit.head}' has {fit.rows} rows, but its label map names {fit.people} "
-                "people."
+                "identities."
             )
         if fit.dim != fit.features:
             faults.append(
@@ -95,19 +184,20 @@ class HeadCheck(pl.Callback):
             )
         if anonymous and unknown != "reinit":
             faults.append(
-                f"Head '{fit.head}' is anonymous: the file that it was imported from does not say "
-                f"whose its {fit.rows} rows are, so none can be trained as anybody's. Import it "
-                "again with its label map (labels.root= labels.camera=), or type "
-                "model.unknown=reinit for a new head."
+                f"Head '{fit.head}' is anonymous: the identities of its {fit.rows} rows are "
+                "unknown, so they cannot be trained. Import the file again with its label map "
+                "(labels.root= labels.camera=), or type model.unknown=reinit for a new head."
             )
             return faults
         if fit.misplaced:
-            faults.append(f"Head '{fit.head}': {fit.misplaced} identities land on another's row.")
+            faults.append(
+                f"Head '{fit.head}': {fit.misplaced} identities land on the row of another."
+            )
         if fit.left_out:
             faults.append(
-                f"Head '{fit.head}' was not told that {fit.left_out} identities with a row are of "
-                f"camera {fit.camera}, and would not train them: call set_cameras(pairs of pid and "
-                "camera) of the train images before, or fit with a ReIDDataModule."
+                f"Head '{fit.head}' does not train {fit.left_out} identities of camera "
+                f"{fit.camera} that have a row: call set_cameras(pairs of pid and camera) of the "
+                "train images before, or fit with a ReIDDataModule."
             )
         of, them = ("", "them") if fit.camera is None else (f" of camera {fit.camera}", "its own")
         counts = (
@@ -117,7 +207,7 @@ class HeadCheck(pl.Callback):
         if unknown == "forbid" and fit.unknown:
             faults.append(f"{counts}, and model.unknown=forbid.")
         elif fit.camera is not None and not fit.identities:
-            pass  # nobody of this camera is trained on
+            pass  # no images of this camera
         elif whole and unknown in ("skip", "drop") and fit.coverage < self.min_coverage:
             faults.append(
                 f"{counts}: a coverage of {fit.coverage:.3f}, below "
@@ -126,8 +216,18 @@ class HeadCheck(pl.Callback):
         return faults
 
 
+def _images_of(head: RemapHead, images: Images) -> dict[int, int]:
+    """Train images of each identity, those of its camera for a head of one camera."""
+    camera = head.camera if isinstance(head, CameraHead) else None
+    counts: Counter[int] = Counter()
+    for (pid, its_camera), count in sorted(images.items()):
+        if camera in (None, its_camera):
+            counts[pid] += count
+    return counts
+
+
 def _train_images(trainer: pl.Trainer) -> Images:
-    """Train images of each identity and camera; empty if no data module or dataset says."""
+    """Train images of each identity and camera; empty without a data module or dataset."""
     data = getattr(trainer, "datamodule", None)
     records: Any = getattr(getattr(data, "split", None), "train", None)
     if records is None:
@@ -137,11 +237,13 @@ def _train_images(trainer: pl.Trainer) -> Images:
 
 
 def _remedy(module: ReIDModule) -> str:
-    """What to type; names the division that the weights were trained on where it is known."""
-    origin = module.started_on or "+split=original (with split.camera=N for an expert)"
+    """What to type; names the split of the starting weights where it is known."""
+    known = [p.split for p in module.provenance.parents if p.role == "init" and p.split]
+    origin = known[0].overrides if known else None
     return (
         "Fine-tune with model.unknown=skip (train the known rows), extend (add rows) or reinit "
-        f"(new head), or train on the division that the head was made for: {origin}."
+        "(new head), or train on the split that the head was made for: "
+        f"{origin or '+split=original (with split.camera=N for an expert)'}."
     )
 
 
@@ -152,8 +254,8 @@ def _show(fits: list[HeadFit], where: str, unknown: Unknown, faults: list[str], 
     head_check_table(f"Head check{where} (model.unknown={unknown})", record.heads).show()
 
 
-class Provenance(pl.Callback):
-    """Writes into every checkpoint where it comes from, beside what the module says of itself.
+class CheckpointNotes(pl.Callback):
+    """Writes notes into every checkpoint.
 
     Args:
         notes: primitives by name, such as the config as text and the command.

@@ -13,18 +13,16 @@ from camreid.models.network import ReIDNetwork
 from camreid.training.batch import read_batch
 
 
-def rows_to_start(
-    network: ReIDNetwork, new_people: LabelMap, unknown: Unknown
-) -> dict[str, LabelMap]:
-    """Whose row of each head starts from features: none under `reinit`, otherwise new people's.
+def rows_to_start(network: ReIDNetwork, new: LabelMap, unknown: Unknown) -> dict[str, LabelMap]:
+    """By head, the identities whose rows start from features: none under `reinit`.
 
-    Under `extend`, in the head of a camera those, too, whom the camera did not have before.
+    Under `extend`, the head of a camera adds those that its camera did not have before.
     """
-    new_people = LabelMap(()) if unknown == "reinit" else new_people
-    wanted = dict.fromkeys(network.remap_heads(), new_people)
+    new = LabelMap(()) if unknown == "reinit" else new
+    wanted = dict.fromkeys(network.remap_heads(), new)
     if unknown == "extend":
         for camera, head in network.camera_heads().items():
-            wanted[f"c{camera}"] = LabelMap((*new_people.pids, *(head.unstarted - new_people).pids))
+            wanted[f"c{camera}"] = LabelMap((*new.pids, *(head.unstarted - new).pids))
     return wanted
 
 

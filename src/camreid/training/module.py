@@ -1,6 +1,7 @@
 """Training of a network: Lightning's hooks and nothing else."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from camreid.models.camera_heads import require_members, set_members
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
+from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch, read_cameras
 from camreid.training.camera_losses import camera_identity_loss, within_cameras
 from camreid.training.evaluation_loop import RetrievalModule
@@ -29,25 +31,16 @@ class ReIDModule(RetrievalModule):
     """A network with its losses, optimiser and evaluation.
 
     Args:
-        config: see `ModelConfig`; a nested mapping of it is read.
-        labels: the people of the heads, in row order.
-        target_labels: whose row each of a FastReID batch's `targets` is, for file names that do
-            not say who is on the image.
+        config: a `ModelConfig`, or a nested mapping of one.
+        labels: the identities of the heads, in row order.
+        target_labels: the identity of each of a FastReID batch's `targets`, for file names without
+            identities.
 
     Attributes:
-        seen_complete: whether `seen` is everyone: not so where the weights came, at some time, from
-            a file that does not say whose its rows are.
-        images_seen: how many images these weights were trained on, each as often as it was in a
-            batch, in this run and in those before it; None if that is not known.
-        images_trained: how many of them in this run alone, what it was before it was continued
-            included; None where a file that it was continued from does not say.
-        extra_losses: what is added to the losses of the config, such as a distillation.
-        new_people: whose rows did not come with the starting weights.
-        rows_started: whether theirs were started from features, as they are before the first step
-            unless `model.unknown` is reinit.
-        started_with: the people whose rows the starting weights have.
-        started_anonymous: whether nobody knows whose the starting rows are.
-        started_on: overrides of the split that the starting weights were trained on, if known.
+        provenance: what the weights were trained on, in this run and before it.
+        extra_losses: added to the losses of the config, such as a distillation.
+        rows_started: whether the rows of `new_identities` were started from features, as they are
+            before the first step unless `model.unknown` is reinit.
     """
 
     def __init__(
@@ -66,24 +59,33 @@ class ReIDModule(RetrievalModule):
         self.optimizer_config = build_options(OptimizerConfig, "model.optimizer", config.optimizer)
         self.schedule = build_options(Schedule, "model.schedule", config.schedule)
         self.metric_losses = self.loss.metric_losses()
-        self.seen, self.seen_complete = frozenset(), not labels.is_anonymous
-        self.images_seen: int | None = 0
-        self.images_trained: int | None = 0
+        self.provenance = Provenance(complete=not labels.is_anonymous)
         self.extra_losses: list[ExtraLoss] = []
-        self.new_people = LabelMap(())
         self.rows_started = False
-        self._knows_people = False
-        self.started_on = ""
-        self.started_with = LabelMap(())
-        self.started_anonymous = labels.is_anonymous
+        self._reads_records = False
         self.save_hyperparameters(
             {"config": config.without_weights().primitives(), "labels": list(labels.pids)}
         )
 
     @property
     def labels(self) -> LabelMap:
-        """The people of the heads, in row order."""
+        """The identities of the heads, in row order."""
         return next(iter(self.model.remap_heads().values())).labels
+
+    @property
+    def new_identities(self) -> LabelMap:
+        """The identities whose rows did not come with the starting weights."""
+        inherited = self.provenance.inherited
+        if inherited is None:
+            return LabelMap(())
+        return self.labels - LabelMap.of(pid for pids in inherited.values() for pid in pids)
+
+    def add_identities(self, pids: Iterable[int]) -> None:
+        """Record training identities; pids below 1 are none."""
+        new = {pid for pid in pids if pid > 0} - self.provenance.identities
+        if new:
+            identities = self.provenance.identities | new
+            self.provenance = replace(self.provenance, identities=identities)
 
     def forward(self, batch: Mapping[str, Any] | Tensor) -> ReIDOutput:
         """Features and logits of a batch dict, or of (B, 3, H, W) images."""
@@ -94,17 +96,16 @@ class ReIDModule(RetrievalModule):
         return output
 
     def setup(self, stage: str) -> None:
-        """Keep strangers out of the loader under `model.unknown=drop`; tell heads per camera."""
+        """Set up the loader for `model.unknown=drop`, and the heads per camera."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if stage != "fit":
             return
         if self.config.unknown == "drop" and hasattr(data, "keep_only"):
             data.keep_only(self.labels)
-        # a checkpoint that is gone on with comes after this, and says it again
         self.set_cameras((r.pid, r.camera) for r in getattr(data, "train_records", ()))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Weighted sum of identity and triplet losses; unknown people have only the latter."""
+        """Weighted sum of identity and triplet losses; unknown identities have only the latter."""
         read = read_batch(batch, self.target_labels)
         rows = self._rows(read)
         output: ReIDOutput = self.model(read.images, rows, read.cameras)
@@ -164,8 +165,8 @@ class ReIDModule(RetrievalModule):
 
     def _rows(self, batch: Batch) -> Tensor:
         rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
-        if self._trainer is not None and not self._knows_people:
-            self.seen = self.seen | set(batch.pids.tolist())
+        if self._trainer is not None and not self._reads_records:
+            self.add_identities(batch.pids.tolist())
         if self.config.unknown in ("forbid", "drop") and (rows < 0).any():
             strangers = sorted(set(batch.pids[rows < 0].tolist()))
             raise HeadMismatch(
@@ -175,14 +176,6 @@ class ReIDModule(RetrievalModule):
                 "made for."
             )
         return rows
-
-    def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Count the images, those of the other processes too."""
-        images = len(batch["images"]) * self.trainer.world_size
-        if self.images_seen is not None:
-            self.images_seen += images
-        if self.images_trained is not None:
-            self.images_trained += images
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip each tensor's gradient by itself, where `model.optimizer.clip` says so."""
@@ -201,7 +194,7 @@ class ReIDModule(RetrievalModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step", "name": "lr"}]
 
     def on_fit_start(self) -> None:
-        """Train mode, the rows of new people, and whom these weights get to see."""
+        """Train mode, the rows of new identities, and the record of this run's split."""
         self.train()  # `checkpoints.load` gives models in evaluation mode
         data: Any = getattr(self.trainer, "datamodule", None)
         new = {pid for people in self._rows_to_start().values() for pid in people.pids}
@@ -213,16 +206,24 @@ class ReIDModule(RetrievalModule):
                 )
             records = [r for r in data.train_records if r.pid in new]
             self.start_rows(data.eval_dataloader(records, padded=False))
-        self._knows_people = hasattr(data, "train_records")
-        train = data.train_records if self._knows_people else ()
+        self._reads_records = hasattr(data, "train_records")
         require_members(self.model.camera_heads())
-        self.seen = self.seen | set(self.labels.pids) | {r.pid for r in train}
+        split: Any = getattr(data, "split", None)
+        val = {r.pid for r in getattr(split, "val", ()) if r.pid > 0}
+        self.provenance = replace(
+            self.provenance,
+            split=getattr(split, "record", None),
+            val_identities=self.provenance.val_identities | val,
+        )
+        self.add_identities(
+            (*self.labels.pids, *(r.pid for r in getattr(data, "train_records", ())))
+        )
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
-        """Start the rows of `new_people` from the mean of their features.
+        """Start the rows of `new_identities` from the mean of their features.
 
-        Under `model.unknown=extend`, so start those of people whom a camera did not have in the
-        starting weights, in the head of that camera.
+        Under `model.unknown=extend`, the head of a camera also starts the rows of identities that
+        the camera did not have in the starting weights.
 
         Args:
             loader: batches of their images, this process's share; sums travel between processes.
@@ -236,38 +237,30 @@ class ReIDModule(RetrievalModule):
             start_head(self.model.remap_heads()[name], wanted[name], people, total)
 
     def _rows_to_start(self) -> dict[str, LabelMap]:
-        return rows_to_start(self.model, self.new_people, self.config.unknown)
+        return rows_to_start(self.model, self.new_identities, self.config.unknown)
 
     def on_train_end(self) -> None:
-        """Have heads by camera remember whom they have trained, whatever is fitted next."""
+        """Mark the rows that heads by camera have trained."""
         for head in self.model.camera_heads().values():
             head.trained |= head.members
 
     def on_train_epoch_end(self) -> None:
-        """Gather whom the other processes have seen, where only batches say."""
-        if not self._knows_people and torch.distributed.is_initialized():
+        """Gather the identities of other processes, where only batches give them."""
+        if not self._reads_records and torch.distributed.is_initialized():
             others: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(others, self.seen)
-            self.seen = frozenset().union(*others)
+            torch.distributed.all_gather_object(others, self.provenance.identities)
+            self.add_identities(set().union(*others))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the people, whom the weights have seen, the split and the versions."""
+        """Keep the labels, the provenance and the versions."""
         own = checkpoint.setdefault("camreid", {})
-        own.update(labels=list(self.labels.pids), seen=sorted(self.seen))
-        own.update(seen_complete=self.seen_complete, images_seen=self.images_seen)
-        own["images_trained"] = self.images_trained
-        own["versions"] = versions()
-        split: Any = getattr(getattr(self._trainer, "datamodule", None), "split", None)
-        if split is not None:
-            own["split"] = {"digest": split.digest, "strategy": split.strategy}
+        own.update(labels=list(self.labels.pids), versions=versions())
+        own["provenance"] = self.provenance.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember whom the weights have seen, and how many images."""
-        own = checkpoint.get("camreid", {})
-        self.seen = frozenset(own.get("seen", ()))
-        self.seen_complete = own.get("seen_complete", self.seen_complete)
-        self.images_seen = own.get("images_seen")
-        self.images_trained = own.get("images_trained")
+        """Read the provenance; the rows of the file were started."""
+        self.provenance = Provenance.from_json(checkpoint.get("camreid", {}).get("provenance"))
+        self.rows_started = True
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:

@@ -1,22 +1,32 @@
-"""Run folders without a training: features drawn at random around each person."""
+"""Run folders without a training: features drawn at random around each identity."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from camreid.data import ImageRecord, Records
 from camreid.evaluation import FeatureTable, Images, RankOptions
+from camreid.evaluation.matrix import Row, comparison
 from camreid.evaluation.report import Evidence
+
+HEAD = {
+    "head": "identity", "rows": 12, "members": None, "dim": 16, "identities": 12, "shared": 9,
+    "unknown": 3, "coverage": 0.75, "image_coverage": 0.8, "misplaced": 0,
+}  # fmt: skip
+ORIGIN = {"command": "camreid-train +split=<x>", "commit": "c0ffee", "versions": {"torch": "2.9"}}
+SPLIT = {"digest": "digest-of-the-split", "strategy": "OriginalSplit()"}
 
 
 def images(records: Sequence[ImageRecord], noise: float, generator: torch.Generator) -> Images:
-    people = torch.randn(2000, 16, generator=torch.Generator().manual_seed(1))
+    centres = torch.randn(2000, 16, generator=torch.Generator().manual_seed(1))
     pids = torch.tensor([r.pid for r in records])
     drawn = torch.randn(len(pids), 16, generator=generator)
     return Images(
-        features=people[pids] + noise * drawn,
+        features=centres[pids] + noise * drawn,
         pids=pids,
         cameras=torch.tensor([r.camera for r in records]),
         sequences=torch.tensor([r.sequence for r in records]),
@@ -24,30 +34,74 @@ def images(records: Sequence[ImageRecord], noise: float, generator: torch.Genera
     )
 
 
-def write_run(folder: Path, records: Records, *, noise: float = 1.5, queries: int = 1000) -> Path:
-    """A finished run but for its checkpoint; `seen` are the first three people."""
-    generator = torch.Generator().manual_seed(0)
+def features(records: Records, noise: float, queries: int = 1000, seed: int = 0) -> FeatureTable:
+    """Features of a test; its checkpoint was trained on the first three query identities."""
+    generator = torch.Generator().manual_seed(seed)
     query = images(records.query[:queries], noise, generator)
-    gallery = images(records.gallery, noise, generator)
-    split = {"digest": f"digest-of-{queries}", "strategy": "OriginalSplit()"}
     seen = sorted({r.pid for r in records.query})[:3]
-    table = FeatureTable(query, gallery, {"seen": seen, "split": split})
+    return FeatureTable(query, images(records.gallery, noise, generator), {"seen": seen})
+
+
+def two_cameras(table: FeatureTable) -> FeatureTable:
+    """The same with cameras merged, so that there are matches within a camera."""
+    query, gallery = (
+        replace(part, cameras=part.cameras % 2) for part in (table.query, table.gallery)
+    )
+    return replace(table, query=query, gallery=gallery)
+
+
+def write_run(folder: Path, records: Records, *, noise: float = 1.5, queries: int = 1000) -> Path:
+    """A finished run but for its checkpoint."""
+    table = features(records, noise, queries)
     result, protocols = RankOptions().rank(table)
-    summary = Evidence(result, frozenset(seen), protocols=protocols).summary()
-    evaluation = {"metric": "cosine", "protocol": "cross-camera", "save_features": True}
-    content = {"split": split, "weights": None, "partial": False, "evaluation": evaluation}
-    head = {
-        "head": "identity", "rows": 12, "people": 12, "dim": 16, "features": 16, "identities": 12,
-        "shared": 9, "unknown": 3, "coverage": 0.75, "image_coverage": 0.8, "misplaced": 0,
-    }  # fmt: skip
+    summary = Evidence(result, frozenset(table.notes["seen"]), protocols=protocols).summary()
     (folder / ".hydra").mkdir(parents=True)
     table.save(folder / "features.safetensors")
-    (folder / "metrics.json").write_text(json.dumps({**content, **summary}))
-    check = {"unknown": "skip", "heads": [head], "faults": []}
-    (folder / "head_check.json").write_text(json.dumps(check))
+    evaluation = {"metric": "cosine", "protocol": "cross-camera", "save_features": True}
+    write_json(
+        folder / "metrics.json",
+        {
+            "split": SPLIT, "weights": None, "partial": False, "evaluation": evaluation,
+            "origin": ORIGIN, "seen_complete": True, "images_seen": 12936, **summary,
+        },
+    )  # fmt: skip
+    write_json(folder / "head_check.json", {"unknown": "skip", "heads": [HEAD], "faults": []})
     lines = [f",{e + 1}e-4,{e * 5},,,\n{e},,{e * 5},{4 - e / 2},{e / 10},\n" for e in range(4)]
     header = "epoch,lr,step,train/loss,val/mAP,test/mAP\n"
     (folder / "metrics.csv").write_text(header + "".join(lines) + "3,,20,,,0.5\n")
     (folder / "config.yaml").write_text("model:\n  name: <tiny>\n")
     (folder / ".hydra" / "overrides.yaml").write_text("- +split=original\n- model=small\n")
     return folder
+
+
+def write_matrix(folder: Path, records: Records) -> Path:
+    """A finished matrix of two experts."""
+    folder.mkdir(parents=True)
+    tables = {f"c{n}": features(records, noise=1 + 0.4 * n, seed=n) for n in (1, 2)}
+    rows = {
+        name: Row(RankOptions().rank(t)[0], t.query.cameras, frozenset(t.notes["seen"]))
+        for name, t in tables.items()
+    }
+    experts = {
+        name: {"checkpoint": f"runs/{name}.ckpt", "rows": 12, "coverage": 0.75, **row.summary()}
+        for name, row in rows.items()
+    }
+    content = {
+        "split": SPLIT, "evaluation": {"metric": "cosine"}, "protocol": "cross-camera",
+        "partial": False, "cameras": [int(c) for c in experts["c1"]["by_camera"]],
+        "experts": experts, "combinations": {}, "controls": {}, "origin": ORIGIN,
+        "notes": ["No expert is of camera 4."], "left_out": {"mean": "the <features> differ"},
+        **comparison(rows, list(rows)), "spaces": None,
+    }  # fmt: skip
+    write_json(folder / "matrix.json", content)
+    return folder
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content))
+
+
+def change(folder: Path, **numbers: object) -> None:
+    """Replace values of `metrics.json`."""
+    path = folder / "metrics.json"
+    write_json(path, {**json.loads(path.read_text()), **numbers})

@@ -111,8 +111,7 @@ def import_file(
             f"{path} has no class rows that fit {model}, so the labels of {len(labels)} people "
             "would name rows of noise. Leave the labels out."
         )
-    result.module.seen = frozenset(() if labels is None else labels.pids)
-    result.module.images_seen = None
+    result.module.add_identities(() if labels is None else labels.pids)
     return result
 
 

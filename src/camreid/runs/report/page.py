@@ -1,134 +1,216 @@
-"""The page: runs side by side, then each by itself, in one HTML file."""
+"""The page: runs side by side, then each by itself, in one HTML file that fetches nothing."""
 
+import json
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from rich.table import Table as RichTable
 
 from camreid import __version__
 from camreid.errors import InputError
-from camreid.evaluation.report import percent
-from camreid.runs.report.between import between_runs
-from camreid.runs.report.drawing import Chart
-from camreid.runs.report.figures import cmc_chart, roc_chart
-from camreid.runs.report.files import require_something
-from camreid.runs.report.headline import comparison_notes, headline_rows
-from camreid.runs.report.matrix_page import MatrixSection, matrix_section
-from camreid.runs.report.matrix_reading import MatrixFolder, is_matrix, read_matrix
-from camreid.runs.report.ranked import KINDS, describe
-from camreid.runs.report.reading import Run, read_run
-from camreid.runs.report.sections import Section, run_section
+from camreid.runs.compare import Comparison, Run, compare_pair
+from camreid.runs.folder import RunFolder
+from camreid.runs.head_table import head_check_table
+from camreid.runs.matrix_tables import matrix_tables
+from camreid.runs.report.charts import Chart, cmc_chart, training_charts
+from camreid.runs.report.ranked import RankedList, ranked_lists
+from camreid.runs.result_tables import evidence_tables
+from camreid.runs.table import Table
 
-TEMPLATES = Path(__file__).parent / "templates"
+PICTURES = 600  # of some 3 kB each
+LARGEST = 12  # queries of each kind
 
 
-def read_folder(path: Path) -> Run | MatrixFolder:
-    """Read the folder of a run, or of a matrix.
+@dataclass(frozen=True)
+class Section:
+    """One run or matrix on the page.
+
+    Attributes:
+        run: its folder, and its name on the page as its letter.
+        notes: limits of its numbers, and files that are missing.
+        charts: of the training.
+        tables: of the test or matrix, and the head check.
+        lists: ranked lists.
+    """
+
+    run: Run
+    notes: Sequence[str]
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    lists: Sequence[RankedList] = ()
+
+    @property
+    def about(self) -> dict[str, object]:
+        """Where the numbers come from."""
+        folder = self.run.folder
+        content = folder.metrics.to_json() if folder.metrics else matrix_json(folder) or {}
+        split, origin = content.get("split") or {}, content.get("origin") or {}
+        evaluation = content.get("evaluation") or {}
+        rules = (content.get("protocol"), evaluation.get("metric"), evaluation.get("rerank"))
+        versions = (origin.get("versions") or {}).items()
+        about = {
+            "Folder": folder.path,
+            "Command": origin.get("command"),
+            "Arguments": " ".join(map(str, folder.overrides)),
+            "Checkpoint": content.get("weights"),
+            "Images seen in training": content.get("images_seen"),
+            "Protocol": ", ".join(str(rule) for rule in rules if rule),
+            "Split": folder.metrics.split_text if folder.metrics else split.get("strategy"),
+            "Commit": origin.get("commit"),
+            "Versions": ", ".join(f"{name} {version}" for name, version in versions),
+        }
+        return {name: value or "not known" for name, value in about.items()}
+
+
+def build_page(paths: Sequence[Path]) -> str:
+    """The HTML of runs and matrices, in the order given.
 
     Raises:
-        InputError: it is neither.
+        InputError: a folder is not that of a run, or a file in it cannot be read.
     """
-    return read_matrix(path) if is_matrix(path) else read_run(path)
-
-
-def read_folders(paths: Sequence[Path]) -> list[Run | MatrixFolder]:
-    """Read the folders of a page, without the files that are broken.
-
-    Raises:
-        InputError: one is neither of a run nor of a matrix, or nothing is left to be shown.
-    """
-    folders = [read_folder(path) for path in paths]
-    require_something([(folder.has_something, folder.broken) for folder in folders])
-    return folders
-
-
-def build_page(folders: Sequence[Run | MatrixFolder]) -> str:
-    """The HTML of some runs and matrices, in the order given; it fetches nothing."""
-    names = _names([folder.path for folder in folders])
-    count = sum(isinstance(folder, Run) for folder in folders)
-    sections = [
-        matrix_section(f"run-{number}", name, folder)
-        if isinstance(folder, MatrixFolder)
-        else run_section(f"run-{number}", name, folder, count)
-        for number, (name, folder) in enumerate(zip(names, folders, strict=True))
-    ]
-    runs = [section for section in sections if isinstance(section, Section)]
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            sections=sections,
-            runs=runs,
-            matrices=[section for section in sections if isinstance(section, MatrixSection)],
-            headline=headline_rows(runs),
-            charts=_charts(runs),
-            notes=comparison_notes(runs),
-            between=between_runs(runs),
-            kinds=KINDS,
-            describe=describe,
-            version=__version__,
-        )
-    )
-
-
-def _charts(runs: Sequence[Section]) -> list[Chart]:
-    """CMC and ROC of all runs with features."""
-    ranked = {s.name: s.found for s in runs if s.found is not None}
-    curves = {name: found.plain.roc for name, found in ranked.items() if found.plain.roc}
-    charts = [cmc_chart({n: f.headline for n, f in ranked.items()})] if ranked else []
-    return [*charts, roc_chart(curves)] if curves else charts
-
-
-def _environment() -> Environment:
+    folders = [RunFolder.existing(path) for path in paths]
+    runs = [Run(name, folder) for name, folder in zip(_names(paths), folders, strict=True)]
+    sections = [_section(run, len(runs)) for run in runs]
+    alone = tuple(run for run in runs if not _is_matrix(run.folder))
+    pairs = tuple(compare_pair(run, alone[0]) for run in alone[1:])
+    curves = {run.letter: run.result.cmc.tolist() for run in alone if run.result}
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "breakable": breakable}
-    return environment
+    environment.filters["table"] = lambda table: Markup(table.to_html())
+    page = environment.get_template("page.html.j2").render(
+        sections=sections,
+        comparison=Comparison(alone, pairs) if alone else None,
+        cmc=cmc_chart(curves) if curves else None,
+        version=__version__,
+    )
+    return page.encode(errors="replace").decode()  # a folder's name may hold half a character
 
 
-def breakable(label: str) -> Markup:
-    """A name that may be broken where its words end, and is copied as it is.
+def matrix_json(folder: RunFolder) -> dict[str, Any] | None:
+    """`matrix.json`; None where there is none."""
+    path = folder.path / "matrix.json"
+    if not path.is_file():
+        return None
+    with _readable(path):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
-    >>> str(breakable("query_camera"))
-    'query_<wbr>camera'
-    """
-    return Markup("_<wbr>").join(label.split("_"))
+
+def _is_matrix(folder: RunFolder) -> bool:
+    return bool(matrix_json(folder) is not None or folder.row_features)
 
 
-def write_page(path: Path, content: str) -> None:
-    """Write a file, whole or not at all.
+def _section(run: Run, sections: int) -> Section:
+    folder = run.folder
+    if _is_matrix(folder):
+        return _matrix_section(run)
+    notes = _limits(folder)
+    tables: list[Table] = []
+    lists: list[RankedList] = []
+    if folder.metrics is not None:
+        with _readable(folder.path / "metrics.json"):
+            tables += map(_from_rich, evidence_tables(folder.metrics.to_json(), "Test"))
+    if folder.head_check is not None:
+        with _readable(folder.path / "head_check.json"):
+            title = f"Head check (model.unknown={folder.head_check.unknown})"
+            tables.append(head_check_table(title, folder.head_check.heads))
+        notes += folder.head_check.faults
+    if folder.metrics and folder.features and run.result:
+        options = replace(folder.metrics.rank_options, rerank=None, expand=0)
+        result = run.result
+        if options != folder.metrics.rank_options:
+            notes.append("Ranked lists are in the order before re-ranking and expansion.")
+            result = options.rank(folder.features)[0]
+        count = max(1, min(LARGEST, PICTURES // (33 * sections)))
+        lists = ranked_lists(folder.features, result, options, count)
+        notes += _missing_pictures(lists)
+    return Section(run, notes, training_charts(folder.curves), tables, lists)
 
-    Raises:
-        InputError: it can't be written.
-    """
-    draft = path.with_name(f"{path.name}.part")
+
+def _matrix_section(run: Run) -> Section:
+    content = matrix_json(run.folder)
+    if content is None:
+        tested = ", ".join(run.folder.row_features)
+        return Section(run, [f"This matrix is unfinished: no matrix.json. Tested: {tested}."])
+    with _readable(run.folder.path / "matrix.json"):
+        left_out = [f"{row} is left out: {reason}" for row, reason in content["left_out"].items()]
+        tables = [_from_rich(table) for table in matrix_tables(content)]
+        return Section(run, [*content["notes"], *left_out], tables=tables)
+
+
+def _limits(folder: RunFolder) -> list[str]:
+    """What the numbers of a run do not show, and what is missing."""
+    metrics = folder.metrics
+    if metrics is None:
+        return ["This run has not been tested: there is no metrics.json."]
+    notes = []
+    with _readable(folder.path / "metrics.json"):
+        seen, every = metrics.leak["seen"], metrics.leak["all"]
+        if seen["queries"]:
+            notes.append(
+                f"Leakage: {seen['identities']} of {every['identities']} test identities are "
+                "training identities of the checkpoint, so the numbers over all identities are "
+                "partly memory. Use those of the unseen identities."
+            )
+    if not metrics.seen_complete:
+        notes.append(
+            "Not all training identities of these weights are known: leakage may be larger."
+        )
+    if metrics.partial:
+        notes.append("Only a part of the images was tested.")
+    if folder.features is None:
+        notes.append(
+            "No saved features: no CMC curve, ranked lists or paired differences. "
+            "evaluation.save_features=true of camreid-evaluate saves them."
+        )
+    return notes
+
+
+def _missing_pictures(lists: Sequence[RankedList]) -> list[str]:
+    """One sentence where image files are missing."""
+    shown = [image for some in lists for image in (some.query, *some.gallery)]
+    lost = [image for image in shown if image.picture is None]
+    if not lost:
+        return []
+    such = f", such as {lost[0].path}" if lost[0].path else ""
+    return [f"{len(lost)} of {len(shown)} pictures of the ranked lists are missing{such}."]
+
+
+def _from_rich(table: RichTable) -> Table:
+    columns = table.columns
+    rows = zip(*(column.cells for column in columns), strict=True)
+    cells = [[str(cell) for cell in row] for row in rows]
+    notes = [str(table.caption)] if table.caption else []
+    return Table(str(table.title), [str(column.header) for column in columns], cells, notes)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """InputError where a file lacks what a table shows."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(content, encoding="utf-8", errors="replace")  # half a character
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
+        yield
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{path} can't be written ({error.strerror}); type -o with a file in a folder that can "
-            "be, such as -o report.html."
+            f"{path} is incomplete or was written by another version ({error!r}); run the command "
+            "again, in another folder."
         ) from error
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, or their paths below what is common where two have one name."""
+    """Names of the folders, or their paths below the common folder where two names are equal."""
     whole = [path.resolve() for path in paths]
-    short = [path.name for path in whole]
-    if len(set(short)) == len(short):
-        return short
-    common = os.path.commonpath([path.parent for path in whole])
-    below = [path.relative_to(common).as_posix() for path in whole]
-    return below if len(set(below)) == len(below) else [str(path) for path in paths]
+    names = [path.name for path in whole]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath([path.parent for path in whole])
+        names = [path.relative_to(common).as_posix() for path in whole]
+    return names

@@ -1,25 +1,22 @@
-"""Ranked lists: queries with the gallery images that came first, as small pictures."""
+"""Ranked lists: queries with their first gallery images, as small pictures."""
 
 import base64
 import io
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from camreid.evaluation.features import Images
-from camreid.evaluation.people import JUNK
-from camreid.runs.report.measuring import Measured
+from camreid.evaluation import FeatureTable, Images, RankingResult, RankOptions
 
-Kind = Literal["best", "worst", "random"]
-KINDS: tuple[Kind, ...] = ("best", "worst", "random")
 SHOWN = 10  # gallery images of each query
-_THUMBNAIL = (64, 128)  # width and height that a picture fits in
+JUNK = -1
+_THUMBNAIL = (64, 128)  # largest width and height, in pixels
 
 
 @dataclass(frozen=True)
@@ -27,12 +24,12 @@ class Shown:
     """An image of a list.
 
     Attributes:
-        path: the file, empty if it is not known.
-        pid: whom it shows.
-        camera: that took it.
-        picture: a data URI, None where the file can't be read.
-        score: cosine, or distance; None of a query.
-        match: whether it shows the query's person; None of a query.
+        path: the file; empty if it is not known.
+        pid: identity; -1 is junk, 0 a distractor.
+        camera: 1-based.
+        picture: a data URI; None where the file cannot be read.
+        score: cosine similarity or distance; None for a query.
+        match: whether it has the query's identity; None for a query.
     """
 
     path: str
@@ -42,128 +39,133 @@ class Shown:
     score: float | None = None
     match: bool | None = None
 
+    def __str__(self) -> str:
+        """The picture in words."""
+        name = {0: "a distractor", JUNK: "junk"}.get(self.pid, f"identity {self.pid}")
+        match = {None: "", True: ", a match", False: ", no match"}[self.match]
+        return f"{name}, camera {self.camera}{match}"
+
 
 @dataclass(frozen=True)
 class RankedList:
-    """A query and what came first.
+    """A query and its first gallery images.
 
     Attributes:
-        kind: why it was chosen.
+        kind: `Best`, `Worst` or `Random`.
         query: the query.
         average_precision: of the query, 0..1.
         first_match: rank of its first match, from 1.
         gallery: closest first.
     """
 
-    kind: Kind
+    kind: str
     query: Shown
     average_precision: float
     first_match: int
     gallery: tuple[Shown, ...]
 
 
-def ranked_lists(found: Measured, queries: int) -> list[RankedList]:
+def ranked_lists(
+    table: FeatureTable, result: RankingResult, options: RankOptions, count: int
+) -> list[RankedList]:
     """Best, worst and random queries by average precision, in that order.
 
     Args:
-        found: a test.
-        queries: how many of each kind, at most.
+        table: the features.
+        result: their ranking, without re-ranking.
+        options: of the ranking.
+        count: queries of each kind, at most.
     """
-    chosen = choose(found.plain.average_precision, found.table.query.cameras, queries)
-    kinds = [kind for kind, some in chosen.items() for _ in some]
-    order = [query for some in chosen.values() for query in some]
+    chosen = choose(result.average_precision, table.query.cameras, count)
+    queries = [query for _, query in chosen]
+    scores = visible_scores(table, queries, options)
     return [
-        _list_of(found, kind, query, scores)
-        for kind, query, scores in zip(kinds, order, similarities(found, order), strict=True)
+        RankedList(
+            kind,
+            _shown(table.query, query),
+            float(result.average_precision[query]),
+            int(result.first_match[query]),
+            tuple(_first(table, query, row, options.metric == "euclidean")),
+        )
+        for (kind, query), row in zip(chosen, scores, strict=True)
     ]
 
 
-def _list_of(found: Measured, kind: Kind, query: int, scores: Tensor) -> RankedList:
-    queries, gallery = found.table.query, found.table.gallery
-    order = scores.argsort(descending=True, stable=True)[:SHOWN]
-    order = order[scores[order] > -torch.inf]
-    pid, sign = int(queries.pids[query]), -1 if found.options.metric == "euclidean" else 1
-    shown = tuple(
-        replace(image, score=sign * float(scores[place]), match=image.pid == pid)
-        for place in order.tolist()
-        for image in (_shown(gallery, place),)
-    )
-    result = found.plain
-    ap, first = float(result.average_precision[query]), int(result.first_match[query])
-    return RankedList(kind, _shown(queries, query), ap, first, shown)
-
-
-def choose(ap: Tensor, cameras: Tensor, count: int) -> dict[Kind, list[int]]:
-    """Valid queries by kind, each query once; the cameras take turns, so that each has some.
+def choose(ap: Tensor, cameras: Tensor, count: int) -> list[tuple[str, int]]:
+    """Kind and number of queries, each query once; cameras take turns.
 
     Args:
-        ap: (Q,) average precision, NaN for a query that is not valid.
+        ap: (Q,) average precision, NaN for a query without a match.
         cameras: (Q,) int64.
         count: of each kind, at most.
 
     >>> choose(torch.tensor([0.1, 0.9, 0.5, torch.nan]), torch.tensor([1, 1, 2, 2]), 1)
-    {'best': [1], 'worst': [0], 'random': [2]}
+    [('Best', 1), ('Worst', 0), ('Random', 2)]
     """
-    valid = [i for i, value in enumerate(ap.tolist()) if value == value]
-    by_ap = sorted(valid, key=lambda i: float(ap[i]))
-    count = min(count, -(-len(valid) // len(KINDS)))
+    valid = [int(i) for i in ap.argsort(stable=True) if not ap[i].isnan()]
+    count = min(count, -(-len(valid) // 3))
     drawn = random.Random(0).sample(valid, len(valid))
-    orders: dict[Kind, list[int]] = {"best": by_ap[::-1], "worst": by_ap, "random": drawn}
-    taken: set[int] = set()
-    chosen: dict[Kind, list[int]] = {}
-    for kind, order in orders.items():
-        left = [i for i in order if i not in taken]
-        picked = _in_turns(left, cameras, count)
-        chosen[kind] = sorted(picked, key=left.index)
-        taken.update(picked)
+    chosen: list[tuple[str, int]] = []
+    for kind, order in (("Best", valid[::-1]), ("Worst", valid), ("Random", drawn)):
+        taken = {query for _, query in chosen}
+        left = [query for query in order if query not in taken]
+        picked = sorted(_in_turns(left, cameras)[:count], key=left.index)
+        chosen += [(kind, query) for query in picked]
     return chosen
 
 
-def _in_turns(order: list[int], cameras: Tensor, count: int) -> list[int]:
-    """The first of each camera, then the second of each, and so on."""
-    turns: dict[int, int] = {}
-    placed = []
-    for place, query in enumerate(order):
-        camera = int(cameras[query])
-        placed.append((turns.get(camera, 0), place, query))
-        turns[camera] = turns.get(camera, 0) + 1
-    return [query for _, _, query in sorted(placed)[:count]]
+def _in_turns(order: Sequence[int], cameras: Tensor) -> list[int]:
+    """The first query of each camera, then the second of each, and so on."""
+    by_camera: dict[int, list[int]] = {}
+    for query in order:
+        by_camera.setdefault(int(cameras[query]), []).append(query)
+    return sorted(order, key=lambda q: by_camera[int(cameras[q])].index(q))
 
 
-def similarities(found: Measured, queries: list[int]) -> Tensor:
-    """(n, G) cosines, or distances below zero, of n queries; -inf where the protocol hides one."""
-    table = found.table
-    query, gallery = table.query.features[queries].float(), table.gallery.features.float()
-    if found.options.metric == "cosine":
+def visible_scores(table: FeatureTable, queries: Sequence[int], options: RankOptions) -> Tensor:
+    """(n, G) cosine similarities or negative distances; -inf where the protocol hides an image."""
+    q, g = table.query, table.gallery
+    rows = torch.tensor(queries, dtype=torch.int64)
+    query, gallery = q.features[rows].float(), g.features.float()
+    if options.metric == "cosine":
         scores = F.normalize(query) @ F.normalize(gallery).T
     else:
         scores = -torch.cdist(query, gallery)
-    return scores.masked_fill(~_visible(found, queries), -torch.inf)
+    same = g.pids == q.pids[rows, None]
+    camera = g.cameras == q.cameras[rows, None]
+    visible = (g.pids != JUNK) & ~(same & camera)
+    if options.protocol == "within-camera":
+        visible = (g.pids != JUNK) & camera
+        known = table.exclusions()
+        for name in ("sequences", "index"):
+            own, others = known[f"query_{name}"], known[f"gallery_{name}"]
+            if own is not None and others is not None:
+                own = own[rows, None]
+                visible &= ~(same & (others == own) & (own >= 0))
+    return scores.masked_fill(~visible, -torch.inf)
 
 
-def _visible(found: Measured, queries: list[int]) -> Tensor:
-    """(n, G) bool: what a query sees under the protocol."""
-    q, g = found.table.query, found.table.gallery
-    person = g.pids == q.pids[queries, None]
-    camera = g.cameras == q.cameras[queries, None]
-    if found.options.protocol == "cross-camera":
-        return (g.pids != JUNK) & ~(person & camera)
-    visible = (g.pids != JUNK) & camera
-    if q.sequences is not None and g.sequences is not None:
-        visible &= ~(person & (g.sequences == q.sequences[queries, None]))
-    return visible
+def _first(table: FeatureTable, query: int, scores: Tensor, distances: bool) -> list[Shown]:
+    order = scores.argsort(descending=True, stable=True)[:SHOWN]
+    pid = int(table.query.pids[query])
+    return [
+        _shown(table.gallery, place, score=-score if distances else score, pid=pid)
+        for place in order.tolist()
+        if (score := float(scores[place])) > -torch.inf
+    ]
 
 
-def _shown(images: Images, place: int) -> Shown:
+def _shown(images: Images, place: int, score: float | None = None, pid: int | None = None) -> Shown:
     path = images.paths[place] if images.paths else ""
-    pid, camera = int(images.pids[place]), int(images.cameras[place])
-    return Shown(path, pid, camera, thumbnail(Path(path)) if path else None)
+    own = int(images.pids[place])
+    match = None if pid is None else own == pid
+    return Shown(path, own, int(images.cameras[place]), thumbnail(path), score, match)
 
 
-def thumbnail(path: Path) -> str | None:
-    """A small JPEG as a data URI, None where there is no image that can be read."""
+def thumbnail(path: str) -> str | None:
+    """A small JPEG as a data URI; None where there is no image that can be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(Path(path)) as image:
             small = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
@@ -171,14 +173,3 @@ def thumbnail(path: Path) -> str | None:
     content = io.BytesIO()
     small.save(content, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
-def describe(image: Shown) -> str:
-    """A picture in words.
-
-    >>> describe(Shown("x.jpg", 7, 3, None, 0.5, True))
-    'person 7, camera 3, the person asked for'
-    """
-    who = {0: "a distractor", -1: "junk"}.get(image.pid, f"person {image.pid}")
-    said = {None: "", True: ", the person asked for", False: ", someone else"}[image.match]
-    return f"{who}, camera {image.camera}{said}"

@@ -1,0 +1,139 @@
+"""What of a checkpoint file reaches the trainer of a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+from camreid.errors import InputError
+from camreid.training.checkpoint_io import RunCheckpoints, check_content
+
+Trainer = Callable[..., pl.Trainer]
+STATE: dict[str, Any] = {
+    "epoch": 0,
+    "global_step": 3,
+    "pytorch-lightning_version": "2.6.0",
+    "state_dict": {"model.w": torch.zeros(2)},
+    "loops": {"fit_loop": {"epoch_progress": {"total": {"ready": 1}}, "done": True}},
+    "optimizer_states": [{"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": []}],
+    "lr_schedulers": [{"last_epoch": 3, "lr_lambdas": [None]}],
+    "hparams_name": None,
+    "hyper_parameters": {"config": {"name": "tiny"}, "labels": [1, 2]},
+    "camreid": {"provenance": {"identities": [1, 2]}, "config": "text"},
+}
+
+
+class Loaded:
+    """A trainer whose `best` is a ModelCheckpoint, and what it gets of a file."""
+
+    def __init__(self, trainer: Trainer, folder: Path) -> None:
+        self.folder = folder / "checkpoints"
+        self.folder.mkdir()
+        self.best = ModelCheckpoint(self.folder, "best", monitor="val/mAP", mode="max")
+        stop = EarlyStopping("val/mAP")
+        self.trainer = trainer(enable_checkpointing=True, callbacks=[self.best, stop])
+        self.files = RunCheckpoints(self.trainer)
+        self.file = folder / "given.ckpt"
+
+    def of(self, **states: object) -> dict[str, Any]:
+        torch.save({**STATE, "callbacks": states}, self.file)
+        return self.files.load_checkpoint(self.file)["callbacks"]
+
+
+@pytest.fixture
+def loaded(trainer: Trainer, tmp_path: Path) -> Loaded:
+    return Loaded(trainer, tmp_path)
+
+
+def best_state(loaded: Loaded, path: str) -> dict[str, Any]:
+    score = torch.tensor(0.5)
+    return {
+        "monitor": "val/mAP", "best_model_score": score, "best_model_path": path,
+        "current_score": score, "dirpath": str(loaded.folder), "best_k_models": {path: score},
+        "kth_best_model_path": path, "kth_value": score, "last_model_path": path,
+    }  # fmt: skip
+
+
+PATHS = ("https://example.org/best.ckpt", "memory://x/best.ckpt", "/etc/best.ckpt", "../best.ckpt")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_become_this_runs_or_none(loaded: Loaded, path: str) -> None:
+    key = loaded.best.state_key
+    found = loaded.of(**{key: best_state(loaded, path)})[key]
+    assert found["best_model_path"] == found["last_model_path"] == ""
+    assert found["best_k_models"] == {}
+    own = loaded.folder / "best.ckpt"
+    own.touch()
+    loaded.best.load_state_dict(loaded.of(**{key: best_state(loaded, path)})[key])
+    assert loaded.best.best_model_path == str(own)
+    assert list(loaded.best.best_k_models) == [loaded.best.kth_best_model_path] == [str(own)]
+    assert loaded.best.kth_value == 0.5
+
+
+def test_a_link_to_a_file_elsewhere_is_not_this_runs(loaded: Loaded, tmp_path: Path) -> None:
+    (tmp_path / "other.ckpt").touch()
+    (loaded.folder / "best.ckpt").symlink_to(tmp_path / "other.ckpt")
+    key = loaded.best.state_key
+    assert loaded.of(**{key: best_state(loaded, "best.ckpt")})[key]["best_model_path"] == ""
+
+
+def test_states_of_other_callbacks_are_left_out(loaded: Loaded) -> None:
+    stop = {"wait_count": 2, "patience": 3, "note": "http://example.org/x", "path": "/etc/passwd"}
+    key = next(c.state_key for c in loaded.trainer.callbacks if isinstance(c, EarlyStopping))
+    found = loaded.of(Stranger={"run": 1}, **{key: stop})
+    assert found == {key: {"wait_count": 2, "patience": 3, "note": "", "path": ""}}
+
+
+def test_files_outside_the_run_are_not_removed(loaded: Loaded, tmp_path: Path) -> None:
+    outside, own = tmp_path / "mine.ckpt", loaded.folder / "old.ckpt"
+    outside.touch()
+    own.touch()
+    for path in (outside, loaded.folder / ".." / "mine.ckpt", tmp_path):
+        with pytest.raises(InputError, match="not removed"):
+            loaded.files.remove_checkpoint(path)
+    loaded.files.remove_checkpoint(own)
+    assert outside.is_file()
+    assert not own.exists()
+
+
+def test_addresses_are_not_read(loaded: Loaded) -> None:
+    with pytest.raises(InputError, match="no checkpoint at"):
+        loaded.files.load_checkpoint("https://example.org/x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epoch", "1"),
+        ("epoch", True),
+        ("state_dict", [1]),
+        ("state_dict", {"model.w": 1.0}),
+        ("loops", {"fit_loop": "text"}),
+        ("loops", [torch.zeros(1)]),
+        ("optimizer_states", {"state": {}}),
+        ("optimizer_states", [1]),
+        ("lr_schedulers", [{"lr_lambdas": ["os.system"]}]),
+        ("callbacks", {"a": {1, 2}}),
+        ("hyper_parameters", {"dtype": torch.float32}),
+        ("pytorch-lightning_version", "new"),
+        ("camreid", {"provenance": "12"}),
+        ("camreid", "text"),
+        ("hparams_name", 1),
+    ],
+)
+def test_values_of_another_type_are_refused(key: str, value: object) -> None:
+    with pytest.raises(InputError, match=key):
+        check_content("x.ckpt", {**STATE, key: value})
+
+
+def test_unknown_keys_are_left_out_and_the_rest_is_kept() -> None:
+    assert check_content("x.ckpt", {**STATE, "more": object()}) == STATE
+    nested: list[Any] = []
+    nested.append(nested)
+    with pytest.raises(InputError, match="nested"):
+        check_content("x.ckpt", {**STATE, "loops": {"fit_loop": nested}})
