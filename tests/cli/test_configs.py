@@ -23,7 +23,7 @@ from camreid.training.head_check import HeadCheck
 from tests.conftest import Ran
 
 GROUPS = ["split", "data", "model", "trainer", "callbacks", "logger", "experiment"]
-FILES = [(g, p.stem) for g in GROUPS for p in sorted(Path(CONF, g).glob("*.yaml"))]
+FILES = [(g, p.stem) for g in GROUPS for p in sorted(Path(CONF, g).glob("[!_]*.yaml"))]
 
 
 @pytest.mark.parametrize(("group", "name"), FILES, ids=lambda f: str(f))

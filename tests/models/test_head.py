@@ -8,6 +8,7 @@ from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.losses import identity_loss
 from camreid.models import RemapHead
+from camreid.models.head import Classifier
 from tests.conftest import GOLDEN
 from tests.golden.fill_rule import normal
 
@@ -102,3 +103,14 @@ def test_cosines_are_single_precision_under_mixed_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         mixed = head(features, rows)
     assert torch.allclose(mixed, head(features, rows), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("margin", [0.35, 0.5, 1.5])
+@pytest.mark.parametrize("classifier", ["cosine", "arc"])
+def test_the_true_logit_rises_with_the_cosine(classifier: Classifier, margin: float) -> None:
+    head = RemapHead(2, LabelMap((1,)), classifier, margin=margin)
+    head.weight.data = torch.tensor([[1.0, 0.0]])
+    angles = torch.linspace(0.001, torch.pi, 500)
+    features = torch.stack((angles.cos(), angles.sin()), dim=1)
+    logits = head(features, torch.zeros(500, dtype=torch.int64))[:, 0]
+    assert (logits.diff() < 0).all()

@@ -51,7 +51,7 @@ def test_images_are_left_as_they_were(raw: torch.Tensor) -> None:
 
 @pytest.mark.parametrize(("scale", "shift"), [(1 / 255, 0.0), (1 / 60, -2.1), (2.0, 0.0)])
 def test_pixels_that_are_not_raw_are_refused(raw: torch.Tensor, scale: float, shift: float) -> None:
-    with pytest.raises(PixelRangeError, match=r"float32 images from .*model.pixels=imagenet"):
+    with pytest.raises(PixelRangeError, match=r"float32 images from .*pixels=imagenet"):
         baseline()(raw * scale + shift)
 
 
@@ -71,11 +71,13 @@ def test_raw_pixels_are_refused_where_normalised_ones_were_declared(raw: torch.T
             baseline(pixels="imagenet")(images)
 
 
-def test_the_first_evaluation_batch_is_checked_too(raw: torch.Tensor) -> None:
-    model = baseline()
-    model(raw)
+@pytest.mark.parametrize("training", [True, False])
+def test_later_batches_are_checked_too(raw: torch.Tensor, training: bool) -> None:
+    model = baseline().train(training)
+    for images in (raw, raw.float(), raw):
+        model(images)
     with pytest.raises(PixelRangeError):
-        model.eval()(raw / 255)
+        model(raw / 255)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet10t", "resnet50d", "test_resnet"])

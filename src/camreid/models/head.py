@@ -1,5 +1,6 @@
 """The classifier that knows whose row is whose."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -21,7 +22,8 @@ class RemapHead(nn.Module):
 
     - `linear`: s w.x for both
     - `cosine` (Wang et al. 2018, CosFace): s (c - m); s c
-    - `arc` (Deng et al. 2019, ArcFace): s cos(acos c + m); s c
+    - `arc` (Deng et al. 2019, ArcFace): s cos(acos c + m), from acos c = pi - m
+      on s (c - m sin m); s c
     - `circle` (Sun et al. 2020): s max(1 + m - c, 0) (c - 1 + m); s max(c + m, 0) (c - m), the
       max(..) without gradient
 
@@ -107,7 +109,9 @@ class RemapHead(nn.Module):
             return torch.where(true, c - m, c)
         if self.classifier == "arc":
             angle = c.clamp(-1 + 1e-7, 1 - 1e-7).acos()
-            return torch.where(true, (angle + m).cos(), c)
+            beyond = c - m * math.sin(m)  # cos(angle + m) would rise again
+            moved = torch.where(angle <= math.pi - m, (angle + m).cos(), beyond)
+            return torch.where(true, moved, c)
         positive = (1 + m - c).clamp(min=0).detach() * (c - (1 - m))
         negative = (c + m).clamp(min=0).detach() * (c - m)
         return torch.where(true, positive, negative)

@@ -1,7 +1,8 @@
-"""Raw pixels to what a backbone wants, on the device."""
+"""Raw pixels to the range of a backbone, on the device."""
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from camreid.errors import InputError, PixelRangeError
@@ -10,10 +11,13 @@ Pixels = Literal["raw", "imagenet"]
 
 
 class PixelNorm(nn.Module):
-    """Normalises raw pixels on the device and refuses any other range on the first batches.
+    """Normalises raw pixels on the device and refuses any other range.
+
+    uint8 batches need no check of their values. Others are checked every time on the CPU; on a
+    GPU, where reading a value waits for the device, the first ten of each mode and every 100th.
 
     Args:
-        pixels: `raw` for uint8 or float in 0..255; `imagenet` for input that is normalised already.
+        pixels: `raw` for uint8 or float in 0..255; `imagenet` for normalised images.
         mean: (3,) in raw units.
         std: (3,) in raw units.
     """
@@ -24,40 +28,37 @@ class PixelNorm(nn.Module):
     def __init__(self, pixels: Pixels, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         if pixels not in ("raw", "imagenet"):
-            raise InputError(
-                f"model.pixels={pixels}: type model.pixels=raw or model.pixels=imagenet."
-            )
+            raise InputError(f"pixels={pixels}: expected raw or imagenet.", pixels="raw")
         self.pixels = pixels
         self.register_buffer("mean", mean.view(1, 3, 1, 1))
         self.register_buffer("std", std.view(1, 3, 1, 1))
-        self._checked: set[bool] = set()
+        self._batches = {True: 0, False: 0}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float images as the backbone wants them; `images` (B, 3, H, W) are left as they are."""
-        if self.training not in self._checked:
+        """Float images as the backbone expects them; `images` (B, 3, H, W) are not modified."""
+        if not torch.compiler.is_compiling():
             self._check(images)
-            self._checked.add(self.training)
         if self.pixels == "imagenet":
             return images.to(self.mean.dtype)
         return self.normalize(images)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Raw pixels (B, 3, H, W) as the backbone wants them, whatever was declared."""
+        """Raw pixels (B, 3, H, W), normalised, also where `imagenet` was declared."""
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images of shape {tuple(images.shape)}: expected (B, 3, H, W), RGB.")
-        if images.numel() == 0:
+        count = self._batches[self.training]
+        self._batches[self.training] += 1
+        if images.numel() == 0 or (images.is_cuda and count >= 10 and count % 100):
             return
         if self.pixels == "raw":
-            check_raw(images, ", or say that they are normalised already: model.pixels=imagenet")
-            return
-        low, high = (value.item() for value in images.aminmax())
-        if not images.is_floating_point() or max(-low, high) > 20:
+            check_raw(images, "; for normalised pixels set pixels=imagenet")
+        elif not images.is_floating_point() or images.abs().max() > 20:
             raise PixelRangeError(
-                f"{_seen(images)}: model.pixels=imagenet declares (x / 255 - mean) / std, about "
-                "-3..3. For raw pixels type model.pixels=raw."
+                f"{_seen(images)}: pixels=imagenet declares (x / 255 - mean) / std, about -3..3.",
+                pixels="raw",
             )
 
 
@@ -66,13 +67,15 @@ def check_raw(images: Tensor, otherwise: str = "") -> None:
 
     Args:
         images: of any shape, not empty.
-        otherwise: what else there is to do about it, for the message.
+        otherwise: an alternative, for the message.
 
     Raises:
         PixelRangeError: not in 0..255, or float in 0..1.
 
     >>> check_raw(Tensor([0, 7, 255]))
     """
+    if images.dtype == torch.uint8:
+        return
     low, high = (value.item() for value in images.aminmax())
     # floats within 0..1 are scaled: not even night is that black, but zeros are zeros
     scaled = images.is_floating_point() and 0 < high <= 1

@@ -19,8 +19,8 @@ CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if p.is
 
 
 def model_names() -> list[str]:
-    """The files of `conf/model/`."""
-    return sorted(p.stem for p in (CONF / "model").glob("*.yaml"))
+    """The files of `conf/model/`, except bases such as `_training`."""
+    return sorted(p.stem for p in (CONF / "model").glob("[!_]*.yaml"))
 
 
 def read_model(name: str, **options: object) -> ModelConfig:
