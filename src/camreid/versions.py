@@ -1,20 +1,15 @@
 """What weights and numbers were made with."""
 
 import platform
+from importlib.metadata import version
 
-import pytorch_lightning
-import timm
-import torch
-import torchvision
+from camreid import __version__
 
-import camreid
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on, by name.
-
-    Read from the modules: a checkout on `PYTHONPATH` has no installed metadata.
-    """
-    modules = (camreid, torch, torchvision, pytorch_lightning, timm)
-    found = {module.__name__.replace("_", "-"): str(module.__version__) for module in modules}
-    return {"python": platform.python_version(), **found}
+    """Versions of Python and of the packages that numbers depend on, by name."""
+    # a checkout on PYTHONPATH has no installed metadata
+    own = {"python": platform.python_version(), "camreid": __version__}
+    return {**own, **{name: version(name) for name in _PACKAGES}}
