@@ -58,7 +58,7 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
 def _architecture(checkpoint: Checkpoint) -> tuple[Any, ...]:
     config, state = checkpoint.config, checkpoint.state
     shapes = {k: v.shape for k, v in state.items() if not k.startswith("heads.")}
-    return shapes, stated(config.network), config.pixels
+    return shapes, stated(config.network), config.pixels, config.interpolation
 
 
 def _mean_rows(fresh: Tensor, heads: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:

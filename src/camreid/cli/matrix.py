@@ -87,7 +87,7 @@ class Test:
         """Add the row of a model; its features."""
         options = self.config.evaluation
         evaluate.set_evaluation(module, options)
-        data = build.build_data(self.config, self.split, module.config.image_size)
+        data = build.build_data(self.config, self.split, module.config)
         self.trainer.test(module, data, verbose=False)
         table, evidence, provenance = module.test_features, module.evidence, module.provenance
         if table is None or evidence is None:
@@ -138,11 +138,10 @@ class Test:
         count = min(SOUP_IMAGES, len(train))
         count -= count % size if count > size else 0
         checkpoints = [read_checkpoint(expert.path) for expert in experts]
-        image_size = checkpoints[0].config.image_size
-        data = build.build_data(self.config, self.split, image_size)
+        module = soup(checkpoints)
+        data = build.build_data(self.config, self.split, module.config)
         records = [train[place * len(train) // count] for place in range(count)]
         batches = data.eval_dataloader(records, padded=False)
-        module = soup(checkpoints)
         device = self.trainer.strategy.root_device
         update_batch_norm(module.model.to(device), batches, device)
         save(module, build.run_folder() / "soups" / "soup.ckpt")
