@@ -21,7 +21,7 @@ from camreid.errors import InputError, require_number, require_whole
 from camreid.evaluation.ensembles import Combination, Spaces, combine, compare_spaces
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.matrix import Row
-from camreid.evaluation.report import finite
+from camreid.runs.folder import plain
 from camreid.runs.matrix_tables import matrix_tables
 from camreid.training.module import ReIDModule
 
@@ -64,17 +64,15 @@ class Matrix:
         evaluate.set_evaluation(module, self.config.evaluation)
         data = build.build_data(self.config, self.split, module.config.image_size)
         self.trainer.test(module, data, verbose=False)
-        table, evidence = module.test_features, module.evidence
+        table, tested = module.test_features, module.test_result
         assert table is not None  # the test has come to its end
-        if evidence is None:
+        if tested is None:
             raise InputError(
                 "there is no match among the part of the test images that was ranked; type a "
                 "larger trainer.limit_test_batches, or leave it out."
             )
         seen, complete = module.provenance.seen, module.provenance.complete
-        self.rows[name] = Row(
-            evidence.result, table.query.cameras, seen, evidence.protocols, complete
-        )
+        self.rows[name] = Row(tested.ranking, table.query.cameras, seen, tested.protocols, complete)
         about = {
             **evaluate.feature_notes(module, self.config.evaluation),
             "split": {**self.split.record.to_json(), "strategy": self.split.strategy},
@@ -229,7 +227,7 @@ def _one_device(config: DictConfig) -> pl.Trainer:
 
 def _report(matrix: Matrix, experts: Sequence[Expert], controls: Sequence[Expert]) -> None:
     """Write matrix.json and print the tables."""
-    content = finite(matrix_content(matrix, experts, controls))
+    content = plain(matrix_content(matrix, experts, controls))
     path = build.run_folder() / "matrix.json"
     write_json(path, content)
     say(*matrix_tables(content))

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.bootstrap import compare, intervals
-from camreid.evaluation.metric import scalars
 from camreid.evaluation.protocols import Protocols
-from camreid.evaluation.report import Evidence, finite
 from camreid.evaluation.result import RankingResult
+from camreid.evaluation.summary import EvaluationResult
 
 NUMBERS = ("mAP", "rank1")
 
@@ -37,17 +36,17 @@ class Row:
 
     def summary(self) -> dict[str, Any]:
         """All numbers, ready for JSON; `leak` is None if nothing is known of who was seen."""
-        evidence = Evidence(self.result, self.seen, protocols=self.protocols)
+        evidence = EvaluationResult(self.result, self.seen, protocols=self.protocols)
         summary = {k: v for k, v in evidence.summary().items() if k != "identity"}
         if not self.seen_complete and not self.seen:
             summary["leak"] = None
-        return finite({**summary, "seen_complete": self.seen_complete, **self.numbers()})
+        return {**summary, "seen_complete": self.seen_complete, **self.numbers()}
 
     def numbers(self) -> dict[str, Any]:
         """Retrieval with intervals, over all queries and by camera."""
         ends = {name: list(pair) for name, pair in intervals(self.result).items()}
         cameras = by_camera(self.result, self.query_cameras)
-        return finite({"retrieval": scalars(self.result), "intervals": ends, "by_camera": cameras})
+        return {"retrieval": self.result.scalars(), "intervals": ends, "by_camera": cameras}
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def by_camera(result: RankingResult, query_cameras: Tensor) -> dict[str, dict[st
             found[str(camera)] = None
             continue
         ends = {name: list(pair) for name, pair in intervals(part).items()}
-        found[str(camera)] = finite({"retrieval": scalars(part), "intervals": ends})
+        found[str(camera)] = {"retrieval": part.scalars(), "intervals": ends}
     return found
 
 
@@ -173,7 +172,7 @@ def differences(rows: Mapping[str, Row], against: str) -> dict[str, dict[str, di
         against: whose numbers are subtracted.
     """
     return {
-        name: finite({k: asdict(d) for k, d in compare(row.result, rows[against].result).items()})
+        name: {k: asdict(d) for k, d in compare(row.result, rows[against].result).items()}
         for name, row in rows.items()
         if name != against
     }

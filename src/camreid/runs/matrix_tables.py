@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from camreid.evaluation.report import percent
+from camreid.runs.table import percent
 
 _TITLES = {"mAP": "mAP", "rank1": "Rank-1"}
 
