@@ -127,9 +127,9 @@ def nearest(distances: Distances, count: int) -> Neighbours:
     index = index.gather(1, by_distance)
     if keep > count:
         tied = (best[:, -2] == best[:, -1]).nonzero().flatten()
-        for images in torch.split(tied, max(1, 2**24 // distances.size)):
-            values, order = distances.rows(images).sort(stable=True)
-            best[images], index[images] = values[:, :keep], order[:, :keep]
+        for some in torch.split(tied, max(1, 2**24 // distances.size)):
+            values, order = distances.rows(some).sort(stable=True)
+            best[some], index[some] = values[:, :keep], order[:, :keep]
     return Neighbours(index[:, :count], best[:, :count], farthest)
 
 
