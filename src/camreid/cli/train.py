@@ -40,7 +40,7 @@ def train_run(config: DictConfig) -> None:
     _check_sync(config, module)
     told = teaching.begin(module, split, build.data_root(config))
     evaluate.set_evaluation(module, config.evaluation)
-    data = build.build_data(config, split, module.config.image_size)
+    data = build.build_data(config, split, module.config)
     if module.config.unknown == "drop":
         data.keep_only(module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
@@ -114,7 +114,7 @@ def _check_sync(config: DictConfig, module: ReIDModule) -> None:
 
 def _require_epochs(config: DictConfig, resumed: Checkpoint) -> None:
     """Refuse to continue what is finished."""
-    if resumed.epochs >= config.trainer.max_epochs:
+    if 1 <= config.trainer.max_epochs <= resumed.epochs:
         raise InputError(
             f"resume={resumed.path} has {resumed.epochs} epochs behind it, and "
             f"trainer.max_epochs={config.trainer.max_epochs} asks for no more. Type a larger "
