@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.errors import InputError
-from camreid.labels import LabelMap
-from camreid.models.camera_heads import known_rows
+from camreid.labels import LabelMap, rows_of
 from camreid.models.camera_norm import CameraNorm
 from camreid.models.cameras import stated
 from camreid.models.evaluating import evaluating
@@ -24,7 +23,7 @@ from camreid.training.module import ReIDModule
 def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
     """The mean of the weights, in evaluation mode on the CPU.
 
-    Each person of any of the heads has a row, the mean of those that are theirs. The statistics of
+    Each identity of a head has a row, the mean of its rows in the checkpoints. The statistics of
     BatchNorm are means too, which are not those of the mean network: see `restate_batch_norm`.
 
     Raises:
@@ -32,13 +31,13 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
     """
     check_alike(checkpoints)
     first = checkpoints[0]
-    people = dict.fromkeys(pid for c in checkpoints for pid in c.labels.pids)
-    labels = LabelMap(tuple(people))
-    module = ReIDModule(first.config, labels)
+    cameras = {camera for c in checkpoints for camera in c.camera_labels}
+    by_camera = {i: _union(c.camera_labels[i] for c in checkpoints) for i in sorted(cameras)}
+    module = ReIDModule(first.config, by_camera or _union(c.labels for c in checkpoints))
     state = module.model.state_dict()
     for name, tensor in state.items():
         if name.startswith("heads."):
-            state[name] = _rows(name, tensor, checkpoints, labels)
+            state[name] = _rows(name, tensor, state, checkpoints)
         elif name.endswith(("camera_mean", "camera_var", "camera_batches")):
             state[name] = _of_cameras(name, checkpoints)
         else:
@@ -101,26 +100,23 @@ def _of_cameras(name: str, checkpoints: Sequence[Checkpoint]) -> Tensor:
     return (weights * values.double()).sum(0).to(values.dtype)
 
 
-def _rows(name: str, fresh: Tensor, checkpoints: Sequence[Checkpoint], labels: LabelMap) -> Tensor:
-    """A head's tensor over `labels`, person by person.
+def _union(labels: Iterable[LabelMap]) -> LabelMap:
+    return LabelMap(tuple(dict.fromkeys(pid for own in labels for pid in own.pids)))
 
-    Of a `CameraHead`, by those checkpoints whose camera has the person, if any.
-    """
-    if name.endswith(".pids"):
-        return torch.tensor(labels.pids, dtype=fresh.dtype)
-    head = name.rpartition(".")[0]
-    shape = (len(checkpoints), len(labels))
-    there, trained = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    values = torch.zeros(len(checkpoints), *fresh.shape, dtype=torch.float64)
-    for place, checkpoint in enumerate(checkpoints):
-        rows = labels.rows(torch.tensor(checkpoint.labels.pids, dtype=torch.int64))
-        values[place, rows] = checkpoint.state[name].double()
-        there[place, rows] = True
-        known = known_rows(checkpoint.state, head)
-        trained[place, rows] = True if known is None else known
-    chosen = trained | (there & ~trained.any(0))
-    weights = chosen.double() / chosen.sum(0)
-    return (weights.view(*shape, *[1] * (fresh.ndim - 1)) * values).sum(0).to(fresh.dtype)
+
+def _rows(
+    name: str, fresh: Tensor, state: Mapping[str, Tensor], checkpoints: Sequence[Checkpoint]
+) -> Tensor:
+    """A head's tensor: each row is the mean over the checkpoints that have its identity."""
+    key = f"{name.rpartition('.')[0]}.pids"
+    if name == key:
+        return fresh
+    total, count = torch.zeros_like(fresh, dtype=torch.float64), torch.zeros(len(fresh))
+    for checkpoint in checkpoints:
+        rows = rows_of(state[key], checkpoint.state[key])
+        total[rows] += checkpoint.state[name].double()
+        count[rows] += 1
+    return (total / count.view(-1, *[1] * (fresh.ndim - 1))).to(fresh.dtype)
 
 
 @torch.no_grad()

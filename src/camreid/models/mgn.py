@@ -1,6 +1,7 @@
 """Multiple granularity network (Wang et al. 2018) as FastReID has it: eight heads."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class MGN(ReIDNetwork):
     other, in the order of `PARTS`.
 
     Args:
-        labels: the people, in row order.
+        labels: the identities, in row order.
         image_size: (H, W) in pixels; the map of H / 16 rows must have three stripes.
         pixels: see `PixelNorm`.
         backbone: a timm ResNet of bottlenecks.
@@ -95,9 +96,13 @@ class MGN(ReIDNetwork):
             nn.init.kaiming_normal_(self.get_parameter(f"reductions.{part}.weight"), mode="fan_out")
 
     def forward(
-        self, images: Tensor, rows: Tensor | None = None, cameras: Tensor | None = None
+        self,
+        images: Tensor,
+        rows: Mapping[str, Tensor] | None = None,
+        cameras: Tensor | None = None,
     ) -> ReIDOutput:
         """See `ReIDNetwork.forward`; all is after the necks, the same for all cameras."""
+        rows = rows or {}
         shared = self.trunk(self.pixel_norm(images))
         maps = {name: branch(shared) for name, branch in self.branches.items()}
         maps["b21"], maps["b22"] = maps["b2"].chunk(2, dim=2)
@@ -107,7 +112,7 @@ class MGN(ReIDNetwork):
         return ReIDOutput(
             features=torch.cat([parts[part] for part in PARTS], dim=1),
             embeddings={k: torch.cat([parts[p] for p in names], 1) for k, names in JOINED.items()},
-            logits={part: self.heads[part](parts[part], rows) for part in PARTS},
+            logits={part: self.heads[part](parts[part], rows.get(part)) for part in PARTS},
             before=torch.cat([before[part] for part in PARTS], dim=1),
         )
 
