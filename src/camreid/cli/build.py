@@ -153,19 +153,19 @@ def _is_model_chosen() -> bool:
     return in_experiment or (by is not None and by.external_override)
 
 
-def build_data(config: DictConfig, split: Split, size: tuple[int, int]) -> ReIDDataModule:
-    """The loaders of a split."""
+def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
+    """The loaders of a split, its images resized for a model."""
     data = config.data
     return ReIDDataModule(
         split,
-        size,
+        model.image_size,
         identities=data.identities,
         instances=data.instances,
         eval_batch_size=data.eval_batch_size,
         workers=data.workers,
         seed=config.seed,
         augment=instantiate(data.augment, _target_="camreid.data.Augment"),
-        interpolation=data.interpolation,
+        interpolation=model.interpolation,
         within_camera=data.within_camera,
     )
 

@@ -213,7 +213,7 @@ def row_accuracy(
     """
     count = min(len(images), _CHECKED)
     chosen = [images[place * len(images) // count] for place in range(count)]
-    dataset = ImageDataset(chosen, module.config.image_size)
+    dataset = ImageDataset(chosen, module.config.image_size, module.config.interpolation)
     loader = torch.utils.data.DataLoader(dataset, batch_size=64)
     hits = dict.fromkeys(maps, 0)
     for batch in loader:

@@ -40,7 +40,7 @@ def train_run(config: DictConfig) -> None:
     _check_sync(config, module)
     told = teaching.begin(module, split, build.data_root(config))
     evaluate.set_evaluation(module, config.evaluation)
-    data = build.build_data(config, split, module.config.image_size)
+    data = build.build_data(config, split, module.config)
     if module.config.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
