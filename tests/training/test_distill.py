@@ -171,7 +171,10 @@ def test_margins_are_not_what_is_compared(tmp_path: Path, classifier: str) -> No
     network = {**CONFIG["network"], "classifier": classifier, "scale": 8.0, "margin": 0.3}
     read = checkpoint(tmp_path / "a.ckpt", LabelMap((5, 2, 9)), 1, network=network)
     student, batch = read.module().model, batch_of([1, 1, 1])
-    output = student(batch.images, torch.tensor([1, 1, 0]))  # as in training: with margin
+    # as in training: with margin
+    output = student(
+        batch.images, {"identity": torch.tensor([1, 1, 0])}
+    )  # as in training: with margin
     plain = student(batch.images)
     assert not torch.allclose(output.logits["identity"], plain.logits["identity"])
     found = Distillation([Teacher.of(read.module(), 1)], student, LOGIT)(batch, output)["logit"][1]
@@ -196,6 +199,8 @@ def test_heads_of_one_name_teach_each_other_and_all_teach_the_rest(tmp_path: Pat
 
 class _Says(torch.nn.Module):
     """A network of given logits."""
+
+    camera_labels: dict[int, LabelMap] = {}  # noqa: RUF012
 
     def __init__(self, logits: dict[str, Tensor]) -> None:
         super().__init__()

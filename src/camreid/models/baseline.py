@@ -12,7 +12,7 @@ from camreid.models.camera_embedding import use_camera_embedding
 from camreid.models.camera_norm import use_camera_norm
 from camreid.models.cameras import CameraIndex, CameraOptions
 from camreid.models.head import Classifier, RemapHead
-from camreid.models.network import ReIDNetwork, ReIDOutput
+from camreid.models.network import ReIDNetwork, ReIDOutput, Rows
 from camreid.models.pixels import PixelNorm, Pixels
 
 
@@ -119,10 +119,7 @@ class Baseline(ReIDNetwork):
         self.widths = dict.fromkeys(self.heads, dim)
 
     def forward(
-        self,
-        images: Tensor,
-        rows: Mapping[str, Tensor] | None = None,
-        cameras: Tensor | None = None,
+        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
     ) -> ReIDOutput:
         """See `ReIDNetwork.forward`; `features` are after the neck in both modes."""
         index = self.camera_index
@@ -132,8 +129,7 @@ class Baseline(ReIDNetwork):
             after: Tensor = self.neck(before)
             before, after = index.unsort(before), index.unsort(after)
         embedding = before if self.metric_feature == "before" else after
-        rows = rows or {}
-        logits = {name: head(after, rows.get(name)) for name, head in self.heads.items()}
+        logits = self.logits(self.parts(after), rows)
         return ReIDOutput(after, {"identity": embedding}, logits, before)
 
     def parts(self, features: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """Multiple granularity network (Wang et al. 2018) as FastReID has it: eight heads."""
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from camreid.labels import LabelMap
 from camreid.models.backbone import Backbone, Changes, GeM
 from camreid.models.baseline import bn_neck
 from camreid.models.head import Classifier, RemapHead
-from camreid.models.network import ReIDNetwork, ReIDOutput
+from camreid.models.network import ReIDNetwork, ReIDOutput, Rows
 from camreid.models.pixels import PixelNorm, Pixels
 
 # the order of the parts in the feature: whole maps first
@@ -96,13 +95,9 @@ class MGN(ReIDNetwork):
             nn.init.kaiming_normal_(self.get_parameter(f"reductions.{part}.weight"), mode="fan_out")
 
     def forward(
-        self,
-        images: Tensor,
-        rows: Mapping[str, Tensor] | None = None,
-        cameras: Tensor | None = None,
+        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
     ) -> ReIDOutput:
         """See `ReIDNetwork.forward`; all is after the necks, the same for all cameras."""
-        rows = rows or {}
         shared = self.trunk(self.pixel_norm(images))
         maps = {name: branch(shared) for name, branch in self.branches.items()}
         maps["b21"], maps["b22"] = maps["b2"].chunk(2, dim=2)
@@ -112,7 +107,7 @@ class MGN(ReIDNetwork):
         return ReIDOutput(
             features=torch.cat([parts[part] for part in PARTS], dim=1),
             embeddings={k: torch.cat([parts[p] for p in names], 1) for k, names in JOINED.items()},
-            logits={part: self.heads[part](parts[part], rows.get(part)) for part in PARTS},
+            logits=self.logits(parts, rows),
             before=torch.cat([before[part] for part in PARTS], dim=1),
         )
 

@@ -16,6 +16,7 @@ from camreid.models.head import RemapHead
 from camreid.models.pixels import Pixels
 
 Neck = Literal["after", "before"]
+Rows = Tensor | Mapping[str, Tensor] | None
 NETWORKS = ("camreid.models.Baseline", "camreid.models.MGN")  # a checkpoint may name these
 
 
@@ -93,16 +94,14 @@ class ReIDNetwork(nn.Module):
     cameras: tuple[int, ...] = ()
 
     def forward(
-        self,
-        images: Tensor,
-        rows: Mapping[str, Tensor] | None = None,
-        cameras: Tensor | None = None,
+        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
     ) -> ReIDOutput:
         """Features and logits of images.
 
         Args:
             images: (B, 3, H, W) as `model.pixels` says, raw uint8 or float in 0..255 by default.
-            rows: (B,) true rows of each head, for classifiers with a margin; -1 for none.
+            rows: (B,) true rows, one tensor or one of each head, for classifiers with a margin; -1
+                for none.
             cameras: (B,) int64 cameras, 1-based, for networks that tell any apart; None for
                 unknown ones.
         """
@@ -111,6 +110,11 @@ class ReIDNetwork(nn.Module):
     def parts(self, features: Tensor) -> dict[str, Tensor]:
         """The part of `features` (B, D) that each head's rows are compared with."""
         raise NotImplementedError
+
+    def logits(self, parts: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
+        """(B, rows) logits of each head of its part of the features."""
+        of_heads = rows if isinstance(rows, Mapping) else dict.fromkeys(self.heads, rows)
+        return {name: head(parts[name], of_heads[name]) for name, head in self.heads.items()}
 
     def remap_heads(self) -> dict[str, RemapHead]:
         """The heads by name."""
