@@ -118,7 +118,7 @@ def _check_sync(config: DictConfig, module: ReIDModule) -> None:
 
 def _require_epochs(config: DictConfig, resumed: Checkpoint) -> None:
     """Refuse to continue what is finished."""
-    if resumed.epochs >= config.trainer.max_epochs:
+    if 1 <= config.trainer.max_epochs <= resumed.epochs:
         raise InputError(
             f"resume={resumed.path} has {resumed.epochs} epochs behind it, and "
             f"trainer.max_epochs={config.trainer.max_epochs} asks for no more. Type a larger "
