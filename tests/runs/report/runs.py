@@ -15,8 +15,8 @@ from camreid.evaluation.report import Evidence
 from camreid.runs.folder import Matrix, RunFolder, plain
 
 HEAD = {
-    "head": "identity", "rows": 12, "members": None, "dim": 16, "identities": 12, "shared": 9,
-    "unknown": 3, "coverage": 0.75, "image_coverage": 0.8, "misplaced": 0,
+    "head": "identity", "rows": 12, "dim": 16, "identities": 12, "shared": 9,
+    "unknown": 3, "coverage": 0.75, "image_coverage": 0.8,
 }  # fmt: skip
 ORIGIN = {"command": "camreid-train +split=<x>", "commit": "c0ffee", "versions": {"torch": "2.9"}}
 SPLIT = {"kind": "original", "options": {}, "digest": "digest-of-the-split"}
