@@ -36,8 +36,8 @@ def check_run(config: DictConfig) -> None:
     Raises:
         InputError: no epochs, or processes within a multirun.
     """
-    epochs = config.trainer.max_epochs
-    if not isinstance(epochs, int) or epochs < 1:
+    epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
+    if not isinstance(epochs, int) or not (epochs >= 1 or (epochs == -1 and steps >= 1)):
         raise InputError(
             f"trainer.max_epochs={epochs}: expected 1 or more, such as trainer.max_epochs=120; to "
             "test weights without training, type camreid-evaluate checkpoint=FILE."

@@ -8,13 +8,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role, sequences_of
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
-from camreid.models.camera_heads import own_logits
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
 from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch
@@ -42,6 +42,23 @@ class RetrievalModule(pl.LightningModule):
         self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
         self.test_features: FeatureTable | None = None
         self.test_result: EvaluationResult | None = None
+        self._val_every: int | None = None
+
+    def on_train_start(self) -> None:
+        """Keep the interval of validations."""
+        self._val_every = self.trainer.check_val_every_n_epoch
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Validate after the run's last batch, due or not: the best checkpoint needs a value."""
+        trainer: Any = self.trainer
+        ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if ends or trainer.global_step == trainer.max_steps or _may_stop(trainer):
+            trainer.check_val_every_n_epoch, trainer.val_check_batch = 1, batch_idx + 1
+            trainer.should_stop = True  # where `val_check_interval` is a time
+
+    def on_train_end(self) -> None:
+        """Restore the interval of validations."""
+        self.trainer.check_val_every_n_epoch = self._val_every
 
     def on_validation_start(self) -> None:
         """Rank 0's running statistics for all, so that all ranks evaluate what will be saved."""
@@ -111,13 +128,14 @@ class RetrievalModule(pl.LightningModule):
         return partial(self.model, cameras=batch.cameras)
 
     def _guess(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
-        """Logits and true rows (-1 for none); of heads by camera, those of the image's own."""
-        rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
-        heads = self.model.camera_heads()
-        if not heads:
-            return torch.stack(list(output.logits.values())).sum(0), rows
-        logits, among, rows = own_logits(heads, output.logits, rows, batch.cameras, "known")
-        return logits.masked_fill(~among, -torch.inf), rows
+        """Logits and true rows (-1 for none), with heads per camera of the image's own head."""
+        rows = self.model.rows(batch.pids, batch.cameras)
+        if not self.model.camera_labels:
+            return torch.stack(list(output.logits.values())).sum(0), next(iter(rows.values()))
+        # an image has a row in one head at most
+        row, head = torch.stack(list(rows.values())).max(0)
+        logits = pad_sequence([x.T for x in output.logits.values()], padding_value=-torch.inf)
+        return logits[:, head, torch.arange(len(head), device=head.device)].T, row
 
     def on_test_epoch_end(self) -> None:
         """Rank, log `test/mAP` and the rest, and keep `test_features` and `test_result`."""
@@ -156,3 +174,9 @@ def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
     limit = getattr(trainer, f"limit_{stage}_batches")
     whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
     return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _may_stop(trainer: pl.Trainer) -> bool:
+    """Whether a callback, such as a timer, ends the run here."""
+    done, steps = trainer.current_epoch >= (trainer.min_epochs or 0), trainer.min_steps or 0
+    return trainer.should_stop and done and trainer.global_step >= steps
