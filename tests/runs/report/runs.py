@@ -15,11 +15,11 @@ from camreid.evaluation.report import Evidence
 from camreid.runs.folder import Matrix, RunFolder, plain
 
 HEAD = {
-    "head": "identity", "rows": 12, "members": None, "dim": 16, "identities": 12, "shared": 9,
-    "unknown": 3, "coverage": 0.75, "image_coverage": 0.8, "misplaced": 0,
+    "head": "identity", "rows": 12, "dim": 16, "identities": 12, "shared": 9,
+    "unknown": 3, "coverage": 0.75, "image_coverage": 0.8,
 }  # fmt: skip
 ORIGIN = {"command": "camreid-train +split=<x>", "commit": "c0ffee", "versions": {"torch": "2.9"}}
-SPLIT = {"digest": "digest-of-the-split", "strategy": "OriginalSplit()"}
+SPLIT = {"kind": "original", "options": {}, "digest": "digest-of-the-split"}
 
 
 def images(records: Sequence[ImageRecord], noise: float, generator: torch.Generator) -> Images:
