@@ -136,11 +136,9 @@ def visible_scores(table: FeatureTable, queries: Sequence[int], options: RankOpt
     visible = (g.pids != JUNK) & ~(same & camera)
     if options.protocol == "within-camera":
         visible = (g.pids != JUNK) & camera
-        known = table.exclusions()
-        for own, others in (
-            (known["query_sequences"], known["gallery_sequences"]),
-            (known["query_index"], known["gallery_index"]),
-        ):
+        table = table.numbered()
+        for name in ("sequences", "index"):
+            own, others = getattr(table.query, name), getattr(table.gallery, name)
             if own is not None and others is not None:
                 own = own[rows, None]
                 visible &= ~(same & (others == own) & (own >= 0))
