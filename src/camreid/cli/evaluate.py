@@ -20,7 +20,7 @@ from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence
 from camreid.models.network import FeatureOptions
 from camreid.runs.folder import Metrics, RunFolder
-from camreid.runs.result_tables import evidence_tables
+from camreid.runs.results import result_tables
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 
@@ -154,11 +154,9 @@ def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
 
 def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
     """Write metrics.json and print the tables."""
-    summary = evidence.summary()
-    path = RunFolder(build.run_folder()).write(Metrics(**content, **summary))
-    say(*evidence_tables(summary, title))
-    if not content["seen_complete"]:
-        say("Not all training identities of these weights are known: leakage may be larger.")
+    metrics = Metrics(**content, **evidence.summary())
+    path = RunFolder(build.run_folder()).write(metrics)
+    say(*result_tables(title, metrics))
     say(f"Written to {path}")
 
 
