@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from camreid.checkpoints.average import soup
 from camreid.checkpoints.io import read_checkpoint, save
 from camreid.checkpoints.start import start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit, Split
@@ -230,8 +229,6 @@ def test_fine_tuning_on_one_camera_keeps_what_the_others_know(tmp_path) -> None:
     assert all(not head.unstarted.pids for head in again.model.camera_heads().values())
     fit = check_head("c1", again.model.heads["c1"], 96, {10: 1, 2: 1}, None, LABELS)
     assert (fit.shared, fit.unknown) == (2, 0)
-    whole = soup([read_checkpoint(tmp_path / f"{name}.ckpt") for name in ("tuned", "joint")])
-    assert known(whole) == known(tuned)
 
 
 def test_rows_of_whom_a_camera_has_no_more_are_left_alone_and_tested(tmp_path) -> None:
@@ -341,20 +338,6 @@ def test_a_plain_model_starts_every_head(tmp_path) -> None:
     other = module_of(network={**NETWORK, "cameras": [3, 1]})
     with pytest.raises(InputError, match=r"type model.network.cameras=\[1, 3\]"):
         start_from(other, read_checkpoint(tmp_path / "b.ckpt"))
-
-
-def test_a_soup_has_the_people_of_both(tmp_path) -> None:
-    first, second = module_of(), module_of(LabelMap((7, 10)))
-    first.set_cameras(PAIRS)
-    second.set_cameras([(7, 1), (10, 3)])
-    for name, module in (("a", first), ("b", second)):
-        save(module, tmp_path / f"{name}.ckpt")
-    both = soup([read_checkpoint(tmp_path / f"{name}.ckpt") for name in "ab"])
-    assert members(both) == {1: [2, 7, 10], 3: [2, 4, 7, 10]}
-    # rows are of those whose camera has the person, as the others were never trained
-    for name, pid, whose in (("c1", 7, second), ("c3", 7, first), ("c1", 10, first)):
-        row = whose.model.heads[name].weight[whose.labels.row(pid)]
-        torch.testing.assert_close(both.model.heads[name].weight[both.labels.row(pid)], row)
 
 
 def test_fit_tells_the_heads_and_the_check_tells_each_camera(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camreid.checkpoints.average import restate_batch_norm
+from camreid.checkpoints.average import update_batch_norm
 from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import InputError
@@ -38,7 +38,7 @@ def checkpoint(path: Path, labels: LabelMap, seed: int, **options: object) -> Ch
     pixels = module.model.pixel_norm
     images = batch_of([1] * 16, size, seed=9).images
     images = pixels.normalize(images) if pixels.pixels == "imagenet" else images
-    restate_batch_norm(module.model, [{"images": images}])
+    update_batch_norm(module.model, [{"images": images}])
     save(module.eval(), path)
     return read_checkpoint(path)
 
