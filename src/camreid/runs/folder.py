@@ -38,18 +38,12 @@ class Record:
 
 @dataclass(frozen=True)
 class HeadCheckRecord(Record):
-    """`head_check.json`.
-
-    Attributes:
-        unknown: the setting `model.unknown`.
-        heads: the fields of each head's `HeadFit`.
-        faults: why the run was refused.
-    """
+    """`head_check.json`."""
 
     file = "head_check.json"
-    unknown: str
-    heads: list[dict[str, Any]]
-    faults: list[str] = field(default_factory=list)
+    unknown: str  # the setting `model.unknown`
+    heads: list[dict[str, Any]]  # the fields of each head's `HeadFit`
+    faults: list[str] = field(default_factory=list)  # why the run was refused
 
     @property
     def lowest(self) -> dict[str, Any]:
@@ -59,21 +53,13 @@ class HeadCheckRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TestedRecord(Record):
-    """What the numbers of a test come from.
+    """What the numbers of a test come from."""
 
-    Attributes:
-        evaluation: the options of the test.
-        protocol: which gallery images a query sees.
-        partial: whether only a part of the images was tested.
-        split: the `SplitRecord` as JSON; None where it is unknown.
-        origin: command, commit and versions.
-    """
-
-    evaluation: dict[str, Any]
+    evaluation: dict[str, Any]  # the options of the test
     protocol: str = "cross-camera"
-    partial: bool = False
-    split: dict[str, Any] | None = None
-    origin: dict[str, Any] | None = None
+    partial: bool = False  # whether only a part of the images was tested
+    split: dict[str, Any] | None = None  # a `SplitRecord`; None where it is unknown
+    origin: dict[str, Any] | None = None  # command, commit and versions
 
     @property
     def split_text(self) -> str:
@@ -83,34 +69,21 @@ class TestedRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics(TestedRecord):
-    """`metrics.json`: the numbers of a test; shares are in 0..1.
-
-    Attributes:
-        retrieval: `mAP`, `mINP`, `rank1` ... over all valid queries.
-        intervals: the 95 % interval of each.
-        leak: the numbers over `all`, `seen` and `unseen` test identities.
-        seen_complete: whether all training identities of the weights are known.
-        dropped_queries: number of queries without a match.
-        weights: the checkpoint; None for features without one.
-        features: the file that was ranked, where no model was run.
-        rows: classifier rows of the model.
-        identity: closed-set `accuracy`, its `coverage` and `images`; None without a model.
-        protocols: the numbers of each protocol; None where re-ranked.
-        camera_pairs: mAP and Rank-1 of each query camera (rows) and gallery camera.
-    """
+    """`metrics.json`: the numbers of a test; shares are in 0..1."""
 
     file = "metrics.json"
-    retrieval: dict[str, float]
-    intervals: dict[str, list[float | None]]
-    leak: dict[str, dict[str, Any]]
-    seen_complete: bool = True
-    dropped_queries: int = 0
-    weights: str | None = None
-    features: str | None = None
-    rows: int | None = None
-    identity: dict[str, float] | None = None
-    protocols: dict[str, dict[str, float]] | None = None
-    camera_pairs: dict[str, Any] | None = None
+    retrieval: dict[str, float]  # mAP, mINP, rank1 ... over all valid queries
+    intervals: dict[str, list[float | None]]  # of 95 %
+    leak: dict[str, dict[str, Any]]  # the numbers over all, seen and unseen identities
+    seen_complete: bool = True  # whether all training identities of the weights are known
+    dropped_queries: int = 0  # without a match
+    weights: str | None = None  # the checkpoint; None for features without one
+    features: str | None = None  # the file that was ranked, where no model was run
+    rows: int | None = None  # of the classifier
+    identity: dict[str, float] | None = None  # closed-set accuracy and its coverage
+    protocols: dict[str, dict[str, float]] | None = None  # None where re-ranked
+    camera_pairs: dict[str, Any] | None = None  # mAP, rank1: query cameras by gallery cameras
+    leaked_images: dict[str, int] | None = None
 
     @property
     def rank_options(self) -> RankOptions:
@@ -121,32 +94,18 @@ class Metrics(TestedRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix(TestedRecord):
-    """`matrix.json`: every row on every query camera.
-
-    Attributes:
-        experts: by name: `retrieval`, `intervals`, `by_camera`, `leak`, `seen_complete`, and of a
-            checkpoint its path, `camera`, classifier `rows` and `coverage`.
-        baselines: checkpoints that are not fused, likewise.
-        fusions: the experts together, likewise.
-        cameras: of the queries, 1-based.
-        compared: the `identities` and `queries` that no row was trained on, and the numbers of the
-            `rows` on them where they are not all.
-        best: name of the expert with the largest `mAP` and `rank1`, by query camera and over `all`.
-        differences: of each row from the best expert, with interval and p.
-        left_out: fusions that these experts do not allow, with the reason.
-        notes: limits of the comparison.
-    """
+    """`matrix.json`: every row on every query camera."""
 
     file = "matrix.json"
-    experts: dict[str, dict[str, Any]]
-    baselines: dict[str, dict[str, Any]]
-    fusions: dict[str, dict[str, Any]]
-    cameras: list[int]
-    compared: dict[str, Any]
-    best: dict[str, dict[str, str | None]]
-    differences: dict[str, dict[str, dict[str, float]]]
-    left_out: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    experts: dict[str, dict[str, Any]]  # numbers by name; of a checkpoint also path, camera, rows
+    baselines: dict[str, dict[str, Any]]  # checkpoints that are not fused, likewise
+    fusions: dict[str, dict[str, Any]]  # the experts together, likewise
+    cameras: list[int]  # of the queries, 1-based
+    compared: dict[str, Any]  # identities and queries that no row was trained on; rows on them
+    best: dict[str, dict[str, str | None]]  # expert by query camera and over all, by score
+    differences: dict[str, dict[str, dict[str, float]]]  # of each row from the best expert
+    left_out: dict[str, str] = field(default_factory=dict)  # fusions, with the reason
+    notes: list[str] = field(default_factory=list)  # limits of the comparison
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -195,16 +154,10 @@ class RunFolder:
         return self.path / "split.csv"
 
     @cached_property
-    def config_text(self) -> str:
-        """The resolved config as YAML; empty where there is none."""
-        path = self.path / "config.yaml"
-        return _read(path, str) if path.is_file() else ""
-
-    @property
     def config(self) -> dict[str, Any]:
         """The resolved config; empty where there is none."""
-        text = self.config_text
-        return _read(self.path / "config.yaml", lambda _: dict(yaml.safe_load(text) or {}))
+        path = self.path / "config.yaml"
+        return _read(path, lambda text: dict(yaml.safe_load(text))) if path.is_file() else {}
 
     @cached_property
     def metrics(self) -> Metrics | None:
@@ -222,33 +175,26 @@ class RunFolder:
         return self._record(Matrix)
 
     @cached_property
-    def features(self) -> FeatureTable | None:
-        """Features of the test, its own or those that it ranked again."""
+    def ranked(self) -> tuple[FeatureTable, RankingResult] | None:
+        """Features of the test, its own or those that it ranked again, and their ranking."""
         metrics = self.metrics
-        ranked = metrics and metrics.features
-        path = Path(ranked) if ranked else self.path / "features.safetensors"
+        path = Path((metrics and metrics.features) or self.path / "features.safetensors")
         if metrics is None or not path.is_file():
             return None
         table = FeatureTable.load(path)
-        return table.normalized() if metrics.evaluation.get("normalize") else table
-
-    @cached_property
-    def result(self) -> RankingResult | None:
-        """The ranking of `features`."""
-        if self.features is None or self.metrics is None:
-            return None
-        return self.metrics.rank_options.rank(self.features)[0]
+        table = table.normalized() if metrics.evaluation.get("normalize") else table
+        return table, metrics.rank_options.rank(table)[0]
 
     @property
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         """(epoch from 1, value) by the name of the logged number, without those of the test."""
         curves: dict[str, dict[float, float]] = {}
-        epoch: float | None = None
+        epoch = -1.0
         for line in reversed(self._metrics_lines):  # a learning rate has the epoch of the next line
             epoch = line.get("epoch", epoch)
-            for name in [n for n in line if n not in ("epoch", "step") and "test/" not in n]:
-                if epoch is not None:
-                    curves.setdefault(name, {}).setdefault(epoch + 1, line[name])
+            for name, value in line.items():
+                if epoch >= 0 and name not in ("epoch", "step") and "test/" not in name:
+                    curves.setdefault(name, {}).setdefault(epoch + 1, value)
         return {name: sorted(points.items()) for name, points in sorted(curves.items())}
 
     @property
@@ -299,9 +245,8 @@ def _read(path: Path, parse: Callable[[str], T]) -> T:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, csv.Error) as error:
         raise InputError(
-            f"{path} is not a {path.name} of this version of camreid: found "
-            f"{type(error).__name__}: {error}. Expected a file as a command wrote it: run the "
-            "command again, in another folder."
+            f"{path} is not a {path.name} of this version of camreid: found {error!r}, expected a "
+            "file as a command wrote it. Run the command again, in another folder."
         ) from error
 
 

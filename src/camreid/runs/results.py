@@ -1,65 +1,54 @@
 """The numbers of tests and head checks as tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from camreid.runs.folder import Metrics
 from camreid.runs.table import Table, interval, percent
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
-_NO_ENDS = (None, None)
 
 
 def result_tables(title: str, metrics: Metrics) -> list[Table]:
-    """Scores by protocol with 95 % intervals, camera pairs, and leakage where there is any."""
-    notes = [f"{metrics.dropped_queries} queries without a match are left out."]
-    if metrics.identity and metrics.identity["coverage"]:
-        shares = (percent(metrics.identity[key]) for key in ("accuracy", "coverage"))
-        notes.append("Closed-set accuracy {}, on the {} of images with a row.".format(*shares))
-    rows = {metrics.protocol: metrics.retrieval, **(metrics.protocols or {})}
-    tables = [score_table(title, rows, {metrics.protocol: metrics.intervals}, notes)]
+    """Scores by protocol, and mAP by camera pair."""
+    tables = [score_table(title, {metrics.protocol: metrics}, protocols=True)]
     pairs = metrics.camera_pairs
     if pairs and len(pairs["cameras"]) > 1:
-        columns = ["", *(f"c{camera}" for camera in pairs["cameras"])]
-        cells = [
-            [name, *map(percent, row)] for name, row in zip(columns[1:], pairs["mAP"], strict=True)
-        ]
-        tables.append(Table("mAP by query camera (rows) and gallery camera", columns, cells))
-    if metrics.leak["seen"]["identities"] or not metrics.seen_complete:
-        tables.append(leakage_table({metrics.protocol: metrics}))
+        names = [f"c{camera}" for camera in pairs["cameras"]]
+        rows = [[name, *map(percent, row)] for name, row in zip(names, pairs["mAP"], strict=True)]
+        tables.append(Table("mAP by query camera (rows) and gallery camera", ["", *names], rows))
     return tables
 
 
-def score_table(
-    title: str,
-    rows: Mapping[str, Mapping[str, float]],
-    intervals: Mapping[str, Mapping[str, Any]],
-    notes: Sequence[str] = (),
-) -> Table:
-    """Scores by name of the row, and below a score its 95 % interval where it is known."""
-    cells = []
-    for name, scores in rows.items():
-        ends = intervals.get(name, {})
-        shown = (f"{percent(scores[key])}\n{interval(*ends.get(key, _NO_ENDS))}" for key in SCORES)
-        cells.append([name, f"{scores['valid_queries']:.0f}", *map(str.rstrip, shown)])
-    columns = ("", "queries", *SCORES.values())
-    return Table(f"{title}; below a score, its 95 % interval", columns, cells, notes)
+def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = False) -> Table:
+    """Scores by name; where a test leaks, also those over seen and unseen identities.
 
-
-def leakage_table(results: Mapping[str, Metrics]) -> Table:
-    """Test identities that are training identities of the checkpoint, and scores without them."""
+    Args:
+        title: of the table.
+        results: tests by name.
+        protocols: whether to add their other protocols.
+    """
     rows, notes = [], []
     for name, metrics in results.items():
-        seen, unseen = metrics.leak["seen"], metrics.leak["unseen"]
-        count = f"{seen['identities']} of {metrics.leak['all']['identities']}"
-        scores = map(percent, (seen["mAP"], unseen["mAP"], unseen["rank1"]))
-        rows.append([name, count if metrics.seen_complete else f"at least {count}", *scores])
-    if any(metrics.leak["seen"]["identities"] for metrics in results.values()):
-        notes = ["Scores over seen identities are partly memory: use those over unseen identities."]
-    columns = ("", "seen identities", "seen mAP", "unseen mAP", "unseen Rank-1")
-    return Table(
-        "Leakage: test identities that the checkpoint was trained on", columns, rows, notes
-    )
+        leak = metrics.leak
+        rows.append(_scores(name, {**leak["all"], **metrics.retrieval}, metrics.intervals))
+        if leak["seen"]["identities"]:
+            notes.append(f"{name} leaks: use its scores over unseen identities.")
+            rows += [_scores(f"{name}, {part}", leak[part]) for part in ("seen", "unseen")]
+        if not metrics.seen_complete:
+            notes.append(f"{name}: not all training identities are known, so it may leak (more).")
+        if metrics.partial:
+            notes.append(f"{name}: only a part of the images was tested.")
+        if metrics.dropped_queries:
+            notes.append(f"{name}: {metrics.dropped_queries} queries without a match.")
+        if metrics.identity and metrics.identity["coverage"]:
+            shares = (percent(metrics.identity[key]) for key in ("accuracy", "coverage"))
+            notes.append("{}: accuracy {} on the {} of images with a row.".format(name, *shares))
+        if protocols and metrics.protocols:
+            others = {k: v for k, v in metrics.protocols.items() if k != metrics.protocol}
+            rows += [_scores(other, scores) for other, scores in others.items()]
+    columns = ("", "identities", "queries", *SCORES.values())
+    return Table(f"{title}; below a score, its 95 % interval", columns, rows, notes)
 
 
 def head_check_table(title: str, heads: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -71,3 +60,11 @@ def head_check_table(title: str, heads: Mapping[str, Mapping[str, Any]]) -> Tabl
         for name, fit in heads.items()
     ]
     return Table(title, ("head", *counts, "coverage", "of images"), rows)
+
+
+def _scores(
+    name: str, scores: Mapping[str, Any], ends: Mapping[str, list[float | None]] | None = None
+) -> list[str]:
+    counts = [str(scores.get("identities", "")), f"{scores['valid_queries'] or 0:.0f}"]
+    cells = [f"{percent(scores[k])}\n{interval(*ends[k]) if ends else ''}" for k in SCORES]
+    return [name, *counts, *map(str.rstrip, cells)]

@@ -11,13 +11,7 @@ from rich.table import Table as RichTable
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of text; `print` of rich's console takes it as it is.
-
-    Attributes:
-        title: above the table.
-        columns: headings; the first column is left-aligned, the others right-aligned.
-        rows: cells, one for each column.
-        notes: sentences below the table.
+    """A titled table of text with notes below; a console of rich prints it as it is.
 
     >>> table = Table("mAP", ("model", "mAP"), [("a<b", "50.0 %")], ["one run"])
     >>> "a&lt;b" in table.to_html(), table.to_markdown().splitlines()[2]

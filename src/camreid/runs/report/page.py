@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -19,20 +20,12 @@ from camreid.runs.table import Table
 
 @dataclass
 class Section:
-    """One run or matrix on the page.
-
-    Attributes:
-        run: its folder.
-        notes: limits of its numbers, and files that are missing.
-        tables: of the test or matrix, and the head check.
-        charts: data URIs by title.
-        lists: ranked lists.
-    """
+    """One run or matrix on the page."""
 
     run: RunFolder
-    notes: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    charts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # limits of its numbers, missing files
+    tables: list[Table] = field(default_factory=list)  # of the test or matrix, and the head check
+    charts: dict[str, str] = field(default_factory=dict)  # data URIs by title
     lists: list[RankedList] = field(default_factory=list)
 
     @property
@@ -42,11 +35,12 @@ class Section:
         origin = (record and record.origin) or {}
         about = {
             "Command": origin.get("command"),
+            "Commit": origin.get("commit"),
+            "Versions": origin.get("versions"),
             "Checkpoint": self.run.metrics and self.run.metrics.weights,
             "Split": record and record.split_text,
-            "Evaluation": _pairs(record.evaluation if record else {}),
-            "Commit": origin.get("commit"),
-            "Versions": _pairs(origin.get("versions") or {}),
+            "Evaluation": record and record.evaluation,
+            "Config": self.run.config,
         }
         return {name: value for name, value in about.items() if value}
 
@@ -58,9 +52,9 @@ def build_page(paths: Sequence[Path]) -> str:
         InputError: a folder is not that of a run, or a file in it cannot be read.
     """
     runs = [RunFolder.existing(path) for path in paths]
-    tested = [run for run in runs if run.result]
+    tested = [run for run in runs if run.ranked]
     pairs = [compare_pair(run, tested[0]) for run in tested[1:]]
-    cmc = {str(run): list(enumerate(run.result.cmc.tolist(), 1)) for run in tested if run.result}
+    cmc = {str(run): list(enumerate(run.ranked[1].cmc.tolist(), 1)) for run in runs if run.ranked}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -69,6 +63,7 @@ def build_page(paths: Sequence[Path]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["table"] = lambda table: Markup(table.to_html())
+    environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False)
     page = environment.get_template("page.html.j2").render(
         sections=list(map(_section, runs)),
         comparison=Comparison(tested, pairs) if pairs else None,
@@ -96,17 +91,13 @@ def _section(run: RunFolder) -> Section:
 
 
 def _add_test(section: Section, metrics: Metrics) -> None:
-    features, result = section.run.features, section.run.result
     section.tables += result_tables("Test", metrics)
-    if features is None or result is None:
+    if not section.run.ranked:
         section.notes.append("No saved features: no CMC curve, ranked lists or paired difference.")
         return
+    features, result = section.run.ranked
     options = replace(metrics.rank_options, rerank=None, expand=0)
     if options != metrics.rank_options:
         section.notes.append("Ranked lists are in the order before re-ranking and expansion.")
         result = options.rank(features)[0]
     section.lists = ranked_lists(features, result, options)
-
-
-def _pairs(content: dict[str, object]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in content.items())

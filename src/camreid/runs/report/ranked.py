@@ -20,27 +20,16 @@ JUNK = -1
 
 @dataclass(frozen=True)
 class Shown:
-    """An image of a list.
+    """An image of a list."""
 
-    Attributes:
-        mark: `query`, `hit` or `miss`.
-        picture: a small JPEG as a data URI; None where the file cannot be read.
-        caption: camera, and cosine similarity or distance to the query.
-    """
-
-    mark: str
-    picture: str | None
-    caption: str
+    mark: str  # query, hit or miss
+    picture: str | None  # a small JPEG as a data URI; None where the file cannot be read
+    caption: str  # camera, and cosine similarity or distance to the query
 
 
 @dataclass(frozen=True)
 class RankedList:
-    """A query, then its first gallery images.
-
-    Attributes:
-        title: best, worst or random, with the identity and its average precision.
-        images: the query, then the gallery, closest first.
-    """
+    """A query, then its first gallery images, closest first."""
 
     title: str
     images: list[Shown]
@@ -49,34 +38,28 @@ class RankedList:
 def ranked_lists(
     table: FeatureTable, result: RankingResult, options: RankOptions
 ) -> list[RankedList]:
-    """Best, worst and random queries by average precision.
-
-    Args:
-        table: the features.
-        result: their ranking, without re-ranking.
-        options: of the ranking.
-    """
-    chosen = choose(result.average_precision, QUERIES)
+    """Best, worst and random queries by average precision; `result` is without re-ranking."""
+    q, g = table.query, table.gallery
     sign = 1 if options.metric == "cosine" else -1
     lists = []
-    for query, kind in chosen.items():
-        pid, ap = int(table.query.pids[query]), result.average_precision[query]
+    for query, kind in choose(result.average_precision, QUERIES).items():
+        pid, ap = int(q.pids[query]), result.average_precision[query]
         scores = visible_scores(table, query, options)
-        images = [_shown("query", table.query, query, "query")]
+        images = [_shown("query", q, query, "query")]
         for i in scores.argsort(descending=True, stable=True)[:SHOWN].tolist():
             if scores[i] > -math.inf:
-                mark = "hit" if table.gallery.pids[i] == pid else "miss"
-                images.append(_shown(mark, table.gallery, i, f"{sign * scores[i]:.2f}"))
+                mark = "hit" if g.pids[i] == pid else "miss"
+                images.append(_shown(mark, g, i, f"{sign * scores[i]:.2f}"))
         lists.append(RankedList(f"{kind}: identity {pid}, average precision {ap:.1%}", images))
     return lists
 
 
 def choose(ap: Tensor, count: int) -> dict[int, str]:
-    """The kind of the chosen queries.
+    """The kind of the chosen queries, at most `count` of each.
 
     Args:
         ap: (Q,) average precision, NaN for a query without a match.
-        count: of each kind, at most.
+        count: of each kind.
 
     >>> choose(torch.tensor([0.1, 0.9, 0.5, torch.nan]), 1)
     {1: 'Best', 0: 'Worst', 2: 'Random'}
