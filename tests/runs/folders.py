@@ -10,7 +10,7 @@ import yaml
 from camreid.data import ImageRecord, Records
 from camreid.evaluation import FeatureTable, Images, RankOptions
 from camreid.evaluation.matrix import Row, comparison
-from camreid.evaluation.report import Evidence
+from camreid.evaluation.summary import EvaluationResult
 from camreid.provenance import SplitRecord
 from camreid.runs.folder import HeadCheckRecord, Matrix, Metrics, RunFolder, plain
 
@@ -60,7 +60,7 @@ def make_run(
     """What a finished run leaves behind, but for its checkpoint."""
     table, run = replace(table, notes={"seen": list(seen)}), RunFolder(folder)
     result, protocols = options.rank(table)
-    numbers = Evidence(result, frozenset(seen), protocols=protocols).summary()
+    numbers = EvaluationResult(result, frozenset(seen), protocols=protocols).summary()
     about = {"evaluation": asdict(options), "split": SPLIT, "origin": ORIGIN}
     run.write(Metrics(**numbers, **about, weights=f"{folder}/best.ckpt"))
     run.write(HeadCheckRecord("skip", [HEAD]))

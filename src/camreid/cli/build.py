@@ -35,8 +35,8 @@ def check_run(config: DictConfig) -> None:
     Raises:
         InputError: no epochs, or processes within a multirun.
     """
-    epochs = config.trainer.max_epochs
-    if not isinstance(epochs, int) or epochs < 1:
+    epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
+    if not isinstance(epochs, int) or not (epochs >= 1 or (epochs == -1 and steps >= 1)):
         raise InputError(
             f"trainer.max_epochs={epochs}: expected 1 or more, such as trainer.max_epochs=120; to "
             "test weights without training, type camreid-evaluate checkpoint=FILE."
@@ -152,19 +152,19 @@ def _is_model_chosen() -> bool:
     return in_experiment or (by is not None and by.external_override)
 
 
-def build_data(config: DictConfig, split: Split, size: tuple[int, int]) -> ReIDDataModule:
-    """The loaders of a split."""
+def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
+    """The loaders of a split, its images resized for a model."""
     data = config.data
     return ReIDDataModule(
         split,
-        size,
+        model.image_size,
         identities=data.identities,
         instances=data.instances,
         eval_batch_size=data.eval_batch_size,
         workers=data.workers,
         seed=config.seed,
         augment=instantiate(data.augment, _target_="camreid.data.Augment"),
-        interpolation=data.interpolation,
+        interpolation=model.interpolation,
         within_camera=data.within_camera,
     )
 

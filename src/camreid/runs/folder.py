@@ -83,7 +83,6 @@ class Metrics(TestedRecord):
     identity: dict[str, float] | None = None  # closed-set accuracy and its coverage
     protocols: dict[str, dict[str, float]] | None = None  # None where re-ranked
     camera_pairs: dict[str, Any] | None = None  # mAP, rank1: query cameras by gallery cameras
-    leaked_images: dict[str, int] | None = None
 
     @property
     def rank_options(self) -> RankOptions:

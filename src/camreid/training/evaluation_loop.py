@@ -1,5 +1,6 @@
 """Validation, test and prediction of a network: features collected, ranked and kept."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -7,13 +8,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role, sequences_of
 from camreid.evaluation.options import RankOptions
-from camreid.evaluation.report import Evidence
-from camreid.models.camera_heads import own_logits
+from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
 from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch
@@ -28,7 +29,7 @@ class RetrievalModule(pl.LightningModule):
         feature_options: what is compared in validation, test and prediction.
         rank_options: how the test is ranked.
         test_features: of the last test, cameras 1-based.
-        evidence: what the last test has shown.
+        test_result: the numbers of the last test.
     """
 
     model: ReIDNetwork
@@ -40,7 +41,24 @@ class RetrievalModule(pl.LightningModule):
         self.test_metric, self.test_accuracy = RetrievalMetric(), IdentityAccuracy()
         self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
         self.test_features: FeatureTable | None = None
-        self.evidence: Evidence | None = None
+        self.test_result: EvaluationResult | None = None
+        self._val_every: int | None = None
+
+    def on_train_start(self) -> None:
+        """Keep the interval of validations."""
+        self._val_every = self.trainer.check_val_every_n_epoch
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Validate after the run's last batch, due or not: the best checkpoint needs a value."""
+        trainer: Any = self.trainer
+        ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if ends or trainer.global_step == trainer.max_steps or _may_stop(trainer):
+            trainer.check_val_every_n_epoch, trainer.val_check_batch = 1, batch_idx + 1
+            trainer.should_stop = True  # where `val_check_interval` is a time
+
+    def on_train_end(self) -> None:
+        """Restore the interval of validations."""
+        self.trainer.check_val_every_n_epoch = self._val_every
 
     def on_validation_start(self) -> None:
         """Rank 0's running statistics for all, so that all ranks evaluate what will be saved."""
@@ -110,32 +128,32 @@ class RetrievalModule(pl.LightningModule):
         return partial(self.model, cameras=batch.cameras)
 
     def _guess(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
-        """Logits and true rows (-1 for none); of heads by camera, those of the image's own."""
-        rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
-        heads = self.model.camera_heads()
-        if not heads:
-            return torch.stack(list(output.logits.values())).sum(0), rows
-        logits, among, rows = own_logits(heads, output.logits, rows, batch.cameras, "known")
-        return logits.masked_fill(~among, -torch.inf), rows
+        """Logits and true rows (-1 for none), with heads per camera of the image's own head."""
+        rows = self.model.rows(batch.pids, batch.cameras)
+        if not self.model.camera_labels:
+            return torch.stack(list(output.logits.values())).sum(0), next(iter(rows.values()))
+        # an image has a row in one head at most
+        row, head = torch.stack(list(rows.values())).max(0)
+        logits = pad_sequence([x.T for x in output.logits.values()], padding_value=-torch.inf)
+        return logits[:, head, torch.arange(len(head), device=head.device)].T, row
 
     def on_test_epoch_end(self) -> None:
-        """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""
+        """Rank, log `test/mAP` and the rest, and keep `test_features` and `test_result`."""
         identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
         split = getattr(self._datamodule, "split", None)
-        self.test_features, self.evidence = self.test_metric.table(split), None
+        self.test_features, self.test_result = self.test_metric.table(split), None
         try:
             result, protocols = self.rank_options.rank(self.test_features, self.device)
         except NoValidQuery:
             if not is_partial(self.trainer):
                 raise
             return
-        self.evidence = Evidence(result, self.provenance.seen, identity, protocols)
-        summary = self.evidence.summary()
-        for name, value in summary["retrieval"].items():
-            self.log(f"test/{name}", value, sync_dist=True)
+        self.test_result = EvaluationResult(result, self.provenance.seen, identity, protocols)
+        for name, value in result.scalars().items():
+            self.log(f"test/{name}", float(value), sync_dist=True)
         for name in ("accuracy", "coverage"):
-            if summary["identity"][name] is not None:
-                self.log(f"test/identity_{name}", summary["identity"][name], sync_dist=True)
+            if not math.isnan(identity[name]):
+                self.log(f"test/identity_{name}", identity[name], sync_dist=True)
 
     def predict_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -156,3 +174,9 @@ def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
     limit = getattr(trainer, f"limit_{stage}_batches")
     whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
     return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _may_stop(trainer: pl.Trainer) -> bool:
+    """Whether a callback, such as a timer, ends the run here."""
+    done, steps = trainer.current_epoch >= (trainer.min_epochs or 0), trainer.min_steps or 0
+    return trainer.should_stop and done and trainer.global_step >= steps

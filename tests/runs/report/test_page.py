@@ -56,7 +56,7 @@ def test_the_numbers_are_those_of_the_files(folder: Path) -> None:
     assert shown["cross-camera, seen"][0] == "3"
     assert shown["cross-camera, unseen"][2] == percent(found.leak["unseen"]["mAP"])
     assert cells(page, "Head check")["identity"][-2:] == ["75.0 %", "80.0 %"]
-    about = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    about = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page))
     assert about["Command"] == "camreid-train +split=&lt;x&gt;"
     assert about["Split"] == "original, camera=3, digest ab12"
     assert "torch: &#39;2.9&#39;" in page

@@ -86,8 +86,10 @@ def visible_scores(table: FeatureTable, query: int, options: RankOptions) -> Ten
     if options.protocol == "within-camera":
         hidden = ~camera
         known = table.exclusions()
-        for name in ("sequences", "index"):
-            queries, others = known[f"query_{name}"], known[f"gallery_{name}"]
+        for queries, others in (
+            (known["query_sequences"], known["gallery_sequences"]),
+            (known["query_index"], known["gallery_index"]),
+        ):
             if queries is not None and others is not None:
                 hidden |= same & (others == queries[query]) & (others >= 0)
     return scores.masked_fill(hidden | (g.pids == JUNK), -math.inf)
