@@ -150,7 +150,6 @@ def restate_batch_norm(
                     norm.reset_running_stats()
                     norm.momentum = None  # the plain mean over batches
                     norm.train()
-            images, cameras = batch["images"].to(device), read_cameras(batch)
-            network(images, cameras=None if cameras is None else cameras.to(device))
+            network(batch["images"].to(device), cameras=read_cameras(batch).to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -134,7 +134,7 @@ class ReIDModule(RetrievalModule):
     def _identity_loss(self, batch: Batch, rows: Tensor, output: ReIDOutput) -> Tensor:
         smoothing, heads = self.loss.smoothing, self.model.camera_heads()
         if heads:
-            if not batch.cameras_told:
+            if not batch.cameras.all():
                 raise InputError(
                     "a head per camera is trained on images whose camera is known, and this batch "
                     "says none; give `camids`, or official file names in `img_paths`."
@@ -147,7 +147,7 @@ class ReIDModule(RetrievalModule):
     ) -> Tensor:
         embeddings, pids = output.embeddings.values(), batch.pids
         if self.model.camera_heads():
-            values = [within_cameras(loss, e, pids, batch.camids) for e in embeddings]
+            values = [within_cameras(loss, e, pids, batch.cameras) for e in embeddings]
         else:
             values = [loss(e, pids) for e in embeddings]
         return mean_over_heads(values)
