@@ -1,4 +1,4 @@
-"""A checkpoint file is data: what may be in it, and what of it reaches the trainer."""
+"""A checkpoint file is data: its schema, and the part of it that reaches the trainer."""
 
 import os
 import re
@@ -30,11 +30,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "MixedPrecision": (Mapping,),  # the gradient scaler
     "camreid": (Mapping,),
 }
-_WITH_TEXT = ("hyper_parameters", "callbacks", "camreid", "hparams_name")
-_NOTES: dict[str, tuple[type, ...]] = {
-    "provenance": (Mapping,),
-    "teachers": (list,),
-}
+_WITH_TEXT = (
+    "hyper_parameters",
+    "callbacks",
+    "camreid",
+    "hparams_name",
+    "pytorch-lightning_version",
+)
 _DEPTH = 32  # of nested containers
 
 
@@ -42,7 +44,7 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     """The known keys of a checkpoint file; every value has its type and is plain.
 
     Plain are numbers, None, tensors, and lists, tuples and mappings of plain values; text is plain
-    in the hyperparameters, the callback states and the provenance only.
+    in the hyperparameters, the callback states and camreid's own record only.
 
     Args:
         path: of the file, for the message.
@@ -55,13 +57,9 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     for key, value in known.items():
         if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
             raise _fault(path, key, f"a value of type {type(value).__name__}")
-        unexpected = _unexpected(value, key in _WITH_TEXT or _TYPES[key] == (str,), _DEPTH, set())
+        unexpected = _unexpected(value, key in _WITH_TEXT, _DEPTH, set())
         if unexpected:
             raise _fault(path, key, unexpected)
-    for key, kinds in _NOTES.items():
-        notes = known.get("camreid", {})
-        if key in notes and not isinstance(notes[key], kinds):
-            raise _fault(path, f"camreid.{key}", f"a value of type {type(notes[key]).__name__}")
     state = known.get("state_dict", {})
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise _fault(path, "state_dict", "more than tensors by name")
@@ -69,16 +67,18 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
         raise _fault(path, "pytorch-lightning_version", "no version")
     for key in ("optimizer_states", "lr_schedulers"):
         if not all(isinstance(state, Mapping) for state in known.get(key, ())):
-            raise _fault(path, key, "a state that is no mapping")
+            raise _fault(path, key, "a state that is not a mapping")
+    if not isinstance(known.get("camreid", {}).get("teachers", []), list):
+        raise _fault(path, "camreid.teachers", "something else than a list")
     return known
 
 
 def _fault(path: str | Path, key: str, found: str) -> InputError:
-    return InputError(f"{path} is no checkpoint that a run wrote: its {key} holds {found}.")
+    return InputError(f"{path} is not a checkpoint of camreid: its {key} holds {found}.")
 
 
-def _unexpected(value: object, text: bool, depth: int, seen: set[int]) -> str:
-    """What is not plain in a value; empty if everything is."""
+def _unexpected(value: object, text: bool, depth: int, visited: set[int]) -> str:
+    """The first part of a value that is not plain; empty if there is none."""
     if value is None or isinstance(value, int | float) or (text and isinstance(value, str)):
         return ""
     if isinstance(value, Tensor):
@@ -86,15 +86,15 @@ def _unexpected(value: object, text: bool, depth: int, seen: set[int]) -> str:
         return "" if is_plain else "a tensor that is not dense"
     if not isinstance(value, Mapping | list | tuple):
         return f"a value of type {type(value).__name__}"
-    if id(value) in seen:
+    if id(value) in visited:
         return ""
     if not depth:
         return f"containers nested deeper than {_DEPTH}"
     if isinstance(value, Mapping) and not all(isinstance(key, str | int) for key in value):
         return "a key that is neither text nor a number"
     items = value.values() if isinstance(value, Mapping) else value
-    found = next(filter(None, (_unexpected(v, text, depth - 1, seen) for v in items)), "")
-    seen.add(id(value))
+    found = next(filter(None, (_unexpected(v, text, depth - 1, visited) for v in items)), "")
+    visited.add(id(value))
     return found
 
 
@@ -117,7 +117,7 @@ class RunCheckpoints(TorchCheckpointIO):
         """The known keys of a local file; pickled code in it is not run.
 
         Raises:
-            InputError: no file, or one that no run wrote.
+            InputError: no file, or not a checkpoint of camreid.
         """
         if not Path(path).is_file():
             raise InputError(f"no checkpoint at {path}.")
@@ -129,10 +129,10 @@ class RunCheckpoints(TorchCheckpointIO):
         if self.trainer.state.fn == TrainerFn.FITTING:
             for key in ("optimizer_states", "lr_schedulers"):
                 if len(known.get(key, ())) != 1:
-                    raise _fault(path, key, "not one state, which continuing a run needs")
+                    raise _fault(path, key, "not the one state that resuming needs")
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         known["callbacks"] = {
-            callback.state_key: self._restored(path, callback, states[callback.state_key])
+            callback.state_key: _restored(path, callback, states[callback.state_key])
             for callback in callbacks
             if callback.state_key in states
         }
@@ -142,51 +142,48 @@ class RunCheckpoints(TorchCheckpointIO):
         """Remove a file of this run.
 
         Raises:
-            InputError: the path is outside the run's folders of checkpoints.
+            InputError: the path is outside the run's checkpoint folders.
         """
-        if Path(path).resolve().parent not in self._folders():
-            raise InputError(f"{path} is not removed: it is no checkpoint of this run.")
+        saving = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        folders = [Path(c.dirpath).resolve() for c in saving if c.dirpath]
+        if Path(path).resolve().parent not in folders:
+            raise InputError(f"{path} is not removed: it is not a checkpoint of this run.")
         super().remove_checkpoint(path)
 
-    def _folders(self) -> set[Path]:
-        callbacks = self.trainer.checkpoint_callbacks
-        given = [c.dirpath for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
-        own = Path(self.trainer.default_root_dir) / "checkpoints"
-        return {Path(folder).resolve() for folder in (own, *given)}
 
-    def _restored(self, path: Any, callback: Callback, state: object) -> dict[str, Any]:
-        """A callback's state with paths of this run."""
-        if not isinstance(state, Mapping):
-            raise _fault(path, "callbacks", f"no state of {type(callback).__name__}")
-        if not isinstance(callback, ModelCheckpoint):
-            return {key: _without_paths(value) for key, value in state.items()}
-        scores = state.get("best_k_models")
-        scores = scores if isinstance(scores, Mapping) else {}
-        if not all(isinstance(s, Tensor) and s.numel() == 1 for s in scores.values()):
-            raise _fault(path, "callbacks", "a score of ModelCheckpoint that is no number")
-        kept = {own: s for name, s in scores.items() if (own := _own_file(callback, name))}
-        restored = {
-            **callback.state_dict(),
-            "best_model_path": _own_file(callback, state.get("best_model_path")),
-            "last_model_path": _own_file(callback, state.get("last_model_path")),
-        }
-        if kept:
-            best, worst = (max, min) if callback.mode == "max" else (min, max)
-            first, last = (pick(kept, key=lambda own: kept[own].item()) for pick in (best, worst))
-            restored.update(
-                best_k_models=kept, best_model_path=first, best_model_score=kept[first],
-                kth_best_model_path=last, kth_value=kept[last],
-            )  # fmt: skip
-        return restored
+def _restored(path: Any, callback: Callback, state: object) -> dict[str, Any]:
+    """A callback's state with paths of this run only."""
+    if not isinstance(state, Mapping):
+        raise _fault(path, "callbacks", f"no state of {type(callback).__name__}")
+    if not isinstance(callback, ModelCheckpoint):
+        return {key: _without_paths(value) for key, value in state.items()}
+    scores = state.get("best_k_models")
+    scores = scores if isinstance(scores, Mapping) else {}
+    if not all(isinstance(s, Tensor) and s.numel() == 1 for s in scores.values()):
+        raise _fault(path, "callbacks", "a score of ModelCheckpoint that is not a number")
+    kept = {own: s for name, s in scores.items() if (own := _own_file(callback, name))}
+    restored = {
+        **callback.state_dict(),
+        "best_model_path": _own_file(callback, state.get("best_model_path")),
+        "last_model_path": _own_file(callback, state.get("last_model_path")),
+    }
+    if kept:
+        ordered = sorted(kept, key=lambda own: kept[own].item(), reverse=callback.mode == "max")
+        first, last = ordered[0], ordered[-1]
+        restored.update(
+            best_k_models=kept, best_model_path=first, best_model_score=kept[first],
+            kth_best_model_path=last, kth_value=kept[last],
+        )  # fmt: skip
+    return restored
 
 
 def _own_file(callback: ModelCheckpoint, path: object) -> str:
     """The file of the same name in the callback's folder; empty if there is none."""
     if not callback.dirpath or not isinstance(path, str) or not Path(path).name:
         return ""
-    folder, name = Path(callback.dirpath), Path(path).name
-    is_own = (folder / name).is_file() and (folder / name).resolve().parent == folder.resolve()
-    return str(folder / name) if is_own else ""
+    own = Path(callback.dirpath) / Path(path).name
+    is_own = own.is_file() and own.resolve().parent == own.parent.resolve()
+    return str(own) if is_own else ""
 
 
 def _without_paths(value: Any) -> Any:
