@@ -30,7 +30,7 @@ def export() -> None:
 
 def matrix() -> None:
     """`camreid-matrix`."""
-    _start("matrix", "matrix_run:matrix_run")
+    _start("matrix", "matrix:matrix_run")
 
 
 def _start(command: str, place: str) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.io import Checkpoint
-from camreid.cli.expert_notes import check_people, people_of
-from camreid.cli.experts import Expert, paths_of, read_experts
+from camreid.cli.experts import Expert, check_dataset, read_experts
 from camreid.cli.reading import read_checkpoint
 from camreid.cli.terminal import say
 from camreid.data import Split
@@ -16,7 +15,6 @@ from camreid.errors import InputError
 from camreid.training.distill import Distillation, DistillConfig, Teacher
 from camreid.training.module import ReIDModule
 
-_OPTION = "distill.teachers"
 _TYPE_SOME = (
     "type distill.teachers=[runs/experts/c1/checkpoints/best.ckpt,...], or a pattern such as "
     "distill.teachers='runs/experts/c*/checkpoints/best.ckpt'"
@@ -30,7 +28,7 @@ class Teaching:
     Attributes:
         experts: the teachers, without their weights.
         options: what is learnt from them; None without teachers.
-        notes: what every checkpoint keeps of them: their paths, cameras and hashes of weights.
+        notes: what every checkpoint keeps of them: their paths and cameras.
     """
 
     experts: tuple[Expert, ...] = ()
@@ -53,7 +51,7 @@ class Teaching:
         """
         if self.options is None:
             return []
-        told = check_people(self.experts, *people_of(root, split))
+        told = check_dataset(self.experts, split, root)
         checkpoints = [read_checkpoint(expert.path) for expert in self.experts]
         teachers = [
             Teacher.of(checkpoint.module(), expert.camera)
@@ -72,7 +70,7 @@ class Teaching:
         """
         for expert in self.experts:
             say(f"Teacher {expert.name}: {expert.path}")
-            if expert.labels is None:
+            if expert.labels.is_anonymous:
                 say(
                     f"        {expert.name}: its rows are nobody's, so they teach nothing, and "
                     "whom it has seen is missing in the leak table"
@@ -96,9 +94,9 @@ def read_teaching(config: DictConfig, resumed: Checkpoint | None) -> Teaching:
         teaching = Teaching()
     else:
         options = _read_options(config.distill)
-        experts, _ = read_experts(_paths(config.distill))
+        experts = read_experts("distill.teachers", _paths(config.distill))
         config.distill.teachers = [expert.path for expert in experts]
-        about = [{"path": e.path, "camera": e.camera, "weights": e.weights} for e in experts]
+        about = [{"path": e.path, "camera": e.camera} for e in experts]
         teaching = Teaching(tuple(experts), options, {"teachers": about})
     if resumed is not None:
         _check_resumed(teaching, resumed)
@@ -119,18 +117,18 @@ def _read_options(given: Any) -> DistillConfig:
         ) from error
 
 
-def _paths(distill: DictConfig) -> list[str]:
+def _paths(distill: DictConfig) -> Any:
     given = None if OmegaConf.is_missing(distill, "teachers") else distill.get("teachers")
     if not given:
         raise InputError(f"no teachers were given; {_TYPE_SOME}.")
-    return paths_of(_OPTION, given)
+    return given
 
 
 def _check_resumed(teaching: Teaching, resumed: Checkpoint) -> None:
     """Refuse to go on with other teachers, which the record of the first would not show."""
     then = resumed.notes.get("teachers", [])
     now = teaching.notes.get("teachers", [])
-    if sorted(t["weights"] for t in then) == sorted(t["weights"] for t in now):
+    if sorted(t["path"] for t in then) == sorted(t["path"] for t in now):
         return
     was = ",".join(teacher["path"] for teacher in then)
     remedy = (

@@ -57,7 +57,7 @@ def import_run(config: DictConfig) -> None:
     imported.module.provenance = replace(imported.module.provenance, split=split)
     save(imported.module, out, notes)
     _keep_account(imported, folder)
-    how = " model.unknown=reinit" if imported.anonymous else ""
+    how = " model.unknown=reinit" if imported.module.labels.is_anonymous else ""
     say(*lines, f"Written to {out}", f"Train it with camreid-train +split=SPLIT init={out}{how}")
 
 
@@ -125,12 +125,12 @@ def _account(title: str, imported: Import) -> list[Table | str]:
         table.add_column(column, justify="right")
     table.add_column("left over", justify="right")
     table.add_column("missing", justify="right")
-    padding = "-" if imported.stem_padding is None else str(imported.stem_padding)
+    padding = str(imported.module.config.network.get("stem_padding", "-"))
     counts = (len(imported.loaded), renamed, len(imported.needless))
     rest = (len(imported.left_over), len(imported.missing))
     table.add_row(imported.generation, padding, *map(str, (*counts, *rest)))
     rows = len(imported.module.labels)
-    origin = "without labels" if imported.anonymous else "with the labels given"
+    origin = "without labels" if imported.module.labels.is_anonymous else "with the labels given"
     if not rows:
         origin = "a trunk alone: training adds them"
     return [table, f"Head   {rows} rows, {origin}"]
@@ -139,9 +139,9 @@ def _account(title: str, imported: Import) -> list[Table | str]:
 def _keep_account(imported: Import, folder: Path) -> None:
     content = {
         "generation": imported.generation,
-        "stem_padding": imported.stem_padding,
+        "stem_padding": imported.module.config.network.get("stem_padding"),
         "rows": len(imported.module.labels),
-        "anonymous": imported.anonymous,
+        "anonymous": imported.module.labels.is_anonymous,
         "loaded": imported.loaded,
         "not_needed": imported.needless,
         "left_over": imported.left_over,

@@ -60,6 +60,12 @@ class Split:
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
+    @property
+    def camera_labels(self) -> dict[int, LabelMap]:
+        """The identities of each camera of `train`, in the order of `labels`."""
+        pairs = sorted({(r.camera, r.pid) for r in self.train})
+        return {c: self.labels & LabelMap.of(p for k, p in pairs if k == c) for c, _ in pairs}
+
     @cached_property
     def rankable(self) -> dict[str, int]:
         """Number of images of `val` and of `query` with a match under the protocol of each."""

@@ -122,7 +122,6 @@ class Matrix(Record):
             `rows` on them where they are not all.
         best: name of the expert with the largest `mAP` and `rank1`, by query camera and over `all`.
         differences: of each row from the best expert, with interval and p.
-        spaces: share of images that are nearest to themselves across two experts' features.
         left_out: fusions that these experts do not allow, with the reason.
         notes: limits of the comparison.
     """
@@ -137,7 +136,6 @@ class Matrix(Record):
     compared: dict[str, Any]
     best: dict[str, dict[str, str | None]]
     differences: dict[str, dict[str, dict[str, float]]]
-    spaces: dict[str, Any] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     partial: bool = False
