@@ -91,7 +91,7 @@ def say_parts(split: Split, module: ReIDModule) -> None:
     some = next(r for part in parts for r in getattr(split, part))
     say(
         f"Data   {Path(some.path).parents[1]}",
-        f"Split  {split.strategy}, digest {split.digest}",
+        f"Split  {split.record}",
         f"       {len(split.labels)} train identities; images: {counts}",
         f"Model  {module.config.name}, {len(module.labels)} rows, images "
         f"{module.config.image_size[0]} x {module.config.image_size[1]}",
@@ -111,7 +111,7 @@ def test(
     partial = is_partial(trainer)
     split: Split = data.split  # type: ignore[attr-defined]
     content = {
-        "split": {**split.record.to_json(), "strategy": split.strategy},
+        "split": split.record.to_json(),
         "rows": len(module.labels),
         "weights": best or config.get("checkpoint"),
         "partial": partial,

@@ -48,7 +48,7 @@ def matrix_run(config: DictConfig) -> None:
     notes += _notes(experts, split)
     evaluate.keep(config, split)
     say(
-        f"Split    {split.strategy}, digest {split.digest}",
+        f"Split    {split.record}",
         f"         {len(split.query)} query and {len(split.gallery)} gallery images",
         *(f"Expert   {expert.name}: {expert.path}" for expert in experts),
         *(f"Baseline {baseline.name}: {baseline.path}" for baseline in baselines),
@@ -99,7 +99,7 @@ class Test:
         self.rows[name] = Row(evidence.result, table.query.cameras, seen, complete)
         notes = {
             **evaluate.feature_notes(module, options),
-            "split": {**self.split.record.to_json(), "strategy": self.split.strategy},
+            "split": self.split.record.to_json(),
             "partial": is_partial(self.trainer),
             "row": name,
         }
@@ -176,7 +176,7 @@ def _report(
         "protocol": some.result.protocol,
         "evaluation": OmegaConf.to_container(test.config.evaluation),
         "partial": is_partial(test.trainer),
-        "split": {**split.record.to_json(), "strategy": split.strategy},
+        "split": split.record.to_json(),
         "origin": origin(test.config),
         "notes": notes,
         "left_out": left_out,

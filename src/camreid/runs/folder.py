@@ -102,10 +102,7 @@ class Metrics(Record):
     @property
     def split_text(self) -> str:
         """The split in a few words."""
-        split = self.split or {}
-        if "kind" in split:
-            return str(SplitRecord.from_json(split))
-        return ", ".join(str(split[key]) for key in ("strategy", "digest") if split.get(key))
+        return str(SplitRecord.from_json(self.split)) if self.split else ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ HEAD = {
     "unknown": 3, "coverage": 0.75, "image_coverage": 0.8,
 }  # fmt: skip
 ORIGIN = {"command": "camreid-train +split=<x>", "commit": "c0ffee", "versions": {"torch": "2.9"}}
-SPLIT = {"digest": "digest-of-the-split", "strategy": "OriginalSplit()"}
+SPLIT = {"kind": "original", "options": {}, "digest": "digest-of-the-split"}
 
 
 def images(records: Sequence[ImageRecord], noise: float, generator: torch.Generator) -> Images:

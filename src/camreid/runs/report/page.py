@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 
 from camreid import __version__
 from camreid.errors import InputError
+from camreid.provenance import SplitRecord
 from camreid.runs.compare import Comparison, Run, compare_pair
 from camreid.runs.folder import RunFolder
 from camreid.runs.head_table import head_check_table
@@ -60,7 +61,7 @@ class Section:
             "Checkpoint": content.get("weights"),
             "Images seen in training": content.get("images_seen"),
             "Protocol": ", ".join(str(rule) for rule in rules if rule),
-            "Split": folder.metrics.split_text if folder.metrics else split.get("strategy"),
+            "Split": str(SplitRecord.from_json(split)) if split else None,
             "Commit": origin.get("commit"),
             "Versions": ", ".join(f"{name} {version}" for name, version in versions),
         }
