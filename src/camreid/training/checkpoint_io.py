@@ -1,4 +1,4 @@
-"""A checkpoint file is data: its schema, and the part of it that reaches the trainer."""
+"""A checkpoint file is data: what may be in it, and what of it reaches the trainer."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.models.weights import unreadable
+from camreid.models.weights import is_dense, unreadable
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
@@ -37,14 +37,15 @@ _WITH_TEXT = (
     "hparams_name",
     "pytorch-lightning_version",
 )
+_LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 _DEPTH = 32  # of nested containers
 
 
 def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any]:
     """The known keys of a checkpoint file; every value has its type and is plain.
 
-    Plain are numbers, None, tensors, and lists, tuples and mappings of plain values; text is plain
-    in the hyperparameters, the callback states and camreid's own record only.
+    Plain are numbers, None, dense tensors, and lists, tuples and mappings of plain values; text is
+    plain in the hyperparameters, the callback states and camreid's own record only.
 
     Args:
         path: of the file, for the message.
@@ -57,8 +58,7 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     for key, value in known.items():
         if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
             raise _fault(path, key, f"a value of type {type(value).__name__}")
-        unexpected = _unexpected(value, key in _WITH_TEXT, _DEPTH, set())
-        if unexpected:
+        if unexpected := _unexpected(value, key in _WITH_TEXT, _DEPTH, set()):
             raise _fault(path, key, unexpected)
     state = known.get("state_dict", {})
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
@@ -67,42 +67,100 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
         raise _fault(path, "pytorch-lightning_version", "no version")
     for key in ("optimizer_states", "lr_schedulers"):
         if not all(isinstance(state, Mapping) for state in known.get(key, ())):
-            raise _fault(path, key, "a state that is not a mapping")
-    if not isinstance(known.get("camreid", {}).get("teachers", []), list):
-        raise _fault(path, "camreid.teachers", "something else than a list")
+            raise _fault(path, key, "a state that is no mapping")
+    teachers = known.get("camreid", {}).get("teachers", [])
+    if not isinstance(teachers, list) or not all(map(_is_teacher, teachers)):
+        raise _fault(path, "camreid.teachers", "no list of paths and hashes")
     return known
 
 
 def _fault(path: str | Path, key: str, found: str) -> InputError:
-    return InputError(f"{path} is not a checkpoint of camreid: its {key} holds {found}.")
+    return InputError(f"{path} is no checkpoint that a run wrote: its {key} holds {found}.")
 
 
-def _unexpected(value: object, text: bool, depth: int, visited: set[int]) -> str:
-    """The first part of a value that is not plain; empty if there is none."""
+def _is_teacher(content: object) -> bool:
+    texts = ("path", "weights")
+    return isinstance(content, Mapping) and all(isinstance(content.get(k), str) for k in texts)
+
+
+def _unexpected(value: object, text: bool, depth: int, seen: set[int]) -> str:
+    """What is not plain in a value; empty if everything is."""
     if value is None or isinstance(value, int | float) or (text and isinstance(value, str)):
         return ""
     if isinstance(value, Tensor):
-        is_plain = value.layout == torch.strided and not value.is_quantized and not value.is_meta
-        return "" if is_plain else "a tensor that is not dense"
+        return "" if is_dense(value) else "a tensor that is not dense"
     if not isinstance(value, Mapping | list | tuple):
         return f"a value of type {type(value).__name__}"
-    if id(value) in visited:
+    if id(value) in seen:
         return ""
     if not depth:
         return f"containers nested deeper than {_DEPTH}"
     if isinstance(value, Mapping) and not all(isinstance(key, str | int) for key in value):
         return "a key that is neither text nor a number"
     items = value.values() if isinstance(value, Mapping) else value
-    found = next(filter(None, (_unexpected(v, text, depth - 1, visited) for v in items)), "")
-    visited.add(id(value))
+    found = next(filter(None, (_unexpected(v, text, depth - 1, seen) for v in items)), "")
+    seen.add(id(value))
+    return found
+
+
+def conform(where: str, own: Any, value: Any) -> Any:
+    """A value of a file in the form of this run's own value.
+
+    A mapping has the own keys, with the file's values where it has them; a list has the own
+    length, a tensor the own shape. Text is always the own.
+
+    Args:
+        where: the name of the value, for the message.
+        own: the value of this run.
+        value: of the file.
+
+    Raises:
+        InputError: the value has another form.
+
+    >>> conform("loops", {"done": 0, "path": "a"}, {"done": 3, "path": "b", "more": 1})
+    {'done': 3, 'path': 'a'}
+    """
+    if isinstance(own, str):
+        return own
+    if isinstance(own, Mapping) and isinstance(value, Mapping):
+        return {
+            key: conform(f"{where}.{key}", mine, value[key]) if key in value else mine
+            for key, mine in own.items()
+        }
+    if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
+        return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
+    if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
+        raise InputError(f"the checkpoint does not fit this run: {where} is {_form(value)}.")
+    return value
+
+
+def _form(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a {'float' if value.is_floating_point() else 'whole'} tensor {tuple(value.shape)}"
+    return "a number" if type(value) in (int, float) else type(value).__name__
+
+
+def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
+    """A file's state in the form of the optimizer's: a pre-hook of its `load_state_dict`."""
+    own = {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
+    found: dict[str, Any] = conform("optimizer_states", own, content)
+    for group, mine in zip(found["param_groups"], own["param_groups"], strict=True):
+        group["params"] = mine["params"]
+    is_sgd, states = isinstance(optimizer, torch.optim.SGD), content.get("state", {})
+    for place, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"]):
+        if place in states:
+            moments = ("momentum_buffer",) if is_sgd else ("exp_avg", "exp_avg_sq")
+            mine = dict.fromkeys(moments, torch.zeros_like(parameter))
+            mine |= {} if is_sgd else {"step": torch.zeros(())}
+            found["state"][place] = conform(f"optimizer_states.{place}", mine, states[place])
     return found
 
 
 class RunCheckpoints(TorchCheckpointIO):
     """Reads and removes checkpoint files for the trainer of one run.
 
-    Of the callback states in a file, those of this run's callbacks are kept. Paths in them are
-    replaced by files of the same name in this run's own folder, or by nothing.
+    Loop and callback states of a file take the form of this run's. Paths of checkpoints in them
+    are replaced by files of the same name in this run's own folder, or by nothing.
 
     Args:
         trainer: of the run.
@@ -117,7 +175,7 @@ class RunCheckpoints(TorchCheckpointIO):
         """The known keys of a local file; pickled code in it is not run.
 
         Raises:
-            InputError: no file, or not a checkpoint of camreid.
+            InputError: no file, or one that no run wrote.
         """
         if not Path(path).is_file():
             raise InputError(f"no checkpoint at {path}.")
@@ -129,10 +187,14 @@ class RunCheckpoints(TorchCheckpointIO):
         if self.trainer.state.fn == TrainerFn.FITTING:
             for key in ("optimizer_states", "lr_schedulers"):
                 if len(known.get(key, ())) != 1:
-                    raise _fault(path, key, "not the one state that resuming needs")
+                    raise _fault(path, key, "not one state, which continuing a run needs")
+        loops = {name: getattr(self.trainer, name).state_dict() for name in _LOOPS}
+        known["loops"] = conform("loops", loops, known.get("loops", {}))
+        scaler = self.trainer.precision_plugin.state_dict()
+        known["MixedPrecision"] = conform("MixedPrecision", scaler, known.get("MixedPrecision", {}))
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         known["callbacks"] = {
-            callback.state_key: _restored(path, callback, states[callback.state_key])
+            callback.state_key: self._restored(path, callback, states[callback.state_key])
             for callback in callbacks
             if callback.state_key in states
         }
@@ -142,48 +204,49 @@ class RunCheckpoints(TorchCheckpointIO):
         """Remove a file of this run.
 
         Raises:
-            InputError: the path is outside the run's checkpoint folders.
+            InputError: the path is outside the run's folders of checkpoints.
         """
-        saving = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        folders = [Path(c.dirpath).resolve() for c in saving if c.dirpath]
-        if Path(path).resolve().parent not in folders:
-            raise InputError(f"{path} is not removed: it is not a checkpoint of this run.")
+        callbacks = self.trainer.checkpoint_callbacks
+        given = [c.dirpath for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
+        own = Path(self.trainer.default_root_dir) / "checkpoints"
+        if Path(path).resolve().parent not in {Path(folder).resolve() for folder in (own, *given)}:
+            raise InputError(f"{path} is not removed: it is no checkpoint of this run.")
         super().remove_checkpoint(path)
 
-
-def _restored(path: Any, callback: Callback, state: object) -> dict[str, Any]:
-    """A callback's state with paths of this run only."""
-    if not isinstance(state, Mapping):
-        raise _fault(path, "callbacks", f"no state of {type(callback).__name__}")
-    if not isinstance(callback, ModelCheckpoint):
-        return {key: _without_paths(value) for key, value in state.items()}
-    scores = state.get("best_k_models")
-    scores = scores if isinstance(scores, Mapping) else {}
-    if not all(isinstance(s, Tensor) and s.numel() == 1 for s in scores.values()):
-        raise _fault(path, "callbacks", "a score of ModelCheckpoint that is not a number")
-    kept = {own: s for name, s in scores.items() if (own := _own_file(callback, name))}
-    restored = {
-        **callback.state_dict(),
-        "best_model_path": _own_file(callback, state.get("best_model_path")),
-        "last_model_path": _own_file(callback, state.get("last_model_path")),
-    }
-    if kept:
-        ordered = sorted(kept, key=lambda own: kept[own].item(), reverse=callback.mode == "max")
-        first, last = ordered[0], ordered[-1]
-        restored.update(
-            best_k_models=kept, best_model_path=first, best_model_score=kept[first],
-            kth_best_model_path=last, kth_value=kept[last],
-        )  # fmt: skip
-    return restored
+    def _restored(self, path: Any, callback: Callback, state: object) -> dict[str, Any]:
+        """A callback's state in its own form, with paths of this run."""
+        if not isinstance(state, Mapping):
+            raise _fault(path, "callbacks", f"no state of {type(callback).__name__}")
+        own = callback.state_dict()
+        if not isinstance(callback, ModelCheckpoint):
+            return {**_without_paths(state), **conform(type(callback).__name__, own, state)}
+        scores = state.get("best_k_models")
+        scores = scores if isinstance(scores, Mapping) else {}
+        for score in scores.values():
+            conform("score of ModelCheckpoint", torch.zeros(()), score)
+        kept = {name: s for given, s in scores.items() if (name := _own_file(callback, given))}
+        restored = {
+            **own,
+            "best_model_path": _own_file(callback, state.get("best_model_path")),
+            "last_model_path": _own_file(callback, state.get("last_model_path")),
+        }
+        if kept:
+            best, worst = (max, min) if callback.mode == "max" else (min, max)
+            first, last = (pick(kept, key=lambda name: kept[name].item()) for pick in (best, worst))
+            restored.update(
+                best_k_models=kept, best_model_path=first, best_model_score=kept[first],
+                kth_best_model_path=last, kth_value=kept[last],
+            )  # fmt: skip
+        return restored
 
 
 def _own_file(callback: ModelCheckpoint, path: object) -> str:
     """The file of the same name in the callback's folder; empty if there is none."""
     if not callback.dirpath or not isinstance(path, str) or not Path(path).name:
         return ""
-    own = Path(callback.dirpath) / Path(path).name
-    is_own = own.is_file() and own.resolve().parent == own.parent.resolve()
-    return str(own) if is_own else ""
+    folder, name = Path(callback.dirpath), Path(path).name
+    is_own = (folder / name).is_file() and (folder / name).resolve().parent == folder.resolve()
+    return str(folder / name) if is_own else ""
 
 
 def _without_paths(value: Any) -> Any:
