@@ -39,8 +39,9 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
                 f"the weights of {first.path} ({first.config.name}) and {other.path} "
                 f"({other.config.name}) can't be averaged: their model options differ."
             )
-    pids = dict.fromkeys(pid for c in checkpoints for pid in c.labels.pids)
-    module = ReIDModule(first.config, LabelMap(tuple(pids)))
+    cameras = first.camera_labels
+    by_camera = {i: _union(c.camera_labels[i] for c in checkpoints) for i in cameras}
+    module = ReIDModule(first.config, by_camera or _union(c.labels for c in checkpoints))
     state = module.model.state_dict()
     for name, tensor in state.items():
         pids_name = f"{name.rpartition('.')[0]}.pids"
@@ -59,6 +60,10 @@ def _architecture(checkpoint: Checkpoint) -> tuple[Any, ...]:
     config, state = checkpoint.config, checkpoint.state
     shapes = {k: v.shape for k, v in state.items() if not k.startswith("heads.")}
     return shapes, stated(config.network), config.pixels, config.interpolation
+
+
+def _union(labels: Iterable[LabelMap]) -> LabelMap:
+    return LabelMap(tuple(dict.fromkeys(pid for own in labels for pid in own.pids)))
 
 
 def _mean_rows(fresh: Tensor, heads: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
@@ -93,8 +98,6 @@ def update_batch_norm(
             norm.momentum = None
             norm.train()
         for batch in batches:
-            cameras = read_cameras(batch)
-            there = None if cameras is None else cameras.to(device)
-            network(batch["images"].to(device), cameras=there)
+            network(batch["images"].to(device), cameras=read_cameras(batch).to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
