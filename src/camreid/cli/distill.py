@@ -51,7 +51,7 @@ class Teaching:
         """
         if self.options is None:
             return []
-        told = check_dataset(self.experts, split, root)
+        told = check_dataset(self.experts, root)
         checkpoints = [read_checkpoint(expert.path) for expert in self.experts]
         teachers = [
             Teacher.of(checkpoint.module(), expert.camera)

@@ -101,8 +101,8 @@ class Matrix(TestedRecord):
     fusions: dict[str, dict[str, Any]]  # the experts together, likewise
     cameras: list[int]  # of the queries, 1-based
     compared: dict[str, Any]  # identities and queries that no row was trained on; rows on them
-    best: dict[str, dict[str, str | None]]  # expert by query camera and over all, by score
-    differences: dict[str, dict[str, dict[str, float]]]  # of each row from the best expert
+    strongest: str | None  # expert with the largest mAP on the compared identities
+    differences: dict[str, dict[str, dict[str, float]]]  # of each row from the strongest expert
     left_out: dict[str, str] = field(default_factory=dict)  # fusions, with the reason
     notes: list[str] = field(default_factory=list)  # limits of the comparison
 
