@@ -10,17 +10,12 @@ from camreid.checkpoints.start import start_from
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.training import ReIDModule
-from camreid.training.head_check import CheckpointNotes
 from tests.conftest import tiny_module
 
 
 def save(module: ReIDModule, path: Path) -> Path:
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=[CheckpointNotes({"k": 1})],
-    )
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.notes = {"k": 1}
     trainer.strategy.connect(module)
     module.trainer = trainer
     trainer.save_checkpoint(path)

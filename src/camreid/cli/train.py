@@ -20,7 +20,6 @@ from camreid.errors import InputError
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.cameras import stated
 from camreid.models.config import ModelConfig
-from camreid.training.head_check import CheckpointNotes
 from camreid.training.module import ReIDModule
 
 
@@ -47,8 +46,8 @@ def train_run(config: DictConfig) -> None:
     if resumed:
         _require_epochs(config, resumed)
     loggers = build.build_loggers(config)
-    origin = CheckpointNotes({**notes(config), **teaching.notes})
-    callbacks = [*build.build_callbacks(config, split), origin]
+    module.notes = {**notes(config), **teaching.notes}
+    callbacks = build.build_callbacks(config, split)
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     _announce(config, split, module, resumed)
     teaching.announce(told)
