@@ -184,7 +184,7 @@ def _report(
     }
     matrix = Matrix.from_json(plain(content))
     path = RunFolder(build.run_folder()).write(matrix)
-    say(*(table.to_rich() for table in matrix_tables(matrix)))
+    say(*matrix_tables(matrix))
     say(*(f"No row {name}: {reason}" for name, reason in left_out.items()))
     say(f"Written to {path}")
 

@@ -11,7 +11,7 @@ from camreid.checkpoints.start import start_from
 from camreid.cli import build, evaluate
 from camreid.cli.cameras import fill_cameras
 from camreid.cli.distill import read_teaching
-from camreid.cli.provenance import join_metrics, notes
+from camreid.cli.provenance import notes
 from camreid.cli.reading import read_checkpoint
 from camreid.cli.start import read_start
 from camreid.cli.terminal import be_quiet, say
@@ -20,6 +20,7 @@ from camreid.errors import InputError
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.cameras import stated
 from camreid.models.config import ModelConfig
+from camreid.runs.folder import RunFolder
 from camreid.training.module import ReIDModule
 
 
@@ -45,6 +46,8 @@ def train_run(config: DictConfig) -> None:
     data.setup("fit")  # refuses impossible batches before anything is written
     if resumed:
         _require_epochs(config, resumed)
+    gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
+    gather_metrics(resuming=True)
     loggers = build.build_loggers(config)
     module.notes = {**notes(config), **teaching.notes}
     callbacks = build.build_callbacks(config, split)
@@ -54,7 +57,7 @@ def train_run(config: DictConfig) -> None:
     _fit(trainer, module, data, config.resume)
     if config.test:
         evaluate.test(config, trainer, module, data, title="Test")
-    join_metrics(build.run_folder())
+    gather_metrics()
 
 
 def build_module(

@@ -15,7 +15,7 @@ from camreid.errors import HeadMismatch, InputError
 from camreid.files import write_text
 from camreid.models.head import RemapHead
 from camreid.runs.folder import HeadCheckRecord
-from camreid.runs.head_table import head_check_table
+from camreid.runs.results import head_check_table
 from camreid.training.batch import read_batch
 from camreid.training.module import ReIDModule
 
@@ -189,4 +189,5 @@ def _remedy(module: ReIDModule) -> str:
 @rank_zero_only
 def _show(record: HeadCheckRecord, where: str, path: Path) -> None:
     write_text(path, json.dumps(record.to_json(), indent=1) + "\n")
-    head_check_table(f"Head check{where} (model.unknown={record.unknown})", record.heads).show()
+    title = f"Head check{where} (unknown={record.unknown})"
+    head_check_table(title, {fit["head"]: fit for fit in record.heads}).show()
