@@ -90,7 +90,6 @@ class ReIDDataModule(pl.LightningDataModule):
             raise InputError(
                 "identities=1 and instances=1 make train batches of a single image, and batch "
                 "normalisation and metric losses need at least 2.",
-                identities=min(16, len({r.pid for r in self.train_records})),
                 instances=4,
             )
 
@@ -108,9 +107,7 @@ class ReIDDataModule(pl.LightningDataModule):
         """Two loaders: the query and the gallery."""
         return [self.eval_dataloader(self.split.query), self.eval_dataloader(self.split.gallery)]
 
-    def predict_dataloader(self) -> list[DataLoader[Batch]]:
-        """The same as for testing: the query and the gallery."""
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def eval_dataloader(
         self, records: Sequence[ImageRecord], padded: bool = True
@@ -142,10 +139,9 @@ class ReIDDataModule(pl.LightningDataModule):
 
     def _sampler(self, rank: int, world_size: int) -> IdentitySampler:
         pairs = [(r.pid, r.camera if self.within_camera else 0) for r in self.train_records]
-        numbers = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
-        groups = [numbers[pair] for pair in pairs]
+        number = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
+        size, groups = (self.identities, self.instances), [number[pair] for pair in pairs]
         of = "identities, one for each of their cameras" if self.within_camera else "identities"
-        size = (self.identities, self.instances)
         return IdentitySampler(groups, *size, self.seed, rank, world_size, of)
 
     def _loader(

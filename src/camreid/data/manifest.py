@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from camreid.data.records import DISTRACTOR, LARGEST, ImageRecord, identities, parse_name
 from camreid.errors import InputError
-from camreid.files import write_whole
+from camreid.files import write_text
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
 
@@ -75,15 +76,12 @@ class Split:
 
     def save(self, path: str | Path) -> None:
         """Write the manifest: CSV with the columns subset, path, pid, camera, row (empty: none)."""
-
-        def write(draft: Path) -> None:
-            with draft.open("w", newline="", encoding="utf-8") as file:
-                rows = csv.writer(file)
-                rows.writerow(COLUMNS)
-                for subset, r in self._images():
-                    rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, self._row(r)))
-
-        write_whole(path, write)
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for subset, r in self._images():
+            rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, self._row(r)))
+        write_text(path, text.getvalue())
 
     @classmethod
     def load(cls, path: str | Path, root: str | Path | None = None) -> "Split":

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from camreid.data.manifest import Split, count_rankable
 from camreid.data.records import DISTRACTOR, ImageRecord, Records, identities
@@ -13,8 +13,6 @@ from camreid.errors import InputError, require_whole
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
 
-By = Literal["identity", "image"]
-Pool = Literal["all", "train"]
 Images: TypeAlias = tuple[ImageRecord, ...]
 Item = TypeVar("Item")
 
@@ -23,9 +21,8 @@ Item = TypeVar("Item")
 class OriginalSplit:
     """The official train/test division, for all cameras or for one camera.
 
-    With a camera, an expert learns from the train images of that camera alone. Query and gallery
-    stay the official ones of all cameras, because the official protocol has no matches within a
-    camera.
+    An expert learns from the train images of its camera alone. Query and gallery are the official
+    ones of all cameras, because the official protocol has no matches within a camera.
 
     Attributes:
         camera: 1-based; None for all cameras.
@@ -81,20 +78,18 @@ class Resplit:
     train_fraction: float = 0.5
     val_fraction: float = 0.1
     seed: int = 0
-    by: By = "identity"
-    pool: Pool = "all"
+    by: Literal["identity", "image"] = "identity"
+    pool: Literal["all", "train"] = "all"
     seen: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _check_fraction("train_fraction", self.train_fraction, zero=False)
         _check_fraction("val_fraction", self.val_fraction, zero=True)
         require_whole("seed", self.seed, least=0)
-        for name, choices in (("by", get_args(By)), ("pool", get_args(Pool))):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{name}={getattr(self, name)}: expected {' or '.join(choices)}.",
-                    **{name: choices[0]},
-                )
+        if self.by not in ("identity", "image"):
+            raise InputError(f"by={self.by}: expected identity or image.", by="identity")
+        if self.pool not in ("all", "train"):
+            raise InputError(f"pool={self.pool}: expected all or train.", pool="all")
         object.__setattr__(self, "seen", tuple(sorted({int(pid) for pid in self.seen})))
         if self.seen and self.by == "image":
             raise InputError(
@@ -147,17 +142,13 @@ def stratified(
 
     Systematic sampling (Madow 1949): items are shuffled within their stratum, strata stand side
     by side in order, and every n/`count`-th of the n items is taken from a random start. So the
-    share is exact for the whole, and to one item for every stratum and every run of neighbouring
-    strata.
+    share is exact for the whole, and to one item for every run of neighbouring strata.
 
     Args:
         items: in an order that does not depend on the listing.
         stratum: what to spread evenly; sortable.
         count: size of the first part.
         rng: the source of chance.
-
-    Returns:
-        The two parts, each in the order of `items`.
 
     >>> a, b = stratified(range(10), lambda i: i % 2, 4, random.Random(0))
     >>> len(a), len(b), sum(i % 2 for i in a)
