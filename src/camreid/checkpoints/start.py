@@ -11,7 +11,7 @@ from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.models.camera_embedding import CameraEmbedding
 from camreid.models.camera_norm import CameraNorm
-from camreid.models.cameras import CameraOptions
+from camreid.models.cameras import used_cameras
 from camreid.models.network import ReIDNetwork
 from camreid.training.module import ReIDModule
 
@@ -78,7 +78,7 @@ def _check_trunk(
     module: ReIDModule, checkpoint: Checkpoint, trunk: dict[str, Tensor], own: dict[str, Tensor]
 ) -> None:
     """Refuse other architectures, heads included by name."""
-    cameras, own_cameras = CameraOptions.of(checkpoint.config.network).told, module.model.cameras
+    cameras, own_cameras = used_cameras(checkpoint.config.network), module.model.cameras
     if cameras and list(cameras) != list(own_cameras):
         raise InputError(
             f"init={checkpoint.path} has parameters for the cameras {list(cameras)}, and this run "
