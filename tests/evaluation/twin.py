@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from camreid.evaluation import FeatureTable, Images
+
 
 @dataclass
 class Problem:
@@ -25,12 +27,18 @@ class Problem:
         labels = (self.query_pids, self.gallery_pids, self.query_cameras, self.gallery_cameras)
         return q, g, *map(torch.tensor, labels)
 
+    def table(self, known=True):
+        """As a table, with sequences or without."""
+        tensors = [torch.tensor(column) for column in vars(self).values()]
+        query, gallery = (tensors[side::2] for side in (0, 1))
+        return FeatureTable(*(Images(f.float(), *x[: 2 + known]) for f, *x in (query, gallery)))
+
     def sequences(self):
         names = ("query_sequences", "gallery_sequences")
         return {name: torch.tensor(getattr(self, name)) for name in names}
 
 
-def random_problem(queries, images, people, cameras, levels, seed):
+def random_problem(queries, images, identities, cameras, levels, seed):
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low, high, *shape):
@@ -38,7 +46,7 @@ def random_problem(queries, images, people, cameras, levels, seed):
 
     return Problem(
         draw(0, levels, queries, 2), draw(0, levels, images, 2),
-        draw(1, 1 + people, queries), draw(-1, 1 + people, images),
+        draw(1, 1 + identities, queries), draw(-1, 1 + identities, images),
         draw(3, 3 + cameras, queries), draw(3, 3 + cameras, images),
         draw(1, 3, queries), draw(1, 3, images),
     )  # fmt: skip

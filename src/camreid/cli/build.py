@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.cli.errors import trainers
-from camreid.cli.provenance import keep_metrics
 from camreid.cli.seen import seen_identities
 from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError
@@ -203,7 +202,6 @@ def build_loggers(config: DictConfig) -> list[Any]:
     Raises:
         InputError: one whose package is not installed.
     """
-    keep_metrics(run_folder())
     try:
         return [instantiate(options) for options in (config.get("logger") or {}).values()]
     except Exception as error:

@@ -17,10 +17,10 @@ from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
-from camreid.evaluation.report import Evidence
+from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions
 from camreid.runs.folder import Metrics, RunFolder
-from camreid.runs.result_tables import evidence_tables
+from camreid.runs.results import result_tables
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 
@@ -61,7 +61,8 @@ def rank_features(config: DictConfig) -> None:
         table = table.normalized()
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
     result, protocols = options.rank(table, torch.device("cuda" if on_gpu else "cpu"))
-    evidence = Evidence(result, frozenset(table.notes.get("seen") or ()), protocols=protocols)
+    seen = frozenset(table.notes.get("seen") or ())
+    tested = EvaluationResult(result, seen, protocols=protocols)
     counts = f"{len(table.query.pids)} query and {len(table.gallery.pids)} gallery images"
     say(f"Features {config.features}: {counts}, {table.query.features.shape[1]} wide")
     content = {
@@ -73,7 +74,7 @@ def rank_features(config: DictConfig) -> None:
         "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
         "origin": origin(config),
     }
-    _report(content, evidence, f"Test of {config.features}")
+    _report(content, tested, f"Test of {config.features}")
 
 
 @rank_zero_only
@@ -91,7 +92,7 @@ def say_parts(split: Split, module: ReIDModule) -> None:
     some = next(r for part in parts for r in getattr(split, part))
     say(
         f"Data   {Path(some.path).parents[1]}",
-        f"Split  {split.strategy}, digest {split.digest}",
+        f"Split  {split.record}",
         f"       {len(split.labels)} train identities; images: {counts}",
         f"Model  {module.config.name}, {len(module.labels)} rows, images "
         f"{module.config.image_size[0]} x {module.config.image_size[1]}",
@@ -111,7 +112,7 @@ def test(
     partial = is_partial(trainer)
     split: Split = data.split  # type: ignore[attr-defined]
     content = {
-        "split": {**split.record.to_json(), "strategy": split.strategy},
+        "split": split.record.to_json(),
         "rows": len(module.labels),
         "weights": best or config.get("checkpoint"),
         "partial": partial,
@@ -125,9 +126,9 @@ def test(
         content["seen_complete"] = module.provenance.complete
         if trainer.is_global_zero and config.evaluation.save_features:
             _save_features(config, module, content)
-    if trainer.is_global_zero and module.evidence is not None:
+    if trainer.is_global_zero and module.test_result is not None:
         where = " on a part of the images only" if partial else ""
-        _report(content, module.evidence, title + where)
+        _report(content, module.test_result, title + where)
     elif trainer.is_global_zero:
         say("There is no match among the part of the test images that was ranked.")
 
@@ -152,13 +153,11 @@ def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
     }
 
 
-def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
+def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> None:
     """Write metrics.json and print the tables."""
-    summary = evidence.summary()
-    path = RunFolder(build.run_folder()).write(Metrics(**content, **summary))
-    say(*evidence_tables(summary, title))
-    if not content["seen_complete"]:
-        say("Not all training identities of these weights are known: leakage may be larger.")
+    metrics = Metrics(**content, **result.summary())
+    path = RunFolder(build.run_folder()).write(metrics)
+    say(*result_tables(title, metrics))
     say(f"Written to {path}")
 
 

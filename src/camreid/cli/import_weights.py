@@ -18,9 +18,9 @@ from camreid.cli.terminal import be_quiet, say
 from camreid.data import ImageDataset, OriginalSplit, Split, read_market1501
 from camreid.data.records import ImageRecord
 from camreid.errors import HeadMismatch, InputError
-from camreid.evaluation.report import percent
 from camreid.labels import LabelMap, Order
 from camreid.provenance import SplitRecord
+from camreid.runs.table import percent
 from camreid.training.module import ReIDModule
 
 _CHECKED = 512  # training images for the check of the rows

@@ -48,7 +48,7 @@ def matrix_run(config: DictConfig) -> None:
     notes += _notes(experts, split)
     evaluate.keep(config, split)
     say(
-        f"Split    {split.strategy}, digest {split.digest}",
+        f"Split    {split.record}",
         f"         {len(split.query)} query and {len(split.gallery)} gallery images",
         *(f"Expert   {expert.name}: {expert.path}" for expert in experts),
         *(f"Baseline {baseline.name}: {baseline.path}" for baseline in baselines),
@@ -89,17 +89,17 @@ class Test:
         evaluate.set_evaluation(module, options)
         data = build.build_data(self.config, self.split, module.config)
         self.trainer.test(module, data, verbose=False)
-        table, evidence, provenance = module.test_features, module.evidence, module.provenance
-        if table is None or evidence is None:
+        table, tested, provenance = module.test_features, module.test_result, module.provenance
+        if table is None or tested is None:
             raise InputError(
                 "no query of the tested images has a match; type a larger "
                 "trainer.limit_test_batches, or leave it out."
             )
         seen, complete = provenance.seen, provenance.complete
-        self.rows[name] = Row(evidence.result, table.query.cameras, seen, complete)
+        self.rows[name] = Row(tested.ranking, table.query.cameras, seen, complete)
         notes = {
             **evaluate.feature_notes(module, options),
-            "split": {**self.split.record.to_json(), "strategy": self.split.strategy},
+            "split": self.split.record.to_json(),
             "partial": is_partial(self.trainer),
             "row": name,
         }
@@ -176,7 +176,7 @@ def _report(
         "protocol": some.result.protocol,
         "evaluation": OmegaConf.to_container(test.config.evaluation),
         "partial": is_partial(test.trainer),
-        "split": {**split.record.to_json(), "strategy": split.strategy},
+        "split": split.record.to_json(),
         "origin": origin(test.config),
         "notes": notes,
         "left_out": left_out,
@@ -184,7 +184,7 @@ def _report(
     }
     matrix = Matrix.from_json(plain(content))
     path = RunFolder(build.run_folder()).write(matrix)
-    say(*(table.to_rich() for table in matrix_tables(matrix)))
+    say(*matrix_tables(matrix))
     say(*(f"No row {name}: {reason}" for name, reason in left_out.items()))
     say(f"Written to {path}")
 

@@ -1,7 +1,5 @@
-"""Command, commit and versions of a run, and its metrics in one file."""
+"""Command, commit and versions of a run."""
 
-import csv
-import io
 import shutil
 import subprocess
 import sys
@@ -9,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.files import write_text
 from camreid.versions import versions
 
 
@@ -44,40 +40,3 @@ def _git(folder: Path, *command: str) -> str | None:
         ["git", "-C", str(folder), *command], capture_output=True, text=True, check=False
     )
     return found.stdout.strip() or None
-
-
-@rank_zero_only
-def keep_metrics(folder: Path) -> None:
-    """Keep the metrics of a resumed run: the logger starts its file anew."""
-    path = folder / "metrics.csv"
-    if path.is_file():
-        path.rename(folder / f"metrics.{max(map(_number, _parts(folder)), default=-1) + 1}.csv")
-
-
-@rank_zero_only
-def join_metrics(folder: Path) -> None:
-    """One `metrics.csv` of the parts of a resumed run."""
-    parts = _parts(folder)
-    if not parts:
-        return
-    lines: list[dict[str, str]] = []
-    for path in (*parts, *folder.glob("metrics.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            lines += csv.DictReader(file)
-    columns = sorted({name for line in lines for name in line})
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(folder / "metrics.csv", text.getvalue())
-    for part in parts:
-        part.unlink()
-
-
-def _parts(folder: Path) -> list[Path]:
-    numbered = (p for p in folder.glob("metrics.*.csv") if p.name.split(".")[1].isdecimal())
-    return sorted(numbered, key=_number)
-
-
-def _number(path: Path) -> int:
-    return int(path.name.split(".")[1])

@@ -5,7 +5,7 @@ import logging
 import warnings
 
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console, ConsoleRenderable
+from rich.console import Console, RenderableType
 
 _NOISE = (
     ".*does not have many workers.*",  # loaders get one process a core, which Lightning finds few
@@ -21,7 +21,7 @@ _NOISE = (
 
 
 @rank_zero_only
-def say(*parts: str | ConsoleRenderable) -> None:
+def say(*parts: RenderableType) -> None:
     """Print lines or tables once, and keep them in the run's log."""
     Console(soft_wrap=True, highlight=False, markup=False).print(*parts, sep="\n")
     record = io.StringIO()

@@ -6,12 +6,12 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints.io import Checkpoint, require_tensors
+from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.cli import build, evaluate
 from camreid.cli.cameras import fill_cameras
 from camreid.cli.distill import read_teaching
-from camreid.cli.provenance import join_metrics, notes
+from camreid.cli.provenance import notes
 from camreid.cli.reading import read_checkpoint
 from camreid.cli.start import read_start
 from camreid.cli.terminal import be_quiet, say
@@ -19,6 +19,7 @@ from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.config import ModelConfig
+from camreid.runs.folder import RunFolder
 from camreid.training.head_check import CheckpointNotes
 from camreid.training.module import ReIDModule
 
@@ -45,6 +46,8 @@ def train_run(config: DictConfig) -> None:
     data.setup("fit")  # refuses impossible batches before anything is written
     if resumed:
         _require_epochs(config, resumed)
+    gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
+    gather_metrics(resuming=True)
     loggers = build.build_loggers(config)
     origin = CheckpointNotes({**notes(config), **teaching.notes})
     callbacks = [*build.build_callbacks(config, split), origin]
@@ -54,7 +57,7 @@ def train_run(config: DictConfig) -> None:
     _fit(trainer, module, data, config.resume)
     if config.test:
         evaluate.test(config, trainer, module, data, title="Test")
-    join_metrics(build.run_folder())
+    gather_metrics()
 
 
 def build_module(
@@ -65,9 +68,7 @@ def build_module(
     if resumed is not None:
         _check_resumable(resumed, split)
         _check_same_model(model, resumed)
-        module = ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
-        require_tensors(module, resumed)
-        return module
+        return ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
     own_heads = bool(model.network.get("camera_heads"))
     if start is None:
         _say_fetching(model)

@@ -44,11 +44,6 @@ class Split:
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", replace(self.record, digest=self.digest))
 
-    @property
-    def strategy(self) -> str:
-        """Deprecated: `record` as text, without the digest."""
-        return str(replace(self.record, digest=None))
-
     @cached_property
     def digest(self) -> str:
         """Hash of the content: subset, folder/name, pid, camera and row of every image.

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.files import write_whole
 
-_PARTS = ("query", "gallery")
 _NEEDED = ("features", "pids", "cameras")
 _HELP = (
     "expected query_features (Q, D), query_pids (Q,), query_cameras (Q,), the same of gallery_, "
-    "and maybe query_sequences and gallery_sequences"
+    "and optionally query_sequences and gallery_sequences"
 )
 
 
@@ -28,11 +28,15 @@ class Images:
     """The features and labels of some images.
 
     Attributes:
-        features: (N, D), of any float type.
+        features: (N, D), of any float type, on any device.
         pids: (N,) int64; -1 is junk, 0 a distractor.
         cameras: (N,) int64, of one base throughout.
         sequences: (N,) int64 recordings, -1 where unknown; None if none is known.
         paths: the files, in order; empty if they are not known.
+        index: (N,) int64 image numbers, by which a query image is found in the gallery.
+
+    Raises:
+        InputError: there is not one label of each kind for each feature.
     """
 
     features: Tensor
@@ -40,6 +44,22 @@ class Images:
     cameras: Tensor
     sequences: Tensor | None = None
     paths: tuple[str, ...] = ()
+    index: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        columns = {name: x for name, x in self.tensors.items() if name != "features"}
+        wrong = any(x.shape != self.features.shape[:1] for x in columns.values())
+        if wrong or len(self.paths) not in (0, len(self.features)):
+            found = ", ".join(f"{name} {tuple(x.shape)}" for name, x in columns.items())
+            raise InputError(
+                f"features {tuple(self.features.shape)}, {found}, {len(self.paths)} paths: "
+                "expected (N, D) features and (N,) of each label."
+            )
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Features and labels by name, without those that are not known."""
+        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
 
     def with_features(self, features: Tensor) -> "Images":
         """The same images with other features."""
@@ -69,37 +89,29 @@ class FeatureTable:
         notes = {**self.notes, "computed": {**self.notes.get("computed", {}), "normalize": True}}
         return FeatureTable(query, gallery, notes)
 
-    def exclusions(self) -> dict[str, Tensor | None]:
-        """Arguments of `rank` that exclude a query's sequence, or its image where paths are equal.
+    def numbered(self) -> "FeatureTable":
+        """The same with one `index` for equal paths, where paths are known.
 
         >>> images = Images(torch.eye(2), *torch.ones(2, 2).long(), paths=("a", "b"))
-        >>> FeatureTable(images, images).exclusions()["gallery_index"]
+        >>> FeatureTable(images, images).numbered().gallery.index
         tensor([0, 1])
         """
         numbers: dict[tuple[str, int, int], int] = {}
-        found: dict[str, Tensor | None] = {}
-        for part in _PARTS:
-            images: Images = getattr(self, part)
+
+        def index(images: Images) -> Images:
             keys = zip(images.paths, images.pids.tolist(), images.cameras.tolist(), strict=False)
-            index = [numbers.setdefault(key, len(numbers)) for key in keys]
-            found[f"{part}_sequences"] = images.sequences
-            found[f"{part}_index"] = torch.tensor(index) if index else None
-        return found
+            found = [numbers.setdefault(key, len(numbers)) for key in keys]
+            return replace(images, index=torch.tensor(found)) if found else images
+
+        return replace(self, query=index(self.query), gallery=index(self.gallery))
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; paths and notes are its metadata."""
-        tensors = {
-            f"{part}_{name}": value.contiguous()
-            for part in _PARTS
-            for name in (*_NEEDED, "sequences")
-            if (value := getattr(getattr(self, part), name)) is not None
-        }
-        notes = {f"{part}_paths": list(getattr(self, part).paths) for part in _PARTS}
-        metadata = {key: json.dumps(value) for key, value in {**notes, **self.notes}.items()}
-        path = Path(path)
-        draft = path.with_name(f"{path.name}.part")
-        save_file(tensors, draft, metadata)
-        draft.replace(path)
+        parts = {"query": self.query, "gallery": self.gallery}
+        tensors = {f"{p}_{n}": x.contiguous() for p in parts for n, x in parts[p].tensors.items()}
+        notes = {**self.notes, **{f"{part}_paths": list(x.paths) for part, x in parts.items()}}
+        metadata = {key: json.dumps(value) for key, value in notes.items()}
+        write_whole(path, lambda draft: save_file(tensors, draft, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureTable":
@@ -111,22 +123,18 @@ class FeatureTable:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"no features at {path}; type features=runs/RUN/features.safetensors, or an .npz "
-                f"of your own: {_HELP}."
+                f"there are no features at {path}: expected features.safetensors of a run, or an "
+                f".npz of another tool; {_HELP}."
             )
         try:
-            tensors, notes = _read_npz(path) if path.suffix == ".npz" else _read(path)
-        except (SafetensorError, OSError, ValueError, KeyError, EOFError) as error:
+            tensors, notes = (_read_npz if path.suffix == ".npz" else _read)(path)
+            query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise InputError(
-                f"{path} ({path.stat().st_size} bytes) can't be read as features "
-                f"({type(error).__name__}): it is no safetensors or npz file of numbers, or it is "
-                f"cut short; {_HELP}."
+                f"{path} ({path.stat().st_size} bytes) cannot be read as features: "
+                f"{type(error).__name__}: {error}; {_HELP}."
             ) from error
-        missing = [f"{p}_{n}" for p in _PARTS for n in _NEEDED if f"{p}_{n}" not in tensors]
-        if missing:
-            raise InputError(f"{path} lacks {', '.join(missing)}; {_HELP}.")
-        parts = {part: _images(path, part, tensors, notes) for part in _PARTS}
-        return cls(parts["query"], parts["gallery"], notes)
+        return cls(query, gallery, notes)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -138,7 +146,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except json.JSONDecodeError:  # of another tool
         return text
 
 
@@ -149,28 +157,17 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiu"}, notes
 
 
-def _images(path: Path, part: str, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> Images:
-    features = tensors[f"{part}_features"]
-    named = notes.pop(f"{part}_paths", [])
-    if not isinstance(named, list):
-        raise InputError(f"{part}_paths of {path} are {type(named).__name__}: expected a list.")
-    paths = tuple(map(str, named))
-    if features.ndim != 2 or not features.is_floating_point():
-        raise InputError(
-            f"{part}_features of {path} are {tuple(features.shape)} {features.dtype}: expected "
-            "(N, D) floating-point numbers."
-        )
-    names = ("pids", "cameras", "sequences")
-    columns = {n: tensors[f"{part}_{n}"] for n in names if f"{part}_{n}" in tensors}
-    for name, column in columns.items():
-        if column.is_floating_point() or column.shape != (len(features),):
-            raise InputError(
-                f"{part}_{name} of {path} are {tuple(column.shape)} {column.dtype}: expected "
-                f"({len(features)},) whole numbers, one for each of the {part}_features."
-            )
-    if paths and len(paths) != len(features):
-        raise InputError(
-            f"{path} names {len(paths)} {part}_paths for {len(features)} {part}_features; expected "
-            "as many, or none."
-        )
-    return Images(features, **{n: c.long() for n, c in columns.items()}, paths=paths)
+def _images(part: str, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> Images:
+    """The images of one part; its paths are taken out of the notes."""
+    names = (*_NEEDED, "sequences")
+    columns = {name: tensors[f"{part}_{name}"] for name in names if f"{part}_{name}" in tensors}
+    missing = [f"{part}_{name}" for name in _NEEDED if name not in columns]
+    if missing:
+        raise KeyError(f"no {', '.join(missing)}")
+    features = columns.pop("features")
+    floats = [name for name, column in columns.items() if column.is_floating_point()]
+    if floats or not features.is_floating_point():
+        name = floats[0] if floats else "features"
+        raise TypeError(f"{part}_{name} are {tensors[f'{part}_{name}'].dtype}")
+    labels = {name: column.long() for name, column in columns.items()}
+    return Images(features, **labels, paths=tuple(map(str, notes.pop(f"{part}_paths", ()))))

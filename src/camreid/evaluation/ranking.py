@@ -1,24 +1,51 @@
 """Ranking of a gallery for each query: mAP, mINP, CMC and more, exactly and in bounded memory."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from camreid.errors import InputError, NoValidQuery, require_whole
-from camreid.evaluation.protocols import Block, CameraColumns, Columns, Labels, Protocols, Rules
-from camreid.evaluation.result import Protocol, RankingResult
-from camreid.evaluation.scores import (
-    DistanceScores,
-    Features,
-    FeatureScores,
-    Metric,
-    float32_products,
-)
-from camreid.evaluation.sweep import Scores, Sweep
+from camreid.evaluation.features import FeatureTable, Images
+from camreid.evaluation.protocols import Rules, View
+from camreid.evaluation.result import Protocol, RankingResult, measure
+from camreid.evaluation.scores import Metric, Scores, distance_scores, feature_scores
+from camreid.evaluation.sweep import Sweep
+
+
+@dataclass(frozen=True)
+class CameraPairs:
+    """Retrieval from each camera to each other, (C, C): query camera by gallery camera.
+
+    On the diagonal is the within-camera protocol. NaN where no query is valid.
+
+    Attributes:
+        cameras: the C cameras of queries and gallery, ascending.
+        mAP: (C, C) float64.
+        rank1: (C, C) float64.
+        valid_queries: (C, C) int64.
+    """
+
+    cameras: tuple[int, ...]
+    mAP: Tensor
+    rank1: Tensor
+    valid_queries: Tensor
+
+
+@dataclass(frozen=True)
+class Protocols:
+    """The results of all protocols, from one pass over the features.
+
+    Attributes:
+        results: by protocol, and whether distractors were in the gallery; without those for which
+            no query is valid, or for which the images could not be told apart.
+        camera_pairs: every camera pair, with distractors.
+    """
+
+    results: Mapping[tuple[Protocol, bool], RankingResult]
+    camera_pairs: CameraPairs
 
 
 def rank(
@@ -75,61 +102,66 @@ def rank(
     >>> r.mAP, r.cmc[:2].tolist(), r.valid_queries
     (1.0, [1.0, 1.0], 1)
     """
-    query = Labels(query_pids, query_cameras, query_sequences, query_index)
-    gallery = Labels(gallery_pids, gallery_cameras, gallery_sequences, gallery_index)
-    with _problem(query_features, gallery_features, query, gallery, metric, device) as problem:
-        return problem.rank(protocol, distractors, max_rank)
+    query = Images(query_features, query_pids, query_cameras, query_sequences, (), query_index)
+    gallery = Images(
+        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, (), gallery_index
+    )
+    view = View(protocol, distractors)
+    return rank_view(FeatureTable(query, gallery), view, metric, max_rank, device)
+
+
+def rank_view(
+    table: FeatureTable,
+    view: View,
+    metric: Metric = "cosine",
+    max_rank: int = 50,
+    device: torch.device | str | None = None,
+) -> RankingResult:
+    """`rank` for a table."""
+    if view.protocol not in get_args(Protocol):
+        raise InputError(f"protocol={view.protocol!r}: expected one of {get_args(Protocol)}.")
+    rules = Rules(table.query, table.gallery)
+    if view.protocol == "within-camera" and not rules.within:
+        raise InputError(
+            "protocol='within-camera' needs query_sequences and gallery_sequences, to leave "
+            "out the query's own recording, or query_index and gallery_index, to take the "
+            "query image itself out of its gallery."
+        )
+    return _rank(_scores(table, metric, device), rules, view, max_rank)
 
 
 def rank_protocols(
-    query_features: Tensor,
-    gallery_features: Tensor,
-    query_pids: Tensor,
-    gallery_pids: Tensor,
-    query_cameras: Tensor,
-    gallery_cameras: Tensor,
+    table: FeatureTable,
     metric: Metric = "cosine",
     max_rank: int = 50,
-    *,
-    query_sequences: Tensor | None = None,
-    gallery_sequences: Tensor | None = None,
-    query_index: Tensor | None = None,
-    gallery_index: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Protocols:
     """All protocols in one pass: across and within cameras, by camera pair, without distractors.
 
-    Within-camera numbers need sequences or indices, and are left out without them.
+    Arguments and errors are those of `rank`. Within-camera numbers need sequences or indices, and
+    are left out without them.
 
-    Args:
-        query_features: (Q, D); this and all that follow as for `rank`.
-        gallery_features: (G, D).
-        query_pids: (Q,) int64.
-        gallery_pids: (G,) int64.
-        query_cameras: (Q,) int64.
-        gallery_cameras: (G,) int64.
-        metric: `cosine` or `euclidean`.
-        max_rank: length of the CMC curves.
-        query_sequences: (Q,) int64.
-        gallery_sequences: (G,) int64.
-        query_index: (Q,) int64.
-        gallery_index: (G,) int64.
-        device: that ranks.
-
-    Raises:
-        InputError: as `rank`.
-        NoValidQuery: no query has a match under any protocol.
-
-    >>> labels = [torch.tensor(t) for t in ([5], [7, 5], [0], [1, 1])]
-    >>> protocols = rank_protocols(torch.eye(3)[:1], torch.eye(3)[[1, 0]], *labels)
-    >>> protocols.camera_pairs.valid_queries
+    >>> query, gallery = (
+    ...     Images(torch.eye(3)[rows], torch.tensor(pids), torch.tensor(cameras))
+    ...     for rows, pids, cameras in (([0], [5], [0]), ([1, 0], [7, 5], [1, 1]))
+    ... )
+    >>> rank_protocols(FeatureTable(query, gallery)).camera_pairs.valid_queries
     tensor([[0, 1],
             [0, 0]])
     """
-    query = Labels(query_pids, query_cameras, query_sequences, query_index)
-    gallery = Labels(gallery_pids, gallery_cameras, gallery_sequences, gallery_index)
-    with _problem(query_features, gallery_features, query, gallery, metric, device) as problem:
-        return problem.rank_all(max_rank)
+    rules = Rules(table.query, table.gallery)
+    names: tuple[Protocol, ...] = get_args(Protocol) if rules.within else ("cross-camera",)
+    views = {(name, d): View(name, d) for name in names for d in (True, False)}
+    by_camera = [View(None, camera=number) for number in range(len(rules.cameras))]
+    scores = _scores(table, metric, device)
+    found = _measure(scores, rules, [*views.values(), *by_camera], max_rank)
+    results = {key: found[view] for key, view in views.items() if found[view].valid.any()}
+    if not results:
+        raise NoValidQuery(
+            f"none of the {len(table.query.pids)} queries has a match in the gallery under any "
+            f"protocol. {rules.advice(names[-1])}"
+        )
+    return Protocols(results, _camera_pairs(rules, [found[view] for view in by_camera]))
 
 
 def rank_distances(
@@ -141,91 +173,59 @@ def rank_distances(
     max_rank: int = 50,
 ) -> RankingResult:
     """`rank` by the official protocol for a ready (Q, G) matrix of distances, smallest first."""
-    query, gallery = Labels(query_pids, query_cameras), Labels(gallery_pids, gallery_cameras)
-    if distances.ndim != 2:
-        raise InputError(f"distances of shape {tuple(distances.shape)}: expected (Q, G).")
-    query.check("query", distances.shape[0])
-    gallery.check("gallery", distances.shape[1])
-    with torch.no_grad():
-        problem = _Problem(DistanceScores(distances), query.to("cpu"), gallery.to("cpu"))
-        return problem.rank("cross-camera", True, max_rank)
+    query = Images(distances, query_pids, query_cameras)
+    gallery = Images(distances.T, gallery_pids, gallery_cameras)
+    return _rank(distance_scores(distances), Rules(query, gallery), View(), max_rank)
 
 
-@contextmanager
-def _problem(
-    q: Tensor,
-    g: Tensor,
-    query: Labels,
-    gallery: Labels,
-    metric: Metric,
-    device: torch.device | str | None,
-) -> Iterator["_Problem"]:
-    if metric not in get_args(Metric):
-        raise InputError(f"metric={metric!r}: expected 'cosine' or 'euclidean'.")
-    if q.ndim != 2 or g.ndim != 2 or q.shape[1] != g.shape[1] or not q.shape[1]:
-        raise InputError(
-            f"features of shapes {tuple(q.shape)} and {tuple(g.shape)}: expected (Q, D) for "
-            "the query and (G, D) for the gallery, with the same D, from one model."
+def _scores(table: FeatureTable, metric: Metric, device: torch.device | str | None) -> Scores:
+    query, gallery = table.query.features, table.gallery.features
+    device = torch.device(query.device if device is None else device)
+    return feature_scores(query, gallery, metric, device)
+
+
+def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingResult:
+    result = _measure(scores, rules, [view], max_rank)[view]
+    if not result.valid.any():
+        raise NoValidQuery(
+            f"none of the {len(result.valid)} queries has a match in the gallery under the "
+            f"{result.protocol} protocol. {rules.advice(result.protocol)}"
         )
-    query.check("query", len(q))
-    gallery.check("gallery", len(g))
-    # a tensor's device has its number, as in cuda:0
-    device = torch.empty(0, device=q.device if device is None else device).device
-    with torch.no_grad(), float32_products(device):
-        scores = FeatureScores(Features(q, "query", device), Features(g, "gallery", device), metric)
-        yield _Problem(scores, query.to("cpu"), gallery.to("cpu"))
+    return result
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Scores on the device that ranks; labels of queries and gallery on the CPU."""
+@torch.no_grad()
+def _measure(
+    scores: Scores, rules: Rules, views: Sequence[View], max_rank: int
+) -> dict[View, RankingResult]:
+    """The result of each view, which may have no valid query, from one pass."""
+    require_whole("max_rank", max_rank, least=1)
+    device, pids = scores.scale.device, rules.query["pids"]
+    # across cameras, all images of other identities count alike: one segment
+    whole = views[0] if len(views) == 1 and views[0].protocol == "cross-camera" else None
+    segments = [rows.to(device) for rows in rules.segments(whole)]
+    nan = torch.full(pids.shape, torch.nan, dtype=torch.float64)
+    columns = {view: (nan.clone(), nan.clone(), torch.zeros_like(pids)) for view in views}
+    sweep = Sweep(scores, pids.to(device), rules.gallery["pids"].to(device), segments)
+    for pairs, closer in sweep.blocks():
+        for view in views:
+            seen = 1 if whole else rules.seen(view, pairs.queries)[:, None]
+            found = measure(rules.matches(view, pairs), (closer * seen).sum(2))
+            for column, values in zip(columns[view], found, strict=True):
+                column[pairs.queries] = values
+    return {
+        view: RankingResult(
+            *columns[view], pids, view.protocol or "cross-camera", view.distractors, max_rank
+        )
+        for view in views
+    }
 
-    scores: Scores
-    query: Labels
-    gallery: Labels
 
-    def rank(self, protocol: Protocol, distractors: bool, max_rank: int) -> RankingResult:
-        rules = Rules(self.query, self.gallery)
-        rules.check(protocol)
-        require_whole("max_rank", max_rank, least=1)
-        # across cameras, all images of other identities count alike: one segment
-        whole = protocol == "cross-camera"
-        segments, count = rules.one_segment(distractors) if whole else rules.segments()
-        columns = Columns(len(self.query.pids))
-        for block in self._blocks(segments, count):
-            matches = rules.matches(block.pairs, protocol, distractors)
-            seen = None if whole else rules.seen(block.pairs.queries, protocol, distractors)
-            columns.add(block, matches, seen)
-        result = columns.summary(rules, protocol, max_rank)
-        return replace(result, distractors=distractors)
-
-    def rank_all(self, max_rank: int) -> Protocols:
-        rules = Rules(self.query, self.gallery)
-        require_whole("max_rank", max_rank, least=1)
-        names: list[Protocol] = ["cross-camera"]
-        if rules.tells_images_apart:
-            names.append("within-camera")
-        size = len(self.query.pids)
-        table = {(name, d): Columns(size) for name in names for d in (True, False)}
-        cameras = CameraColumns(rules, size)
-        for block in self._blocks(*rules.segments()):
-            for key, columns in table.items():
-                seen = rules.seen(block.pairs.queries, *key)
-                columns.add(block, rules.matches(block.pairs, *key), seen)
-            cameras.add(block)
-        results = {
-            key: replace(columns.summary(rules, key[0], max_rank), distractors=key[1])
-            for key, columns in table.items()
-            if columns.valid.any()
-        }
-        if not results:
-            raise NoValidQuery(
-                f"none of the {size} queries has a match in the gallery under any protocol, so "
-                f"there is nothing to measure. {rules.advice(names[-1])}"
-            )
-        return Protocols(results, cameras.summary())
-
-    def _blocks(self, segments: Tensor, count: int) -> Iterator[Block]:
-        device = self.scores.device
-        query, gallery = self.query.to(device), self.gallery.to(device)
-        return Sweep(self.scores, query, gallery, segments.to(device), count).blocks()
+def _camera_pairs(rules: Rules, by_camera: Sequence[RankingResult]) -> CameraPairs:
+    """From the result of each camera as the gallery."""
+    rows = (rules.query["cameras"] == rules.cameras[:, None]).double()  # (C, Q)
+    valid = torch.stack([result.valid for result in by_camera], dim=1)
+    ap = torch.stack([result.average_precision for result in by_camera], dim=1).nan_to_num(0)
+    hit = torch.stack([result.first_match == 1 for result in by_camera], dim=1)
+    count, ap, hit = (rows @ table.double() for table in (valid, ap, hit))
+    return CameraPairs(tuple(rules.cameras.tolist()), ap / count, hit / count, count.long())

@@ -16,6 +16,7 @@ from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
 from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch, read_cameras
+from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
@@ -146,14 +147,14 @@ class ReIDModule(RetrievalModule):
     ) -> Tensor:
         embeddings, pids = output.embeddings.values(), batch.pids
         if self.camera_labels:
-            values = [within_cameras(loss, e, pids, batch.camids) for e in embeddings]
+            values = [within_cameras(loss, e, pids, batch.cameras) for e in embeddings]
         else:
             values = [loss(e, pids) for e in embeddings]
         return mean_over_heads(values)
 
     def _rows(self, batch: Batch) -> dict[str, Tensor]:
         """The row of each image in each head."""
-        if self.camera_labels and not batch.cameras_told:
+        if self.camera_labels and not batch.cameras.all():
             raise InputError(
                 "heads per camera need the camera of each image, and this batch has none; give "
                 "`camids`, or official file names in `img_paths`."
@@ -181,6 +182,7 @@ class ReIDModule(RetrievalModule):
     def configure_optimizers(self) -> Any:
         """The config's optimiser, its learning rate set before every step."""
         optimizer = self.optimizer_config.build(self.parameters())
+        optimizer.register_load_state_dict_pre_hook(conform_optimizer)
         scheduler = ScheduleLR(optimizer, self.schedule, RunLength.of(self.trainer))
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "lr"}]
 
