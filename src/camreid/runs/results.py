@@ -39,8 +39,6 @@ def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = Fa
             notes.append(f"{name}: not all training identities are known, so it may leak (more).")
         if metrics.partial:
             notes.append(f"{name}: only a part of the images was tested.")
-        if metrics.dropped_queries:
-            notes.append(f"{name}: {metrics.dropped_queries} queries without a match.")
         if metrics.identity and metrics.identity["coverage"]:
             shares = (percent(metrics.identity[key]) for key in ("accuracy", "coverage"))
             notes.append("{}: accuracy {} on the {} of images with a row.".format(name, *shares))
