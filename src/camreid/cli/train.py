@@ -6,7 +6,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints.io import Checkpoint, require_tensors
+from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.cli import build, evaluate
 from camreid.cli.cameras import fill_cameras
@@ -69,9 +69,7 @@ def build_module(
     if resumed is not None:
         _check_resumable(resumed, split)
         _check_same_model(model, resumed)
-        module = ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
-        require_tensors(module, resumed)
-        return module
+        return ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
     own_heads = bool(model.network.get("camera_heads"))
     if start is None:
         _say_fetching(model)

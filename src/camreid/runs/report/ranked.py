@@ -85,11 +85,9 @@ def visible_scores(table: FeatureTable, query: int, options: RankOptions) -> Ten
     hidden = same & camera
     if options.protocol == "within-camera":
         hidden = ~camera
-        known = table.exclusions()
-        for queries, others in (
-            (known["query_sequences"], known["gallery_sequences"]),
-            (known["query_index"], known["gallery_index"]),
-        ):
+        table = table.numbered()
+        for name in ("sequences", "index"):
+            queries, others = getattr(table.query, name), getattr(table.gallery, name)
             if queries is not None and others is not None:
                 hidden |= same & (others == queries[query]) & (others >= 0)
     return scores.masked_fill(hidden | (g.pids == JUNK), -math.inf)
