@@ -68,7 +68,7 @@ class Pair:
         if self.leaked:
             text += f"; {self.leaked} identities that one of them was trained on are left out"
         if not self.complete:
-            text += "; not all training identities of both are known, so it may leak"
+            text += "; not all training identities of both are known, leakage may be larger"
         return f"{text}."
 
 

@@ -206,7 +206,7 @@ class RunFolder:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, sorted({name for line in lines for name in line}))
         writer.writeheader()
-        writer.writerows(lines)
+        writer.writerows({k: repr(v).removesuffix(".0") for k, v in line.items()} for line in lines)
         write_text(path, text.getvalue())
         other.unlink(missing_ok=True)
 
