@@ -1,4 +1,4 @@
-"""A re-split whose test people a checkpoint has never seen."""
+"""A re-split whose test identities a checkpoint has never seen."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from camreid import create_model
 from camreid.checkpoints.io import read_checkpoint, save
 from camreid.cli.seen import seen_identities
 from camreid.data import Records, Split
-from camreid.data.records import people
+from camreid.data.records import identities
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from tests.conftest import TINY, Ran, tiny_module, trained
@@ -20,7 +20,7 @@ Run = Callable[..., Ran]
 
 
 def checkpoint(path: Path, *pids: int) -> str:
-    """A file of weights that were trained on these people."""
+    """A file of weights that were trained on these identities."""
     save(trained(tiny_module(LabelMap(pids) if pids else LabelMap.anonymous(3))), path)
     return str(path)
 
@@ -64,7 +64,7 @@ def test_what_is_no_path_is_refused(value: object) -> None:
 def test_what_can_not_be_is_said_in_a_paragraph(
     typed: list[str], says: str, run: Run, market: Path, records: Records
 ) -> None:
-    everyone = people((*records.train, *records.query))
+    everyone = identities((*records.train, *records.query))
     checkpoint(Path("all.ckpt"), *everyone)
     checkpoint(Path("some.ckpt"), *everyone[:3])
     checkpoint(Path("anonymous.ckpt"))
@@ -94,7 +94,7 @@ def test_nobody_tested_on_was_seen_by_the_expert_or_by_what_it_becomes(
     seen = read_checkpoint(weights).provenance.seen
     for folder in ("tuned", "tested"):
         split = Split.load(Path(folder, "split.csv"))
-        assert seen.isdisjoint(people((*split.query, *split.gallery)))
+        assert seen.isdisjoint(identities((*split.query, *split.gallery)))
         metrics = json.loads(Path(folder, "metrics.json").read_text())
         assert metrics["leak"]["seen"]["queries"] == 0
         assert metrics["leak"]["unseen"]["queries"] == len(split.query) > 0
