@@ -39,7 +39,7 @@ def test_people_of_another_dataset_are_seen_by_nobody(train: Run, records: Recor
     assert found.provenance.seen == set(OriginalSplit()(records).labels.pids)
     assert found.provenance.complete
     assert [parent.role for parent in found.provenance.parents] == ["init"]
-    assert "Leakage" not in ran.out
+    assert "Leakage:" not in ran.out
 
 
 def test_people_are_those_of_this_dataset_by_default(train: Run, records: Records) -> None:
@@ -48,7 +48,7 @@ def test_people_are_those_of_this_dataset_by_default(train: Run, records: Record
     assert {r.pid for r in records.query} <= read_checkpoint(
         "r/checkpoints/best.ckpt"
     ).provenance.seen
-    assert "Leakage" in ran.out
+    assert "Leakage:" in ran.out
 
 
 def test_rows_of_another_dataset_are_nobodys_here(train: Run) -> None:
