@@ -9,7 +9,7 @@ import yaml
 
 from camreid import create_model
 from camreid.checkpoints.io import read_checkpoint, save
-from camreid.cli.seen import seen_identities
+from camreid.cli.checkpoints import seen_identities
 from camreid.data import Records, Split
 from camreid.data.records import people
 from camreid.errors import InputError

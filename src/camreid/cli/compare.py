@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from camreid.cli.errors import told
+from camreid.cli.errors import one_paragraph
 from camreid.errors import InputError
 from camreid.files import write_text
 
@@ -40,18 +40,18 @@ def parser() -> Parser:
 
 def main() -> None:
     """The console script."""
-    with told("camreid-compare"):
+    with one_paragraph("camreid-compare"):
         typed = parser().parse_args(sys.argv[1:])
         outputs = [Path(name) for name in typed.outputs]
         for path in outputs:
             _check_output(path, typed.runs)
-        from camreid.cli.terminal import be_quiet, say  # torch only now: --help is quick
+        from camreid.cli.terminal import be_quiet, show  # torch only now: --help is quick
         from camreid.runs.compare import compare_runs
 
         be_quiet()
         found = compare_runs(typed.runs)
-        say(*(table.to_rich() for table in found.tables()))
-        say(*(f"- {text}" for text in found.caveats), "", *found.verdicts)
+        show(*(table.to_rich() for table in found.tables()))
+        show(*(f"- {text}" for text in found.caveats), "", *found.verdicts)
         for path in outputs:
             write = path.suffix == ".md"
             text = found.to_markdown() if write else json.dumps(found.to_json(), indent=1) + "\n"
@@ -59,7 +59,7 @@ def main() -> None:
                 write_text(path, text)
             except OSError as error:
                 raise InputError(f"-o {path} can't be written ({error.strerror}).") from error
-            say(f"Written to {path}")
+            show(f"Written to {path}")
         if found.missing:
             raise InputError(" ".join(found.missing))
 

@@ -1,6 +1,5 @@
 """The experts of a matrix: which files, of which camera, by which name."""
 
-import glob
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -12,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.io import Checkpoint
-from camreid.cli.reading import read_checkpoint
+from camreid.cli.checkpoints import matching, read_checkpoint
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import LabelMap
@@ -94,23 +93,6 @@ def paths_of(option: str, given: Any) -> list[str]:
             f"{option}=[{','.join(times)}]."
         )
     return paths
-
-
-def matching(option: str, name: str) -> list[str]:
-    """The files that a path or pattern of an option names, in order.
-
-    Raises:
-        InputError: a pattern that matches none.
-    """
-    if Path(name).exists() or not glob.has_magic(name):
-        return [name]
-    found = sorted(glob.glob(name))
-    if not found:
-        raise InputError(
-            f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt], or a pattern such "
-            f"as {option}='runs/experts/c*/checkpoints/best.ckpt'."
-        )
-    return found
 
 
 def read_experts(

@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli import build, evaluate
+from camreid.cli.checkpoints import load
 from camreid.cli.expert_notes import check_people, expert_notes, people_of
 from camreid.cli.experts import Expert, expert_paths, read_experts
 from camreid.cli.matrix_content import matrix_content
 from camreid.cli.matrix_soups import make_soup
-from camreid.cli.reading import load
-from camreid.cli.terminal import be_quiet, say
+from camreid.cli.terminal import show
 from camreid.cli.writing import write_json
 from camreid.data import Split
 from camreid.errors import InputError, require_number, require_whole
@@ -139,7 +139,6 @@ class Matrix:
 
 def matrix_run(config: DictConfig) -> None:
     """Test every expert on the split, put them together, and write the run folder."""
-    be_quiet()
     how = read_combine(config)
     experts, controls = read_experts(*expert_paths(config), reserved=_COMBINATIONS)
     split = build.build_split(config)
@@ -150,7 +149,7 @@ def matrix_run(config: DictConfig) -> None:
     folder = build.run_folder()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
     split.save(folder / "split.csv")
-    say(
+    show(
         f"Split  {split.strategy}, digest {split.digest}",
         f"       {len(split.query)} query and {len(split.gallery)} gallery images",
         *(f"Expert {expert.name}: {expert.path}" for expert in experts),
@@ -181,13 +180,13 @@ def _report_part(
     asked = [*(row.name for row in (*experts, *controls)), *how]
     lacking = [name for name in asked if name not in (*matrix.rows, *matrix.left_out)]
     if not done:
-        say("Interrupted before the first expert was tested. Type the command again.")
+        show("Interrupted before the first expert was tested. Type the command again.")
         return
     matrix.notes.append(
         f"Interrupted: {', '.join(lacking)} not tested. Type the command again, in another "
         "run_dir, for the whole matrix."
     )
-    say(matrix.notes[-1])
+    show(matrix.notes[-1])
     _report(matrix, done, beside)
 
 
@@ -218,7 +217,7 @@ def features_path(name: str) -> Path:
 
 
 def _one_device(config: DictConfig) -> pl.Trainer:
-    trainer = build.build_trainer(config, logger=False, callbacks=[])
+    trainer = build.build_trainer(config, logger=False)
     if trainer.world_size > 1:
         raise InputError(
             f"camreid-matrix runs on one device, and trainer= asks for {trainer.world_size}. Type "
@@ -232,8 +231,8 @@ def _report(matrix: Matrix, experts: Sequence[Expert], controls: Sequence[Expert
     content = finite(matrix_content(matrix, experts, controls))
     path = build.run_folder() / "matrix.json"
     write_json(path, content)
-    say(*matrix_tables(content))
+    show(*matrix_tables(content))
     for reason in dict.fromkeys(matrix.left_out.values()):
         names = [name for name, other in matrix.left_out.items() if other == reason]
-        say(f"No row {', '.join(names)}: {reason}")
-    say(f"Written to {path}")
+        show(f"No row {', '.join(names)}: {reason}")
+    show(f"Written to {path}")

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from camreid.checkpoints.average import restate_batch_norm, soup
 from camreid.checkpoints.io import save
 from camreid.cli import build
+from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.experts import Expert
-from camreid.cli.reading import read_checkpoint
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.training.module import ReIDModule

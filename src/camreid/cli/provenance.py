@@ -1,8 +1,6 @@
 """Command, commit and versions of a run, and its metrics in one file."""
 
 import csv
-import io
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.files import write_text
+from camreid.files import write_whole
 from camreid.versions import versions
 
 
@@ -32,52 +30,43 @@ def origin(config: DictConfig) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of camreid, if it runs from a repository that holds it."""
-    if shutil.which("git") is None:
-        return None
     here = Path(__file__)
     known = _git(here.parent, "ls-files", here.name)
     return _git(here.parent, "rev-parse", "HEAD") if known else None
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    found = subprocess.run(
-        ["git", "-C", str(folder), *command], capture_output=True, text=True, check=False
-    )
+    try:
+        found = subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
     return found.stdout.strip() or None
 
 
 @rank_zero_only
-def keep_metrics(folder: Path) -> None:
+def set_metrics_aside(folder: Path) -> None:
     """Keep the metrics of a resumed run: the logger starts its file anew."""
-    path = folder / "metrics.csv"
-    if path.is_file():
-        path.rename(folder / f"metrics.{max(map(_number, _parts(folder)), default=-1) + 1}.csv")
+    join_metrics(folder)
+    if (folder / "metrics.csv").is_file():
+        (folder / "metrics.csv").rename(folder / "metrics.0.csv")
 
 
 @rank_zero_only
 def join_metrics(folder: Path) -> None:
-    """One `metrics.csv` of the parts of a resumed run."""
-    parts = _parts(folder)
-    if not parts:
+    """Put the metrics of a resumed run in front of the new ones."""
+    before, after = folder / "metrics.0.csv", folder / "metrics.csv"
+    if not before.is_file() or not after.is_file():
         return
     lines: list[dict[str, str]] = []
-    for path in (*parts, *folder.glob("metrics.csv")):
+    for path in (before, after):
         with path.open(newline="", encoding="utf-8") as file:
             lines += csv.DictReader(file)
-    columns = sorted({name for line in lines for name in line})
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(folder / "metrics.csv", text.getvalue())
-    for part in parts:
-        part.unlink()
 
+    def write(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, sorted({name for line in lines for name in line}))
+            writer.writeheader()
+            writer.writerows(lines)
 
-def _parts(folder: Path) -> list[Path]:
-    numbered = (p for p in folder.glob("metrics.*.csv") if p.name.split(".")[1].isdecimal())
-    return sorted(numbered, key=_number)
-
-
-def _number(path: Path) -> int:
-    return int(path.name.split(".")[1])
+    write_whole(after, write)
+    before.unlink()

@@ -4,7 +4,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from camreid.cli.errors import told
+from camreid.cli.errors import one_paragraph
 from camreid.errors import InputError
 from camreid.files import write_text
 
@@ -64,7 +64,7 @@ def report(runs: list[Path], output: Path | None) -> Path:
 def main() -> None:
     """The console script."""
     typed = read_arguments()
-    with told("camreid-report"):
+    with one_paragraph("camreid-report"):
         path = report(typed.runs, typed.output)
         print(f"Written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
