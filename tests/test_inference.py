@@ -5,18 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from camreid import FeatureExtractor
-from camreid.checkpoints.io import save
-from camreid.data import Records
+from camreid import FeatureExtractor, export_onnx
+from camreid.checkpoints.io import load, save
+from camreid.cli.build import build_data
+from camreid.data import OriginalSplit, Records
 from camreid.data.dataset import read_image
 from camreid.errors import InputError, PixelRangeError
 from camreid.labels import LabelMap
+from camreid.models.presets import CONF
 from camreid.training import ReIDModule
 from tests.conftest import tiny_module
 
@@ -106,6 +110,25 @@ def test_mixed_sizes_are_resized_as_the_training_images_are(
     mixed = [names[0], images[1], Image.fromarray(images[2]), tensors[3]]
     for given in (names, images, tensors, mixed):
         close(extractor(given), expected)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_checkpoint_has_one_resize(
+    records: Records, paths: list[str], tmp_path: Path, interpolation: str
+) -> None:
+    save(tiny_module(LabelMap((5, 3)), interpolation=interpolation), tmp_path / "m.ckpt")
+    module = load(tmp_path / "m.ckpt")
+    images = torch.stack([read_image(path, SIZE, interpolation) for path in paths])
+    expected = features(module, images)
+    close(FeatureExtractor(tmp_path / "m.ckpt")(paths), expected)
+    config = OmegaConf.create({"seed": 0, "data": OmegaConf.load(CONF / "data/market1501.yaml")})
+    config.data.workers = 0
+    data = build_data(config, OriginalSplit()(records), module.config)
+    batch = next(iter(data.test_dataloader()[0]))
+    close(features(module, batch["images"])[: len(paths)], expected)
+    export_onnx(module, tmp_path / "m.onnx")
+    metadata = onnx.load(tmp_path / "m.onnx").metadata_props
+    assert ("resize", f"{interpolation}, antialiased") in [(m.key, m.value) for m in metadata]
 
 
 def test_float_tensors_are_resized_by_the_same_filter(module: ReIDModule) -> None:

@@ -1,8 +1,8 @@
 """How hard the synthetic data are: a colour histogram, an untrained and a trained network.
 
-Claim (README): colour alone and an untrained network rank the unseen half of the synthetic people
-poorly, a small network trained for a minute or two ranks them well. One training, seed 0; n is the
-number of valid queries that is printed.
+Claim (README): a colour histogram and an untrained network rank the unseen half of the synthetic
+identities poorly, a small network trained for a minute or two ranks them well. One training, seed
+0; n is the printed number of valid queries.
 
     camreid-train +split=resplit data=synthetic trainer=cpu run_dir=runs/demo
     python scripts/bench/synthetic.py runs/demo

@@ -42,6 +42,7 @@ class FeatureExtractor:
         network: what computes the features.
         device: where it is.
         image_size: (H, W) in pixels that images are resized to.
+        interpolation: of that resize.
 
     Raises:
         InputError: no such checkpoint, device or precision.
@@ -74,6 +75,7 @@ class FeatureExtractor:
         given = isinstance(module, ReIDModule)
         loaded = _load(module)
         self.image_size = loaded.config.image_size
+        self.interpolation = loaded.config.interpolation
         self.network = loaded.model
         here = next(self.network.parameters()).device
         self.device = here if given and device is None else _device(device or "auto")
@@ -140,7 +142,7 @@ class FeatureExtractor:
     def _read(self, image: OneImage) -> Tensor:
         if isinstance(image, Tensor):
             check_raw(image)
-        return read_pixels(image, self.image_size)
+        return read_pixels(image, self.image_size, self.interpolation)
 
     def _features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         images = images.to(self.device)

@@ -156,6 +156,7 @@ def test_torchreid_files_are_read(tmp_path: Path) -> None:
         output = module.model(torch.from_numpy(images("eval", 2, 256, 128)))
     theirs = torch.from_numpy(np.load(GOLDEN / "torchreid_osnet_x1_0_eval_feat.npy"))
     assert ((output.features - theirs).abs().max() / theirs.abs().max()).item() < 1e-4
+    assert module.config.interpolation == "bilinear"
     bias = module.model.state_dict()["heads.identity.bias"]
     assert torch.equal(bias, state["classifier.bias"])
 

@@ -215,7 +215,7 @@ def test_values_of_another_kind(refused: Callable[..., str], typed: str) -> None
         ("evaluation.neck=behind", "evaluation.neck=behind: type after or before"),
         ("evaluation.metric=manhattan", "type one of cosine, euclidean"),
         ("evaluation.flip=maybe", "evaluation.flip=maybe: type true or false"),
-        ("data.interpolation=nearest", "data.interpolation=bicubic"),
+        ("model.interpolation=nearest", "model.interpolation=bicubic"),
         ("model.loss.triplet_mining=soft", "hard, weighted, weighted_fastreid"),
         ("model.optimizer.clip=-1", "model.optimizer.clip=-1"),
         ("+experiment=bots", "agw bot distill finetune intra_camera mgn sbs vit"),

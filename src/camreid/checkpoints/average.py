@@ -69,7 +69,9 @@ def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
 def _difference(first: Checkpoint, other: Checkpoint) -> str:
     """What sets two networks apart, empty if nothing does."""
     ours, theirs = first.config, other.config
-    if stated(ours.network) != stated(theirs.network) or ours.pixels != theirs.pixels:
+    if stated(ours.network) != stated(theirs.network) or any(
+        getattr(ours, name) != getattr(theirs, name) for name in ("pixels", "interpolation")
+    ):
         return f"they are of other model options ({ours.name} and {theirs.name})"
     shapes = [
         {k: v.shape for k, v in c.state.items() if not k.startswith("heads.")}

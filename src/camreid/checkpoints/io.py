@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from camreid.models.weights import unreadable
 from camreid.provenance import Provenance
 from camreid.training.checkpoint_io import check_content
 from camreid.training.module import ReIDModule
+from camreid.versions import versions
 
 _NETWORK = "model."
 
@@ -167,7 +167,7 @@ def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None =
     content: dict[str, Any] = {
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
-        "pytorch-lightning_version": version("pytorch-lightning"),
+        "pytorch-lightning_version": versions()["pytorch-lightning"],
     }
     module.on_save_checkpoint(content)
     content["camreid"].update(notes or {})

@@ -228,7 +228,7 @@ def _metadata(module: ReIDModule, normalize: bool) -> dict[str, str]:
         "image_size": json.dumps(list(module.config.image_size)),
         "channels": "RGB",
         "pixels": "0..255, normalised inside",
-        "resize": "bicubic, antialiased",
+        "resize": f"{module.config.interpolation}, antialiased",
         "features_normalized": json.dumps(normalize),
         **cameras,
     }

@@ -102,15 +102,15 @@ def _is_model_chosen() -> bool:
     return in_experiment or (by is not None and by.external_override)
 
 
-def build_data(config: DictConfig, split: Split, size: tuple[int, int]) -> ReIDDataModule:
-    """The loaders of a split."""
-    names = ("identities", "instances", "eval_batch_size", "workers", "interpolation")
+def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
+    """The loaders of a split, its images resized for a model."""
+    names = ("identities", "instances", "eval_batch_size", "workers", "within_camera")
     return ReIDDataModule(
         split,
-        size,
+        model.image_size,
         seed=config.seed,
         augment=instantiate(config.data.augment, _target_="camreid.data.Augment"),
-        within_camera=config.data.within_camera,
+        interpolation=model.interpolation,
         **{name: config.data[name] for name in names},
     )
 

@@ -40,7 +40,7 @@ def evaluate_run(config: DictConfig) -> None:
     set_evaluation(module, config.evaluation)
     split = build.build_split(config)
     require_test(split, config.evaluation.protocol)
-    data = build.build_data(config, split, module.config.image_size)
+    data = build.build_data(config, split, module.config)
     trainer = build.build_trainer(config, logger=False)
     keep(config, split)
     show_parts(split, module)

@@ -186,7 +186,7 @@ def row_accuracy(
     """
     count = min(len(images), _CHECKED)
     chosen = [images[place * len(images) // count] for place in range(count)]
-    dataset = ImageDataset(chosen, module.config.image_size)
+    dataset = ImageDataset(chosen, module.config.image_size, module.config.interpolation)
     hits = dict.fromkeys(maps, 0)
     for batch in torch.utils.data.DataLoader(dataset, batch_size=64):
         logits = torch.stack(list(module.model(batch["images"]).logits.values())).sum(0)

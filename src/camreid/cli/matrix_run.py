@@ -62,7 +62,7 @@ class Matrix:
             notes: more that the file of features says.
         """
         evaluate.set_evaluation(module, self.config.evaluation)
-        data = build.build_data(self.config, self.split, module.config.image_size)
+        data = build.build_data(self.config, self.split, module.config)
         self.trainer.test(module, data, verbose=False)
         table, evidence = module.test_features, module.evidence
         assert table is not None  # the test has come to its end

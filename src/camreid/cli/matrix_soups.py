@@ -35,7 +35,7 @@ def make_soup(
     if len(experts) < 2:
         raise InputError("a soup needs two experts or more, and there is one.")
     module = soup([read_checkpoint(expert.path) for expert in experts])
-    data = build.build_data(config, split, module.config.image_size)
+    data = build.build_data(config, split, module.config)
     size, train = data.eval_batch_size, split.train
     count = min(config.soup_images, len(train))
     count -= count % size if count > size else 0

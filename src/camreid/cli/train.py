@@ -37,7 +37,7 @@ def train_run(config: DictConfig) -> None:
     module = build_module(config, split, start, resumed)
     about_teachers = add_distillation(config, module, teachers, split)
     evaluate.set_evaluation(module, config.evaluation)
-    data = build.build_data(config, split, module.config.image_size)
+    data = build.build_data(config, split, module.config)
     if module.config.unknown == "drop":
         data.keep_only(module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from camreid.errors import InputError, require_whole
 from camreid.labels import UNKNOWN, Unknown
 from camreid.models.pixels import Pixels
 
 Part = TypeVar("Part")
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class ModelConfig:
         schedule: see `Schedule`.
         unknown: what happens to identities without a row: skip, drop, extend, reinit or forbid.
         pixels: what a batch of images holds: `raw` (0..255) or `imagenet` (normalised).
+        interpolation: of the resize to `image_size`: `bicubic` as FastReID, `bilinear` as
+            torchreid.
     """
 
     name: str
@@ -34,6 +37,7 @@ class ModelConfig:
     schedule: dict[str, Any]
     unknown: Unknown
     pixels: Pixels
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
         if len(self.image_size) != 2:
@@ -49,6 +53,11 @@ class ModelConfig:
         if self.pixels not in get_args(Pixels):
             raise InputError(
                 f"model.pixels={self.pixels}: type model.pixels=raw or model.pixels=imagenet."
+            )
+        if self.interpolation not in get_args(Interpolation):
+            raise InputError(
+                f"interpolation={self.interpolation}: expected bicubic or bilinear.",
+                interpolation="bicubic",
             )
 
     @classmethod

@@ -46,7 +46,8 @@ def architecture_options(
     if model.startswith("agw") and "backbone.pool.p" in state:
         said["pool"] = "gem_learned"  # AGW of v0.1.1
     has = read_model(model).network
-    return {f"network__{key}": value for key, value in said.items() if key in has}
+    network = {f"network__{key}": value for key, value in said.items() if key in has}
+    return {**network, "interpolation": "bilinear" if source == "torchreid" else "bicubic"}
 
 
 def closest(theirs: Mapping[str, Tensor], source: Source) -> str:
