@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from importlib import import_module
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,37 +11,8 @@ from camreid.cli.errors import launch
 from camreid.cli.folder import is_first
 from camreid.errors import InputError
 
-_PLUS = ("split=", "experiment=")
 
-
-def train() -> None:
-    """`camreid-train`."""
-    _start("train", "train:train_run")
-
-
-def evaluate() -> None:
-    """`camreid-evaluate`."""
-    _start("evaluate", "evaluate:evaluate_run")
-
-
-def import_weights() -> None:
-    """`camreid-import`."""
-    _start("import", "import_weights:import_run")
-
-
-def export() -> None:
-    """`camreid-export`."""
-    _start("export", "export:export_run")
-
-
-def matrix() -> None:
-    """`camreid-matrix`."""
-    _start("matrix", "matrix_run:matrix_run")
-
-
-def _start(command: str, place: str) -> None:
-    module, _, function = place.partition(":")
-
+def _start(command: str, module: str, function: str) -> None:
     def run(config: DictConfig) -> None:
         if "split" in config and config.get("features") is None:
             require_split(config)
@@ -51,13 +23,20 @@ def _start(command: str, place: str) -> None:
     launch(f"camreid-{command}", command, run)
 
 
+train = partial(_start, "train", "train", "train_run")
+evaluate = partial(_start, "evaluate", "evaluate", "evaluate_run")
+import_weights = partial(_start, "import", "import_weights", "import_run")
+export = partial(_start, "export", "export", "export_run")
+matrix = partial(_start, "matrix", "matrix_run", "matrix_run")
+
+
 def read_arguments(name: str) -> None:
     """Turn `sys.argv` into what Hydra takes.
 
     `split=NAME` and `experiment=NAME` go with a plus, `-m` may stand anywhere, and processes of
     ranks above 0 write logs of their own.
     """
-    typed = [f"+{a}" if a.startswith(_PLUS) else a for a in sys.argv[1:]]
+    typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in sys.argv[1:]]
     if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun
         typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]

@@ -1,7 +1,6 @@
 """The teachers of a run: the checkpoints of `distill.teachers`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +12,7 @@ from camreid.cli.experts import Expert, paths_of, read_experts
 from camreid.cli.terminal import show
 from camreid.data import Split
 from camreid.errors import InputError
+from camreid.models.config import build_options
 from camreid.training.distill import Distillation, DistillConfig, Teacher
 from camreid.training.module import ReIDModule
 
@@ -20,11 +20,7 @@ from camreid.training.module import ReIDModule
 def read_teachers(config: DictConfig, resumed: Checkpoint | None) -> list[Expert]:
     """The teachers that a config names, without their weights; none without distillation.
 
-    `distill.teachers` becomes the list of their files.
-
-    Args:
-        config: of the command.
-        resumed: the checkpoint that is continued, which must have had the same teachers.
+    `distill.teachers` becomes the list of their files. A resumed run has the same teachers.
 
     Raises:
         InputError: no teachers, files that are no checkpoints, or other teachers than before.
@@ -40,51 +36,37 @@ def read_teachers(config: DictConfig, resumed: Checkpoint | None) -> list[Expert
             )
         experts, _ = read_experts(paths_of("distill.teachers", config.distill.teachers))
         config.distill.teachers = [expert.path for expert in experts]
-    then = resumed.notes.get("teachers", []) if resumed else []
-    if resumed and sorted(t["weights"] for t in then) != sorted(e.weights for e in experts):
-        was = ",".join(teacher["path"] for teacher in then)
-        remedy = f"+experiment=distill distill.teachers=[{was}]" if then else "no distill option"
+    then = [p.path for p in resumed.provenance.parents if p.role == "teacher"] if resumed else []
+    now = [expert.path for expert in experts]
+    if resumed and sorted(then) != sorted(now):
         raise InputError(
-            f"resume={resumed.path} had {len(then)} teachers, and this command names "
-            f"{len(experts)}, or others. Type {remedy}, or init={resumed.path} to start a new run."
+            f"resume={resumed.path} had the teachers {then}, and this command names {now}. Type "
+            f"the same teachers, or init={resumed.path} to start a new run from its weights."
         )
     return experts
 
 
 def add_distillation(
     config: DictConfig, module: ReIDModule, experts: Sequence[Expert], split: Split
-) -> dict[str, Any]:
+) -> None:
     """Add the losses of the teachers, and the teachers to the provenance.
-
-    Args:
-        config: of the command.
-        module: before training, with the rows that it will have.
-        experts: from `read_teachers`.
-        split: of the run.
-
-    Returns:
-        Notes for every checkpoint: the teachers' paths, cameras and hashes of weights.
 
     Raises:
         InputError: a teacher of another dataset, or an option out of range.
     """
     if not experts:
-        return {}
-    options = {str(k): v for k, v in config.distill.items() if k != "teachers"}
-    try:
-        options_read = DistillConfig(**options)
-    except TypeError as error:
-        raise InputError(f"an option of distill is missing or unknown: {error}.") from error
+        return
+    given = {str(k): v for k, v in config.distill.items() if k != "teachers"}
+    options = build_options(DistillConfig, "distill", given)
     notes = check_people(experts, *people_of(data_root(config), split))
+    notes += [f"{e.name}: its rows have no identities." for e in experts if e.labels is None]
     checkpoints = [read_checkpoint(expert.path) for expert in experts]
     teachers = [
         Teacher.of(checkpoint.module(), expert.camera)
         for checkpoint, expert in zip(checkpoints, experts, strict=True)
     ]
-    module.extra_losses.append(Distillation(teachers, module.model, options_read))
+    module.extra_losses.append(Distillation(teachers, module.model, options))
     records = {checkpoint.path: checkpoint.provenance for checkpoint in checkpoints}
     module.provenance = module.provenance.after("teacher", records)
-    show(*(f"Teacher {expert.name}: {expert.path}" for expert in experts))
-    show(*(f"Note    {note}" for note in notes))
-    about = [{"path": e.path, "camera": e.camera, "weights": e.weights} for e in experts]
-    return {"teachers": about}
+    lines = [f"Teacher {expert.name}: {expert.path}" for expert in experts]
+    show(*lines, *(f"Note    {note}" for note in notes))

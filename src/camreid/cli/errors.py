@@ -23,10 +23,8 @@ from camreid.cli.folder import discard
 from camreid.errors import InputError
 
 trusted: list[str] = []  # the network class that the user typed, for `cli.checkpoints`
-_OF_HYDRA = (
-    *(HydraException, OmegaConfBaseException, ValueError),
-    *(FileExistsError, NotADirectoryError, PermissionError),  # of the run folder
-)
+_OF_HYDRA = (HydraException, OmegaConfBaseException)
+_OF_FOLDER = (FileExistsError, NotADirectoryError, PermissionError)
 _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment=distill"}
 
 
@@ -59,8 +57,10 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> No
     with one_paragraph(name):
         try:
             hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(guarded)()
-        except _OF_HYDRA as error:
+        except (*_OF_HYDRA, ValueError) as error:
             stop(name, _of_hydra(error))
+        except _OF_FOLDER as error:
+            stop(name, f"run_dir= cannot be created: {error.strerror}: {error.filename}.")
 
 
 @contextmanager
@@ -88,33 +88,23 @@ def stop(name: str, message: str) -> NoReturn:
     raise SystemExit(1) from None
 
 
-def paragraph(error: BaseException, config: DictConfig) -> str | None:
+def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
     """The message of the first mistake among an error and its causes; None for a bug."""
-    causes = list(causes_of(error))
-    for cause in causes:
-        if isinstance(cause, InputError):
-            return _with_remedy(cause, config)
-        if isinstance(cause, ModuleNotFoundError):
-            return f"a package is missing: {cause}. Install it, or leave out what needs it."
-    import torch  # only now: most mistakes are found before it is needed
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    for cause in causes:
-        if isinstance(cause, MisconfigurationException):
-            return f"the trainer refuses: {' '.join(str(cause).split())} Change trainer= options."
-        if isinstance(cause, torch.OutOfMemoryError):
+    first = error
+    while error is not None:
+        if isinstance(error, InputError):
+            return _with_remedy(error, config)
+        if isinstance(error, ModuleNotFoundError):
+            return f"a package is missing: {error}. Install it, or leave out what needs it."
+        if type(error).__name__ == "MisconfigurationException":  # of Lightning
+            return f"the trainer refuses: {' '.join(str(error).split())} Change trainer= options."
+        if type(error).__name__ == "OutOfMemoryError":  # of torch
             return (
                 "the device ran out of memory. Lower data.identities, data.instances or "
                 "data.eval_batch_size, or type trainer.precision=bf16-mixed."
             )
-    return _of_hydra(error) if isinstance(error, HydraException | OmegaConfBaseException) else None
-
-
-def causes_of(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what caused it, and so on."""
-    while error is not None:
-        yield error
         error = error.__cause__ or error.__context__
+    return _of_hydra(first) if isinstance(first, _OF_HYDRA) else None
 
 
 def _with_remedy(error: InputError, config: DictConfig) -> str:
@@ -129,8 +119,6 @@ def _with_remedy(error: InputError, config: DictConfig) -> str:
     text = error.message
     if "Original Traceback" in text:  # of a loader process
         text = text.rsplit("Error: ", 1)[-1].strip()
-    if not error.remedy:
-        return text
     found = dict(_leaves(OmegaConf.to_container(config)))
     typed = []
     for name, value in error.remedy.items():
@@ -138,25 +126,22 @@ def _with_remedy(error: InputError, config: DictConfig) -> str:
         given = [key for key in keys if f"{name}={found[key]}" in text]
         key = min(given or keys or [name], key=lambda key: key.count("."))
         shown = value if isinstance(value, str | Path) else json.dumps(value, separators=(",", ":"))
-        typed.append(f"{key}={str(shown).replace(chr(34), '')}")
-    return f"{text} Type {' '.join(typed)}."
+        typed.append(f"{key}={shown}")
+    return f"{text} Type {' '.join(typed)}." if typed else text
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted names and values of a config, groups included."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield f"{prefix}{key}", value
-            yield from _leaves(value, f"{prefix}{key}.")
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}", value
+        yield from _leaves(value, f"{prefix}{key}.")
 
 
 def _of_hydra(error: Exception) -> str:
     """Hydra's message on the arguments, and what to type instead."""
     cause = error.__cause__
-    if isinstance(error, OSError):
-        return f"run_dir= can't be created: {error.strerror}: {error.filename}."
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        names = [] if cause.parent_node is None else [str(k) for k in cause.parent_node]
+        names = [str(name) for name in cause.parent_node or ()]
         near = get_close_matches(str(cause.key), names)
         group = cause.full_key.partition(".")[0]
         hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(names)}."
@@ -165,7 +150,5 @@ def _of_hydra(error: Exception) -> str:
     text = str(error).partition("Config search path")[0].partition("full_key")[0]
     hint = "--help lists the choices, --cfg job prints all options."
     if isinstance(error, OverrideParseException):
-        hint = (
-            "Values with = , spaces or brackets need their own quotes: 'init=\"my run/x=1.ckpt\"'."
-        )
+        hint = "Quote values with = , spaces or brackets twice: 'init=\"my run/x=1.ckpt\"'."
     return f"{' '.join(text.split()).rstrip('.')}. {hint}"

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.checkpoints.foreign.importing import Import, import_file
+from camreid.checkpoints.foreign.importing import import_file
 from camreid.checkpoints.io import save
 from camreid.cli.build import run_folder
 from camreid.cli.terminal import show
@@ -19,7 +19,7 @@ from camreid.errors import HeadMismatch, InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap, Order
 from camreid.provenance import SplitRecord
-from camreid.runs.table import Table, percent
+from camreid.runs.table import percent
 from camreid.training.module import ReIDModule
 
 _CHECKED = 512  # training images for the check of the rows
@@ -50,11 +50,16 @@ def import_run(config: DictConfig) -> None:
     module.provenance = replace(module.provenance, split=split)
     out = run_folder() / "checkpoints" / "imported.ckpt"
     save(module, out, {"imported": str(config.path), "generation": imported.generation})
-    account = _account(imported)
+    account = {f.name: getattr(imported, f.name) for f in fields(imported) if f.name != "module"}
+    account |= {"rows": len(module.labels), "anonymous": imported.anonymous}
     write_text(run_folder() / "import.json", json.dumps(account, indent=1) + "\n")
     how = " model.unknown=reinit" if imported.anonymous else ""
     show(
-        _table(f"{config.path} as {name}", account).to_rich(),
+        f"Import {config.path} as {name}: names of {imported.generation}, max-pool padding "
+        f"{imported.stem_padding}",
+        f"Keys   {len(imported.loaded)} loaded, {len(imported.needless)} not needed, "
+        f"{len(imported.left_over)} left over, {len(imported.missing)} missing",
+        f"Head   {len(module.labels)} rows{', without labels' if imported.anonymous else ''}",
         *lines,
         f"Written to {out}",
         f"Train it with camreid-train +split=SPLIT init={out}{how}",
@@ -107,28 +112,6 @@ def _read_pids(path: Path) -> LabelMap:
     return labels
 
 
-def _account(imported: Import) -> dict[str, object]:
-    """The use of every key, as `import.json` has it."""
-    return {
-        "generation": imported.generation,
-        "stem_padding": imported.stem_padding,
-        "rows": len(imported.module.labels),
-        "anonymous": imported.anonymous,
-        "loaded": imported.loaded,
-        "not_needed": imported.needless,
-        "left_over": imported.left_over,
-        "missing": imported.missing,
-    }
-
-
-def _table(title: str, account: dict[str, object]) -> Table:
-    rows = [
-        (name.replace("_", " "), str(len(value) if isinstance(value, dict | tuple) else value))
-        for name, value in account.items()
-    ]
-    return Table(title, ("keys", "number"), rows)
-
-
 def check_rows(
     module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord], by_order: bool
 ) -> list[str]:
@@ -141,7 +124,7 @@ def check_rows(
         by_order: whether `labels.order` chose the order of the labels.
 
     Returns:
-        Lines to print; a warning where no order fits better than chance.
+        What to print; a warning where no order fits better than chance.
 
     Raises:
         HeadMismatch: another order fits far better.
@@ -151,39 +134,31 @@ def check_rows(
     orders: tuple[Order, ...] = ("fastreid", "numeric")
     maps = {"given": labels} | {o: LabelMap.of(labels.pids, order=o) for o in orders}
     accuracy = row_accuracy(module, images, maps)
+    given, best = accuracy["given"], max(accuracy, key=accuracy.__getitem__)
     count, chance = min(len(images), _CHECKED), 1 / len(labels)
-    best = max(accuracy, key=accuracy.__getitem__)
     noise = 3 * (max(chance, 1 / count) / count) ** 0.5  # three standard deviations of a guess
-    if accuracy[best] > max(2 * accuracy["given"], chance + noise):
+    parts = ", ".join(f"{percent(share)} in {name} order" for name, share in accuracy.items())
+    found = f"accuracy on {count} training images: {parts}; chance is {percent(chance)}"
+    if accuracy[best] > max(2 * given, chance + noise):
         remedy = f"labels.order={best}" if by_order else f"its rows in {best} order"
         raise HeadMismatch(
-            f"WRONG ROWS: {percent(accuracy[best])} of {count} training images match the row of "
-            f"their identity in {best} order, {percent(accuracy['given'])} with the labels given "
-            f"(chance is {percent(chance)}). Nothing was written; import again with {remedy}, or "
-            "check labels.camera."
+            f"WRONG ROWS: {found}. Nothing was written; import again with {remedy}, or check "
+            "labels.camera."
         )
-    parts = ", ".join(f"{percent(share)} in {name} order" for name, share in accuracy.items())
-    lines = [f"Rows   accuracy on {count} training images: {parts}; chance is {percent(chance)}"]
-    if accuracy["given"] <= chance + noise:
-        lines.append(
-            "UNSURE ROWS: no order fits these images better than chance. Check labels.root, "
-            "labels.camera and model.image_size, or type labels.pids=FILE with the identities in "
-            "row order; to use the features alone, leave the labels out."
-        )
-    return lines
+    if given > chance + noise:
+        return [f"Rows   {found}"]
+    return [
+        f"UNSURE ROWS: {found}. Check labels.root, labels.camera and model.image_size, or type "
+        "labels.pids=FILE with the identities in row order; to use the features alone, leave the "
+        "labels out."
+    ]
 
 
 @torch.inference_mode()
 def row_accuracy(
     module: ReIDModule, images: Sequence[ImageRecord], maps: dict[str, LabelMap]
 ) -> dict[str, float]:
-    """Share of images with the largest logit in the row of their identity, by label map.
-
-    Args:
-        module: in evaluation mode.
-        images: training images of the head's identities; at most 512 are used, evenly chosen.
-        maps: label maps by name.
-    """
+    """Share of at most 512 images with the largest logit in the row of their identity, by map."""
     count = min(len(images), _CHECKED)
     chosen = [images[place * len(images) // count] for place in range(count)]
     dataset = ImageDataset(chosen, module.config.image_size, module.config.interpolation)

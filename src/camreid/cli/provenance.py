@@ -1,6 +1,7 @@
 """Command, commit and versions of a run, and its metrics in one file."""
 
 import csv
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.files import write_whole
+from camreid.files import write_text
 from camreid.versions import versions
 
 
@@ -57,16 +58,10 @@ def join_metrics(folder: Path) -> None:
     before, after = folder / "metrics.0.csv", folder / "metrics.csv"
     if not before.is_file() or not after.is_file():
         return
-    lines: list[dict[str, str]] = []
-    for path in (before, after):
-        with path.open(newline="", encoding="utf-8") as file:
-            lines += csv.DictReader(file)
-
-    def write(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, sorted({name for line in lines for name in line}))
-            writer.writeheader()
-            writer.writerows(lines)
-
-    write_whole(after, write)
+    lines = [n for p in (before, after) for n in csv.DictReader(p.read_text().splitlines())]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, sorted({name for line in lines for name in line}))
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(after, text.getvalue())
     before.unlink()

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback
@@ -16,7 +15,7 @@ from camreid.cli.checkpoints import read_checkpoint, read_start
 from camreid.cli.distill import add_distillation, read_teachers
 from camreid.cli.provenance import join_metrics, notes, set_metrics_aside
 from camreid.cli.terminal import show
-from camreid.data import Split
+from camreid.data import ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
 from camreid.labels import fit_labels
 from camreid.models.cameras import stated
@@ -30,27 +29,26 @@ def train_run(config: DictConfig) -> None:
     require_whole("max_epochs", config.trainer.max_epochs, least=1)
     build.seed(config)
     resumed = read_checkpoint(config.resume) if config.resume else None
-    start = None if resumed else read_start(config)
-    teachers = read_teachers(config, resumed)
-    split = build.build_split(config)
-    _check_split(config, split)
-    module = build_module(config, split, start, resumed)
-    about_teachers = add_distillation(config, module, teachers, split)
-    evaluate.set_evaluation(module, config.evaluation)
-    data = build.build_data(config, split, module.config)
-    if module.config.unknown == "drop":
-        data.keep_only(module.labels)
-    data.setup("fit")  # refuses impossible batches before anything is written
     if resumed and resumed.epochs >= config.trainer.max_epochs:
         raise InputError(
             f"resume={resumed.path} has finished {resumed.epochs} epochs, and "
             f"max_epochs={config.trainer.max_epochs} asks for no more. Type a larger "
             "trainer.max_epochs, or camreid-evaluate to test it."
         )
+    start = None if resumed else read_start(config)
+    teachers = read_teachers(config, resumed)
+    split = build.build_split(config)
+    _check_split(config, split)
+    module = build_module(config, split, start, resumed)
+    add_distillation(config, module, teachers, split)
+    evaluate.set_evaluation(module, config.evaluation)
+    data = build.build_data(config, split, module.config)
+    if module.config.unknown == "drop":
+        data.keep_only(module.labels)
+    data.setup("fit")  # refuses impossible batches before anything is written
     set_metrics_aside(build.run_folder())
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
-    callbacks = build.build_callbacks(config, split)
-    callbacks.append(CheckpointNotes({**notes(config), **about_teachers}))
+    callbacks = [*build.build_callbacks(config, split), CheckpointNotes(notes(config))]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     _announce(config, split, module, resumed)
     _fit(trainer, module, data, config.resume)
@@ -78,14 +76,12 @@ def build_module(
         _check_resumable(resumed, split, model)
         module = ReIDModule(model.without_weights(), resumed.labels)
         require_tensors(module, resumed)
-        return module
-    if start is None:
-        if model.network.get("pretrained") and not model.network.get("weights"):
-            show(f"Weights of {model.network.get('backbone')}: from timm's cache, or fetched now")
-        return ReIDModule(model, split.labels)
-    labels = fit_labels(start.labels, split.labels, model.unknown)
-    module = ReIDModule(model.without_weights(), labels)
-    start_from(module, start)
+    elif start is not None:
+        labels = fit_labels(start.labels, split.labels, model.unknown)
+        module = ReIDModule(model.without_weights(), labels)
+        start_from(module, start)
+    else:
+        module = ReIDModule(model, split.labels)
     return module
 
 
@@ -129,9 +125,7 @@ def _announce(
         )
 
 
-def _fit(
-    trainer: Any, module: ReIDModule, data: pl.LightningDataModule, resume: str | None
-) -> None:
+def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:
     """Fit, and print why if it ended early.
 
     Raises:
