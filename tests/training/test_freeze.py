@@ -52,6 +52,21 @@ def test_frozen_parts_move_from_the_given_moment_on(
     assert all("backbone" in parts for parts in watch.moved[2:])
 
 
+def test_a_longer_resumed_run_does_not_freeze_again(
+    data: ReIDDataModule, trainer: Callable[..., pl.Trainer], tmp_path: Path
+) -> None:
+    module = tiny_module(data.split.labels)
+    options = {"limit_train_batches": 2}
+    runner = trainer(max_epochs=2, callbacks=[Freeze(["backbone"], 0.5)], **options)
+    runner.fit(module, data)
+    runner.save_checkpoint(tmp_path / "last.ckpt")
+    watch, freeze = Watch(), Freeze(["backbone"], 0.5)
+    runner = trainer(max_epochs=8, max_steps=6, callbacks=[freeze, watch], **options)
+    runner.fit(module, data, ckpt_path=tmp_path / "last.ckpt")
+    assert len(watch.moved) == 2
+    assert all("backbone" in parts for parts in watch.moved)
+
+
 def test_names_are_exact(data: ReIDDataModule, trainer: Callable[..., pl.Trainer]) -> None:
     freeze = Freeze(["backbone.trunks"], 1)
     with pytest.raises(InputError, match=r"does not have; did you mean backbone\.trunk"):

@@ -1,12 +1,21 @@
+"""Optimisers, and learning rates over a run."""
+
 import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from camreid.errors import InputError
-from camreid.training import OptimizerConfig, Schedule
+from camreid.training import OptimizerConfig, ReIDModule, Schedule
 from tests.conftest import GOLDEN
+
+Trainer = Callable[..., pl.Trainer]
 
 
 def factors(schedule: Schedule, epochs: int) -> list[float]:
@@ -28,7 +37,7 @@ def test_milestones_are_epochs_or_fractions() -> None:
     assert factors(by_epoch, 120)[-1] == pytest.approx(0.01)
 
 
-def test_cosine_ends_where_it_is_told() -> None:
+def test_cosine_ends_at_its_final_factor() -> None:
     schedule = Schedule(warmup=2, warmup_factor=0.1, decay="cosine", final_factor=0.02)
     assert schedule.factor(2, 12) == 1.0
     assert schedule.factor(7, 12) == pytest.approx(0.51)
@@ -37,8 +46,15 @@ def test_cosine_ends_where_it_is_told() -> None:
     assert values == sorted(values, reverse=True)
 
 
-# what FastReID does, in its own numbers: drops written as 40 and 90 happen at 49 and 99, because
-# its counter starts after the warm-up of 2,000 steps
+@pytest.mark.parametrize("decay", ["multistep", "cosine", "constant"])
+def test_a_run_without_end_leaves_its_warm_up_and_does_not_decay(decay: str) -> None:
+    schedule = Schedule(0.5, 0.1, decay, milestones=(0.5,))  # type: ignore[arg-type]
+    found = [schedule.factor(epoch, math.inf) for epoch in (0, 0.25, 0.5, 100)]
+    assert found == pytest.approx([0.1, 0.55, 1, 1])
+
+
+# FastReID's own numbers: drops written as 40 and 90 happen at 49 and 99, because its counter
+# starts after the warm-up of 2,000 steps
 WARMUP = 2000 / 202
 FASTREID = {
     "bagtricks_R50": (Schedule(WARMUP, 0.1, "multistep", milestones=(49, 99)), 120),
@@ -54,6 +70,95 @@ def test_learning_rates_are_fastreids(config: str) -> None:
     assert by_epoch == pytest.approx(golden["lr_used_at_first_iter_of_epoch"], rel=1e-6)
     for iteration, rate in golden["lr_used_at_iter"].items():
         assert 3.5e-4 * schedule.factor(int(iteration) / 202, epochs) == pytest.approx(rate)
+
+
+class OneWeight(pl.LightningModule):
+    """A module of one weight with the optimiser of a `ReIDModule`; it keeps its factors."""
+
+    configure_optimizers = ReIDModule.configure_optimizers
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.schedule, self.optimizer_config = schedule, OptimizerConfig("sgd", 0.5, 0.0)
+        self.factors: list[float] = []
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.weight.sum()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.factors.append(optimizer.param_groups[0]["lr"] / 0.5)
+
+
+def run(trainer: pl.Trainer, schedule: Schedule, **options: object) -> list[float]:
+    """The factor of each optimisation step, with 4 batches in an epoch."""
+    module = OneWeight(schedule)
+    trainer.fit(module, DataLoader(torch.zeros(4, 1)), **options)  # type: ignore[arg-type]
+    return module.factors
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "per_epoch"),
+    [
+        ({"max_epochs": 3}, 12, 4),
+        ({"max_epochs": 100, "max_steps": 6}, 6, 4),
+        ({"max_epochs": -1, "max_steps": 13}, 13, 4),
+        ({"max_epochs": 7, "accumulate_grad_batches": 3}, 14, 2),
+        ({"max_epochs": 50, "accumulate_grad_batches": 2, "max_steps": 9}, 9, 2),
+    ],
+)
+def test_lengths_are_of_the_steps_that_run(
+    trainer: Trainer, options: dict[str, int], steps: int, per_epoch: int
+) -> None:
+    schedule, epochs = Schedule(2, 0.1, "multistep", milestones=(0.5,)), steps / per_epoch
+    found = run(trainer(**options), schedule)
+    assert found == pytest.approx([schedule.factor(i / per_epoch, epochs) for i in range(steps)])
+    warm = min(steps, 2 * per_epoch)
+    expected = [0.1 + 0.9 * step / (2 * per_epoch) for step in range(warm)]
+    assert found[:warm] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 7, 8])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule(0.25, 0.1, "multistep", milestones=(0.5, 0.75)),
+        Schedule(1, 0.1, "cosine", final_factor=0.01),
+    ],
+)
+def test_more_epochs_do_not_raise_the_learning_rate(
+    trainer: Trainer, tmp_path: Path, schedule: Schedule, stop: int
+) -> None:
+    whole = run(trainer(max_epochs=8), schedule)
+    first = trainer(max_epochs=8, callbacks=[StopAfter(stop)])
+    run(first, schedule)
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    rest = run(trainer(max_epochs=16), schedule, ckpt_path=tmp_path / "last.ckpt")
+    done = 4 * stop
+    assert len(rest) == 64 - done
+    assert rest[: 32 - done] == pytest.approx(whole[done:])
+    assert rest[32 - done :] == pytest.approx([schedule.factor(8, 8)] * 32)
+
+
+class StopAfter(pl.Callback):
+    """Ends a run after a number of epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
+def test_a_loader_without_a_length_is_refused(trainer: Trainer) -> None:
+    class Endless(IterableDataset[torch.Tensor]):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            yield torch.zeros(1)
+
+    loader, module = DataLoader(Endless()), OneWeight(Schedule(1, 0.1, "constant"))
+    with pytest.raises(InputError, match="limit_train_batches"):
+        trainer().fit(module, loader)
+    trainer(limit_train_batches=1).fit(module, loader)
 
 
 def test_norms_and_biases_may_decay_otherwise() -> None:

@@ -26,10 +26,12 @@ from camreid.training.module import ReIDModule
 
 def train_run(config: DictConfig) -> None:
     """Build the parts, fit, test, and leave everything in the run folder."""
-    require_whole("max_epochs", config.trainer.max_epochs, least=1)
+    epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
+    if epochs != -1 or steps == -1:
+        require_whole("max_epochs", epochs, least=1)
     build.seed(config)
     resumed = read_checkpoint(config.resume) if config.resume else None
-    if resumed and resumed.epochs >= config.trainer.max_epochs:
+    if resumed and 1 <= config.trainer.max_epochs <= resumed.epochs:
         raise InputError(
             f"resume={resumed.path} has finished {resumed.epochs} epochs, and "
             f"max_epochs={config.trainer.max_epochs} asks for no more. Type a larger "

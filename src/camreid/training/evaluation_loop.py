@@ -41,6 +41,23 @@ class RetrievalModule(pl.LightningModule):
         self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
         self.test_features: FeatureTable | None = None
         self.evidence: Evidence | None = None
+        self._val_every: int | None = None
+
+    def on_train_start(self) -> None:
+        """Keep the interval of validations."""
+        self._val_every = self.trainer.check_val_every_n_epoch
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Validate after the run's last batch, due or not: the best checkpoint needs a value."""
+        trainer: Any = self.trainer
+        ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if ends or trainer.global_step == trainer.max_steps or _may_stop(trainer):
+            trainer.check_val_every_n_epoch, trainer.val_check_batch = 1, batch_idx + 1
+            trainer.should_stop = True  # where `val_check_interval` is a time
+
+    def on_train_end(self) -> None:
+        """Restore the interval of validations."""
+        self.trainer.check_val_every_n_epoch = self._val_every
 
     def on_validation_start(self) -> None:
         """Rank 0's running statistics for all, so that all ranks evaluate what will be saved."""
@@ -156,3 +173,9 @@ def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
     limit = getattr(trainer, f"limit_{stage}_batches")
     whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
     return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _may_stop(trainer: pl.Trainer) -> bool:
+    """Whether a callback, such as a timer, ends the run here."""
+    done, steps = trainer.current_epoch >= (trainer.min_epochs or 0), trainer.min_steps or 0
+    return trainer.should_stop and done and trainer.global_step >= steps

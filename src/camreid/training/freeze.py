@@ -10,6 +10,7 @@ from torch import nn
 
 from camreid.errors import InputError, require_number
 from camreid.training.module import ReIDModule
+from camreid.training.optim import RunLength, in_epochs
 
 
 class Freeze(pl.Callback):
@@ -30,6 +31,15 @@ class Freeze(pl.Callback):
         require_number("callbacks.freeze.length", length, least=0)
         self.modules, self.length = tuple(modules), length
         self._frozen: list[nn.Module] = []
+        self._end = 0.0  # in optimisation steps
+
+    def state_dict(self) -> dict[str, float]:
+        """The step that ends the freezing, which a longer resumed run keeps."""
+        return {"end": self._end}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """See `state_dict`."""
+        self._end = state_dict["end"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the modules; InputError names those that there are."""
@@ -44,12 +54,15 @@ class Freeze(pl.Callback):
                     f"not have; did you mean {', '.join(near)}?"
                 )
         self._frozen = [there[name] for name in self.modules]
+        if trainer.ckpt_path is None:
+            run = RunLength.of(trainer)
+            self._end = in_epochs(self.length, run.epochs) * run.steps_per_epoch
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Hold the modules in evaluation mode, or let them train."""
-        train = not self._holds(trainer, batch_idx)
+        train = trainer.global_step >= self._end
         for module in self._frozen:
             if module.training != train:
                 module.train(train)
@@ -62,8 +75,3 @@ class Freeze(pl.Callback):
             for module in self._frozen:
                 for parameter in module.parameters():
                     parameter.grad = None
-
-    def _holds(self, trainer: pl.Trainer, batch_idx: int) -> bool:
-        epochs = max(1, trainer.max_epochs or 1)
-        length = self.length * epochs if self.length < 1 else self.length
-        return trainer.current_epoch + batch_idx / max(1, trainer.num_training_batches) < length

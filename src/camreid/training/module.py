@@ -20,7 +20,7 @@ from camreid.training.batch import Batch, read_batch, read_cameras
 from camreid.training.camera_losses import camera_identity_loss, within_cameras
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums, rows_to_start, start_head
-from camreid.training.optim import OptimizerConfig, Schedule
+from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
 from camreid.versions import versions
 
 # what else is to be learnt: weight and value by name
@@ -186,12 +186,8 @@ class ReIDModule(RetrievalModule):
     def configure_optimizers(self) -> Any:
         """The config's optimiser, its learning rate set before every step."""
         optimizer = self.optimizer_config.build(self.parameters())
-        epochs = max(1, self.trainer.max_epochs or 1)
-        steps = max(1.0, float(self.trainer.estimated_stepping_batches) / epochs)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.schedule.factor(step / steps, epochs)
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step", "name": "lr"}]
+        scheduler = ScheduleLR(optimizer, self.schedule, RunLength.of(self.trainer))
+        return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "lr"}]
 
     def on_fit_start(self) -> None:
         """Train mode, the rows of new identities, and the record of this run's split."""
@@ -241,6 +237,7 @@ class ReIDModule(RetrievalModule):
 
     def on_train_end(self) -> None:
         """Mark the rows that heads by camera have trained."""
+        super().on_train_end()
         for head in self.model.camera_heads().values():
             head.trained |= head.members
 

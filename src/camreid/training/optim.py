@@ -1,12 +1,14 @@
-"""Optimisers and learning-rate schedules, all lengths in epochs or fractions of the run."""
+"""Optimisers and learning-rate schedules; lengths are epochs or fractions of the run."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from camreid.errors import InputError, require_number
 
@@ -69,14 +71,53 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class RunLength:
+    """The length of a run.
+
+    Attributes:
+        steps_per_epoch: optimisation steps of one pass over the train loader.
+        epochs: of the run, with fraction; infinite for a run without end.
+    """
+
+    steps_per_epoch: int
+    epochs: float
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> "RunLength":
+        """By `max_epochs`, `max_steps` and `accumulate_grad_batches` of a trainer.
+
+        Raises:
+            InputError: the train loader has no length.
+        """
+        trainer.fit_loop.setup_data()
+        batches = trainer.num_training_batches if trainer.limit_train_batches else 0
+        if batches == math.inf:
+            raise InputError(
+                "the train loader has no length, and the schedule counts epochs; limit the "
+                "batches of an epoch.",
+                limit_train_batches=200,
+            )
+        steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+        return cls(steps, trainer.estimated_stepping_batches / steps)
+
+
+def in_epochs(length: float, epochs: float) -> float:
+    """A length below 1 is a fraction of a run of `epochs`, one from 1 a number of epochs.
+
+    >>> in_epochs(0.25, epochs=60), in_epochs(10, epochs=60)
+    (15.0, 10)
+    """
+    return length * epochs if 0 < length < 1 else length
+
+
+@dataclass(frozen=True)
 class Schedule:
     """The learning rate over a run, as a factor of the optimiser's.
 
-    Linear warm-up by the step, then a decay by the epoch. A length below 1 is a fraction of the
-    run, one from 1 a number of epochs.
+    Linear warm-up by the step, then a decay by the epoch. See `in_epochs` for lengths.
 
     Attributes:
-        warmup: length of the warm-up.
+        warmup: length of the warm-up; a fraction of the first epoch in a run without end.
         warmup_factor: where the warm-up starts.
         decay: `multistep`, `cosine` or `constant`.
         milestones: lengths after which `multistep` multiplies by `gamma`.
@@ -108,28 +149,45 @@ class Schedule:
                 "lengths in epochs (from 1) or fractions of the run (below 1)."
             )
 
-    def factor(self, epoch: float, epochs: int) -> float:
+    def factor(self, epoch: float, epochs: float) -> float:
         """The factor at a moment of the run.
 
         Args:
             epoch: epochs done, with fraction.
-            epochs: length of the run.
+            epochs: length of the run; may be infinite.
         """
-        warmup = _epochs(self.warmup, epochs)
-        ramp = 1.0
+        warmup = in_epochs(self.warmup, epochs if epochs < math.inf else 1)
         if epoch < warmup:
-            ramp = self.warmup_factor + (1 - self.warmup_factor) * epoch / warmup
-        return ramp * self._decayed(math.floor(epoch + 1e-6), warmup, epochs)
-
-    def _decayed(self, epoch: int, warmup: float, epochs: int) -> float:
+            return self.warmup_factor + (1 - self.warmup_factor) * epoch / warmup
+        done = math.floor(epoch + 1e-6)
         if self.decay == "multistep":
-            return self.gamma ** sum(epoch >= _epochs(m, epochs) for m in self.milestones)
-        start = max(warmup, _epochs(self.delay, epochs))
-        if self.decay == "cosine" and epoch > start:
-            done = min(1.0, (epoch - start) / max(1.0, epochs - start))
-            return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * done)) / 2
+            return self.gamma ** sum(done >= in_epochs(m, epochs) for m in self.milestones)
+        start = max(warmup, in_epochs(self.delay, epochs))
+        if self.decay == "cosine" and done > start:
+            share = min(1.0, (done - start) / max(1.0, epochs - start))
+            return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * share)) / 2
         return 1.0
 
 
-def _epochs(length: float, epochs: int) -> float:
-    return length * epochs if length < 1 else length
+class ScheduleLR(LRScheduler):
+    """Sets the learning rate of every step by a `Schedule`.
+
+    Its state holds the length of the run: a resumed run keeps the warm-up and the milestones that
+    it started with, also if it becomes longer.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, schedule: Schedule, run: RunLength
+    ) -> None:
+        self.schedule = schedule
+        self.steps_per_epoch, self.epochs = run.steps_per_epoch, run.epochs
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        """The learning rate of each parameter group."""
+        factor = self.schedule.factor(self.last_epoch / self.steps_per_epoch, self.epochs)
+        return [lr * factor for lr in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers only."""
+        return {name: v for name, v in super().state_dict().items() if name != "schedule"}
