@@ -14,7 +14,7 @@ from camreid.errors import InputError
 
 def _start(command: str, module: str, function: str) -> None:
     def run(config: DictConfig) -> None:
-        if "split" in config and config.get("features") is None:
+        if command in ("train", "evaluate", "matrix") and config.get("features") is None:
             require_split(config)
         import_module("camreid.cli.terminal").be_quiet()
         getattr(import_module(f"camreid.cli.{module}"), function)(config)

@@ -141,7 +141,7 @@ def _of_hydra(error: Exception) -> str:
     """Hydra's message on the arguments, and what to type instead."""
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        names = [str(name) for name in cause.parent_node or ()]
+        names = [str(name) for name in cause.parent_node or () if name != "hydra"]
         near = get_close_matches(str(cause.key), names)
         group = cause.full_key.partition(".")[0]
         hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(names)}."
