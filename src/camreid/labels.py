@@ -1,6 +1,6 @@
 """The mapping between identities and classifier rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -135,6 +135,10 @@ class LabelMap:
         return rows_of(self._table, pids)
 
 
+Identities = LabelMap | Sequence[int]
+HeadLabels = Identities | Mapping[int, Identities]  # of all heads, or of each camera's head
+
+
 def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> LabelMap:
     """The rows that a head should have for training on `split`.
 
@@ -156,3 +160,27 @@ def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> Lab
     if unknown == "extend":
         return LabelMap(start.pids + (split - start).pids)
     return start
+
+
+def fit_camera_labels(
+    start: LabelMap | Mapping[int, LabelMap], split: Mapping[int, LabelMap], unknown: Unknown
+) -> dict[int, LabelMap]:
+    """`fit_labels` of the head of each camera.
+
+    Args:
+        start: the rows of each camera's head in the starting weights, or those of one plain head,
+            which every camera's head starts from.
+        split: the identities of each camera to be trained on.
+        unknown: see `fit_labels`.
+
+    >>> expert, new = LabelMap((10, 2, 7)), {1: LabelMap((2, 5)), 3: LabelMap((7,))}
+    >>> [m.pids for m in fit_camera_labels(expert, new, "skip").values()]
+    [(2,), (7,)]
+    >>> [m.pids for m in fit_camera_labels({1: expert}, new, "extend").values()]
+    [(10, 2, 7, 5), (7,)]
+    """
+    if isinstance(start, LabelMap):
+        start = {c: start if start.is_anonymous else start & own for c, own in split.items()}
+    none = LabelMap(())
+    cameras = sorted({*start, *split})
+    return {c: fit_labels(start.get(c), split.get(c, none), unknown) for c in cameras}

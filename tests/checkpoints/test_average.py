@@ -1,17 +1,18 @@
 """Means of weights, against networks whose mean is known."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from camreid.checkpoints.average import restate_batch_norm, soup
+from camreid.checkpoints.average import soup, update_batch_norm
 from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.training import ReIDModule
 from tests.conftest import CONFIG, tiny_module, trained
+
+STATISTICS = (torch.mean, torch.var)
 
 
 def checkpoint(path: Path, labels: LabelMap, seed: int, **options: object) -> Checkpoint:
@@ -32,38 +33,20 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 64, 32), dtype=torch.uint8, generator=draw)
 
 
-def test_the_trunk_is_the_mean_and_rows_follow_the_person(
-    pair: tuple[Checkpoint, Checkpoint],
+def test_the_trunk_is_the_mean_and_rows_follow_the_identity(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
 ) -> None:
-    found = soup(pair).model.state_dict()
-    for name, tensor in found.items():
+    save(soup(pair), tmp_path / "soup.ckpt")
+    found = read_checkpoint(tmp_path / "soup.ckpt")
+    for name, tensor in found.state.items():
         if not name.startswith("heads.") and tensor.is_floating_point():
             expected = (pair[0].state[name] + pair[1].state[name]) / 2
             torch.testing.assert_close(tensor, expected)
     first, second = (c.state["heads.identity.weight"] for c in pair)
     expected = torch.stack([first[0], first[1], (first[2] + second[0]) / 2, second[1]])
-    torch.testing.assert_close(found["heads.identity.weight"], expected)
-    assert soup(pair).labels.pids == (5, 9, 2, 7)
-    assert soup(pair).provenance.seen == {2, 5, 7, 9}
-    assert not soup(pair).training
-
-
-def test_a_soup_of_one_is_itself(pair: tuple[Checkpoint, Checkpoint]) -> None:
-    one = soup(pair[:1])
-    batch = images(4)
-    with torch.inference_mode():
-        output, expected = one.model(batch), pair[0].module().model(batch)
-    assert torch.equal(output.features, expected.features)
-    assert torch.equal(output.logits["identity"], expected.logits["identity"])
-
-
-def test_a_soup_is_saved_and_read_like_any_checkpoint(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
-) -> None:
-    save(soup(pair), tmp_path / "soup.ckpt")
-    again = read_checkpoint(tmp_path / "soup.ckpt")
-    assert again.provenance.seen == {2, 5, 7, 9}
-    assert again.labels.pids == (5, 9, 2, 7)
+    torch.testing.assert_close(found.state["heads.identity.weight"], expected)
+    assert found.labels.pids == (5, 9, 2, 7)
+    assert found.provenance.seen == {2, 5, 7, 9}
 
 
 def test_other_architectures_are_refused(
@@ -71,36 +54,24 @@ def test_other_architectures_are_refused(
 ) -> None:
     network = {**CONFIG["network"], "last_stride": None}
     other = checkpoint(tmp_path / "c.ckpt", LabelMap((1, 2)), 3, network=network)
-    with pytest.raises(InputError, match=r"a\.ckpt and .*c\.ckpt can't be averaged: .*options"):
+    with pytest.raises(InputError, match=r"a\.ckpt .* and .*c\.ckpt .* can't be averaged"):
         soup([*pair, other])
-    nobody = replace(pair[1], labels=LabelMap.anonymous(2))
-    with pytest.raises(InputError, match="nobody knows"):
-        soup([pair[0], nobody])
-    with pytest.raises(InputError, match="no checkpoints"):
-        soup([])
+    with pytest.raises(InputError, match="1 given"):
+        soup(pair[:1])
 
 
 def test_batch_norm_has_the_statistics_of_the_images() -> None:
-    module = tiny_module(LabelMap((1, 2)))
-    network = module.model.train()
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    seen: list[torch.Tensor] = []
-    hook = norms[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    momentum = norms[0].momentum
+    network = tiny_module(LabelMap((1, 2))).model.train()
+    norm = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    inputs: list[torch.Tensor] = []
+    hook = norm.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    momentum = norm.momentum
     before = {k: v.clone() for k, v in network.named_parameters()}
-    restate_batch_norm(network, [{"images": images(6, s)} for s in (1, 2, 3)])
+    update_batch_norm(network, [{"images": images(6, s)} for s in (1, 2, 3)])
     hook.remove()
-    means = torch.stack([x.mean((0, 2, 3)) for x in seen])
-    spreads = torch.stack([x.var((0, 2, 3)) for x in seen])
-    torch.testing.assert_close(norms[0].running_mean, means.mean(0))
-    torch.testing.assert_close(norms[0].running_var, spreads.mean(0))
-    assert norms[0].momentum == momentum
+    means, variances = (torch.stack([f(x, (0, 2, 3)) for x in inputs]) for f in STATISTICS)
+    torch.testing.assert_close(norm.running_mean, means.mean(0))
+    torch.testing.assert_close(norm.running_var, variances.mean(0))
+    assert norm.momentum == momentum
     assert network.training
     assert all(torch.equal(v, before[k]) for k, v in network.named_parameters())
-
-
-def test_no_images_leave_the_statistics_alone(pair: tuple[Checkpoint, Checkpoint]) -> None:
-    module = soup(pair)
-    before = {k: v.clone() for k, v in module.model.state_dict().items()}
-    restate_batch_norm(module.model, [])
-    assert all(torch.equal(v, before[k]) for k, v in module.model.state_dict().items())

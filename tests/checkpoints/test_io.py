@@ -63,7 +63,7 @@ def test_a_head_whose_rows_are_not_its_peoples_is_refused(checkpoint: Path) -> N
     content = torch.load(checkpoint, weights_only=True)
     content["state_dict"]["model.heads.identity.pids"] = torch.tensor([10, 2])
     torch.save(content, checkpoint)
-    with pytest.raises(HeadMismatch, match=r"\(3, 96\), but its label map names 2 people"):
+    with pytest.raises(HeadMismatch, match=r"\(3, 96\), but its label map names 2 identities"):
         start_from(tiny_module(LabelMap((10, 2))), read_checkpoint(checkpoint))
 
 

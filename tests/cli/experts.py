@@ -1,4 +1,4 @@
-"""Checkpoints of experts without any training, and what camreid-matrix says of them."""
+"""Checkpoints of experts without any training, and the results of camreid-matrix."""
 
 import json
 from pathlib import Path
@@ -24,10 +24,6 @@ def typed(paths: list[Path]) -> str:
     return f"experts=[{','.join(map(str, paths))}]"
 
 
-def listed(paths: list[Path]) -> str:
-    return typed(paths).removeprefix("experts=")
-
-
 def content(folder: str = "r") -> dict[str, Any]:
     return json.loads(Path(folder, "matrix.json").read_text())
 
@@ -39,8 +35,8 @@ def ranked(table: FeatureTable) -> Any:
 
 def refused(ran: Ran) -> str:
     assert ran.code == 1
-    said = ran.err.strip()
-    assert "\n" not in said
-    assert "Traceback" not in said + ran.out
+    message = ran.err.strip()
+    assert "\n" not in message
+    assert "Traceback" not in message + ran.out
     assert not Path("r").exists()
-    return said
+    return message

@@ -18,7 +18,6 @@ from camreid.data import Augment, OriginalSplit, Resplit, SyntheticMarket
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.models import ModelConfig
-from camreid.models.presets import build_on_meta
 from camreid.training.head_check import HeadCheck
 from tests.conftest import Ran
 
@@ -73,7 +72,7 @@ def test_what_an_experiment_freezes_is_there(name: str) -> None:
     frozen = config.callbacks.get("freeze", {}).get("modules", ())
     assert bool(frozen) == (name in ("sbs", "mgn"))
     if frozen:
-        there = dict(build_on_meta(config.model.name).named_modules())
+        there = dict(create_model(config.model.name, [1, 2]).model.named_modules())
         assert set(frozen) <= set(there)
 
 

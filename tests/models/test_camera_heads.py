@@ -1,8 +1,9 @@
-"""A head per camera: who is classified among whom, and who is compared with whom."""
+"""Heads per camera: ordinary heads, each over the label map of its camera."""
 
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -10,474 +11,206 @@ import torch
 from torch import Tensor
 
 from camreid.checkpoints.average import soup
-from camreid.checkpoints.io import read_checkpoint, save
+from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
 from camreid.checkpoints.start import start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit, Split
 from camreid.errors import HeadMismatch, InputError
-from camreid.labels import LabelMap, fit_labels
-from camreid.losses.triplet import PairLoss, TripletLoss
-from camreid.models.camera_heads import own_logits
+from camreid.labels import LabelMap, fit_camera_labels
+from camreid.losses.identity import identity_loss_of_heads
 from camreid.training import ReIDModule
-from camreid.training.camera_losses import camera_identity_loss, within_cameras
-from camreid.training.head_check import HeadCheck, check_head
+from camreid.training.head_check import HeadCheck
 from tests.conftest import CONFIG, tiny_module
 
-LABELS = LabelMap((10, 2, 7, 4))
-PAIRS = [(10, 1), (2, 1), (2, 3), (7, 3), (4, 3)]
-Trainer = Callable[..., pl.Trainer]
+LABELS = {1: LabelMap((10, 2)), 3: LabelMap((7, 2, 4))}
 NETWORK = {**CONFIG["network"], "camera_heads": True, "cameras": [1, 3]}
-LOSS = CONFIG["loss"]
+Trainer = Callable[..., pl.Trainer]
 
 
-def module_of(labels: LabelMap = LABELS, **options: object) -> ReIDModule:
+def module_of(labels: object = LABELS, **options: object) -> ReIDModule:
     return tiny_module(labels, **{"network": NETWORK, **options})
 
 
-def members(module: ReIDModule) -> dict[int, list[int]]:
-    heads = module.model.camera_heads().items()
-    return {c: sorted(head.pids[head.members].tolist()) for c, head in heads}
+def saved(module: ReIDModule, path: Path) -> Checkpoint:
+    save(module, path)
+    return read_checkpoint(path)
 
 
-def test_heads_are_over_one_label_map_and_know_their_people() -> None:
-    module = module_of()
-    module.set_cameras(PAIRS)
-    assert list(module.model.heads) == ["c1", "c3"]
-    assert module.labels == LABELS
-    assert members(module) == {1: [2, 10], 3: [2, 4, 7]}
-    # others keep what is known, those named are told anew; strangers have no row
-    module.set_cameras([(2, 1), (10, 3), (99, 1), (4, 5)])
-    assert members(module) == {1: [2], 3: [7, 10]}
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, "adaptive"])
-def test_an_image_is_classified_among_the_people_of_its_camera(smoothing: float | str) -> None:
-    module = module_of()
-    module.set_cameras(PAIRS)
-    generator = torch.Generator().manual_seed(0)
-    # the fourth person is not of its camera, the fifth camera has no head, the sixth has no row
-    cameras = torch.tensor([1, 3, 3, 1, 5, 1, 1])
-    rows = torch.tensor([1, 1, 3, 2, 0, -1, 0])
-    logits = {
-        name: torch.randn(7, 4, generator=generator).requires_grad_() for name in ("c1", "c3")
-    }
-    found = camera_identity_loss(module.model.camera_heads(), logits, rows, cameras, smoothing)
-    people = {1: [0, 1], 3: [1, 2, 3]}
-    terms = []
-    for image in (0, 1, 2, 6):
-        camera = int(cameras[image])
-        own = [math.exp(logits[f"c{camera}"][image, row].item()) for row in people[camera]]
-        scores = {row: math.log(v / sum(own)) for row, v in zip(people[camera], own, strict=True)}
-        true = scores.pop(int(rows[image]))
-        share = 0.2 * math.exp(true) if smoothing == "adaptive" else smoothing
-        terms.append(-(1 - share) * true - share * sum(scores.values()) / len(scores))
-    assert found.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
-    found.backward()
-    for name, own in (("c1", {0, 6}), ("c3", {1, 2})):
-        used = logits[name].grad.abs() > 0
-        assert set(used.any(1).nonzero()[:, 0].tolist()) == own
-        assert set(used.any(0).nonzero()[:, 0].tolist()) <= set(people[int(name[1])])
-
-
-def test_of_no_known_camera_the_loss_is_zero() -> None:
-    module = module_of()
-    logits = {name: torch.randn(2, 4, requires_grad=True) for name in ("c1", "c3")}
-    heads, rows = module.model.camera_heads(), torch.tensor([0, 1])
-    for cameras in (torch.tensor([9, 9]), torch.tensor([1, 3])):  # nobody was told yet
-        loss = camera_identity_loss(heads, logits, rows, cameras, 0.1)
-        loss.backward()
-        assert loss.item() == 0
-        assert all(value.grad.isfinite().all() for value in logits.values())
-
-
-def test_guesses_are_of_the_own_camera() -> None:
-    module = module_of()
-    module.set_cameras(PAIRS)
-    logits = {"c1": torch.eye(4)[[3, 0]], "c3": torch.eye(4)[[0, 2]]}
-    heads, rows = module.model.camera_heads(), torch.tensor([0, 3])
-    own, among, true = own_logits(heads, logits, rows, torch.tensor([1, 3]), "members")
-    assert torch.equal(own, torch.stack([logits["c1"][0], logits["c3"][1]]))
-    assert among.tolist() == [[True, True, False, False], [False, True, True, True]]
-    assert true.tolist() == [0, 3]
-    *_, true = own_logits(heads, logits, rows, torch.tensor([3, 1]), "members")
-    assert true.tolist() == [-1, -1]
-
-
-def triplets(embeddings: Tensor, pids: Tensor, cameras: Tensor, margin: float | str) -> float:
-    terms = []
-    for i in range(len(pids)):
-        gaps = {True: [], False: []}
-        for j in range(len(pids)):
-            if i != j and cameras[i] == cameras[j]:
-                distance = (embeddings[i] - embeddings[j]).norm().item()
-                gaps[bool(pids[i] == pids[j])].append(distance)
-        if gaps[True] and gaps[False]:
-            gap = max(gaps[True]) - min(gaps[False])
-            soft = math.log1p(math.exp(gap))
-            terms.append(soft if margin == "soft" else max(0.0, gap + margin))
-    return sum(terms) / len(terms)
-
-
-@pytest.mark.parametrize("margin", [0.3, "soft"])
-def test_triplets_are_within_cameras(margin: float | str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    pids = torch.tensor([1, 1, 2, 2, 1, 1, 3, 5, 5, 8])
-    cameras = torch.tensor([1, 1, 1, 1, 2, 2, 2, 3, 3, 4])  # the third has one person
-    embeddings = torch.randn(10, 6, generator=generator)
-    found = within_cameras(TripletLoss(margin), embeddings, pids, cameras)
-    expected = triplets(embeddings, pids, cameras, margin)
-    assert found.item() == pytest.approx(expected, rel=1e-5)
-    across = TripletLoss(margin)(embeddings, pids).item()
-    assert across != pytest.approx(expected, rel=1e-3)
-    one = torch.zeros(10)
-    found = within_cameras(TripletLoss(margin), embeddings, pids, one)
-    assert found.item() == pytest.approx(across, rel=1e-5)
-
-
-def test_pairs_are_within_cameras_and_mean_over_all_images() -> None:
-    generator = torch.Generator().manual_seed(0)
-    pids, cameras = torch.tensor([1, 1, 2, 1, 2, 2]), torch.tensor([1, 1, 1, 2, 2, 2])
-    embeddings = torch.randn(6, 5, generator=generator)
-    loss = PairLoss("circle", scale=4.0)
-    halves = [loss(embeddings[s], pids[s]) for s in (slice(3), slice(3, 6))]
-    found = within_cameras(loss, embeddings, pids, cameras)
-    torch.testing.assert_close(found, (halves[0] + halves[1]) / 2)
-    nobody = within_cameras(TripletLoss(0.3), embeddings, pids, torch.arange(6))
-    assert nobody.item() == 0
+def row(module: ReIDModule, camera: int, pid: int) -> Tensor:
+    return module.model.heads[f"c{camera}"].weight[module.camera_labels[camera].row(pid)]
 
 
 def batch_of(pids: list[int], cameras: list[int]) -> dict[str, object]:
     generator = torch.Generator().manual_seed(0)
+    shape = (len(pids), 3, 64, 32)
     return {
-        "images": torch.randint(
-            0, 256, (len(pids), 3, 64, 32), dtype=torch.uint8, generator=generator
-        ),
+        "images": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
         "pids": torch.tensor(pids),
         "camids": torch.tensor(cameras) - 1,
         "img_paths": [f"{n}.jpg" for n in range(len(pids))],
     }
 
 
-def test_a_training_step_adds_both_up() -> None:
+def test_an_identity_outside_the_camera_has_no_row() -> None:
     module = module_of()
-    module.set_cameras(PAIRS)
+    assert module.camera_labels == LABELS
+    assert module.labels.pids == (10, 2, 7, 4)
+    rows = module.model.rows(torch.tensor([10, 10, 2, 2, 4, 99]), torch.tensor([1, 3, 1, 3, 5, 1]))
+    assert rows["c1"].tolist() == [0, -1, 1, -1, -1, -1]
+    assert rows["c3"].tolist() == [-1, -1, -1, 1, -1, -1]
+    for labels, network in ((LabelMap((2, 7)), NETWORK), (LABELS, CONFIG["network"])):
+        with pytest.raises(InputError, match="a label map for each camera"):
+            module_of(labels, network=network)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, "adaptive"])
+def test_an_image_is_classified_among_the_identities_of_its_camera(smoothing: object) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pids, cameras = torch.tensor([2, 2, 7, 4, 10, 99]), torch.tensor([1, 3, 3, 1, 5, 1])
+    logits = {
+        f"c{c}": torch.randn(6, len(own), generator=generator).requires_grad_()
+        for c, own in LABELS.items()
+    }
+    loss = identity_loss_of_heads(logits, module_of().model.rows(pids, cameras), smoothing)
+    terms = []
+    for image in (0, 1, 2):  # the others have no row in the head of their camera
+        camera = int(cameras[image])
+        scores = logits[f"c{camera}"][image].log_softmax(0).tolist()
+        true = scores.pop(LABELS[camera].row(int(pids[image])))
+        share = 0.2 * math.exp(true) if smoothing == "adaptive" else smoothing
+        terms.append(-(1 - share) * true - share * sum(scores) / len(scores))
+    assert loss.item() == pytest.approx(sum(terms) / 3, rel=1e-5)
+    loss.backward()
+    assert [v.grad.any(1).tolist() for v in logits.values()] == [
+        [True, False, False, False, False, False], [False, True, True, False, False, False]
+    ]  # fmt: skip
+    rows = module_of().model.rows(pids, torch.full((6,), 9))
+    assert identity_loss_of_heads(logits, rows, smoothing).item() == 0
+
+
+def test_a_training_step_compares_images_of_one_camera() -> None:
+    module = module_of()
     logged: dict[str, Tensor] = {}
     module.log = lambda *args, **options: None  # type: ignore[assignment]
     module.log_dict = lambda values, **options: logged.update(values)  # type: ignore[assignment]
     batch = batch_of([10, 10, 2, 2, 2, 2, 7, 7], [1, 1, 1, 1, 3, 3, 3, 3])
     total = module.training_step(batch, 0)
-    output = module_of().model.train()(batch["images"])
-    embeddings, pids, cameras = output.embeddings["identity"], batch["pids"], batch["camids"]
-    expected = triplets(embeddings, pids, cameras, LOSS["triplet_margin"])
-    assert logged["train/triplet_loss"].item() == pytest.approx(expected, rel=1e-4)
-    heads = module.model.camera_heads()
-    rows = LABELS.rows(pids)
-    identity = camera_identity_loss(heads, output.logits, rows, cameras + 1, LOSS["smoothing"])
-    assert logged["train/identity_loss"].item() == pytest.approx(identity.item(), rel=1e-4)
-    assert total.item() == pytest.approx(expected + identity.item(), rel=1e-4)
-    total.backward()
-    assert module.model.heads["c3"].weight.grad[0].abs().sum() == 0  # 10 is of camera 1 alone
-
-
-def test_a_batch_must_say_its_cameras() -> None:
-    module = module_of()
-    module.set_cameras(PAIRS)
-    batch = batch_of([10, 10], [1, 1])
+    embeddings = module_of().model.train()(batch["images"]).embeddings["identity"]
+    distances = torch.cdist(embeddings, embeddings)
+    same = batch["pids"][:, None] == batch["pids"]
+    near = batch["camids"][:, None] == batch["camids"]
+    positive = distances.masked_fill(~(same & near), 0).amax(1)
+    negative = distances.masked_fill(same | ~near, torch.inf).amin(1)
+    expected = (positive - negative + CONFIG["loss"]["triplet_margin"]).relu().mean()
+    torch.testing.assert_close(logged["train/triplet_loss"], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(total, expected + logged["train/identity_loss"], rtol=1e-4, atol=0)
     del batch["camids"]
     with pytest.raises(InputError, match="give `camids`"):
         module.training_step(batch, 0)
 
 
-def test_the_checkpoint_knows_whom_each_camera_has(tmp_path) -> None:
+def test_rows_are_copied_camera_by_camera(tmp_path: Path) -> None:
     module = module_of()
-    module.set_cameras(PAIRS)
-    save(module, tmp_path / "a.ckpt")
-    checkpoint = read_checkpoint(tmp_path / "a.ckpt")
-    assert members(checkpoint.module()) == {1: [2, 10], 3: [2, 4, 7]}
-    again = module_of(fit_labels(LABELS, LabelMap((7, 5)), "extend"), unknown="extend")
-    start_from(again, checkpoint)
-    assert again.new_identities.pids == (5,)
-    assert members(again) == {1: [2, 10], 3: [2, 4, 7]}
-    again.set_cameras([(7, 1), (5, 3)])
-    assert members(again) == {1: [2, 7, 10], 3: [2, 4, 5]}
-    for name in ("c1", "c3"):
-        row = again.model.heads[name].weight[again.labels.row(2)]
-        assert torch.equal(row, module.model.heads[name].weight[LABELS.row(2)])
-    fresh = module_of(LabelMap((7, 5)), unknown="reinit")
-    start_from(fresh, checkpoint)
-    assert members(fresh) == {1: [], 3: []}
+    start = saved(module, tmp_path / "a.ckpt")
+    assert start.camera_labels == start.module().camera_labels == LABELS
+    split = {1: LabelMap((5, 7, 10)), 3: LabelMap((2, 5))}
+    extended = module_of(fit_camera_labels(LABELS, split, "extend"), unknown="extend").eval()
+    start_from(extended, start)
+    assert [own.pids for own in extended.camera_labels.values()] == [(10, 2, 5, 7), (7, 2, 4, 5)]
+    assert [own.pids for own in extended.new_rows.values()] == [(5, 7), (5,)]
+    for camera, own in LABELS.items():
+        assert all(torch.equal(row(extended, camera, p), row(module, camera, p)) for p in own.pids)
+    # new rows start from the images of their camera
+    batch = batch_of([5, 5, 5, 7, 10], [1, 3, 3, 1, 3])
+    features = extended.model(batch["images"]).features
+    extended.start_rows([batch])
+    for camera, pid, images in ((1, 5, [0]), (3, 5, [1, 2]), (1, 7, [3])):
+        found, mean = row(extended, camera, pid), features[images].mean(0)
+        assert torch.cosine_similarity(found, mean, dim=0) > 0.9999
+    assert torch.equal(row(extended, 3, 7), row(module, 3, 7))
+
+    fresh = module_of(fit_camera_labels(LABELS, split, "reinit"), unknown="reinit")
+    start_from(fresh, start)
+    assert fresh.camera_labels == split
+    assert not torch.equal(row(fresh, 1, 10), row(module, 1, 10))
 
 
-def known(module: ReIDModule) -> dict[int, list[int]]:
-    heads = module.model.camera_heads().items()
-    return {c: sorted(head.pids[head.known].tolist()) for c, head in heads}
-
-
-def test_fine_tuning_on_one_camera_keeps_what_the_others_know(tmp_path) -> None:
-    module = module_of()
-    module.set_cameras(PAIRS)
-    save(module, tmp_path / "joint.ckpt")
-    tuned = module_of()
-    start_from(tuned, read_checkpoint(tmp_path / "joint.ckpt"))
-    tuned.set_cameras([(2, 3), (10, 3)])
-    assert members(tuned)[3] == [2, 4, 7, 10]
-    assert known(tuned) == {1: [2, 10], 3: [2, 4, 7, 10]}
-    save(tuned, tmp_path / "tuned.ckpt")
-    assert known(read_checkpoint(tmp_path / "tuned.ckpt").module()) == known(tuned)
-
-    again = module_of(unknown="extend").eval()
-    start_from(again, read_checkpoint(tmp_path / "tuned.ckpt"))
-    again.set_cameras(PAIRS)
-    assert all(not head.unstarted.pids for head in again.model.camera_heads().values())
-    fit = check_head("c1", again.model.heads["c1"], 96, {10: 1, 2: 1}, None, LABELS)
-    assert (fit.shared, fit.unknown) == (2, 0)
-    whole = soup([read_checkpoint(tmp_path / f"{name}.ckpt") for name in ("tuned", "joint")])
-    assert known(whole) == known(tuned)
-
-
-def test_rows_of_whom_a_camera_has_no_more_are_left_alone_and_tested(tmp_path) -> None:
-    module = module_of()
-    module.set_cameras([*PAIRS, (7, 1)])
-    save(module, tmp_path / "joint.ckpt")
-    tuned = module_of()
-    start_from(tuned, read_checkpoint(tmp_path / "joint.ckpt"))
-    tuned.set_cameras([(10, 1), (7, 1), (2, 3)])  # 2 is in camera 3 alone now
-    assert members(tuned)[1] == [7, 10]
-    pids, cameras = torch.tensor([10, 7, 2]), torch.tensor([1, 1, 3])
-    heads, rows = tuned.model.camera_heads(), LABELS.rows(pids)
-    output = tuned.model(batch_of([10, 7, 2], [1, 1, 3])["images"], rows, cameras)
-    camera_identity_loss(heads, output.logits, rows, cameras).backward()
-    used = tuned.model.heads["c1"].weight.grad.abs().sum(1) > 0
-    assert sorted(LABELS.pids[row] for row in used.nonzero()[:, 0].tolist()) == [7, 10]
-    asked = (heads, output.logits, LABELS.rows(torch.tensor([2, 4, 2])), torch.tensor([1, 1, 3]))
-    assert own_logits(*asked, "known")[2].tolist() == [1, -1, 1]
-    assert own_logits(*asked, "members")[2].tolist() == [-1, -1, 1]
-
-
-def test_a_module_that_is_fitted_again_keeps_what_it_has_trained(
-    records: Records, trainer: Trainer
-) -> None:
-    module = module_of(OriginalSplit()(records).labels)
-    for split in (OriginalSplit()(records), OriginalSplit(camera=3)(records)):
-        data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
-        trainer(limit_train_batches=1).fit(module, data)
-    first = {r.pid for r in OriginalSplit()(records).train if r.camera == 1}
-    assert known(module)[1] == sorted(first)
-    assert not set(members(module)[1]) & set(split.labels.pids)
-
-
-def test_checkpoints_of_before_have_trained_whom_their_cameras_have(tmp_path) -> None:
-    module = module_of()
-    module.set_cameras(PAIRS)
-    state = {k: v for k, v in module.state_dict().items() if not k.endswith(".trained")}
-    again = module_of()
-    again.load_state_dict(state)
-    assert known(again) == members(module)
-
-
-def test_new_rows_start_from_the_images_of_the_camera(tmp_path) -> None:
-    module = module_of()
-    module.set_cameras(PAIRS)
-    save(module, tmp_path / "a.ckpt")
-    again = module_of(LabelMap((*LABELS.pids, 5)), unknown="extend").eval()
-    start_from(again, read_checkpoint(tmp_path / "a.ckpt"))
-    batch = batch_of([5, 5, 5, 2], [1, 3, 3, 1])
-    again.start_rows([batch])
-    features = again.model(batch["images"]).features
-    for name, images in (("c1", [0]), ("c3", [1, 2])):
-        row = again.model.heads[name].weight[4]
-        mean = features[images].mean(0)
-        assert torch.cosine_similarity(row, mean, dim=0) > 0.9999
-    assert not torch.allclose(features[0], features[1:3].mean(0), rtol=1e-3)
-
-
-def test_rows_that_a_camera_never_trained_start_from_its_images(tmp_path) -> None:
-    module = module_of()
-    module.set_cameras(PAIRS)
-    save(module, tmp_path / "a.ckpt")
-    images = batch_of([10, 10, 2, 7], [3, 1, 3, 1])
-    pairs = [(10, 3), (10, 1), (2, 3), (7, 1)]  # 10 is new in camera 3, and 7 in camera 1
-    heads = {}
-    for unknown in ("extend", "skip"):
-        again = module_of(unknown=unknown).eval()
-        start_from(again, read_checkpoint(tmp_path / "a.ckpt"))
-        again.set_cameras(pairs)
-        again.start_rows([images])
-        heads[unknown] = again.model.heads
-        rows = again.labels
-        fits = [
-            check_head(name, head, head.dim, images, again.provenance.inherited[name], rows)
-            for (name, head), images in zip(
-                again.model.remap_heads().items(), ({10: 1, 7: 1}, {10: 1, 2: 4}), strict=True
-            )
-        ]
-        assert [(f.shared, f.unknown, f.image_coverage) for f in fits] == [(1, 1, 0.5), (1, 1, 0.8)]
-    started = {("c3", 0): 0, ("c1", 2): 3}
-    features = again.model(images["images"], cameras=images["camids"] + 1).features
-    for name in ("c1", "c3"):
-        old = module.model.heads[name]
-        assert torch.equal(heads["skip"][name].weight, old.weight)
-        for row in range(4):
-            found = heads["extend"][name].weight[row]
-            if (name, row) not in started:
-                assert torch.equal(found, old.weight[row])
-                continue
-            image = features[started[name, row]]
-            assert torch.cosine_similarity(found, image, dim=0) > 0.9999
-            length = old.weight[old.members].norm(dim=1).mean()
-            torch.testing.assert_close(found.norm(), length)
-
-
-def test_a_plain_model_starts_every_head(tmp_path) -> None:
-    plain = tiny_module(LABELS)
-    save(plain, tmp_path / "a.ckpt")
-    module = module_of(LabelMap((7, 10)))
-    start_from(module, read_checkpoint(tmp_path / "a.ckpt"))
-    theirs = plain.model.heads["identity"].weight[[2, 0]]
-    assert all(torch.equal(head.weight, theirs) for head in module.model.remap_heads().values())
-    assert members(module) == {1: [], 3: []}
-    save(module, tmp_path / "b.ckpt")
-    with pytest.raises(InputError, match=r"cameras \[1, 3\].*model for none"):
-        start_from(tiny_module(LABELS), read_checkpoint(tmp_path / "b.ckpt"))
-    other = module_of(network={**NETWORK, "cameras": [3, 1]})
-    with pytest.raises(InputError, match=r"type model.network.cameras=\[1, 3\]"):
-        start_from(other, read_checkpoint(tmp_path / "b.ckpt"))
-
-
-def test_a_soup_has_the_people_of_both(tmp_path) -> None:
-    first, second = module_of(), module_of(LabelMap((7, 10)))
-    first.set_cameras(PAIRS)
-    second.set_cameras([(7, 1), (10, 3)])
-    for name, module in (("a", first), ("b", second)):
-        save(module, tmp_path / f"{name}.ckpt")
-    both = soup([read_checkpoint(tmp_path / f"{name}.ckpt") for name in "ab"])
-    assert members(both) == {1: [2, 7, 10], 3: [2, 4, 7, 10]}
-    # rows are of those whose camera has the person, as the others were never trained
-    for name, pid, whose in (("c1", 7, second), ("c3", 7, first), ("c1", 10, first)):
-        row = whose.model.heads[name].weight[whose.labels.row(pid)]
-        torch.testing.assert_close(both.model.heads[name].weight[both.labels.row(pid)], row)
-
-
-def test_fit_tells_the_heads_and_the_check_tells_each_camera(
-    records: Records, trainer: Trainer, tmp_path
-) -> None:
-    split = OriginalSplit()(records)
-    network = {**NETWORK, "cameras": [1, 2, 3, 4, 5, 6]}
-    module = module_of(split.labels, network=network)
-    data = ReIDDataModule(split, (64, 32), identities=4, workers=0, within_camera=True)
-    check = HeadCheck(1.0, str(tmp_path / "h.json"))
-    trainer(callbacks=[check], limit_train_batches=1).fit(module, data)
-    for camera, people in members(module).items():
-        assert people == sorted({r.pid for r in split.train if r.camera == camera})
-    for fit in json.loads((tmp_path / "h.json").read_text())["heads"]:
-        own = [r for r in split.train if r.camera == fit["camera"]]
-        count = len({r.pid for r in own})
-        assert (fit["identities"], fit["shared"], fit["unknown"]) == (count, count, 0)
-        assert fit["rows"] == len(split.labels)
-    known = LabelMap(tuple({r.pid for r in split.train if r.camera == 2}))
-    module = module_of(known, network=network)
-    with pytest.raises(HeadMismatch, match=r"Head 'c1' has .* train identities of camera 1 are"):
-        trainer(callbacks=[HeadCheck(1.0)], limit_train_batches=1).fit(module, data)
-
-
-def test_fine_tuning_from_python_tells_the_heads_of_the_new_people(
-    records: Records, trainer: Trainer, tmp_path
-) -> None:
-    """The recipe of the README, with a head per camera."""
-    network = {**NETWORK, "cameras": [1, 2, 3, 4, 5, 6]}
-
-    def fit(module: ReIDModule, split: Split) -> list[dict[str, object]]:
-        data = ReIDDataModule(split, (64, 32), identities=4, workers=0, within_camera=True)
-        check = HeadCheck(path=str(tmp_path / "h.json"))
-        trainer(callbacks=[check], limit_train_batches=1).fit(module, data)
-        return json.loads((tmp_path / "h.json").read_text())["heads"]
-
-    first = Resplit(train_fraction=0.5, seed=0)(records)
-    module = module_of(first.labels, network=network)
-    fits = fit(module, first)
-    save(module, tmp_path / "first.ckpt")
-    before = members(module)
-    assert [f["members"] for f in fits] == [len(people) for people in before.values()]
-
-    second = Resplit(train_fraction=0.5, seed=1)(records)
-    start = read_checkpoint(tmp_path / "first.ckpt")
-    module = module_of(
-        fit_labels(start.labels, second.labels, "extend"), network=network, unknown="extend"
-    )
+def test_a_plain_head_starts_the_head_of_every_camera(tmp_path: Path) -> None:
+    plain = tiny_module(LabelMap((10, 2, 7)))
+    start = saved(plain, tmp_path / "a.ckpt")
+    module = module_of(fit_camera_labels(start.labels, LABELS, "skip"))
     start_from(module, start)
-    fits = fit(module, second)
-    assert set(second.labels.pids) - set(first.labels.pids)
-    for fit_of, (camera, people) in zip(fits, members(module).items(), strict=True):
-        own = {r.pid for r in second.train if r.camera == camera}
-        kept = set(before[camera]) - set(second.labels.pids)
-        assert set(people) == own | kept
-        assert fit_of["members"] == len(people)
+    assert [own.pids for own in module.camera_labels.values()] == [(10, 2), (2, 7)]
+    for camera, pid in ((1, 10), (1, 2), (3, 2), (3, 7)):
+        assert torch.equal(row(module, camera, pid), plain.model.heads["identity"].weight[
+            start.labels.row(pid)
+        ])  # fmt: skip
+    heads = saved(module, tmp_path / "b.ckpt")
+    for other in (tiny_module(LabelMap((2, 7))), module_of(network={**NETWORK, "cameras": [3, 1]})):
+        with pytest.raises(InputError, match=r"cameras \[1, 3\]"):
+            start_from(other, heads)
 
 
-def test_the_check_refuses_whom_a_camera_was_not_told_of(
-    records: Records, trainer: Trainer
+def test_a_soup_has_the_rows_of_both(tmp_path: Path) -> None:
+    first, second = module_of(), module_of({1: LabelMap((7, 2)), 3: LabelMap((10,))})
+    second.model.heads["c1"].weight.data += 1
+    paths = enumerate((first, second))
+    both = soup([saved(module, tmp_path / f"{n}.ckpt") for n, module in paths])
+    assert [own.pids for own in both.camera_labels.values()] == [(10, 2, 7), (7, 2, 4, 10)]
+    for camera, pid, source in ((1, 7, second), (3, 7, first), (1, 10, first), (3, 10, second)):
+        torch.testing.assert_close(row(both, camera, pid), row(source, camera, pid))
+    mean = (row(first, 1, 2) + row(second, 1, 2)) / 2
+    torch.testing.assert_close(row(both, 1, 2), mean)
+
+
+def all_cameras(labels: object, **options: object) -> ReIDModule:
+    return module_of(labels, network={**NETWORK, "cameras": [1, 2, 3, 4, 5, 6]}, **options)
+
+
+def fit(
+    module: ReIDModule, split: Split, trainer: Trainer, folder: Path, least: float = 0.01
+) -> list[dict[str, object]]:
+    """The heads of the head check."""
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0, within_camera=True)
+    check = HeadCheck(least, str(folder / "h.json"))
+    runner = trainer(callbacks=[check], limit_train_batches=1, limit_test_batches=1)
+    runner.fit(module, data)
+    runner.save_checkpoint(folder / "last.ckpt")
+    runner.test(module, data, verbose=False)
+    return json.loads((folder / "h.json").read_text())["heads"]
+
+
+def test_the_head_check_has_one_line_for_each_camera(
+    records: Records, trainer: Trainer, tmp_path: Path
 ) -> None:
     split = OriginalSplit()(records)
-    loader = ReIDDataModule(split, (64, 32), identities=4, workers=0).train_dataloader()
-    pairs = [(r.pid, r.camera) for r in split.train]
-    some = sorted({pid for pid, camera in pairs if camera == 3})[:2]
-    module = module_of(split.labels)
-    module.set_cameras(pair for pair in pairs if pair not in [(pid, 3) for pid in some])
-    with pytest.raises(HeadMismatch, match=r"Head 'c3' does not train 2 identities of camera 3"):
-        trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)
-    module.set_cameras(pairs)
-    trainer(callbacks=[HeadCheck()], limit_train_batches=1).fit(module, loader)
-
-
-def test_an_expert_of_one_camera_has_one_head(records: Records, trainer: Trainer) -> None:
-    split = OriginalSplit(camera=3)(records)
-    network = {**NETWORK, "cameras": [1, 3]}
-    module = module_of(split.labels, network=network)
+    heads = fit(all_cameras(split.camera_labels), split, trainer, tmp_path, least=1.0)
+    assert [head["head"] for head in heads] == ["c1", "c2", "c3", "c4", "c5", "c6"]
+    for head in heads:
+        own = {r.pid for r in split.train if r.camera == head["camera"]}
+        assert head["rows"] == head["identities"] == head["shared"] == len(own)
+    loaded = ReIDModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert loaded.camera_labels == split.camera_labels
+    few = {camera: LabelMap(own.pids[:1]) for camera, own in split.camera_labels.items()}
+    with pytest.raises(HeadMismatch, match=r"Head 'c1' has 1 rows; 1 .* of camera 1 are among"):
+        fit(all_cameras(few), split, trainer, tmp_path, least=1.0)
+    module = all_cameras(few, unknown="drop")
     data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
-    trainer(callbacks=[HeadCheck(1.0)], limit_train_batches=1).fit(module, data)
-    assert members(module)[1] == []
+    data.keep_only(module.camera_labels)
+    assert {(r.pid, r.camera) for r in data.train_records} == {
+        (own.pids[0], camera) for camera, own in few.items()
+    }
 
 
-def test_a_trainer_that_has_tested_a_checkpoint_tells_the_heads_of_the_next(
-    records: Records, trainer: Trainer, tmp_path
+def test_fine_tuning_on_other_identities(
+    records: Records, trainer: Trainer, tmp_path: Path
 ) -> None:
-    split = OriginalSplit()(records)
-    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
-    first = trainer(limit_train_batches=1, limit_test_batches=1)
-    first.fit(module_of(split.labels), data)
-    first.save_checkpoint(tmp_path / "a.ckpt")
-    first.test(module_of(split.labels), data, ckpt_path=tmp_path / "a.ckpt", verbose=False)
-    module = module_of(split.labels)
-    first.fit(module, data)
-    for camera, people in members(module).items():
-        assert people == sorted({r.pid for r in split.train if r.camera == camera})
-    strangers = ReIDDataModule(split, (64, 32), identities=4, workers=0)
-    with pytest.raises(InputError, match=r"get one by model\.unknown=extend"):
-        trainer(limit_train_batches=1).fit(module_of(LabelMap((7001, 7002))), strangers)
-
-
-def test_what_is_gone_on_with_keeps_whom_its_cameras_have(
-    records: Records, trainer: Trainer, tmp_path
-) -> None:
-    split = OriginalSplit()(records)
-    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
-    pairs = [(r.pid, r.camera) for r in split.train]
-    module, first = module_of(split.labels), trainer(limit_train_batches=1)
-    elsewhere = next(pid for pid in split.labels.pids if (pid, 3) not in pairs)
-    module.set_cameras([*pairs, (elsewhere, 3)])
-    before = members(module)
-    first.fit(module, data.train_dataloader())
-    first.save_checkpoint(tmp_path / "a.ckpt")
-    again = module_of(split.labels)
-    trainer(limit_train_batches=1, max_epochs=2).fit(again, data, ckpt_path=tmp_path / "a.ckpt")
-    assert members(again) == before
-
-
-def test_without_records_somebody_must_tell(records: Records, trainer: Trainer) -> None:
-    split = OriginalSplit()(records)
-    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
-    loader = data.train_dataloader()
-    with pytest.raises(InputError, match="call set_cameras"):
-        trainer(limit_train_batches=1).fit(module_of(split.labels), loader)
-    module = module_of(split.labels)
-    module.set_cameras((r.pid, r.camera) for r in split.train)
-    trainer(limit_train_batches=1).fit(module, loader)
+    first, second = (Resplit(train_fraction=0.5, seed=seed)(records) for seed in (0, 1))
+    fit(all_cameras(first.camera_labels), first, trainer, tmp_path)
+    start = read_checkpoint(tmp_path / "last.ckpt")
+    labels = fit_camera_labels(start.camera_labels, second.camera_labels, "extend")
+    module = all_cameras(labels, unknown="extend")
+    start_from(module, start)
+    for head in fit(module, second, trainer, tmp_path):
+        old, own = (split.camera_labels[head["camera"]] for split in (first, second))
+        assert (head["shared"], head["unknown"]) == (len(own & old), len(own - old))
+        assert head["rows"] == len(old) + len(own - old)

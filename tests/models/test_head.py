@@ -65,7 +65,7 @@ def test_biases_follow_the_person_too() -> None:
 
 def test_rows_and_people_that_disagree_are_refused() -> None:
     head = RemapHead(4, LabelMap((1, 2)))
-    with pytest.raises(HeadMismatch, match=r"\(702, 4\), but its label map names 751 people"):
+    with pytest.raises(HeadMismatch, match=r"\(702, 4\), but its label map names 751 identities"):
         head.take(torch.zeros(702, 4), LabelMap(range(751)))
 
 

@@ -47,7 +47,7 @@ def make_run(
     result, protocols = options.rank(table)
     summary = Evidence(result, frozenset(seen), None, protocols).summary()
     weights = f"{folder}/checkpoints/best.ckpt"
-    split = {"digest": f"of {len(table.query.pids)}", "strategy": "by hand"}
+    split = {"kind": "custom", "digest": f"of {len(table.query.pids)}"}
     run = RunFolder(folder)
     run.write(Metrics(**summary, evaluation=vars(options), weights=weights, split=split))
     run.write_config(yaml.safe_dump({"run_dir": str(folder), "seed": seed, **(config or {})}))

@@ -305,7 +305,7 @@ def test_the_loss_is_the_weighted_sum_with_margins(records: Records) -> None:
     total = module.training_step(batch, 0)
     module.load_state_dict(state)
     rows = module.labels.rows(batch["pids"])
-    output = module.model(batch["images"], rows)
+    output = module.model(batch["images"], {"identity": rows})
     identity = identity_loss(output.logits["identity"], rows, 0.1)
     triplet = module.metric_losses["triplet"][1](output.embeddings["identity"], batch["pids"])
     assert total.item() == pytest.approx((2 * identity + 0.5 * triplet).item(), rel=1e-5)

@@ -1,7 +1,7 @@
-"""Several networks as one: the mean of their weights (Wortsman et al. 2022, model soups).
+"""Model soups: one network with the mean weights of several (Wortsman et al. 2022).
 
-Weights can be averaged where the networks came from one starting point; otherwise the mean is as
-good as none, which the test of a soup shows.
+Weights of networks that started from the same weights can be averaged. The mean of others is poor,
+as its test shows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.errors import InputError
-from camreid.labels import LabelMap
-from camreid.models.camera_heads import known_rows
+from camreid.labels import LabelMap, rows_of
 from camreid.models.camera_norm import CameraNorm
 from camreid.models.cameras import stated
 from camreid.models.evaluating import evaluating
@@ -24,133 +24,82 @@ from camreid.training.module import ReIDModule
 def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
     """The mean of the weights, in evaluation mode on the CPU.
 
-    Each person of any of the heads has a row, the mean of those that are theirs. The statistics of
-    BatchNorm are means too, which are not those of the mean network: see `restate_batch_norm`.
+    A head has a row for each identity of any checkpoint: the mean of the identity's rows. The mean
+    BatchNorm statistics do not fit the mean weights; see `update_batch_norm`.
 
     Raises:
-        InputError: the architectures differ, or there are no checkpoints.
+        InputError: fewer than two checkpoints, or architectures that differ.
     """
-    check_alike(checkpoints)
+    if len(checkpoints) < 2:
+        raise InputError(f"a soup needs two checkpoints or more: {len(checkpoints)} given.")
     first = checkpoints[0]
-    people = dict.fromkeys(pid for c in checkpoints for pid in c.labels.pids)
-    labels = LabelMap(tuple(people))
-    module = ReIDModule(first.config, labels)
+    for other in checkpoints[1:]:
+        if _architecture(first) != _architecture(other):
+            raise InputError(
+                f"the weights of {first.path} ({first.config.name}) and {other.path} "
+                f"({other.config.name}) can't be averaged: their model options differ."
+            )
+    cameras = first.camera_labels
+    by_camera = {i: _union(c.camera_labels[i] for c in checkpoints) for i in cameras}
+    module = ReIDModule(first.config, by_camera or _union(c.labels for c in checkpoints))
     state = module.model.state_dict()
     for name, tensor in state.items():
-        if name.startswith("heads."):
-            state[name] = _rows(name, tensor, checkpoints, labels)
-        elif name.endswith(("camera_mean", "camera_var", "camera_batches")):
-            state[name] = _of_cameras(name, checkpoints)
-        else:
-            state[name] = _mean([c.state[name] for c in checkpoints])
+        pids_name = f"{name.rpartition('.')[0]}.pids"
+        if pids_name in state and name != pids_name:
+            rows = [rows_of(state[pids_name], c.state[pids_name]) for c in checkpoints]
+            state[name] = _mean_rows(tensor, [c.state[name] for c in checkpoints], rows)
+        elif tensor.is_floating_point():
+            state[name] = torch.stack([c.state[name] for c in checkpoints]).mean(0)
     module.model.load_state_dict(state)
-    records = {c.path: c.provenance for c in checkpoints}
-    module.provenance = module.provenance.after("average", records)
+    parents = {c.path: c.provenance for c in checkpoints}
+    module.provenance = module.provenance.after("average", parents)
     return module.eval()
 
 
-def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
-    """Refuse networks whose weights do not correspond.
-
-    Raises:
-        InputError: names two checkpoints and what differs.
-    """
-    if not checkpoints:
-        raise InputError("no checkpoints were given for a soup; give two or more of one model.")
-    first = checkpoints[0]
-    for other in checkpoints[1:]:
-        what = _difference(first, other)
-        if what:
-            raise InputError(
-                f"the weights of {first.path} and {other.path} can't be averaged: {what}."
-            )
+def _architecture(checkpoint: Checkpoint) -> tuple[Any, ...]:
+    config, state = checkpoint.config, checkpoint.state
+    shapes = {k: v.shape for k, v in state.items() if not k.startswith("heads.")}
+    return shapes, stated(config.network), config.pixels, config.interpolation
 
 
-def _difference(first: Checkpoint, other: Checkpoint) -> str:
-    """What sets two networks apart, empty if nothing does."""
-    ours, theirs = first.config, other.config
-    if stated(ours.network) != stated(theirs.network) or any(
-        getattr(ours, name) != getattr(theirs, name) for name in ("pixels", "interpolation")
-    ):
-        return f"they are of other model options ({ours.name} and {theirs.name})"
-    shapes = [
-        {k: v.shape for k, v in c.state.items() if not k.startswith("heads.")}
-        for c in (first, other)
-    ]
-    if shapes[0] != shapes[1]:
-        return f"their tensors differ ({ours.image_size} and {theirs.image_size} pixels)"
-    if first.labels.is_anonymous or other.labels.is_anonymous:
-        return "" if first.labels == other.labels else "nobody knows whose the rows are"
-    return ""
+def _union(labels: Iterable[LabelMap]) -> LabelMap:
+    return LabelMap(tuple(dict.fromkeys(pid for own in labels for pid in own.pids)))
 
 
-def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    if not tensors[0].is_floating_point():
-        return tensors[0]  # counts of batches
-    return torch.stack([t.double() for t in tensors]).mean(0).to(tensors[0].dtype)
-
-
-def _of_cameras(name: str, checkpoints: Sequence[Checkpoint]) -> Tensor:
-    """Statistics of each camera of a `CameraNorm`: the mean of those that were trained, if any."""
-    counts = torch.stack(
-        [c.state[f"{name.rpartition('.')[0]}.camera_batches"] for c in checkpoints]
-    )
-    if name.endswith("camera_batches"):
-        return counts.amax(0)
-    trained = (counts > 0) | (counts == 0).all(0)  # (checkpoints, cameras)
-    weights = (trained.double() / trained.sum(0))[:, :, None]
-    values = torch.stack([c.state[name] for c in checkpoints])
-    return (weights * values.double()).sum(0).to(values.dtype)
-
-
-def _rows(name: str, fresh: Tensor, checkpoints: Sequence[Checkpoint], labels: LabelMap) -> Tensor:
-    """A head's tensor over `labels`, person by person.
-
-    Of a `CameraHead`, by those checkpoints whose camera has the person, if any.
-    """
-    if name.endswith(".pids"):
-        return torch.tensor(labels.pids, dtype=fresh.dtype)
-    head = name.rpartition(".")[0]
-    shape = (len(checkpoints), len(labels))
-    there, trained = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    values = torch.zeros(len(checkpoints), *fresh.shape, dtype=torch.float64)
-    for place, checkpoint in enumerate(checkpoints):
-        rows = labels.rows(torch.tensor(checkpoint.labels.pids, dtype=torch.int64))
-        values[place, rows] = checkpoint.state[name].double()
-        there[place, rows] = True
-        known = known_rows(checkpoint.state, head)
-        trained[place, rows] = True if known is None else known
-    chosen = trained | (there & ~trained.any(0))
-    weights = chosen.double() / chosen.sum(0)
-    return (weights.view(*shape, *[1] * (fresh.ndim - 1)) * values).sum(0).to(fresh.dtype)
+def _mean_rows(fresh: Tensor, heads: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+    """The mean of the heads' rows at each row of a head that is shaped as `fresh`."""
+    total, count = torch.zeros_like(fresh, dtype=torch.float64), torch.zeros(len(fresh))
+    for head, row in zip(heads, rows, strict=True):
+        total[row] += head
+        count[row] += 1
+    return (total / count.view(-1, *[1] * (fresh.ndim - 1))).to(fresh.dtype)
 
 
 @torch.no_grad()
-def restate_batch_norm(
+def update_batch_norm(
     network: nn.Module, batches: Iterable[Mapping[str, Any]], device: torch.device | str = "cpu"
 ) -> None:
-    """Take the running statistics of every BatchNorm anew: the mean over batches of images.
+    """Take the running statistics of every BatchNorm anew, as the plain mean over batches.
 
-    Only they change; everything else is in evaluation mode meanwhile. Of a `CameraNorm`, those of
-    each camera are taken from its images, and those of cameras without images are forgotten.
+    `torch.optim.swa_utils.update_bn` puts the whole network into training mode and leaves
+    `CameraNorm` out; here all else stays in evaluation mode, and a `CameraNorm` takes the
+    statistics of each camera from the camera's images.
 
     Args:
         network: on `device`.
-        batches: of raw `images`, without augmentation, and their `camids` where the network tells
-            cameras apart; none leave the statistics as they were.
-        device: where the network is.
+        batches: dicts of `images`, and of `camids` for a network with camera options.
+        device: of the network.
     """
-    kinds = (nn.modules.batchnorm._BatchNorm, CameraNorm)
-    norms = [m for m in network.modules() if isinstance(m, kinds)]
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm | CameraNorm)]
     momenta = [norm.momentum for norm in norms]
     with evaluating(network):
-        for place, batch in enumerate(batches):
-            if not place:
-                for norm in norms:
-                    norm.reset_running_stats()
-                    norm.momentum = None  # the plain mean over batches
-                    norm.train()
-            images, cameras = batch["images"].to(device), read_cameras(batch)
-            network(images, cameras=None if cameras is None else cameras.to(device))
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        for batch in batches:
+            cameras = read_cameras(batch)
+            there = None if cameras is None else cameras.to(device)
+            network(batch["images"].to(device), cameras=there)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

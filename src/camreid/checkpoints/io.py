@@ -30,7 +30,8 @@ class Checkpoint:
         path: the file.
         config: the model it was made with.
         state: the network's tensors by name.
-        labels: the identities of its heads, in row order.
+        labels: the identities of its heads: in row order, or camera by camera.
+        camera_labels: the label map of each camera's head; empty where heads are for all cameras.
         provenance: what the weights were trained on.
         epochs: number of finished epochs.
         notes: config as text, command, versions, and what else was kept.
@@ -40,6 +41,7 @@ class Checkpoint:
     config: ModelConfig
     state: dict[str, Tensor]
     labels: LabelMap
+    camera_labels: dict[int, LabelMap]
     provenance: Provenance
     epochs: int
     notes: dict[str, Any]
@@ -51,7 +53,7 @@ class Checkpoint:
             InputError: the config and the tensors do not fit together.
         """
         try:
-            module = ReIDModule(self.config, self.labels)
+            module = ReIDModule(self.config, self.camera_labels or self.labels)
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"the config of {self.path} builds no network: {error}") from error
         require_tensors(module, self)
@@ -88,10 +90,13 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
     config = _read_config(path, parameters, trusted)
     notes = dict(content.get("camreid", {}))
     tensors = {k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)}
-    pids = next((v for k, v in tensors.items() if k.endswith(".pids")), None)
-    if pids is not None and (pids.ndim != 1 or pids.dtype != torch.int64):
+    heads = {k.split(".")[1]: v for k, v in tensors.items() if k.endswith(".pids")}
+    if any(pids.ndim != 1 or pids.dtype != torch.int64 for pids in heads.values()):
         raise InputError(f"{path} is no checkpoint that a run wrote: its pids are no identities.")
-    labels = LabelMap(tuple(parameters["labels"] if pids is None else pids.tolist()))
+    maps = {name: LabelMap(tuple(pids.tolist())) for name, pids in heads.items()}
+    cameras = config.network.get("cameras") if config.network.get("camera_heads") else ()
+    camera_labels = {c: maps[f"c{c}"] for c in cameras or () if f"c{c}" in maps}
+    labels = LabelMap(tuple(dict.fromkeys(pid for own in maps.values() for pid in own.pids)))
     if "provenance" not in notes:
         raise InputError(f"{path} was written by camreid 0.1; train or import it again.")
     try:
@@ -103,6 +108,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         config=config,
         state=tensors,
         labels=labels,
+        camera_labels=camera_labels,
         provenance=provenance,
         epochs=int(content.get("epoch", -1)) + 1,
         notes=notes,
@@ -114,8 +120,9 @@ def _read_config(
 ) -> ModelConfig:
     """The model's config of a file; refuses a network before anything is imported."""
     given, labels = parameters["config"], parameters["labels"]
-    is_list = isinstance(labels, list | tuple)
-    if not is_list or not all(type(pid) is int and abs(pid) < 2**63 for pid in labels):
+    lists = list(labels.values()) if isinstance(labels, Mapping) else [labels]
+    are_lists = all(isinstance(own, list | tuple) for own in lists)
+    if not are_lists or not all(type(p) is int and abs(p) < 2**63 for own in lists for p in own):
         raise InputError(f"{path} is no checkpoint that a run wrote: its labels are no identities.")
     network = given.get("network") if isinstance(given, Mapping) else None
     if not isinstance(network, Mapping) or "${" in repr(given):

@@ -220,10 +220,11 @@ def _metadata(module: ReIDModule, normalize: bool) -> dict[str, str]:
     if module.model.cameras:  # the file has no input for them
         cameras["cameras"] = json.dumps(list(module.model.cameras))
         cameras["camera_of_images"] = "unknown: every image is treated as of an untrained camera"
+    by_camera = {f"c{camera}": own.pids for camera, own in module.camera_labels.items()}
     return {
         "camreid_version": __version__,
         "model": module.config.name,
-        "pids": json.dumps(list(module.labels.pids)),  # in row order
+        "pids": json.dumps(by_camera or module.labels.pids),  # in row order
         "anonymous": json.dumps(module.labels.is_anonymous),
         "image_size": json.dumps(list(module.config.image_size)),
         "channels": "RGB",

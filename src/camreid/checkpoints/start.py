@@ -10,7 +10,6 @@ from camreid.checkpoints.io import Checkpoint
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.models.camera_embedding import CameraEmbedding
-from camreid.models.camera_heads import CameraHead, known_rows
 from camreid.models.camera_norm import CameraNorm
 from camreid.models.cameras import CameraOptions
 from camreid.models.network import ReIDNetwork
@@ -25,7 +24,6 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     With `model.unknown=reinit` the heads stay fresh. Otherwise each identity of both keeps its own
     row, whatever order either side uses; the identities that the checkpoint has no row for are the
     module's `new_identities`. Camera options that the checkpoint lacks start from what it has.
-    Heads per camera keep the checkpoint's identities of their camera until `set_cameras`.
 
     Raises:
         InputError: the architectures differ.
@@ -47,9 +45,6 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
         bias = checkpoint.state.get(f"heads.{name}.bias")
         head.take(weight, LabelMap(pids), bias)
         inherited[name] = (head.labels & LabelMap(pids)).pids
-        if isinstance(head, CameraHead):
-            head.take_members(known_rows(checkpoint.state, f"heads.{name}"), LabelMap(pids))
-            inherited[name] = tuple(head.pids[head.started].tolist())
     module.provenance = replace(module.provenance, inherited=inherited)
 
 
@@ -73,7 +68,7 @@ def _with_cameras(network: ReIDNetwork, state: Mapping[str, Tensor]) -> dict[str
                 if f"{name}.{key}" in found:
                     found[f"{name}.norm.{key}"] = found.pop(f"{name}.{key}")
     plain = {k.removeprefix(_HEAD): v for k, v in state.items() if k.startswith(_HEAD)}
-    for head in (f"c{camera}" for camera in network.camera_heads()):
+    for head in (f"c{camera}" for camera in network.camera_labels):
         if plain and f"heads.{head}.weight" not in state:
             found.update({f"heads.{head}.{key}": value for key, value in plain.items()})
     return found

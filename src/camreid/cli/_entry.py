@@ -27,7 +27,7 @@ train = partial(_start, "train", "train", "train_run")
 evaluate = partial(_start, "evaluate", "evaluate", "evaluate_run")
 import_weights = partial(_start, "import", "import_weights", "import_run")
 export = partial(_start, "export", "export", "export_run")
-matrix = partial(_start, "matrix", "matrix_run", "matrix_run")
+matrix = partial(_start, "matrix", "matrix", "matrix_run")
 
 
 def read_arguments(name: str) -> None:

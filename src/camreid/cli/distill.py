@@ -7,8 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.checkpoints.io import Checkpoint
 from camreid.cli.build import data_root
 from camreid.cli.checkpoints import read_checkpoint
-from camreid.cli.expert_notes import check_people, people_of
-from camreid.cli.experts import Expert, paths_of, read_experts
+from camreid.cli.experts import Expert, check_dataset, read_experts
 from camreid.cli.terminal import show
 from camreid.data import Split
 from camreid.errors import InputError
@@ -34,7 +33,7 @@ def read_teachers(config: DictConfig, resumed: Checkpoint | None) -> list[Expert
                 "no teachers were given; type distill.teachers=[A.ckpt,B.ckpt], or a pattern such "
                 "as distill.teachers='runs/experts/c*/checkpoints/best.ckpt'."
             )
-        experts, _ = read_experts(paths_of("distill.teachers", config.distill.teachers))
+        experts = read_experts("distill.teachers", config.distill.teachers)
         config.distill.teachers = [expert.path for expert in experts]
     then = [p.path for p in resumed.provenance.parents if p.role == "teacher"] if resumed else []
     now = [expert.path for expert in experts]
@@ -58,8 +57,8 @@ def add_distillation(
         return
     given = {str(k): v for k, v in config.distill.items() if k != "teachers"}
     options = build_options(DistillConfig, "distill", given)
-    notes = check_people(experts, *people_of(data_root(config), split))
-    notes += [f"{e.name}: its rows have no identities." for e in experts if e.labels is None]
+    notes = check_dataset(experts, split, data_root(config))
+    notes += [f"{e.name}: its rows have no identities." for e in experts if e.labels.is_anonymous]
     checkpoints = [read_checkpoint(expert.path) for expert in experts]
     teachers = [
         Teacher.of(checkpoint.module(), expert.camera)

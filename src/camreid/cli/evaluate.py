@@ -89,7 +89,7 @@ def show_parts(split: Split, module: ReIDModule) -> None:
     height, width = module.config.image_size
     show(
         f"Data   {Path(some.path).parents[1]}",
-        f"Split  {split.strategy}, digest {split.digest}",
+        f"Split  {split.record}",
         f"       {len(split.labels)} train identities; images: {counts}",
         f"Model  {module.config.name}, {len(module.labels)} rows, images {height} x {width}",
         f"Run    {build.run_folder()}",
@@ -107,7 +107,7 @@ def test(
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     split: Split = data.split  # type: ignore[attr-defined]
     content = {
-        "split": {**split.record.to_json(), "strategy": split.strategy},
+        "split": split.record.to_json(),
         "weights": best or config.get("checkpoint"),
         "partial": is_partial(trainer),
     }

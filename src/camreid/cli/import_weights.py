@@ -50,16 +50,17 @@ def import_run(config: DictConfig) -> None:
     module.provenance = replace(module.provenance, split=split)
     out = run_folder() / "checkpoints" / "imported.ckpt"
     save(module, out, {"imported": str(config.path), "generation": imported.generation})
+    anonymous = module.labels.is_anonymous
     account = {f.name: getattr(imported, f.name) for f in fields(imported) if f.name != "module"}
-    account |= {"rows": len(module.labels), "anonymous": imported.anonymous}
+    account |= {"rows": len(module.labels), "anonymous": anonymous}
     write_text(run_folder() / "import.json", json.dumps(account, indent=1) + "\n")
-    how = " model.unknown=reinit" if imported.anonymous else ""
+    how = " model.unknown=reinit" if anonymous else ""
     show(
         f"Import {config.path} as {name}: names of {imported.generation}, max-pool padding "
-        f"{imported.stem_padding}",
+        f"{module.config.network.get('stem_padding', '-')}",
         f"Keys   {len(imported.loaded)} loaded, {len(imported.needless)} not needed, "
         f"{len(imported.left_over)} left over, {len(imported.missing)} missing",
-        f"Head   {len(module.labels)} rows{', without labels' if imported.anonymous else ''}",
+        f"Head   {len(module.labels)} rows{', without labels' if anonymous else ''}",
         *lines,
         f"Written to {out}",
         f"Train it with camreid-train +split=SPLIT init={out}{how}",

@@ -17,7 +17,7 @@ from camreid.cli.provenance import join_metrics, notes, set_metrics_aside
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
-from camreid.labels import fit_labels
+from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.cameras import stated
 from camreid.models.config import ModelConfig
 from camreid.training.head_check import CheckpointNotes
@@ -46,7 +46,7 @@ def train_run(config: DictConfig) -> None:
     evaluate.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config)
     if module.config.unknown == "drop":
-        data.keep_only(module.labels)
+        data.keep_only(module.camera_labels or module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
     set_metrics_aside(build.run_folder())
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
@@ -74,16 +74,20 @@ def build_module(
 ) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
     model = build.build_model(config, split, start or resumed)
+    own_heads = bool(model.network.get("camera_heads"))
     if resumed is not None:
         _check_resumable(resumed, split, model)
-        module = ReIDModule(model.without_weights(), resumed.labels)
+        module = ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
         require_tensors(module, resumed)
     elif start is not None:
-        labels = fit_labels(start.labels, split.labels, model.unknown)
+        labels: HeadLabels = fit_labels(start.labels, split.labels, model.unknown)
+        if own_heads:
+            given = start.camera_labels or start.labels
+            labels = fit_camera_labels(given, split.camera_labels, model.unknown)
         module = ReIDModule(model.without_weights(), labels)
         start_from(module, start)
     else:
-        module = ReIDModule(model, split.labels)
+        module = ReIDModule(model, split.camera_labels if own_heads else split.labels)
     return module
 
 

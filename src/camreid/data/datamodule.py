@@ -1,7 +1,7 @@
 """The loaders of a split."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -77,9 +77,14 @@ class ReIDDataModule(pl.LightningDataModule):
                 image_size=[256, 128],
             )
 
-    def keep_only(self, labels: LabelMap) -> None:
-        """Train on these identities alone: `unknown=drop`."""
-        self.train_records = tuple(r for r in self.split.train if r.pid in labels)
+    def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
+        """Train on these identities alone, or on those of each camera: `unknown=drop`."""
+        none = LabelMap(())
+        self.train_records = tuple(
+            r
+            for r in self.split.train
+            if r.pid in (labels if isinstance(labels, LabelMap) else labels.get(r.camera, none))
+        )
 
     @property
     def epoch_images(self) -> int:

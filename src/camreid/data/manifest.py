@@ -44,11 +44,6 @@ class Split:
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", replace(self.record, digest=self.digest))
 
-    @property
-    def strategy(self) -> str:
-        """Deprecated: `record` as text, without the digest."""
-        return str(replace(self.record, digest=None))
-
     @cached_property
     def digest(self) -> str:
         """Hash of the content: subset, folder/name, pid, camera and row of every image.
@@ -59,6 +54,12 @@ class Split:
             f"{subset},{r.name},{r.pid},{r.camera},{self._row(r)}" for subset, r in self._images()
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+    @property
+    def camera_labels(self) -> dict[int, LabelMap]:
+        """The identities of each camera of `train`, in the order of `labels`."""
+        pairs = sorted({(r.camera, r.pid) for r in self.train})
+        return {c: self.labels & LabelMap.of(p for k, p in pairs if k == c) for c, _ in pairs}
 
     @cached_property
     def rankable(self) -> dict[str, int]:

@@ -1,70 +1,84 @@
-"""Pictures of stylised people as six different cameras see them.
+"""Crops of drawn identities, as six different cameras see them.
 
-A picture is a pure function of (seed, base name). Who a person is depends on the pid alone, place
-and direction of walking on (pid, camera, sequence), pose and box on the whole name. All is drawn at
-twice the size and reduced, so that the same Pillow gives the same bytes.
+A crop is a pure function of (seed, base name). What an identity looks like depends on its pid, the
+background and the direction of walking on (pid, camera, sequence), pose and box on the whole name.
+Looks share short palettes, so that pattern and layout tell identities apart, and not colour alone.
 """
 
 import io
 import math
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from camreid.data.figures import Pose, draw_person
 from camreid.data.records import DISTRACTOR, JUNK, ImageName
-from camreid.data.wardrobe import Colour, Person, make_person
 
-VERSION = 1
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+VERSION = 2  # of the renderer: another version gives other bytes
 HEIGHT, WIDTH = 128, 64
 
-_CANVAS = (2 * WIDTH, 2 * HEIGHT)
-_QUALITY = 90
+_UPPER = (
+    (235, 232, 225), (40, 40, 46), (190, 44, 48), (44, 84, 170), (60, 140, 80), (225, 190, 60),
+    (140, 140, 145), (150, 90, 160),
+)  # fmt: skip
+_LOWER = ((34, 36, 44), (52, 70, 120), (196, 178, 140), (118, 118, 122), (110, 72, 50))
+_HAIR = ((28, 24, 22), (84, 54, 34), (196, 160, 90), (150, 148, 145))
+_SKIN = ((238, 200, 172), (206, 158, 122), (140, 96, 68))
+_DARK = (30, 30, 30)
+_PATTERNS = ("rows", "columns", "checks", "grid", "dots", "diagonal", "blots", "band", "block")
 
 
-@dataclass(frozen=True)
-class Camera:
-    """What a camera does to every picture it takes."""
+class Camera(NamedTuple):
+    """What a camera does to every crop."""
 
     cast: tuple[float, float, float]  # gain of red, green, blue
-    saturation: float
     gamma: float
-    contrast: float
-    lift: float  # 0..255, added to black
     blur: float  # radius in pixels
     noise: float  # standard deviation, 0..255
-    facings: str  # how people walk past, one letter per equally likely direction
-    occlusion: float  # share of people behind something
+    facings: str  # front, back, left, right: equally likely letters
     ground: Colour
     wall: Colour
 
 
 CAMERAS = (
-    Camera((1.06, 1.0, 0.90), 0.95, 0.90, 1.00, 6, 0.3, 4, "FFFLR",
-           0.10, (150, 140, 120), (96, 130, 80)),
-    Camera((0.85, 0.92, 1.06), 0.90, 1.05, 0.95, 2, 0.4, 6, "BBBLR",
-           0.15, (110, 112, 118), (150, 120, 104)),
-    Camera((1.00, 1.00, 0.98), 0.80, 0.85, 0.88, 22, 0.3, 4, "FBLR",
-           0.15, (190, 186, 176), (120, 126, 136)),
-    Camera((0.90, 1.00, 0.85), 1.00, 1.10, 1.00, 0, 0.5, 5, "LLRRB",
-           0.15, (90, 84, 80), (170, 166, 150)),
-    Camera((1.05, 0.92, 1.02), 0.85, 0.95, 0.85, 12, 0.6, 6, "BBFR",
-           0.15, (130, 120, 124), (70, 84, 110)),
-    Camera((1.10, 0.92, 0.80), 1.05, 1.15, 1.05, 4, 0.4, 8, "FFLLR",
-           0.20, (120, 96, 80), (60, 60, 66)),
-)  # fmt: skip
+    Camera((1.06, 1.00, 0.85), 0.90, 0.4, 4, "FFFLR", (150, 140, 120), (96, 130, 80)),
+    Camera((0.80, 0.92, 1.10), 1.05, 0.5, 6, "BBBLR", (110, 112, 118), (150, 120, 104)),
+    Camera((1.05, 1.05, 1.00), 0.70, 0.4, 4, "FBLR", (190, 186, 176), (120, 126, 136)),
+    Camera((0.85, 1.00, 0.80), 1.10, 0.6, 5, "LLRRB", (90, 84, 80), (170, 166, 150)),
+    Camera((0.95, 0.82, 0.98), 0.80, 0.7, 6, "BBFR", (130, 120, 124), (70, 84, 110)),
+    Camera((1.10, 0.88, 0.70), 1.15, 0.5, 8, "FFLLR", (120, 96, 80), (60, 60, 66)),
+)
 
 
-@dataclass(frozen=True)
-class Shot:
-    """One press of the button: by which camera, of what, and the chances of the moment."""
+class Look(NamedTuple):
+    """What stays the same under every camera."""
 
-    camera: Camera
-    key: str  # seed and base name: strangers are drawn from it
-    chance: random.Random
+    breadth: float
+    skin: Colour
+    hair: Colour
+    long_hair: bool
+    upper: Image.Image
+    long_sleeves: bool
+    hem: float  # lower end of the upper garment, share of the height
+    lower: Image.Image
+    trousers: bool
+    backpack: Colour | None
+
+
+class Pose(NamedTuple):
+    """Where a figure stands in the crop, in pixels, and how."""
+
+    centre: float
+    foot: float
+    height: float
+    facing: str
+    phase: float  # of the walking cycle, radians
 
 
 def render_jpeg(seed: int, base_name: str, name: ImageName) -> bytes:
@@ -74,159 +88,160 @@ def render_jpeg(seed: int, base_name: str, name: ImageName) -> bytes:
     >>> Image.open(io.BytesIO(render_jpeg(0, "0704_c1s3_069626_01.jpg", name))).size
     (64, 128)
     """
-    key = f"{seed} {base_name}"
-    shot = Shot(CAMERAS[(name.camera - 1) % len(CAMERAS)], key, random.Random(f"frame {key}"))
-    track = random.Random(f"track {seed} {name.pid} {name.camera} {name.sequence}")
-    canvas = _place(seed, name.camera, track if name.pid > DISTRACTOR else shot.chance, shot.chance)
-    if name.pid == JUNK:
-        _bad_box(canvas, shot)
-    elif name.pid == DISTRACTOR:
-        _distractor(canvas, shot)
-    else:
-        _passer_by(canvas, shot)
-        draw_person(canvas, _person(f"{seed} {name.pid}"), _pose(shot, track))
-        _occlude(canvas, shot)
-    return _encode(_expose(canvas.reduce(2), shot))
+    camera = CAMERAS[(name.camera - 1) % len(CAMERAS)]
+    own = f"{seed} {base_name}"
+    chance = random.Random(f"frame {own}")
+    track = random.Random(f"track {seed} {name[:3]}") if name.pid > DISTRACTOR else chance
+    x, y = track.uniform(30, 220) + chance.uniform(-30, 30), chance.randint(0, 16)
+    crop = _scene(seed, name.camera).crop((int(x), y, int(x) + WIDTH, y + HEIGHT))
+    height = 116 * track.uniform(0.92, 1.06) * chance.uniform(0.93, 1.06)
+    foot = min(125, HEIGHT / 2 + height / 2) + chance.gauss(1, 3)
+    facing, phase = track.choice(camera.facings), chance.uniform(0, 2 * math.pi)
+    pose = Pose(WIDTH / 2 + chance.gauss(0, 2.5), foot, height, facing, phase)
+    if name.pid > DISTRACTOR:
+        if chance.random() < 0.2:  # another figure at the edge of the box
+            _draw(crop, _look(own), pose._replace(centre=chance.choice((-4, WIDTH + 4))))
+        _draw(crop, _look(f"{seed} {name.pid}"), pose)
+    elif name.pid == JUNK:  # a part of a figure
+        large, foot = height * chance.uniform(1.3, 1.8), chance.uniform(75, 200)
+        centre = chance.uniform(0, WIDTH)
+        _draw(crop, _look(own), pose._replace(centre=centre, foot=foot, height=large))
+    elif chance.random() < 0.75:  # or an empty scene
+        _draw(crop, _look(own), pose)
+    if chance.random() < 0.15:  # a pole in front
+        x = chance.uniform(5, WIDTH - 5)
+        ImageDraw.Draw(crop).rectangle((x - 2, 0, x + 2, HEIGHT), camera.wall)
+    file = io.BytesIO()
+    _expose(crop, camera, chance).save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 @lru_cache(maxsize=64)
-def _person(key: str) -> Person:
-    return make_person(key)
-
-
-def _pose(shot: Shot, track: random.Random) -> Pose:
-    """A person who fills the box, a little off its middle."""
-    height = 232 * track.uniform(0.92, 1.06) * shot.chance.uniform(0.93, 1.06)
-    return Pose(
-        centre=WIDTH + shot.chance.gauss(0, 5),
-        foot=min(250, HEIGHT + height / 2) + shot.chance.gauss(2, 6),
-        height=height,
-        facing=track.choice(shot.camera.facings),
-        phase=shot.chance.uniform(0, 2 * math.pi),
+def _look(key: str) -> Look:
+    rng = random.Random(f"look {key}")
+    return Look(
+        breadth=rng.uniform(0.8, 1.3),
+        skin=rng.choice(_SKIN),
+        hair=rng.choice(_HAIR),
+        long_hair=rng.random() < 0.5,
+        upper=_cloth(rng, _UPPER, plain=0.15),
+        long_sleeves=rng.random() < 0.5,
+        hem=rng.choice((0.5, 0.46, 0.36)),
+        lower=_cloth(rng, _LOWER, plain=0.5),
+        trousers=rng.random() < 0.6,
+        backpack=rng.choice(_UPPER) if rng.random() < 0.4 else None,
     )
 
 
-def _passer_by(canvas: Image.Image, shot: Shot) -> None:
-    """Sometimes another person behind, at the edge of the box."""
-    if shot.chance.random() < 0.2:
-        pose = replace(
-            _pose(shot, shot.chance),
-            centre=shot.chance.choice((-8, 2 * WIDTH + 8)),
-            height=shot.chance.uniform(170, 220),
-        )
-        draw_person(canvas, make_person(f"passer-by {shot.key}"), pose)
+def _cloth(rng: random.Random, palette: Sequence[Colour], plain: float) -> Image.Image:
+    """A piece of cloth with a pattern in two colours of the palette."""
+    first, second = rng.sample(palette, 2)
+    name = "plain" if rng.random() < plain else rng.choice(_PATTERNS)
+    mask = _pattern(name, rng.choice((5, 8, 12)))
+    cloth = Image.new("RGB", mask.size, first)
+    cloth.paste(second, mask=mask)
+    return cloth
 
 
-def _distractor(canvas: Image.Image, shot: Shot) -> None:
-    """Another person, a badly cropped one, or nobody."""
-    pose = _pose(shot, shot.chance)
-    kind = shot.chance.choice(("nobody", "badly cropped", "person", "person"))
-    if kind == "nobody":
-        return
-    if kind == "badly cropped":
-        centre = pose.centre + shot.chance.choice((-50, 50))
-        pose = replace(pose, centre=centre, height=pose.height * shot.chance.uniform(0.7, 1.5))
-    draw_person(canvas, make_person(f"distractor {shot.key}"), pose)
-    _occlude(canvas, shot)
+@cache
+def _pattern(name: str, period: int) -> Image.Image:
+    """Where the second colour of a cloth shows."""
+    # Off the whole numbers: where a wave is close to 0, its sign would depend on the processor.
+    x, y = np.meshgrid(np.arange(-64, 64) + 0.37, np.arange(144) + 0.37)
+    across, down = (np.sin(2 * math.pi * places / period) for places in (x, y))
+    level = {
+        "plain": 0 * x,
+        "rows": down,
+        "columns": across,
+        "checks": across * down,
+        "grid": np.maximum(across, down) - 0.75,
+        "dots": across + down - 0.9,
+        "diagonal": np.sin(1.4 * math.pi * (x + y) / period),
+        "blots": np.sin(3.7 * x / period + 4 * down) * np.sin(3.1 * y / period),
+        "band": period / 2 - abs(y - 22),
+        "block": y - 12 - period,
+    }[name]
+    return Image.fromarray(np.where(level > 0, 255, 0).astype(np.uint8))
 
 
-def _bad_box(canvas: Image.Image, shot: Shot) -> None:
-    """A part of somebody."""
-    height = shot.chance.uniform(300, 520)
-    pose = replace(
-        _pose(shot, shot.chance),
-        centre=shot.chance.uniform(0, 2 * WIDTH),
-        foot=shot.chance.uniform(150, height + 60),
-        height=height,
-    )
-    draw_person(canvas, make_person(f"junk {shot.key}"), pose)
+def _draw(crop: Image.Image, look: Look, pose: Pose) -> None:
+    """Draw a figure, what is far first. Points are (across, up) in shares of its height."""
+    side = {"L": -1, "R": 1}.get(pose.facing, 0)
+    broad = look.breadth * (0.6 if side else 1.0)
+    swing = math.sin(pose.phase) * (0.13 if side else 0.015)
 
+    def at(across: float, up: float) -> Point:
+        return pose.centre + across * pose.height, pose.foot - up * pose.height
 
-def _occlude(canvas: Image.Image, shot: Shot) -> None:
-    """Sometimes a pole, a hedge or a bicycle in front."""
-    if shot.chance.random() >= shot.camera.occlusion:
-        return
-    pen = ImageDraw.Draw(canvas)
-    x = shot.chance.uniform(10, 118)
-    match shot.chance.choice(("pole", "hedge", "bicycle")):
-        case "pole":
-            pen.rectangle((x - 5, 0, x + 5, 256), shot.camera.wall)
-        case "hedge":
-            pen.rectangle((0, shot.chance.uniform(180, 220), 128, 256), (50, 84, 44))
-        case _:
-            for wheel in (x - 40, x + 30):
-                pen.ellipse((wheel - 28, 190, wheel + 28, 246), outline=(30, 30, 34), width=4)
-            pen.line((x - 40, 218, x - 10, 180, x + 30, 218), (150, 40, 40), 5)
+    def limb(pen: ImageDraw.ImageDraw, thick: float, fill: Colour | int, *points: Point) -> None:
+        pen.line([at(*p) for p in points], fill, round(thick * pose.height), joint="curve")
+
+    upper, lower = Image.new("L", crop.size), Image.new("L", crop.size)
+    pen, top, low = (ImageDraw.Draw(image) for image in (crop, upper, lower))
+    pack = (at(-0.09 - 0.05 * side, 0.83), at(0.09 - 0.05 * side, 0.58))
+    if look.backpack and pose.facing != "B":
+        pen.rectangle(pack, look.backpack, _DARK)
+    for which in (-1, 1):
+        hip = (0.0 if side else 0.045 * which * broad, 0.52)
+        knee, ankle = (hip[0] + 0.4 * which * swing, 0.27), (hip[0] + which * swing, 0.04)
+        limb(pen, 0.05, look.skin, hip, knee, ankle)
+        limb(pen, 0.04, _DARK, ankle, (ankle[0] + 0.06 * side, 0.015))
+        limb(low, 0.085 * look.breadth, 255, hip, knee, *[ankle] * look.trousers)
+        shoulder, hand = (0.115 * which * broad, 0.81), (0.135 * which * broad - which * swing, 0.5)
+        elbow = ((shoulder[0] + hand[0]) / 2, 0.65)
+        limb(pen, 0.04, look.skin, shoulder, elbow, hand)
+        limb(top, 0.055, 255, shoulder, elbow, *[hand] * look.long_sleeves)
+    right = [(0.05, 0.86), (0.12, 0.82), (0.09, 0.6), (0.1, look.hem)]
+    torso = [*right, *((-across, up) for across, up in right[::-1])]
+    top.polygon([at(across * broad, up) for across, up in torso], 255)
+    for cloth, mask, up in ((look.lower, lower, 0.54), (look.upper, upper, 0.86)):
+        x, y = round(pose.centre - cloth.width / 2), round(at(0, up)[1])
+        crop.paste(cloth, (x, y), mask.crop((x, y, x + cloth.width, y + cloth.height)))
+    hair = (at(-0.065, 1.0), at(0.065, 0.8 if look.long_hair else 0.9))
+    pen.rounded_rectangle(hair, 0.06 * pose.height, look.hair)
+    if pose.facing != "B":
+        pen.ellipse((at(0.025 * side - 0.05, 0.975), at(0.025 * side + 0.05, 0.855)), look.skin)
+    elif look.backpack:
+        pen.rectangle(pack, look.backpack, _DARK)
 
 
 @cache
 def _scene(seed: int, camera: int) -> Image.Image:
-    """The whole view of a camera, 5 boxes wide; boxes are cut from it."""
+    """The view of a camera, 5 boxes wide."""
     rng = random.Random(f"scene {seed} {camera}")
     view = CAMERAS[(camera - 1) % len(CAMERAS)]
-    scene = Image.new("RGB", (640, 288), view.ground)
+    scene = Image.new("RGB", (5 * WIDTH, HEIGHT + 16), view.ground)
     pen = ImageDraw.Draw(scene)
-    horizon = rng.randint(110, 190)
-    pen.rectangle((0, 0, 640, horizon), view.wall)
-    for _ in range(14):
-        x, wide = rng.uniform(-20, 640), rng.uniform(15, 90)
-        pen.rectangle((x, rng.uniform(0, horizon), x + wide, horizon), _vary(view.wall, rng, 45))
-    for _ in range(18):
-        x, y, wide = rng.uniform(-20, 640), rng.uniform(horizon, 288), rng.uniform(20, 120)
-        pen.rectangle((x, y, x + wide, y + rng.uniform(3, 16)), _vary(view.ground, rng, 30))
-    for _ in range(10):
-        x, y, r = rng.uniform(0, 640), rng.uniform(0, horizon), rng.uniform(5, 25)
-        pen.ellipse((x - r, y - r, x + r, y + r), _vary(view.wall, rng, 60))
-    return scene.filter(ImageFilter.GaussianBlur(1.5))
+    horizon = rng.randint(55, 95)
+    pen.rectangle((0, 0, scene.width, horizon), view.wall)
+    for _ in range(40):
+        colour, above = rng.choice(((view.wall, 0), (view.ground, horizon)))
+        x, y = rng.randint(-10, scene.width), rng.randint(above, above + 50)
+        red, green, blue = (value + rng.randint(-45, 45) for value in colour)
+        pen.rectangle((x, y, x + rng.randint(7, 45), y + rng.randint(2, 30)), (red, green, blue))
+    return scene.filter(ImageFilter.GaussianBlur(0.8))
 
 
-def _vary(colour: Colour, rng: random.Random, by: int) -> Colour:
-    red, green, blue = (min(255, max(0, value + rng.randint(-by, by))) for value in colour)
-    return red, green, blue
-
-
-def _place(seed: int, camera: int, track: random.Random, frame: random.Random) -> Image.Image:
-    scene = _scene(seed, camera)
-    x = int(track.uniform(60, scene.width - 60 - _CANVAS[0]) + frame.uniform(-60, 60))
-    y = frame.randint(0, scene.height - _CANVAS[1])
-    return scene.crop((x, y, x + _CANVAS[0], y + _CANVAS[1]))
-
-
-@cache
-def _grain() -> Image.Image:
-    """Noise around 128 with a standard deviation of 30; a camera takes a share of it."""
-    # RandomState, because NumPy never changes its stream
-    noise = np.random.RandomState(0).normal(128, 30, (2 * HEIGHT, 2 * WIDTH, 3))
-    return Image.fromarray(noise.clip(0, 255).astype(np.uint8))
-
-
-def _expose(picture: Image.Image, shot: Shot) -> Image.Image:
-    """What the sensor makes of the light: saturation, cast, gamma, blur and noise."""
-    camera, chance = shot.camera, shot.chance
+def _expose(crop: Image.Image, camera: Camera, chance: random.Random) -> Image.Image:
+    """Light, colour cast, gamma, blur and noise of the camera."""
     light = chance.uniform(0.88, 1.12)
-    keep, grey = camera.saturation, (1 - camera.saturation) / 3
-    matrix: list[float] = []
-    for channel, gain in enumerate(camera.cast):
-        matrix += [light * gain * (grey + keep * (channel == other)) for other in range(3)] + [0.0]
-    picture = picture.convert("RGB", tuple(matrix)).point(_curve(camera))
-    picture = picture.filter(ImageFilter.GaussianBlur(camera.blur * chance.uniform(0.7, 1.5)))
+    red, green, blue = (light * gain for gain in camera.cast)
+    crop = crop.convert("RGB", (red, 0, 0, 0, 0, green, 0, 0, 0, 0, blue, 0))
+    blur = ImageFilter.GaussianBlur(camera.blur * chance.uniform(0.7, 1.5))
+    crop = crop.point(_curve(camera.gamma)).filter(blur)
     x, y = chance.randrange(WIDTH), chance.randrange(HEIGHT)
-    grain = _film(camera.noise).crop((x, y, x + WIDTH, y + HEIGHT))
-    return ImageChops.add(picture, grain, 1, -128)
+    noise = _noise(camera.noise).crop((x, y, x + WIDTH, y + HEIGHT))
+    return ImageChops.add(crop, noise, 1, -128)
 
 
 @cache
-def _curve(camera: Camera) -> list[int]:
-    levels = [255 * (value / 255) ** camera.gamma for value in range(256)]
-    return [round(min(255, camera.lift + camera.contrast * level)) for level in levels] * 3
+def _curve(gamma: float) -> list[int]:
+    return [round(255 * (level / 255) ** gamma) for level in range(256)] * 3
 
 
 @cache
-def _film(noise: float) -> Image.Image:
-    return _grain().point([round(128 + (value - 128) * noise / 30) for value in range(256)] * 3)
-
-
-def _encode(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
+def _noise(deviation: float) -> Image.Image:
+    """Noise around 128, twice the size of a crop."""
+    # RandomState, because NumPy never changes its stream
+    noise = np.random.RandomState(0).normal(128, deviation, (2 * HEIGHT, 2 * WIDTH, 3))
+    return Image.fromarray(noise.round().astype(np.uint8))

@@ -1,5 +1,6 @@
 """The identity loss, and how the losses add up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,9 +16,7 @@ Smoothing = float | Literal["adaptive"]
 _ADAPTIVE = 0.2  # of adaptive smoothing, as in FastReID
 
 
-def identity_loss(
-    logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0, among: Tensor | None = None
-) -> Tensor:
+def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> Tensor:
     """Cross-entropy over the images whose identity has a row; 0 if none has.
 
     Smoothing gives `smoothing` / (rows - 1) to each wrong row, as in FastReID and in Szegedy's
@@ -29,8 +28,6 @@ def identity_loss(
         rows: (B,) int64 true rows, -1 for none.
         smoothing: 0..1; or `adaptive`, a fifth of the probability that the image's own row has
             already (FastReID's negative epsilon).
-        among: (B, rows) bool, the rows that each image is classified among, its true row one of
-            them; the others get no probability and no smoothing. None for all.
 
     >>> identity_loss(torch.zeros(2, 4), torch.tensor([1, -1])).item()
     1.3862943649291992
@@ -38,8 +35,6 @@ def identity_loss(
     0.0
     """
     known = (rows >= 0).sum().clamp(min=1)
-    if among is not None:
-        return _among(logits, rows, smoothing, among) / known
     if smoothing == "adaptive":
         return _adaptive(logits, rows) / known
     count = logits.shape[1]
@@ -55,17 +50,6 @@ def _adaptive(logits: Tensor, rows: Tensor) -> Tensor:
     share = _ADAPTIVE * true.detach().exp()
     wrong = (scores.sum(1) - true) / max(1, logits.shape[1] - 1)
     return -((1 - share) * true + share * wrong)[rows >= 0].sum()
-
-
-def _among(logits: Tensor, rows: Tensor, smoothing: Smoothing, among: Tensor) -> Tensor:
-    """Summed cross-entropy, each image's among rows of its own."""
-    known = rows >= 0
-    logits, rows, among = logits[known], rows[known], among[known]
-    scores = logits.masked_fill(~among, -torch.inf).log_softmax(1).masked_fill(~among, 0.0)
-    true = scores.gather(1, rows[:, None])[:, 0]  # (B,)
-    share = _ADAPTIVE * true.detach().exp() if smoothing == "adaptive" else smoothing
-    wrong = (scores.sum(1) - true) / (among.sum(1) - 1).clamp(min=1)
-    return -((1 - share) * true + share * wrong).sum()
 
 
 @dataclass(frozen=True)
@@ -130,6 +114,21 @@ class LossConfig:
             pair = PairLoss(self.pair, self.pair_margin, self.pair_scale)
             losses[self.pair] = (self.pair_weight, pair)
         return losses
+
+
+def identity_loss_of_heads(
+    logits: Mapping[str, Tensor], rows: Mapping[str, Tensor], smoothing: Smoothing = 0.0
+) -> Tensor:
+    """The mean of `identity_loss` over all pairs of a head and an image with a row in it.
+
+    Args:
+        logits: (B, rows) of each head.
+        rows: (B,) true rows in each head, -1 for none.
+        smoothing: see `identity_loss`.
+    """
+    losses = [identity_loss(logits[name], own, smoothing) for name, own in rows.items()]
+    counts = torch.stack([(own >= 0).sum() for own in rows.values()])
+    return (torch.stack(losses) * counts).sum() / counts.sum().clamp(min=1)
 
 
 def mean_over_heads(values: list[Tensor]) -> Tensor:

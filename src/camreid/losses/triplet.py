@@ -125,3 +125,30 @@ class PairLoss(nn.Module):
             for terms, chosen in ((positive, same & ~itself), (negative, ~same))
         ]
         return F.softplus(sums[0] + sums[1]).sum() / len(pids) + 0.0 * embeddings.sum()
+
+
+def within_cameras(
+    loss: TripletLoss | PairLoss, embeddings: Tensor, pids: Tensor, cameras: Tensor
+) -> Tensor:
+    """A metric loss that compares images of one camera only.
+
+    Where identities are labelled within each camera, images of two cameras are neither positives
+    nor negatives.
+
+    Args:
+        loss: of embeddings and pids.
+        embeddings: (B, d).
+        pids: (B,).
+        cameras: (B,).
+
+    Returns:
+        The mean of the cameras' losses, weighted by the number of images that each is a mean of.
+    """
+    total, count = 0.0 * embeddings.sum(), 0
+    for camera in set(cameras.tolist()):
+        own = cameras == camera
+        terms = loss.terms(pids[own])
+        if terms:
+            total = total + terms * loss(embeddings[own], pids[own])
+            count += terms
+    return total / max(1, count)

@@ -1,19 +1,18 @@
 """The strong baseline: one backbone, one neck, one head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
 from camreid.errors import InputError, require_whole
-from camreid.labels import LabelMap
+from camreid.labels import HeadLabels
 from camreid.models.backbone import Backbone, Changes, Pool
 from camreid.models.camera_embedding import use_camera_embedding
-from camreid.models.camera_heads import CameraHead
 from camreid.models.camera_norm import use_camera_norm
 from camreid.models.cameras import CameraIndex, CameraOptions
 from camreid.models.head import Classifier, RemapHead
-from camreid.models.network import ReIDNetwork, ReIDOutput
+from camreid.models.network import ReIDNetwork, ReIDOutput, Rows
 from camreid.models.pixels import PixelNorm, Pixels
 
 
@@ -21,7 +20,7 @@ class Baseline(ReIDNetwork):
     """One backbone, one BNNeck, one head: bag of tricks (Luo et al. 2019) and its kin.
 
     Args:
-        labels: the people, in row order.
+        labels: the identities, in row order; with `camera_heads` those of each camera.
         image_size: (H, W) in pixels.
         pixels: see `PixelNorm`.
         backbone: a timm model name.
@@ -44,12 +43,12 @@ class Baseline(ReIDNetwork):
         cameras: see `CameraOptions`, as the other options of cameras.
         camera_norm: see `CameraNorm`.
         camera_embedding: see `CameraEmbedding`.
-        camera_heads: see `CameraHead`.
+        camera_heads: see `CameraOptions`.
     """
 
     def __init__(
         self,
-        labels: LabelMap,
+        labels: HeadLabels,
         image_size: tuple[int, int],
         *,
         pixels: Pixels = "raw",
@@ -95,13 +94,14 @@ class Baseline(ReIDNetwork):
         )
         self.neck = bn_neck(dim) if neck == "bn" else nn.Identity()
         options = CameraOptions(cameras, camera_norm, camera_embedding, camera_heads)
-        self._add_heads(options, dim, (labels, classifier, scale, margin, bias))
+        self._add_heads(options, dim, labels, (classifier, scale, margin, bias))
 
     def _add_heads(
         self,
         options: CameraOptions,
         dim: int,
-        how: tuple[LabelMap, Classifier, float, float, bool],
+        labels: HeadLabels,
+        how: tuple[Classifier, float, float, bool],
     ) -> None:
         """The heads, and what else is told the cameras; after the trunk and the neck."""
         self.cameras = options.told
@@ -112,14 +112,14 @@ class Baseline(ReIDNetwork):
         if factor:
             use_camera_embedding(self.backbone.trunk, factor, self.camera_index)
         self.heads = nn.ModuleDict(
-            {f"c{camera}": CameraHead(camera, dim, *how) for camera in self.cameras}
-            if options.camera_heads
-            else {"identity": RemapHead(dim, *how)}
+            {f"c{c}": RemapHead(dim, labels.get(c, ()), *how, camera=c) for c in self.cameras}
+            if isinstance(labels, Mapping)
+            else {"identity": RemapHead(dim, labels, *how)}
         )
         self.widths = dict.fromkeys(self.heads, dim)
 
     def forward(
-        self, images: Tensor, rows: Tensor | None = None, cameras: Tensor | None = None
+        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
     ) -> ReIDOutput:
         """See `ReIDNetwork.forward`; `features` are after the neck in both modes."""
         index = self.camera_index
@@ -129,7 +129,7 @@ class Baseline(ReIDNetwork):
             after: Tensor = self.neck(before)
             before, after = index.unsort(before), index.unsort(after)
         embedding = before if self.metric_feature == "before" else after
-        logits = {name: head(after, rows) for name, head in self.heads.items()}
+        logits = self.logits(self.parts(after), rows)
         return ReIDOutput(after, {"identity": embedding}, logits, before)
 
     def parts(self, features: Tensor) -> dict[str, Tensor]:

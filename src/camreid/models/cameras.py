@@ -25,7 +25,8 @@ class CameraOptions:
             are, and images of other cameras are treated as of an unknown one.
         camera_norm: see `CameraNorm`.
         camera_embedding: factor lambda of `CameraEmbedding`; 0 for none.
-        camera_heads: see `CameraHead`.
+        camera_heads: one head for each camera, over the identities of that camera, as in
+            intra-camera supervision (Zhu et al. 2019; Qi et al. 2020).
 
     Raises:
         InputError: an option that is asked for without cameras, or a value that is none of these.

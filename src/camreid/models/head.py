@@ -1,7 +1,6 @@
-"""The classifier that knows whose row is whose."""
+"""The classifier that stores the identity of each row."""
 
 import math
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -9,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camreid.errors import HeadMismatch, InputError, require_number
-from camreid.labels import LabelMap, rows_of
+from camreid.labels import Identities, LabelMap, rows_of
 
 Classifier = Literal["linear", "cosine", "arc", "circle"]
 
 
 class RemapHead(nn.Module):
-    """Classifier rows over features, one row a person.
+    """Classifier rows over features, one row for each identity.
 
-    The people are a buffer, so a checkpoint always knows whose row is whose. With c the cosine of
+    The identities are a buffer, so a checkpoint always has its label map. With c the cosine of
     feature and row, s `scale`, m `margin`, the logits of the true row and of the others are
 
     - `linear`: s w.x for both
@@ -31,11 +30,12 @@ class RemapHead(nn.Module):
 
     Args:
         dim: width of the features.
-        labels: the people, in row order.
+        labels: the identities, in row order.
         classifier: which logits.
         scale: s.
         margin: m.
         bias: add one to `linear` logits, as torchreid's classifiers have.
+        camera: 1-based, whose images alone the head classifies; None for all cameras.
     """
 
     pids: Tensor
@@ -43,11 +43,12 @@ class RemapHead(nn.Module):
     def __init__(
         self,
         dim: int,
-        labels: LabelMap | Sequence[int],
+        labels: Identities,
         classifier: Classifier = "linear",
         scale: float = 1.0,
         margin: float = 0.0,
         bias: bool = False,
+        camera: int | None = None,
     ) -> None:
         super().__init__()
         if classifier not in get_args(Classifier):
@@ -57,6 +58,7 @@ class RemapHead(nn.Module):
             )
         require_number("model.network.scale", scale, least=0)
         require_number("model.network.margin", margin, least=0)
+        self.camera = camera
         self.classifier, self.scale, self.margin = classifier, float(scale), float(margin)
         labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))
         self.weight = nn.Parameter(torch.empty(len(labels), dim))
@@ -71,12 +73,21 @@ class RemapHead(nn.Module):
 
     @property
     def labels(self) -> LabelMap:
-        """The people, in row order."""
+        """The identities, in row order."""
         return LabelMap(tuple(self.pids.tolist()))
 
-    def rows(self, pids: Tensor) -> Tensor:
-        """Row of each pid, -1 for people without one."""
-        return rows_of(self.pids, pids)
+    def rows(self, pids: Tensor, cameras: Tensor | None = None) -> Tensor:
+        """Row of each pid, -1 where it has none.
+
+        Args:
+            pids: (B,) int64.
+            cameras: (B,) int64, 1-based; images of cameras that the head does not classify have no
+                row. None for images of the head's camera.
+        """
+        rows = rows_of(self.pids, pids)
+        if self.camera is None or cameras is None:
+            return rows
+        return rows.where(cameras == self.camera, -1)
 
     def forward(self, features: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits.
@@ -118,20 +129,20 @@ class RemapHead(nn.Module):
 
     @torch.no_grad()
     def take(self, weight: Tensor, labels: LabelMap, bias: Tensor | None = None) -> LabelMap:
-        """Copy the rows of the people that `labels` shares with this head, person to person.
+        """Copy the rows of the identities that `labels` shares with this head.
 
         Args:
             weight: (len(labels), dim) rows of another head.
-            labels: whose they are.
+            labels: the identities of these rows.
             bias: (len(labels),) of the other head, if it has one; taken if this one has too.
 
         Returns:
-            The people of this head that `labels` does not have; their rows are as they were.
+            The identities of this head that `labels` does not have; their rows stay.
         """
         if weight.shape != (len(labels), self.dim):
             raise HeadMismatch(
                 f"the starting head is {tuple(weight.shape)}, but its label map names "
-                f"{len(labels)} people and this model's features are {self.dim} wide. Start with "
+                f"{len(labels)} identities and the features are {self.dim} wide. Start with "
                 "the model and label map that the weights were made with."
             )
         rows = labels.rows(self.pids.cpu())
@@ -147,16 +158,12 @@ class RemapHead(nn.Module):
         """Set rows from features: weight imprinting (Qi et al. 2018).
 
         Args:
-            pids: (N,) whose rows.
+            pids: (N,) identities of the rows.
             directions: (N, dim) mean features; only their direction counts. Rows get the mean
                 length of the other rows, so that a linear head does not prefer either.
         """
         rows = self.rows(pids.to(self.pids.device))
-        others = self._typical()
+        others = torch.ones_like(self.pids, dtype=torch.bool)
         others[rows] = False
         length = self.weight[others].norm(dim=1).mean() if others.any() else 1.0
         self.weight[rows] = F.normalize(directions.to(self.weight)) * length
-
-    def _typical(self) -> Tensor:
-        """(rows,) bool: whose length new rows get."""
-        return torch.ones(len(self.pids), dtype=torch.bool, device=self.weight.device)

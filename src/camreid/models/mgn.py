@@ -10,7 +10,7 @@ from camreid.labels import LabelMap
 from camreid.models.backbone import Backbone, Changes, GeM
 from camreid.models.baseline import bn_neck
 from camreid.models.head import Classifier, RemapHead
-from camreid.models.network import ReIDNetwork, ReIDOutput
+from camreid.models.network import ReIDNetwork, ReIDOutput, Rows
 from camreid.models.pixels import PixelNorm, Pixels
 
 # the order of the parts in the feature: whole maps first
@@ -34,7 +34,7 @@ class MGN(ReIDNetwork):
     other, in the order of `PARTS`.
 
     Args:
-        labels: the people, in row order.
+        labels: the identities, in row order.
         image_size: (H, W) in pixels; the map of H / 16 rows must have three stripes.
         pixels: see `PixelNorm`.
         backbone: a timm ResNet of bottlenecks.
@@ -95,7 +95,7 @@ class MGN(ReIDNetwork):
             nn.init.kaiming_normal_(self.get_parameter(f"reductions.{part}.weight"), mode="fan_out")
 
     def forward(
-        self, images: Tensor, rows: Tensor | None = None, cameras: Tensor | None = None
+        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
     ) -> ReIDOutput:
         """See `ReIDNetwork.forward`; all is after the necks, the same for all cameras."""
         shared = self.trunk(self.pixel_norm(images))
@@ -107,7 +107,7 @@ class MGN(ReIDNetwork):
         return ReIDOutput(
             features=torch.cat([parts[part] for part in PARTS], dim=1),
             embeddings={k: torch.cat([parts[p] for p in names], 1) for k, names in JOINED.items()},
-            logits={part: self.heads[part](parts[part], rows) for part in PARTS},
+            logits=self.logits(parts, rows),
             before=torch.cat([before[part] for part in PARTS], dim=1),
         )
 

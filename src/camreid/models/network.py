@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camreid.errors import InputError
-from camreid.labels import LabelMap
-from camreid.models.camera_heads import CameraHead
+from camreid.labels import HeadLabels, LabelMap
 from camreid.models.cameras import OPTIONS
 from camreid.models.head import RemapHead
 from camreid.models.pixels import Pixels
 
 Neck = Literal["after", "before"]
+Rows = Tensor | Mapping[str, Tensor] | None
 NETWORKS = ("camreid.models.Baseline", "camreid.models.MGN")  # a checkpoint may name these
 
 
@@ -84,7 +84,7 @@ class ReIDNetwork(nn.Module):
     """What an architecture has.
 
     Attributes:
-        heads: `RemapHead`s by name, over one label map.
+        heads: `RemapHead`s by name, over one label map, or one of each camera over its own.
         widths: width of the features that each head is given.
         cameras: that it tells apart, 1-based; none by default.
     """
@@ -94,13 +94,14 @@ class ReIDNetwork(nn.Module):
     cameras: tuple[int, ...] = ()
 
     def forward(
-        self, images: Tensor, rows: Tensor | None = None, cameras: Tensor | None = None
+        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
     ) -> ReIDOutput:
         """Features and logits of images.
 
         Args:
             images: (B, 3, H, W) as `model.pixels` says, raw uint8 or float in 0..255 by default.
-            rows: (B,) true rows, for classifiers with a margin; -1 for none.
+            rows: (B,) true rows, one tensor or one of each head, for classifiers with a margin; -1
+                for none.
             cameras: (B,) int64 cameras, 1-based, for networks that tell any apart; None for
                 unknown ones.
         """
@@ -110,18 +111,34 @@ class ReIDNetwork(nn.Module):
         """The part of `features` (B, D) that each head's rows are compared with."""
         raise NotImplementedError
 
+    def logits(self, parts: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
+        """(B, rows) logits of each head of its part of the features."""
+        of_heads = rows if isinstance(rows, Mapping) else dict.fromkeys(self.heads, rows)
+        return {name: head(parts[name], of_heads[name]) for name, head in self.heads.items()}
+
     def remap_heads(self) -> dict[str, RemapHead]:
         """The heads by name."""
         return {name: head for name, head in self.heads.items() if isinstance(head, RemapHead)}
 
-    def camera_heads(self) -> dict[int, CameraHead]:
-        """The heads of single cameras by camera; none by default."""
-        heads = [head for head in self.heads.values() if isinstance(head, CameraHead)]
-        return {head.camera: head for head in heads}
+    @property
+    def camera_labels(self) -> dict[int, LabelMap]:
+        """The label map of each camera's head; empty where the heads are for all cameras."""
+        heads = self.remap_heads().values()
+        return {head.camera: head.labels for head in heads if head.camera is not None}
+
+    @property
+    def labels(self) -> LabelMap:
+        """The identities of all heads: in row order, or camera by camera."""
+        pids = (pid for head in self.remap_heads().values() for pid in head.labels.pids)
+        return LabelMap(tuple(dict.fromkeys(pids)))
+
+    def rows(self, pids: Tensor, cameras: Tensor) -> dict[str, Tensor]:
+        """(B,) row in each head of images of (B,) identities and cameras; -1 for none."""
+        return {name: head.rows(pids, cameras) for name, head in self.remap_heads().items()}
 
 
 def build_network(
-    config: Mapping[str, Any], labels: LabelMap, image_size: tuple[int, int], pixels: Pixels
+    config: Mapping[str, Any], labels: HeadLabels, image_size: tuple[int, int], pixels: Pixels
 ) -> ReIDNetwork:
     """The network that a config names by `_target_`, which must be a `ReIDNetwork`."""
     options = dict(config)
@@ -141,6 +158,11 @@ def build_network(
         raise InputError(
             f"model.network.{asked[0]}={options[asked[0]]}: {target} has no camera options. Choose "
             "a model of camreid.models.Baseline, such as model=bot_r50 or model=vit_base."
+        )
+    if isinstance(labels, Mapping) != bool(options.get("camera_heads")):
+        raise InputError(
+            "a model with camera_heads=true takes a label map for each camera, such as "
+            "split.camera_labels, and any other model one label map."
         )
     try:
         inspect.signature(network).bind(labels, image_size, pixels=pixels, **options)

@@ -1,17 +1,13 @@
 """The models of `conf/model/`, read without Hydra."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from camreid.errors import InputError
-from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
-from camreid.models.network import ReIDNetwork, build_network
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # beside the package in a wheel, at the top of a checkout
@@ -50,20 +46,6 @@ def read_model(name: str, **options: object) -> ModelConfig:
             raise InputError(f"model {name!r} has no option {dotted}; see conf/model/{name}.yaml.")
         node[last] = value
     return ModelConfig.read(config)
-
-
-def build_on_meta(name: str, bare: bool = False) -> ReIDNetwork:
-    """The network of a file of `conf/model/` on the meta device, for its tensors' names.
-
-    Args:
-        name: of the file.
-        bare: without a neck and with biases, as torchreid's models are.
-    """
-    config = read_model(name).without_weights()
-    if bare and "neck" in config.network:
-        config = replace(config, network={**config.network, "neck": "none", "bias": True})
-    with torch.device("meta"):
-        return build_network(config.network, LabelMap((1, 2)), config.image_size, config.pixels)
 
 
 def _compose(name: str) -> dict[str, Any]:

@@ -102,10 +102,7 @@ class Metrics(Record):
     @property
     def split_text(self) -> str:
         """The split in a few words."""
-        split = self.split or {}
-        if "kind" in split:
-            return str(SplitRecord.from_json(split))
-        return ", ".join(str(split[key]) for key in ("strategy", "digest") if split.get(key))
+        return str(SplitRecord.from_json(self.split)) if self.split else ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,6 @@ class Matrix(Record):
             `rows` on them where they are not all.
         best: name of the expert with the largest `mAP` and `rank1`, by query camera and over `all`.
         differences: of each row from the best expert, with interval and p.
-        spaces: share of images that are nearest to themselves across two experts' features.
         left_out: fusions that these experts do not allow, with the reason.
         notes: limits of the comparison.
     """
@@ -137,7 +133,6 @@ class Matrix(Record):
     compared: dict[str, Any]
     best: dict[str, dict[str, str | None]]
     differences: dict[str, dict[str, dict[str, float]]]
-    spaces: dict[str, Any] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     partial: bool = False

@@ -5,7 +5,7 @@ from typing import Any
 
 from camreid.runs.table import Table, percent
 
-_COUNTS = ("dim", "identities", "shared", "unknown")
+_COUNTS = ("rows", "dim", "identities", "shared", "unknown")
 
 
 def head_check_table(title: str, heads: Sequence[Mapping[str, Any]]) -> Table:
@@ -18,11 +18,10 @@ def head_check_table(title: str, heads: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         (
             head["head"],
-            str(head["rows"] if head["members"] is None else f"{head['members']}/{head['rows']}"),
             *(str(head[key]) for key in _COUNTS),
             percent(head["coverage"]),
             percent(head["image_coverage"]),
         )
         for head in heads
     ]
-    return Table(title, ("head", "rows", *_COUNTS, "coverage", "of images"), rows)
+    return Table(title, ("head", *_COUNTS, "coverage", "of images"), rows)

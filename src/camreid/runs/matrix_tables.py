@@ -1,173 +1,95 @@
-"""The matrix of experts and cameras for the terminal."""
+"""Experts by query cameras as tables."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
+from camreid.evaluation.matrix import SCORES
+from camreid.runs.folder import Matrix
+from camreid.runs.table import Table, percent
 
-from camreid.evaluation.report import percent
-
-_TITLES = {"mAP": "mAP", "rank1": "Rank-1"}
+Row = Mapping[str, Any]
 
 
-def matrix_tables(content: Mapping[str, Any]) -> list[Table]:
-    """Tables of `matrix.json`: two by query camera, the experts, and who is better than the best.
+def matrix_tables(matrix: Matrix) -> list[Table]:
+    """Each score by query camera, coverage with leakage, and differences from the best expert.
 
-    A split that leaks says so in the title of each.
+    Where a row leaks, the scores are shown on the compared identities too.
     """
-    caveat = leak_caveat(_tested(content), content["compared"])
-    if content["partial"]:
-        caveat += "\nOn a part of the images only."
-    tables = [_by_camera(content, number, caveat) for number in _TITLES]
-    if content["compared"]["rows"]:
-        fair = {**content, **on_unseen(content)}
-        tables += [_by_camera(fair, number, caveat, unseen=True) for number in _TITLES]
-    tables.append(_knowledge(_rows(content), caveat))
-    if content["differences"]:
-        tables.append(_differences(content, caveat))
-    return tables
+    compared = matrix.compared
+    unseen = f"{compared['identities']} identities that no row is known to be trained on"
+    notes = ["Only a part of the images was tested."] if matrix.partial else []
+    if compared["leaks"]:
+        notes.append(f"This split leaks. Experts are compared on the {unseen}.")
+    if not compared["complete"]:
+        notes.append("Not all training identities are known: leakage may be larger.")
+    tables = [_by_camera(matrix, score, {}, notes) for score in SCORES]
+    if compared["rows"]:
+        where = f" on the {unseen}"
+        tables += [_by_camera(matrix, score, compared["rows"], notes, where) for score in SCORES]
+    tables.append(_coverage(matrix, notes))
+    return [*tables, _differences(matrix, notes)] if matrix.differences else tables
 
 
-def leak_caveat(
-    rows: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Any] | None = None
-) -> str:
-    """Lines for titles on test people whom the weights have seen; empty if there are none.
+def leakage(row: Row) -> str:
+    """Test identities that are training identities of a row.
 
-    Args:
-        rows: that are a checkpoint each, by name.
-        compared: on whom the rows are compared, as `matrix.json` has it.
-    """
-    leaks = {n: row["leak"] for n, row in rows.items() if row["leak"] is not None}
-    seen = {n: k["seen"]["identities"] for n, k in leaks.items() if k["seen"]["identities"]}
-    unknown = [n for n, row in rows.items() if not row.get("seen_complete", n in leaks)]
-    said = f"\nNobody knows all whom {', '.join(unknown)} was trained on." if unknown else ""
-    if not seen:
-        return said
-    people = next(iter(leaks.values()))["all"]["identities"]
-    told = ", ".join(f"{name} {count}" for name, count in seen.items())
-    said = f"\nThis split leaks: of {people} test people, weights were trained on {told}.{said}"
-    if compared is None:
-        return said
-    left = compared["identities"]
-    whom = f"go by the {left} people" if left else "are left out: there are no people"
-    return f"{said}\nBest expert and differences {whom} {unseen_by_all(compared)}."
-
-
-def unseen_by_all(compared: Mapping[str, Any]) -> str:
-    """Whom rows are compared on where they leak, in words.
-
-    >>> unseen_by_all({"complete": False})
-    'whom no row is known to have seen, though some may have'
-    """
-    if compared.get("complete", True):
-        return "whom none of the rows has seen"
-    return "whom no row is known to have seen, though some may have"
-
-
-def _rows(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {**_tested(content), **content["combinations"]}
-
-
-def _tested(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The rows that are a checkpoint each."""
-    return {**content["experts"], **content["controls"]}
-
-
-def on_unseen(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The groups of rows with their numbers on the people whom none of the rows has seen."""
-    compared = content["compared"]["rows"]
-    return {
-        key: {name: {**row, **compared[name]} for name, row in (content.get(key) or {}).items()}
-        for key in ("experts", "controls", "combinations")
-    }
-
-
-def _by_camera(content: Mapping[str, Any], number: str, caveat: str, unseen: bool = False) -> Table:
-    """Query cameras across: the number, and below it the 95 % interval in whole per cent.
-
-    Where the split leaks, the best expert is in the table of the `unseen` people alone.
-    """
-    whom = f" on the {content['compared']['identities']} people compared" if unseen else ""
-    title = f"{_TITLES[number]} by query camera{whom}, {content['protocol']}; below, 95 %{caveat}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for camera in content["cameras"]:
-        table.add_column(f"c{camera}", justify="right")
-    table.add_column("all", justify="right")
-    keys = [*map(str, content["cameras"]), "all"]
-    rows = _rows(content)
-    ends = (len(content["experts"]), len(_tested(content)), len(rows))
-    for place, (name, row) in enumerate(rows.items(), start=1):
-        parts = [row if key == "all" else row["by_camera"][key] for key in keys]
-        cells = (_cell(part, number) for part in parts)
-        table.add_row(name, *cells, end_section=place in ends)
-    if unseen or not content["compared"]["leaks"]:
-        found = (content["best"].get(key, {}).get(number) for key in keys)
-        table.add_row("best expert", *(name or "n/a" for name in found))
-    return table
-
-
-def _cell(part: Mapping[str, Any] | None, number: str) -> str:
-    if part is None:
-        return percent(None)
-    value, (low, high) = percent(part["retrieval"][number]), part["intervals"][number]
-    return value if low is None else f"{value}\n{100 * low:.0f}..{100 * high:.0f}"
-
-
-def _knowledge(rows: Mapping[str, Mapping[str, Any]], caveat: str) -> Table:
-    """Whom each row knows: coverage of the train people, tested people seen, and the rest."""
-    title = f"Coverage of the train people and leak{caveat}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    names = ("rows", "coverage", "test people seen", "unseen mAP", "unseen Rank-1")
-    for name in names:
-        table.add_column(name, justify="right")
-    for name, row in rows.items():
-        leak = row["leak"]
-        unseen = {} if leak is None else leak["unseen"]
-        table.add_row(
-            name,
-            _count(row.get("rows")),
-            percent(row.get("coverage")),
-            seen_people(row),
-            *(percent(unseen.get(number)) for number in _TITLES),
-        )
-    return table
-
-
-def seen_people(row: Mapping[str, Any]) -> str:
-    """How many of the tested people a row has seen, the least where not all is known.
-
-    >>> seen_people({"leak": {"seen": {"identities": 3}}, "seen_complete": False})
-    'at least 3'
+    >>> leakage({"leak": {"seen": {"identities": 3}, "all": {"identities": 9}}})
+    '3 of 9'
     """
     if row["leak"] is None:
         return "n/a"
     least = "" if row.get("seen_complete", True) else "at least "
-    return f"{least}{row['leak']['seen']['identities']}"
+    return f"{least}{row['leak']['seen']['identities']} of {row['leak']['all']['identities']}"
 
 
-def _count(number: int | None) -> str:
-    return "n/a" if number is None else f"{number:,}"
+def _by_camera(
+    matrix: Matrix, score: str, numbers: Mapping[str, Row], notes: list[str], where: str = ""
+) -> Table:
+    """A score with its interval; `numbers` replace those of the rows."""
+    keys = [*map(str, matrix.cameras), "all"]
+    rows = []
+    for name, row in matrix.rows.items():
+        own = numbers.get(name, row)
+        cells = {**own["by_camera"], "all": own}
+        rows.append([name, *(_cell(cells.get(key), score) for key in keys), leakage(row)])
+    if where or not matrix.compared["leaks"]:
+        best = (matrix.best.get(key, {}).get(score) for key in keys)
+        rows.append(["best", *(name or "n/a" for name in best), ""])
+    columns = ("", *(f"c{camera}" for camera in matrix.cameras), "all", "leakage")
+    title = f"{SCORES[score]} in % by query camera{where}, {matrix.protocol}; below, 95 % intervals"
+    return Table(title, columns, rows, notes)
 
 
-def _differences(content: Mapping[str, Any], caveat: str) -> Table:
+def _cell(part: Row | None, score: str) -> str:
+    if part is None:
+        return "n/a"
+    value, (low, high) = f"{100 * part['retrieval'][score]:.1f}", part["intervals"][score]
+    return value if low is None else f"{value}\n{100 * low:.0f}..{100 * high:.0f}"
+
+
+def _coverage(matrix: Matrix, notes: list[str]) -> Table:
+    columns = ("", "rows", "coverage", "leakage", *(f"unseen {name}" for name in SCORES.values()))
+    rows = []
+    for name, row in matrix.rows.items():
+        unseen = row["leak"]["unseen"] if row["leak"] else {}
+        scores = (percent(unseen.get(score)) for score in SCORES)
+        count = row.get("rows")
+        shown = "n/a" if count is None else f"{count:,}"
+        rows.append([name, shown, percent(row.get("coverage")), leakage(row), *scores])
+    return Table("Coverage of the train identities, and leakage", columns, rows, notes)
+
+
+def _differences(matrix: Matrix, notes: list[str]) -> Table:
     """Paired differences in points, below them the 95 % intervals."""
-    best = content["best"]["all"]["mAP"]
-    title = (
-        f"Points above {best}, the expert of the highest mAP on this test, which "
-        f"counts in its favour;\nno p is adjusted for the number of rows{caveat}"
-    )
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for number in _TITLES.values():
-        for column in (number, "p"):
-            table.add_column(column, justify="right")
-    for name, found in content["differences"].items():
-        cells = []
-        for number in _TITLES:
-            value, low, high = (found[number][key] for key in ("value", "low", "high"))
+    columns = ["", *(column for name in SCORES.values() for column in (name, "p")), "leakage"]
+    rows = []
+    for name, found in matrix.differences.items():
+        cells = [name]
+        for score in SCORES:
+            value, low, high = (found[score][key] for key in ("value", "low", "high"))
             ends = "" if low is None else f"\n{100 * low:+.1f}..{100 * high:+.1f}"
-            cells += [f"{100 * value:+.1f}{ends}", f"{found[number]['p']:.3f}"]
-        table.add_row(name, *cells)
-    return table
+            cells += [f"{100 * value:+.1f}{ends}", f"{found[score]['p']:.3f}"]
+        rows.append([*cells, leakage(matrix.rows[name])])
+    title = f"Difference in points from {matrix.best['all']['mAP']}, the expert of the highest mAP"
+    chosen = "That expert was chosen on this test, which favours it; p is not adjusted for rows."
+    return Table(title, columns, rows, [*notes, chosen])

@@ -16,8 +16,8 @@ from camreid.errors import InputError, require_number
 from camreid.labels import LabelMap
 from camreid.losses.distillation import cosines, logit_loss, similarity_loss
 from camreid.losses.identity import mean_over_heads
-from camreid.models.camera_heads import CameraHead
 from camreid.models.evaluating import forward_raw
+from camreid.models.head import RemapHead
 from camreid.models.network import ReIDNetwork, ReIDOutput
 from camreid.models.pixels import PixelNorm
 from camreid.training.batch import Batch
@@ -109,11 +109,19 @@ class Distillation:
         self, teachers: Sequence[Teacher], student: ReIDNetwork, config: DistillConfig
     ) -> None:
         self.teachers, self.student, self.config = tuple(teachers), student, config
-        labels = next(iter(student.remap_heads().values())).labels
         if not self.teachers:
             raise InputError("no teachers were given; a student needs at least one.")
-        self.shared = [_shared(teacher.labels, labels) for teacher in self.teachers]
-        if config.logit_weight and not any(len(rows[0]) > 1 for rows in self.shared):
+        if config.logit_weight and any(teacher.network.camera_labels for teacher in self.teachers):
+            raise InputError(
+                "a teacher has heads per camera, which share no logits; distil by similarities "
+                "alone.",
+                logit_weight=0,
+                similarity_weight=1,
+            )
+        heads = student.remap_heads()
+        self.shared = [{n: _shared(t, head) for n, head in heads.items()} for t in self.teachers]
+        rows = [rows for shared in self.shared for rows, _ in shared.values()]
+        if config.logit_weight and not any(len(own) > 1 for own in rows):
             raise InputError(
                 "no teacher shares two identities with the student, so there are no logits to "
                 "compare; distil by similarities alone.",
@@ -159,13 +167,11 @@ class Distillation:
         heads: dict[str, list[Tensor]] = {}
         for name, head in self.student.remap_heads().items():
             student = head(parts[name])  # without the margin that training puts on the true row
-            of_a_camera = isinstance(head, CameraHead)
-            values = heads.setdefault("" if of_a_camera else name, [0.0 * student[:0].sum(1)])
-            for teacher, theirs, mask, (their_rows, our_rows) in zip(
-                self.teachers, logits, own, self.shared, strict=True
-            ):
-                apart = of_a_camera and head.camera != teacher.camera
-                if theirs and len(our_rows) > 1 and not apart:
+            group = name if head.camera is None else ""
+            values = heads.setdefault(group, [0.0 * student[:0].sum(1)])
+            for theirs, mask, shared in zip(logits, own, self.shared, strict=True):
+                their_rows, our_rows = shared[name]
+                if theirs and len(our_rows) > 1:
                     mean = torch.stack(list(theirs.values())).mean(0)
                     target = theirs.get(name, mean)[:, their_rows.to(mask.device)]
                     ours = student[mask][:, our_rows.to(mask.device)]
@@ -179,7 +185,9 @@ def _logits(output: ReIDOutput | None, mask: Tensor) -> dict[str, Tensor]:
     return {} if output is None else {name: x[mask] for name, x in output.logits.items()}
 
 
-def _shared(teacher: LabelMap, student: LabelMap) -> tuple[Tensor, Tensor]:
-    """The rows of the identities of both, in the teacher's head and in the student's."""
-    both = torch.tensor(() if teacher.is_anonymous else (teacher & student).pids, dtype=torch.int64)
-    return teacher.rows(both), student.rows(both)
+def _shared(teacher: Teacher, head: RemapHead) -> tuple[Tensor, Tensor]:
+    """The rows of shared identities in the teacher's head and in the student's; may be empty."""
+    apart = teacher.labels.is_anonymous or head.camera not in (None, teacher.camera)
+    pids = () if apart else (teacher.labels & head.labels).pids
+    both = torch.tensor(pids, dtype=torch.int64)
+    return teacher.labels.rows(both), head.labels.rows(both)

@@ -7,13 +7,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role, sequences_of
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.report import Evidence
-from camreid.models.camera_heads import own_logits
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
 from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch
@@ -127,13 +127,14 @@ class RetrievalModule(pl.LightningModule):
         return partial(self.model, cameras=batch.cameras)
 
     def _guess(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
-        """Logits and true rows (-1 for none); of heads by camera, those of the image's own."""
-        rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
-        heads = self.model.camera_heads()
-        if not heads:
-            return torch.stack(list(output.logits.values())).sum(0), rows
-        logits, among, rows = own_logits(heads, output.logits, rows, batch.cameras, "known")
-        return logits.masked_fill(~among, -torch.inf), rows
+        """Logits and true rows (-1 for none), with heads per camera of the image's own head."""
+        rows = self.model.rows(batch.pids, batch.cameras)
+        if not self.model.camera_labels:
+            return torch.stack(list(output.logits.values())).sum(0), next(iter(rows.values()))
+        # an image has a row in one head at most
+        row, head = torch.stack(list(rows.values())).max(0)
+        logits = pad_sequence([x.T for x in output.logits.values()], padding_value=-torch.inf)
+        return logits[:, head, torch.arange(len(head), device=head.device)].T, row
 
     def on_test_epoch_end(self) -> None:
         """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""

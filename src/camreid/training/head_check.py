@@ -13,8 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.errors import HeadMismatch, InputError
 from camreid.files import write_text
-from camreid.labels import LabelMap, Unknown
-from camreid.models.camera_heads import CameraHead
+from camreid.labels import Unknown
 from camreid.models.head import RemapHead
 from camreid.runs.folder import HeadCheckRecord
 from camreid.runs.head_table import head_check_table
@@ -34,7 +33,7 @@ class HeadFit:
     Attributes:
         head: its name.
         rows: rows of its weight.
-        people: identities of its label map.
+        labels: identities of its label map.
         dim: width of its rows.
         features: width of the features that it is given.
         identities: train identities of the split, of its camera for a head of one camera.
@@ -42,15 +41,12 @@ class HeadFit:
         unknown: the others.
         coverage: `shared` / `identities`.
         image_coverage: the same by images.
-        misplaced: identities that land on the row of another.
         camera: of a head of one camera; None for all.
-        members: number of identities of that camera with a row.
-        left_out: identities that have a row and are not among these members.
     """
 
     head: str
     rows: int
-    people: int
+    labels: int
     dim: int
     features: int
     identities: int
@@ -58,10 +54,7 @@ class HeadFit:
     unknown: int
     coverage: float
     image_coverage: float
-    misplaced: int
     camera: int | None = None
-    members: int | None = None
-    left_out: int = 0
 
 
 def check_head(
@@ -70,7 +63,6 @@ def check_head(
     features: int,
     images: Mapping[int, int],
     inherited: Collection[int] | None,
-    trained: LabelMap,
 ) -> HeadFit:
     """Measure the fit of one head.
 
@@ -80,18 +72,14 @@ def check_head(
         features: width of the features that it is given.
         images: train images of each identity of the split.
         inherited: identities whose row came with the starting weights; None for all.
-        trained: the label map by which images are given their rows, that of the first head.
     """
     pids = torch.tensor(list(images), dtype=torch.int64)
-    own, rows = head.pids.cpu(), trained.rows(pids)
-    known, rows = pids[rows >= 0], rows[rows >= 0].clamp(max=len(own) - 1)
-    camera = head if isinstance(head, CameraHead) else None
-    members = camera.members.cpu() if camera else torch.ones(len(own), dtype=torch.bool)
-    shared = [pid for pid in known.tolist() if inherited is None or pid in inherited]
+    known = pids[head.rows(pids) >= 0].tolist()
+    shared = [pid for pid in known if inherited is None or pid in inherited]
     return HeadFit(
         head=name,
         rows=head.weight.shape[0],
-        people=len(set(own.tolist())),
+        labels=len(set(head.pids.tolist())),
         dim=head.dim,
         features=features,
         identities=len(images),
@@ -99,10 +87,7 @@ def check_head(
         unknown=len(images) - len(shared),
         coverage=len(shared) / max(1, len(images)),
         image_coverage=sum(images[pid] for pid in shared) / max(1, sum(images.values())),
-        misplaced=int((own[rows] != known).sum()),
-        camera=camera.camera if camera else None,
-        members=int(members.sum()) if camera else None,
-        left_out=int((~members[rows]).sum()),
+        camera=head.camera,
     )
 
 
@@ -160,7 +145,6 @@ class HeadCheck(pl.Callback):
                 width,
                 _images_of(head, images),
                 None if inherited is None else frozenset(inherited[name]),
-                module.labels,
             )
             for (name, head), width in zip(heads.items(), module.model.widths.values(), strict=True)
         ]
@@ -173,9 +157,9 @@ class HeadCheck(pl.Callback):
 
     def _faults(self, fit: HeadFit, unknown: Unknown, whole: bool, anonymous: bool) -> list[str]:
         faults = []
-        if fit.rows != fit.people:
+        if fit.rows != fit.labels:
             faults.append(
-                f"Head '{fit.head}' has {fit.rows} rows, but its label map names {fit.people} "
+                f"Head '{fit.head}' has {fit.rows} rows, but its label map names {fit.labels} "
                 "identities."
             )
         if fit.dim != fit.features:
@@ -189,20 +173,10 @@ class HeadCheck(pl.Callback):
                 "(labels.root= labels.camera=), or type model.unknown=reinit for a new head."
             )
             return faults
-        if fit.misplaced:
-            faults.append(
-                f"Head '{fit.head}': {fit.misplaced} identities land on the row of another."
-            )
-        if fit.left_out:
-            faults.append(
-                f"Head '{fit.head}' does not train {fit.left_out} identities of camera "
-                f"{fit.camera} that have a row: call set_cameras(pairs of pid and camera) of the "
-                "train images before, or fit with a ReIDDataModule."
-            )
-        of, them = ("", "them") if fit.camera is None else (f" of camera {fit.camera}", "its own")
+        of = "" if fit.camera is None else f" of camera {fit.camera}"
         counts = (
             f"Head '{fit.head}' has {fit.rows} rows; {fit.shared} of the split's {fit.identities} "
-            f"train identities{of} are among {them}, {fit.unknown} are not"
+            f"train identities{of} are among them, {fit.unknown} are not"
         )
         if unknown == "forbid" and fit.unknown:
             faults.append(f"{counts}, and model.unknown=forbid.")
@@ -218,10 +192,9 @@ class HeadCheck(pl.Callback):
 
 def _images_of(head: RemapHead, images: Images) -> dict[int, int]:
     """Train images of each identity, those of its camera for a head of one camera."""
-    camera = head.camera if isinstance(head, CameraHead) else None
     counts: Counter[int] = Counter()
-    for (pid, its_camera), count in sorted(images.items()):
-        if camera in (None, its_camera):
+    for (pid, camera), count in sorted(images.items()):
+        if head.camera in (None, camera):
             counts[pid] += count
     return counts
 

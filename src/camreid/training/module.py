@@ -8,18 +8,16 @@ import torch
 from torch import Tensor
 
 from camreid.errors import HeadMismatch, InputError
-from camreid.labels import LabelMap
-from camreid.losses.identity import LossConfig, identity_loss, mean_over_heads
-from camreid.losses.triplet import PairLoss, TripletLoss
-from camreid.models.camera_heads import require_members, set_members
+from camreid.labels import HeadLabels, LabelMap
+from camreid.losses.identity import LossConfig, identity_loss_of_heads, mean_over_heads
+from camreid.losses.triplet import PairLoss, TripletLoss, within_cameras
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
 from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch, read_cameras
-from camreid.training.camera_losses import camera_identity_loss, within_cameras
 from camreid.training.evaluation_loop import RetrievalModule
-from camreid.training.imprinting import feature_sums, rows_to_start, start_head
+from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
 from camreid.versions import versions
 
@@ -32,7 +30,8 @@ class ReIDModule(RetrievalModule):
 
     Args:
         config: a `ModelConfig`, or a nested mapping of one.
-        labels: the identities of the heads, in row order.
+        labels: the identities of the heads, in row order; those of each camera, such as
+            `split.camera_labels`, for a model with heads per camera.
         target_labels: the identity of each of a FastReID batch's `targets`, for file names without
             identities.
 
@@ -46,12 +45,11 @@ class ReIDModule(RetrievalModule):
     def __init__(
         self,
         config: ModelConfig | Mapping[str, Any],
-        labels: LabelMap | Sequence[int],
+        labels: HeadLabels,
         target_labels: LabelMap | None = None,
     ) -> None:
         super().__init__()
         config = config if isinstance(config, ModelConfig) else ModelConfig.read(config)
-        labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))
         self.config = config
         self.target_labels = target_labels
         self.model = build_network(config.network, labels, config.image_size, config.pixels)
@@ -59,26 +57,40 @@ class ReIDModule(RetrievalModule):
         self.optimizer_config = build_options(OptimizerConfig, "model.optimizer", config.optimizer)
         self.schedule = build_options(Schedule, "model.schedule", config.schedule)
         self.metric_losses = self.loss.metric_losses()
-        self.provenance = Provenance(complete=not labels.is_anonymous)
+        self.provenance = Provenance(complete=not self.labels.is_anonymous)
         self.extra_losses: list[ExtraLoss] = []
         self.rows_started = False
         self._reads_records = False
+        by_camera = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
         self.save_hyperparameters(
-            {"config": config.without_weights().primitives(), "labels": list(labels.pids)}
+            {
+                "config": config.without_weights().primitives(),
+                "labels": by_camera or list(self.labels.pids),
+            }
         )
 
     @property
     def labels(self) -> LabelMap:
-        """The identities of the heads, in row order."""
-        return next(iter(self.model.remap_heads().values())).labels
+        """The identities of the heads: in row order, or camera by camera."""
+        return self.model.labels
+
+    @property
+    def camera_labels(self) -> dict[int, LabelMap]:
+        """The label map of each camera's head; empty where the heads are for all cameras."""
+        return self.model.camera_labels
+
+    @property
+    def new_rows(self) -> dict[str, LabelMap]:
+        """By head, the identities whose rows did not come with the starting weights."""
+        heads, inherited = self.model.remap_heads(), self.provenance.inherited
+        if inherited is None:
+            return dict.fromkeys(heads, LabelMap(()))
+        return {name: head.labels - LabelMap(inherited[name]) for name, head in heads.items()}
 
     @property
     def new_identities(self) -> LabelMap:
-        """The identities whose rows did not come with the starting weights."""
-        inherited = self.provenance.inherited
-        if inherited is None:
-            return LabelMap(())
-        return self.labels - LabelMap.of(pid for pids in inherited.values() for pid in pids)
+        """The identities of `new_rows`."""
+        return LabelMap(tuple(dict.fromkeys(p for own in self.new_rows.values() for p in own.pids)))
 
     def add_identities(self, pids: Iterable[int]) -> None:
         """Record training identities; pids below 1 are none."""
@@ -96,22 +108,20 @@ class ReIDModule(RetrievalModule):
         return output
 
     def setup(self, stage: str) -> None:
-        """Set up the loader for `model.unknown=drop`, and the heads per camera."""
+        """Set up the loader for `model.unknown=drop`."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        if stage != "fit":
-            return
-        if self.config.unknown == "drop" and hasattr(data, "keep_only"):
-            data.keep_only(self.labels)
-        self.set_cameras((r.pid, r.camera) for r in getattr(data, "train_records", ()))
+        if stage == "fit" and self.config.unknown == "drop" and hasattr(data, "keep_only"):
+            data.keep_only(self.camera_labels or self.labels)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and triplet losses; unknown identities have only the latter."""
         read = read_batch(batch, self.target_labels)
         rows = self._rows(read)
         output: ReIDOutput = self.model(read.images, rows, read.cameras)
-        loss, identity = self.loss, self._identity_loss(read, rows, output)
-        total = loss.identity_weight * identity
-        values = {"train/identity_loss": identity, "train/known": (rows >= 0).float().mean()}
+        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
+        total = self.loss.identity_weight * identity
+        known = torch.stack(list(rows.values())).amax(0) >= 0
+        values = {"train/identity_loss": identity, "train/known": known.float().mean()}
         for name, (weight, metric) in self.metric_losses.items():
             value = self._metric_loss(metric, read, output)
             total = total + weight * value
@@ -120,7 +130,7 @@ class ReIDModule(RetrievalModule):
             for name, (weight, value) in extra(read, output).items():
                 total = total + weight * value
                 values[f"train/{name}_loss"] = value
-        size = len(rows)
+        size = len(read.pids)
         how: dict[str, Any] = {
             "on_step": False,
             "on_epoch": True,
@@ -131,46 +141,31 @@ class ReIDModule(RetrievalModule):
         self.log_dict(values, **how)
         return total
 
-    def _identity_loss(self, batch: Batch, rows: Tensor, output: ReIDOutput) -> Tensor:
-        smoothing, heads = self.loss.smoothing, self.model.camera_heads()
-        if heads:
-            if not batch.cameras_told:
-                raise InputError(
-                    "a head per camera is trained on images whose camera is known, and this batch "
-                    "says none; give `camids`, or official file names in `img_paths`."
-                )
-            return camera_identity_loss(heads, output.logits, rows, batch.cameras, smoothing)
-        return mean_over_heads([identity_loss(v, rows, smoothing) for v in output.logits.values()])
-
     def _metric_loss(
         self, loss: TripletLoss | PairLoss, batch: Batch, output: ReIDOutput
     ) -> Tensor:
         embeddings, pids = output.embeddings.values(), batch.pids
-        if self.model.camera_heads():
+        if self.camera_labels:
             values = [within_cameras(loss, e, pids, batch.camids) for e in embeddings]
         else:
             values = [loss(e, pids) for e in embeddings]
         return mean_over_heads(values)
 
-    def set_cameras(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Tell a head per camera (`camera_heads`) whom its camera has.
-
-        `fit` tells them of a `ReIDDataModule`'s train images; for other loaders, call this before.
-
-        Args:
-            pairs: pid and camera (1-based) of each train image. Of people who are not among them,
-                what the heads know stays, as from the starting weights.
-        """
-        set_members(self.model.camera_heads(), pairs)
-
-    def _rows(self, batch: Batch) -> Tensor:
-        rows = next(iter(self.model.remap_heads().values())).rows(batch.pids)
+    def _rows(self, batch: Batch) -> dict[str, Tensor]:
+        """The row of each image in each head."""
+        if self.camera_labels and not batch.cameras_told:
+            raise InputError(
+                "heads per camera need the camera of each image, and this batch has none; give "
+                "`camids`, or official file names in `img_paths`."
+            )
+        rows = self.model.rows(batch.pids, batch.cameras)
         if self._trainer is not None and not self._reads_records:
             self.add_identities(batch.pids.tolist())
-        if self.config.unknown in ("forbid", "drop") and (rows < 0).any():
-            strangers = sorted(set(batch.pids[rows < 0].tolist()))
+        unknown = torch.stack(list(rows.values())).amax(0) < 0
+        if self.config.unknown in ("forbid", "drop") and unknown.any():
+            strangers = sorted(set(batch.pids[unknown].tolist()))
             raise HeadMismatch(
-                f"a batch holds {len(strangers)} identities that the head has no row for "
+                f"a batch holds {len(strangers)} identities without a row in the head "
                 f"({strangers[:5]}), and model.unknown={self.config.unknown}. Type "
                 "model.unknown=skip, extend or reinit, or train on the split that the head was "
                 "made for."
@@ -193,8 +188,9 @@ class ReIDModule(RetrievalModule):
         """Train mode, the rows of new identities, and the record of this run's split."""
         self.train()  # `checkpoints.load` gives models in evaluation mode
         data: Any = getattr(self.trainer, "datamodule", None)
-        new = {pid for people in self._rows_to_start().values() for pid in people.pids}
-        if new and not self.rows_started and self.trainer.ckpt_path is None:
+        new = self.new_identities
+        starts = len(new) > 0 and self.config.unknown != "reinit"
+        if starts and not self.rows_started and self.trainer.ckpt_path is None:
             if not hasattr(data, "eval_dataloader"):
                 raise InputError(
                     f"{len(new)} identities start from features of their images: "
@@ -203,7 +199,6 @@ class ReIDModule(RetrievalModule):
             records = [r for r in data.train_records if r.pid in new]
             self.start_rows(data.eval_dataloader(records, padded=False))
         self._reads_records = hasattr(data, "train_records")
-        require_members(self.model.camera_heads())
         split: Any = getattr(data, "split", None)
         val = {r.pid for r in getattr(split, "val", ()) if r.pid > 0}
         self.provenance = replace(
@@ -216,30 +211,20 @@ class ReIDModule(RetrievalModule):
         )
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
-        """Start the rows of `new_identities` from the mean of their features.
-
-        Under `model.unknown=extend`, the head of a camera also starts the rows of identities that
-        the camera did not have in the starting weights.
+        """Start the rows of `new_rows` from the mean of their features.
 
         Args:
             loader: batches of their images, this process's share; sums travel between processes.
         """
         self.rows_started = True
-        wanted = self._rows_to_start()
-        people = LabelMap(tuple(dict.fromkeys(pid for own in wanted.values() for pid in own.pids)))
-        for name, total in feature_sums(self.model, loader, people, self.device).items():
+        for name, sums in feature_sums(self.model, loader, self.device).items():
             if self._trainer is not None:
-                total = self.trainer.strategy.reduce(total, reduce_op="sum")
-            start_head(self.model.remap_heads()[name], wanted[name], people, total)
-
-    def _rows_to_start(self) -> dict[str, LabelMap]:
-        return rows_to_start(self.model, self.new_identities, self.config.unknown)
-
-    def on_train_end(self) -> None:
-        """Mark the rows that heads by camera have trained."""
-        super().on_train_end()
-        for head in self.model.camera_heads().values():
-            head.trained |= head.members
+                sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            head = self.model.remap_heads()[name]
+            pids = torch.tensor(self.new_rows[name].pids, dtype=torch.int64, device=sums.device)
+            directions = sums[head.rows(pids)]
+            found = directions.any(1)
+            head.start_rows(pids[found], directions[found])
 
     def on_train_epoch_end(self) -> None:
         """Gather the identities of other processes, where only batches give them."""

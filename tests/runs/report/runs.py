@@ -12,13 +12,14 @@ from camreid.data import ImageRecord, Records
 from camreid.evaluation import FeatureTable, Images, RankOptions
 from camreid.evaluation.matrix import Row, comparison
 from camreid.evaluation.report import Evidence
+from camreid.runs.folder import Matrix, RunFolder, plain
 
 HEAD = {
-    "head": "identity", "rows": 12, "members": None, "dim": 16, "identities": 12, "shared": 9,
-    "unknown": 3, "coverage": 0.75, "image_coverage": 0.8, "misplaced": 0,
+    "head": "identity", "rows": 12, "dim": 16, "identities": 12, "shared": 9,
+    "unknown": 3, "coverage": 0.75, "image_coverage": 0.8,
 }  # fmt: skip
 ORIGIN = {"command": "camreid-train +split=<x>", "commit": "c0ffee", "versions": {"torch": "2.9"}}
-SPLIT = {"digest": "digest-of-the-split", "strategy": "OriginalSplit()"}
+SPLIT = {"kind": "original", "options": {}, "digest": "digest-of-the-split"}
 
 
 def images(records: Sequence[ImageRecord], noise: float, generator: torch.Generator) -> Images:
@@ -82,18 +83,15 @@ def write_matrix(folder: Path, records: Records) -> Path:
         name: Row(RankOptions().rank(t)[0], t.query.cameras, frozenset(t.notes["seen"]))
         for name, t in tables.items()
     }
-    experts = {
-        name: {"checkpoint": f"runs/{name}.ckpt", "rows": 12, "coverage": 0.75, **row.summary()}
-        for name, row in rows.items()
-    }
+    about = {"checkpoint": "c.ckpt", "rows": 12, "coverage": 0.75}
     content = {
-        "split": SPLIT, "evaluation": {"metric": "cosine"}, "protocol": "cross-camera",
-        "partial": False, "cameras": [int(c) for c in experts["c1"]["by_camera"]],
-        "experts": experts, "combinations": {}, "controls": {}, "origin": ORIGIN,
-        "notes": ["No expert is of camera 4."], "left_out": {"mean": "the <features> differ"},
-        **comparison(rows, list(rows)), "spaces": None,
+        "experts": {name: {**about, **row.summary()} for name, row in rows.items()},
+        "baselines": {}, "fusions": {}, "protocol": "cross-camera", "split": SPLIT,
+        "cameras": rows["c1"].query_cameras.unique().tolist(), "origin": ORIGIN,
+        "evaluation": {"metric": "cosine"}, "notes": ["No expert is of camera 4."],
+        "left_out": {"mean": "the <features> differ"}, **comparison(rows, list(rows)),
     }  # fmt: skip
-    write_json(folder / "matrix.json", content)
+    RunFolder(folder).write(Matrix.from_json(plain(content)))
     return folder
 
 

@@ -181,9 +181,9 @@ def test_a_matrix_is_shown_as_tables(tmp_path: Path, records: Records) -> None:
     folder = write_matrix(tmp_path / "matrix", records)
     page = build_page([folder])
     content = json.loads((folder / "matrix.json").read_text())
-    shown = cells(page, "mAP by query camera")
+    shown = cells(page, "mAP in % by query camera")
     for name, row in content["experts"].items():
-        assert shown[name][-1].startswith(percent(row["retrieval"]["mAP"]))
+        assert shown[name][-2].startswith(f"{100 * row['retrieval']['mAP']:.1f}")
     assert "No expert is of camera 4." in notes(page)
     assert "mean is left out: the <features> differ" in notes(page)
 

@@ -1,12 +1,10 @@
 """The page: runs side by side, then each by itself, in one HTML file that fetches nothing."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,6 +12,7 @@ from rich.table import Table as RichTable
 
 from camreid import __version__
 from camreid.errors import InputError
+from camreid.provenance import SplitRecord
 from camreid.runs.compare import Comparison, Run, compare_pair
 from camreid.runs.folder import RunFolder
 from camreid.runs.head_table import head_check_table
@@ -49,7 +48,8 @@ class Section:
     def about(self) -> dict[str, object]:
         """Where the numbers come from."""
         folder = self.run.folder
-        content = folder.metrics.to_json() if folder.metrics else matrix_json(folder) or {}
+        record = folder.metrics or folder.matrix
+        content = record.to_json() if record else {}
         split, origin = content.get("split") or {}, content.get("origin") or {}
         evaluation = content.get("evaluation") or {}
         rules = (content.get("protocol"), evaluation.get("metric"), evaluation.get("rerank"))
@@ -61,7 +61,7 @@ class Section:
             "Checkpoint": content.get("weights"),
             "Images seen in training": content.get("images_seen"),
             "Protocol": ", ".join(str(rule) for rule in rules if rule),
-            "Split": folder.metrics.split_text if folder.metrics else split.get("strategy"),
+            "Split": str(SplitRecord.from_json(split)) if split else None,
             "Commit": origin.get("commit"),
             "Versions": ", ".join(f"{name} {version}" for name, version in versions),
         }
@@ -97,17 +97,8 @@ def build_page(paths: Sequence[Path]) -> str:
     return page.encode(errors="replace").decode()  # a folder's name may hold half a character
 
 
-def matrix_json(folder: RunFolder) -> dict[str, Any] | None:
-    """`matrix.json`; None where there is none."""
-    path = folder.path / "matrix.json"
-    if not path.is_file():
-        return None
-    with _readable(path):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
 def _is_matrix(folder: RunFolder) -> bool:
-    return bool(matrix_json(folder) is not None or folder.row_features)
+    return bool(folder.matrix or folder.row_features)
 
 
 def _section(run: Run, sections: int) -> Section:
@@ -138,14 +129,13 @@ def _section(run: Run, sections: int) -> Section:
 
 
 def _matrix_section(run: Run) -> Section:
-    content = matrix_json(run.folder)
-    if content is None:
+    matrix = run.folder.matrix
+    if matrix is None:
         tested = ", ".join(run.folder.row_features)
         return Section(run, [f"This matrix is unfinished: no matrix.json. Tested: {tested}."])
     with _readable(run.folder.path / "matrix.json"):
-        left_out = [f"{row} is left out: {reason}" for row, reason in content["left_out"].items()]
-        tables = [_from_rich(table) for table in matrix_tables(content)]
-        return Section(run, [*content["notes"], *left_out], tables=tables)
+        left_out = [f"{row} is left out: {reason}" for row, reason in matrix.left_out.items()]
+        return Section(run, [*matrix.notes, *left_out], tables=matrix_tables(matrix))
 
 
 def _limits(folder: RunFolder) -> list[str]:

@@ -1,0 +1,85 @@
+"""camreid-import: the account of the keys, the check of the rows, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from camreid import create_model
+from camreid.checkpoints.io import load
+from camreid.cli.import_weights import check_rows
+from camreid.data import OriginalSplit, Records, ReIDDataModule
+from camreid.errors import HeadMismatch
+from camreid.labels import LabelMap
+from camreid.provenance import Provenance
+from tests.checkpoints.test_import import SMALL, filled, write
+from tests.conftest import TINY, Ran
+
+
+@pytest.mark.slow
+def test_the_command_imports_checks_and_feeds_training(
+    run: Callable[..., Ran], market: Path, records: Records
+) -> None:
+    labels = LabelMap.of((r.pid for r in records.train if r.camera == 3), order="fastreid")
+    write(Path("c3.pth"), filled("fastreid_bagtricks_R50", rows=len(labels)))
+    common = ["camreid-import", "path=c3.pth", "model=bot_r50", "model.image_size=[64,32]"]
+    ran = run(*common, f"labels.root={market}", "labels.camera=3", "run_dir=i")
+    assert ran.code == 0, ran.err
+    assert "accuracy on" in ran.out
+    account = json.loads(Path("i/import.json").read_text())
+    assert account["left_over"] == account["missing"] == []
+    assert account["rows"] == len(labels)
+    assert load("i/checkpoints/imported.ckpt").labels == labels
+    quiet = [a for a in TINY if not a.startswith("model")]
+    trained = run(
+        "camreid-train", "+split=resplit", f"data.root={market}", *quiet, "test=false",
+        "init=i/checkpoints/imported.ckpt", "run_dir=t", "trainer.max_epochs=1",
+        "trainer.limit_train_batches=1", "split.val_fraction=0",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    wrong = run(*common, f"labels.root={market}", "labels.camera=4", "run_dir=w")
+    assert wrong.code == 1
+    assert f"has {len(labels)} rows" in wrong.err
+    assert not Path("w").exists()
+
+
+def test_a_wrong_order_is_refused(records: Records) -> None:
+    split = OriginalSplit()(records)
+    module = create_model("small", split.labels, network__backbone="test_resnet", **SMALL).eval()
+    data = ReIDDataModule(split, (64, 32), workers=0)
+    with torch.no_grad():  # rows that fit their identities: the mean features
+        module.provenance = Provenance(inherited={"identity": ()})
+        module.start_rows(data.eval_dataloader(split.train))
+    numeric = LabelMap.of(split.labels.pids)
+    for by_order in (True, False):
+        with pytest.raises(HeadMismatch, match="fastreid"):
+            check_rows(module, numeric, split.train, by_order=by_order)
+    assert "UNSURE" not in str(check_rows(module, split.labels, split.train, by_order=True))
+    torch.nn.init.normal_(module.model.heads["identity"].weight)
+    assert "UNSURE" in str(check_rows(module, split.labels, split.train, by_order=True))
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ([], "path=FILE and model=NAME"),
+        (["labels.camera=3"], "labels.camera=3 goes with a dataset"),
+        (["labels.pids=p.txt", "labels.order=numeric"], "labels.root=FOLDER"),
+        (["labels.pids=p.txt", "labels.manifest=s.csv"], "labels.pids and labels."),
+        (["labels.pids=p.txt"], "names [7] twice"),
+        (["labels.pids=none.txt"], "none.txt"),
+        (["+model.network.foo=1"], "has no option network.foo"),
+        (["source=torchreid"], "left over (heads.weight)"),
+    ],
+)
+def test_mistakes_write_nothing(run: Callable[..., Ran], typed: list[str], expected: str) -> None:
+    write(Path("c3.pth"), {"heads.weight": torch.ones(7, 96)})
+    Path("p.txt").write_text("7 9 7 1 2 3 4")
+    options = ["path=c3.pth", "model=small", "model.image_size=[64,32]"] if typed else []
+    ran = run("camreid-import", *options, *typed, "run_dir=i")
+    assert ran.code == 1
+    assert expected in ran.err
+    assert "\n" not in ran.err.strip()
+    assert not Path("i").exists()
