@@ -31,12 +31,6 @@ def train_run(config: DictConfig) -> None:
         require_whole("max_epochs", epochs, least=1)
     build.seed(config)
     resumed = read_checkpoint(config.resume) if config.resume else None
-    if resumed and 1 <= config.trainer.max_epochs <= resumed.epochs:
-        raise InputError(
-            f"resume={resumed.path} has finished {resumed.epochs} epochs, and "
-            f"max_epochs={config.trainer.max_epochs} asks for no more. Type a larger "
-            "trainer.max_epochs, or camreid-evaluate to test it."
-        )
     start = None if resumed else read_start(config)
     teachers = read_teachers(config, resumed)
     split = build.build_split(config)
@@ -48,6 +42,12 @@ def train_run(config: DictConfig) -> None:
     if module.config.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
+    if resumed and 1 <= config.trainer.max_epochs <= resumed.epochs:
+        raise InputError(
+            f"resume={resumed.path} has finished {resumed.epochs} epochs, and "
+            f"max_epochs={config.trainer.max_epochs} asks for no more. Type a larger "
+            "trainer.max_epochs, or camreid-evaluate to test it."
+        )
     set_metrics_aside(build.run_folder())
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
     callbacks = [*build.build_callbacks(config, split), CheckpointNotes(notes(config))]
