@@ -19,7 +19,7 @@ from camreid import create_model
 from camreid.checkpoints.io import load
 from camreid.data import ReIDDataModule, Split
 from camreid.evaluation import rank
-from camreid.evaluation.report import percent
+from camreid.runs.table import percent
 from camreid.training import ReIDModule
 
 

@@ -48,7 +48,7 @@ def test_numbers_are_those_of_one_process(folder: Path) -> None:
     module = load(folder / "checkpoints" / "best.ckpt")
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.test(module, ReIDDataModule(split, (64, 32), workers=0), verbose=False)
-    alone = module.evidence.summary()
+    alone = module.test_result.summary()
     two = json.loads((folder / "metrics.json").read_text())
     assert two["identity"] == alone["identity"]
     assert two["retrieval"]["valid_queries"] == alone["retrieval"]["valid_queries"]

@@ -1,12 +1,13 @@
+"""The protocols against a slow twin, and where sequences are not known."""
+
 import math
-from contextlib import contextmanager
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camreid.errors import InputError, NoValidQuery
+from camreid.errors import NoValidQuery
 from camreid.evaluation import FeatureTable, Images, RankOptions, rank, rank_protocols
 from tests.evaluation import twin
 
@@ -14,19 +15,20 @@ problems = st.builds(
     twin.random_problem,
     queries=st.integers(1, 8),
     images=st.integers(1, 40),
-    people=st.integers(1, 4),
+    identities=st.integers(1, 4),
     cameras=st.integers(1, 3),
     levels=st.sampled_from([1, 3, 50]),
     seed=st.integers(0, 10**6),
 )
-chunks = st.sampled_from([1, 3, 1024])
+blocks = st.sampled_from([1, 3, 1024])
 
 
-@contextmanager
-def blocks_of(rows):
+def measured(function, problem, rows, **options):
+    """`rank` or `rank_protocols` in blocks of some rows."""
+    options |= {**problem.sequences(), "metric": "euclidean", "max_rank": 7}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("camreid.evaluation.sweep._ROWS", rows)
-        yield
+        return function(*problem.tensors(), **options)
 
 
 def agrees(result, expected):
@@ -38,38 +40,34 @@ def agrees(result, expected):
     assert result.valid_queries == len(valid)
     assert result.dropped_queries == len(ap) - len(valid)
     assert result.mAP == pytest.approx(sum(valid) / len(valid))
+    assert result.mINP == pytest.approx(sum(i for i in inp if i == i) / len(valid))
     for k, share in enumerate(result.cmc.tolist(), start=1):
         assert share == pytest.approx(sum(0 < f <= k for f in first) / len(valid))
 
 
 @settings(deadline=None, max_examples=120)
-@given(problems, st.sampled_from(["cross-camera", "within-camera"]), st.booleans(), chunks)
+@given(problems, st.sampled_from(["cross-camera", "within-camera"]), st.booleans(), blocks)
 def test_rank_agrees_with_a_ranking_by_hand(problem, protocol, distractors, rows) -> None:
     found = [twin.places(problem, q, protocol, distractors) for q in range(len(problem.query))]
     options = {"protocol": protocol, "distractors": distractors}
-    arguments = {**problem.sequences(), **options, "metric": "euclidean", "max_rank": 7}
     if not any(found):
-        with pytest.raises(NoValidQuery, match=f"under the {protocol} protocol"):
-            rank(*problem.tensors(), **arguments)
+        with pytest.raises(NoValidQuery, match=protocol):
+            measured(rank, problem, rows, **options)
         return
-    with blocks_of(rows):
-        result = rank(*problem.tensors(), **arguments)
-    agrees(result, [twin.numbers(places) for places in found])
+    agrees(measured(rank, problem, rows, **options), [twin.numbers(places) for places in found])
 
 
 @settings(deadline=None, max_examples=80)
-@given(problems, chunks)
+@given(problems, blocks)
 def test_all_protocols_agree_with_a_ranking_by_hand(problem, rows) -> None:
     queries = range(len(problem.query))
     keys = [(p, d) for p in ("cross-camera", "within-camera") for d in (True, False)]
     expected = {key: [twin.places(problem, q, *key) for q in queries] for key in keys}
-    arguments = {**problem.sequences(), "metric": "euclidean", "max_rank": 7}
     if not any(any(found) for found in expected.values()):
-        with pytest.raises(NoValidQuery, match="under any protocol"):
-            rank_protocols(*problem.tensors(), **arguments)
+        with pytest.raises(NoValidQuery, match="any protocol"):
+            measured(rank_protocols, problem, rows)
         return
-    with blocks_of(rows):
-        protocols = rank_protocols(*problem.tensors(), **arguments)
+    protocols = measured(rank_protocols, problem, rows)
     assert set(protocols.results) == {key for key, found in expected.items() if any(found)}
     for key, result in protocols.results.items():
         assert (result.protocol, result.distractors) == key
@@ -97,63 +95,32 @@ def test_without_sequences_and_indices_there_is_no_within_camera() -> None:
     assert not protocols.camera_pairs.valid_queries.diagonal().any()
 
 
-def test_a_protocol_that_cannot_be_followed_is_refused() -> None:
-    problem = twin.random_problem(8, 60, 3, 2, 50, seed=0).tensors()
-    with pytest.raises(InputError, match="needs query_sequences and gallery_sequences"):
-        rank(*problem, protocol="within-camera")
-    with pytest.raises(InputError, match="protocol='all': expected 'cross-camera' or"):
-        rank(*problem, protocol="all")  # type: ignore[arg-type]
+def within(pids, query_sequences, gallery_sequences):
+    """Four images ranked among themselves, in one camera."""
+    f, ones, index = torch.eye(4), torch.ones(4, dtype=torch.int64), torch.arange(4)
+    return rank(
+        f, f, pids, pids, ones, ones, protocol="within-camera",
+        query_sequences=query_sequences, gallery_sequences=gallery_sequences,
+        query_index=index, gallery_index=index,
+    )  # fmt: skip
 
 
 def test_without_sequences_only_the_query_image_is_excluded() -> None:
-    f, ones, index = torch.eye(4), torch.ones(4, dtype=torch.int64), torch.arange(4)
-    images = {"query_index": index, "gallery_index": index}
+    ones, index = torch.ones(4, dtype=torch.int64), torch.arange(4)
     for query, gallery in ((None, ones), (ones * 0, ones), (ones, ones * 0), (None, None)):
-        result = rank(
-            f, f, ones, ones, ones, ones, protocol="within-camera",
-            query_sequences=query, gallery_sequences=gallery, **images,
-        )  # fmt: skip
-        assert result.valid_queries == 4
+        assert within(ones, query, gallery).valid_queries == 4
+    assert within(ones, torch.tensor([-1, -1, 2, 2]), torch.tensor([-1, -1, 2, 2])).valid.all()
     with pytest.raises(NoValidQuery, match="another sequence"):
-        rank(
-            f, f, ones, ones, ones, ones, protocol="within-camera",
-            query_sequences=ones, gallery_sequences=ones, **images,
-        )  # fmt: skip
+        within(ones, ones, ones)
     with pytest.raises(NoValidQuery, match="another image"):
-        rank(
-            f, f, index, index, ones, ones, protocol="within-camera",
-            query_sequences=ones * 0, gallery_sequences=ones * 0, **images,
-        )  # fmt: skip
-
-
-def test_an_image_of_unknown_sequence_is_excluded_by_itself_alone() -> None:
-    f, ones, index = torch.eye(3), torch.ones(3, dtype=torch.int64), torch.arange(3)
-    sequences = torch.tensor([-1, -1, 2])
-    result = rank(
-        f, f, ones, ones, ones, ones, protocol="within-camera", query_sequences=sequences,
-        gallery_sequences=sequences, query_index=index, gallery_index=index,
-    )  # fmt: skip
-    assert result.valid.tolist() == [True, True, True]
-    assert result.inverse_penalty.tolist() == [1, 1, 1]
+        within(index, ones * 0, ones * 0)
 
 
 def test_names_without_a_sequence_are_ranked_within_their_camera() -> None:
     names = tuple(f"0001_c2_f00461{i}.jpg" for i in range(4))
     labels = (torch.ones(4, dtype=torch.int64), torch.full((4,), 2))
     images = Images(torch.eye(4), *labels, torch.zeros(4, dtype=torch.int64), names)
-    table = FeatureTable(images, images)
-    result, protocols = RankOptions(protocol="within-camera").rank(table)
+    result, protocols = RankOptions(protocol="within-camera").rank(FeatureTable(images, images))
     assert result.valid_queries == 4
     assert protocols is not None
-    assert protocols.results[("within-camera", True)].valid_queries == 4
-
-
-def test_no_valid_query_names_the_protocol_that_has_some() -> None:
-    features, one, two = torch.eye(2), torch.tensor([1, 1]), torch.tensor([2, 2])
-    sequences = {"query_sequences": one, "gallery_sequences": two}
-    with pytest.raises(NoValidQuery, match=r"cross-camera protocol.*protocol='within-camera'"):
-        rank(features, features, one, one, one, one)
-    with pytest.raises(NoValidQuery, match=r"within-camera protocol.*protocol='cross-camera'"):
-        rank(features, features, one, one, one, two, protocol="within-camera", **sequences)
-    with pytest.raises(NoValidQuery, match="No query's pid is in the gallery"):
-        rank(features, features, one, two, one, two)
+    assert protocols.results["within-camera", True].valid_queries == 4

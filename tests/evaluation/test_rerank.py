@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -7,17 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camreid.errors import InputError
-from camreid.evaluation import expand_queries, neighbours, reciprocal, rerank
+from camreid.evaluation import expand_queries, neighbours, rerank
 from tests.conftest import GOLDEN
 from tests.golden.fill_rule import normal
 
+Golden = dict[str, torch.Tensor]
+BLOCK = "camreid.evaluation.neighbours.BLOCK"
+
 
 def by_hand(
-    squares: list[list[float]],
-    queries: int,
-    k1: int,
-    k2: int,
-    share: float,
+    squares: list[list[float]], queries: int, k1: int, k2: int, lambda_value: float
 ) -> list[list[float]]:
     """The definition, dense, one image at a time, with sets; `squares[i][j]` is of i to j."""
     n = len(squares)
@@ -49,7 +49,8 @@ def by_hand(
         row = []
         for j in range(queries, n):
             low = sum(map(min, encodings[i], encodings[j]))
-            row.append((1 - share) * (1 - low / (2 - low)) + share * d[i][j])
+            jaccard = 1 - low / (2 - low)
+            row.append((1 - lambda_value) * jaccard + lambda_value * d[i][j])
         result.append(row)
     return result
 
@@ -59,12 +60,8 @@ def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, dict[str, flo
     """Features of whole numbers, whose squared distances are exact and ties many, with settings."""
     queries, gallery = draw(st.integers(1, 8)), draw(st.integers(1, 40))
     k1 = draw(st.integers(1, min(gallery, 12)))
-    parameters = {
-        "k1": k1,
-        "k2": draw(st.integers(1, k1)),
-        "lambda_value": draw(st.sampled_from([0, 0.3, 1])),
-        "block_size": draw(st.sampled_from([1, 5, 16, 1000])),
-    }
+    k2, share = draw(st.integers(1, k1)), draw(st.sampled_from([0, 0.3, 1]))
+    parameters = {"k1": k1, "k2": k2, "lambda_value": share}
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     levels = draw(st.sampled_from([2, 6, 1000]))
     centres = rng.integers(0, levels, (6, 3)) * draw(st.integers(1, 4))
@@ -86,17 +83,20 @@ def assert_close(found: torch.Tensor, expected: object, tolerance: float = 1e-5)
 
 
 @settings(deadline=None, max_examples=120)
-@given(problems())
-def test_agrees_with_the_definition(problem: tuple[torch.Tensor, torch.Tensor, dict]) -> None:
+@given(problems(), st.sampled_from([1, 5, 16, 1000]))
+def test_agrees_with_the_definition(
+    problem: tuple[torch.Tensor, torch.Tensor, dict], block: int
+) -> None:
     query, gallery, parameters = problem
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BLOCK, block)
+        result = rerank(query, gallery, metric="euclidean", **parameters)
     squares = squares_of(torch.cat([query, gallery]))
-    k1, k2, share, _ = parameters.values()
-    result = rerank(query, gallery, metric="euclidean", **parameters)
-    assert_close(result, by_hand(squares, len(query), k1, k2, share))
+    assert_close(result, by_hand(squares, len(query), **parameters))
 
 
 @pytest.fixture
-def golden() -> dict[str, torch.Tensor]:
+def golden() -> Golden:
     query, gallery = normal("rr.q", 12, 16), normal("rr.g", 80, 16)
     gallery[:48] += 2 * np.tile(query, (4, 1))
     arrays = np.load(GOLDEN / "fastreid_rerank_aqe.npz")
@@ -104,25 +104,24 @@ def golden() -> dict[str, torch.Tensor]:
     return {"q": torch.from_numpy(query), "g": torch.from_numpy(gallery), **answers}
 
 
-@pytest.mark.parametrize("block_size", [7, 1000])
-def test_agrees_with_the_authors_code(golden: dict[str, torch.Tensor], block_size: int) -> None:
-    q, g = golden["q"], golden["g"]
-    assert_close(rerank(q, g, block_size=block_size), golden["classic_final"], 1e-6)
-
-
-@pytest.mark.parametrize("block_size", [7, 1000])
-def test_query_expansion_agrees_with_fastreid(
-    golden: dict[str, torch.Tensor], block_size: int
+@pytest.mark.parametrize("block", [7, 1000])
+def test_agrees_with_the_authors_code_and_fastreid(
+    golden: Golden, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query, gallery = expand_queries(golden["q"], golden["g"], block_size=block_size)
+    monkeypatch.setattr(BLOCK, block)
+    monkeypatch.setattr("camreid.evaluation.expansion.BLOCK", block)
+    before = {name: golden[name].clone() for name in "qg"}
+    assert_close(rerank(golden["q"], golden["g"]), golden["classic_final"], 1e-6)
+    monkeypatch.setattr(sys.modules["camreid.evaluation.rerank"], "_ENTRIES", 100)
+    assert_close(rerank(golden["q"], golden["g"]), golden["classic_final"], 1e-6)
+    query, gallery = expand_queries(golden["q"], golden["g"])
     scale = golden["aqe_gallery"].abs().max().item()
     assert_close(query, golden["aqe_query"], 1e-6 * scale)
     assert_close(gallery, golden["aqe_gallery"], 1e-6 * scale)
+    assert all(torch.equal(golden[name], before[name]) for name in "qg")
 
 
-def test_query_expansion_twice_is_an_expansion_of_the_expanded(
-    golden: dict[str, torch.Tensor],
-) -> None:
+def test_query_expansion_twice_is_an_expansion_of_the_expanded(golden: Golden) -> None:
     once = expand_queries(golden["q"], golden["g"], k=3, alpha=2)
     twice = expand_queries(golden["q"], golden["g"], k=3, alpha=2, times=2)
     assert all(map(torch.equal, twice, expand_queries(*once, k=3, alpha=2)))
@@ -135,21 +134,16 @@ def test_query_expansion_of_opposite_features_is_finite() -> None:
     assert_close(torch.cat([query, gallery]), [[0.5, 0.5], [-0.5, -0.5]])
 
 
-def test_small_blocks_of_entries_change_nothing(
-    golden: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = rerank(golden["q"], golden["g"])
-    monkeypatch.setattr(reciprocal, "_ENTRIES", 100)
-    assert_close(rerank(golden["q"], golden["g"], block_size=11), expected, 1e-6)
-
-
 @pytest.mark.parametrize("levels", [3, 10**6])
-def test_the_nearest_of_many_images_are_those_of_a_stable_sort(levels: int) -> None:
+def test_the_nearest_of_many_images_are_those_of_a_stable_sort(
+    levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # large enough for the search by groups; few levels make ties at the edge of the nearest
+    monkeypatch.setattr(BLOCK, 400)
     line = torch.randint(0, levels, (900, 1), generator=torch.Generator().manual_seed(0)).float()
     line = line % 2**11  # squares stay exact
     squares = torch.tensor(squares_of(line))
-    distances = neighbours.FeatureDistances(line, queries=100, block_size=400)
+    distances = neighbours.Distances(line, queries=100)
     near = neighbours.nearest(distances, 5)
     values, order = squares.sort(stable=True)
     assert torch.equal(near.index, order[:, :5])
@@ -158,7 +152,7 @@ def test_the_nearest_of_many_images_are_those_of_a_stable_sort(levels: int) -> N
     assert torch.equal(distances.query_gallery.double(), squares[:100, 100:])
 
 
-def test_half_precision_features_are_compared_in_float32(golden: dict[str, torch.Tensor]) -> None:
+def test_half_precision_features_are_compared_in_float32(golden: Golden) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         q, g = golden["q"].to(dtype), golden["g"].to(dtype)
         result = rerank(q, g)
@@ -166,62 +160,47 @@ def test_half_precision_features_are_compared_in_float32(golden: dict[str, torch
         assert torch.equal(result, rerank(q.float(), g.float()))
 
 
-def test_inputs_are_left_as_they_are(golden: dict[str, torch.Tensor]) -> None:
-    q, g = golden["q"], golden["g"]
-    before = [x.clone() for x in (q, g)]
-    rerank(q, g, metric="euclidean")
-    expand_queries(q, g)
-    assert all(map(torch.equal, (q, g), before))
-
-
 def test_equal_images_have_a_result() -> None:
     result = rerank(torch.ones(2, 4), torch.ones(5, 4), k1=3, k2=2, metric="euclidean")
-    squares = [[0.0] * 7 for _ in range(7)]
-    assert_close(result, by_hand(squares, 2, 3, 2, 0.3))
+    assert_close(result, by_hand([[0.0] * 7 for _ in range(7)], 2, 3, 2, 0.3))
 
 
 def test_a_group_draws_its_own_closer_than_the_distance_alone() -> None:
-    """The point of it: a far member of the query's group comes before a near stranger."""
+    """A far member of the query's group comes before a nearer image of another."""
     group = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0])
-    stranger = torch.tensor([[0.0, 3.5]])
-    gallery = torch.cat([group[1:], stranger, stranger + 0.1, stranger + 0.2])
+    other = torch.tensor([[0.0, 3.5]])
+    gallery = torch.cat([group[1:], other, other + 0.1, other + 0.2])
     result = rerank(group[:1], gallery, k1=4, k2=2, metric="euclidean")
     assert torch.cdist(group[:1], gallery)[0, 3] > torch.cdist(group[:1], gallery)[0, 4]
     assert result[0, 3] < result[0, 4]
 
 
-def test_bad_features_are_refused(golden: dict[str, torch.Tensor]) -> None:
+def test_bad_features_are_refused(golden: Golden) -> None:
     q, g = golden["q"], golden["g"]
     broken = g.clone()
     broken[7, 3], broken[9, 0] = torch.nan, torch.inf
     for function in (rerank, expand_queries):
-        with pytest.raises(InputError, match=r"shapes \(12, 16\) and \(80, 8\).*same D"):
-            function(q, g[:, :8])
+        for query, gallery in ((q, g[:, :8]), (q[:0], g), (q, g[:0])):
+            with pytest.raises(InputError, match="shapes"):
+                function(query, gallery)
         with pytest.raises(InputError, match=r"2 of 80 gallery features are NaN.*\[7, 9\]"):
             function(q, broken)
-        with pytest.raises(InputError, match="0 query and 80 gallery images: expected at least"):
-            function(q[:0], g)
-        with pytest.raises(InputError, match="12 query and 0 gallery images"):
-            function(q, g[:0])
-    with pytest.raises(InputError, match="k=93 neighbours, but there are only 92 images"):
+    with pytest.raises(InputError, match=r"k=93.*1\.\.92"):
         expand_queries(q, g, k=93)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"k1": 81}, "k1=81 neighbours, but there are only 80 images in the gallery"),
-        ({"k1": 0}, "k1=0: expected a whole number from 1"),
-        ({"k1": 5}, "k2=6 is more than k1=5.*expected 1..5, such as k2=2"),
-        ({"k2": 2.0}, "k2=2.0: expected a whole number"),
-        ({"lambda_value": 1.5}, r"lambda_value=1.5: expected a number in 0\.\.1"),
-        ({"lambda_value": float("nan")}, "lambda_value=nan: expected a number"),
-        ({"metric": "dot"}, "metric='dot': expected 'cosine' or 'euclidean'"),
-        ({"block_size": 0}, "block_size=0: expected a whole number from 1"),
+        ({"k1": 81}, r"k1=81.*1\.\.80"),
+        ({"k1": 0}, "k1=0"),
+        ({"k1": 5}, r"k2=6.*1\.\.5"),
+        ({"k2": 2.0}, "k2=2.0"),
+        ({"lambda_value": 1.5}, r"lambda_value=1.5.*0\.\.1"),
+        ({"lambda_value": float("nan")}, "lambda_value=nan"),
+        ({"metric": "dot"}, "metric='dot'"),
     ],
 )
-def test_bad_parameters_are_refused(
-    golden: dict[str, torch.Tensor], wrong: dict, message: str
-) -> None:
+def test_bad_parameters_are_refused(golden: Golden, wrong: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         rerank(golden["q"], golden["g"], **wrong)

@@ -30,7 +30,7 @@ class Problem:
         return {name: torch.tensor(getattr(self, name)) for name in names}
 
 
-def random_problem(queries, images, people, cameras, levels, seed):
+def random_problem(queries, images, identities, cameras, levels, seed):
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low, high, *shape):
@@ -38,7 +38,7 @@ def random_problem(queries, images, people, cameras, levels, seed):
 
     return Problem(
         draw(0, levels, queries, 2), draw(0, levels, images, 2),
-        draw(1, 1 + people, queries), draw(-1, 1 + people, images),
+        draw(1, 1 + identities, queries), draw(-1, 1 + identities, images),
         draw(3, 3 + cameras, queries), draw(3, 3 + cameras, images),
         draw(1, 3, queries), draw(1, 3, images),
     )  # fmt: skip

@@ -10,7 +10,7 @@ import yaml
 
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, Images, RankOptions
-from camreid.evaluation.report import Evidence
+from camreid.evaluation.summary import EvaluationResult
 from camreid.runs.compare import compare_runs
 from camreid.runs.folder import HeadCheckRecord, Metrics, RunFolder
 
@@ -45,7 +45,7 @@ def make_run(
     table = features(IDENTITIES, noise, seed) if table is None else table
     table = FeatureTable(table.query, table.gallery, {"seen": list(seen)})
     result, protocols = options.rank(table)
-    summary = Evidence(result, frozenset(seen), None, protocols).summary()
+    summary = EvaluationResult(result, frozenset(seen), None, protocols).summary()
     weights = f"{folder}/checkpoints/best.ckpt"
     split = {"kind": "custom", "digest": f"of {len(table.query.pids)}"}
     run = RunFolder(folder)

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,9 +54,9 @@ def test_fit_and_test_run_end_to_end(records: Records, trainer: Trainer) -> None
     runner.fit(module, data)
     assert 0 < runner.callback_metrics["val/mAP"] <= 1
     runner.test(module, data, verbose=False)
-    summary = module.evidence.summary()
+    summary = module.test_result.summary()
     assert summary["retrieval"]["mAP"] == pytest.approx(runner.callback_metrics["test/mAP"].item())
-    assert summary["identity"]["accuracy"] is None
+    assert math.isnan(summary["identity"]["accuracy"])
     assert summary["leak"]["seen"]["queries"] == 0
 
 
@@ -189,7 +190,7 @@ def test_seen_people_add_up_over_runs(records: Records, expert: Path, trainer: T
     assert module.provenance.seen == module.provenance.identities | val
     assert val
     runner.test(module, data, verbose=False)
-    leak = module.evidence.summary()["leak"]
+    leak = module.test_result.summary()["leak"]
     tested = {r.pid for r in split.query}
     assert leak["seen"]["identities"] == len(tested & module.provenance.seen) > 0
     assert leak["unseen"]["identities"] == len(tested - module.provenance.seen) > 0
@@ -201,7 +202,7 @@ def test_closed_set_accuracy_has_a_meaning_by_image(records: Records, trainer: T
     runner = trainer(max_epochs=1)
     runner.fit(module, data)
     runner.test(module, data, verbose=False)
-    identity = module.evidence.summary()["identity"]
+    identity = module.test_result.summary()["identity"]
     known = [r for r in (*split.query, *split.gallery) if r.pid > 0]
     assert identity["coverage"] == pytest.approx(len(known) / identity["images"])
     assert 0 <= identity["accuracy"] <= 1

@@ -17,7 +17,7 @@ from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
-from camreid.evaluation.report import Evidence
+from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions
 from camreid.runs.folder import Metrics, RunFolder
 from camreid.runs.result_tables import evidence_tables
@@ -70,7 +70,9 @@ def rank_features(config: DictConfig) -> None:
         "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
         "origin": origin(config),
     }
-    _report(content, Evidence(result, seen, protocols=protocols), f"Test of {config.features}")
+    _report(
+        content, EvaluationResult(result, seen, protocols=protocols), f"Test of {config.features}"
+    )
 
 
 @rank_zero_only
@@ -126,8 +128,8 @@ def test(
         "origin": origin(config),
     }
     where = " on a part of the images only" if content["partial"] else ""
-    if trainer.is_global_zero and module.evidence is not None:
-        _report(content, module.evidence, title + where)
+    if trainer.is_global_zero and module.test_result is not None:
+        _report(content, module.test_result, title + where)
     elif trainer.is_global_zero:
         show("There is no match among the part of the test images that was ranked.")
 
@@ -142,11 +144,11 @@ def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
     }
 
 
-def _report(content: dict[str, Any], evidence: Evidence, title: str) -> None:
+def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> None:
     """Write metrics.json and print the tables."""
-    summary = evidence.summary()
-    path = RunFolder(build.run_folder()).write(Metrics(**content, **summary))
-    show(*evidence_tables(summary, title))
+    metrics = Metrics(**content, **result.summary())
+    path = RunFolder(build.run_folder()).write(metrics)
+    show(*evidence_tables(metrics.to_json(), title))
     if not content["seen_complete"]:
         show("Not all training identities of these weights are known: leakage may be larger.")
     show(f"Written to {path}")

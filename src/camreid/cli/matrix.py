@@ -88,14 +88,14 @@ class Test:
         evaluate.set_evaluation(module, options)
         data = build.build_data(self.config, self.split, module.config)
         self.trainer.test(module, data, verbose=False)
-        table, evidence, provenance = module.test_features, module.evidence, module.provenance
-        if table is None or evidence is None:
+        table, tested, provenance = module.test_features, module.test_result, module.provenance
+        if table is None or tested is None:
             raise InputError(
                 "no query of the tested images has a match; type a larger "
                 "trainer.limit_test_batches, or leave it out."
             )
         seen, complete = provenance.seen, provenance.complete
-        self.rows[name] = Row(evidence.result, table.query.cameras, seen, complete)
+        self.rows[name] = Row(tested.ranking, table.query.cameras, seen, complete)
         notes = {
             **evaluate.feature_notes(module, options),
             "split": self.split.record.to_json(),

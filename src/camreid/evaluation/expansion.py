@@ -5,8 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid.errors import require_number, require_whole
-from camreid.evaluation.joint import joint_features, require_neighbours
-from camreid.evaluation.neighbours import FeatureDistances, nearest
+from camreid.evaluation.neighbours import (
+    BLOCK,
+    Distances,
+    joint_features,
+    nearest,
+    require_neighbours,
+)
 from camreid.evaluation.scores import float32_products
 
 
@@ -17,7 +22,6 @@ def expand_queries(
     k: int = 5,
     alpha: float = 3.0,
     times: int = 1,
-    block_size: int = 1024,
 ) -> tuple[Tensor, Tensor]:
     """Mean over the k nearest features by cosine, times their cosine to the power of alpha.
 
@@ -31,7 +35,6 @@ def expand_queries(
         k: features in the mean, 1..Q + G.
         alpha: 0 for the plain mean; a cosine below 0 counts as 0 where alpha is not whole.
         times: how often.
-        block_size: images at a time; memory grows with block_size x (Q + G).
 
     Returns:
         (Q, D) and (G, D) float32.
@@ -45,19 +48,14 @@ def expand_queries(
             [0.0000, 0.5000]])
     """
     features = joint_features(query_features, gallery_features)
-    require_neighbours("k", k, len(features), "in query and gallery")
+    require_neighbours("k", k, len(features))
     require_whole("times", times, least=0)
-    require_whole("block_size", block_size, least=1)
     require_number("alpha", alpha, 0)
     with float32_products(features.device):
         for _ in range(times):
-            features = _expanded(features, k, alpha, block_size)
+            near = nearest(Distances(F.normalize(features, dim=1), 0), k)
+            cosines = 1 - near.distances / 2
+            weights = (cosines if alpha == int(alpha) else cosines.clamp(min=0)) ** alpha / k
+            chunks = zip(*(torch.split(x, BLOCK) for x in (near.index, weights)), strict=True)
+            features = torch.cat([(features[i] * w[..., None]).sum(1) for i, w in chunks])
     return features[: len(query_features)], features[len(query_features) :]
-
-
-def _expanded(features: Tensor, k: int, alpha: float, block_size: int) -> Tensor:
-    near = nearest(FeatureDistances(F.normalize(features, dim=1), 0, block_size), k)
-    cosines = 1 - near.distances / 2
-    weights = (cosines if alpha == int(alpha) else cosines.clamp(min=0)) ** alpha / k
-    chunks = zip(*(torch.split(x, block_size) for x in (near.index, weights)), strict=True)
-    return torch.cat([(features[i] * w[..., None]).sum(1) for i, w in chunks])

@@ -14,12 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.evaluation.ranking import Exclusions
+from camreid.files import write_whole
 
-_PARTS = ("query", "gallery")
 _NEEDED = ("features", "pids", "cameras")
 _HELP = (
     "expected query_features (Q, D), query_pids (Q,), query_cameras (Q,), the same of gallery_, "
-    "and maybe query_sequences and gallery_sequences"
+    "and optionally query_sequences and gallery_sequences"
 )
 
 
@@ -60,6 +61,12 @@ class FeatureTable:
     gallery: Images
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def labels(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pids of query and gallery, then their cameras, in the order of `rank`."""
+        q, g = self.query, self.gallery
+        return q.pids, g.pids, q.cameras, g.cameras
+
     def normalized(self) -> "FeatureTable":
         """The same with features of unit length."""
         query, gallery = (
@@ -69,7 +76,7 @@ class FeatureTable:
         notes = {**self.notes, "computed": {**self.notes.get("computed", {}), "normalize": True}}
         return FeatureTable(query, gallery, notes)
 
-    def exclusions(self) -> dict[str, Tensor | None]:
+    def exclusions(self) -> Exclusions:
         """Arguments of `rank` that exclude a query's sequence, or its image where paths are equal.
 
         >>> images = Images(torch.eye(2), *torch.ones(2, 2).long(), paths=("a", "b"))
@@ -77,29 +84,29 @@ class FeatureTable:
         tensor([0, 1])
         """
         numbers: dict[tuple[str, int, int], int] = {}
-        found: dict[str, Tensor | None] = {}
-        for part in _PARTS:
-            images: Images = getattr(self, part)
+
+        def index(images: Images) -> Tensor | None:
             keys = zip(images.paths, images.pids.tolist(), images.cameras.tolist(), strict=False)
-            index = [numbers.setdefault(key, len(numbers)) for key in keys]
-            found[f"{part}_sequences"] = images.sequences
-            found[f"{part}_index"] = torch.tensor(index) if index else None
-        return found
+            found = [numbers.setdefault(key, len(numbers)) for key in keys]
+            return torch.tensor(found) if found else None
+
+        return {
+            "query_sequences": self.query.sequences,
+            "gallery_sequences": self.gallery.sequences,
+            "query_index": index(self.query),
+            "gallery_index": index(self.gallery),
+        }
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; paths and notes are its metadata."""
-        tensors = {
-            f"{part}_{name}": value.contiguous()
-            for part in _PARTS
-            for name in (*_NEEDED, "sequences")
-            if (value := getattr(getattr(self, part), name)) is not None
-        }
-        notes = {f"{part}_paths": list(getattr(self, part).paths) for part in _PARTS}
-        metadata = {key: json.dumps(value) for key, value in {**notes, **self.notes}.items()}
-        path = Path(path)
-        draft = path.with_name(f"{path.name}.part")
-        save_file(tensors, draft, metadata)
-        draft.replace(path)
+        tensors: dict[str, Tensor] = {}
+        notes = dict(self.notes)
+        for part, images in (("query", self.query), ("gallery", self.gallery)):
+            columns = {f"{part}_{name}": column for name, column in vars(images).items()}
+            notes[f"{part}_paths"] = list(columns.pop(f"{part}_paths"))
+            tensors |= {name: x.contiguous() for name, x in columns.items() if x is not None}
+        metadata = {key: json.dumps(value) for key, value in notes.items()}
+        write_whole(path, lambda draft: save_file(tensors, draft, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureTable":
@@ -111,22 +118,18 @@ class FeatureTable:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"no features at {path}; type features=runs/RUN/features.safetensors, or an .npz "
-                f"of your own: {_HELP}."
+                f"there are no features at {path}: expected features.safetensors of a run, or an "
+                f".npz of another tool; {_HELP}."
             )
         try:
-            tensors, notes = _read_npz(path) if path.suffix == ".npz" else _read(path)
-        except (SafetensorError, OSError, ValueError, KeyError, EOFError) as error:
+            tensors, notes = (_read_npz if path.suffix == ".npz" else _read)(path)
+            query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise InputError(
-                f"{path} ({path.stat().st_size} bytes) can't be read as features "
-                f"({type(error).__name__}): it is no safetensors or npz file of numbers, or it is "
-                f"cut short; {_HELP}."
+                f"{path} ({path.stat().st_size} bytes) cannot be read as features: "
+                f"{type(error).__name__}: {error}; {_HELP}."
             ) from error
-        missing = [f"{p}_{n}" for p in _PARTS for n in _NEEDED if f"{p}_{n}" not in tensors]
-        if missing:
-            raise InputError(f"{path} lacks {', '.join(missing)}; {_HELP}.")
-        parts = {part: _images(path, part, tensors, notes) for part in _PARTS}
-        return cls(parts["query"], parts["gallery"], notes)
+        return cls(query, gallery, notes)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -149,28 +152,23 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiu"}, notes
 
 
-def _images(path: Path, part: str, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> Images:
+def _images(part: str, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> Images:
+    """The images of one part; its paths are taken out of the notes."""
+    missing = [f"{part}_{name}" for name in _NEEDED if f"{part}_{name}" not in tensors]
+    if missing:
+        raise KeyError(f"no {', '.join(missing)}")
     features = tensors[f"{part}_features"]
-    named = notes.pop(f"{part}_paths", [])
-    if not isinstance(named, list):
-        raise InputError(f"{part}_paths of {path} are {type(named).__name__}: expected a list.")
-    paths = tuple(map(str, named))
     if features.ndim != 2 or not features.is_floating_point():
-        raise InputError(
-            f"{part}_features of {path} are {tuple(features.shape)} {features.dtype}: expected "
-            "(N, D) floating-point numbers."
-        )
-    names = ("pids", "cameras", "sequences")
-    columns = {n: tensors[f"{part}_{n}"] for n in names if f"{part}_{n}" in tensors}
+        raise ValueError(f"{part}_features are {tuple(features.shape)} {features.dtype}")
+    names = [name for name in ("pids", "cameras", "sequences") if f"{part}_{name}" in tensors]
+    columns = {name: tensors[f"{part}_{name}"] for name in names}
     for name, column in columns.items():
         if column.is_floating_point() or column.shape != (len(features),):
-            raise InputError(
-                f"{part}_{name} of {path} are {tuple(column.shape)} {column.dtype}: expected "
-                f"({len(features)},) whole numbers, one for each of the {part}_features."
+            raise ValueError(
+                f"{part}_{name} are {tuple(column.shape)} {column.dtype}: expected "
+                f"({len(features)},) whole numbers"
             )
-    if paths and len(paths) != len(features):
-        raise InputError(
-            f"{path} names {len(paths)} {part}_paths for {len(features)} {part}_features; expected "
-            "as many, or none."
-        )
-    return Images(features, **{n: c.long() for n, c in columns.items()}, paths=paths)
+    paths = tuple(map(str, notes.pop(f"{part}_paths", ())))
+    if len(paths) not in (0, len(features)):
+        raise ValueError(f"{len(paths)} {part}_paths for {len(features)} {part}_features")
+    return Images(features, **{name: c.long() for name, c in columns.items()}, paths=paths)

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.bootstrap import compare, intervals
-from camreid.evaluation.metric import scalars
-from camreid.evaluation.report import leak_table
 from camreid.evaluation.result import RankingResult
+from camreid.evaluation.summary import leakage
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1"}
 
@@ -33,9 +32,9 @@ class Row:
     seen_complete: bool = True
 
     def summary(self) -> dict[str, Any]:
-        """`numbers`, and `leak`: see `leak_table`; None if no training identity is known."""
+        """`numbers`, and `leak`: see `leakage`; None if no training identity is known."""
         known = self.seen or self.seen_complete
-        leak = leak_table(self.result, self.seen) if known else None
+        leak = leakage(self.result, self.seen) if known else None
         return {**self.numbers(), "leak": leak, "seen_complete": self.seen_complete}
 
     def numbers(self) -> dict[str, Any]:
@@ -113,4 +112,4 @@ def _largest(scores: Mapping[str, Mapping[str, float]], score: str) -> str | Non
 
 
 def _scores(result: RankingResult) -> dict[str, Any]:
-    return {"retrieval": scalars(result), "intervals": intervals(result)}
+    return {"retrieval": result.scalars(), "intervals": intervals(result)}

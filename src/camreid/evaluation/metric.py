@@ -21,18 +21,16 @@ _ROLES: tuple[Role, ...] = ("query", "gallery", "both")
 
 
 class RetrievalMetric(Metric):
-    """mAP, mINP and Rank-1, -5, -10 of the images it is shown.
+    """mAP, mINP and Rank-1, -5, -10 of images, each of which counts once.
 
-    Images are told apart by (role, index), so the repeats with which distributed loaders pad
-    their shares count once. Features wait on the CPU, and are ranked on the metric's device.
+    Images are identified by (role, index), so the repeats with which distributed loaders pad
+    their shares count once. Features are kept on the CPU, and ranked on the metric's device.
 
     Args:
         distance: `cosine` or `euclidean`.
         protocol: see `rank`; `auto` is `within-camera` where all images are of one camera, and
             `cross-camera` otherwise. Where within-camera with sequences has no valid query,
             `auto` excludes only the query image.
-        dtype: in which features wait: None for that in which they come (float64 as float32).
-            `torch.float16` or `torch.bfloat16` halve the memory of float32, rounded.
 
     >>> metric = RetrievalMetric()
     >>> pids, cameras, index = torch.tensor([5, 7, 5]), torch.tensor([0, 0, 1]), torch.arange(3)
@@ -46,19 +44,18 @@ class RetrievalMetric(Metric):
     higher_is_better = True
 
     features: list[Tensor]
-    people: list[Tensor]
+    labels: list[Tensor]
 
     def __init__(
         self,
         distance: Distance = "cosine",
         protocol: Protocol | Literal["auto"] = "cross-camera",
-        dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dist_sync_fn": gather_from_cpu, **kwargs})
-        self.distance, self.protocol, self.storage = distance, protocol, dtype
+        self.distance, self.protocol = distance, protocol
         self.add_state("features", default=[], dist_reduce_fx="cat")
-        self.add_state("people", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -76,23 +73,22 @@ class RetrievalMetric(Metric):
             pids: (B,) int64 raw identities.
             cameras: (B,) int64, of one base throughout.
             index: (B,) int64, the image's number among those of its role.
-            role: what the images are; `both` for each ranked against all the others.
+            role: of the images; `both` for each ranked against all the others.
             sequences: (B,) int64 recordings, -1 where unknown; None if none is known.
         """
         sequences = torch.full_like(pids, -1) if sequences is None else sequences
         kind = torch.full_like(pids, _ROLES.index(role))
-        usual = torch.float32 if features.dtype == torch.float64 else features.dtype
-        self.features.append(features.detach().to("cpu", self.storage or usual))
-        self.people.append(torch.stack([kind, index, pids, cameras, sequences], dim=1).cpu())
+        self.features.append(features.detach().cpu())
+        self.labels.append(torch.stack([kind, index, pids, cameras, sequences], dim=1).cpu())
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars `mAP`, `mINP`, `rank1`, `rank5`, `rank10` in 0..1 and `valid_queries`."""
-        return {name: torch.tensor(value) for name, value in scalars(self._rank()).items()}
+        numbers = self._rank(*self._collected()).scalars()
+        return {name: torch.tensor(float(value)) for name, value in numbers.items()}
 
     def ranking(self) -> RankingResult:
         """The whole result, over all processes."""
-        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return self._rank()
+        return self._rank(*self.collected())
 
     def collected(self) -> tuple[Tensor, Tensor]:
         """Over all processes, by role and index: features (N, D), and (N, 5) int64 labels.
@@ -100,38 +96,38 @@ class RetrievalMetric(Metric):
         The columns are the role's number among query, gallery, both; index; pid; camera; sequence.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            people, keep = each_once(_cat(self.people))
-            return _cat(self.features)[keep], people
+            return self._collected()
 
     def table(self, split: Any = None) -> FeatureTable:
         """Query and gallery over all processes, in the order of their indices.
 
         Args:
-            split: whose `query` and `gallery` records the indices count, for sequences and paths.
+            split: its `query` and `gallery` records by index, for sequences and paths.
         """
-        features, people = self.collected()
+        features, labels = self.collected()
         parts = []
         for number, name in enumerate(("query", "gallery")):
-            own = people[:, 0] == number
-            images = Images(features[own], people[own, 2], people[own, 3])
+            own = labels[:, 0] == number
+            images = Images(features[own], labels[own, 2], labels[own, 3])
             records = getattr(split, name, ())
-            index = people[own, 1].tolist()
+            index = labels[own, 1].tolist()
             if records and max(index, default=0) < len(records):
                 chosen = [records[i] for i in index]
-                sequences = sequences_of(chosen)
                 paths = tuple(str(r.path) for r in chosen)
-                images = replace(images, sequences=sequences, paths=paths)
+                images = replace(images, sequences=sequences_of(chosen), paths=paths)
             parts.append(images)
         return FeatureTable(query=parts[0], gallery=parts[1])
 
-    def _rank(self) -> RankingResult:
-        people, keep = each_once(_cat(self.people))
-        features = _cat(self.features)[keep]
-        kind, index, pids, cameras, sequences = people.unbind(1)
+    def _collected(self) -> tuple[Tensor, Tensor]:
+        labels, keep = each_once(_cat(self.labels))
+        return _cat(self.features)[keep], labels
+
+    def _rank(self, features: Tensor, labels: Tensor) -> RankingResult:
+        kind, index, pids, cameras, sequences = labels.unbind(1)
         query, gallery = kind != _ROLES.index("gallery"), kind != _ROLES.index("query")
         one_camera = self.protocol == "auto" and bool((cameras == cameras[0]).all())
         protocol: Protocol = "within-camera" if one_camera else "cross-camera"
-        both = bool((kind == _ROLES.index("both")).any())
+        both = bool((query & gallery).any())
         ranked = partial(
             rank,
             features[query],
@@ -140,7 +136,7 @@ class RetrievalMetric(Metric):
             pids[gallery],
             cameras[query],
             cameras[gallery],
-            metric=self.distance,
+            self.distance,
             protocol=protocol if self.protocol == "auto" else self.protocol,
             query_index=index[query] if both else None,
             gallery_index=index[gallery] if both else None,
@@ -152,24 +148,6 @@ class RetrievalMetric(Metric):
             if not one_camera:
                 raise
             return ranked()  # every identity of this camera is in one sequence only
-
-
-def sequences_of(records: Iterable[Any]) -> Tensor | None:
-    """(N,) int64 sequences of records, -1 where unknown; None if none is known.
-
-    >>> from types import SimpleNamespace
-    >>> sequences_of([SimpleNamespace(sequence=s) for s in (None, 3)])
-    tensor([-1,  3])
-    """
-    sequences = [-1 if r.sequence is None else r.sequence for r in records]
-    return torch.tensor(sequences) if any(s > 0 for s in sequences) else None
-
-
-def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:
-    """The tensors of all processes, on the CPU; by way of the GPU where the backend needs it."""
-    on_gpu = torch.distributed.get_backend(group) == "nccl"
-    sent = tensor.cuda() if on_gpu and not tensor.is_cuda else tensor
-    return [part.cpu() for part in gather_all_tensors(sent, group)]
 
 
 class IdentityAccuracy(Metric):
@@ -198,7 +176,7 @@ class IdentityAccuracy(Metric):
             logits: (B, rows).
             rows: (B,) int64 true rows, -1 for identities without one.
             index: (B,) int64, the image's number among those of its role.
-            role: what the images are.
+            role: of the images.
         """
         kind = torch.full_like(rows, _ROLES.index(role))
         guess = logits.argmax(1) if logits.shape[1] else torch.full_like(rows, -2)
@@ -215,7 +193,25 @@ class IdentityAccuracy(Metric):
         }
 
 
-def each_once(people: Tensor) -> tuple[Tensor, Tensor]:
+def sequences_of(records: Iterable[Any]) -> Tensor | None:
+    """(N,) int64 sequences of records, -1 where unknown; None if none is known.
+
+    >>> from types import SimpleNamespace
+    >>> sequences_of([SimpleNamespace(sequence=s) for s in (None, 3)])
+    tensor([-1,  3])
+    """
+    sequences = [-1 if r.sequence is None else r.sequence for r in records]
+    return torch.tensor(sequences) if any(s > 0 for s in sequences) else None
+
+
+def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """The tensors of all processes, on the CPU; through the GPU where the backend needs it."""
+    on_gpu = torch.distributed.get_backend(group) == "nccl"
+    sent = tensor.cuda() if on_gpu and not tensor.is_cuda else tensor
+    return [part.cpu() for part in gather_all_tensors(sent, group)]
+
+
+def each_once(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of (N, C) int64 with each pair of the first two columns once, in their order.
 
     Returns:
@@ -225,24 +221,11 @@ def each_once(people: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([[0, 0, 5],
             [0, 1, 7]]), tensor([1, 0]))
     """
-    order = people[:, 1].argsort(stable=True)
-    order = order[people[order, 0].argsort(stable=True)]
-    key = people[order, :2]
-    first = torch.ones_like(order, dtype=torch.bool)
-    first[1:] = (key[1:] != key[:-1]).any(1)
-    keep = order[first]
-    return people[keep], keep
-
-
-def scalars(result: RankingResult) -> dict[str, float]:
-    """The numbers of a result that are logged."""
-    cmc = result.cmc
-    return {
-        "mAP": result.mAP,
-        "mINP": result.mINP,
-        **{f"rank{k}": float(cmc[min(k, len(cmc)) - 1]) for k in (1, 5, 10)},
-        "valid_queries": float(result.valid_queries),
-    }
+    order = labels[:, 1].argsort(stable=True)
+    order = order[labels[order, 0].argsort(stable=True)]
+    changes = labels[order, :2].diff(dim=0).any(1)
+    keep = order[torch.cat([changes.new_ones(min(1, len(order))), changes])]
+    return labels[keep], keep
 
 
 def _cat(parts: list[Tensor] | Tensor) -> Tensor:

@@ -8,6 +8,11 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from camreid.errors import InputError, require_whole
+from camreid.evaluation.scores import check_features, require_finite
+
+BLOCK = 1024  # images at a time; memory grows with BLOCK x N
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -24,46 +29,35 @@ class Neighbours:
     farthest: Tensor
 
 
-@dataclass(frozen=True)
-class Block:
-    """Some images' distances to some others: `distances` is (others, images).
-
-    `image` and `other` are the numbers of the first of each.
-    """
-
-    image: int
-    other: int
-    distances: Tensor
-
-
-class FeatureDistances:
+class Distances:
     """Squared euclidean distances between features, each pair computed once.
 
     Args:
         features: (N, D) float32.
-        queries: how many of the first are queries, whose distances to the rest `blocks` leaves in
-            `query_gallery`, (Q, G).
-        block_size: images at a time; memory grows with block_size x N.
+        queries: number of queries, the first images. Their distances to the rest are left in
+            `query_gallery`, (Q, G), by `blocks`.
     """
 
-    def __init__(self, features: Tensor, queries: int, block_size: int) -> None:
-        self.features, self.queries, self.block_size = features, queries, block_size
+    def __init__(self, features: Tensor, queries: int) -> None:
+        self.features, self.queries, self.size = features, queries, len(features)
         self.squares = features.square().sum(1)
-        self.size, self.device = len(features), features.device
         self.query_gallery = features.new_empty(queries, self.size - queries)
 
-    def blocks(self) -> Iterator[Block]:
-        """Blocks that together hold each ordered pair once."""
-        for start in range(0, self.size, self.block_size):
-            stop = min(start + self.block_size, self.size)
+    def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Blocks of (others, images) that together hold each ordered pair once.
+
+        Before each block are the numbers of its first image and of its first other.
+        """
+        for start in range(0, self.size, BLOCK):
+            stop = min(start + BLOCK, self.size)
             after = self._between(slice(start, stop), slice(start, None))  # (stop - start, others)
             after.diagonal().zero_()  # round-off would let others come before the image itself
             if start < self.queries:
                 some = min(stop, self.queries)
                 self.query_gallery[start:some] = after[: some - start, self.queries - start :]
-            yield Block(start, start, after.T)
+            yield start, start, after.T
             if stop < self.size:
-                yield Block(stop, start, after[:, stop - start :])
+                yield stop, start, after[:, stop - start :]
 
     def rows(self, images: Tensor) -> Tensor:
         """Of a few images, (B,) int64, to all: (B, N)."""
@@ -71,7 +65,7 @@ class FeatureDistances:
 
     def pairs(self, images: Tensor, others: Tensor) -> Tensor:
         """Of (P,) int64 images to as many others: (P,)."""
-        chunk = max(1, self.block_size * self.size // (4 * self.features.shape[1]))
+        chunk = max(1, BLOCK * self.size // (4 * self.features.shape[1]))
         parts = [
             (self.features[i] - self.features[j]).square().sum(1)
             for i, j in zip(torch.split(images, chunk), torch.split(others, chunk), strict=True)
@@ -84,31 +78,58 @@ class FeatureDistances:
         return squares.addmm_(*products, alpha=-2).clamp_(min=0)
 
 
-def nearest(distances: FeatureDistances, count: int) -> Neighbours:
+def joint_features(query: Tensor, gallery: Tensor, metric: str = "cosine") -> Tensor:
+    """Features of queries, (Q, D), and gallery, (G, D), one below the other in float32.
+
+    Raises:
+        InputError: no such metric, shapes do not fit together, or features are not finite.
+    """
+    check_features(query, gallery, metric)
+    for role, features in (("query", query), ("gallery", gallery)):
+        require_finite(role, features.sum(1, dtype=torch.float32))
+    return torch.cat([query.float(), gallery.float()])
+
+
+def require_neighbours(name: str, value: int, most: int) -> None:
+    """Refuse a number of neighbours that is not in 1..`most`, the number of images."""
+    require_whole(name, value, least=1)
+    if value > most:
+        raise InputError(
+            f"{name}={value} neighbours of {most} images: expected 1..{most}.",
+            **{name: max(1, most // 2)},
+        )
+
+
+def nearest(distances: Distances, count: int) -> Neighbours:
     """The `count` images nearest to each image, itself among them; equal ones in their order.
 
     >>> line = torch.tensor([[0.0], [1.0], [3.0]])
-    >>> nearest(FeatureDistances(line, queries=1, block_size=2), 2).index
+    >>> nearest(Distances(line, queries=1), 2).index
     tensor([[0, 1],
             [1, 0],
             [2, 1]])
     """
-    # one more than asked for: equal to the last, it says that the scan's choice was arbitrary
+    # one more than asked for: where it equals the last, the scan's choice was arbitrary
     keep = min(count + 1, distances.size)
-    best = torch.full((distances.size, keep), torch.inf, device=distances.device)
+    best = distances.features.new_full((distances.size, keep), torch.inf)
     index = torch.zeros_like(best, dtype=torch.int64)
     farthest = torch.zeros_like(best[:, 0])
-    for block in distances.blocks():
-        images = slice(block.image, block.image + block.distances.shape[1])
-        values, places = _smallest(block.distances, keep)
+    for first, other, block in distances.blocks():
+        images = slice(first, first + block.shape[1])
+        values, places = _smallest(block, keep)
         values = torch.cat([best[images], values], 1)
-        places = torch.cat([index[images], places + block.other], 1)
+        places = torch.cat([index[images], places + other], 1)
         best[images], order = values.topk(keep, largest=False)
         index[images] = places.gather(1, order)
-        farthest[images] = torch.maximum(farthest[images], block.distances.amax(0))
-    best, index = _in_order(best, index)
+        farthest[images] = torch.maximum(farthest[images], block.amax(0))
+    index, order = index.sort(1)  # equal distances in the order of the images
+    best, by_distance = best.gather(1, order).sort(stable=True)
+    index = index.gather(1, by_distance)
     if keep > count:
-        _settle_ties(distances, best, index)
+        tied = (best[:, -2] == best[:, -1]).nonzero().flatten()
+        for some in torch.split(tied, max(1, 2**24 // distances.size)):
+            values, order = distances.rows(some).sort(stable=True)
+            best[some], index[some] = values[:, :keep], order[:, :keep]
     return Neighbours(index[:, :count], best[:, :count], farthest)
 
 
@@ -131,18 +152,3 @@ def _smallest(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
     places = torch.cat([places, rest.expand(len(places), -1)], 1)
     values, order = distances.T.gather(1, places).topk(count, largest=False, sorted=False)
     return values, places.gather(1, order)
-
-
-def _in_order(distances: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of (N, K) by distance, equals by index."""
-    index, order = index.sort(1)
-    distances, by_distance = distances.gather(1, order).sort(stable=True)
-    return distances, index.gather(1, by_distance)
-
-
-def _settle_ties(distances: FeatureDistances, best: Tensor, index: Tensor) -> None:
-    """Choose again, in place, where the last two distances of a row of (N, K) are equal."""
-    tied = (best[:, -2] == best[:, -1]).nonzero().flatten()
-    for images in torch.split(tied, max(1, 2**24 // distances.size)):
-        values, order = distances.rows(images).sort(stable=True)
-        best[images], index[images] = values[:, : best.shape[1]], order[:, : best.shape[1]]

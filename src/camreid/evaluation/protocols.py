@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.result import Protocol, RankingResult, measure, summarise
+from camreid.evaluation.result import Protocol, RankingResult
 
 JUNK, DISTRACTOR = -1, 0
 
@@ -31,23 +30,15 @@ class Labels:
 
     def to(self, device: torch.device | str) -> "Labels":
         """The same on a device, as int64."""
-        columns = (self.pids, self.cameras, self.sequences, self.index)
-        return Labels(*(None if c is None else c.detach().to(device).long() for c in columns))  # type: ignore[arg-type]
+        columns = {k: v.detach().to(device).long() for k, v in vars(self).items() if v is not None}
+        return Labels(**columns)
 
     def check(self, role: str, images: int) -> None:
         """Refuse labels that are not one for each of the role's images."""
-        columns = {"pids": self.pids, "cameras": self.cameras}
-        columns |= {
-            name: column
-            for name, column in (("sequences", self.sequences), ("index", self.index))
-            if column is not None
-        }
-        if images == 0 or any(column.shape != (images,) for column in columns.values()):
+        columns = {name: column for name, column in vars(self).items() if column is not None}
+        if any(column.shape != (images,) for column in columns.values()):
             found = ", ".join(f"{column.numel()} {name}" for name, column in columns.items())
-            raise InputError(
-                f"the {role} has {images} features, {found}: expected as many of each, in one "
-                "dimension, and at least one."
-            )
+            raise InputError(f"the {role} has {images} features, {found}: expected one of each.")
 
 
 @dataclass(frozen=True)
@@ -63,69 +54,6 @@ class Pairs:
     queries: Tensor
     columns: Tensor
     real: Tensor
-
-
-class SameIdentity:
-    """Finds the gallery images of a query's identity, without a Q x G table.
-
-    Args:
-        query: labels of the queries, on one device with the gallery's.
-        gallery: labels of the gallery.
-
-    >>> query, gallery = torch.tensor([[7], [0]]), torch.tensor([[7, 5, 7], [1, 1, 1]])
-    >>> same = SameIdentity(Labels(*query), Labels(*gallery))
-    >>> same.counts.tolist(), same.pairs(torch.tensor([0]), 2).columns.tolist()
-    ([2], [[0, 2]])
-    """
-
-    def __init__(self, query: Labels, gallery: Labels) -> None:
-        self.order = gallery.pids.argsort(stable=True)
-        pids = gallery.pids[self.order]
-        self.start = torch.searchsorted(pids, query.pids)
-        stop = torch.searchsorted(pids, query.pids, right=True)
-        self.counts = torch.where(query.pids == JUNK, 0, stop - self.start)
-
-    def pairs(self, queries: Tensor, width: int) -> Pairs:
-        """The pairs of some queries (b,) int64 that have at least one; `width` is the most."""
-        counts = pick(self.counts, queries)[:, None]
-        places = torch.arange(width, device=counts.device)
-        first = pick(self.start, queries)[:, None]
-        columns = pick(self.order, first + torch.minimum(places, counts - 1))
-        return Pairs(queries, columns, places < counts)
-
-
-def pick(values: Tensor, index: Tensor) -> Tensor:
-    """`values[index]` for 1-D values, which torch does in one thread where the index is small.
-
-    On the CPU, indexing wakes all threads for any size, and waiting for them takes longer than the
-    work, above all where other programs have the cores.
-
-    >>> pick(torch.tensor([5, 6]), torch.tensor([[1, 0]]))
-    tensor([[6, 5]])
-    """
-    return values.index_select(0, index.flatten()).view(index.shape)
-
-
-def is_unlabelled(pids: Tensor) -> Tensor:
-    """Whether pids are junk or distractors.
-
-    >>> is_unlabelled(torch.tensor([-1, 0, 1]))
-    tensor([ True,  True, False])
-    """
-    return (pids == JUNK) | (pids == DISTRACTOR)
-
-
-@dataclass(frozen=True)
-class Block:
-    """The pairs of some queries, closest first; of equals, the earlier image. On the CPU.
-
-    Attributes:
-        pairs: of the same identity.
-        closer: (b, P, S) int64, closer images of other identities in each gallery segment.
-    """
-
-    pairs: Pairs
-    closer: Tensor
 
 
 @dataclass(frozen=True)
@@ -161,6 +89,21 @@ class Protocols:
     camera_pairs: CameraPairs
 
 
+@dataclass(frozen=True)
+class View:
+    """What a ranking sees of the gallery.
+
+    Attributes:
+        protocol: which images; None for all that either protocol has.
+        distractors: whether pid 0 is among them.
+        camera: the only camera, as a place in `Rules.cameras`; None for all.
+    """
+
+    protocol: Protocol | None
+    distractors: bool = True
+    camera: int | None = None
+
+
 class Rules:
     """Which pairs are matches, and which segments (by camera and distractor) a query sees.
 
@@ -176,63 +119,41 @@ class Rules:
             query, gallery = (replace(side, sequences=None) for side in (query, gallery))
         self.query, self.gallery = query, gallery
         self.cameras = torch.unique(torch.cat([query.cameras, gallery.cameras]))
+        sides = ((query.sequences, gallery.sequences), (query.index, gallery.index))
+        # whether a query's own image or sequence can be found in the gallery
+        self.within = any(q is not None and g is not None for q, g in sides)
 
-    @property
-    def tells_images_apart(self) -> bool:
-        """Whether a query's own image or sequence can be found in the gallery."""
-        pairs = (
-            (self.query.sequences, self.gallery.sequences),
-            (self.query.index, self.gallery.index),
-        )
-        return any(q is not None and g is not None for q, g in pairs)
+    def segments(self, view: View | None = None) -> list[Tensor]:
+        """Gallery rows by camera, then the distractors by camera; of a `view`, all as one."""
+        pids, cameras = self.gallery.pids, self.gallery.cameras
+        distractor = pids == DISTRACTOR
+        kinds = ((pids != JUNK) & ~distractor, distractor)
+        if view is not None:
+            return [(kinds[0] | (distractor & view.distractors)).nonzero().flatten()]
+        return [((cameras == c) & kind).nonzero().flatten() for kind in kinds for c in self.cameras]
 
-    def check(self, protocol: str) -> None:
-        """Refuse a protocol that these labels are not enough for."""
-        if protocol not in get_args(Protocol):
-            raise InputError(f"protocol={protocol!r}: expected 'cross-camera' or 'within-camera'.")
-        if protocol == "within-camera" and not self.tells_images_apart:
-            raise InputError(
-                "protocol='within-camera' needs query_sequences and gallery_sequences, to leave "
-                "out the query's own recording, or query_index and gallery_index, to take the "
-                "query image itself out of its gallery."
-            )
-
-    def segments(self) -> tuple[Tensor, int]:
-        """Segment of each gallery image: camera, then C more for distractors; and their number."""
-        label = torch.searchsorted(self.cameras, self.gallery.cameras)
-        label = label + len(self.cameras) * (self.gallery.pids == DISTRACTOR)
-        return label.masked_fill(self.gallery.pids == JUNK, -1), 2 * len(self.cameras)
-
-    def one_segment(self, distractors: bool) -> tuple[Tensor, int]:
-        """All images that a cross-camera ranking sees as one segment; and the number 1."""
-        pids = self.gallery.pids
-        ignored = pids == JUNK if distractors else is_unlabelled(pids)
-        return -ignored.long(), 1
-
-    def matches(self, pairs: Pairs, protocol: Protocol, distractors: bool = True) -> Tensor:
+    def matches(self, view: View, pairs: Pairs) -> Tensor:
         """(b, P) bool: pairs that are matches."""
-        valid = pairs.real & self._other(pairs, "index")
-        if not distractors:
-            valid &= ~is_unlabelled(pick(self.query.pids, pairs.queries))[:, None]
-        if protocol == "cross-camera":
-            return valid & self._other(pairs, "cameras")
-        valid &= ~self._other(pairs, "cameras")
-        if self.query.sequences is None:
-            return valid
-        unknown = pick(self.query.sequences, pairs.queries)[:, None] < 0
-        return valid & (unknown | self._other(pairs, "sequences"))
+        valid = pairs.real & self._differ("index", pairs)
+        if not view.distractors:
+            valid &= (pick(self.query.pids, pairs.queries) != DISTRACTOR)[:, None]
+        if view.camera is not None:
+            valid &= pick(self.gallery.cameras, pairs.columns) == self.cameras[view.camera]
+        across = self._differ("cameras", pairs)
+        if view.protocol == "cross-camera":
+            return valid & across
+        within = ~across & self._differ("sequences", pairs) & self.within
+        return valid & (within if view.protocol == "within-camera" else within | across)
 
-    def matches_in(self, pairs: Pairs) -> Tensor:
-        """(b, P) bool: pairs that are matches where the gallery is of their camera alone."""
-        across = self.matches(pairs, "cross-camera")
-        return across | self.matches(pairs, "within-camera") if self.tells_images_apart else across
-
-    def seen(self, queries: Tensor, protocol: Protocol, distractors: bool = True) -> Tensor:
+    def seen(self, view: View, queries: Tensor) -> Tensor:
         """(b, S) bool: segments that a query sees."""
-        camera = torch.ones(len(queries), len(self.cameras), dtype=torch.bool)
-        if protocol == "within-camera":
-            camera = pick(self.query.cameras, queries)[:, None] == self.cameras
-        return torch.cat([camera, camera & distractors], dim=1)
+        cameras = self.cameras.expand(len(queries), -1)
+        seen = torch.ones_like(cameras, dtype=torch.bool)
+        if view.camera is not None:
+            seen = cameras == self.cameras[view.camera]
+        elif view.protocol == "within-camera":
+            seen = cameras == pick(self.query.cameras, queries)[:, None]
+        return torch.cat([seen, seen & view.distractors], dim=1)
 
     def advice(self, protocol: Protocol) -> str:
         """What to do where a protocol has no valid query."""
@@ -249,12 +170,14 @@ class Rules:
             "there are more cameras, check query_cameras and gallery_cameras."
         )
 
-    def _other(self, pairs: Pairs, label: str) -> Tensor:
+    def _differ(self, label: str, pairs: Pairs) -> Tensor:
         """(b, P) bool: pairs of different labels; all where a label is not known."""
         query, gallery = getattr(self.query, label), getattr(self.gallery, label)
         if query is None or gallery is None:
-            return pairs.real
-        return pick(gallery, pairs.columns) != pick(query, pairs.queries)[:, None]
+            return torch.ones_like(pairs.real)
+        own = pick(query, pairs.queries)[:, None]
+        differ = pick(gallery, pairs.columns) != own
+        return differ | (own < 0) if label == "sequences" else differ
 
 
 def known(sequences: Tensor | None) -> bool:
@@ -266,79 +189,13 @@ def known(sequences: Tensor | None) -> bool:
     return sequences is not None and bool((sequences > 0).any())
 
 
-class Columns:
-    """Average precision, inverse penalty and first match of all queries, filled in by block.
+def pick(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]` for 1-D values, which torch does in one thread where the index is small.
 
-    Args:
-        queries: number of queries Q.
+    On the CPU, indexing wakes all threads for any size, and waiting for them takes longer than the
+    work, above all where other programs have the cores.
+
+    >>> pick(torch.tensor([5, 6]), torch.tensor([[1, 0]]))
+    tensor([[6, 5]])
     """
-
-    def __init__(self, queries: int) -> None:
-        nan = torch.full((queries,), torch.nan, dtype=torch.float64)
-        self.ap, self.inp = nan, nan.clone()
-        self.first = torch.zeros(queries, dtype=torch.int64)
-
-    def add(self, block: Block, matches: Tensor, seen: Tensor | None = None) -> None:
-        """Measure the queries of a block.
-
-        Args:
-            block: of queries.
-            matches: (b, P) bool.
-            seen: (b, S) bool segments, None for all.
-        """
-        closer = block.closer if seen is None else block.closer * seen[:, None]
-        self.add_counted(block, matches, closer.sum(2))
-
-    def add_counted(self, block: Block, matches: Tensor, closer: Tensor) -> None:
-        """Measure the queries of a block, for (b, P) counts of others that are closer."""
-        rows = block.pairs.queries
-        self.ap[rows], self.inp[rows], self.first[rows] = measure(matches, closer)
-
-    @property
-    def valid(self) -> Tensor:
-        """(Q,) bool: queries with a match."""
-        return self.first > 0
-
-    def summary(self, rules: Rules, protocol: Protocol, max_rank: int) -> RankingResult:
-        """The result over all queries.
-
-        Raises:
-            NoValidQuery: no query has a match.
-        """
-        columns = (self.ap, self.inp, self.first)
-        advice = "" if self.valid.any() else rules.advice(protocol)
-        return summarise(columns, rules.query.pids, max_rank, protocol, advice)
-
-
-class CameraColumns:
-    """The columns of each camera as the gallery.
-
-    Args:
-        rules: of the problem.
-        queries: number of queries Q.
-    """
-
-    def __init__(self, rules: Rules, queries: int) -> None:
-        self.rules = rules
-        self.columns = [Columns(queries) for _ in rules.cameras]
-
-    def add(self, block: Block) -> None:
-        """Measure the queries of a block in each camera."""
-        matches = self.rules.matches_in(block.pairs)
-        cameras = pick(self.rules.gallery.cameras, block.pairs.columns)
-        count = len(self.columns)
-        for number, (camera, columns) in enumerate(
-            zip(self.rules.cameras, self.columns, strict=True)
-        ):
-            closer = block.closer[..., number] + block.closer[..., count + number]
-            columns.add_counted(block, matches & (cameras == camera), closer)
-
-    def summary(self) -> CameraPairs:
-        """The matrices."""
-        rows = self.rules.query.cameras == self.rules.cameras[:, None]
-        valid = torch.stack([columns.valid for columns in self.columns], dim=1)
-        ap = torch.stack([columns.ap for columns in self.columns], dim=1).nan_to_num(0)
-        hit = torch.stack([columns.first == 1 for columns in self.columns], dim=1)
-        count, ap, hit = (rows.double() @ table.double() for table in (valid, ap, hit))
-        cameras = tuple(self.rules.cameras.tolist())
-        return CameraPairs(cameras, ap / count, hit / count, count.long())
+    return values.index_select(0, index.flatten()).view(index.shape)

@@ -1,26 +1,36 @@
 """Ranking of a gallery for each query: mAP, mINP, CMC and more, exactly and in bounded memory."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import get_args
+from collections.abc import Sequence
+from typing import TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor
 
 from camreid.errors import InputError, NoValidQuery, require_whole
-from camreid.evaluation.protocols import Block, CameraColumns, Columns, Labels, Protocols, Rules
-from camreid.evaluation.result import Protocol, RankingResult
-from camreid.evaluation.scores import (
-    DistanceScores,
-    Features,
-    FeatureScores,
-    Metric,
-    float32_products,
-)
-from camreid.evaluation.sweep import Scores, Sweep
+from camreid.evaluation.protocols import CameraPairs, Labels, Protocols, Rules, View
+from camreid.evaluation.result import Protocol, RankingResult, measure
+from camreid.evaluation.scores import Metric, Scores, distance_scores, feature_scores
+from camreid.evaluation.sweep import Sweep
 
 
+class Exclusions(TypedDict, total=False):
+    """What excludes a query's own recording or image from its gallery.
+
+    Attributes:
+        query_sequences: (Q,) int64 recordings, of the same numbers as the gallery's; -1 where
+            unknown, and all 0 count as unknown.
+        gallery_sequences: (G,) int64.
+        query_index: (Q,) int64 image numbers.
+        gallery_index: (G,) int64.
+    """
+
+    query_sequences: Tensor | None
+    gallery_sequences: Tensor | None
+    query_index: Tensor | None
+    gallery_index: Tensor | None
+
+
+@torch.no_grad()
 def rank(
     query_features: Tensor,
     gallery_features: Tensor,
@@ -33,11 +43,8 @@ def rank(
     *,
     protocol: Protocol = "cross-camera",
     distractors: bool = True,
-    query_sequences: Tensor | None = None,
-    gallery_sequences: Tensor | None = None,
-    query_index: Tensor | None = None,
-    gallery_index: Tensor | None = None,
     device: torch.device | str | None = None,
+    **exclusions: Unpack[Exclusions],
 ) -> RankingResult:
     """Rank the gallery for each query, closest first; of equals, the earlier gallery image.
 
@@ -58,12 +65,9 @@ def rank(
             camera; `within-camera` leaves out all other cameras, and the query's identity in the
             query's own sequence, where sequences are known.
         distractors: whether pid 0 stays in the gallery.
-        query_sequences: (Q,) int64 recordings, of the same numbers as the gallery's; -1 where
-            unknown, and all 0 count as unknown.
-        gallery_sequences: (G,) int64.
-        query_index: (Q,) int64 image numbers; a query's own image is left out of its gallery.
-        gallery_index: (G,) int64.
         device: that ranks; the queries' if None.
+        exclusions: `query_sequences`, `gallery_sequences`, `query_index`, `gallery_index`; see
+            `Exclusions`.
 
     Raises:
         InputError: shapes do not fit together, features are not finite, or there is no such
@@ -75,12 +79,21 @@ def rank(
     >>> r.mAP, r.cmc[:2].tolist(), r.valid_queries
     (1.0, [1.0, 1.0], 1)
     """
-    query = Labels(query_pids, query_cameras, query_sequences, query_index)
-    gallery = Labels(gallery_pids, gallery_cameras, gallery_sequences, gallery_index)
-    with _problem(query_features, gallery_features, query, gallery, metric, device) as problem:
-        return problem.rank(protocol, distractors, max_rank)
+    if protocol not in get_args(Protocol):
+        raise InputError(f"protocol={protocol!r}: expected 'cross-camera' or 'within-camera'.")
+    scores = feature_scores(query_features, gallery_features, metric, device)
+    pids, cameras = (query_pids, gallery_pids), (query_cameras, gallery_cameras)
+    rules = _rules((len(query_features), len(gallery_features)), pids, cameras, **exclusions)
+    if protocol == "within-camera" and not rules.within:
+        raise InputError(
+            "protocol='within-camera' needs query_sequences and gallery_sequences, to leave "
+            "out the query's own recording, or query_index and gallery_index, to take the "
+            "query image itself out of its gallery."
+        )
+    return _rank(scores, rules, View(protocol, distractors), max_rank)
 
 
+@torch.no_grad()
 def rank_protocols(
     query_features: Tensor,
     gallery_features: Tensor,
@@ -91,34 +104,13 @@ def rank_protocols(
     metric: Metric = "cosine",
     max_rank: int = 50,
     *,
-    query_sequences: Tensor | None = None,
-    gallery_sequences: Tensor | None = None,
-    query_index: Tensor | None = None,
-    gallery_index: Tensor | None = None,
     device: torch.device | str | None = None,
+    **exclusions: Unpack[Exclusions],
 ) -> Protocols:
     """All protocols in one pass: across and within cameras, by camera pair, without distractors.
 
-    Within-camera numbers need sequences or indices, and are left out without them.
-
-    Args:
-        query_features: (Q, D); this and all that follow as for `rank`.
-        gallery_features: (G, D).
-        query_pids: (Q,) int64.
-        gallery_pids: (G,) int64.
-        query_cameras: (Q,) int64.
-        gallery_cameras: (G,) int64.
-        metric: `cosine` or `euclidean`.
-        max_rank: length of the CMC curves.
-        query_sequences: (Q,) int64.
-        gallery_sequences: (G,) int64.
-        query_index: (Q,) int64.
-        gallery_index: (G,) int64.
-        device: that ranks.
-
-    Raises:
-        InputError: as `rank`.
-        NoValidQuery: no query has a match under any protocol.
+    Arguments and errors are those of `rank`. Within-camera numbers need sequences or indices, and
+    are left out without them.
 
     >>> labels = [torch.tensor(t) for t in ([5], [7, 5], [0], [1, 1])]
     >>> protocols = rank_protocols(torch.eye(3)[:1], torch.eye(3)[[1, 0]], *labels)
@@ -126,12 +118,23 @@ def rank_protocols(
     tensor([[0, 1],
             [0, 0]])
     """
-    query = Labels(query_pids, query_cameras, query_sequences, query_index)
-    gallery = Labels(gallery_pids, gallery_cameras, gallery_sequences, gallery_index)
-    with _problem(query_features, gallery_features, query, gallery, metric, device) as problem:
-        return problem.rank_all(max_rank)
+    scores = feature_scores(query_features, gallery_features, metric, device)
+    pids, cameras = (query_pids, gallery_pids), (query_cameras, gallery_cameras)
+    rules = _rules((len(query_features), len(gallery_features)), pids, cameras, **exclusions)
+    names: tuple[Protocol, ...] = get_args(Protocol) if rules.within else ("cross-camera",)
+    views = {(name, d): View(name, d) for name in names for d in (True, False)}
+    by_camera = [View(None, camera=number) for number in range(len(rules.cameras))]
+    found = _measure(scores, rules, [*views.values(), *by_camera], max_rank)
+    results = {key: found[view] for key, view in views.items() if found[view].valid.any()}
+    if not results:
+        raise NoValidQuery(
+            f"none of the {len(query_pids)} queries has a match in the gallery under any protocol. "
+            f"{rules.advice(names[-1])}"
+        )
+    return Protocols(results, _camera_pairs(rules, [found[view] for view in by_camera]))
 
 
+@torch.no_grad()
 def rank_distances(
     distances: Tensor,
     query_pids: Tensor,
@@ -141,91 +144,70 @@ def rank_distances(
     max_rank: int = 50,
 ) -> RankingResult:
     """`rank` by the official protocol for a ready (Q, G) matrix of distances, smallest first."""
-    query, gallery = Labels(query_pids, query_cameras), Labels(gallery_pids, gallery_cameras)
-    if distances.ndim != 2:
-        raise InputError(f"distances of shape {tuple(distances.shape)}: expected (Q, G).")
-    query.check("query", distances.shape[0])
-    gallery.check("gallery", distances.shape[1])
-    with torch.no_grad():
-        problem = _Problem(DistanceScores(distances), query.to("cpu"), gallery.to("cpu"))
-        return problem.rank("cross-camera", True, max_rank)
+    scores = distance_scores(distances)
+    pids, cameras = (query_pids, gallery_pids), (query_cameras, gallery_cameras)
+    rules = _rules((distances.shape[0], distances.shape[1]), pids, cameras)
+    return _rank(scores, rules, View("cross-camera"), max_rank)
 
 
-@contextmanager
-def _problem(
-    q: Tensor,
-    g: Tensor,
-    query: Labels,
-    gallery: Labels,
-    metric: Metric,
-    device: torch.device | str | None,
-) -> Iterator["_Problem"]:
-    if metric not in get_args(Metric):
-        raise InputError(f"metric={metric!r}: expected 'cosine' or 'euclidean'.")
-    if q.ndim != 2 or g.ndim != 2 or q.shape[1] != g.shape[1] or not q.shape[1]:
-        raise InputError(
-            f"features of shapes {tuple(q.shape)} and {tuple(g.shape)}: expected (Q, D) for "
-            "the query and (G, D) for the gallery, with the same D, from one model."
+def _rules(
+    sizes: tuple[int, int],
+    pids: tuple[Tensor, Tensor],
+    cameras: tuple[Tensor, Tensor],
+    query_sequences: Tensor | None = None,
+    gallery_sequences: Tensor | None = None,
+    query_index: Tensor | None = None,
+    gallery_index: Tensor | None = None,
+) -> Rules:
+    query = Labels(pids[0], cameras[0], query_sequences, query_index)
+    gallery = Labels(pids[1], cameras[1], gallery_sequences, gallery_index)
+    query.check("query", sizes[0])
+    gallery.check("gallery", sizes[1])
+    return Rules(query.to("cpu"), gallery.to("cpu"))
+
+
+def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingResult:
+    result = _measure(scores, rules, [view], max_rank)[view]
+    if not result.valid.any():
+        raise NoValidQuery(
+            f"none of the {len(result.valid)} queries has a match in the gallery under the "
+            f"{result.protocol} protocol. {rules.advice(result.protocol)}"
         )
-    query.check("query", len(q))
-    gallery.check("gallery", len(g))
-    # a tensor's device has its number, as in cuda:0
-    device = torch.empty(0, device=q.device if device is None else device).device
-    with torch.no_grad(), float32_products(device):
-        scores = FeatureScores(Features(q, "query", device), Features(g, "gallery", device), metric)
-        yield _Problem(scores, query.to("cpu"), gallery.to("cpu"))
+    return result
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Scores on the device that ranks; labels of queries and gallery on the CPU."""
+def _measure(
+    scores: Scores, rules: Rules, views: Sequence[View], max_rank: int
+) -> dict[View, RankingResult]:
+    """The result of each view, which may have no valid query, from one pass."""
+    require_whole("max_rank", max_rank, least=1)
+    device, pids = scores.scale.device, rules.query.pids
+    # across cameras, all images of other identities count alike: one segment
+    whole = views[0] if len(views) == 1 and views[0].protocol == "cross-camera" else None
+    segments = [rows.to(device) for rows in rules.segments(whole)]
+    nan = torch.full(pids.shape, torch.nan, dtype=torch.float64)
+    columns = {view: (nan.clone(), nan.clone(), torch.zeros_like(pids)) for view in views}
+    sweep = Sweep(scores, pids.to(device), rules.gallery.pids.to(device), segments)
+    for block in sweep.blocks():
+        queries = block.pairs.queries
+        for view in views:
+            seen = 1 if whole else rules.seen(view, queries)[:, None]
+            found = measure(rules.matches(view, block.pairs), (block.closer * seen).sum(2))
+            for column, values in zip(columns[view], found, strict=True):
+                column[queries] = values
+    return {
+        view: RankingResult(
+            *columns[view], pids, view.protocol or "cross-camera", view.distractors, max_rank
+        )
+        for view in views
+    }
 
-    scores: Scores
-    query: Labels
-    gallery: Labels
 
-    def rank(self, protocol: Protocol, distractors: bool, max_rank: int) -> RankingResult:
-        rules = Rules(self.query, self.gallery)
-        rules.check(protocol)
-        require_whole("max_rank", max_rank, least=1)
-        # across cameras, all images of other identities count alike: one segment
-        whole = protocol == "cross-camera"
-        segments, count = rules.one_segment(distractors) if whole else rules.segments()
-        columns = Columns(len(self.query.pids))
-        for block in self._blocks(segments, count):
-            matches = rules.matches(block.pairs, protocol, distractors)
-            seen = None if whole else rules.seen(block.pairs.queries, protocol, distractors)
-            columns.add(block, matches, seen)
-        result = columns.summary(rules, protocol, max_rank)
-        return replace(result, distractors=distractors)
-
-    def rank_all(self, max_rank: int) -> Protocols:
-        rules = Rules(self.query, self.gallery)
-        require_whole("max_rank", max_rank, least=1)
-        names: list[Protocol] = ["cross-camera"]
-        if rules.tells_images_apart:
-            names.append("within-camera")
-        size = len(self.query.pids)
-        table = {(name, d): Columns(size) for name in names for d in (True, False)}
-        cameras = CameraColumns(rules, size)
-        for block in self._blocks(*rules.segments()):
-            for key, columns in table.items():
-                seen = rules.seen(block.pairs.queries, *key)
-                columns.add(block, rules.matches(block.pairs, *key), seen)
-            cameras.add(block)
-        results = {
-            key: replace(columns.summary(rules, key[0], max_rank), distractors=key[1])
-            for key, columns in table.items()
-            if columns.valid.any()
-        }
-        if not results:
-            raise NoValidQuery(
-                f"none of the {size} queries has a match in the gallery under any protocol, so "
-                f"there is nothing to measure. {rules.advice(names[-1])}"
-            )
-        return Protocols(results, cameras.summary())
-
-    def _blocks(self, segments: Tensor, count: int) -> Iterator[Block]:
-        device = self.scores.device
-        query, gallery = self.query.to(device), self.gallery.to(device)
-        return Sweep(self.scores, query, gallery, segments.to(device), count).blocks()
+def _camera_pairs(rules: Rules, by_camera: Sequence[RankingResult]) -> CameraPairs:
+    """From the result of each camera as the gallery."""
+    rows = (rules.query.cameras == rules.cameras[:, None]).double()  # (C, Q)
+    valid = torch.stack([result.valid for result in by_camera], dim=1)
+    ap = torch.stack([result.average_precision for result in by_camera], dim=1).nan_to_num(0)
+    hit = torch.stack([result.first_match == 1 for result in by_camera], dim=1)
+    count, ap, hit = (rows @ table.double() for table in (valid, ap, hit))
+    return CameraPairs(tuple(rules.cameras.tolist()), ap / count, hit / count, count.long())

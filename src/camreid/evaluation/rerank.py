@@ -1,17 +1,23 @@
-"""Re-ranking with k-reciprocal encoding, blockwise and sparse."""
+"""Re-ranking with k-reciprocal encoding, blockwise and sparse (Zhong et al. 2017)."""
 
-from typing import Literal, get_args
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camreid.errors import InputError, require_number, require_whole
-from camreid.evaluation.joint import joint_features, require_neighbours
-from camreid.evaluation.neighbours import FeatureDistances, nearest
-from camreid.evaluation.reciprocal import encode, jaccard
+from camreid.errors import require_number
+from camreid.evaluation.neighbours import (
+    Distances,
+    Neighbours,
+    joint_features,
+    nearest,
+    require_neighbours,
+)
 from camreid.evaluation.scores import Metric, float32_products
 
-Method = Literal["k-reciprocal"]
+_ENTRIES = 2**22  # at a time: a few hundred MB of index tensors at the most
 
 
 def rerank(
@@ -22,7 +28,6 @@ def rerank(
     k2: int = 6,
     lambda_value: float = 0.3,
     metric: Metric = "cosine",
-    block_size: int = 1024,
 ) -> Tensor:
     """Distances of queries to the gallery, re-ranked by the neighbours that images share.
 
@@ -32,7 +37,7 @@ def rerank(
     the encoding. The result mixes lambda_value of that distance with the Jaccard distance.
 
     Of equal distances, the earlier image counts as nearer, queries before the gallery. Nearly
-    equal ones fall as float32 rounds them, which may differ between devices and block sizes.
+    equal ones fall as float32 rounds them, which may differ between devices.
 
     Args:
         query_features: (Q, D), any float type; computed in float32.
@@ -41,7 +46,6 @@ def rerank(
         k2: neighbours over which encodings are averaged, 1..k1; 1 for no averaging.
         lambda_value: share of the original distance, 0..1.
         metric: `cosine` to compare unit features, `euclidean` to compare them as they are.
-        block_size: images at a time; memory grows with block_size x (Q + G).
 
     Returns:
         (Q, G) float32, smallest first; for `rank_distances`.
@@ -50,19 +54,18 @@ def rerank(
         InputError: shapes do not fit together, features are not finite, or a parameter is out of
             its range.
 
-    >>> import torch
     >>> query, gallery = torch.tensor([[0.0]]), torch.tensor([[1.0], [-1.0], [-1.5]])
     >>> rerank(query, gallery, k1=1, k2=1, metric="euclidean")
     tensor([[0.3151, 0.8333, 1.0000]])
     """
-    if metric not in get_args(Metric):
-        raise InputError(f"metric={metric!r}: expected 'cosine' or 'euclidean'.")
-    features = joint_features(query_features, gallery_features)
+    features = joint_features(query_features, gallery_features, metric)
+    require_neighbours("k1", k1, len(gallery_features))
+    require_neighbours("k2", k2, k1)
+    require_number("lambda_value", lambda_value, 0, 1)
     if metric == "cosine":
         features = F.normalize(features, dim=1)
-    _check_parameters(k1, k2, lambda_value, block_size, len(gallery_features))
     with float32_products(features.device):
-        distances = FeatureDistances(features, len(query_features), block_size)
+        distances = Distances(features, len(query_features))
         near = nearest(distances, k1 + 1)
         # an image that is equal to all others has the farthest distance 0
         scale = near.farthest.where(near.farthest > 0, 1).reciprocal()
@@ -73,13 +76,162 @@ def rerank(
     return mix
 
 
-def _check_parameters(k1: int, k2: int, lambda_value: float, block_size: int, gallery: int) -> None:
-    require_neighbours("k1", k1, gallery, "in the gallery")
-    require_whole("k2", k2, least=1)
-    if k2 > k1:
-        raise InputError(
-            f"k2={k2} is more than k1={k1}: encodings are averaged over the nearest of the k1 "
-            f"neighbours; expected 1..{k1}, such as k2={max(1, round(0.3 * k1))}."
-        )
-    require_number("lambda_value", lambda_value, 0, 1)
-    require_whole("block_size", block_size, least=1)
+@dataclass(frozen=True)
+class SparseRows:
+    """A sparse matrix, row after row.
+
+    Attributes:
+        counts: (R,) int64 number of entries of each row.
+        columns: (E,) int64.
+        values: (E,) float32.
+    """
+
+    counts: Tensor
+    columns: Tensor
+    values: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """(E,) int64 row of each entry."""
+        return _numbers(self.counts)
+
+    def entries(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of the entries of (n,) rows, and which of the n each belongs to.
+
+        >>> matrix = SparseRows(torch.tensor([2, 1]), torch.tensor([0, 5, 3]), torch.ones(3))
+        >>> matrix.entries(torch.tensor([1, 0, 1]))
+        (tensor([2, 0, 1, 2]), tensor([0, 1, 1, 2]))
+        """
+        counts = self.counts[rows]
+        owner = _numbers(counts)
+        starts = self.counts.cumsum(0) - self.counts
+        shift = starts[rows] - (counts.cumsum(0) - counts)
+        return torch.arange(len(owner), device=rows.device) + shift[owner], owner
+
+    def part(self, start: int, stop: int) -> "SparseRows":
+        """The rows from `start` to before `stop`."""
+        before = int(self.counts[:start].sum())
+        entries = slice(before, before + int(self.counts[start:stop].sum()))
+        return SparseRows(self.counts[start:stop], self.columns[entries], self.values[entries])
+
+    def transposed(self, columns: int) -> "SparseRows":
+        """The same matrix by its columns: for each, the rows that have it."""
+        order = self.columns.argsort(stable=True)
+        counts = self.columns.bincount(minlength=columns)
+        return SparseRows(counts, self.rows[order], self.values[order])
+
+
+def encode(distances: Distances, near: Neighbours, k1: int, k2: int, scale: Tensor) -> SparseRows:
+    """Each image as weights over its expanded k-reciprocal neighbours: (N, N), rows sum to 1.
+
+    Args:
+        distances: between all images.
+        near: their neighbours, as many as may be reciprocal.
+        k1: the half of it, rounded to even, counts for the neighbours' own neighbours.
+        k2: neighbours, the image among them, over which the encoding is averaged; 1 for none.
+        scale: (N,) what the squared distances of each image are multiplied by before exp(-d).
+    """
+    half = near.index[:, : round(k1 / 2) + 1]
+    rows, columns = _expand(near.index, half)
+    values = (-_squared(distances, near, rows, columns) * scale[rows]).exp()
+    total = torch.zeros_like(scale).index_add_(0, rows, values)
+    encoded = SparseRows(rows.bincount(minlength=len(half)), columns, values / total[rows])
+    return encoded if k2 == 1 else _averaged(encoded, near.index[:, :k2])
+
+
+def jaccard(encoded: SparseRows, queries: int) -> Iterator[tuple[slice, Tensor]]:
+    """Jaccard distances of some queries at a time to the gallery: (b, G) in 0..1.
+
+    Rows sum to 1, so the distance is 1 - m / (2 - m), with m the sum of the elementwise minima,
+    to which only the columns that both rows have contribute. An image so surrounded by equal ones
+    that it is not among its own nearest has an empty row, and the distance 1, as in the authors'
+    code.
+    """
+    images = len(encoded.counts)
+    gallery = images - queries
+    having = encoded.part(queries, images).transposed(images)
+    query = encoded.part(0, queries)
+    pairs = torch.zeros_like(query.counts).index_add_(0, query.rows, having.counts[query.columns])
+    blocks = (pairs + gallery).cumsum(0) // _ENTRIES
+    start = 0
+    for size in torch.unique_consecutive(blocks, return_counts=True)[1].tolist():
+        part = query.part(start, start + size)
+        places, owner = having.entries(part.columns)
+        minima = torch.minimum(part.values[owner], having.values[places])
+        target = part.rows[owner] * gallery + having.columns[places]
+        shared = minima.new_zeros(size * gallery).index_add_(0, target, minima)
+        distances = shared.sub_(2).reciprocal_().mul_(2).add_(2)  # 1 - m / (2 - m), in place
+        yield slice(start, start + size), distances.clamp_(min=0).view(size, gallery)
+        start += size
+
+
+def _expand(near: Tensor, half: Tensor) -> Tensor:
+    """The expanded k-reciprocal neighbours of all images, as (2, E) int64 rows and columns.
+
+    A reciprocal neighbour adds its own (by half of k1) where more than two thirds of them are the
+    image's already; the paper writes "at least", its authors' code "more than".
+    """
+    size, first = len(near), torch.arange(len(near), device=near.device)
+    mutual, half_mutual = _mutual(near), _mutual(half)
+    parts = [(first[:, None] * size + near)[mutual]]
+    for span in _spans(size, max(near.shape[1] * half.shape[1], size // 16)):
+        image, place = mutual[span].nonzero().unbind(1)  # (p,) reciprocal pairs
+        own = near[span][image, place]
+        known = torch.zeros(len(near[span]), size, dtype=torch.bool, device=near.device)
+        known[image, own] = True
+        theirs, offered = half[own], half_mutual[own]  # (p, H)
+        shared = known[image[:, None], theirs] & offered
+        joins = 3 * shared.sum(1) > 2 * offered.sum(1)
+        added = theirs + (image[:, None] + span.start) * size
+        parts.append(added[offered & ~shared & joins[:, None]])
+    keys = torch.unique(torch.cat(parts))
+    return torch.stack([keys // size, keys % size])
+
+
+def _mutual(nearest: Tensor) -> Tensor:
+    """(N, K) bool: whether an image's neighbour has the image among its own nearest."""
+    parts = []
+    for span in _spans(len(nearest), nearest.shape[1] ** 2):
+        own = nearest[span]
+        images = torch.arange(len(nearest), device=own.device)[span]
+        parts.append((nearest[own] == images[:, None, None]).any(2))
+    return torch.cat(parts)
+
+
+def _squared(distances: Distances, near: Neighbours, rows: Tensor, columns: Tensor) -> Tensor:
+    """(E,) squared distances of images to others: the known ones looked up, the rest computed."""
+    values = torch.empty_like(rows, dtype=torch.float32)
+    for span in _spans(len(rows), near.index.shape[1]):
+        match = near.index[rows[span]] == columns[span, None]
+        values[span] = near.distances[rows[span], match.int().argmax(1)]
+        unknown = (~match.any(1)).nonzero().flatten() + span.start
+        values[unknown] = distances.pairs(rows[unknown], columns[unknown])
+    return values
+
+
+def _averaged(encoded: SparseRows, near: Tensor) -> SparseRows:
+    """Each row replaced by the mean of the rows of its (N, k2) neighbours."""
+    size, k2 = near.shape
+    parts = []
+    for span in _spans(size, k2 * int(encoded.counts.max())):
+        places, owner = encoded.entries(near[span].flatten())
+        keys, order = (owner // k2 * size + encoded.columns[places]).sort()
+        keys, target = torch.unique_consecutive(keys, return_inverse=True)
+        values = encoded.values[places][order] / k2
+        values = values.new_zeros(len(keys)).index_add_(0, target, values)
+        counts = (keys // size).bincount(minlength=len(near[span]))
+        parts.append((counts, keys % size, values))
+    counts, columns, values = (torch.cat(part) for part in zip(*parts, strict=True))
+    return SparseRows(counts, columns, values)
+
+
+def _numbers(counts: Tensor) -> Tensor:
+    """0 as often as the first count, then 1, and so on."""
+    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+
+
+def _spans(length: int, entries_each: int) -> Iterator[slice]:
+    """Slices of `length` rows that make a bounded number of entries each."""
+    step = max(1, _ENTRIES // entries_each)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))

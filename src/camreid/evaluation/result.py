@@ -1,6 +1,5 @@
 """Retrieval numbers, by query and over all queries."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,35 +9,30 @@ from torch import Tensor
 from camreid.errors import NoValidQuery
 
 Protocol = Literal["cross-camera", "within-camera"]
+NUMBERS = ("mAP", "mINP", "rank1", "rank5", "rank10")
 
 
 @dataclass(frozen=True)
 class RankingResult:
-    """Retrieval numbers of one ranking.
+    """Retrieval numbers of one ranking, on the CPU; shares are in 0..1.
 
     Attributes:
-        mAP: mean average precision over the valid queries, 0..1.
-        mINP: mean inverse negative penalty (Ye et al. 2021), 0..1.
-        cmc: (max_rank,) share of valid queries with a match among the first k, k from 1.
-        valid_queries: number of queries with a match in the gallery.
-        average_precision: (Q,) per query, NaN for a query that is not valid.
-        inverse_penalty: (Q,) number of matches over the rank of the last, NaN likewise.
-        first_match: (Q,) int64 rank of the first match, from 1; 0 for a query that is not valid.
+        average_precision: (Q,) float64 per query, NaN for a query without a match.
+        inverse_penalty: (Q,) float64, matches over the rank of the last (Ye et al. 2021), or NaN.
+        first_match: (Q,) int64 rank of the first match, from 1; 0 for a query without a match.
         query_pids: (Q,) int64.
         protocol: which gallery images a query did not see.
         distractors: whether distractors (pid 0) were in the gallery.
+        max_rank: length of the CMC curve.
     """
 
-    mAP: float
-    mINP: float
-    cmc: Tensor
-    valid_queries: int
     average_precision: Tensor
     inverse_penalty: Tensor
     first_match: Tensor
     query_pids: Tensor
-    protocol: Protocol
+    protocol: Protocol = "cross-camera"
     distractors: bool = True
+    max_rank: int = 50
 
     @property
     def valid(self) -> Tensor:
@@ -46,68 +40,61 @@ class RankingResult:
         return self.first_match > 0
 
     @property
+    def valid_queries(self) -> int:
+        """Number of queries with a match in the gallery."""
+        return int(self.valid.sum())
+
+    @property
     def dropped_queries(self) -> int:
         """Number of queries without a match, which count nowhere."""
         return len(self.first_match) - self.valid_queries
+
+    @property
+    def mAP(self) -> float:
+        """Mean average precision over the valid queries."""
+        return self.average_precision[self.valid].mean().item()
+
+    @property
+    def mINP(self) -> float:
+        """Mean inverse negative penalty over the valid queries."""
+        return self.inverse_penalty[self.valid].mean().item()
+
+    @property
+    def cmc(self) -> Tensor:
+        """(max_rank,) float64 share of valid queries with a match among the first k, k from 1."""
+        first = self.first_match[self.valid].clamp(max=self.max_rank + 1)
+        found = torch.bincount(first, minlength=self.max_rank + 2)[1:-1]
+        return found.cumsum(0).double() / len(first)
+
+    @property
+    def per_query(self) -> Tensor:
+        """(V, 5) float64: what each valid query adds to the mean of each of `NUMBERS`."""
+        columns = (self.average_precision, self.inverse_penalty)
+        hits = [(self.first_match <= k).double() for k in (1, 5, 10)]
+        return torch.stack([*columns, *hits], dim=1)[self.valid]
+
+    def scalars(self) -> dict[str, float]:
+        """`mAP`, `mINP`, `rank1`, `rank5`, `rank10` and `valid_queries`."""
+        means = self.per_query.mean(0).tolist()
+        return {**dict(zip(NUMBERS, means, strict=True)), "valid_queries": self.valid_queries}
 
     def of(self, queries: Tensor) -> "RankingResult":
         """The result of some of the queries: (Q,) bool.
 
         Raises:
-            NoValidQuery: none of them is valid.
+            NoValidQuery: none of them has a match.
         """
-        columns = (self.average_precision, self.inverse_penalty, self.first_match)
-        kept = [column[queries] for column in columns]
-        result = summarise(kept, self.query_pids[queries], len(self.cmc), self.protocol)
-        return replace(result, distractors=self.distractors)
+        if not self.valid[queries].any():
+            raise NoValidQuery(f"none of the {int(queries.sum())} queries has a match.")
+        names = ("average_precision", "inverse_penalty", "first_match", "query_pids")
+        return replace(self, **{name: getattr(self, name)[queries] for name in names})
 
 
-def summarise(
-    columns: Sequence[Tensor],
-    query_pids: Tensor,
-    max_rank: int,
-    protocol: Protocol,
-    advice: str = "Take queries of which some are valid.",
-) -> RankingResult:
-    """The result of queries that have been measured.
-
-    Args:
-        columns: average precision, inverse penalty and first match, (Q,) each.
-        query_pids: (Q,) int64.
-        max_rank: length of the CMC curve.
-        protocol: which gallery images a query did not see.
-        advice: for the error.
-
-    Raises:
-        NoValidQuery: no query has a match.
-    """
-    ap, inp, first = (column.cpu() for column in columns)
-    valid = first > 0
-    if not valid.any():
-        raise NoValidQuery(
-            f"none of the {len(first)} queries has a match in the gallery under the {protocol} "
-            f"protocol, so there is nothing to measure. {advice}"
-        )
-    count = int(valid.sum())
-    cmc = torch.bincount(first[valid].clamp(max=max_rank + 1), minlength=max_rank + 2)
-    return RankingResult(
-        mAP=ap[valid].mean().item(),
-        mINP=inp[valid].mean().item(),
-        cmc=cmc[1 : max_rank + 1].cumsum(0).double() / count,
-        valid_queries=count,
-        average_precision=ap,
-        inverse_penalty=inp,
-        first_match=first,
-        query_pids=query_pids.cpu(),
-        protocol=protocol,
-    )
-
-
-def measure(valid: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def measure(matches: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Numbers of each query, from how many images of other identities are closer than a match.
 
     Args:
-        valid: (b, P) bool on the CPU, which pairs of a query count as matches; closest first.
+        matches: (b, P) bool on the CPU, which pairs of a query count as matches; closest first.
         closer: (b, P) int64 images of other identities that are closer than the pair.
 
     Returns:
@@ -117,15 +104,15 @@ def measure(valid: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     >>> measure(torch.tensor([[True, True]]), torch.tensor([[0, 1]]))
     (tensor([0.8333], dtype=torch.float64), tensor([0.6667], dtype=torch.float64), tensor([1]))
     """
-    hits = valid.cumsum(1)
+    hits = matches.cumsum(1)
     ranks = hits + closer
-    matches = hits[:, -1:]
-    precision = torch.where(valid, hits.double() / ranks, 0.0)
+    count = hits[:, -1]
+    precision = torch.where(matches, hits.double() / ranks, 0.0)
     # a running sum adds in one order, however many columns fill the row
-    ap = precision.cumsum(1)[:, -1] / matches[:, 0]
-    first = (ranks * (valid & (hits == 1))).sum(1)
-    last = (ranks * (valid & (hits == matches))).sum(1)
-    return ap, matches[:, 0].double() / last, first
+    ap = precision.cumsum(1)[:, -1] / count
+    first = (ranks * (matches & (hits == 1))).sum(1)
+    last = (ranks * (matches & (hits == count[:, None]))).sum(1)
+    return ap, count.double() / last, first
 
 
 def average_precision(relevant: Tensor) -> Tensor:

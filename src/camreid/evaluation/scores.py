@@ -1,8 +1,9 @@
-"""Scores of a block of queries against the gallery, from features that are converted by chunk."""
+"""Scores of a block of queries against the gallery, from features of any type on any device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,145 +11,114 @@ from torch import Tensor
 from camreid.errors import InputError
 
 Metric = Literal["cosine", "euclidean"]
-_CHUNK_BYTES = 2**24  # of features in work at a time
+_CHUNK_BYTES = 2**26  # of features converted at a time; smaller ones leave the heap in pieces
 _SHORTEST = 1e-12  # a shorter feature counts as this long, so that zeros have the cosine 0
 
 
-class Features:
-    """Features as they came, given out by chunk as float32 on the device that ranks.
-
-    Args:
-        values: (N, D), of any float type, on any device.
-        role: `query` or `gallery`, for messages.
-        device: that ranks.
-
-    Raises:
-        InputError: features are NaN or infinite, or too long for float32.
-    """
-
-    def __init__(self, values: Tensor, role: str, device: torch.device) -> None:
-        self.values, self.device = values.detach(), device
-        self.as_is = values.dtype == torch.float32 and values.device == device
-        # one buffer for all chunks: new ones each time would leave the heap in pieces
-        rows = min(len(values), max(1, _CHUNK_BYTES // (4 * max(1, values.shape[1]))))
-        self.buffer = torch.empty(rows, values.shape[1], device=device)
-        if self.as_is:
-            self.lengths = torch.linalg.vector_norm(self.values, dim=1)
-        else:
-            norms = [torch.linalg.vector_norm(chunk, dim=1) for _, chunk in self.chunks()]
-            self.lengths = torch.cat(norms)
-        self._check(role)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, rows: Tensor) -> Tensor:
-        """(b, D) float32: some of the features."""
-        some = self.values[rows.to(self.values.device)]
-        if self.as_is:
-            return some
-        return torch.empty(some.shape, device=self.device).copy_(some)
-
-    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All features in turn: which, and (n, D) float32, overwritten by the next."""
-        rows = len(self.buffer)
-        for start in range(0, len(self), rows):
-            chunk = self.values[start : start + rows]
-            if not self.as_is:
-                chunk = self.buffer[: len(chunk)].copy_(chunk)
-            yield slice(start, start + rows), chunk
-
-    def squares(self) -> Tensor:
-        """(N,) squared lengths, exact where whole numbers are."""
-        squares = torch.empty(len(self), device=self.device)
-        for part, chunk in self.chunks():
-            buffer = self.buffer[: len(chunk)]
-            torch.sum(torch.mul(chunk, chunk, out=buffer), dim=1, out=squares[part])
-        return squares
-
-    def _check(self, role: str) -> None:
-        bad = (~self.lengths.isfinite()).nonzero().flatten()
-        if not len(bad):
-            return
-        first = bad[:5].tolist()
-        if self.values[bad[0].to(self.values.device)].isfinite().all():
-            raise InputError(
-                f"{len(bad)} of {len(self)} {role} features are too long to be squared in float32, "
-                f"the first at {first}: divide the features by their length."
-            )
-        raise InputError(
-            f"{len(bad)} of {len(self)} {role} features are NaN or infinite, the first "
-            f"at {first}: the model has diverged, or overflowed at half precision."
-        )
-
-
-class FeatureScores:
-    """Scores, higher for closer: q.g / |g|, or q.g - |g|^2 / 2, which rank as cosine and distance.
+@dataclass(frozen=True)
+class Scores:
+    """Scores of queries against the gallery; higher is closer.
 
     A score is `shift + raw * scale`, so that no gallery is ever copied to be normalised.
 
-    Args:
-        query: (Q, D).
-        gallery: (G, D).
-        metric: `cosine` or `euclidean`.
+    Attributes:
+        raw: writes the (b, G) raw values of (b,) int64 queries to its second argument.
+        scale: (G,) above 0.
+        shift: (G,).
     """
 
-    dtype = torch.float32
-
-    def __init__(self, query: Features, gallery: Features, metric: Metric) -> None:
-        self.query, self.gallery = query, gallery
-        self.device = gallery.device
-        if metric == "cosine":
-            self.scale = _inverse(gallery.lengths)
-            self.shift = torch.zeros_like(self.scale)
-        else:
-            self.scale = torch.ones_like(gallery.lengths)
-            self.shift = gallery.squares() / -2
-
-    def raw(self, queries: Tensor, out: Tensor) -> Tensor:
-        """(b, G) products of some queries (b,) int64 with the gallery, written to `out`."""
-        q = self.query.take(queries)
-        if self.gallery.as_is:
-            return torch.mm(q, self.gallery.values.T, out=out)
-        for part, chunk in self.gallery.chunks():
-            torch.mm(q, chunk.T, out=out[:, part])
-        return out
+    raw: Callable[[Tensor, Tensor], Tensor]
+    scale: Tensor
+    shift: Tensor
 
 
-class DistanceScores:
-    """Scores of a ready matrix of distances: minus the distance.
+def feature_scores(
+    query: Tensor, gallery: Tensor, metric: Metric, where: torch.device | str | None
+) -> Scores:
+    """q.g / |g|, or q.g - |g|^2 / 2, which rank as the cosine and the euclidean distance.
 
     Args:
-        distances: (Q, G).
+        query: (Q, D), of any float type, on any device.
+        gallery: (G, D), likewise.
+        metric: `cosine` or `euclidean`.
+        where: the device that ranks, in float32; that of the queries if None.
 
     Raises:
-        InputError: there are NaNs among them.
+        InputError: shapes do not fit together, or features are not finite in float32.
     """
+    query, gallery = query.detach(), gallery.detach()
+    check_features(query, gallery, metric)
+    device = torch.device(query.device if where is None else where)
+    lengths = [
+        _by_row(x, device, lambda c: torch.linalg.vector_norm(c, dim=1)) for x in (query, gallery)
+    ]
+    for role, found in zip(("query", "gallery"), lengths, strict=True):
+        require_finite(role, found)
+    if metric == "cosine":
+        scale = lengths[1].clamp(min=_SHORTEST).reciprocal()
+        shift = torch.zeros_like(scale)
+    else:
+        scale = torch.ones_like(lengths[1])
+        shift = _by_row(gallery, device, lambda c: c.square().sum(1)) / -2
 
-    def __init__(self, distances: Tensor) -> None:
-        whole = not distances.dtype.is_floating_point
-        if whole or distances.dtype == torch.float64:  # which not every device has
-            distances = distances.cpu()
-        self.distances, self.device = distances.detach(), distances.device
-        if any(not (part > -torch.inf).all() for part in torch.split(distances, 256)):
-            raise InputError(
-                "distances are NaN or minus infinity: expected numbers, smaller for closer."
-            )
-        self.dtype = torch.float64 if whole else torch.float32
-        self.dtype = torch.promote_types(self.dtype, distances.dtype)
-        self.scale = torch.ones(distances.shape[1], dtype=self.dtype, device=self.device)
-        self.shift = torch.zeros_like(self.scale)
+    def raw(queries: Tensor, out: Tensor) -> Tensor:
+        q = query[queries.to(query.device)].to(device, torch.float32)
+        with float32_products(device):
+            for part, chunk in _chunks(gallery, device):
+                torch.mm(q, chunk.T, out=out[:, part])
+        return out
 
-    def raw(self, queries: Tensor, out: Tensor) -> Tensor:
-        """(b, G) scores of some queries (b,) int64, written to `out`."""
-        return out.copy_(self.distances[queries]).neg_()
+    return Scores(raw, scale, shift)
+
+
+def distance_scores(distances: Tensor) -> Scores:
+    """Minus the distance, of a ready (Q, G) matrix.
+
+    Raises:
+        InputError: there are NaNs.
+    """
+    if distances.ndim != 2 or distances.isnan().any():
+        raise InputError(
+            f"distances of shape {tuple(distances.shape)}: expected (Q, G) numbers without NaN."
+        )
+    if distances.dtype in (torch.float16, torch.bfloat16, torch.float32):
+        distances = distances.detach().float()
+    else:  # not every device has float64
+        distances = distances.detach().cpu().double()
+    scale = torch.ones_like(distances[0])
+    return Scores(
+        lambda queries, out: out.copy_(distances[queries]).neg_(), scale, torch.zeros_like(scale)
+    )
+
+
+def check_features(query: Tensor, gallery: Tensor, metric: str) -> None:
+    """Refuse a metric that does not exist and features that do not fit together."""
+    if metric not in get_args(Metric):
+        raise InputError(f"metric={metric!r}: expected 'cosine' or 'euclidean'.")
+    fits = query.ndim == gallery.ndim == 2 and query.shape[1] == gallery.shape[1]
+    if not fits or not query.numel() or not gallery.numel():
+        raise InputError(
+            f"features of shapes {tuple(query.shape)} and {tuple(gallery.shape)}: expected (Q, D) "
+            "for the query and (G, D) for the gallery, with the same D, at least one image each."
+        )
+
+
+def require_finite(role: str, rows: Tensor) -> None:
+    """Refuse features of which a number by row, (N,), is not finite."""
+    bad = (~rows.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(rows)} {role} features are NaN, infinite or too long for float32, "
+            f"the first at {bad[:5]}: the model has diverged, or overflowed at half precision."
+        )
 
 
 @contextmanager
 def float32_products(device: torch.device) -> Iterator[None]:
     """Within it, float32 matrices are multiplied in float32, without TF32 or autocast."""
+    backends: Any = torch.backends
     with torch.autocast(device.type, enabled=False):
-        if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
+        if not hasattr(backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
             before = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision("highest")
             try:
@@ -156,17 +126,25 @@ def float32_products(device: torch.device) -> Iterator[None]:
             finally:
                 torch.set_float32_matmul_precision(before)
             return
-        devices: Any = torch.backends
-        backends = (devices.cuda.matmul, devices.mkldnn.matmul)
-        modes = [backend.fp32_precision for backend in backends]
+        targets = (backends.cuda.matmul, backends.mkldnn.matmul)
+        modes = [target.fp32_precision for target in targets]
         try:
-            for backend in backends:
-                backend.fp32_precision = "ieee"
+            for target in targets:
+                target.fp32_precision = "ieee"
             yield
         finally:
-            for backend, mode in zip(backends, modes, strict=True):
-                backend.fp32_precision = mode
+            for target, mode in zip(targets, modes, strict=True):
+                target.fp32_precision = mode
 
 
-def _inverse(lengths: Tensor) -> Tensor:
-    return lengths.clamp(min=_SHORTEST).reciprocal()
+def _chunks(values: Tensor, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    """All rows of (N, D) in turn, as float32 on the device."""
+    rows = max(1, _CHUNK_BYTES // (4 * values.shape[1]))
+    for start in range(0, len(values), rows):
+        part = slice(start, start + rows)
+        yield part, values[part].to(device, torch.float32)
+
+
+def _by_row(values: Tensor, device: torch.device, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """(N,) of (N, D)."""
+    return torch.cat([function(chunk) for _, chunk in _chunks(values, device)])

@@ -4,16 +4,15 @@ A match's rank is one plus the number of valid images that are closer, so only t
 sorted. Of equal scores, the earlier gallery image is closer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from camreid.evaluation.protocols import Block, Labels, Pairs, SameIdentity, pick
+from camreid.evaluation.protocols import JUNK, Pairs, pick
+from camreid.evaluation.scores import Scores
 
 _TASK_ROWS = 8  # small tasks, so that no thread waits for one that lost its core
 _BUDGET = 176 * 2**20  # bytes in work for a block of queries
@@ -24,93 +23,157 @@ _TIE_BYTES = 2**25  # in work for pairs that others equal
 _TIE_IMAGE_BYTES = 64  # of an image that is compared with such a pair
 
 
-class Segments:
-    """A gallery divided into segments, of which a protocol allows some.
+@dataclass(frozen=True)
+class Block:
+    """The pairs of some queries, closest first; of equals, the earlier image. On the CPU.
 
-    Args:
-        labels: (G,) int64 segment of each image, -1 for images that are in none.
-        count: number of segments.
-
-    >>> Segments(torch.tensor([1, -1, 0, 1]), 2).columns
-    [tensor([2]), tensor([0, 3])]
+    Attributes:
+        pairs: of the same identity.
+        closer: (b, P, S) int64, closer images of other identities in each gallery segment.
     """
 
-    def __init__(self, labels: Tensor, count: int) -> None:
-        self.labels, self.count = labels, count
-        self.whole = count == 1  # left in place: what is in no segment gets the score -inf
-        if self.whole:
-            self.columns = [torch.arange(len(labels), device=labels.device)]
-        else:
-            self.columns = [(labels == s).nonzero().flatten() for s in range(count)]
-        self.sizes = [len(columns) for columns in self.columns]
-        self.starts = [sum(self.sizes[:s]) for s in range(count)]
-
-    def views(self, table: Tensor, rows: int) -> list[Tensor]:
-        """A flat buffer as one contiguous (rows, n) table for each segment."""
-        pairs = zip(self.starts, self.sizes, strict=True)
-        return [table[rows * a : rows * (a + n)].view(rows, n) for a, n in pairs]
+    pairs: Pairs
+    closer: Tensor
 
 
-Sorted = Callable[[Tensor, Tensor], list[Tensor]]
-
-
-@contextmanager
-def sorted_scores(segments: Segments, scale: Tensor, shift: Tensor) -> Iterator[Sorted]:
-    """A function from raw scores to the sorted scores of each segment.
-
-    It takes `raw`, (b, G), and a flat buffer of at least as many, and gives for each segment the
-    (b, n) values of `shift + raw * scale`, rows ascending, in the buffer.
-
-    On the CPU, NumPy's sort of keys alone is vectorised and leaves the interpreter's lock, while
-    `torch.sort` carries indices along and is an order of magnitude slower. A row is scaled and
-    sorted by one thread while it is in cache; between such threads and those of torch's own
-    operators there are few turns, because torch's spin for a while after each.
+class SameIdentity:
+    """Finds the gallery images of a query's identity, without a Q x G table.
 
     Args:
-        segments: of the gallery.
-        scale: (G,).
-        shift: (G,).
+        query: (Q,) int64 pids, on one device with the gallery's.
+        gallery: (G,) int64 pids.
+
+    >>> same = SameIdentity(torch.tensor([7, 0]), torch.tensor([7, 5, 7]))
+    >>> same.counts.tolist(), same.pairs(torch.tensor([0]), 2).columns.tolist()
+    ([2, 0], [[0, 2]])
     """
-    factors = [(scale[columns], shift[columns]) for columns in segments.columns]
-    if scale.device.type != "cpu":
 
-        def on_device(raw: Tensor, buffer: Tensor) -> list[Tensor]:
-            pairs = zip(segments.columns, factors, strict=True)
-            return [
-                torch.addcmul(b, raw if segments.whole else raw[:, columns], a).sort(dim=1).values
-                for columns, (a, b) in pairs
-            ]
+    def __init__(self, query: Tensor, gallery: Tensor) -> None:
+        self.order = gallery.argsort(stable=True)
+        pids = gallery[self.order]
+        self.start = torch.searchsorted(pids, query)
+        stop = torch.searchsorted(pids, query, right=True)
+        self.counts = torch.where(query == JUNK, 0, stop - self.start)
 
-        yield on_device
-        return
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    def pairs(self, queries: Tensor, width: int) -> Pairs:
+        """The pairs of some queries (b,) int64 that have at least one; `width` is the most."""
+        counts = pick(self.counts, queries)[:, None]
+        places = torch.arange(width, device=counts.device)
+        first = pick(self.start, queries)[:, None]
+        columns = pick(self.order, first + torch.minimum(places, counts - 1))
+        return Pairs(queries, columns, places < counts)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is ranked; all on one device.
+
+    Attributes:
+        scores: of the queries against the gallery.
+        query_pids: (Q,) int64.
+        gallery_pids: (G,) int64.
+        segments: S disjoint parts of the gallery, int64 rows; the images in none are ignored.
+    """
+
+    scores: Scores
+    query_pids: Tensor
+    gallery_pids: Tensor
+    segments: Sequence[Tensor]
+
+    def blocks(self) -> Iterator[Block]:
+        """All queries whose identity is in the gallery, in blocks."""
+        same = SameIdentity(self.query_pids, self.gallery_pids)
+        # alike numbers of pairs together, so that rows need little filling
+        counts, order = same.counts.sort(stable=True)
+        widths, images = counts.cpu(), len(self.gallery_pids)
+        plan = self._plan(widths)
+        most = max((stop - start for start, stop in plan), default=0)
+        raw, buffer = (self.scores.scale.new_empty(most * images) for _ in range(2))
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for start, stop in plan:
+                pairs = same.pairs(order[start:stop], int(widths[stop - 1]))
+                out = raw[: (stop - start) * images].view(stop - start, images)
+                yield self._block(pairs, self.scores.raw(pairs.queries, out), buffer, pool)
+
+    def _plan(self, widths: Tensor) -> list[tuple[int, int]]:
+        """Blocks of the queries sorted by their number of pairs, each within the budget."""
+        pair = _PAIR_BYTES + _SEGMENT_BYTES * len(self.segments)
+        row = 2 * self.scores.scale.itemsize * len(self.gallery_pids)
+        blocks, start = [], int((widths == 0).sum())
+        while start < len(widths):
+            rows = min(_ROWS, len(widths) - start)
+            # rows of the widest query that the block would have; a narrower end allows no fewer
+            fits = _BUDGET // (row + pair * int(widths[start + rows - 1]))
+            rows = max(1, min(rows, fits))
+            blocks.append((start, start + rows))
+            start += rows
+        return blocks
+
+    def _block(self, pairs: Pairs, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor) -> Block:
+        """Count for pairs (b, P), by raw scores (b, G)."""
+        scale, shift = self.scores.scale, self.scores.shift
+        columns, own = pairs.columns, raw.gather(1, pairs.columns)
+        scores = torch.addcmul(pick(shift, columns), own, pick(scale, columns))
+        raw.scatter_(1, columns, -torch.inf)  # so that only other identities are counted
+        closer, equal = count_above(self._sorted(raw, buffer, pool), scores)
+        self._add_earlier_equals(pairs, raw, scores, closer, equal & pairs.real)
+        order = scores.masked_fill(~pairs.real, -torch.inf)
+        order = order.argsort(dim=1, descending=True, stable=True)
+        columns, real = (x.gather(1, order).cpu() for x in (columns, pairs.real))
+        closer = closer.gather(1, order[..., None].expand_as(closer))
+        # float64 and float cumsum, which not every device has, come after this
+        return Block(Pairs(pairs.queries.cpu(), columns, real), closer.cpu())
+
+    def _sorted(self, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor) -> list[Tensor]:
+        """(b, n) scores of each segment, rows ascending, from (b, G) raw ones.
+
+        On the CPU, NumPy's sort of keys alone is vectorised and leaves the interpreter's lock,
+        while `torch.sort` carries indices along and is an order of magnitude slower. A row is
+        scaled and sorted by one thread while it is in cache; between such threads and those of
+        torch's own operators there are few turns, because torch's spin for a while after each.
+        """
+        parts = [(rows, self.scores.scale[rows], self.scores.shift[rows]) for rows in self.segments]
+        if raw.device.type != "cpu":
+            return [torch.addcmul(b, raw[:, rows], a).sort(dim=1).values for rows, a, b in parts]
+        sizes = [len(raw) * len(rows) for rows in self.segments]
+        parts_of = torch.split(buffer[: sum(sizes)], sizes)
+        tables = [t.view(len(raw), -1 if n else 0) for t, n in zip(parts_of, sizes, strict=True)]
         arrays = [
-            (columns.numpy(), a.numpy(), b.numpy())
-            for columns, (a, b) in zip(segments.columns, factors, strict=True)
+            (table.numpy(), *(x.numpy() for x in part))
+            for table, part in zip(tables, parts, strict=True)
+            if table.numel()
         ]
+        source = raw.numpy()
 
-        def on_cpu(raw: Tensor, buffer: Tensor) -> list[Tensor]:
-            tables, source = segments.views(buffer, len(raw)), raw.numpy()
+        def task(start: int) -> None:
+            rows = slice(start, start + _TASK_ROWS)
+            for table, images, a, b in arrays:
+                part = table[rows]
+                source[rows].take(images, axis=1, out=part, mode="clip")
+                part *= a
+                part += b
+                part.sort(axis=1)
 
-            def task(start: int) -> None:
-                rows = slice(start, start + _TASK_ROWS)
-                for (columns, a, b), table in zip(arrays, tables, strict=True):
-                    part = table.numpy()[rows]
-                    if segments.whole:
-                        part[...] = source[rows]
-                    else:
-                        source[rows].take(columns, axis=1, out=part, mode="clip")
-                    part *= a
-                    part += b
-                    part.sort(axis=1)
+        list(pool.map(task, range(0, len(raw), _TASK_ROWS)))
+        return tables
 
-            list(pool.map(task, range(0, len(raw), _TASK_ROWS)))
-            return tables
+    def _add_earlier_equals(
+        self, pairs: Pairs, raw: Tensor, scores: Tensor, closer: Tensor, equal: Tensor
+    ) -> None:
+        """Count, for pairs with equal scores of other identities, those earlier in the gallery."""
+        position = torch.arange(raw.shape[1], device=raw.device)
+        size = max(1, _TIE_BYTES // (_TIE_IMAGE_BYTES * len(position)))
+        for entries in torch.split(equal.nonzero(), size):
+            row, place = entries.unbind(1)
+            other = self.gallery_pids != pick(self.query_pids, pairs.queries[row])[:, None]
+            other &= position < pairs.columns[row, place, None]
+            found = torch.addcmul(self.scores.shift, raw[row], self.scores.scale)
+            earlier = other & (found == scores[row, place, None])
+            counts = [earlier[:, images].sum(1) for images in self.segments]
+            closer[row, place] += torch.stack(counts, dim=1)
 
-        yield on_cpu
 
-
-def count_above(tables: list[Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
+def count_above(tables: Sequence[Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
     """How many of each row's values are higher than each of its scores, and which are equalled.
 
     Args:
@@ -133,132 +196,3 @@ def count_above(tables: list[Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
         equal |= table.gather(1, (below - 1).clamp(min=0)) == scores
         counts.append(table.shape[1] - below)
     return torch.stack(counts, dim=2), equal
-
-
-def count_earlier(same: Tensor, labels: Tensor, count: int) -> Tensor:
-    """How many images of each segment are marked, in each row.
-
-    Args:
-        same: (n, G) bool marks.
-        labels: (G,) int64 segments, -1 for none.
-        count: number of segments S.
-
-    Returns:
-        (n, S) int64.
-
-    >>> count_earlier(torch.tensor([[True, True, True]]), torch.tensor([1, -1, 1]), 2)
-    tensor([[0, 2]])
-    """
-    row, column = (same & (labels >= 0)).nonzero().unbind(1)
-    return torch.bincount(row * count + labels[column], minlength=len(same) * count).view(-1, count)
-
-
-class Scores(Protocol):
-    """Scores of queries against the gallery; higher is closer."""
-
-    device: torch.device
-    dtype: torch.dtype
-    scale: Tensor
-    shift: Tensor
-
-    def raw(self, queries: Tensor, out: Tensor) -> Tensor:
-        """(b, G) of some queries, so that the score is `shift + raw * scale`, scale > 0."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What is ranked.
-
-    Attributes:
-        scores: of the queries against the gallery.
-        query: labels of the queries, on the device that ranks, as all that follows.
-        gallery: labels of the gallery.
-        segments: (G,) int64 segment of each gallery image, -1 for ignored ones.
-        count: number of segments.
-    """
-
-    scores: Scores
-    query: Labels
-    gallery: Labels
-    segments: Tensor
-    count: int
-
-    def blocks(self) -> Iterator[Block]:
-        """All queries whose identity is in the gallery, in blocks."""
-        same = SameIdentity(self.query, self.gallery)
-        # alike numbers of pairs together, so that rows need little filling
-        counts, order = same.counts.sort(stable=True)
-        widths = counts.cpu()
-        segments = Segments(self.segments, self.count)
-        scale = self.scores.scale
-        shift = self.scores.shift.masked_fill(segments.labels < 0, -torch.inf)
-        plan = self._plan(widths)
-        most = max((stop - start for start, stop in plan), default=0)
-        raw, table = (scale.new_empty(most * len(scale)) for _ in range(2))
-        with sorted_scores(segments, scale, shift) as sort:
-            for start, stop in plan:
-                pairs = same.pairs(order[start:stop], int(widths[stop - 1]))
-                out = raw[: (stop - start) * len(scale)].view(stop - start, -1)
-                work = _Work(self, segments, self.scores.raw(pairs.queries, out), scale, shift)
-                yield work.block(pairs, table, sort)
-
-    def _plan(self, widths: Tensor) -> list[tuple[int, int]]:
-        """Blocks of the queries sorted by their number of pairs, each within the budget."""
-        pair = _PAIR_BYTES + _SEGMENT_BYTES * self.count
-        row = 2 * self.scores.dtype.itemsize * len(self.segments)
-        blocks, start = [], int((widths == 0).sum())
-        while start < len(widths):
-            rows = min(_ROWS, len(widths) - start)
-            # rows of the widest query that the block would have; a narrower end allows no fewer
-            fits = _BUDGET // (row + pair * int(widths[start + rows - 1]))
-            rows = max(1, min(rows, fits))
-            blocks.append((start, start + rows))
-            start += rows
-        return blocks
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One block under way: `raw` (b, G) products, and what makes scores of them."""
-
-    sweep: Sweep
-    segments: Segments
-    raw: Tensor
-    scale: Tensor
-    shift: Tensor
-
-    def block(self, pairs: Pairs, table: Tensor, sort: Sorted) -> Block:
-        scores = self._take_pair_scores(pairs)
-        others = sort(self.raw, table)
-        closer, equal = count_above(others, scores)
-        self._add_earlier_equals(pairs, scores, closer, equal & pairs.real)
-        by_score = scores.masked_fill(~pairs.real, -torch.inf).argsort(
-            dim=1, descending=True, stable=True
-        )
-        columns, real = (x.gather(1, by_score).cpu() for x in (pairs.columns, pairs.real))
-        closer = closer.gather(1, by_score[..., None].expand_as(closer))
-        # float64 and float cumsum, which not every device has, come after this
-        return Block(Pairs(pairs.queries.cpu(), columns, real), closer.cpu())
-
-    def _take_pair_scores(self, pairs: Pairs) -> Tensor:
-        """Scores of the pairs (b, P); in `raw` the pairs become the lowest."""
-        column = pairs.columns
-        raw = self.raw.gather(1, column)
-        self.raw.scatter_(1, column, -torch.inf)
-        return torch.addcmul(pick(self.shift, column), raw, pick(self.scale, column))
-
-    def _add_earlier_equals(
-        self, pairs: Pairs, scores: Tensor, closer: Tensor, equal: Tensor
-    ) -> None:
-        """Count, for pairs with equal scores of other identities, those earlier in the gallery."""
-        images = self.raw.shape[1]
-        position = torch.arange(images, device=self.raw.device)
-        pids = pick(self.sweep.query.pids, pairs.queries)
-        size = max(1, _TIE_BYTES // (_TIE_IMAGE_BYTES * images))
-        for entries in torch.split(equal.nonzero(), size):
-            row, place = entries.unbind(1)
-            same = torch.addcmul(self.shift, self.raw[row], self.scale) == scores[row, place, None]
-            same &= (self.sweep.gallery.pids != pids[row, None]) & (
-                position < pairs.columns[row, place, None]
-            )
-            closer[row, place] += count_earlier(same, self.segments.labels, self.segments.count)

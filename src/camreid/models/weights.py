@@ -45,11 +45,18 @@ def read_state(path: str | Path, option: str = "path") -> State:
             content = content[key]
     content = content if isinstance(content, Mapping) else {}
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise InputError(f"{option}={path} holds no tensors by name; expected a state dict.")
+    if not tensors or not all(map(is_dense, tensors.values())):
+        raise InputError(f"{option}={path} holds no dense tensors by name, as a state dict does.")
     if all(k.startswith("module.") for k in tensors):
         return {k.removeprefix("module."): v for k, v in tensors.items()}
     return tensors
+
+
+def is_dense(value: Tensor) -> bool:
+    """Whether a tensor holds all of its values, so that it is no larger than its file."""
+    if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
+        return False
+    return value.nbytes <= value.untyped_storage().nbytes()
 
 
 def unreadable(path: str | Path, error: Exception) -> str:

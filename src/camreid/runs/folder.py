@@ -66,7 +66,6 @@ class Metrics(Record):
         weights: the checkpoint; None for features without one.
         features: the file that was ranked, where no model was run.
         identity: closed-set accuracy; None without a classifier row for any image.
-        leaked_images: tested images by part, and those that the weights were trained on.
         protocols: the numbers of each protocol; None where re-ranked.
         camera_pairs: mAP and Rank-1 of each query camera (rows) and gallery camera.
         origin: command, commit and versions.
@@ -86,9 +85,7 @@ class Metrics(Record):
     weights: str | None = None
     features: str | None = None
     rows: int | None = None
-    images_seen: int | None = None
     identity: dict[str, float] | None = None
-    leaked_images: dict[str, int] | None = None
     protocols: dict[str, dict[str, float]] | None = None
     camera_pairs: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None

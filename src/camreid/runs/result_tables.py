@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from camreid.evaluation.report import percent, trained_images
+from camreid.runs.table import percent
 
 _HEADLINE = {
     "mAP": "mAP",
@@ -13,15 +13,14 @@ _HEADLINE = {
     "Rank-10": "rank10",
     "mINP": "mINP",
 }
-_PARTS = ("query", "gallery")
 
 
 def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
     """Tables for the terminal.
 
     The numbers with their 95 % intervals, the other protocols, camera pairs, and the leak table
-    where a tested person or image was seen. The closed-set accuracy is over the share of images
-    with a row.
+    where a test identity is a training identity. The closed-set accuracy is over the share of
+    images with a row.
     """
     tables = [_headline(summary, title)]
     others = {k: v for k, v in (summary.get("protocols") or {}).items() if k != summary["protocol"]}
@@ -29,9 +28,8 @@ def evidence_tables(summary: dict[str, Any], title: str) -> list[Table]:
         tables.append(_others(others))
     if len((summary.get("camera_pairs") or {}).get("cameras", ())) > 1:
         tables.append(_camera_pairs(summary["camera_pairs"]))
-    images = summary.get("leaked_images") or {}
-    if summary["leak"]["seen"]["queries"] or any(images.get(f"{p}_trained") for p in _PARTS):
-        tables.append(_leak(summary["leak"], images))
+    if summary["leak"]["seen"]["queries"]:
+        tables.append(_leak(summary["leak"]))
     return tables
 
 
@@ -73,17 +71,15 @@ def _camera_pairs(pairs: dict[str, Any]) -> Table:
     return table
 
 
-def _leak(leak: dict[str, Any], images: dict[str, int]) -> Table:
+def _leak(leak: dict[str, Any]) -> Table:
     table = Table(
-        title="Leak: tested people whom the weights were trained on", title_justify="left"
+        title="Leakage: test identities that the weights were trained on", title_justify="left"
     )
-    for name in ("people", "identities", "queries", "mAP", "Rank-1", "mINP"):  # valid queries
+    for name in ("trained on", "identities", "queries", "mAP", "Rank-1", "mINP"):  # valid queries
         table.add_column(name, justify="right")
     for name in ("all", "seen", "unseen"):
         row = leak[name]
         numbers = (percent(row[key]) for key in ("mAP", "rank1", "mINP"))
         valid = f"{row['valid_queries'] or 0:.0f}"
         table.add_row(name, str(row["identities"]), valid, *numbers)
-    if images:
-        table.caption = trained_images(images)
     return table

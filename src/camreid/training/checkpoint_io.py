@@ -14,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.models.weights import unreadable
+from camreid.models.weights import is_dense, unreadable
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
@@ -30,19 +30,22 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "MixedPrecision": (Mapping,),  # the gradient scaler
     "camreid": (Mapping,),
 }
-_WITH_TEXT = ("hyper_parameters", "callbacks", "camreid", "hparams_name")
-_NOTES: dict[str, tuple[type, ...]] = {
-    "provenance": (Mapping,),
-    "teachers": (list,),
-}
+_WITH_TEXT = (
+    "hyper_parameters",
+    "callbacks",
+    "camreid",
+    "hparams_name",
+    "pytorch-lightning_version",
+)
+_LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 _DEPTH = 32  # of nested containers
 
 
 def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any]:
     """The known keys of a checkpoint file; every value has its type and is plain.
 
-    Plain are numbers, None, tensors, and lists, tuples and mappings of plain values; text is plain
-    in the hyperparameters, the callback states and the provenance only.
+    Plain are numbers, None, dense tensors, and lists, tuples and mappings of plain values; text is
+    plain in the hyperparameters, the callback states and camreid's own record only.
 
     Args:
         path: of the file, for the message.
@@ -55,13 +58,8 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     for key, value in known.items():
         if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
             raise _fault(path, key, f"a value of type {type(value).__name__}")
-        unexpected = _unexpected(value, key in _WITH_TEXT or _TYPES[key] == (str,), _DEPTH, set())
-        if unexpected:
+        if unexpected := _unexpected(value, key in _WITH_TEXT, _DEPTH, set()):
             raise _fault(path, key, unexpected)
-    for key, kinds in _NOTES.items():
-        notes = known.get("camreid", {})
-        if key in notes and not isinstance(notes[key], kinds):
-            raise _fault(path, f"camreid.{key}", f"a value of type {type(notes[key]).__name__}")
     state = known.get("state_dict", {})
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise _fault(path, "state_dict", "more than tensors by name")
@@ -70,6 +68,9 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     for key in ("optimizer_states", "lr_schedulers"):
         if not all(isinstance(state, Mapping) for state in known.get(key, ())):
             raise _fault(path, key, "a state that is no mapping")
+    teachers = known.get("camreid", {}).get("teachers", [])
+    if not isinstance(teachers, list) or not all(map(_is_teacher, teachers)):
+        raise _fault(path, "camreid.teachers", "no list of paths and hashes")
     return known
 
 
@@ -77,13 +78,17 @@ def _fault(path: str | Path, key: str, found: str) -> InputError:
     return InputError(f"{path} is no checkpoint that a run wrote: its {key} holds {found}.")
 
 
+def _is_teacher(content: object) -> bool:
+    texts = ("path", "weights")
+    return isinstance(content, Mapping) and all(isinstance(content.get(k), str) for k in texts)
+
+
 def _unexpected(value: object, text: bool, depth: int, seen: set[int]) -> str:
     """What is not plain in a value; empty if everything is."""
     if value is None or isinstance(value, int | float) or (text and isinstance(value, str)):
         return ""
     if isinstance(value, Tensor):
-        is_plain = value.layout == torch.strided and not value.is_quantized and not value.is_meta
-        return "" if is_plain else "a tensor that is not dense"
+        return "" if is_dense(value) else "a tensor that is not dense"
     if not isinstance(value, Mapping | list | tuple):
         return f"a value of type {type(value).__name__}"
     if id(value) in seen:
@@ -98,11 +103,64 @@ def _unexpected(value: object, text: bool, depth: int, seen: set[int]) -> str:
     return found
 
 
+def conform(where: str, own: Any, value: Any) -> Any:
+    """A value of a file in the form of this run's own value.
+
+    A mapping has the own keys, with the file's values where it has them; a list has the own
+    length, a tensor the own shape. Text is always the own.
+
+    Args:
+        where: the name of the value, for the message.
+        own: the value of this run.
+        value: of the file.
+
+    Raises:
+        InputError: the value has another form.
+
+    >>> conform("loops", {"done": 0, "path": "a"}, {"done": 3, "path": "b", "more": 1})
+    {'done': 3, 'path': 'a'}
+    """
+    if isinstance(own, str):
+        return own
+    if isinstance(own, Mapping) and isinstance(value, Mapping):
+        return {
+            key: conform(f"{where}.{key}", mine, value[key]) if key in value else mine
+            for key, mine in own.items()
+        }
+    if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
+        return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
+    if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
+        raise InputError(f"the checkpoint does not fit this run: {where} is {_form(value)}.")
+    return value
+
+
+def _form(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a {'float' if value.is_floating_point() else 'whole'} tensor {tuple(value.shape)}"
+    return "a number" if type(value) in (int, float) else type(value).__name__
+
+
+def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
+    """A file's state in the form of the optimizer's: a pre-hook of its `load_state_dict`."""
+    own = {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
+    found: dict[str, Any] = conform("optimizer_states", own, content)
+    for group, mine in zip(found["param_groups"], own["param_groups"], strict=True):
+        group["params"] = mine["params"]
+    is_sgd, states = isinstance(optimizer, torch.optim.SGD), content.get("state", {})
+    for place, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"]):
+        if place in states:
+            moments = ("momentum_buffer",) if is_sgd else ("exp_avg", "exp_avg_sq")
+            mine = dict.fromkeys(moments, torch.zeros_like(parameter))
+            mine |= {} if is_sgd else {"step": torch.zeros(())}
+            found["state"][place] = conform(f"optimizer_states.{place}", mine, states[place])
+    return found
+
+
 class RunCheckpoints(TorchCheckpointIO):
     """Reads and removes checkpoint files for the trainer of one run.
 
-    Of the callback states in a file, those of this run's callbacks are kept. Paths in them are
-    replaced by files of the same name in this run's own folder, or by nothing.
+    Loop and callback states of a file take the form of this run's. Paths of checkpoints in them
+    are replaced by files of the same name in this run's own folder, or by nothing.
 
     Args:
         trainer: of the run.
@@ -130,6 +188,10 @@ class RunCheckpoints(TorchCheckpointIO):
             for key in ("optimizer_states", "lr_schedulers"):
                 if len(known.get(key, ())) != 1:
                     raise _fault(path, key, "not one state, which continuing a run needs")
+        loops = {name: getattr(self.trainer, name).state_dict() for name in _LOOPS}
+        known["loops"] = conform("loops", loops, known.get("loops", {}))
+        scaler = self.trainer.precision_plugin.state_dict()
+        known["MixedPrecision"] = conform("MixedPrecision", scaler, known.get("MixedPrecision", {}))
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         known["callbacks"] = {
             callback.state_key: self._restored(path, callback, states[callback.state_key])
@@ -144,35 +206,33 @@ class RunCheckpoints(TorchCheckpointIO):
         Raises:
             InputError: the path is outside the run's folders of checkpoints.
         """
-        if Path(path).resolve().parent not in self._folders():
-            raise InputError(f"{path} is not removed: it is no checkpoint of this run.")
-        super().remove_checkpoint(path)
-
-    def _folders(self) -> set[Path]:
         callbacks = self.trainer.checkpoint_callbacks
         given = [c.dirpath for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
         own = Path(self.trainer.default_root_dir) / "checkpoints"
-        return {Path(folder).resolve() for folder in (own, *given)}
+        if Path(path).resolve().parent not in {Path(folder).resolve() for folder in (own, *given)}:
+            raise InputError(f"{path} is not removed: it is no checkpoint of this run.")
+        super().remove_checkpoint(path)
 
     def _restored(self, path: Any, callback: Callback, state: object) -> dict[str, Any]:
-        """A callback's state with paths of this run."""
+        """A callback's state in its own form, with paths of this run."""
         if not isinstance(state, Mapping):
             raise _fault(path, "callbacks", f"no state of {type(callback).__name__}")
+        own = callback.state_dict()
         if not isinstance(callback, ModelCheckpoint):
-            return {key: _without_paths(value) for key, value in state.items()}
+            return {**_without_paths(state), **conform(type(callback).__name__, own, state)}
         scores = state.get("best_k_models")
         scores = scores if isinstance(scores, Mapping) else {}
-        if not all(isinstance(s, Tensor) and s.numel() == 1 for s in scores.values()):
-            raise _fault(path, "callbacks", "a score of ModelCheckpoint that is no number")
-        kept = {own: s for name, s in scores.items() if (own := _own_file(callback, name))}
+        for score in scores.values():
+            conform("score of ModelCheckpoint", torch.zeros(()), score)
+        kept = {name: s for given, s in scores.items() if (name := _own_file(callback, given))}
         restored = {
-            **callback.state_dict(),
+            **own,
             "best_model_path": _own_file(callback, state.get("best_model_path")),
             "last_model_path": _own_file(callback, state.get("last_model_path")),
         }
         if kept:
             best, worst = (max, min) if callback.mode == "max" else (min, max)
-            first, last = (pick(kept, key=lambda own: kept[own].item()) for pick in (best, worst))
+            first, last = (pick(kept, key=lambda name: kept[name].item()) for pick in (best, worst))
             restored.update(
                 best_k_models=kept, best_model_path=first, best_model_score=kept[first],
                 kth_best_model_path=last, kth_value=kept[last],

@@ -1,5 +1,6 @@
 """Validation, test and prediction of a network: features collected, ranked and kept."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role, sequences_of
 from camreid.evaluation.options import RankOptions
-from camreid.evaluation.report import Evidence
+from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
 from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch
@@ -28,7 +29,7 @@ class RetrievalModule(pl.LightningModule):
         feature_options: what is compared in validation, test and prediction.
         rank_options: how the test is ranked.
         test_features: of the last test, cameras 1-based.
-        evidence: what the last test has shown.
+        test_result: the numbers of the last test.
     """
 
     model: ReIDNetwork
@@ -40,7 +41,7 @@ class RetrievalModule(pl.LightningModule):
         self.test_metric, self.test_accuracy = RetrievalMetric(), IdentityAccuracy()
         self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
         self.test_features: FeatureTable | None = None
-        self.evidence: Evidence | None = None
+        self.test_result: EvaluationResult | None = None
         self._val_every: int | None = None
 
     def on_train_start(self) -> None:
@@ -137,23 +138,22 @@ class RetrievalModule(pl.LightningModule):
         return logits[:, head, torch.arange(len(head), device=head.device)].T, row
 
     def on_test_epoch_end(self) -> None:
-        """Rank, log `test/mAP` and the rest, and keep `test_features` and `evidence`."""
+        """Rank, log `test/mAP` and the rest, and keep `test_features` and `test_result`."""
         identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
         split = getattr(self._datamodule, "split", None)
-        self.test_features, self.evidence = self.test_metric.table(split), None
+        self.test_features, self.test_result = self.test_metric.table(split), None
         try:
             result, protocols = self.rank_options.rank(self.test_features, self.device)
         except NoValidQuery:
             if not is_partial(self.trainer):
                 raise
             return
-        self.evidence = Evidence(result, self.provenance.seen, identity, protocols)
-        summary = self.evidence.summary()
-        for name, value in summary["retrieval"].items():
-            self.log(f"test/{name}", value, sync_dist=True)
+        self.test_result = EvaluationResult(result, self.provenance.seen, identity, protocols)
+        for name, value in result.scalars().items():
+            self.log(f"test/{name}", float(value), sync_dist=True)
         for name in ("accuracy", "coverage"):
-            if summary["identity"][name] is not None:
-                self.log(f"test/identity_{name}", summary["identity"][name], sync_dist=True)
+            if not math.isnan(identity[name]):
+                self.log(f"test/identity_{name}", identity[name], sync_dist=True)
 
     def predict_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0

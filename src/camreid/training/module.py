@@ -16,6 +16,7 @@ from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
 from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch, read_cameras
+from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
@@ -181,6 +182,7 @@ class ReIDModule(RetrievalModule):
     def configure_optimizers(self) -> Any:
         """The config's optimiser, its learning rate set before every step."""
         optimizer = self.optimizer_config.build(self.parameters())
+        optimizer.register_load_state_dict_pre_hook(conform_optimizer)
         scheduler = ScheduleLR(optimizer, self.schedule, RunLength.of(self.trainer))
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "lr"}]
 

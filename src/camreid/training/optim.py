@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from camreid.errors import InputError, require_number
+from camreid.training.checkpoint_io import conform
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Decay = Literal["multistep", "cosine", "constant"]
@@ -191,3 +192,7 @@ class ScheduleLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Numbers only."""
         return {name: v for name, v in super().state_dict().items() if name != "schedule"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a state of `state_dict`; InputError for another form."""
+        super().load_state_dict(conform("lr_schedulers", self.state_dict(), state_dict))

@@ -11,7 +11,7 @@ import torch
 from camreid.data import ImageRecord, Records
 from camreid.evaluation import FeatureTable, Images, RankOptions
 from camreid.evaluation.matrix import Row, comparison
-from camreid.evaluation.report import Evidence
+from camreid.evaluation.summary import EvaluationResult
 from camreid.runs.folder import Matrix, RunFolder, plain
 
 HEAD = {
@@ -55,7 +55,9 @@ def write_run(folder: Path, records: Records, *, noise: float = 1.5, queries: in
     """A finished run but for its checkpoint."""
     table = features(records, noise, queries)
     result, protocols = RankOptions().rank(table)
-    summary = Evidence(result, frozenset(table.notes["seen"]), protocols=protocols).summary()
+    summary = EvaluationResult(
+        result, frozenset(table.notes["seen"]), protocols=protocols
+    ).summary()
     (folder / ".hydra").mkdir(parents=True)
     table.save(folder / "features.safetensors")
     evaluation = {"metric": "cosine", "protocol": "cross-camera", "save_features": True}
@@ -63,7 +65,7 @@ def write_run(folder: Path, records: Records, *, noise: float = 1.5, queries: in
         folder / "metrics.json",
         {
             "split": SPLIT, "weights": None, "partial": False, "evaluation": evaluation,
-            "origin": ORIGIN, "seen_complete": True, "images_seen": 12936, **summary,
+            "origin": ORIGIN, "seen_complete": True, **summary,
         },
     )  # fmt: skip
     write_json(folder / "head_check.json", {"unknown": "skip", "heads": [HEAD], "faults": []})

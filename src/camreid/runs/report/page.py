@@ -59,7 +59,6 @@ class Section:
             "Command": origin.get("command"),
             "Arguments": " ".join(map(str, folder.overrides)),
             "Checkpoint": content.get("weights"),
-            "Images seen in training": content.get("images_seen"),
             "Protocol": ", ".join(str(rule) for rule in rules if rule),
             "Split": str(SplitRecord.from_json(split)) if split else None,
             "Commit": origin.get("commit"),

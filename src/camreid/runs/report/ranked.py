@@ -137,8 +137,10 @@ def visible_scores(table: FeatureTable, queries: Sequence[int], options: RankOpt
     if options.protocol == "within-camera":
         visible = (g.pids != JUNK) & camera
         known = table.exclusions()
-        for name in ("sequences", "index"):
-            own, others = known[f"query_{name}"], known[f"gallery_{name}"]
+        for own, others in (
+            (known["query_sequences"], known["gallery_sequences"]),
+            (known["query_index"], known["gallery_index"]),
+        ):
             if own is not None and others is not None:
                 own = own[rows, None]
                 visible &= ~(same & (others == own) & (own >= 0))

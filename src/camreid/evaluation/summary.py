@@ -1,0 +1,76 @@
+"""The numbers of a test: retrieval with intervals, closed-set accuracy, protocols, leakage."""
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from camreid.errors import NoValidQuery
+from camreid.evaluation.bootstrap import intervals
+from camreid.evaluation.protocols import CameraPairs, Protocols
+from camreid.evaluation.result import RankingResult
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The outcome of a test.
+
+    Attributes:
+        ranking: the headline ranking.
+        seen: training identities of the tested weights.
+        identity: `accuracy`, `coverage` and `images` of the closed set, None without logits.
+        protocols: the results of all protocols, None where re-ranked.
+    """
+
+    ranking: RankingResult
+    seen: Set[int]
+    identity: dict[str, float] | None = None
+    protocols: Protocols | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """All numbers as nested plain values; NaN where a number does not exist."""
+        numbers = {
+            "retrieval": self.ranking.scalars(),
+            "intervals": intervals(self.ranking),
+            "protocol": self.ranking.protocol,
+            "dropped_queries": self.ranking.dropped_queries,
+            "identity": self.identity,
+            "leak": leakage(self.ranking, self.seen),
+        }
+        if self.protocols is None:
+            return numbers
+        results = {
+            protocol + ("" if distractors else ", without distractors"): result.scalars()
+            for (protocol, distractors), result in self.protocols.results.items()
+        }
+        pairs = self.protocols.camera_pairs
+        return {**numbers, "protocols": results, "camera_pairs": _lists(pairs)}
+
+
+def leakage(result: RankingResult, seen: Set[int]) -> dict[str, dict[str, Any]]:
+    """Retrieval over all queries, and over those of identities seen and not seen in training.
+
+    Args:
+        result: a ranking.
+        seen: training identities of the weights.
+
+    Returns:
+        For `all`, `seen` and `unseen`: `identities`, `queries`, and the retrieval numbers, None
+        where no query is valid.
+    """
+    known = torch.isin(result.query_pids, torch.tensor(sorted(seen), dtype=torch.int64))
+    table: dict[str, dict[str, Any]] = {}
+    for name, queries in {"all": known | True, "seen": known, "unseen": ~known}.items():
+        identities = len(torch.unique(result.query_pids[queries]))
+        try:
+            numbers: dict[str, Any] = dict(result.of(queries).scalars())
+        except NoValidQuery:
+            numbers = dict.fromkeys(result.scalars())
+        table[name] = {"identities": identities, "queries": int(queries.sum()), **numbers}
+    return table
+
+
+def _lists(pairs: CameraPairs) -> dict[str, Any]:
+    columns = {name: getattr(pairs, name).tolist() for name in ("mAP", "rank1", "valid_queries")}
+    return {"cameras": list(pairs.cameras), **columns}
