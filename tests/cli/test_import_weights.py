@@ -69,7 +69,7 @@ def test_a_wrong_order_is_refused(records: Records) -> None:
         (["labels.pids=p.txt", "labels.order=numeric"], "labels.root=FOLDER"),
         (
             ["labels.pids=p.txt", "labels.manifest=s.csv"],
-            "labels.manifest=s.csv labels.pids=p.txt do not",
+            "do not go together",
         ),
         (["labels.pids=p.txt"], "[7]"),
         (["labels.pids=none.txt"], "none.txt"),

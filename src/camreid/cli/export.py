@@ -19,7 +19,7 @@ def export_run(config: DictConfig) -> None:
         if not isinstance(config[key], bool):
             raise InputError(f"{key}={config[key]}: type {key}=true or {key}=false.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
-    if path.exists():
+    if path.exists() and path.suffix == ".onnx":
         raise InputError(f"path={path} exists; type another path=, or remove the file.")
     checkpoint = read_checkpoint(config.checkpoint)
     module, split = checkpoint.module(), checkpoint.provenance.split
