@@ -1,12 +1,14 @@
 """What a checkpoint was trained on: split, identities, parents."""
 
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from camreid.errors import InputError
 
 Primitive = str | int | float | bool | None
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class SplitRecord:
         if self.kind not in ("original", "resplit") or "excluded" in self.options:
             return None
         options = (f"split.{k}={v}" for k, v in self.options.items() if v is not None)
-        return " ".join([f"+split={self.kind}", *options])
+        return shlex.join([f"+split={self.kind}", *options])
 
     def __str__(self) -> str:
         """The kind and the options that are set.
@@ -47,25 +49,25 @@ class SplitRecord:
         >>> str(SplitRecord("original", {"camera": 3, "seed": 0}, "ab12"))
         'original, camera=3, seed=0, digest ab12'
         """
-        set_options = [f"{k}={v}" for k, v in self.options.items() if v is not None]
-        digest = [f"digest {self.digest}"] if self.digest else []
-        return ", ".join([self.kind, *set_options, *digest])
+        options = [f"{k}={v}" for k, v in self.options.items() if v is not None]
+        return ", ".join([self.kind, *options, *([f"digest {self.digest}"] * bool(self.digest))])
 
     def to_json(self) -> dict[str, Any]:
         """Nested primitives."""
-        return {"kind": self.kind, "options": dict(self.options), "digest": self.digest}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, content: Any) -> "SplitRecord":
         """From what `to_json` gave; InputError for anything else."""
-        content = _mapping(content, "split record")
-        options = _mapping(content.get("options", {}), "split options")
-        if not all(isinstance(v, str | int | float | bool | None) for v in options.values()):
-            raise InputError("a split record holds options that are not plain values.")
-        kind, digest = content.get("kind"), content.get("digest")
-        if not isinstance(kind, str) or not isinstance(digest, str | None):
-            raise InputError(f"a split record has kind={kind!r} and digest={digest!r}.")
-        return cls(kind, options, digest)
+        record = _read(cls, content)
+        _require(
+            isinstance(record.kind, str)
+            and isinstance(record.digest, str | None)
+            and isinstance(record.options, Mapping)
+            and all(isinstance(v, str | int | float | None) for v in record.options.values()),
+            "its split",
+        )
+        return record
 
 
 @dataclass(frozen=True)
@@ -130,43 +132,42 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """Nested primitives."""
-        parents = [
-            {"path": p.path, "role": p.role, "split": p.split and p.split.to_json()}
-            for p in self.parents
-        ]
-        heads = self.inherited
-        return {
-            "split": self.split and self.split.to_json(),
-            "identities": sorted(self.identities),
-            "complete": self.complete,
-            "val_identities": sorted(self.val_identities),
-            "parents": parents,
-            "inherited": None if heads is None else {k: list(v) for k, v in heads.items()},
-        }
+        sets = {name: sorted(getattr(self, name)) for name in ("identities", "val_identities")}
+        return {**asdict(self), **sets}
 
     @classmethod
     def from_json(cls, content: Any) -> "Provenance":
         """From what `to_json` gave; InputError for anything else."""
-        content = _mapping(content, "provenance record")
-        if not isinstance(content.get("complete"), bool):
-            raise InputError("a provenance record does not say whether it is complete.")
-        heads = content.get("inherited")
+        given = _read(cls, content)
+        _require(isinstance(given.complete, bool), "whether it is complete")
+        _require(isinstance(given.parents, list | tuple), "its parents")
+        _require(isinstance(given.inherited, Mapping | None), "its inherited rows")
+        parents = [_read(Parent, parent) for parent in given.parents]
+        _require(all(isinstance(t, str) for p in parents for t in (p.path, p.role)), "its parents")
+        heads = given.inherited
         return cls(
-            split=_split(content.get("split")),
-            identities=frozenset(_pids(content.get("identities"))),
-            complete=content["complete"],
-            val_identities=frozenset(_pids(content.get("val_identities"))),
-            parents=tuple(_parent(p) for p in content.get("parents") or ()),
-            inherited=None
-            if heads is None
-            else {str(k): _pids(v) for k, v in _mapping(heads, "inherited rows").items()},
+            split=_split(given.split),
+            identities=frozenset(_pids(given.identities)),
+            complete=given.complete,
+            val_identities=frozenset(_pids(given.val_identities)),
+            parents=tuple(replace(p, split=_split(p.split)) for p in parents),
+            inherited=None if heads is None else {str(k): _pids(v) for k, v in heads.items()},
         )
 
 
-def _mapping(content: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping):
-        raise InputError(f"a {name} is a {type(content).__name__}, not a mapping.")
-    return content
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise InputError(f"a record of what weights were trained on does not hold {what}.")
+
+
+def _read(kind: type[Record], content: Any) -> Record:
+    """The dataclass with the fields of a mapping, unchecked."""
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    _require(isinstance(content, Mapping) and content.keys() <= names, f"a {kind.__name__}")
+    try:
+        return kind(**content)
+    except TypeError as error:
+        raise InputError(f"a {kind.__name__} is not complete: {error}.") from error
 
 
 def _split(content: Any) -> SplitRecord | None:
@@ -174,11 +175,6 @@ def _split(content: Any) -> SplitRecord | None:
 
 
 def _pids(content: Any) -> tuple[int, ...]:
-    if not isinstance(content, list | tuple) or not all(type(pid) is int for pid in content):
-        raise InputError("a provenance record holds identities that are not whole numbers.")
+    is_list = isinstance(content, list | tuple)
+    _require(is_list and all(type(pid) is int for pid in content), "its identities")
     return tuple(content)
-
-
-def _parent(content: Any) -> Parent:
-    content = _mapping(content, "parent record")
-    return Parent(str(content.get("path")), str(content.get("role")), _split(content.get("split")))

@@ -1,95 +1,109 @@
-"""camreid-compare: what is typed, what is written, what is refused."""
+"""camreid-compare and camreid-report: what is typed, what is written, what is refused."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import TINY, Ran
-from tests.runs.test_compare import make_run
+from tests.runs.folders import features, make_run, records
 
 Run = Callable[..., Ran]
+TEST = records(range(1, 21))
+QUIET = ("trainer=cpu", "data.workers=0", "trainer.enable_progress_bar=false")
 
 
-def refused(ran: Ran) -> str:
-    assert ran.code == 1
-    assert "Traceback" not in ran.err + ran.out
-    paragraph = ran.err.strip()
-    assert "\n" not in paragraph, paragraph
-    assert paragraph.startswith("camreid-compare: ")
-    return paragraph
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    noise = {"good": 0.2, "bad": 0.6}
+    return [make_run(tmp_path / name, features(TEST, n)) for name, n in noise.items()]
 
 
-def test_tables_and_both_files(run: Run) -> None:
-    make_run(Path("runs/good"), 0.2)
-    make_run(Path("runs/bad"), 0.6, seed=1)
-    ran = run("camreid-compare", "runs/good", "runs/bad", "-o", "o/c.json", "-o", "o/c.md")
-    assert ran.code == 0, ran.err
-    content = json.loads(Path("o/c.json").read_text())
-    (line,) = content["verdicts"]
-    assert line.startswith("A (runs/good) is better than B (runs/bad) by")
-    for text in (ran.out, Path("o/c.md").read_text()):
-        assert line in text
-    assert [r["letter"] for r in content["runs"]] == ["A", "B"]
-    assert content["pairs"][0]["shared"]["differences"]["mAP"]["p"] < 0.05
+def test_the_verdict_is_printed_and_written(run: Run, runs: list[Path]) -> None:
+    for file in ("o/c.json", "o/c.md"):
+        for _ in range(2):  # its own file is replaced
+            ran = run("camreid-compare", *runs, "-o", file)
+            assert ran.code == 0, ran.err
+        text = Path(file).read_text()
+        verdict = f"{runs[0]} is better than {runs[1]} by"
+        assert verdict in ran.out
+        assert verdict in text
+    (pair,) = json.loads(Path("o/c.json").read_text())["pairs"]
+    assert pair["better"] == str(runs[0])
+    assert pair["differences"]["mAP"]["p"] < 0.05
 
 
-def test_wrong_arguments_are_refused_in_a_paragraph(run: Run) -> None:
-    for name in "ab":
-        make_run(Path(name))
-    before = Path("a/metrics.json").read_text()
-    for typed, names in (
-        (["a"], "a"),
-        (["a", "a/../a"], "a/../a"),
-        (["a", "gone"], "gone"),
-        (["a", "b", "-o", "c.csv"], "c.csv"),
-        (["a", "b", "-o", "a/metrics.json"], "a/metrics.json"),
-        (["a", "b", "-o", "a/metrics.json/c.md"], "a/metrics.json/c.md"),
-        (["a", "b", "--level"], "--level"),
+@pytest.mark.parametrize("command", ["camreid-compare", "camreid-report"])
+def test_mistakes_are_one_paragraph(command: str, run: Run, runs: list[Path]) -> None:
+    good, bad = runs
+    suffix = ".md" if command == "camreid-compare" else ".html"
+    Path("empty").mkdir()
+    own = Path(f"own{suffix}")
+    own.write_text("precious")
+    for typed, named in (
+        ([good, "empty"], "empty"),
+        ([good, "gone"], "gone"),
+        ([good, bad, "-o", "c.csv"], "c.csv"),
+        ([good, bad, "-o", good / "metrics.json"], "metrics.json"),
+        ([good, bad, "-o", good / "metrics.json" / f"c{suffix}"], f"c{suffix}"),
+        ([good, bad, "-o", own], own.name),
     ):
-        assert names in refused(run("camreid-compare", *typed))
-    assert Path("a/metrics.json").read_text() == before
+        ran = run(command, *typed)
+        assert ran.code == 1
+        assert ran.err.startswith(f"{command}: ")
+        assert named in ran.err
+        assert "\n" not in ran.err.strip()
+    assert own.read_text() == "precious"
+    assert not list(good.glob("*.html"))
 
 
-def test_an_unfinished_run_is_shown_before_the_error(run: Run) -> None:
-    make_run(Path("a"))
-    Path("b").mkdir()
-    Path("b/config.yaml").write_text("seed: 7\n")
-    ran = run("camreid-compare", "a", "b", "-o", "c.json")
-    assert "B (b) has no metrics.json" in refused(ran)
-    assert json.loads(Path("c.json").read_text())["config"]["seed"] == [0, 7]
+def test_a_report_is_written_into_the_run(run: Run, runs: list[Path]) -> None:
+    for _ in range(2):
+        ran = run("camreid-report", *runs)
+        assert ran.code == 0, ran.err
+    assert f"{runs[0]} is better than" in (runs[0] / "report.html").read_text()
+
+
+def test_a_report_without_its_packages_is_refused(
+    run: Run, runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.delitem(sys.modules, "camreid.runs.report.page", raising=False)
+    ran = run("camreid-report", *runs)
+    assert ran.code == 1
+    assert "pip install 'camreid[report]'" in ran.err
 
 
 @pytest.mark.slow
 def test_resplit_or_original_from_training_to_verdict(run: Run, market: Path) -> None:
-    common = (
-        f"data.root={market}", "trainer=cpu", "data.workers=0", "trainer.enable_progress_bar=false"
-    )  # fmt: skip
-    train = ("camreid-train", *TINY, *common, "trainer.max_epochs=1")
+    train = ("camreid-train", f"data.root={market}", *TINY, "trainer.max_epochs=1")
     for split in ("original", "resplit"):
-        ran = run(*train, f"+split={split}", "split.val_fraction=0", f"run_dir={split}")
+        ran = run(*train, f"+split={split}", "split.val_fraction=0.2", f"run_dir={split}")
         assert ran.code == 0, ran.err
     apart = run("camreid-compare", "original", "resplit")
     assert apart.code == 0, apart.err
-    assert "not comparable: A (original)" in apart.out
-    assert "Head check" in apart.out
-    weights = {f: f"{f}/checkpoints/best.ckpt" for f in ("original", "resplit")}
+    assert "original and resplit are not comparable" in apart.out
+    weights = [f"{split}/checkpoints/best.ckpt" for split in ("original", "resplit")]
     unseen = (
         "+split=resplit", "split.train_fraction=0.3", "split.val_fraction=0",
-        f"split.exclude_seen=[{','.join(weights.values())}]",
+        f"split.exclude_seen=[{','.join(weights)}]",
     )  # fmt: skip
-    for name, checkpoint in weights.items():
+    for checkpoint in weights:
+        test = f"run_dir=test-{checkpoint[:8]}"
         ran = run(
-            "camreid-evaluate", *common, *unseen, f"checkpoint={checkpoint}", f"run_dir=test-{name}"
-        )
+            "camreid-evaluate", f"data.root={market}", *QUIET, *unseen,
+            f"checkpoint={checkpoint}", test,
+        )  # fmt: skip
         assert ran.code == 0, ran.err
-    ran = run("camreid-compare", "test-original", "test-resplit", "-o", "c.json")
+    ran = run("camreid-compare", "test-original", "test-resplit/", "-o", "c.json")
     assert ran.code == 0, ran.err
     content = json.loads(Path("c.json").read_text())
-    (found,) = content["pairs"]
-    assert not found["leaks"]
-    assert found["shared"]["queries"] > 0
-    first, second = (r["retrieval"]["mAP"] for r in content["runs"])
-    assert found["shared"]["differences"]["mAP"]["value"] == pytest.approx(first - second, abs=2e-3)
-    assert list(content["config"]) == ["checkpoint"]
+    (pair,) = content["pairs"]
+    assert (pair["leaked"], pair["complete"]) == (0, True)
+    assert pair["queries"] > 0
+    assert list(content["options"]) == ["checkpoint"]
+    ran = run("camreid-report", "resplit")
+    assert ran.code == 0, ran.err
+    assert "Training loss" in Path("resplit/report.html").read_text()

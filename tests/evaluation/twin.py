@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from camreid.evaluation import FeatureTable, Images
+
 
 @dataclass
 class Problem:
@@ -24,6 +26,12 @@ class Problem:
         q, g = (torch.tensor(f, dtype=torch.float32) for f in (self.query, self.gallery))
         labels = (self.query_pids, self.gallery_pids, self.query_cameras, self.gallery_cameras)
         return q, g, *map(torch.tensor, labels)
+
+    def table(self, known=True):
+        """As a table, with sequences or without."""
+        tensors = [torch.tensor(column) for column in vars(self).values()]
+        query, gallery = (tensors[side::2] for side in (0, 1))
+        return FeatureTable(*(Images(f.float(), *x[: 2 + known]) for f, *x in (query, gallery)))
 
     def sequences(self):
         names = ("query_sequences", "gallery_sequences")

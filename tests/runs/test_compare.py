@@ -1,203 +1,154 @@
-"""Runs side by side: folders as the commands leave them, with features made here."""
+"""Two runs on one test: which is better, or why that is not decided."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from camreid.errors import InputError
-from camreid.evaluation import FeatureTable, Images, RankOptions
-from camreid.evaluation.summary import EvaluationResult
-from camreid.runs.compare import compare_runs
-from camreid.runs.folder import HeadCheckRecord, Metrics, RunFolder
+from camreid.evaluation import Difference, FeatureTable, RankOptions
+from camreid.runs.compare import Comparison, Pair, compare_runs
+from camreid.runs.folder import HeadCheckRecord, RunFolder
+from tests.runs.folders import HEAD, change, features, make_run, records
 
-IDENTITIES = tuple(range(1, 21))
-CAMERAS = (1, 2, 3)
-
-
-def features(identities: Sequence[int], noise: float, seed: int) -> FeatureTable:
-    """A query and a gallery image of each identity and camera; noise mixes identities up."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for part in ("query", "gallery"):
-        kinds = [(pid, camera) for pid in identities for camera in CAMERAS]
-        pids, cameras = torch.tensor(kinds).T.contiguous()
-        own = torch.nn.functional.one_hot(pids, 100).float()
-        vectors = own + noise * torch.randn(own.shape, generator=generator)
-        paths = tuple(f"/datasets/{part}/{pid:04d}_c{camera}s1_1_00.jpg" for pid, camera in kinds)
-        parts.append(Images(vectors, pids, cameras, torch.ones_like(pids), paths))
-    return FeatureTable(*parts)
+TEST = records(range(1, 21))
+GOOD, BAD = features(TEST, 0.2), features(TEST, 0.5, seed=1)
 
 
-def make_run(
-    folder: Path,
-    noise: float = 0.3,
-    seed: int = 0,
-    table: FeatureTable | None = None,
-    seen: Sequence[int] = (90,),
-    config: dict[str, object] | None = None,
-    options: RankOptions = RankOptions(),  # noqa: B008
-) -> Path:
-    """What a run leaves behind."""
-    table = features(IDENTITIES, noise, seed) if table is None else table
-    table = FeatureTable(table.query, table.gallery, {"seen": list(seen)})
-    result, protocols = options.rank(table)
-    summary = EvaluationResult(result, frozenset(seen), None, protocols).summary()
-    weights = f"{folder}/checkpoints/best.ckpt"
-    split = {"kind": "custom", "digest": f"of {len(table.query.pids)}"}
-    run = RunFolder(folder)
-    run.write(Metrics(**summary, evaluation=vars(options), weights=weights, split=split))
-    run.write_config(yaml.safe_dump({"run_dir": str(folder), "seed": seed, **(config or {})}))
-    table.save(folder / "features.safetensors")
-    return folder
+def only(found: Comparison) -> Pair:
+    (pair,) = found.pairs
+    assert pair.verdict == found.verdicts[0]
+    return pair
 
 
 def test_the_better_run_is_named_in_either_order(tmp_path: Path) -> None:
-    good, bad = make_run(tmp_path / "good", 0.2), make_run(tmp_path / "bad", 0.5, seed=1)
+    good, bad = make_run(tmp_path / "good", GOOD), make_run(tmp_path / "bad", BAD)
     for order in ((good, bad), (bad, good)):
-        (pair,) = compare_runs(order).pairs
-        assert pair.better is not None
-        assert pair.better.folder.path == good
-        assert f"({good}) is better than" in pair.verdict
-        assert "on the same 60 queries" in pair.verdict
-        assert pair.shared is not None
-        assert (pair.shared.queries, pair.shared.identities) == (60, len(IDENTITIES))
+        found = compare_runs(order)
+        pair = only(found)
+        assert pair.better == str(good)
+        assert f"{good} is better than {bad} by" in pair.verdict
+        assert (pair.queries, pair.identities, pair.leaked) == (60, 20, 0)
+        scores = {str(run): run.metrics.retrieval for run in found.runs}
+        for name, difference in pair.differences.items():
+            expected = scores[str(good)][name] - scores[str(bad)][name]
+            assert difference.value == pytest.approx(expected)
+            assert difference.low <= difference.value <= difference.high
 
 
-def test_the_difference_is_that_of_the_metrics(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / "a", 0.3), make_run(tmp_path / "b", 0.4, seed=1)]
-    a, b = (json.loads((f / "metrics.json").read_text())["retrieval"] for f in folders)
-    (pair,) = compare_runs(folders).pairs
-    assert not pair.leaks
-    for name in ("mAP", "rank1", "mINP"):
-        difference = pair.shared.differences[name]
-        assert difference.value == pytest.approx(a[name] - b[name])
-        assert difference.low <= difference.value <= difference.high
+@pytest.mark.parametrize(
+    ("first", "second", "doubt"),
+    [
+        (GOOD, GOOD, "p is not below 0.05"),
+        (features(records(range(1, 6)), 0.1), features(records(range(1, 6)), 0.9), "6 identities"),
+    ],
+    ids=["equal", "few"],
+)
+def test_an_inconclusive_verdict_has_its_reason(
+    first: FeatureTable, second: FeatureTable, doubt: str, tmp_path: Path
+) -> None:
+    pair = only(compare_runs([make_run(tmp_path / "a", first), make_run(tmp_path / "b", second)]))
+    assert pair.better is None
+    assert pair.verdict.startswith("inconclusive")
+    assert doubt in pair.verdict
 
 
-def test_the_same_features_are_inconclusive(tmp_path: Path) -> None:
-    table = features(IDENTITIES, 0.4, seed=2)
-    found = compare_runs([make_run(tmp_path / name, table=table) for name in "ab"])
-    assert found.pairs[0].better is None
-    assert found.verdicts[0].startswith("inconclusive: ")
-    assert "0.0 points mAP (95 % 0.0 .. 0.0, p = 1)" in found.verdicts[0]
+def test_a_tiny_difference_is_inconclusive() -> None:
+    tiny = Pair("a", "b", 900, 90, differences={"mAP": Difference(0.0004, 0.0001, 0.0007, 0.01)})
+    assert tiny.better is None
+    assert "below 0.1 points" in tiny.verdict
+    larger = replace(tiny, differences={"mAP": Difference(0.002, 0.001, 0.003, 0.01)})
+    assert larger.better == "a"
 
 
-def test_other_galleries_are_not_comparable(tmp_path: Path) -> None:
-    a = make_run(tmp_path / "a")
-    b = make_run(tmp_path / "b", table=features(range(11, 31), 0.3, 0))
-    found = compare_runs((a, b))
-    assert found.pairs[0].shared is None
-    assert found.verdicts[0].startswith("not comparable: ")
-    assert "30 of 60 and 60 queries" in found.verdicts[0]
-    assert f"exclude_seen=[{a}/checkpoints/best.ckpt,{b}/checkpoints/best.ckpt]" in str(
-        found.caveats
-    )
+def test_other_tests_are_not_comparable(tmp_path: Path) -> None:
+    q, g = GOOD.query, GOOD.gallery
+    within = RankOptions(protocol="within-camera")
+    others = {
+        "30 of 60 and 60 queries": features(records(range(11, 31))),
+        "0 of 60 and 60 gallery images": FeatureTable(q, replace(g, pids=g.pids.flip(0))),
+        "0 of 60 and 0 gallery images": FeatureTable(q, replace(g, paths=())),
+        "cross-camera and within-camera": FeatureTable(replace(q, sequences=q.sequences + 1), g),
+    }
+    a = make_run(tmp_path / "a", GOOD)
+    for reason, table in others.items():
+        options = within if "within" in reason else RankOptions()
+        pair = only(compare_runs((a, make_run(tmp_path / reason, table, options=options))))
+        assert "are not comparable: " in pair.verdict
+        assert reason in pair.verdict
 
 
 def test_shared_queries_of_one_gallery_are_paired(tmp_path: Path) -> None:
-    table = features(IDENTITIES, 0.3, seed=0)
-    q = table.query
+    q = GOOD.query
     back = torch.arange(len(q.pids)).flip(0)[:40]
-    some = Images(
-        q.features[back], q.pids[back], q.cameras[back], q.sequences[back],
-        tuple(q.paths[i].replace("/datasets", "/elsewhere") for i in back.tolist()),
-    )  # fmt: skip
-    expand = RankOptions(expand=1)
-    whole = make_run(tmp_path / "a", table=table, options=expand)
-    part = make_run(tmp_path / "b", table=FeatureTable(some, table.gallery), options=expand)
+    some = replace(
+        q,
+        **{name: getattr(q, name)[back] for name in ("features", "pids", "cameras", "sequences")},
+        paths=tuple(q.paths[i].replace("/data", "/elsewhere") for i in back.tolist()),
+    )
+    whole = make_run(tmp_path / "a", GOOD)
+    part = make_run(tmp_path / "b", FeatureTable(some, GOOD.gallery))
     for order in ((whole, part), (part, whole)):
-        shared = compare_runs(order).pairs[0].shared
-        assert shared.queries == 40
-        # expansion sees the shared queries alone in both
-        assert all(d.value == d.low == d.high == 0 for d in shared.differences.values())
-
-
-def test_other_labels_and_nameless_images_are_not_comparable(tmp_path: Path) -> None:
-    table = features(IDENTITIES, 0.3, seed=0)
-    a = make_run(tmp_path / "a", table=table)
-    g = table.gallery
-    other = Images(g.features, g.pids.flip(0), g.cameras, g.sequences, g.paths)
-    nameless = Images(g.features, g.pids, g.cameras, g.sequences)
-    for name, gallery in (("b", other), ("c", nameless)):
-        b = make_run(tmp_path / name, table=FeatureTable(table.query, gallery))
-        assert compare_runs((a, b)).pairs[0].reason
+        pair = only(compare_runs(order))
+        assert pair.queries == 40
+        assert all(d.value == d.low == d.high == 0 for d in pair.differences.values())
 
 
 def test_a_leaking_test_is_decided_on_unseen_identities(tmp_path: Path) -> None:
     # b is perfect on identities that it was trained on, and worse on the others
-    honest, noisy = features(IDENTITIES, 0.2, seed=0), features(IDENTITIES, 0.9, seed=1)
-    clean = features(IDENTITIES, 0.0, seed=0)
-    known = noisy.query.pids <= 10
-    mixed = [
-        part.with_features(torch.where(known[:, None], ideal.features, part.features))
-        for part, ideal in ((noisy.query, clean.query), (noisy.gallery, clean.gallery))
-    ]
-    a = make_run(tmp_path / "a", table=honest)
-    b = make_run(tmp_path / "b", table=FeatureTable(*mixed), seen=range(1, 11))
-    (pair,) = compare_runs((a, b)).pairs
-    assert pair.leaks
-    assert (pair.unseen.queries, pair.unseen.identities) == (30, 10)
-    assert pair.better.letter == "A"
-    assert "30 queries of the 10 identities" in pair.verdict
-    c = make_run(tmp_path / "c", table=noisy, seen=IDENTITIES)
-    assert compare_runs((a, c)).verdicts[0].startswith("not comparable: ")
+    noisy, clean = features(TEST, 0.9, seed=1), features(TEST, 0.0)
+    known = (noisy.query.pids <= 10)[:, None]
+    mixed = FeatureTable(
+        *(
+            part.with_features(torch.where(known, ideal.features, part.features))
+            for part, ideal in ((noisy.query, clean.query), (noisy.gallery, clean.gallery))
+        )
+    )
+    a, b = make_run(tmp_path / "a", GOOD), make_run(tmp_path / "b", mixed, seen=range(1, 11))
+    pair = only(compare_runs((a, b)))
+    assert (pair.queries, pair.identities, pair.leaked) == (30, 10, 10)
+    assert pair.better == str(a)
+    assert "10 identities that one of them was trained on are left out" in pair.verdict
+    change(a, seen_complete=False)
+    found = compare_runs((a, b))
+    assert "not all training identities" in only(found).verdict
+    (scores,) = (table for table in found.tables() if table.title.startswith("Test"))
+    rows = [(row[0].removeprefix(f"{tmp_path}/"), row[1]) for row in scores.rows]
+    assert rows == [("a", "20"), ("b", "20"), ("b, seen", "10"), ("b, unseen", "10")]
+    c = make_run(tmp_path / "c", noisy, seen=range(1, 21))
+    assert "trained on each of the 20 identities" in only(compare_runs((a, c))).verdict
 
 
 def test_tables_and_files_hold_every_run(tmp_path: Path) -> None:
-    a = make_run(tmp_path / "a", config={"split": {"by": "image"}, "model": None})
-    b = make_run(tmp_path / "b", config={"split": {"camera": 3}, "model": {"name": "small"}})
-    c = make_run(tmp_path / "c")
-    for folder, unknown in ((a, 0), (b, 5)):
-        head = {"head": "identity", "rows": 7, "shared": 5, "unknown": unknown, "identities": 9}
-        shares = {"coverage": 5 / (5 + unknown), "image_coverage": 0.5}
-        idle = {**head, "identities": 0, "coverage": 0.0, "image_coverage": 0.0}
-        RunFolder(folder).write(HeadCheckRecord("skip", [idle, {**head, **shares}]))
-    found = compare_runs((a, b))
-    assert found.config == {
-        "model": [None, {"name": "small"}],
-        "split.by": ["image", "(not set)"],
-        "split.camera": ["(not set)", 3],
-    }
+    a = make_run(tmp_path / "a", GOOD, split={"by": "image"}, model=None)
+    b = make_run(tmp_path / "b", GOOD, split={"camera": 3}, model={"name": "small"})
+    heads = [{**HEAD, "identities": 0, "coverage": 0.0}, {**HEAD, "coverage": 0.5}, HEAD]
+    RunFolder(b).write(HeadCheckRecord("skip", heads))
+    found = compare_runs((a, b, make_run(tmp_path / "c", GOOD)))
+    assert found.options["split.by"] == ["image", "(not set)", "(not set)"]
+    assert found.options["model.name"] == ["(not set)", "small", "(not set)"]
+    assert "run_dir" not in found.options
     tables = {table.title: table for table in found.tables()}
-    assert [row[-2] for row in tables["Head check"].rows] == ["100.0 %", "50.0 %"]
+    (checks,) = (table for title, table in tables.items() if title.startswith("Head check"))
+    assert [row[-2] for row in checks.rows] == ["75.0 %", "50.0 %", "75.0 %"]
     for table in tables.values():
         assert {len(row) for row in table.rows} == {len(table.columns)}
         assert table.title in found.to_markdown()
     content = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert content["verdicts"] == found.verdicts
-    assert content["pairs"][0]["better"] is None
-    several = compare_runs((a, b, c))
-    assert [(p.first.letter, p.second.letter) for p in several.pairs] == [
-        ("A", "B"), ("A", "C"), ("B", "C")
+    assert [pair["verdict"] for pair in content["pairs"]] == found.verdicts
+    assert [(p["first"][-1], p["second"][-1]) for p in content["pairs"]] == [
+        ("a", "b"), ("a", "c"), ("b", "c")
     ]  # fmt: skip
 
 
-def test_a_run_without_numbers_or_features_is_shown_and_named(tmp_path: Path) -> None:
-    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", config={"seed": 5})
-    (b / "features.safetensors").unlink()
-    found = compare_runs((a, b))
-    assert "features.safetensors" in found.missing[0]
-    assert [len(t.rows) for t in found.tables() if t.title.startswith("Test")] == [2]
-    (b / "metrics.json").unlink()
-    found = compare_runs((a, b))
-    assert "metrics.json" in found.missing[0]
-    assert found.config == {"seed": [0, 5]}
-    assert found.verdicts[0].startswith("not comparable: ")
-
-
-def test_unknown_training_identities_are_part_of_the_verdict(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / name, noise) for name, noise in (("a", 0.2), ("b", 0.5))]
-    content = json.loads((folders[0] / "metrics.json").read_text())
-    (folders[0] / "metrics.json").write_text(json.dumps({**content, "seen_complete": False}))
-    assert "training identities of A" in compare_runs(folders).verdicts[0]
-
-
-def test_fewer_than_two_different_runs_are_refused(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "0")
+def test_what_is_not_two_tested_runs_is_refused(tmp_path: Path) -> None:
+    run, other = make_run(tmp_path / "0", GOOD), make_run(tmp_path / "1", GOOD)
     for paths in ((), (run,), (run, tmp_path / "." / "0"), (run, tmp_path / "gone")):
         with pytest.raises(InputError):
             compare_runs(paths)
+    for file in ("features.safetensors", "metrics.json"):
+        (other / file).unlink()
+        with pytest.raises(InputError, match=f"1 has no {file}"):
+            compare_runs((run, other))

@@ -1,53 +1,94 @@
 """What a run folder holds, read back as it was written."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from camreid.errors import InputError
-from camreid.runs.folder import HeadCheckRecord, Metrics, RunFolder
+from camreid.runs.folder import HeadCheckRecord, Matrix, Metrics, RunFolder
+from tests.runs.folders import HEAD, features, make_matrix, make_run, records
+
+METRICS = Metrics(
+    retrieval={"mAP": 0.5},
+    intervals={"mAP": [0.1, math.nan]},
+    leak={"all": {}},
+    evaluation={"metric": "euclidean", "flip": True},
+)
 
 
 def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
-    metrics = Metrics({"mAP": 0.5}, {"mAP": [0.1, math.nan]}, {"all": {}}, {"metric": "cosine"})
-    check = HeadCheckRecord("skip", [{"head": "identity", "coverage": 0.5}])
     folder = RunFolder(tmp_path / "run")
-    assert folder.metrics is None
-    assert folder.head_check is None
-    for record in (metrics, check):
+    assert (folder.metrics, folder.head_check, folder.ranked) == (None, None, None)
+    check = HeadCheckRecord("skip", [HEAD], ["Head 'identity' has 12 rows."])
+    for record in (METRICS, check):
         folder.write(record)
     read = RunFolder.existing(tmp_path / "run")
     assert read.head_check == check
     assert read.metrics is not None
     assert read.metrics.intervals == {"mAP": [0.1, None]}
-    assert read.metrics.retrieval == metrics.retrieval
+    assert read.metrics.rank_options.metric == "euclidean"
+    make_matrix(tmp_path / "matrix", records(range(1, 5)))
+    matrix = RunFolder.existing(tmp_path / "matrix").matrix
+    assert matrix is not None
+    assert Matrix.from_json(matrix.to_json()) == matrix
+    assert list(matrix.rows) == ["c1", "c2"]
+
+
+def test_a_test_ranks_its_features_as_it_did_before(tmp_path: Path) -> None:
+    run = RunFolder(make_run(tmp_path / "a", features(records(range(1, 9)))))
+    assert run.metrics is not None
+    assert run.ranked
+    assert run.ranked[1].mAP == run.metrics.retrieval["mAP"]
+    again = RunFolder(tmp_path / "again")
+    again.write(
+        Metrics.from_json({**run.metrics.to_json(), "features": f"{run}/features.safetensors"})
+    )
+    assert again.ranked
+    assert again.ranked[1].mAP == run.ranked[1].mAP
 
 
 def test_the_metrics_of_a_resumed_run_are_joined(tmp_path: Path) -> None:
     header = "epoch,lr,step,val/mAP,test/mAP\n"
-    (tmp_path / "metrics.0.csv").write_text(f"{header},0.1,0,,\n0,,5,0.2,\n,0.3,5,,\n1,,9,0.4,\n")
+    run = RunFolder(tmp_path)
+    run.gather_metrics(resuming=True)  # nothing was logged yet
+    (tmp_path / "metrics.csv").write_text(f"{header},0.1,0,,\n0,,5,0.2,\n,0.3,5,,\n1,,9,0.4,\n")
+    run.gather_metrics(resuming=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.before.csv"]
     (tmp_path / "metrics.csv").write_text(f"{header}1,,9,0.5,\n2,,14,0.6,\n2,,14,,0.7\n")
-    curves = RunFolder(tmp_path).curves
-    assert curves == {"lr": [(1, 0.1), (2, 0.3)], "val/mAP": [(1, 0.2), (2, 0.5), (3, 0.6)]}
+    curves = {"lr": [(1, 0.1), (2, 0.3)], "val/mAP": [(1, 0.2), (2, 0.5), (3, 0.6)]}
+    assert run.curves == curves
+    run.gather_metrics(resuming=True)  # stopped and resumed once more
+    run.gather_metrics()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+    assert run.curves == curves
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("file", "text", "attribute"),
     [
-        ("metrics.json", "{"),
-        ("metrics.json", "[]"),
-        ("metrics.json", "{}"),
-        ("head_check.json", '{"unknown": "skip", "epochs": 3}'),
-        ("config.yaml", "a: ["),
-        ("config.yaml", "3"),
-        ("features.safetensors", "x"),
+        ("metrics.json", "{", "metrics"),
+        ("metrics.json", "[]", "metrics"),
+        ("metrics.json", '{"mAP": 0.5}', "metrics"),
+        ("matrix.json", "{}", "matrix"),
+        ("head_check.json", '{"unknown": "skip", "epochs": 3}', "head_check"),
+        ("config.yaml", "a: [", "config"),
+        ("config.yaml", "3", "config"),
+        ("config.yaml", "\udcff", "config"),
+        ("metrics.csv", "epoch,step,train/loss\n0,5,three\n", "curves"),
+        ("features.safetensors", "cut short", "ranked"),
     ],
 )
-def test_a_broken_file_is_named(name: str, text: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=name):
-        getattr(RunFolder.existing(tmp_path), name.rpartition(".")[0])
+def test_a_broken_or_foreign_file_is_named(
+    file: str, text: str, attribute: str, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path)
+    if attribute == "ranked":
+        run.write(METRICS)
+    (tmp_path / file).write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / file))):
+        getattr(run, attribute)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -7,44 +7,34 @@ from camreid.training import read_batch
 
 PATHS = ["a_c9s9/0704_c3s1_069626_01.jpg", "0002_c1s1_000451_03.jpg"]
 IMAGES = torch.zeros(2, 3, 8, 4)
+UNNAMED = {"images": IMAGES, "camids": torch.tensor([1, 4]), "img_paths": ["x.jpg", "y.jpg"]}
 
 
-def test_ours_is_taken_as_it_is() -> None:
+def test_own_batches_are_taken_as_they_are() -> None:
     batch = {"images": IMAGES, "pids": torch.tensor([5, 6]), "camids": torch.tensor([0, 2])}
     read = read_batch({**batch, "img_paths": PATHS, "index": torch.arange(2)})
-    assert torch.equal(read.pids, batch["pids"])
-    assert torch.equal(read.camids, batch["camids"])
-    assert torch.equal(read.index, torch.arange(2))
+    assert read.pids.tolist() == [5, 6]
+    assert read.cameras.tolist() == [1, 3]
+    assert read.index is not None
+    assert read.index.tolist() == [0, 1]
 
 
-def test_fastreids_targets_and_cameras_are_not_trusted() -> None:
+def test_file_names_count_before_fastreids_targets_and_cameras() -> None:
     batch = {"images": IMAGES, "targets": torch.tensor([582, 0]), "camids": torch.tensor([0, 0])}
     read = read_batch({**batch, "img_paths": PATHS})
     assert read.pids.tolist() == [704, 2]
-    assert read.camids.tolist() == [2, 0]
+    assert read.cameras.tolist() == [3, 1]
 
 
-def test_targets_count_where_their_label_map_is_given() -> None:
-    batch = {"images": IMAGES, "targets": torch.tensor([2, 0]), "camids": torch.tensor([1, 4])}
-    read = read_batch({**batch, "img_paths": ["x.jpg", "y.jpg"]}, LabelMap((9, 8, 7)))
-    assert read.pids.tolist() == [7, 9]
-    assert read.camids.tolist() == [1, 4]
+def test_targets_are_rows_of_their_label_map_in_training_and_pids_in_a_test() -> None:
+    train = read_batch({**UNNAMED, "targets": torch.tensor([2, 0])}, LabelMap((9, 8, 7)))
+    assert train.pids.tolist() == [7, 9]
+    test = read_batch({**UNNAMED, "targets": torch.tensor([704, 2])}, training=False)
+    assert test.pids.tolist() == [704, 2]
+    assert train.cameras.tolist() == test.cameras.tolist() == [2, 5]
 
 
-def test_test_targets_are_pids() -> None:
-    batch = {"images": IMAGES, "targets": torch.tensor([704, 2]), "camids": torch.tensor([1, 4])}
-    read = read_batch({**batch, "img_paths": ["x.jpg", "y.jpg"]}, training=False)
-    assert read.pids.tolist() == [704, 2]
-    assert read.camids.tolist() == [1, 4]
-
-
-def test_targets_that_are_no_rows_are_refused() -> None:
-    batch = {"images": IMAGES, "targets": torch.tensor([704, 2]), "camids": torch.tensor([1, 4])}
-    with pytest.raises(InputError, match="from 2 to 704 are no rows of the label map of 3 people"):
-        read_batch(batch, LabelMap((9, 8, 7)))
-
-
-def test_images_without_numbers_are_told_apart_by_path() -> None:
+def test_images_without_numbers_are_numbered_by_path() -> None:
     batch = {"images": IMAGES, "targets": torch.tensor([0, 1]), "img_paths": PATHS}
     first, again = read_batch(batch).index, read_batch({**batch, "img_paths": PATHS[::-1]}).index
     assert first is not None
@@ -52,15 +42,22 @@ def test_images_without_numbers_are_told_apart_by_path() -> None:
     assert first[0] != first[1]
 
 
-def test_numbers_of_any_kind_are_int64() -> None:
-    batch = {"images": IMAGES, "pids": [5, 6], "camids": torch.tensor([0, 2], dtype=torch.int32)}
-    read = read_batch(batch)
-    assert read.pids.dtype == read.camids.dtype == torch.int64
+def test_labels_of_any_type_become_int64_and_cameras_may_be_unknown() -> None:
+    read = read_batch({"images": IMAGES, "pids": [5, 6], "camids": torch.tensor([0, 2]).int()})
+    assert read.pids.dtype == read.cameras.dtype == torch.int64
+    assert read_batch({"images": IMAGES, "pids": [5, 6]}).cameras.tolist() == [0, 0]
 
 
-def test_people_who_can_not_be_told_are_refused() -> None:
-    batch = {"images": IMAGES, "targets": torch.tensor([2, 0]), "camids": torch.tensor([1, 4])}
-    with pytest.raises(InputError, match="0 of 2 names in img_paths"):
-        read_batch({**batch, "img_paths": ["x.jpg", "y.jpg"]})
-    with pytest.raises(InputError, match="keys img, pid has no 'images'"):
-        read_batch({"img": IMAGES, "pid": torch.tensor([1, 2])})
+@pytest.mark.parametrize(
+    ("batch", "labels", "part"),
+    [
+        ({**UNNAMED, "targets": torch.tensor([2, 0])}, None, "img_paths"),
+        ({**UNNAMED, "targets": torch.tensor([704, 2])}, (9, 8, 7), "from 2 to 704 .* 3"),
+        ({"img": IMAGES, "pid": torch.tensor([1, 2])}, None, "keys img, pid has no 'images'"),
+    ],
+)
+def test_batches_without_images_or_identities_are_refused(
+    batch: dict[str, object], labels: tuple[int, ...] | None, part: str
+) -> None:
+    with pytest.raises(InputError, match=part):
+        read_batch(batch, labels and LabelMap(labels))

@@ -56,8 +56,7 @@ def batch_of(cameras: list[int], size: tuple[int, int] = (64, 32), seed: int = 0
     shape = (len(cameras), 3, size[0] // 16, size[1] // 16)
     patches = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
     images = patches.repeat_interleave(16, 2).repeat_interleave(16, 3)
-    camids = torch.tensor(cameras) - 1
-    return Batch(images, torch.full_like(camids, 2), camids, None)
+    return Batch(images, torch.full((len(cameras),), 2), torch.tensor(cameras))
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -245,7 +244,7 @@ def test_teachers_and_students_may_be_of_other_pixels(tmp_path: Path) -> None:
     torch.testing.assert_close(Teacher.of(normal.module(), 1)(images, cameras).features, expected)
     student = normal.module().model
     batch = batch_of([1, 1, 1])
-    batch = Batch(student.pixel_norm.normalize(images), batch.pids, batch.camids, None)
+    batch = Batch(student.pixel_norm.normalize(images), batch.pids, batch.cameras)
     losses = Distillation([Teacher.of(raw.module(), 1)], student, BOTH)(
         batch, student(batch.images)
     )
@@ -314,7 +313,7 @@ def test_the_losses_are_part_of_what_is_minimised(pair: tuple[Teacher, Teacher])
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     batch = batch_of([1, 2, 1, 2])
     module.log = module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
-    named = {"images": batch.images, "pids": batch.pids, "camids": batch.camids}
+    named = {"images": batch.images, "pids": batch.pids, "camids": batch.cameras - 1}
     values = []
     for _ in range(20):
         loss = module.training_step(named, 0)
@@ -369,9 +368,9 @@ def test_a_teacher_is_told_the_cameras(tmp_path: Path) -> None:
     state = {n: torch.ones_like(v) if n.endswith("camera_batches") else v for n, v in state.items()}
     teacher = Teacher.of(replace(read, state=state).module(), None)
     batch = batch_of([1, 2])
-    told = teacher(batch.images, batch.camids + 1)
+    told = teacher(batch.images, batch.cameras)
     torch.testing.assert_close(
-        told.features, teacher.network(batch.images, cameras=batch.camids + 1).features
+        told.features, teacher.network(batch.images, cameras=batch.cameras).features
     )
     assert not torch.allclose(told.features, teacher.network(batch.images).features)
 
@@ -380,7 +379,7 @@ def test_a_head_of_a_camera_learns_from_its_teacher(pair: tuple[Teacher, Teacher
     labels = {1: LabelMap((2, 3, 5)), 2: LabelMap((3, 5, 7))}
     student = tiny_module(labels, network=network(camera_heads=True)).model.eval()
     batch = batch_of([2, 1])
-    output = student(batch.images, cameras=batch.camids + 1)
+    output = student(batch.images, cameras=batch.cameras)
     found = Distillation(pair, student, LOGIT)(batch, output)["logit"][1]
     alone = [
         logit_loss(
@@ -402,7 +401,7 @@ def test_a_batch_without_cameras_has_no_logit_loss_from_a_teacher_of_one(
     pair: tuple[Teacher, Teacher],
 ) -> None:
     student = tiny_module(LabelMap((2, 5, 7))).model
-    batch = replace(batch_of([1, 1, 1]), cameras_told=False)
+    batch = replace(batch_of([1, 1, 1]), cameras=torch.zeros(3, dtype=torch.int64))
     output = student(batch.images)
     losses = Distillation(pair, student, BOTH)(batch, output)
     assert losses["logit"][1].item() == 0

@@ -38,7 +38,7 @@ def test_prints_and_writes_its_table(
     written = json.loads((tmp_path / "h.json").read_text())
     assert written["faults"] == []
     assert written["heads"][0]["coverage"] == 1.0
-    assert "Head check (model.unknown=skip)" in capsys.readouterr().out
+    assert "Head check (unknown=skip)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("unknown", ["skip", "drop"])

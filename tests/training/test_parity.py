@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from camreid.checkpoints.foreign.names import fastreid_names, from_fastreid
+from camreid.checkpoints.foreign.names import fastreid_names
 from camreid.labels import LabelMap
 from camreid.losses import TripletLoss, identity_loss
 from camreid.models import MGN, Baseline, FeatureOptions, ReIDNetwork, ReIDOutput
@@ -42,13 +42,18 @@ def filled(config: str) -> dict[str, Tensor]:
     }
 
 
+def renamed(state: dict[str, Tensor], config: str) -> dict[str, Tensor]:
+    names, _ = fastreid_names(state, "bot" if config.startswith("bagtricks") else config)
+    return {own: state[name] for name, own in names.items()}
+
+
 def network(config: str) -> ReIDNetwork:
     kind, options = CONFIGS[config]
     model = kind(LABELS, (256, 128), backbone="resnet50", stem_padding=0, **options)
     own = {
         name: v for name, v in model.state_dict().items() if "pixel_norm" in name or "pids" in name
     }
-    model.load_state_dict({**from_fastreid(fastreid_names(filled(config))), **own})
+    model.load_state_dict({**renamed(filled(config), config), **own})
     return model
 
 
@@ -75,7 +80,7 @@ def test_train_outputs_losses_and_gradients(config: str) -> None:
     arrays = np.load(GOLDEN / f"fastreid_{config}_train.npz")
     model = network(config).double().train()
     output = model(torch.from_numpy(images("train", 8, 128, 64)), TARGETS)
-    _check_statistics(model, golden["bn_stats_after_one_forward_float64"])
+    _check_statistics(model, config, golden["bn_stats_after_one_forward_float64"])
     plain = model(torch.from_numpy(images("train", 8, 128, 64))).logits  # no rows, no margin
     for key in arrays:
         name, _, what = key.partition(".")
@@ -96,7 +101,7 @@ def test_train_outputs_losses_and_gradients(config: str) -> None:
     theirs = {k.removeprefix("loss_"): v for k, v in golden["losses_float64"].items()}
     assert {k: v.item() for k, v in ours.items()} == pytest.approx(theirs, rel=1e-4)
     torch.stack(list(ours.values())).sum().backward()
-    _check_gradients(model, golden["grads_of_total_loss_float64"])
+    _check_gradients(model, config, golden["grads_of_total_loss_float64"])
 
 
 def _metric_feature(output: ReIDOutput, head: str) -> Tensor:
@@ -106,10 +111,13 @@ def _metric_feature(output: ReIDOutput, head: str) -> Tensor:
     return dict(zip(PARTS, output.features.chunk(len(PARTS), dim=1), strict=True))[head]
 
 
-def _check_statistics(model: ReIDNetwork, golden: dict[str, dict[str, list[float]]]) -> None:
+def _check_statistics(
+    model: ReIDNetwork, config: str, golden: dict[str, dict[str, list[float]]]
+) -> None:
     state = model.state_dict()
+    names, _ = fastreid_names(filled(config), config)
     for name, expected in golden.items():
-        mean = _renamed(name, state)
+        mean = names[name]
         start = mean.removesuffix("running_mean")
         assert state[mean][:3].tolist() == pytest.approx(expected["mean_first"], rel=1e-4), name
         variance = state[f"{start}running_var"][:3].tolist()
@@ -117,26 +125,12 @@ def _check_statistics(model: ReIDNetwork, golden: dict[str, dict[str, list[float
         assert state[f"{start}num_batches_tracked"] == expected["tracked"]
 
 
-def _check_gradients(model: ReIDNetwork, golden: dict[str, dict[str, float]]) -> None:
+def _check_gradients(model: ReIDNetwork, config: str, golden: dict[str, dict[str, float]]) -> None:
     parameters = dict(model.named_parameters())
+    names, _ = fastreid_names(filled(config), config)
     for name, expected in golden.items():
-        renamed = _renamed(name, parameters)
-        norm = parameters[renamed].grad.norm().item()
+        norm = parameters[names[name]].grad.norm().item()
         assert norm == pytest.approx(expected["norm"], rel=1e-2), name
-
-
-def _renamed(name: str, parameters: dict[str, Tensor]) -> str:
-    """Our name of one of their parameters, by way of a whole state dict of names."""
-    mgn = "trunk.0.weight" in parameters
-    whole = filled(
-        "mgn_R50-ibn" if mgn else "sbs_R50-ibn" if _non_local(parameters) else "bagtricks_R50"
-    )
-    place = list(whole).index(name)
-    return list(from_fastreid(whole))[place]
-
-
-def _non_local(parameters: dict[str, Tensor]) -> bool:
-    return any(".theta." in name for name in parameters)
 
 
 def test_flip_test_is_the_proper_mean() -> None:
@@ -163,7 +157,7 @@ def test_flip_test_is_the_proper_mean() -> None:
 def test_every_key_of_other_configs_has_its_place(keys: str, options: dict[str, object]) -> None:
     shapes = json.loads((GOLDEN / "keys" / f"{keys}.json").read_text())
     state = {name: torch.empty(key["shape"]) for name, key in shapes.items()}
-    theirs = {name: tuple(v.shape) for name, v in from_fastreid(state).items()}
+    theirs = {name: tuple(v.shape) for name, v in renamed(state, keys).items()}
     model = Baseline(LABELS, (256, 128), **options)
     ours = {name: tuple(v.shape) for name, v in model.state_dict().items()}
     extra = {"pixel_norm.mean", "pixel_norm.std", "heads.identity.pids"}

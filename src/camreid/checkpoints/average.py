@@ -98,8 +98,6 @@ def update_batch_norm(
             norm.momentum = None
             norm.train()
         for batch in batches:
-            cameras = read_cameras(batch)
-            there = None if cameras is None else cameras.to(device)
-            network(batch["images"].to(device), cameras=there)
+            network(batch["images"].to(device), cameras=read_cameras(batch).to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from camreid.checkpoints.io import Checkpoint
+from camreid.checkpoints.io import Checkpoint, differing_tensors
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.models.camera_embedding import CameraEmbedding
@@ -27,17 +27,15 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
 
     Raises:
         InputError: the architectures differ.
-        HeadMismatch: the checkpoint's rows and identities do not fit together.
     """
     checkpoint = replace(checkpoint, state=_with_cameras(module.model, checkpoint.state))
-    heads = module.model.remap_heads()
-    own = module.model.state_dict()
+    _check_network(module, checkpoint)
     trunk = {k: v for k, v in checkpoint.state.items() if not k.startswith("heads.")}
-    _check_trunk(module, checkpoint, trunk, own)
-    module.model.load_state_dict({**own, **trunk})
+    module.model.load_state_dict({**module.model.state_dict(), **trunk})
     module.provenance = module.provenance.after("init", {checkpoint.path: checkpoint.provenance})
     if not len(checkpoint.labels) and module.config.unknown != "extend":
         return  # a trunk without rows gets them as a run without init= does
+    heads = module.model.remap_heads()
     inherited: dict[str, tuple[int, ...]] = dict.fromkeys(heads, ())
     for name, head in heads.items() if module.config.unknown != "reinit" else ():
         pids = tuple(checkpoint.state[f"heads.{name}.pids"].tolist())
@@ -57,11 +55,11 @@ def _with_cameras(network: ReIDNetwork, state: Mapping[str, Tensor]) -> dict[str
     found, own = dict(state), network.state_dict()
     for name, part in network.named_modules():
         if isinstance(part, CameraNorm) and f"{name}.running_mean" in state:
-            for key in ("mean", "var"):
-                start = state[f"{name}.running_{key}"].expand_as(own[f"{name}.camera_{key}"])
-                found.setdefault(f"{name}.camera_{key}", start)
             batches = torch.zeros_like(own[f"{name}.camera_batches"])
             found.setdefault(f"{name}.camera_batches", batches)
+            for key in ("mean", "var"):
+                start = state[f"{name}.running_{key}"].expand(len(batches), -1)
+                found.setdefault(f"{name}.camera_{key}", start)
         if isinstance(part, CameraEmbedding) and f"{name}.table" not in state:
             found[f"{name}.table"] = own[f"{name}.table"]
             for key in part.norm.state_dict():  # under its own name in a plain trunk
@@ -74,52 +72,40 @@ def _with_cameras(network: ReIDNetwork, state: Mapping[str, Tensor]) -> dict[str
     return found
 
 
-def _check_trunk(
-    module: ReIDModule, checkpoint: Checkpoint, trunk: dict[str, Tensor], own: dict[str, Tensor]
-) -> None:
-    """Refuse other architectures, heads included by name."""
-    cameras, own_cameras = CameraOptions.of(checkpoint.config.network).told, module.model.cameras
-    if cameras and list(cameras) != list(own_cameras):
+def _check_network(module: ReIDModule, checkpoint: Checkpoint) -> None:
+    """Refuse another architecture, and options that only the features show."""
+    theirs, ours = CameraOptions.of(checkpoint.config.network).told, module.model.cameras
+    if theirs and theirs != ours:
         raise InputError(
-            f"init={checkpoint.path} has parameters for the cameras {list(cameras)}, and this run "
-            f"builds a model for {list(own_cameras) or 'none'}. Leave model= out to take the "
-            f"checkpoint's own, or type model.network.cameras={list(cameras)} with its camera "
-            "options; images of other cameras are then treated as of an unknown one."
+            f"{checkpoint.path} has parameters for the cameras {list(theirs)}, and this model for "
+            f"{list(ours) or 'none'}. Take the checkpoint's own model, or its cameras and camera "
+            "options; images of other cameras are then treated as of an unknown one.",
+            cameras=list(theirs),
         )
-    theirs = {k: tuple(v.shape) for k, v in trunk.items()}
-    ours = {k: tuple(v.shape) for k, v in own.items() if not k.startswith("heads.")}
-    heads = {k for k in checkpoint.state if k.startswith("heads.") and k.endswith(".weight")}
-    lacking = {f"heads.{name}.weight" for name in module.model.remap_heads()} - heads
-    if theirs == ours and not lacking:
-        _check_options(module, checkpoint)
-        return
-    differing = sorted({k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k)})
-    raise InputError(
-        f"init={checkpoint.path} is a {checkpoint.config.name} model and this run builds a "
-        f"{module.config.name}: {len(differing) + len(lacking)} tensors differ, such as "
-        f"{', '.join([*differing, *sorted(lacking)][:3])}. Type model={checkpoint.config.name} "
-        "with the same model.network options, or leave model= out to take the checkpoint's own."
+    trunks = (
+        {name: tensor for name, tensor in state.items() if not name.startswith("heads.")}
+        for state in (checkpoint.state, module.model.state_dict())
     )
-
-
-# what changes the features but leaves no trace among the tensors
-_TRACELESS = {"stem_padding": 1, "last_stride": None, "pool": "avg"}
-
-
-def _check_options(module: ReIDModule, checkpoint: Checkpoint) -> None:
-    theirs, ours = checkpoint.config.network, module.config.network
-    cameras = {"camera_embedding": 0.0} if theirs.get("camera_embedding") else {}
-    differing = {
-        key: theirs.get(key, usual)
-        for key, usual in {**_TRACELESS, **cameras}.items()
-        if theirs.get(key, usual) != ours.get(key, usual)
-    }
+    needed = {f"heads.{name}.weight" for name in module.model.remap_heads()}
+    differing = [*differing_tensors(*trunks), *sorted(needed - checkpoint.state.keys())]
     if differing:
-        typed = " ".join(
-            f"model.network.{key}={'null' if value is None else value}"
-            for key, value in differing.items()
-        )
         raise InputError(
-            f"init={checkpoint.path} was trained with other model options than this run has. Type "
-            f"{typed}, or leave model= out to take the checkpoint's own."
+            f"{checkpoint.path} is a {checkpoint.config.name} model and this run builds a "
+            f"{module.config.name}: {len(differing)} tensors differ, such as "
+            f"{', '.join(differing[:3])}. Take the checkpoint's own model, or its network options.",
+            model=checkpoint.config.name,
+        )
+    traceless: dict[str, object] = {
+        "stem_padding": 1,
+        "last_stride": None,
+        "pool": "avg",
+    }  # not among the tensors
+    if theirs:
+        traceless["camera_embedding"] = 0.0
+    options = [c.network for c in (checkpoint.config, module.config)]
+    chosen = [{k: network.get(k, usual) for k, usual in traceless.items()} for network in options]
+    if chosen[0] != chosen[1]:
+        raise InputError(
+            f"{checkpoint.path} was trained with other network options than this run has.",
+            **dict(chosen[0].items() - chosen[1].items()),
         )

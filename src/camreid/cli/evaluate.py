@@ -20,7 +20,7 @@ from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions
 from camreid.runs.folder import Metrics, RunFolder
-from camreid.runs.result_tables import evidence_tables
+from camreid.runs.results import result_tables
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 
@@ -148,10 +148,7 @@ def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> No
     """Write metrics.json and print the tables."""
     metrics = Metrics(**content, **result.summary())
     path = RunFolder(build.run_folder()).write(metrics)
-    show(*evidence_tables(metrics.to_json(), title))
-    if not content["seen_complete"]:
-        show("Not all training identities of these weights are known: leakage may be larger.")
-    show(f"Written to {path}")
+    show(*result_tables(title, metrics), f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:

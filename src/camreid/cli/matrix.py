@@ -183,7 +183,7 @@ def _report(
     }
     matrix = Matrix.from_json(plain(content))
     path = RunFolder(build.run_folder()).write(matrix)
-    show(*(table.to_rich() for table in matrix_tables(matrix)))
+    show(*matrix_tables(matrix))
     show(*(f"No row {name}: {reason}" for name, reason in left_out.items()))
     show(f"Written to {path}")
 

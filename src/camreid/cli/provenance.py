@@ -1,16 +1,12 @@
-"""Command, commit and versions of a run, and its metrics in one file."""
+"""Command, commit and versions of a run."""
 
-import csv
-import io
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.files import write_text
 from camreid.versions import versions
 
 
@@ -42,26 +38,3 @@ def _git(folder: Path, *command: str) -> str | None:
     except FileNotFoundError:
         return None
     return found.stdout.strip() or None
-
-
-@rank_zero_only
-def set_metrics_aside(folder: Path) -> None:
-    """Keep the metrics of a resumed run: the logger starts its file anew."""
-    join_metrics(folder)
-    if (folder / "metrics.csv").is_file():
-        (folder / "metrics.csv").rename(folder / "metrics.0.csv")
-
-
-@rank_zero_only
-def join_metrics(folder: Path) -> None:
-    """Put the metrics of a resumed run in front of the new ones."""
-    before, after = folder / "metrics.0.csv", folder / "metrics.csv"
-    if not before.is_file() or not after.is_file():
-        return
-    lines = [n for p in (before, after) for n in csv.DictReader(p.read_text().splitlines())]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, sorted({name for line in lines for name in line}))
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(after, text.getvalue())
-    before.unlink()

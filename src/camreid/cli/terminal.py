@@ -5,7 +5,7 @@ import logging
 import warnings
 
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console, ConsoleRenderable
+from rich.console import Console, RenderableType
 
 _NOISE = (
     ".*does not have many workers.*",  # loaders get one process a core, which Lightning finds few
@@ -28,7 +28,7 @@ _QUIET = {
 
 
 @rank_zero_only
-def show(*parts: str | ConsoleRenderable) -> None:
+def show(*parts: RenderableType) -> None:
     """Print lines or tables once, and keep them in the run's log."""
     record = io.StringIO()
     Console(soft_wrap=True, highlight=False, markup=False).print(*parts, sep="\n")

@@ -8,18 +8,19 @@ from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.checkpoints.io import Checkpoint, require_tensors
+from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.cli import build, evaluate
 from camreid.cli.checkpoints import read_checkpoint, read_start
 from camreid.cli.distill import add_distillation, read_teachers
-from camreid.cli.provenance import join_metrics, notes, set_metrics_aside
+from camreid.cli.provenance import notes
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.cameras import stated
 from camreid.models.config import ModelConfig
+from camreid.runs.folder import RunFolder
 from camreid.training.head_check import CheckpointNotes
 from camreid.training.module import ReIDModule
 
@@ -48,7 +49,8 @@ def train_run(config: DictConfig) -> None:
             f"max_epochs={config.trainer.max_epochs} asks for no more. Type a larger "
             "trainer.max_epochs, or camreid-evaluate to test it."
         )
-    set_metrics_aside(build.run_folder())
+    gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
+    gather_metrics(resuming=True)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
     callbacks = [*build.build_callbacks(config, split), CheckpointNotes(notes(config))]
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
@@ -56,7 +58,7 @@ def train_run(config: DictConfig) -> None:
     _fit(trainer, module, data, config.resume)
     if config.test:
         evaluate.test(config, trainer, module, data, title="Test")
-    join_metrics(build.run_folder())
+    gather_metrics()
 
 
 def _check_split(config: DictConfig, split: Split) -> None:
@@ -78,7 +80,6 @@ def build_module(
     if resumed is not None:
         _check_resumable(resumed, split, model)
         module = ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
-        require_tensors(module, resumed)
     elif start is not None:
         labels: HeadLabels = fit_labels(start.labels, split.labels, model.unknown)
         if own_heads:

@@ -5,10 +5,15 @@ from camreid.evaluation.expansion import expand_queries
 from camreid.evaluation.features import FeatureTable, Images
 from camreid.evaluation.metric import RetrievalMetric
 from camreid.evaluation.options import RankOptions
-from camreid.evaluation.protocols import CameraPairs, Protocols
-from camreid.evaluation.ranking import rank, rank_distances, rank_protocols
+from camreid.evaluation.ranking import (
+    CameraPairs,
+    Protocols,
+    rank,
+    rank_distances,
+    rank_protocols,
+)
 from camreid.evaluation.rerank import rerank
-from camreid.evaluation.result import RankingResult, average_precision
+from camreid.evaluation.result import RankingResult
 
 __all__ = [
     "CameraPairs",
@@ -19,7 +24,6 @@ __all__ = [
     "RankOptions",
     "RankingResult",
     "RetrievalMetric",
-    "average_precision",
     "compare",
     "expand_queries",
     "intervals",

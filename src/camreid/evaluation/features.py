@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.ranking import Exclusions
 from camreid.files import write_whole
 
 _NEEDED = ("features", "pids", "cameras")
@@ -29,11 +28,15 @@ class Images:
     """The features and labels of some images.
 
     Attributes:
-        features: (N, D), of any float type.
+        features: (N, D), of any float type, on any device.
         pids: (N,) int64; -1 is junk, 0 a distractor.
         cameras: (N,) int64, of one base throughout.
         sequences: (N,) int64 recordings, -1 where unknown; None if none is known.
         paths: the files, in order; empty if they are not known.
+        index: (N,) int64 image numbers, by which a query image is found in the gallery.
+
+    Raises:
+        InputError: there is not one label of each kind for each feature.
     """
 
     features: Tensor
@@ -41,6 +44,22 @@ class Images:
     cameras: Tensor
     sequences: Tensor | None = None
     paths: tuple[str, ...] = ()
+    index: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        columns = {name: x for name, x in self.tensors.items() if name != "features"}
+        wrong = any(x.shape != self.features.shape[:1] for x in columns.values())
+        if wrong or len(self.paths) not in (0, len(self.features)):
+            found = ", ".join(f"{name} {tuple(x.shape)}" for name, x in columns.items())
+            raise InputError(
+                f"features {tuple(self.features.shape)}, {found}, {len(self.paths)} paths: "
+                "expected (N, D) features and (N,) of each label."
+            )
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Features and labels by name, without those that are not known."""
+        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
 
     def with_features(self, features: Tensor) -> "Images":
         """The same images with other features."""
@@ -61,12 +80,6 @@ class FeatureTable:
     gallery: Images
     notes: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def labels(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pids of query and gallery, then their cameras, in the order of `rank`."""
-        q, g = self.query, self.gallery
-        return q.pids, g.pids, q.cameras, g.cameras
-
     def normalized(self) -> "FeatureTable":
         """The same with features of unit length."""
         query, gallery = (
@@ -76,35 +89,27 @@ class FeatureTable:
         notes = {**self.notes, "computed": {**self.notes.get("computed", {}), "normalize": True}}
         return FeatureTable(query, gallery, notes)
 
-    def exclusions(self) -> Exclusions:
-        """Arguments of `rank` that exclude a query's sequence, or its image where paths are equal.
+    def numbered(self) -> "FeatureTable":
+        """The same with one `index` for equal paths, where paths are known.
 
         >>> images = Images(torch.eye(2), *torch.ones(2, 2).long(), paths=("a", "b"))
-        >>> FeatureTable(images, images).exclusions()["gallery_index"]
+        >>> FeatureTable(images, images).numbered().gallery.index
         tensor([0, 1])
         """
         numbers: dict[tuple[str, int, int], int] = {}
 
-        def index(images: Images) -> Tensor | None:
+        def index(images: Images) -> Images:
             keys = zip(images.paths, images.pids.tolist(), images.cameras.tolist(), strict=False)
             found = [numbers.setdefault(key, len(numbers)) for key in keys]
-            return torch.tensor(found) if found else None
+            return replace(images, index=torch.tensor(found)) if found else images
 
-        return {
-            "query_sequences": self.query.sequences,
-            "gallery_sequences": self.gallery.sequences,
-            "query_index": index(self.query),
-            "gallery_index": index(self.gallery),
-        }
+        return replace(self, query=index(self.query), gallery=index(self.gallery))
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; paths and notes are its metadata."""
-        tensors: dict[str, Tensor] = {}
-        notes = dict(self.notes)
-        for part, images in (("query", self.query), ("gallery", self.gallery)):
-            columns = {f"{part}_{name}": column for name, column in vars(images).items()}
-            notes[f"{part}_paths"] = list(columns.pop(f"{part}_paths"))
-            tensors |= {name: x.contiguous() for name, x in columns.items() if x is not None}
+        parts = {"query": self.query, "gallery": self.gallery}
+        tensors = {f"{p}_{n}": x.contiguous() for p in parts for n, x in parts[p].tensors.items()}
+        notes = {**self.notes, **{f"{part}_paths": list(x.paths) for part, x in parts.items()}}
         metadata = {key: json.dumps(value) for key, value in notes.items()}
         write_whole(path, lambda draft: save_file(tensors, draft, metadata))
 
@@ -141,7 +146,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except json.JSONDecodeError:  # of another tool
         return text
 
 
@@ -154,21 +159,15 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _images(part: str, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> Images:
     """The images of one part; its paths are taken out of the notes."""
-    missing = [f"{part}_{name}" for name in _NEEDED if f"{part}_{name}" not in tensors]
+    names = (*_NEEDED, "sequences")
+    columns = {name: tensors[f"{part}_{name}"] for name in names if f"{part}_{name}" in tensors}
+    missing = [f"{part}_{name}" for name in _NEEDED if name not in columns]
     if missing:
         raise KeyError(f"no {', '.join(missing)}")
-    features = tensors[f"{part}_features"]
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"{part}_features are {tuple(features.shape)} {features.dtype}")
-    names = [name for name in ("pids", "cameras", "sequences") if f"{part}_{name}" in tensors]
-    columns = {name: tensors[f"{part}_{name}"] for name in names}
-    for name, column in columns.items():
-        if column.is_floating_point() or column.shape != (len(features),):
-            raise ValueError(
-                f"{part}_{name} are {tuple(column.shape)} {column.dtype}: expected "
-                f"({len(features)},) whole numbers"
-            )
-    paths = tuple(map(str, notes.pop(f"{part}_paths", ())))
-    if len(paths) not in (0, len(features)):
-        raise ValueError(f"{len(paths)} {part}_paths for {len(features)} {part}_features")
-    return Images(features, **{name: c.long() for name, c in columns.items()}, paths=paths)
+    features = columns.pop("features")
+    floats = [name for name, column in columns.items() if column.is_floating_point()]
+    if floats or not features.is_floating_point():
+        name = floats[0] if floats else "features"
+        raise TypeError(f"{part}_{name} are {tensors[f'{part}_{name}'].dtype}")
+    labels = {name: column.long() for name, column in columns.items()}
+    return Images(features, **labels, paths=tuple(map(str, notes.pop(f"{part}_paths", ()))))

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable, Images
-from camreid.evaluation.ranking import rank
+from camreid.evaluation.protocols import View
+from camreid.evaluation.ranking import rank_view
 from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric as Distance
 
@@ -119,35 +120,31 @@ class RetrievalMetric(Metric):
         return FeatureTable(query=parts[0], gallery=parts[1])
 
     def _collected(self) -> tuple[Tensor, Tensor]:
-        labels, keep = each_once(_cat(self.labels))
-        return _cat(self.features)[keep], labels
+        labels, keep = each_once(dim_zero_cat(self.labels))
+        return dim_zero_cat(self.features)[keep], labels
 
     def _rank(self, features: Tensor, labels: Tensor) -> RankingResult:
         kind, index, pids, cameras, sequences = labels.unbind(1)
-        query, gallery = kind != _ROLES.index("gallery"), kind != _ROLES.index("query")
-        one_camera = self.protocol == "auto" and bool((cameras == cameras[0]).all())
-        protocol: Protocol = "within-camera" if one_camera else "cross-camera"
-        both = bool((query & gallery).any())
-        ranked = partial(
-            rank,
-            features[query],
-            features[gallery],
-            pids[query],
-            pids[gallery],
-            cameras[query],
-            cameras[gallery],
-            self.distance,
-            protocol=protocol if self.protocol == "auto" else self.protocol,
-            query_index=index[query] if both else None,
-            gallery_index=index[gallery] if both else None,
-            device=self.device,
-        )
+        both = bool((kind == _ROLES.index("both")).any())
+
+        def part(other: Role) -> Images:
+            own = kind != _ROLES.index(other)
+            columns = (features[own], pids[own], cameras[own], sequences[own])
+            return Images(*columns, index=index[own] if both else None)
+
+        table = FeatureTable(part("gallery"), part("query"))
+        if self.protocol != "auto":
+            return rank_view(table, View(self.protocol), self.distance, device=self.device)
+        one_camera = bool((cameras == cameras[0]).all())
+        view = View("within-camera" if one_camera else "cross-camera")
         try:
-            return ranked(query_sequences=sequences[query], gallery_sequences=sequences[gallery])
+            return rank_view(table, view, self.distance, device=self.device)
         except NoValidQuery:
             if not one_camera:
                 raise
-            return ranked()  # every identity of this camera is in one sequence only
+        # every identity of this camera is in one sequence only
+        query, gallery = (replace(x, sequences=None) for x in (table.query, table.gallery))
+        return rank_view(FeatureTable(query, gallery), view, self.distance, device=self.device)
 
 
 class IdentityAccuracy(Metric):
@@ -184,7 +181,7 @@ class IdentityAccuracy(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`accuracy` (NaN where no identity has a row) and `coverage` in 0..1, and `images`."""
-        _, _, rows, guess = each_once(_cat(self.seen).cpu())[0].unbind(1)
+        _, _, rows, guess = each_once(dim_zero_cat(self.seen).cpu())[0].unbind(1)
         known = rows >= 0
         return {
             "accuracy": (guess == rows)[known].double().mean(),
@@ -226,7 +223,3 @@ def each_once(labels: Tensor) -> tuple[Tensor, Tensor]:
     changes = labels[order, :2].diff(dim=0).any(1)
     keep = order[torch.cat([changes.new_ones(min(1, len(order))), changes])]
     return labels[keep], keep
-
-
-def _cat(parts: list[Tensor] | Tensor) -> Tensor:
-    return parts if isinstance(parts, Tensor) else torch.cat(parts)

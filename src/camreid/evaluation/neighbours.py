@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from camreid.errors import InputError, require_whole
-from camreid.evaluation.scores import check_features, require_finite
+from camreid.evaluation.scores import check_features
 
 BLOCK = 1024  # images at a time; memory grows with BLOCK x N
 
@@ -79,14 +79,8 @@ class Distances:
 
 
 def joint_features(query: Tensor, gallery: Tensor, metric: str = "cosine") -> Tensor:
-    """Features of queries, (Q, D), and gallery, (G, D), one below the other in float32.
-
-    Raises:
-        InputError: no such metric, shapes do not fit together, or features are not finite.
-    """
-    check_features(query, gallery, metric)
-    for role, features in (("query", query), ("gallery", gallery)):
-        require_finite(role, features.sum(1, dtype=torch.float32))
+    """Features of queries, (Q, D), and gallery, (G, D), one below the other in float32."""
+    check_features(query, gallery, metric, query.device)
     return torch.cat([query.float(), gallery.float()])
 
 

@@ -8,8 +8,8 @@ import torch
 from camreid.errors import InputError, require_number, require_whole
 from camreid.evaluation.expansion import expand_queries
 from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.protocols import Protocols
-from camreid.evaluation.ranking import rank, rank_distances, rank_protocols
+from camreid.evaluation.protocols import View
+from camreid.evaluation.ranking import Protocols, rank_distances, rank_protocols, rank_view
 from camreid.evaluation.rerank import rerank
 from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric
@@ -74,7 +74,8 @@ class RankOptions:
             InputError: features or labels cannot be ranked.
             NoValidQuery: no query has a match under `protocol`.
         """
-        query, gallery = table.query.features, table.gallery.features
+        q, g = table.query, table.gallery
+        query, gallery = q.features, g.features
         if device is not None and (self.rerank or self.expand):
             query, gallery = query.to(device), gallery.to(device)
         if self.expand:
@@ -82,13 +83,12 @@ class RankOptions:
                 query, gallery, k=self.expand_k, alpha=self.expand_alpha, times=self.expand
             )
         if self.rerank is not None:
-            ks = {"k1": self.rerank_k1, "k2": self.rerank_k2}
-            share = self.rerank_lambda
-            distances = rerank(query, gallery, **ks, lambda_value=share, metric=self.metric)
-            return rank_distances(distances, *table.labels), None
-        features, excluded = (query, gallery, *table.labels), table.exclusions()
-        protocols = rank_protocols(*features, self.metric, device=device, **excluded)
+            k1, k2, share = self.rerank_k1, self.rerank_k2, self.rerank_lambda
+            distances = rerank(query, gallery, k1=k1, k2=k2, lambda_value=share, metric=self.metric)
+            return rank_distances(distances, q.pids, g.pids, q.cameras, g.cameras), None
+        table = FeatureTable(q.with_features(query), g.with_features(gallery)).numbered()
+        protocols = rank_protocols(table, self.metric, device=device)
         found = protocols.results.get((self.protocol, True))
         if found is None:  # raises, with the reason
-            found = rank(*features, self.metric, protocol=self.protocol, device=device, **excluded)
+            found = rank_view(table, View(self.protocol), self.metric, device=device)
         return found, protocols

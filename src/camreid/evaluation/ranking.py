@@ -1,36 +1,53 @@
 """Ranking of a gallery for each query: mAP, mINP, CMC and more, exactly and in bounded memory."""
 
-from collections.abc import Sequence
-from typing import TypedDict, Unpack, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from camreid.errors import InputError, NoValidQuery, require_whole
-from camreid.evaluation.protocols import CameraPairs, Labels, Protocols, Rules, View
+from camreid.evaluation.features import FeatureTable, Images
+from camreid.evaluation.protocols import Rules, View
 from camreid.evaluation.result import Protocol, RankingResult, measure
 from camreid.evaluation.scores import Metric, Scores, distance_scores, feature_scores
 from camreid.evaluation.sweep import Sweep
 
 
-class Exclusions(TypedDict, total=False):
-    """What excludes a query's own recording or image from its gallery.
+@dataclass(frozen=True)
+class CameraPairs:
+    """Retrieval from each camera to each other, (C, C): query camera by gallery camera.
+
+    On the diagonal is the within-camera protocol. NaN where no query is valid.
 
     Attributes:
-        query_sequences: (Q,) int64 recordings, of the same numbers as the gallery's; -1 where
-            unknown, and all 0 count as unknown.
-        gallery_sequences: (G,) int64.
-        query_index: (Q,) int64 image numbers.
-        gallery_index: (G,) int64.
+        cameras: the C cameras of queries and gallery, ascending.
+        mAP: (C, C) float64.
+        rank1: (C, C) float64.
+        valid_queries: (C, C) int64.
     """
 
-    query_sequences: Tensor | None
-    gallery_sequences: Tensor | None
-    query_index: Tensor | None
-    gallery_index: Tensor | None
+    cameras: tuple[int, ...]
+    mAP: Tensor
+    rank1: Tensor
+    valid_queries: Tensor
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Protocols:
+    """The results of all protocols, from one pass over the features.
+
+    Attributes:
+        results: by protocol, and whether distractors were in the gallery; without those for which
+            no query is valid, or for which the images could not be told apart.
+        camera_pairs: every camera pair, with distractors.
+    """
+
+    results: Mapping[tuple[Protocol, bool], RankingResult]
+    camera_pairs: CameraPairs
+
+
 def rank(
     query_features: Tensor,
     gallery_features: Tensor,
@@ -43,8 +60,11 @@ def rank(
     *,
     protocol: Protocol = "cross-camera",
     distractors: bool = True,
+    query_sequences: Tensor | None = None,
+    gallery_sequences: Tensor | None = None,
+    query_index: Tensor | None = None,
+    gallery_index: Tensor | None = None,
     device: torch.device | str | None = None,
-    **exclusions: Unpack[Exclusions],
 ) -> RankingResult:
     """Rank the gallery for each query, closest first; of equals, the earlier gallery image.
 
@@ -65,9 +85,12 @@ def rank(
             camera; `within-camera` leaves out all other cameras, and the query's identity in the
             query's own sequence, where sequences are known.
         distractors: whether pid 0 stays in the gallery.
+        query_sequences: (Q,) int64 recordings, of the same numbers as the gallery's; -1 where
+            unknown, and all 0 count as unknown.
+        gallery_sequences: (G,) int64.
+        query_index: (Q,) int64 image numbers; a query's own image is left out of its gallery.
+        gallery_index: (G,) int64.
         device: that ranks; the queries' if None.
-        exclusions: `query_sequences`, `gallery_sequences`, `query_index`, `gallery_index`; see
-            `Exclusions`.
 
     Raises:
         InputError: shapes do not fit together, features are not finite, or there is no such
@@ -79,62 +102,68 @@ def rank(
     >>> r.mAP, r.cmc[:2].tolist(), r.valid_queries
     (1.0, [1.0, 1.0], 1)
     """
-    if protocol not in get_args(Protocol):
-        raise InputError(f"protocol={protocol!r}: expected 'cross-camera' or 'within-camera'.")
-    scores = feature_scores(query_features, gallery_features, metric, device)
-    pids, cameras = (query_pids, gallery_pids), (query_cameras, gallery_cameras)
-    rules = _rules((len(query_features), len(gallery_features)), pids, cameras, **exclusions)
-    if protocol == "within-camera" and not rules.within:
+    query = Images(query_features, query_pids, query_cameras, query_sequences, (), query_index)
+    gallery = Images(
+        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, (), gallery_index
+    )
+    view = View(protocol, distractors)
+    return rank_view(FeatureTable(query, gallery), view, metric, max_rank, device)
+
+
+def rank_view(
+    table: FeatureTable,
+    view: View,
+    metric: Metric = "cosine",
+    max_rank: int = 50,
+    device: torch.device | str | None = None,
+) -> RankingResult:
+    """`rank` for a table."""
+    if view.protocol not in get_args(Protocol):
+        raise InputError(f"protocol={view.protocol!r}: expected one of {get_args(Protocol)}.")
+    rules = Rules(table.query, table.gallery)
+    if view.protocol == "within-camera" and not rules.within:
         raise InputError(
             "protocol='within-camera' needs query_sequences and gallery_sequences, to leave "
             "out the query's own recording, or query_index and gallery_index, to take the "
             "query image itself out of its gallery."
         )
-    return _rank(scores, rules, View(protocol, distractors), max_rank)
+    return _rank(_scores(table, metric, device), rules, view, max_rank)
 
 
-@torch.no_grad()
 def rank_protocols(
-    query_features: Tensor,
-    gallery_features: Tensor,
-    query_pids: Tensor,
-    gallery_pids: Tensor,
-    query_cameras: Tensor,
-    gallery_cameras: Tensor,
+    table: FeatureTable,
     metric: Metric = "cosine",
     max_rank: int = 50,
-    *,
     device: torch.device | str | None = None,
-    **exclusions: Unpack[Exclusions],
 ) -> Protocols:
     """All protocols in one pass: across and within cameras, by camera pair, without distractors.
 
     Arguments and errors are those of `rank`. Within-camera numbers need sequences or indices, and
     are left out without them.
 
-    >>> labels = [torch.tensor(t) for t in ([5], [7, 5], [0], [1, 1])]
-    >>> protocols = rank_protocols(torch.eye(3)[:1], torch.eye(3)[[1, 0]], *labels)
-    >>> protocols.camera_pairs.valid_queries
+    >>> query, gallery = (
+    ...     Images(torch.eye(3)[rows], torch.tensor(pids), torch.tensor(cameras))
+    ...     for rows, pids, cameras in (([0], [5], [0]), ([1, 0], [7, 5], [1, 1]))
+    ... )
+    >>> rank_protocols(FeatureTable(query, gallery)).camera_pairs.valid_queries
     tensor([[0, 1],
             [0, 0]])
     """
-    scores = feature_scores(query_features, gallery_features, metric, device)
-    pids, cameras = (query_pids, gallery_pids), (query_cameras, gallery_cameras)
-    rules = _rules((len(query_features), len(gallery_features)), pids, cameras, **exclusions)
+    rules = Rules(table.query, table.gallery)
     names: tuple[Protocol, ...] = get_args(Protocol) if rules.within else ("cross-camera",)
     views = {(name, d): View(name, d) for name in names for d in (True, False)}
     by_camera = [View(None, camera=number) for number in range(len(rules.cameras))]
+    scores = _scores(table, metric, device)
     found = _measure(scores, rules, [*views.values(), *by_camera], max_rank)
     results = {key: found[view] for key, view in views.items() if found[view].valid.any()}
     if not results:
         raise NoValidQuery(
-            f"none of the {len(query_pids)} queries has a match in the gallery under any protocol. "
-            f"{rules.advice(names[-1])}"
+            f"none of the {len(table.query.pids)} queries has a match in the gallery under any "
+            f"protocol. {rules.advice(names[-1])}"
         )
     return Protocols(results, _camera_pairs(rules, [found[view] for view in by_camera]))
 
 
-@torch.no_grad()
 def rank_distances(
     distances: Tensor,
     query_pids: Tensor,
@@ -144,26 +173,15 @@ def rank_distances(
     max_rank: int = 50,
 ) -> RankingResult:
     """`rank` by the official protocol for a ready (Q, G) matrix of distances, smallest first."""
-    scores = distance_scores(distances)
-    pids, cameras = (query_pids, gallery_pids), (query_cameras, gallery_cameras)
-    rules = _rules((distances.shape[0], distances.shape[1]), pids, cameras)
-    return _rank(scores, rules, View("cross-camera"), max_rank)
+    query = Images(distances, query_pids, query_cameras)
+    gallery = Images(distances.T, gallery_pids, gallery_cameras)
+    return _rank(distance_scores(distances), Rules(query, gallery), View(), max_rank)
 
 
-def _rules(
-    sizes: tuple[int, int],
-    pids: tuple[Tensor, Tensor],
-    cameras: tuple[Tensor, Tensor],
-    query_sequences: Tensor | None = None,
-    gallery_sequences: Tensor | None = None,
-    query_index: Tensor | None = None,
-    gallery_index: Tensor | None = None,
-) -> Rules:
-    query = Labels(pids[0], cameras[0], query_sequences, query_index)
-    gallery = Labels(pids[1], cameras[1], gallery_sequences, gallery_index)
-    query.check("query", sizes[0])
-    gallery.check("gallery", sizes[1])
-    return Rules(query.to("cpu"), gallery.to("cpu"))
+def _scores(table: FeatureTable, metric: Metric, device: torch.device | str | None) -> Scores:
+    query, gallery = table.query.features, table.gallery.features
+    device = torch.device(query.device if device is None else device)
+    return feature_scores(query, gallery, metric, device)
 
 
 def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingResult:
@@ -176,25 +194,25 @@ def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingRes
     return result
 
 
+@torch.no_grad()
 def _measure(
     scores: Scores, rules: Rules, views: Sequence[View], max_rank: int
 ) -> dict[View, RankingResult]:
     """The result of each view, which may have no valid query, from one pass."""
     require_whole("max_rank", max_rank, least=1)
-    device, pids = scores.scale.device, rules.query.pids
+    device, pids = scores.scale.device, rules.query["pids"]
     # across cameras, all images of other identities count alike: one segment
     whole = views[0] if len(views) == 1 and views[0].protocol == "cross-camera" else None
     segments = [rows.to(device) for rows in rules.segments(whole)]
     nan = torch.full(pids.shape, torch.nan, dtype=torch.float64)
     columns = {view: (nan.clone(), nan.clone(), torch.zeros_like(pids)) for view in views}
-    sweep = Sweep(scores, pids.to(device), rules.gallery.pids.to(device), segments)
-    for block in sweep.blocks():
-        queries = block.pairs.queries
+    sweep = Sweep(scores, pids.to(device), rules.gallery["pids"].to(device), segments)
+    for pairs, closer in sweep.blocks():
         for view in views:
-            seen = 1 if whole else rules.seen(view, queries)[:, None]
-            found = measure(rules.matches(view, block.pairs), (block.closer * seen).sum(2))
+            seen = 1 if whole else rules.seen(view, pairs.queries)[:, None]
+            found = measure(rules.matches(view, pairs), (closer * seen).sum(2))
             for column, values in zip(columns[view], found, strict=True):
-                column[queries] = values
+                column[pairs.queries] = values
     return {
         view: RankingResult(
             *columns[view], pids, view.protocol or "cross-camera", view.distractors, max_rank
@@ -205,7 +223,7 @@ def _measure(
 
 def _camera_pairs(rules: Rules, by_camera: Sequence[RankingResult]) -> CameraPairs:
     """From the result of each camera as the gallery."""
-    rows = (rules.query.cameras == rules.cameras[:, None]).double()  # (C, Q)
+    rows = (rules.query["cameras"] == rules.cameras[:, None]).double()  # (C, Q)
     valid = torch.stack([result.valid for result in by_camera], dim=1)
     ap = torch.stack([result.average_precision for result in by_camera], dim=1).nan_to_num(0)
     hit = torch.stack([result.first_match == 1 for result in by_camera], dim=1)

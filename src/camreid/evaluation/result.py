@@ -36,18 +36,13 @@ class RankingResult:
 
     @property
     def valid(self) -> Tensor:
-        """(Q,) bool: queries with a match in the gallery."""
+        """(Q,) bool: queries with a match in the gallery. The others count nowhere."""
         return self.first_match > 0
 
     @property
     def valid_queries(self) -> int:
         """Number of queries with a match in the gallery."""
         return int(self.valid.sum())
-
-    @property
-    def dropped_queries(self) -> int:
-        """Number of queries without a match, which count nowhere."""
-        return len(self.first_match) - self.valid_queries
 
     @property
     def mAP(self) -> float:
@@ -113,21 +108,3 @@ def measure(matches: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     first = (ranks * (matches & (hits == 1))).sum(1)
     last = (ranks * (matches & (hits == count[:, None]))).sum(1)
     return ap, count.double() / last, first
-
-
-def average_precision(relevant: Tensor) -> Tensor:
-    """Mean precision at each hit.
-
-    Args:
-        relevant: (..., G) bool, best match first, ignored images removed or behind the others.
-
-    Returns:
-        (...) float64 on the CPU, NaN where nothing is relevant.
-
-    >>> average_precision(torch.tensor([True, False, True])).item()
-    0.8333333333333333
-    """
-    relevant = relevant.cpu()
-    hits = relevant.cumsum(-1, dtype=torch.float64)
-    places = torch.arange(1, relevant.shape[-1] + 1, dtype=torch.float64)
-    return (hits / places * relevant).sum(-1) / relevant.sum(-1, dtype=torch.float64)

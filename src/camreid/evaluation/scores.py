@@ -32,34 +32,26 @@ class Scores:
     shift: Tensor
 
 
-def feature_scores(
-    query: Tensor, gallery: Tensor, metric: Metric, where: torch.device | str | None
-) -> Scores:
+def feature_scores(query: Tensor, gallery: Tensor, metric: Metric, device: torch.device) -> Scores:
     """q.g / |g|, or q.g - |g|^2 / 2, which rank as the cosine and the euclidean distance.
 
     Args:
         query: (Q, D), of any float type, on any device.
         gallery: (G, D), likewise.
         metric: `cosine` or `euclidean`.
-        where: the device that ranks, in float32; that of the queries if None.
+        device: that ranks, in float32.
 
     Raises:
         InputError: shapes do not fit together, or features are not finite in float32.
     """
     query, gallery = query.detach(), gallery.detach()
-    check_features(query, gallery, metric)
-    device = torch.device(query.device if where is None else where)
-    lengths = [
-        _by_row(x, device, lambda c: torch.linalg.vector_norm(c, dim=1)) for x in (query, gallery)
-    ]
-    for role, found in zip(("query", "gallery"), lengths, strict=True):
-        require_finite(role, found)
+    lengths = check_features(query, gallery, metric, device)
     if metric == "cosine":
-        scale = lengths[1].clamp(min=_SHORTEST).reciprocal()
+        scale = lengths.clamp(min=_SHORTEST).reciprocal()
         shift = torch.zeros_like(scale)
     else:
-        scale = torch.ones_like(lengths[1])
-        shift = _by_row(gallery, device, lambda c: c.square().sum(1)) / -2
+        scale = torch.ones_like(lengths)
+        shift = _by_row(gallery, device, lambda chunk: chunk.square().sum(1)) / -2
 
     def raw(queries: Tensor, out: Tensor) -> Tensor:
         q = query[queries.to(query.device)].to(device, torch.float32)
@@ -77,40 +69,36 @@ def distance_scores(distances: Tensor) -> Scores:
     Raises:
         InputError: there are NaNs.
     """
-    if distances.ndim != 2 or distances.isnan().any():
-        raise InputError(
-            f"distances of shape {tuple(distances.shape)}: expected (Q, G) numbers without NaN."
-        )
+    if distances.isnan().any():
+        raise InputError("some distances are NaN.")
     if distances.dtype in (torch.float16, torch.bfloat16, torch.float32):
         distances = distances.detach().float()
     else:  # not every device has float64
         distances = distances.detach().cpu().double()
     scale = torch.ones_like(distances[0])
-    return Scores(
-        lambda queries, out: out.copy_(distances[queries]).neg_(), scale, torch.zeros_like(scale)
-    )
+    return Scores(lambda q, out: out.copy_(distances[q]).neg_(), scale, torch.zeros_like(scale))
 
 
-def check_features(query: Tensor, gallery: Tensor, metric: str) -> None:
-    """Refuse a metric that does not exist and features that do not fit together."""
+def check_features(query: Tensor, gallery: Tensor, metric: str, device: torch.device) -> Tensor:
+    """Lengths of the gallery's features, (G,) float32, where all is fit to be ranked."""
     if metric not in get_args(Metric):
         raise InputError(f"metric={metric!r}: expected 'cosine' or 'euclidean'.")
     fits = query.ndim == gallery.ndim == 2 and query.shape[1] == gallery.shape[1]
     if not fits or not query.numel() or not gallery.numel():
         raise InputError(
             f"features of shapes {tuple(query.shape)} and {tuple(gallery.shape)}: expected (Q, D) "
-            "for the query and (G, D) for the gallery, with the same D, at least one image each."
+            "and (G, D), with the same D and at least one image each."
         )
-
-
-def require_finite(role: str, rows: Tensor) -> None:
-    """Refuse features of which a number by row, (N,), is not finite."""
-    bad = (~rows.isfinite()).nonzero().flatten().tolist()
-    if bad:
-        raise InputError(
-            f"{len(bad)} of {len(rows)} {role} features are NaN, infinite or too long for float32, "
-            f"the first at {bad[:5]}: the model has diverged, or overflowed at half precision."
-        )
+    for role, features in (("query", query), ("gallery", gallery)):
+        lengths = _by_row(features, device, lambda chunk: chunk.norm(dim=1))
+        bad = (~lengths.isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise InputError(
+                f"{len(bad)} of {len(lengths)} {role} features are NaN, infinite or too long for "
+                f"float32, the first at {bad[:5]}: the model has diverged, or overflowed at half "
+                "precision."
+            )
+    return lengths
 
 
 @contextmanager
@@ -146,5 +134,4 @@ def _chunks(values: Tensor, device: torch.device) -> Iterator[tuple[slice, Tenso
 
 
 def _by_row(values: Tensor, device: torch.device, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """(N,) of (N, D)."""
     return torch.cat([function(chunk) for _, chunk in _chunks(values, device)])

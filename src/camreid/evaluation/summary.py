@@ -8,7 +8,7 @@ import torch
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.bootstrap import intervals
-from camreid.evaluation.protocols import CameraPairs, Protocols
+from camreid.evaluation.ranking import CameraPairs, Protocols
 from camreid.evaluation.result import RankingResult
 
 
@@ -34,7 +34,7 @@ class EvaluationResult:
             "retrieval": self.ranking.scalars(),
             "intervals": intervals(self.ranking),
             "protocol": self.ranking.protocol,
-            "dropped_queries": self.ranking.dropped_queries,
+            "dropped_queries": int((~self.ranking.valid).sum()),
             "identity": self.identity,
             "leak": leakage(self.ranking, self.seen),
         }

@@ -24,47 +24,6 @@ _TIE_IMAGE_BYTES = 64  # of an image that is compared with such a pair
 
 
 @dataclass(frozen=True)
-class Block:
-    """The pairs of some queries, closest first; of equals, the earlier image. On the CPU.
-
-    Attributes:
-        pairs: of the same identity.
-        closer: (b, P, S) int64, closer images of other identities in each gallery segment.
-    """
-
-    pairs: Pairs
-    closer: Tensor
-
-
-class SameIdentity:
-    """Finds the gallery images of a query's identity, without a Q x G table.
-
-    Args:
-        query: (Q,) int64 pids, on one device with the gallery's.
-        gallery: (G,) int64 pids.
-
-    >>> same = SameIdentity(torch.tensor([7, 0]), torch.tensor([7, 5, 7]))
-    >>> same.counts.tolist(), same.pairs(torch.tensor([0]), 2).columns.tolist()
-    ([2, 0], [[0, 2]])
-    """
-
-    def __init__(self, query: Tensor, gallery: Tensor) -> None:
-        self.order = gallery.argsort(stable=True)
-        pids = gallery[self.order]
-        self.start = torch.searchsorted(pids, query)
-        stop = torch.searchsorted(pids, query, right=True)
-        self.counts = torch.where(query == JUNK, 0, stop - self.start)
-
-    def pairs(self, queries: Tensor, width: int) -> Pairs:
-        """The pairs of some queries (b,) int64 that have at least one; `width` is the most."""
-        counts = pick(self.counts, queries)[:, None]
-        places = torch.arange(width, device=counts.device)
-        first = pick(self.start, queries)[:, None]
-        columns = pick(self.order, first + torch.minimum(places, counts - 1))
-        return Pairs(queries, columns, places < counts)
-
-
-@dataclass(frozen=True)
 class Sweep:
     """What is ranked; all on one device.
 
@@ -80,36 +39,43 @@ class Sweep:
     gallery_pids: Tensor
     segments: Sequence[Tensor]
 
-    def blocks(self) -> Iterator[Block]:
-        """All queries whose identity is in the gallery, in blocks."""
-        same = SameIdentity(self.query_pids, self.gallery_pids)
+    def blocks(self) -> Iterator[tuple[Pairs, Tensor]]:
+        """All queries whose identity is in the gallery, in blocks, on the CPU.
+
+        Yields:
+            The pairs of each query, closest first, and (b, P, S) int64 how many images of other
+            identities in each segment are closer.
+        """
+        images = len(self.gallery_pids)
+        by_pid = self.gallery_pids.argsort(stable=True)
+        pids = self.gallery_pids[by_pid]
+        first = torch.searchsorted(pids, self.query_pids)
+        counts = torch.searchsorted(pids, self.query_pids, right=True) - first
+        counts[self.query_pids == JUNK] = 0
         # alike numbers of pairs together, so that rows need little filling
-        counts, order = same.counts.sort(stable=True)
-        widths, images = counts.cpu(), len(self.gallery_pids)
-        plan = self._plan(widths)
-        most = max((stop - start for start, stop in plan), default=0)
+        counts, order = counts.sort(stable=True)
+        widths, row_bytes = counts.cpu(), 2 * self.scores.scale.itemsize * images
+        pair_bytes = _PAIR_BYTES + _SEGMENT_BYTES * len(self.segments)
+        most = min(len(order), max(1, min(_ROWS, _BUDGET // row_bytes)))
         raw, buffer = (self.scores.scale.new_empty(most * images) for _ in range(2))
+        start = int((widths == 0).sum())
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for start, stop in plan:
-                pairs = same.pairs(order[start:stop], int(widths[stop - 1]))
-                out = raw[: (stop - start) * images].view(stop - start, images)
-                yield self._block(pairs, self.scores.raw(pairs.queries, out), buffer, pool)
+            while start < len(order):
+                rows = min(most, len(order) - start)
+                # rows of the widest query that the block would have; a narrower end allows no fewer
+                fits = _BUDGET // (row_bytes + pair_bytes * int(widths[start + rows - 1]))
+                stop = start + max(1, min(rows, fits))
+                queries, own = order[start:stop], counts[start:stop, None]
+                places = torch.arange(int(widths[stop - 1]), device=order.device)
+                place = pick(first, queries)[:, None] + torch.minimum(places, own - 1)
+                pairs = Pairs(queries, pick(by_pid, place), places < own)
+                out = raw[: len(queries) * images].view(-1, images)
+                yield self._block(pairs, self.scores.raw(queries, out), buffer, pool)
+                start = stop
 
-    def _plan(self, widths: Tensor) -> list[tuple[int, int]]:
-        """Blocks of the queries sorted by their number of pairs, each within the budget."""
-        pair = _PAIR_BYTES + _SEGMENT_BYTES * len(self.segments)
-        row = 2 * self.scores.scale.itemsize * len(self.gallery_pids)
-        blocks, start = [], int((widths == 0).sum())
-        while start < len(widths):
-            rows = min(_ROWS, len(widths) - start)
-            # rows of the widest query that the block would have; a narrower end allows no fewer
-            fits = _BUDGET // (row + pair * int(widths[start + rows - 1]))
-            rows = max(1, min(rows, fits))
-            blocks.append((start, start + rows))
-            start += rows
-        return blocks
-
-    def _block(self, pairs: Pairs, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor) -> Block:
+    def _block(
+        self, pairs: Pairs, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor
+    ) -> tuple[Pairs, Tensor]:
         """Count for pairs (b, P), by raw scores (b, G)."""
         scale, shift = self.scores.scale, self.scores.shift
         columns, own = pairs.columns, raw.gather(1, pairs.columns)
@@ -122,7 +88,7 @@ class Sweep:
         columns, real = (x.gather(1, order).cpu() for x in (columns, pairs.real))
         closer = closer.gather(1, order[..., None].expand_as(closer))
         # float64 and float cumsum, which not every device has, come after this
-        return Block(Pairs(pairs.queries.cpu(), columns, real), closer.cpu())
+        return Pairs(pairs.queries.cpu(), columns, real), closer.cpu()
 
     def _sorted(self, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor) -> list[Tensor]:
         """(b, n) scores of each segment, rows ascending, from (b, G) raw ones.
@@ -135,13 +101,14 @@ class Sweep:
         parts = [(rows, self.scores.scale[rows], self.scores.shift[rows]) for rows in self.segments]
         if raw.device.type != "cpu":
             return [torch.addcmul(b, raw[:, rows], a).sort(dim=1).values for rows, a, b in parts]
-        sizes = [len(raw) * len(rows) for rows in self.segments]
-        parts_of = torch.split(buffer[: sum(sizes)], sizes)
-        tables = [t.view(len(raw), -1 if n else 0) for t, n in zip(parts_of, sizes, strict=True)]
+        flat = torch.split(
+            buffer[: len(raw) * sum(map(len, self.segments))],
+            [len(raw) * len(rows) for rows in self.segments],
+        )
+        tables = [t.view(len(raw), len(rows)) for t, rows in zip(flat, self.segments, strict=True)]
         arrays = [
             (table.numpy(), *(x.numpy() for x in part))
             for table, part in zip(tables, parts, strict=True)
-            if table.numel()
         ]
         source = raw.numpy()
 
@@ -189,10 +156,8 @@ def count_above(tables: Sequence[Tensor], scores: Tensor) -> tuple[Tensor, Tenso
     """
     counts, equal = [], torch.zeros_like(scores, dtype=torch.bool)
     for table in tables:
-        if not table.shape[1]:
-            counts.append(torch.zeros_like(scores, dtype=torch.int64))
-            continue
         below = torch.searchsorted(table, scores, right=True)  # and equal
-        equal |= table.gather(1, (below - 1).clamp(min=0)) == scores
+        if table.shape[1]:
+            equal |= table.gather(1, (below - 1).clamp(min=0)) == scores
         counts.append(table.shape[1] - below)
     return torch.stack(counts, dim=2), equal

@@ -1,422 +1,206 @@
-"""Run folders side by side: what differs, and whether one is better."""
+"""Which of two runs is better: a paired test on the test identities that both did not train on."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from camreid.errors import InputError
-from camreid.evaluation import Difference, FeatureTable, Images, RankingResult, compare
+from camreid.errors import InputError, NoValidQuery
+from camreid.evaluation import Difference, Images, RankingResult, compare
 from camreid.runs.folder import RunFolder, plain
-from camreid.runs.table import Table, interval, percent
+from camreid.runs.results import SCORES, head_check_table, score_table
+from camreid.runs.table import Table, interval
 
-SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
 ALPHA = 0.05
-_ABSENT = "(not set)"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder of a comparison, called by a letter."""
-
-    letter: str
-    folder: RunFolder
-
-    @cached_property
-    def result(self) -> RankingResult | None:
-        """The ranking of its saved features."""
-        table, metrics = self.folder.features, self.folder.metrics
-        return metrics.rank_options.rank(table)[0] if table and metrics else None
-
-    @property
-    def seen(self) -> frozenset[int]:
-        """Known training identities of the tested weights."""
-        return frozenset(
-            self.folder.features.notes.get("seen") or () if self.folder.features else ()
-        )
-
-    def __str__(self) -> str:
-        return f"{self.letter} ({self.folder.path})"
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The first run minus the second on the same queries.
-
-    Attributes:
-        queries: that have a match.
-        identities: of these queries.
-        differences: by name, in 0..1.
-    """
-
-    queries: int
-    identities: int
-    differences: Mapping[str, Difference]
+SMALLEST = 0.001  # of mAP, which is printed with one digit of a point
+FEWEST = 6  # identities with which p can fall below ALPHA
+_LIMITS = (
+    "Identities that a run of the pair was trained on are left out.",
+    "Each run is one training: intervals and p are over test identities, not over seeds.",
+    "p is of mAP, and not adjusted for the number of pairs.",
+)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs against each other.
+    """Two runs on their shared queries of identities that neither was trained on."""
 
-    Attributes:
-        first: a run.
-        second: another.
-        shared: on all shared queries; None where the runs are not comparable.
-        unseen: on those of identities that neither was trained on; None where that is all or none.
-        leaks: whether one of the two was trained on an identity of `shared`.
-        reason: why the runs are not comparable.
-    """
-
-    first: Run
-    second: Run
-    shared: Paired | None = None
-    unseen: Paired | None = None
-    leaks: bool = False
-    reason: str = ""
+    first: str  # path of the run with the higher mAP
+    second: str
+    queries: int = 0  # with a match
+    identities: int = 0  # of these queries
+    leaked: int = 0  # identities of shared queries that are left out
+    complete: bool = True  # whether all training identities of both are known
+    differences: Mapping[str, Difference] = field(default_factory=dict)  # first minus second
+    reason: str = ""  # why they are not comparable
 
     @property
-    def decisive(self) -> Paired | None:
-        """The numbers of the verdict: on unseen identities where the test leaks."""
-        return self.unseen if self.leaks else self.shared
+    def doubt(self) -> str:
+        """Why the difference in mAP decides nothing; empty if it does."""
+        found = self.differences["mAP"]
+        if self.identities < FEWEST:
+            return f"p below {ALPHA} needs at least {FEWEST} identities"
+        if found.p >= ALPHA:
+            return f"p is not below {ALPHA}"
+        if found.low <= 0:
+            return "the interval includes 0"
+        return "the difference is below 0.1 points" if found.value < SMALLEST else ""
 
     @property
-    def better(self) -> Run | None:
-        """The run with the higher mAP; None where the difference is not significant."""
-        if self.decisive is None:
-            return None
-        found = self.decisive.differences["mAP"]
-        if found.p >= ALPHA or found.low <= 0 <= found.high:
-            return None
-        return self.first if found.value > 0 else self.second
+    def better(self) -> str | None:
+        """The run with the higher mAP; None if that is not decided."""
+        return self.first if self.differences and not self.doubt else None
 
     @property
     def verdict(self) -> str:
-        """The conclusion in one line."""
-        both = f"{self.first} and {self.second}"
-        if self.shared is None:
-            return f"not comparable: {both}: {self.reason}."
-        if self.decisive is None:
-            return (
-                f"not comparable: {both}: their weights were trained on all "
-                f"{self.shared.identities} identities of the {self.shared.queries} queries."
-            )
-        where = f"on the same {self.decisive.queries} queries"
-        if self.leaks:
-            where += f" of the {self.decisive.identities} identities that neither was trained on"
-        unknown = [run.letter for run in (self.first, self.second) if not _complete(run)]
-        if unknown:
-            where += f" (the training identities of {' and '.join(unknown)} are not fully known)"
-        found = self.decisive.differences["mAP"]
-        if self.better is None:
-            return f"inconclusive: {both} differ by {_points(found)} {where}."
-        if self.better is self.first:
-            return f"{self.first} is better than {self.second} by {_points(found)} {where}."
-        found = replace(found, value=-found.value, low=-found.high, high=-found.low)
-        return f"{self.second} is better than {self.first} by {_points(found)} {where}."
-
-    def to_json(self) -> dict[str, Any]:
-        """Nested plain values."""
-        return {
-            "first": self.first.letter,
-            "second": self.second.letter,
-            "shared": self.shared and asdict(self.shared),
-            "unseen": self.unseen and asdict(self.unseen),
-            "leaks": self.leaks,
-            "reason": self.reason,
-            "better": self.better and self.better.letter,
-        }
+        """The conclusion in a sentence."""
+        if not self.differences:
+            return f"{self.first} and {self.second} are not comparable: {self.reason}"
+        found = self.differences["mAP"]
+        ends = interval(found.low, found.high)
+        text = f"inconclusive, as {self.doubt}: {self.first} minus {self.second} is"
+        if self.better:
+            text = f"{self.first} is better than {self.second} by"
+        text += f" {100 * found.value:.1f} points mAP ({ends and f'95 % interval {ends}, '}"
+        text += f"p = {found.p:.2g}) on {self.queries} queries of {self.identities} identities"
+        if self.leaked:
+            text += f"; {self.leaked} identities that one of them was trained on are left out"
+        if not self.complete:
+            text += "; not all training identities of both are known, so it may leak"
+        return f"{text}."
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, and each two of them as a pair."""
+    """Tested runs, and pairs of them."""
 
-    runs: tuple[Run, ...]
-    pairs: tuple[Pair, ...]
-
-    @property
-    def config(self) -> dict[str, list[Any]]:
-        """The options in which the runs differ, with the value of each run."""
-        return differing([{**run.folder.config, "run_dir": None} for run in self.runs])
-
-    @property
-    def missing(self) -> list[str]:
-        """Files that a run lacks for a comparison."""
-        return [
-            f"{run} has no {'features.safetensors' if run.folder.metrics else 'metrics.json'}: "
-            "evaluate its checkpoint and compare that folder."
-            for run in self.runs
-            if run.result is None
-        ]
-
-    @property
-    def caveats(self) -> list[str]:
-        """What the numbers do not show."""
-        found = [
-            f"{run.letter}: not all training identities are known, so leakage is not excluded."
-            for run in self.runs
-            if not _complete(run)
-        ]
-        for run in self.runs:
-            if run.folder.metrics and run.folder.metrics.partial:
-                found.append(f"{run.letter}: only a part of the images was tested.")
-        weights = [run.folder.metrics and run.folder.metrics.weights for run in self.runs]
-        if any(pair.shared is None for pair in self.pairs):
-            paths = ",".join(str(w) for w in dict.fromkeys(weights) if w)
-            found.append(
-                "Results on different tests are not comparable, not even by their intervals: "
-                f"evaluate all checkpoints on one resplit with exclude_seen=[{paths}]."
-            )
-        if None in weights or len(set(weights)) > 1:
-            found.append(
-                "Each run is one training: the intervals are over test identities and do not show "
-                "what another seed would give."
-            )
-        tests = sum(pair.shared is not None for pair in self.pairs)
-        if tests > 1:
-            found.append(f"The p-values of {tests} differences are not adjusted for each other.")
-        if len(self.config) > 1:
-            found.append(f"The configs differ in {len(self.config)} options.")
-        return found
-
-    def tables(self) -> list[Table]:
-        """Options, head checks, results, leakage and paired differences; none is empty."""
-        runs = [run for run in self.runs if run.folder.metrics]
-        letters = [run.letter for run in self.runs]
-        options = [[key, *map(_option, values)] for key, values in self.config.items()]
-        checks = [row for run in self.runs for row in _head_check(run)]
-        head = ("run", "head", "rows", "shared", "unknown", "coverage", "of images")
-        test = ("run", "queries", *SCORES.values())
-        leak = ("run", "seen identities", "mAP", "unseen identities", "mAP")
-        pair = ("pair", "queries", "identities", *SCORES.values(), "p (mAP)")
-        pairs = [row for found in self.pairs for row in _pair_rows(found)]
-        tables = [
-            Table("Runs", ("run", "folder", "split", "weights"), [_origin(r) for r in self.runs]),
-            Table("Config: differences", ("option", *letters), options),
-            Table("Head check", head, checks),
-            Table("Test, with 95 % intervals", test, list(map(_test, runs))),
-            Table("Leakage", leak, list(map(_leak, runs))),
-            Table("Paired differences in points, with 95 % intervals", pair, pairs),
-        ]
-        return [table for table in tables if table.rows]
-
-    def to_markdown(self) -> str:
-        """Verdicts, tables and caveats as a page."""
-        tables = [f"## {table.to_markdown()}" for table in self.tables()]
-        caveats = "\n".join(f"- {text}" for text in (*self.caveats, *self.missing))
-        parts = ["# Comparison", *self.verdicts, *tables, "## Limits", caveats]
-        return "\n\n".join(parts) + "\n"
+    runs: Sequence[RunFolder]
+    pairs: Sequence[Pair]
 
     @property
     def verdicts(self) -> list[str]:
         """The conclusion of each pair."""
         return [pair.verdict for pair in self.pairs]
 
+    @property
+    def options(self) -> dict[str, list[str]]:
+        """The options in which the runs differ, with the value of each run."""
+        found = [_flat(run.config) for run in self.runs]
+        keys = dict.fromkeys(key for options in found for key in options)
+        rows = {key: [str(options.get(key, "(not set)")) for options in found] for key in keys}
+        same = ("run_dir", "save_dir")
+        return {k: v for k, v in rows.items() if len(set(v)) > 1 and k.split(".")[-1] not in same}
+
+    def tables(self) -> list[Table]:
+        """Options, head checks, scores and paired differences; none is empty."""
+        names = list(map(str, self.runs))
+        options = [(key, *values) for key, values in self.options.items()]
+        heads = {str(run): run.head_check.lowest for run in self.runs if run.head_check}
+        differences = [_row(pair) for pair in self.pairs if pair.differences]
+        columns = ("first - second", "queries", *SCORES.values(), "p")
+        title = "Paired differences in points; below, 95 % intervals"
+        tables = [
+            Table("Options that differ", ("option", *names), options),
+            head_check_table("Head check: the head with the lowest coverage", heads),
+            score_table("Test", {str(run): run.metrics for run in self.runs if run.metrics}),
+            Table(title, columns, differences, _LIMITS),
+        ]
+        return [table for table in tables if table.rows]
+
+    def to_markdown(self) -> str:
+        """Verdicts and tables as a page."""
+        tables = [f"## {table.to_markdown()}" for table in self.tables()]
+        return "\n\n".join(["# camreid-compare", *self.verdicts, *tables]) + "\n"
+
     def to_json(self) -> dict[str, Any]:
         """Nested plain values; shares are in 0..1."""
-        runs = [
-            {
-                "letter": run.letter,
-                "path": str(run.folder.path),
-                "head_check": run.folder.head_check and run.folder.head_check.to_json(),
-                **(run.folder.metrics.to_json() if run.folder.metrics else {}),
-            }
-            for run in self.runs
-        ]
-        content = {
-            "verdicts": self.verdicts,
-            "pairs": [pair.to_json() for pair in self.pairs],
-            "caveats": self.caveats,
-            "missing": self.missing,
-            "config": self.config,
-            "runs": runs,
-        }
-        return {name: plain(value) for name, value in content.items()}
+        pairs = [{"verdict": p.verdict, "better": p.better, **asdict(p)} for p in self.pairs]
+        return {"command": "camreid-compare", "pairs": plain(pairs), "options": self.options}
 
 
 def compare_runs(paths: Sequence[str | Path]) -> Comparison:
-    """Read run folders and compare each two.
+    """Compare each two run folders.
 
     Raises:
-        InputError: fewer than two folders, one twice, or one that is no run or is broken.
+        InputError: fewer than two folders, one twice, or one without the numbers of a test.
     """
     if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
         raise InputError(f"runs={[str(path) for path in paths]}: expected two or more run folders.")
-    runs = tuple(Run(chr(65 + i), RunFolder.existing(path)) for i, path in enumerate(paths))
-    return Comparison(runs, tuple(compare_pair(a, b) for a, b in combinations(runs, 2)))
+    runs = [RunFolder.existing(path) for path in paths]
+    for run in runs:
+        if run.ranked is None:
+            file = "features.safetensors" if run.metrics else "metrics.json"
+            raise InputError(f"{run} has no {file}: evaluate its checkpoint, compare that folder.")
+    return Comparison(runs, [compare_pair(*pair) for pair in combinations(runs, 2)])
 
 
-def compare_pair(first: Run, second: Run) -> Pair:
-    """Compare two runs on the queries that both have, if galleries and labels are the same."""
-    a, b = first.folder.features, second.folder.features
-    if first.result is None or second.result is None or a is None or b is None:
-        missing = [run.letter for run in (first, second) if run.result is None]
-        return Pair(first, second, reason=f"{' and '.join(missing)} has no numbers with features")
-    reason = _mismatch(first, second, a, b)
-    if reason:
-        return Pair(first, second, reason=reason)
-    place = {name: i for i, name in enumerate(_names(b.query))}
-    both = [(i, place[name]) for i, name in enumerate(_names(a.query)) if name in place]
-    rows = torch.tensor(both).unbind(1)
+def compare_pair(first: RunFolder, second: RunFolder) -> Pair:
+    """Compare two tested runs, if they have the same gallery and share queries."""
+    runs = (first, second)
+    seen = {pid for run in runs if run.ranked for pid in run.ranked[0].notes.get("seen") or ()}
     try:
-        ours, theirs = _rank_queries(first, a, rows[0]), _rank_queries(second, b, rows[1])
+        ours, theirs = _on_shared_queries(first, second)
+        unseen = ~torch.isin(ours.query_pids, torch.tensor(sorted(seen), dtype=torch.int64))
+        leaked = len(torch.unique(ours.query_pids[~unseen & ours.valid]))
+        if not (unseen & ours.valid).any():
+            raise NoValidQuery(f"one of them was trained on each of the {leaked} identities.")
+        ours, theirs = ours.of(unseen), theirs.of(unseen)
+        if ours.mAP < theirs.mAP:
+            first, second, ours, theirs = second, first, theirs, ours
+        differences = compare(ours, theirs, level=1 - ALPHA)
     except InputError as error:
-        return Pair(first, second, reason=str(error).rstrip("."))
-    shared = _paired(ours, theirs)
-    seen = torch.tensor(sorted(first.seen | second.seen), dtype=torch.int64)
-    unseen = ~torch.isin(ours.query_pids, seen)
-    if not (~unseen & ours.valid).any():
-        return Pair(first, second, shared)
-    some = bool((unseen & ours.valid).any())
-    fair = _paired(ours.of(unseen), theirs.of(unseen)) if some else None
-    return Pair(first, second, shared, fair, leaks=True)
+        return Pair(str(first), str(second), reason=str(error))
+    identities = len(torch.unique(ours.query_pids[ours.valid]))
+    complete = all(run.metrics.seen_complete for run in runs if run.metrics)
+    counts = (ours.valid_queries, identities, leaked, complete)
+    return Pair(str(first), str(second), *counts, differences)
 
 
-def differing(configs: Sequence[Mapping[str, Any]], above: str = "") -> dict[str, list[Any]]:
-    """The options in which configs differ, by dotted key, with the value of each config.
+def _on_shared_queries(first: RunFolder, second: RunFolder) -> tuple[RankingResult, RankingResult]:
+    """The rankings of the queries that both have, in one order."""
+    assert first.ranked
+    assert second.ranked
+    (a, ours), (b, theirs) = first.ranked, second.ranked
+    if ours.protocol != theirs.protocol:
+        raise InputError(f"their protocols differ: {ours.protocol} and {theirs.protocol}.")
+    rows, others, gallery, other_gallery = map(_rows, (a.query, b.query, a.gallery, b.gallery))
+    shared = [(row, others[image]) for image, row in rows.items() if image in others]
+    if gallery.keys() != other_gallery.keys() or not shared:
+        raise InputError(
+            f"the tests differ. They share {len(shared)} of {len(rows)} and {len(others)} queries, "
+            f"and {len(gallery.keys() & other_gallery.keys())} of {len(gallery)} and "
+            f"{len(other_gallery)} gallery images, by name, identity and camera. Test both on one "
+            "resplit with exclude_seen= and both checkpoints."
+        )
+    own, other = torch.tensor(shared).unbind(1)
+    return ours.of(own), theirs.of(other)
 
-    `save_dir`, the folder of a logger, is left out.
 
-    >>> differing([{"seed": 0, "split": {"by": "image"}}, {"seed": 0, "split": {"camera": 3}}])
-    {'split.by': ['image', '(not set)'], 'split.camera': ['(not set)', 3]}
+def _rows(images: Images) -> dict[tuple[str, int, int], int]:
+    """Row of each image by folder and file name, identity and camera, wherever the dataset is."""
+    names = ("/".join(Path(path).parts[-2:]) for path in images.paths)
+    labels = zip(names, images.pids.tolist(), images.cameras.tolist(), strict=False)
+    return {image: row for row, image in enumerate(labels)}
+
+
+def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Options by dotted key.
+
+    >>> _flat({"seed": 0, "split": {"by": "image"}})
+    {'seed': 0, 'split.by': 'image'}
     """
-    found: dict[str, list[Any]] = {}
-    for key in dict.fromkeys(key for config in configs for key in config if key != "save_dir"):
-        values = [config.get(key, _ABSENT) for config in configs]
-        if all(isinstance(value, Mapping) for value in values):
-            found.update(differing(values, f"{above}{key}."))
-        elif any(value != values[0] for value in values):
-            found[f"{above}{key}"] = values
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, Mapping)
+        found |= _flat(value, f"{above}{key}.") if nested else {f"{above}{key}": value}
     return found
 
 
-def _complete(run: Run) -> bool:
-    return run.folder.metrics is None or run.folder.metrics.seen_complete
-
-
-def _mismatch(first: Run, second: Run, a: FeatureTable, b: FeatureTable) -> str:
-    """Why two tests are not the same for the queries that both have; empty if they are."""
-    assert first.result is not None
-    assert second.result is not None
-    if first.result.protocol != second.result.protocol:
-        return f"protocols differ: {first.result.protocol} and {second.result.protocol}"
-    parts = [_names(images) for images in (a.query, b.query, a.gallery, b.gallery)]
-    if not all(parts) or any(len(set(names)) < len(names) for names in parts):
-        return "the features do not name each image once"
-    ours, theirs, our_gallery, their_gallery = map(set, parts)
-    if our_gallery != their_gallery or not ours & theirs:
-        return (
-            f"the tests differ: {len(ours & theirs)} of {len(ours)} and {len(theirs)} queries and "
-            f"{len(our_gallery & their_gallery)} of {len(our_gallery)} and {len(their_gallery)} "
-            "gallery images are shared"
-        )
-    labels, other = _labels(a), _labels(b)
-    if any(labels[name] != other[name] for name in labels.keys() & other.keys()):
-        return "identities or cameras of the same images differ"
-    return ""
-
-
-def _names(images: Images) -> list[str]:
-    """Folder and file name of each image, wherever the dataset is."""
-    return ["/".join(Path(path).parts[-2:]) for path in images.paths]
-
-
-def _labels(table: FeatureTable) -> dict[str, tuple[int, int]]:
-    return {
-        name: (pid, camera)
-        for part in (table.query, table.gallery)
-        for name, pid, camera in zip(
-            _names(part), part.pids.tolist(), part.cameras.tolist(), strict=True
-        )
-    }
-
-
-def _rank_queries(run: Run, table: FeatureTable, rows: Tensor) -> RankingResult:
-    """The ranking of some queries; re-ranking and expansion see no others."""
-    assert run.result is not None
-    assert run.folder.metrics is not None
-    query = table.query
-    if torch.equal(rows, torch.arange(len(query.pids))):
-        return run.result
-    some = Images(
-        query.features[rows],
-        query.pids[rows],
-        query.cameras[rows],
-        None if query.sequences is None else query.sequences[rows],
-    )
-    return run.folder.metrics.rank_options.rank(replace(table, query=some))[0]
-
-
-def _paired(first: RankingResult, second: RankingResult) -> Paired:
-    identities = len(torch.unique(first.query_pids[first.valid]))
-    return Paired(first.valid_queries, identities, compare(first, second, level=1 - ALPHA))
-
-
-def _points(found: Difference) -> str:
-    ends = _ends(found) and f"95 % {_ends(found)}, "
-    return f"{100 * found.value:.1f} points mAP ({ends}p = {found.p:.2g})"
-
-
-def _ends(found: Difference, sign: str = "") -> str:
-    """The interval in points; empty for one identity."""
-    if math.isnan(found.low):
-        return ""
-    return f"{100 * found.low:{sign}.1f} .. {100 * found.high:{sign}.1f}"
-
-
-def _origin(run: Run) -> list[str]:
-    metrics = run.folder.metrics
-    cells = (metrics.split_text, metrics.weights or "n/a") if metrics else ("n/a", "n/a")
-    return [run.letter, str(run.folder.path), *cells]
-
-
-def _option(value: Any) -> str:
-    return f"{len(value)} options" if isinstance(value, Mapping) else str(value)
-
-
-def _head_check(run: Run) -> list[list[str]]:
-    """The head with the lowest coverage of those with identities to train."""
-    heads = run.folder.head_check.heads if run.folder.head_check else []
-    heads = [head for head in heads if head["identities"]]
-    if not heads:
-        return []
-    head = min(heads, key=lambda head: float(head["coverage"]))
-    counts = [str(head[key]) for key in ("head", "rows", "shared", "unknown")]
-    return [[run.letter, *counts, percent(head["coverage"]), percent(head["image_coverage"])]]
-
-
-def _test(run: Run) -> list[str]:
-    assert run.folder.metrics is not None
-    numbers, ends = run.folder.metrics.retrieval, run.folder.metrics.intervals
-    cells = (f"{percent(numbers[key])} ({interval(ends[key])})" for key in SCORES)
-    return [run.letter, f"{numbers['valid_queries']:.0f}", *cells]
-
-
-def _leak(run: Run) -> list[str]:
-    assert run.folder.metrics is not None
-    parts = [run.folder.metrics.leak[group] for group in ("seen", "unseen")]
-    cells = (cell for p in parts for cell in (str(p["identities"]), percent(p["mAP"])))
-    return [run.letter, *cells]
-
-
-def _pair_rows(pair: Pair) -> list[list[str]]:
-    name = f"{pair.first.letter} - {pair.second.letter}"
-    found = {name: pair.shared, f"{name}, unseen identities": pair.unseen}
-    return [
-        [
-            label,
-            str(paired.queries),
-            str(paired.identities),
-            *(f"{100 * d.value:+.1f} ({_ends(d, '+') or 'n/a'})" for d in scores),
-            f"{paired.differences['mAP'].p:.2g}",
-        ]
-        for label, paired in found.items()
-        if paired is not None
-        for scores in [[paired.differences[key] for key in SCORES]]
-    ]
+def _row(pair: Pair) -> list[str]:
+    scores = [pair.differences[key] for key in SCORES]
+    cells = (f"{100 * d.value:+.1f}\n{interval(d.low, d.high)}".rstrip() for d in scores)
+    name, p = f"{pair.first} - {pair.second}", pair.differences["mAP"].p
+    return [name, str(pair.queries), *cells, f"{p:.2g}"]

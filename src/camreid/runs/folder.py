@@ -1,10 +1,11 @@
-"""The files of a run folder: their names, how they are read and how they are written."""
+"""The files of a run folder: the one place that reads and writes them."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -12,11 +13,12 @@ from typing import Any, ClassVar, Self, TypeVar
 import yaml
 
 from camreid.errors import InputError
-from camreid.evaluation import FeatureTable, RankOptions
+from camreid.evaluation import FeatureTable, RankingResult, RankOptions
 from camreid.files import write_text
 from camreid.provenance import SplitRecord
 
 T = TypeVar("T")
+_METRICS = ("metrics.before.csv", "metrics.csv")
 
 
 class Record:
@@ -26,69 +28,61 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values; NaN becomes None."""
-        names = [f.name for f in fields(self)]  # type: ignore[arg-type]
-        return {name: plain(getattr(self, name)) for name in names}
+        return dict(plain(asdict(self)))  # type: ignore[call-overload]
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """From what `to_json` gave; TypeError or ValueError for anything else."""
+        """From what `to_json` gave; TypeError for other names."""
         return cls(**content)
 
 
 @dataclass(frozen=True)
 class HeadCheckRecord(Record):
-    """`head_check.json`.
-
-    Attributes:
-        unknown: the setting `model.unknown`.
-        heads: the fields of each head's `HeadFit`.
-        faults: why the run was refused.
-    """
+    """`head_check.json`."""
 
     file = "head_check.json"
-    unknown: str
-    heads: list[dict[str, Any]]
-    faults: list[str] = field(default_factory=list)
+    unknown: str  # the setting `model.unknown`
+    heads: list[dict[str, Any]]  # the fields of each head's `HeadFit`
+    faults: list[str] = field(default_factory=list)  # why the run was refused
+
+    @property
+    def lowest(self) -> dict[str, Any]:
+        """The head with the lowest coverage, of those with identities to train."""
+        return min(self.heads, key=lambda head: (not head["identities"], head["coverage"]))
 
 
-@dataclass(frozen=True)
-class Metrics(Record):
-    """`metrics.json`: the numbers of a test; shares are in 0..1.
+@dataclass(frozen=True, kw_only=True)
+class TestedRecord(Record):
+    """What the numbers of a test come from."""
 
-    Attributes:
-        retrieval: `mAP`, `mINP`, `rank1` ... over all valid queries.
-        intervals: the 95 % interval of each.
-        leak: the numbers over `all`, `seen` and `unseen` test identities.
-        evaluation: the options of the test.
-        seen_complete: whether all training identities of the weights are known.
-        partial: whether only a part of the images was tested.
-        split: how the test was made.
-        weights: the checkpoint; None for features without one.
-        features: the file that was ranked, where no model was run.
-        identity: closed-set accuracy; None without a classifier row for any image.
-        protocols: the numbers of each protocol; None where re-ranked.
-        camera_pairs: mAP and Rank-1 of each query camera (rows) and gallery camera.
-        origin: command, commit and versions.
-    """
+    evaluation: dict[str, Any]  # the options of the test
+    protocol: str = "cross-camera"
+    partial: bool = False  # whether only a part of the images was tested
+    split: dict[str, Any] | None = None  # a `SplitRecord`; None where it is unknown
+    origin: dict[str, Any] | None = None  # command, commit and versions
+
+    @property
+    def split_text(self) -> str:
+        """The split in a few words."""
+        return str(SplitRecord.from_json(self.split)) if self.split else "n/a"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics(TestedRecord):
+    """`metrics.json`: the numbers of a test; shares are in 0..1."""
 
     file = "metrics.json"
-    retrieval: dict[str, float]
-    intervals: dict[str, list[float | None]]
-    leak: dict[str, dict[str, Any]]
-    evaluation: dict[str, Any]
-    seen_complete: bool = True
-    partial: bool = False
-    protocol: str = "cross-camera"
-    precision: str = "float32"
-    dropped_queries: int = 0
-    split: dict[str, Any] | None = None
-    weights: str | None = None
-    features: str | None = None
-    rows: int | None = None
-    identity: dict[str, float] | None = None
-    protocols: dict[str, dict[str, float]] | None = None
-    camera_pairs: dict[str, Any] | None = None
-    origin: dict[str, Any] | None = None
+    retrieval: dict[str, float]  # mAP, mINP, rank1 ... over all valid queries
+    intervals: dict[str, list[float | None]]  # of 95 %
+    leak: dict[str, dict[str, Any]]  # the numbers over all, seen and unseen identities
+    seen_complete: bool = True  # whether all training identities of the weights are known
+    dropped_queries: int = 0  # without a match
+    weights: str | None = None  # the checkpoint; None for features without one
+    features: str | None = None  # the file that was ranked, where no model was run
+    rows: int | None = None  # of the classifier
+    identity: dict[str, float] | None = None  # closed-set accuracy and its coverage
+    protocols: dict[str, dict[str, float]] | None = None  # None where re-ranked
+    camera_pairs: dict[str, Any] | None = None  # mAP, rank1: query cameras by gallery cameras
 
     @property
     def rank_options(self) -> RankOptions:
@@ -96,45 +90,21 @@ class Metrics(Record):
         known = {option.name for option in fields(RankOptions)}
         return RankOptions(**{k: v for k, v in self.evaluation.items() if k in known})
 
-    @property
-    def split_text(self) -> str:
-        """The split in a few words."""
-        return str(SplitRecord.from_json(self.split)) if self.split else ""
 
-
-@dataclass(frozen=True)
-class Matrix(Record):
-    """`matrix.json`: every row on every query camera.
-
-    Attributes:
-        experts: by name: `retrieval`, `intervals`, `by_camera`, `leak`, `seen_complete`, and of a
-            checkpoint its path, `camera`, classifier `rows` and `coverage`.
-        baselines: checkpoints that are not fused, likewise.
-        fusions: the experts together, likewise.
-        cameras: of the queries, 1-based.
-        compared: the `identities` and `queries` that no row was trained on, and the numbers of the
-            `rows` on them where they are not all.
-        best: name of the expert with the largest `mAP` and `rank1`, by query camera and over `all`.
-        differences: of each row from the best expert, with interval and p.
-        left_out: fusions that these experts do not allow, with the reason.
-        notes: limits of the comparison.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Matrix(TestedRecord):
+    """`matrix.json`: every row on every query camera."""
 
     file = "matrix.json"
-    experts: dict[str, dict[str, Any]]
-    baselines: dict[str, dict[str, Any]]
-    fusions: dict[str, dict[str, Any]]
-    cameras: list[int]
-    protocol: str
-    evaluation: dict[str, Any]
-    compared: dict[str, Any]
-    best: dict[str, dict[str, str | None]]
-    differences: dict[str, dict[str, dict[str, float]]]
-    left_out: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    partial: bool = False
-    split: dict[str, Any] | None = None
-    origin: dict[str, Any] | None = None
+    experts: dict[str, dict[str, Any]]  # numbers by name; of a checkpoint also path, camera, rows
+    baselines: dict[str, dict[str, Any]]  # checkpoints that are not fused, likewise
+    fusions: dict[str, dict[str, Any]]  # the experts together, likewise
+    cameras: list[int]  # of the queries, 1-based
+    compared: dict[str, Any]  # identities and queries that no row was trained on; rows on them
+    best: dict[str, dict[str, str | None]]  # expert by query camera and over all, by score
+    differences: dict[str, dict[str, dict[str, float]]]  # of each row from the best expert
+    left_out: dict[str, str] = field(default_factory=dict)  # fusions, with the reason
+    notes: list[str] = field(default_factory=list)  # limits of the comparison
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -146,7 +116,7 @@ R = TypeVar("R", bound=Record)
 
 
 class RunFolder:
-    """A run folder. What it holds is read when it is asked for, and is None where it is missing.
+    """A run folder. Its content is read on first use, and None where the file is missing.
 
     Args:
         path: the folder; it need not exist to be written to.
@@ -158,6 +128,9 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     @classmethod
     def existing(cls, path: str | Path) -> "RunFolder":
         """The folder of a run.
@@ -165,50 +138,25 @@ class RunFolder:
         Raises:
             InputError: no folder, or one without any file of a run.
         """
-        folder = cls(path)
-        if not folder.path.is_dir():
-            found = "is a file" if folder.path.exists() else "does not exist"
-            raise InputError(f"{path} {found}: expected a run folder, such as runs/RUN.")
-        if not folder._is_run:
-            runs = [p for p in sorted(folder.path.iterdir()) if p.is_dir() and cls(p)._is_run]
-            inside = f"; there are runs in it, such as {runs[0]}" if runs else ""
-            raise InputError(f"{path} is not a run folder{inside}.")
-        return folder
-
-    @property
-    def _is_run(self) -> bool:
-        known = (Metrics.file, HeadCheckRecord.file, Matrix.file, "config.yaml", "metrics.csv")
-        more = ("checkpoints", "features", "features.safetensors")
-        return any((self.path / name).exists() for name in (*known, *more))
+        known = ("config.yaml", Metrics.file, Matrix.file)
+        if not any((Path(path) / name).is_file() for name in known):
+            runs = sorted(found.parent for found in Path(path).glob("*/config.yaml"))
+            raise InputError(
+                f"{path} is not a run folder: expected one of {', '.join(known)} in it"
+                f"{f'; there are runs in it, such as {runs[0]}' if runs else ''}."
+            )
+        return cls(path)
 
     @property
     def split(self) -> Path:
         """The manifest of the split."""
         return self.path / "split.csv"
 
-    @property
-    def checkpoint(self) -> Path | None:
-        """The best checkpoint, or the last."""
-        kept = (self.path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-        return next(filter(Path.is_file, kept), None)
-
-    @cached_property
-    def config_text(self) -> str:
-        """The resolved config as YAML; empty where there is none."""
-        paths = (self.path / "config.yaml", self.path / ".hydra" / "config.yaml")
-        return next((_read(path, str) for path in paths if path.is_file()), "")
-
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config; empty where there is none."""
-        text = self.config_text
-        return _parsed(self.path / "config.yaml", lambda: dict(yaml.safe_load(text) or {}))
-
-    @cached_property
-    def overrides(self) -> list[str]:
-        """The arguments of the command."""
-        path = self.path / ".hydra" / "overrides.yaml"
-        return _read(path, yaml.safe_load) or [] if path.is_file() else []
+        path = self.path / "config.yaml"
+        return _read(path, lambda text: dict(yaml.safe_load(text))) if path.is_file() else {}
 
     @cached_property
     def metrics(self) -> Metrics | None:
@@ -226,26 +174,50 @@ class RunFolder:
         return self._record(Matrix)
 
     @cached_property
-    def features(self) -> FeatureTable | None:
-        """Features of the test, its own or those that it ranked again."""
-        ranked = self.metrics and self.metrics.features
-        paths = [self.path / "features.safetensors", *([Path(ranked)] if ranked else [])]
-        return next((FeatureTable.load(path) for path in paths if path.is_file()), None)
+    def ranked(self) -> tuple[FeatureTable, RankingResult] | None:
+        """Features of the test, its own or those that it ranked again, and their ranking."""
+        metrics = self.metrics
+        path = Path((metrics and metrics.features) or self.path / "features.safetensors")
+        if metrics is None or not path.is_file():
+            return None
+        table = FeatureTable.load(path)
+        table = table.normalized() if metrics.evaluation.get("normalize") else table
+        return table, metrics.rank_options.rank(table)[0]
 
     @property
-    def row_features(self) -> dict[str, Path]:
-        """Feature files of a matrix by the name of their row."""
-        return {p.stem: p for p in sorted((self.path / "features").glob("*.safetensors"))}
-
-    @cached_property
     def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """(epoch from 1, value) by the name of the logged number; parts of a resumed run joined."""
-        parts = sorted(self.path.glob("metrics.*.csv"), key=lambda p: int(p.name.split(".")[1]))
+        """(epoch from 1, value) by the name of the logged number, without those of the test."""
         curves: dict[str, dict[float, float]] = {}
-        for path in (*parts, *self.path.glob("metrics.csv")):  # of two values, the later
-            for name, epoch, value in _read(path, _points):
-                curves.setdefault(name, {})[epoch + 1] = value
-        return {name: sorted(points.items()) for name, points in curves.items()}
+        epoch = -1.0
+        for line in reversed(self._metrics_lines):  # a learning rate has the epoch of the next line
+            epoch = line.get("epoch", epoch)
+            for name, value in line.items():
+                if epoch >= 0 and name not in ("epoch", "step") and "test/" not in name:
+                    curves.setdefault(name, {}).setdefault(epoch + 1, value)
+        return {name: sorted(points.items()) for name, points in sorted(curves.items())}
+
+    @property
+    def _metrics_lines(self) -> list[dict[str, float]]:
+        """What was logged before the run was resumed, and since."""
+        paths = [self.path / name for name in _METRICS]
+        return [line for path in paths if path.is_file() for line in _read(path, _csv)]
+
+    def gather_metrics(self, resuming: bool = False) -> None:
+        """Join what was logged before a run was resumed, and since, in one file.
+
+        Args:
+            resuming: keep it aside, as the logger of a resumed run starts `metrics.csv` anew.
+        """
+        lines = self._metrics_lines
+        if not lines:
+            return
+        other, path = (self.path / name for name in (reversed(_METRICS) if resuming else _METRICS))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, sorted({name for line in lines for name in line}))
+        writer.writeheader()
+        writer.writerows(lines)
+        write_text(path, text.getvalue())
+        other.unlink(missing_ok=True)
 
     def write(self, record: Record) -> Path:
         """Write a record whole; the path of its file."""
@@ -262,31 +234,18 @@ class RunFolder:
         return _read(path, lambda text: kind.from_json(json.loads(text))) if path.exists() else None
 
 
-def _points(text: str) -> list[tuple[str, float, float]]:
-    """(name, epoch, value) of all cells; a learning rate takes the epoch of the next line."""
-    found: list[tuple[str, float, float]] = []
-    epoch = ""
-    for row in reversed(list(csv.DictReader(text.splitlines()))):
-        epoch = row.pop("epoch") or epoch
-        found += [
-            (name, float(epoch), float(value))
-            for name, value in row.items()
-            if value and epoch and name != "step" and "test/" not in name
-        ]
-    return found[::-1]
+def _csv(text: str) -> list[dict[str, float]]:
+    rows = csv.DictReader(text.splitlines())
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 def _read(path: Path, parse: Callable[[str], T]) -> T:
-    return _parsed(path, lambda: parse(path.read_text(encoding="utf-8")))
-
-
-def _parsed(path: Path, parse: Callable[[], T]) -> T:
     try:
-        return parse()
+        return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, csv.Error) as error:
         raise InputError(
-            f"{path} is incomplete or was written by another version ({type(error).__name__}); "
-            "run the command again, in another folder."
+            f"{path} is not a {path.name} of this version of camreid: found {error!r}, expected a "
+            "file as a command wrote it. Run the command again, in another folder."
         ) from error
 
 

@@ -1,5 +1,6 @@
 """One table for the terminal, HTML and Markdown, and how numbers are written in it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,13 +11,7 @@ from rich.table import Table as RichTable
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of text cells; the first column is left-aligned, the others right-aligned.
-
-    Attributes:
-        title: above the table.
-        columns: headings.
-        rows: cells, one for each column.
-        notes: sentences below the table.
+    """A titled table of text with notes below; a console of rich prints it as it is.
 
     >>> table = Table("mAP", ("model", "mAP"), [("a<b", "50.0 %")], ["one run"])
     >>> "a&lt;b" in table.to_html(), table.to_markdown().splitlines()[2]
@@ -28,38 +23,37 @@ class Table:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
 
-    def to_rich(self) -> RichTable:
-        """For the terminal."""
-        notes = "\n".join(self.notes) or None
-        table = RichTable(title=self.title, title_justify="left", caption=notes)
-        table.caption_justify = "left"
+    def __rich__(self) -> RichTable:
+        table = RichTable(title=self.title, caption="\n".join(self.notes) or None)
+        table.title_justify = table.caption_justify = "left"
         for place, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if place else "left")
+            table.add_column(column, justify="right" if place else "left", overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         return table
 
     def show(self) -> None:
         """Print on the terminal."""
-        Console().print(self.to_rich())
+        Console(markup=False).print(self)
 
     def to_html(self) -> str:
         """As an HTML figure; all text is escaped."""
-        head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in self.rows
+        head, *body = (
+            "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+            for tag, row in [("th", self.columns), *(("td", row) for row in self.rows)]
         )
         notes = "".join(f"<p class=note>{escape(note)}</p>" for note in self.notes)
         return (
             f"<figure><figcaption>{escape(self.title)}</figcaption><div class=scroll><table>"
-            f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>{notes}</figure>"
+            f"<thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}"
+            f"</tbody></table></div>{notes}</figure>"
         )
 
     def to_markdown(self) -> str:
         """As a Markdown table under its title."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        text = "\n".join(f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in lines)
-        return "\n\n".join([self.title, text, *self.notes]) + "\n"
+        text = "\n".join(f"| {' | '.join(line)} |".replace("\n", "<br>") for line in lines)
+        return "\n\n".join([self.title, text, *self.notes])
 
 
 def percent(share: float | None) -> str:
@@ -71,12 +65,12 @@ def percent(share: float | None) -> str:
     return "n/a" if share is None else f"{100 * share:.1f} %"
 
 
-def interval(ends: Sequence[float | None] | None) -> str:
-    """Two shares as an interval in per cent.
+def interval(low: float | None, high: float | None) -> str:
+    """The ends of an interval in per cent or points; empty where there is none.
 
-    >>> interval((0.1, 0.25)), interval(None)
-    ('10.0 .. 25.0 %', 'n/a')
+    >>> interval(-0.1, 0.25), interval(None, None)
+    ('-10.0..25.0', '')
     """
-    if ends is None or ends[0] is None or ends[1] is None:
-        return "n/a"
-    return f"{100 * ends[0]:.1f} .. {100 * ends[1]:.1f} %"
+    if low is None or high is None or math.isnan(low):
+        return ""
+    return f"{100 * low:.1f}..{100 * high:.1f}"

@@ -1,7 +1,7 @@
-"""Validation, test and prediction of a network: features collected, ranked and kept."""
+"""Validation and test of a network: features collected, ranked and kept."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ class RetrievalModule(pl.LightningModule):
     Attributes:
         model: the network; `model(images)` gives a `ReIDOutput`.
         provenance: what the weights were trained on, in this run and before it.
-        feature_options: what is compared in validation, test and prediction.
+        feature_options: what is compared in validation and test.
         rank_options: how the test is ranked.
         test_features: of the last test, cameras 1-based.
         test_result: the numbers of the last test.
@@ -69,10 +69,9 @@ class RetrievalModule(pl.LightningModule):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Collect features; each image is ranked against all the others."""
         read = read_batch(batch, training=False)
-        features = self.feature_options(self._network(read), read.images)
-        index = self._index(read, batch_idx)
-        sequences = self._val_sequences(index)
-        self.val_metric.update(features, read.pids, read.camids, index, "both", sequences)
+        network, index = partial(self.model, cameras=read.cameras), self._index(read, batch_idx)
+        features, sequences = self.feature_options(network, read.images), self._sequences(index)
+        self.val_metric.update(features, read.pids, read.cameras, index, "both", sequences)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/mAP` and the rest."""
@@ -87,19 +86,19 @@ class RetrievalModule(pl.LightningModule):
             self.log(f"val/{name}", value.to(self.device), prog_bar=name == "mAP", sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
-        """Start counting anew."""
+        """Reset the metrics."""
         self.test_metric.reset()
         self.test_accuracy.reset()
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collect features and guesses of the query (loader 0) and the gallery (loader 1)."""
+        """Collect features and predictions of the query (loader 0) and the gallery (loader 1)."""
         role: Role = "query" if dataloader_idx == 0 else "gallery"
         read = read_batch(batch, training=False)
-        network = self._network(read)
-        output = network(read.images)
+        network = partial(self.model, cameras=read.cameras)
+        output: ReIDOutput = network(read.images)
         features = self.feature_options(network, read.images, output)
         index = self._index(read, batch_idx)
-        self.test_metric.update(features, read.pids, read.camids + 1, index, role)
+        self.test_metric.update(features, read.pids, read.cameras, index, role)
         self.test_accuracy.update(*self._guess(read, output), index, role)
 
     def _index(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -110,8 +109,8 @@ class RetrievalModule(pl.LightningModule):
         first = (self.global_rank * 2**20 + batch_idx) * 2**20
         return torch.arange(len(batch.pids), device=batch.pids.device) + first
 
-    def _val_sequences(self, index: Tensor) -> Tensor | None:
-        """(B,) sequences of validation images, None where the loader is not of a split."""
+    def _sequences(self, index: Tensor) -> Tensor | None:
+        """(B,) sequences of validation images; None for a loader that is not of a split."""
         records = getattr(getattr(self._datamodule, "split", None), "val", ())
         numbers = index.tolist()
         if max(numbers, default=0) >= len(records):
@@ -122,10 +121,6 @@ class RetrievalModule(pl.LightningModule):
     @property
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
-
-    def _network(self, batch: Batch) -> Callable[[Tensor], ReIDOutput]:
-        """The network, told of the cameras of a batch."""
-        return partial(self.model, cameras=batch.cameras)
 
     def _guess(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
         """Logits and true rows (-1 for none), with heads per camera of the image's own head."""
@@ -155,22 +150,9 @@ class RetrievalModule(pl.LightningModule):
             if not math.isnan(identity[name]):
                 self.log(f"test/identity_{name}", identity[name], sync_dist=True)
 
-    def predict_step(
-        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> Any:
-        """A dict of `features` (B, D), `pids`, `camids` and `img_paths`."""
-        read = read_batch(batch, training=False)
-        features = self.feature_options(self._network(read), read.images)
-        return {
-            "features": features,
-            "pids": read.pids,
-            "camids": read.camids,
-            "img_paths": batch["img_paths"],
-        }
-
 
 def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
-    """Whether a stage sees a part of its batches, as in a dry run, which may well hold no match."""
+    """Whether a stage has a part of its batches, as in a dry run, which may hold no match."""
     limit = getattr(trainer, f"limit_{stage}_batches")
     whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
     return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from camreid.files import write_text
 from camreid.labels import Unknown
 from camreid.models.head import RemapHead
 from camreid.runs.folder import HeadCheckRecord
-from camreid.runs.head_table import head_check_table
+from camreid.runs.results import head_check_table
 from camreid.training.batch import read_batch
 from camreid.training.freeze import Freeze
 from camreid.training.module import ReIDModule
@@ -224,7 +224,8 @@ def _remedy(module: ReIDModule) -> str:
 def _show(fits: list[HeadFit], where: str, unknown: Unknown, faults: list[str], path: Path) -> None:
     record = HeadCheckRecord(unknown, [asdict(fit) for fit in fits], faults)
     write_text(path, json.dumps(record.to_json(), indent=1) + "\n")
-    head_check_table(f"Head check{where} (model.unknown={unknown})", record.heads).show()
+    title = f"Head check{where} (unknown={unknown})"
+    head_check_table(title, {fit["head"]: fit for fit in record.heads}).show()
 
 
 class CheckpointNotes(pl.Callback):

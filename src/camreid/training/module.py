@@ -147,14 +147,14 @@ class ReIDModule(RetrievalModule):
     ) -> Tensor:
         embeddings, pids = output.embeddings.values(), batch.pids
         if self.camera_labels:
-            values = [within_cameras(loss, e, pids, batch.camids) for e in embeddings]
+            values = [within_cameras(loss, e, pids, batch.cameras) for e in embeddings]
         else:
             values = [loss(e, pids) for e in embeddings]
         return mean_over_heads(values)
 
     def _rows(self, batch: Batch) -> dict[str, Tensor]:
         """The row of each image in each head."""
-        if self.camera_labels and not batch.cameras_told:
+        if self.camera_labels and not batch.cameras.all():
             raise InputError(
                 "heads per camera need the camera of each image, and this batch has none; give "
                 "`camids`, or official file names in `img_paths`."

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,16 +20,16 @@ Decay = Literal["multistep", "cosine", "constant"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Which optimiser.
+    """The optimiser.
 
     Attributes:
         name: `adam` (coupled weight decay, as FastReID's), `adamw` or `sgd`.
         lr: the learning rate after the warm-up.
-        weight_decay: of all tensors alike, but for `norm_weight_decay`.
+        weight_decay: of all tensors, except for `norm_weight_decay`.
         momentum: of `sgd`.
-        norm_weight_decay: of all tensors of one dimension: biases, norms, exponents of pooling;
+        norm_weight_decay: of tensors with one dimension: biases, norms, exponents of pooling;
             None for `weight_decay`.
-        clip: largest gradient norm of each tensor by itself; None for any.
+        clip: largest gradient norm of each single tensor; None for no limit.
     """
 
     name: Optimizer
@@ -41,34 +42,25 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("norm_weight_decay", "clip"):
             if getattr(self, name) is not None:
-                require_number(f"model.optimizer.{name}", getattr(self, name), least=0)
+                require_number(f"optimizer.{name}", getattr(self, name), least=0)
         if self.name not in get_args(Optimizer) or not self.lr > 0 or self.weight_decay < 0:
             raise InputError(
-                f"{self}: expected model.optimizer.name= one of {', '.join(get_args(Optimizer))}, "
-                "lr above 0 and weight_decay of at least 0."
+                f"{self}: expected a name among {', '.join(get_args(Optimizer))}, lr above 0 and "
+                "weight_decay of at least 0."
             )
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of the parameters that want a gradient."""
-        trained = self._groups([p for p in parameters if p.requires_grad])
-        if self.name == "adam":
-            return torch.optim.Adam(trained, self.lr, weight_decay=self.weight_decay)
-        if self.name == "adamw":
-            return torch.optim.AdamW(trained, self.lr, weight_decay=self.weight_decay)
-        return torch.optim.SGD(
-            trained, self.lr, momentum=self.momentum, weight_decay=self.weight_decay
-        )
-
-    def _groups(self, trained: list[nn.Parameter]) -> list[Any]:
-        if self.norm_weight_decay is None:
-            return trained
-        return [
-            {"params": [p for p in trained if p.ndim > 1]},
-            {
-                "params": [p for p in trained if p.ndim <= 1],
-                "weight_decay": self.norm_weight_decay,
-            },
-        ]
+        """The optimiser of the parameters that require a gradient."""
+        trained = [p for p in parameters if p.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": trained}]
+        if self.norm_weight_decay is not None:
+            norms = {"weight_decay": self.norm_weight_decay}
+            groups = [
+                {"params": [p for p in trained if p.ndim > 1]},
+                {"params": [p for p in trained if p.ndim <= 1], **norms},
+            ]
+        name = "momentum" if self.name == "sgd" else self.name  # timm's sgd is Nesterov's
+        return create_optimizer_v2(groups, name, self.lr, self.weight_decay, self.momentum)
 
 
 @dataclass(frozen=True)
@@ -121,8 +113,8 @@ class Schedule:
         warmup: length of the warm-up; a fraction of the first epoch in a run without end.
         warmup_factor: where the warm-up starts.
         decay: `multistep`, `cosine` or `constant`.
-        milestones: lengths after which `multistep` multiplies by `gamma`.
-        gamma: see `milestones`.
+        milestones: where `multistep` multiplies by `gamma`.
+        gamma: the factor of each milestone.
         final_factor: where `cosine` ends.
         delay: length before `cosine` begins, at least the warm-up.
 
@@ -141,13 +133,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        if (
-            self.decay not in get_args(Decay)
-            or min((self.warmup, self.delay, *self.milestones)) < 0
-        ):
+        lengths = (self.warmup, self.delay, *self.milestones)
+        if self.decay not in get_args(Decay) or min(lengths) < 0:
             raise InputError(
-                f"{self}: expected model.schedule.decay= one of {', '.join(get_args(Decay))}, and "
-                "lengths in epochs (from 1) or fractions of the run (below 1)."
+                f"{self}: expected a decay among {', '.join(get_args(Decay))}, and lengths in "
+                "epochs (from 1) or fractions of the run (below 1)."
             )
 
     def factor(self, epoch: float, epochs: float) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from camreid.data import Records
 from camreid.runs.report.page import build_page
-from tests.runs.report.runs import write_matrix, write_run
+from tests.runs.folders import features, make_matrix, make_run
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -34,9 +34,10 @@ def browser() -> Iterator["webdriver.Chrome"]:
 def test_the_page_on_a_phone_in_the_dark(
     browser: "webdriver.Chrome", tmp_path: Path, records: Records
 ) -> None:
-    runs = [write_run(tmp_path / n, records) for n in ("first", "a-long-name_without-a-space")]
+    names = ("first", "a-long-name_without-a-space")
+    runs = [make_run(tmp_path / name, features(records)) for name in names]
     path = tmp_path / "report.html"
-    path.write_text(build_page([*runs, write_matrix(tmp_path / "matrix", records)]))
+    path.write_text(build_page([*runs, make_matrix(tmp_path / "matrix", records)]))
     size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
