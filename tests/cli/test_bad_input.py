@@ -56,8 +56,8 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
         ("trainer.max_epochs=0", "max_epochs"),
         ("trainer.max_epochs=-1", "max_epochs"),
         ("model.optimizer.lr=abc", "optimizer.lr=abc"),
-        ("init=.", "is a folder"),
-        ("init=x.ckpt", "cannot be read"),
+        ("init=.", "no checkpoint at"),
+        ("init=x.ckpt", "x.ckpt"),
         ("init=y.ckpt", "no checkpoint at"),
         ("resume=y.ckpt", "no checkpoint at"),
         ("init_dataset=others", "init_dataset=others"),
@@ -86,7 +86,7 @@ def test_the_paragraph_names_what_to_type(
     Path("x.ckpt").write_bytes(b"no checkpoint")
     Path("empty").mkdir()
     message = refused(RESPLIT, "split.val_fraction=0", typed)
-    assert expected.replace("cannot", "") in message.replace("cannot", "").replace("can't", "")
+    assert expected in message
     assert "HYDRA" not in message
 
 
