@@ -212,19 +212,19 @@ def broken(tmp_path: Path) -> Image.Image:
 
 BAD: dict[str, tuple[Any, str]] = {
     "no file": (["{paths[0]}", "gone.jpg"], r"image 1 of 2: no file at gone\.jpg"),
-    "a folder": (".", r"is a folder; sorted\(Path\('\.'\)\.glob"),
+    "a folder": (".", r"image 0 of 1: no file at \."),
     "no image": ("notes.txt", r"notes\.txt can't be read as an image"),
-    "float array": (np.zeros((2, 8, 8, 3)), r"image 0 of 2 is an array \(8, 8, 3\) of float64"),
-    "grey array": (noise(8, 8), r"an array \(8, 8\) of uint8: expected \(H, W, 3\)"),
-    "channels first": (noise(3, 8, 8), r"torch\.from_numpy\(x\) for \(3, H, W\)"),
-    "channels last": (torch.zeros(8, 8, 3), r"x\.permute\(2, 0, 1\) for \(H, W, 3\)"),
-    "integers": (torch.zeros(3, 8, 8, dtype=torch.int64), "tensor .* of int64"),
-    "no pixels": (torch.zeros(3, 0, 8), r"a tensor \(3, 0, 8\)"),
-    "five dimensions": (torch.zeros(1, 1, 3, 8, 8), r"a tensor \(1, 1, 3, 8, 8\)"),
+    "float array": (np.zeros((2, 8, 8, 3)), r"image 0 of 2 .* \(8, 8, 3\) .* float64"),
+    "grey array": (noise(8, 8), r"\(8, 8\) .* uint8: expected .* arrays \(H, W, 3\)"),
+    "channels first": (noise(3, 8, 8), r"\(3, 8, 8\) .* arrays \(H, W, 3\)"),
+    "channels last": (torch.zeros(8, 8, 3), r"\(8, 8, 3\) .* tensors \(3, H, W\)"),
+    "integers": (torch.zeros(3, 8, 8, dtype=torch.int64), "the type int64"),
+    "no pixels": (torch.zeros(3, 0, 8), r"\(3, 0, 8\)"),
+    "five dimensions": (torch.zeros(1, 1, 3, 8, 8), r"\(1, 1, 3, 8, 8\)"),
     "0 to 1": (torch.rand(2, 3, 64, 32), "expected raw pixels.*x \\* 255 for 0..1"),
     "normalised": (torch.randn(2, 3, 64, 32), "expected raw pixels"),
     "not a number": (torch.full((3, 64, 32), float("nan")), "expected raw pixels"),
-    "a number": (7, "images given as a int: expected paths"),
+    "a number": (7, "image 0 of 1 is a int: expected paths"),
     "numbers": ([7], "image 0 of 1 is a int: expected paths"),
 }
 

@@ -61,59 +61,43 @@ class ReIDDataModule(pl.LightningDataModule):
         require_whole("seed", seed, least=0)
         if workers is not None:
             require_whole("workers", workers, least=0)
-        if not isinstance(within_camera, bool):
-            raise InputError(f"within_camera={within_camera}: expected true or false.")
-        self.split, self.size = split, (int(size[0]), int(size[1]))
+        self.split, self.size, self.interpolation = split, size, interpolation
         self.identities, self.instances = identities, instances
-        self.eval_batch_size, self.seed, self.augment = eval_batch_size, seed, augment
-        self.workers, self.interpolation = workers, interpolation
-        self.within_camera = within_camera
+        self.eval_batch_size, self.workers = eval_batch_size, workers
+        self.seed, self.augment, self.within_camera = seed, augment, within_camera
         self.train_records = split.train
         self._stream: tuple[int, torch.Generator] | None = None
-        if min(self.size) < 16:
+        if min(size) < 16:
             raise InputError(
-                f"images of {self.size[0]}x{self.size[1]} pixels: expected at least 16 pixels each "
-                "way.",
-                image_size=[256, 128],
+                f"size={list(size)}: expected at least 16 pixels each way.", image_size=[256, 128]
             )
 
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
-        none = LabelMap(())
-        self.train_records = tuple(
-            r
-            for r in self.split.train
-            if r.pid in (labels if isinstance(labels, LabelMap) else labels.get(r.camera, none))
-        )
 
-    @property
-    def epoch_images(self) -> int:
-        """Train images of an epoch of one process; N have ceil(batches / N) batches each."""
-        return len(self._sampler(rank=0, world_size=1))
+        def is_known(record: ImageRecord) -> bool:
+            own = labels if isinstance(labels, LabelMap) else labels.get(record.camera)
+            return own is not None and record.pid in own
+
+        self.train_records = tuple(filter(is_known, self.split.train))
 
     def setup(self, stage: str) -> None:
-        """Check the sizes of batches before any work; InputError if they are impossible."""
-        self._dataset(())
-        if stage == "fit":
-            self._sampler(rank=0, world_size=1)
-            if self.identities * self.instances == 1:
-                raise InputError(
-                    "identities=1 and instances=1 make train batches of a single image, and batch "
-                    "normalisation and metric losses need at least 2.",
-                    identities=min(16, len({r.pid for r in self.train_records})),
-                    instances=4,
-                )
+        """Check the sizes of train batches before any work; InputError if they are impossible."""
+        if stage != "fit":
+            return
+        self._sampler(rank=0, world_size=1)
+        if self.identities * self.instances == 1:
+            raise InputError(
+                "identities=1 and instances=1 make train batches of a single image, and batch "
+                "normalisation and metric losses need at least 2.",
+                instances=4,
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """P x K batches of this rank."""
-        rank, world_size = self._place()
-        return DataLoader(
-            self._dataset(self.train_records),
-            batch_size=self.identities * self.instances,
-            sampler=self._sampler(rank, world_size),
-            drop_last=True,
-            **self._loading(),
-        )
+        sampler = self._sampler(*self._place())
+        size = self.identities * self.instances
+        return self._loader(self.train_records, sampler, size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """The validation images; an empty list if the split has none."""
@@ -123,9 +107,7 @@ class ReIDDataModule(pl.LightningDataModule):
         """Two loaders: the query and the gallery."""
         return [self.eval_dataloader(self.split.query), self.eval_dataloader(self.split.gallery)]
 
-    def predict_dataloader(self) -> list[DataLoader[Batch]]:
-        """The same as for testing: the query and the gallery."""
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def eval_dataloader(
         self, records: Sequence[ImageRecord], padded: bool = True
@@ -138,13 +120,10 @@ class ReIDDataModule(pl.LightningDataModule):
                 each image is of one rank alone, and shares differ by one.
         """
         rank, world_size = self._place()
-        dataset = self._dataset(records)
-        sampler: Iterable[int] = range(rank, len(dataset), world_size)
+        sampler: Iterable[int] = range(rank, len(records), world_size)
         if padded:
-            sampler = DistributedSampler(dataset, world_size, rank, shuffle=False)
-        return DataLoader(
-            dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loading()
-        )
+            sampler = DistributedSampler(records, world_size, rank, shuffle=False)  # type: ignore[arg-type]
+        return self._loader(records, sampler, self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment train batches, on the device they are on."""
@@ -155,26 +134,32 @@ class ReIDDataModule(pl.LightningDataModule):
             self._stream = epoch, stream(self.seed, epoch, self._place()[0])
         return {**batch, "images": self.augment(batch["images"], self._stream[1])}
 
-    def _dataset(self, records: Sequence[ImageRecord]) -> ImageDataset:
-        return ImageDataset(records, self.size, self.interpolation)
-
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _sampler(self, rank: int, world_size: int) -> IdentitySampler:
         pairs = [(r.pid, r.camera if self.within_camera else 0) for r in self.train_records]
-        numbers = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
-        groups = [numbers[pair] for pair in pairs]
+        number = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
+        size, groups = (self.identities, self.instances), [number[pair] for pair in pairs]
         of = "identities, one for each of their cameras" if self.within_camera else "identities"
-        size = (self.identities, self.instances)
         return IdentitySampler(groups, *size, self.seed, rank, world_size, of)
 
-    def _loading(self) -> dict[str, Any]:
+    def _loader(
+        self,
+        records: Sequence[ImageRecord],
+        sampler: Iterable[int],
+        batch_size: int,
+        drop_last: bool = False,
+    ) -> DataLoader[Batch]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         local = self.trainer.num_devices if self.trainer else 1
         workers = min(8, (cores or 1) // max(1, local)) if self.workers is None else self.workers
-        return {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-        }
+        return DataLoader(
+            ImageDataset(records, self.size, self.interpolation),
+            batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=drop_last,
+        )

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -18,10 +18,9 @@ from camreid.errors import InputError
 
 OneImage: TypeAlias = str | PathLike[str] | Image.Image | NDArray[Any] | Tensor
 Interpolation = Literal["bicubic", "bilinear"]
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_KINDS = (
-    "paths, PIL images, uint8 arrays (H, W, 3) or tensors (3, H, W), one or a list of them, or an "
-    "array (N, H, W, 3) or a tensor (N, 3, H, W)"
+_EXPECTED = (
+    "expected paths, PIL images, arrays (H, W, 3) of uint8, or tensors (3, H, W) of uint8 or of "
+    "floats in 0..255, RGB"
 )
 
 
@@ -35,9 +34,6 @@ class ImageDataset(Dataset[dict[str, Any]]):
         records: what to read.
         size: (H, W) in pixels.
         interpolation: of the resize.
-
-    Raises:
-        InputError: another interpolation.
     """
 
     def __init__(
@@ -46,14 +42,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         size: tuple[int, int],
         interpolation: Interpolation = "bicubic",
     ) -> None:
-        if interpolation not in _RESAMPLING:
-            raise InputError(
-                f"interpolation={interpolation}: expected bicubic or bilinear.",
-                interpolation="bicubic",
-            )
-        self.interpolation = interpolation
         self.records = tuple(records)
-        self.size = (int(size[0]), int(size[1]))
+        self.size, self.interpolation = (int(size[0]), int(size[1])), interpolation
 
     def __len__(self) -> int:
         return len(self.records)
@@ -85,19 +75,15 @@ def read_image(
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except OSError as error:
         raise InputError(
-            f"{path} can't be read as an image ({error}). Copy the file again, or take it out of "
-            "the dataset."
+            f"{path} can't be read as an image ({error}). Copy the file again, or leave it out."
         ) from error
     return _to_tensor(image, size, interpolation)
 
 
 def list_images(images: OneImage | Iterable[OneImage]) -> list[OneImage]:
-    """The images one by one, checked as far as that needs no reading.
-
-    Args:
-        images: one image, many in a list, or many in an array or tensor of four dimensions.
+    """The images of a list, or of an array or tensor of four dimensions, checked unread.
 
     Raises:
         InputError: a file that is not there, or another kind, shape or type of number.
@@ -107,12 +93,10 @@ def list_images(images: OneImage | Iterable[OneImage]) -> list[OneImage]:
     """
     if isinstance(images, np.ndarray | Tensor):
         many = list(images) if images.ndim == 4 else [images]
-    elif isinstance(images, str | PathLike | Image.Image):
-        many = [images]
-    elif isinstance(images, Iterable):
+    elif isinstance(images, Iterable) and not isinstance(images, str):
         many = list(images)
     else:
-        raise InputError(f"images given as a {type(images).__name__}: expected {_KINDS}.")
+        many = [images]
     for place, image in enumerate(many):
         _check(image, f"image {place} of {len(many)}")
     return many
@@ -123,11 +107,7 @@ def read_pixels(
 ) -> Tensor:
     """One image of `list_images` as (3, H, W), RGB: float32 of a float tensor, else uint8.
 
-    Args:
-        image: resized with antialiasing by Pillow if it is of another size, as `read_image` does;
-            a float tensor by PyTorch, which has the same filter.
-        size: (H, W) in pixels.
-        interpolation: of the resize.
+    Resized to `size`, (H, W), as by `read_image`; a float tensor by PyTorch with the same filter.
 
     Raises:
         InputError: a file that is no image, or a broken one.
@@ -157,37 +137,20 @@ def _to_tensor(
 ) -> Tensor:
     """A PIL image in RGB as (3, H, W) uint8."""
     if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), _RESAMPLING[interpolation])
+        image = image.resize((size[1], size[0]), Image.Resampling[interpolation.upper()])
     pixels: Tensor = pil_to_tensor(image)
     return pixels
 
 
 def _check(image: object, which: str) -> None:
     if isinstance(image, str | PathLike):
-        path = Path(image)
-        if path.is_dir():
-            raise InputError(
-                f"{which}, {path}, is a folder; sorted(Path({str(path)!r}).glob('*.jpg')) gives "
-                "the images in it."
-            )
-        if not path.is_file():
-            raise InputError(f"{which}: no file at {path}.")
-    elif isinstance(image, np.ndarray):
-        shape, good = image.shape, image.dtype == np.uint8
-        if not good or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-            raise InputError(
-                f"{which} is an array {tuple(shape)} of {image.dtype}: expected (H, W, 3) of "
-                "uint8, RGB. Type (x * 255).round().astype(np.uint8) for floats in 0..1, "
-                "np.stack([x] * 3, axis=-1) for grey, torch.from_numpy(x) for (3, H, W)."
-            )
-    elif isinstance(image, Tensor):
-        shape, kind = image.shape, str(image.dtype).removeprefix("torch.")
-        good = kind == "uint8" or image.is_floating_point()
-        if not good or len(shape) != 3 or shape[0] != 3 or 0 in shape:
-            raise InputError(
-                f"{which} is a tensor {tuple(shape)} of {kind}: expected (3, H, W) of uint8, or "
-                "float in 0..255, RGB. Type x.permute(2, 0, 1) for (H, W, 3), x.expand(3, -1, -1) "
-                "for grey."
-            )
+        if not Path(image).is_file():
+            raise InputError(f"{which}: no file at {image}.")
+    elif isinstance(image, Tensor | np.ndarray):
+        shape, kind = tuple(image.shape), str(image.dtype).removeprefix("torch.")
+        is_tensor = isinstance(image, Tensor)
+        good = kind == "uint8" or (is_tensor and "float" in kind)
+        if not good or len(shape) != 3 or shape[0 if is_tensor else 2] != 3 or 0 in shape:
+            raise InputError(f"{which} has the shape {shape} and the type {kind}: {_EXPECTED}.")
     elif not isinstance(image, Image.Image):
-        raise InputError(f"{which} is a {type(image).__name__}: expected {_KINDS}.")
+        raise InputError(f"{which} is a {type(image).__name__}: {_EXPECTED}.")

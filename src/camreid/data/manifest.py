@@ -2,22 +2,21 @@
 
 import csv
 import hashlib
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
-from camreid.data.records import DISTRACTOR, MAX_PID, ImageRecord, parse_name, people
+from camreid.data.records import DISTRACTOR, LARGEST, ImageRecord, identities, parse_name
 from camreid.errors import InputError
-from camreid.files import write_whole
+from camreid.files import write_text
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
 
-Subset = Literal["train", "val", "query", "gallery"]
-SUBSETS: tuple[Subset, ...] = ("train", "val", "query", "gallery")
+SUBSETS = ("train", "val", "query", "gallery")
 COLUMNS = ("subset", "path", "pid", "camera", "row")
 
 
@@ -77,20 +76,15 @@ class Split:
 
     def save(self, path: str | Path) -> None:
         """Write the manifest: CSV with the columns subset, path, pid, camera, row (empty: none)."""
-
-        def write(draft: Path) -> None:
-            with draft.open("w", newline="", encoding="utf-8") as file:
-                rows = csv.writer(file)
-                rows.writerow(COLUMNS)
-                for subset, r in self._images():
-                    rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, self._row(r)))
-
-        write_whole(path, write)
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for subset, r in self._images():
+            rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, self._row(r)))
+        write_text(path, text.getvalue())
 
     @classmethod
-    def load(
-        cls, path: str | Path, root: str | Path | None = None, *, present: bool = True
-    ) -> "Split":
+    def load(cls, path: str | Path, root: str | Path | None = None) -> "Split":
         """Read a manifest.
 
         Args:
@@ -98,27 +92,25 @@ class Split:
                 theirs in FastReID order.
             root: where to look for images that are not where the manifest says: for their
                 `folder/name`, in `root` and in each folder of it.
-            present: whether the images must be there, as they must to be read.
 
         Raises:
-            InputError: a column, value or image file is missing; train or val holds pid -1 or 0.
+            InputError: a column, value or image file is missing; train, val or query holds pid -1
+                or 0.
         """
         path = Path(path)
-        parts: dict[Subset, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
+        parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
         rows: dict[int, int] = {}
         for number, line in _read_lines(path):
-            subset, record, row = _record(path, number, line)
-            parts[subset].append(record)
-            if row is not None:
-                rows[record.pid] = row
-        if present:
-            _locate(path, parts, root)
+            record = _record(path, number, line)
+            parts[line["subset"]].append(record)
+            if line.get("row"):
+                rows[record.pid] = int(line["row"])
         labels = _labels(path, parts["train"], rows)
-        train, val, query, gallery = (tuple(parts[s]) for s in SUBSETS)
+        train, val, query, gallery = _locate(path, list(parts.values()), root)
         origin = SplitRecord("manifest", {"path": str(path)})
         return cls(train, val, query, gallery, labels, origin)
 
-    def _images(self) -> Iterator[tuple[Subset, ImageRecord]]:
+    def _images(self) -> Iterator[tuple[str, ImageRecord]]:
         for subset in SUBSETS:
             for record in getattr(self, subset):
                 yield subset, record
@@ -135,30 +127,28 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
     return sum(found[r.pid] > 1 for r in records)
 
 
-def _read_lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     if not path.is_file():
         raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = [c for c in COLUMNS[:-1] if c not in (reader.fieldnames or ())]
-        if missing:
+        if not set(COLUMNS[:-1]).issubset(reader.fieldnames or ()):
             raise InputError(
                 f"{path} is no split manifest: its header is {reader.fieldnames}, expected "
                 f"{','.join(COLUMNS)} (row may be left out). Every run folder has one, split.csv."
             )
-        return list(enumerate(reader, start=2))
+        yield from enumerate(reader, start=2)
 
 
-def _record(
-    path: Path, number: int, line: dict[str, str]
-) -> tuple[Subset, ImageRecord, int | None]:
-    subset = next((s for s in SUBSETS if s == line["subset"]), None)
+def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
+    """The image of one line; InputError for a line with other values."""
+    subset, image = line["subset"], line["path"]
     try:
-        pid, camera = int(line["pid"]), int(line["camera"])
-        row = int(line["row"]) if line.get("row") else None
+        pid, camera, row = int(line["pid"]), int(line["camera"]), int(line.get("row") or 0)
+        good = -1 <= pid <= LARGEST and 1 <= camera <= LARGEST and row >= 0
     except (TypeError, ValueError):
-        subset = None
-    if subset is None or not line["path"] or camera < 1 or not -1 <= pid <= MAX_PID:
+        good = False
+    if not good or not image or subset not in SUBSETS:
         raise InputError(
             f"line {number} of {path} reads {','.join(str(v) for v in line.values())}; expected "
             f"{','.join(COLUMNS)}: subset is one of {', '.join(SUBSETS)}, pid a whole number from "
@@ -170,40 +160,42 @@ def _record(
             "(distractor) are no identities; only the gallery may hold them. If the dataset "
             "numbers its identities from 0, add 1 to every pid; otherwise delete these lines."
         )
-    name = parse_name(line["path"])
+    name = parse_name(image)
     sequence, frame = (name.sequence, name.frame) if name else (None, 0)
-    return subset, ImageRecord(line["path"], pid, camera, sequence, frame), row
+    return ImageRecord(image, pid, camera, sequence, frame)
 
 
-def _locate(path: Path, parts: dict[Subset, list[ImageRecord]], root: str | Path | None) -> None:
-    """Give the records the path at which each image was found; InputError if it is missing."""
+def _locate(
+    path: Path, parts: list[list[ImageRecord]], root: str | Path | None
+) -> list[tuple[ImageRecord, ...]]:
+    """The records with the path at which each image was found; InputError if it is missing."""
     homes: list[Path] = []
     if root is not None and Path(root).is_dir():
-        homes = [Path(root), *(Path(d.path) for d in os.scandir(root) if d.is_dir())]
-        first = next((r.name for records in parts.values() for r in records), "")
+        homes = [Path(root), *(p for p in Path(root).iterdir() if p.is_dir())]
+        first = next((r.name for records in parts for r in records), "")
         homes.sort(key=lambda home: not (home / first).exists())
-    lost = []
-    for records in parts.values():
-        for i, r in enumerate(records):
-            places = (r.path, *(str(home / p) for home in homes for p in (r.name, r.path)))
-            found = next((p for p in places if os.path.exists(p)), None)
-            if found is None:
-                lost.append(r.path)
-            else:
-                records[i] = replace(r, path=found)
+
+    def found(r: ImageRecord) -> ImageRecord | None:
+        places = (r.path, *(str(home / p) for home in homes for p in (r.name, r.path)))
+        place = next((p for p in places if os.path.exists(p)), None)
+        return None if place is None else replace(r, path=place)
+
+    located = [[(r, found(r)) for r in records] for records in parts]
+    lost = [r.path for records in located for r, there in records if there is None]
     if lost:
         raise InputError(
             f"{path} names {len(lost)} images that are not there, such as {', '.join(lost[:3])} "
             f"(also looked for below root={root}).",
             root="FOLDER",
         )
+    return [tuple(there for _, there in records if there) for records in located]
 
 
 def _labels(path: Path, train: list[ImageRecord], rows: dict[int, int]) -> LabelMap:
     if not rows:
-        return LabelMap.of(people(train), order="fastreid")
+        return LabelMap.of(identities(train), order="fastreid")
     ordered = sorted(rows, key=rows.__getitem__)
-    without = [pid for pid in people(train) if pid not in rows]
+    without = [pid for pid in identities(train) if pid not in rows]
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
             f"the rows of {path} are not one for each train identity, from 0 without gaps: "

@@ -11,15 +11,14 @@ from camreid.errors import InputError, MissingDataset
 
 TRAIN, QUERY, GALLERY = FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 OFFICIAL = "Market-1501-v15.09.15"
-SUFFIXES = (".jpg", ".jpeg", ".png")
 TRY = "To try the program without a dataset: data=synthetic."
 JUNK, DISTRACTOR = -1, 0
-MAX_PID = 2**63 - 1
+LARGEST = 2**63 - 1  # pid or camera, as tensors are int64
 GRAMMAR = (
     "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1 is junk, 0000 a distractor)"
 )
 
-_NAME = re.compile(r"(?P<pid>-1|\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?(?:_f?(?P<frame>\d+))?")
+_NAME = re.compile(r"(-1|\d+)_c(\d+)(?:s(\d+))?(?:_f?(\d+))?")  # pid, camera, sequence, frame
 
 
 class ImageName(NamedTuple):
@@ -46,13 +45,11 @@ def parse_name(path: str | PurePath) -> ImageName | None:
     found = _NAME.match(PurePath(path).name)
     if found is None:
         return None
-    sequence = found["sequence"]
-    return ImageName(
-        int(found["pid"]),
-        int(found["camera"]),
-        None if sequence is None else int(sequence),
-        int(found["frame"] or 0),
-    )
+    pid, camera, frame = int(found[1]), int(found[2]), int(found[4] or 0)
+    sequence = None if found[3] is None else int(found[3])
+    if camera < 1 or max(pid, camera, sequence or 0, frame) > LARGEST:
+        return None
+    return ImageName(pid, camera, sequence, frame)
 
 
 @dataclass(frozen=True)
@@ -97,59 +94,52 @@ def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout.
 
     Only base names are read, so folders called `exp_1_c2` do no harm. Junk (pid -1) is left out
-    everywhere; distractors (pid 0) stay in the gallery.
+    everywhere; distractors (pid 0) stay in the gallery. A missing or empty `query` or
+    `bounding_box_test` reads as no images, so that a train set alone can be trained on.
 
     Args:
         root: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`, or its
             parent.
 
-    A missing or empty `query` or `bounding_box_test` reads as no images, so that a train set alone
-    can be trained on.
-
     Raises:
         MissingDataset: there is no such folder, or there are no train images in it.
         InputError: a name does not follow the grammar, or pid 0 has train or query images.
     """
-    home = find_market1501(root)
+    home = _find(root)
     train, query, gallery = (_read_folder(home / folder) for folder in FOLDERS)
     if not train:
         raise MissingDataset(
             f"{home / TRAIN} holds no images; expected .jpg or .png files named like {GRAMMAR}. "
             f"Unpack the dataset again. {TRY}"
         )
-    for part in (train, query):
-        zeros = [r.path for r in part if r.pid == DISTRACTOR]
-        if zeros:
-            raise InputError(
-                f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
-                "distractors of the gallery, and is no identity. If the dataset numbers its "
-                "identities from 0, rename its files so that they count from 1; if these images "
-                "are distractors, move them out of the folder."
-            )
+    zeros = [r.path for r in (*train, *query) if r.pid == DISTRACTOR]
+    if zeros:
+        raise InputError(
+            f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
+            "distractors of the gallery and is no identity. If the dataset numbers its identities "
+            "from 0, rename its files so that they count from 1; if these images are distractors, "
+            "move them out of the folder."
+        )
     return Records(train, query, gallery)
 
 
-def find_market1501(root: str | Path) -> Path:
+def _find(root: str | Path) -> Path:
     """The folder that holds `bounding_box_train` and the rest: `root` or one folder in it."""
-    if not isinstance(root, str | Path):
-        raise InputError(f"root={root}: expected a folder.", root="datasets")
-    root = Path(root).expanduser().absolute()
-    if not root.is_dir():
+    if not isinstance(root, str | Path) or not Path(root).expanduser().is_dir():
         raise MissingDataset(
             f"no dataset at root={root}: there is no such folder. Expected {OFFICIAL}, with "
             f"{', '.join(FOLDERS)} in it, or its parent. {TRY}",
             root="FOLDER",
         )
-    homes = [h for h in (root, root / OFFICIAL) if (h / TRAIN).is_dir()][:1]
-    if not homes:  # hidden folders may be of an unfinished rendering
-        folders = (p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        homes = sorted(h for h in folders if (h / TRAIN).is_dir())
+    root = Path(root).expanduser().absolute()
+    homes = _with_images(root, root / OFFICIAL)[:1]
+    # hidden folders may be of an unfinished rendering
+    homes = homes or _with_images(*(p for p in root.iterdir() if not p.name.startswith(".")))
     if len(homes) > 1:
         names = ", ".join(h.name for h in homes)
         raise InputError(f"root={root} holds {len(homes)} datasets: {names}.", root=homes[0])
     if not homes:
-        near = [p for p in root.parents[:2] if (p / TRAIN).is_dir()]
-        near += sorted(p.parent for p in root.glob(f"*/*/{TRAIN}"))
+        near = _with_images(*root.parents[:2], *root.glob("*/*"))
         found = ", ".join(sorted(os.listdir(root))[:4]) or "nothing"
         raise MissingDataset(
             f"no Market-1501 layout at root={root}: expected {', '.join(FOLDERS)} there or in "
@@ -159,17 +149,20 @@ def find_market1501(root: str | Path) -> Path:
     return homes[0]
 
 
+def _with_images(*folders: Path) -> list[Path]:
+    return [folder for folder in sorted(folders) if (folder / TRAIN).is_dir()]
+
+
 def _read_folder(folder: Path) -> tuple[ImageRecord, ...]:
     """The records of one folder, sorted by file name, without junk."""
     if not folder.is_dir():
         return ()
-    names = sorted(
-        f.name for f in os.scandir(folder) if f.name.lower().endswith(SUFFIXES) and f.name[0] != "."
-    )
     records = []
-    for name in names:
+    for name in sorted(os.listdir(folder)):
+        if name.startswith(".") or not name.lower().endswith((".jpg", ".jpeg", ".png")):
+            continue
         parsed = parse_name(name)
-        if parsed is None or parsed.camera < 1 or parsed.pid > MAX_PID:
+        if parsed is None:
             raise InputError(
                 f"{folder / name} is not named as in Market-1501; expected names like {GRAMMAR}, "
                 "cameras from 1, pids below 2**63. Rename the file or move it out of the folder."
@@ -178,6 +171,6 @@ def _read_folder(folder: Path) -> tuple[ImageRecord, ...]:
     return tuple(r for r in records if r.pid != JUNK)
 
 
-def people(records: Iterable[ImageRecord]) -> tuple[int, ...]:
+def identities(records: Iterable[ImageRecord]) -> tuple[int, ...]:
     """The labelled identities among `records`, in numeric order: no junk, no distractors."""
     return tuple(sorted({r.pid for r in records if r.pid > DISTRACTOR}))

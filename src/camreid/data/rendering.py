@@ -9,7 +9,7 @@ import io
 import math
 import random
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -56,19 +56,20 @@ CAMERAS = (
 )
 
 
-class Look(NamedTuple):
+class Look:
     """What stays the same under every camera."""
 
-    breadth: float
-    skin: Colour
-    hair: Colour
-    long_hair: bool
-    upper: Image.Image
-    long_sleeves: bool
-    hem: float  # lower end of the upper garment, share of the height
-    lower: Image.Image
-    trousers: bool
-    backpack: Colour | None
+    def __init__(self, key: str) -> None:
+        rng = random.Random(f"look {key}")
+        self.breadth = rng.uniform(0.8, 1.3)
+        self.skin, self.hair = rng.choice(_SKIN), rng.choice(_HAIR)
+        self.long_hair = rng.random() < 0.5
+        self.upper = _cloth(rng, _UPPER, plain=0.15)
+        self.long_sleeves = rng.random() < 0.5
+        self.hem = rng.choice((0.5, 0.46, 0.36))  # where the upper garment ends
+        self.lower = _cloth(rng, _LOWER, plain=0.5)
+        self.trousers = rng.random() < 0.6
+        self.backpack = rng.choice(_UPPER) if rng.random() < 0.4 else None
 
 
 class Pose(NamedTuple):
@@ -100,37 +101,20 @@ def render_jpeg(seed: int, base_name: str, name: ImageName) -> bytes:
     pose = Pose(WIDTH / 2 + chance.gauss(0, 2.5), foot, height, facing, phase)
     if name.pid > DISTRACTOR:
         if chance.random() < 0.2:  # another figure at the edge of the box
-            _draw(crop, _look(own), pose._replace(centre=chance.choice((-4, WIDTH + 4))))
-        _draw(crop, _look(f"{seed} {name.pid}"), pose)
+            _draw(crop, Look(own), pose._replace(centre=chance.choice((-4, WIDTH + 4))))
+        _draw(crop, Look(f"{seed} {name.pid}"), pose)
     elif name.pid == JUNK:  # a part of a figure
         large, foot = height * chance.uniform(1.3, 1.8), chance.uniform(75, 200)
         centre = chance.uniform(0, WIDTH)
-        _draw(crop, _look(own), pose._replace(centre=centre, foot=foot, height=large))
+        _draw(crop, Look(own), pose._replace(centre=centre, foot=foot, height=large))
     elif chance.random() < 0.75:  # or an empty scene
-        _draw(crop, _look(own), pose)
+        _draw(crop, Look(own), pose)
     if chance.random() < 0.15:  # a pole in front
         x = chance.uniform(5, WIDTH - 5)
         ImageDraw.Draw(crop).rectangle((x - 2, 0, x + 2, HEIGHT), camera.wall)
     file = io.BytesIO()
     _expose(crop, camera, chance).save(file, "JPEG", quality=90)
     return file.getvalue()
-
-
-@lru_cache(maxsize=64)
-def _look(key: str) -> Look:
-    rng = random.Random(f"look {key}")
-    return Look(
-        breadth=rng.uniform(0.8, 1.3),
-        skin=rng.choice(_SKIN),
-        hair=rng.choice(_HAIR),
-        long_hair=rng.random() < 0.5,
-        upper=_cloth(rng, _UPPER, plain=0.15),
-        long_sleeves=rng.random() < 0.5,
-        hem=rng.choice((0.5, 0.46, 0.36)),
-        lower=_cloth(rng, _LOWER, plain=0.5),
-        trousers=rng.random() < 0.6,
-        backpack=rng.choice(_UPPER) if rng.random() < 0.4 else None,
-    )
 
 
 def _cloth(rng: random.Random, palette: Sequence[Colour], plain: float) -> Image.Image:
@@ -227,8 +211,8 @@ def _expose(crop: Image.Image, camera: Camera, chance: random.Random) -> Image.I
     light = chance.uniform(0.88, 1.12)
     red, green, blue = (light * gain for gain in camera.cast)
     crop = crop.convert("RGB", (red, 0, 0, 0, 0, green, 0, 0, 0, 0, blue, 0))
-    blur = ImageFilter.GaussianBlur(camera.blur * chance.uniform(0.7, 1.5))
-    crop = crop.point(_curve(camera.gamma)).filter(blur)
+    crop = crop.point(_curve(camera.gamma))
+    crop = crop.filter(ImageFilter.GaussianBlur(camera.blur * chance.uniform(0.7, 1.5)))
     x, y = chance.randrange(WIDTH), chance.randrange(HEIGHT)
     noise = _noise(camera.noise).crop((x, y, x + WIDTH, y + HEIGHT))
     return ImageChops.add(crop, noise, 1, -128)

@@ -14,16 +14,16 @@ class IdentitySampler(Sampler[int]):
     An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`. In an
     epoch every identity is used at least once, in n // K groups of its n images; one with fewer
     than K images repeats its own. An epoch has one batch for every P groups, and an identity at
-    most one group in each batch: of a large identity, an epoch takes a random part. Groups of one
-    identity go to the emptiest batches, which fills batches evenly (to one group); the last places
-    go to identities drawn at random. So the length is known beforehand and the same on every rank.
+    most one group in each batch: of a large identity, an epoch takes a random part. Groups go to
+    the emptiest batches, and the last places to identities drawn at random. So the length is known
+    beforehand and the same on every rank.
 
     Args:
         pids: identity of each image.
         identities: P, per rank.
         instances: K.
         seed: the run's seed.
-        rank: which share of the batches is this process's.
+        rank: of this process.
         world_size: number of processes.
         of: name of what `pids` number, for the error.
 
@@ -48,11 +48,10 @@ class IdentitySampler(Sampler[int]):
         order = np.argsort(array, kind="stable")
         starts = np.unique(array[order], return_index=True)[1]
         self._images = np.split(order, starts[1:])
-        if identities < 1 or instances < 1 or len(starts) < identities:
+        if len(starts) < identities:
             raise InputError(
                 f"batches of {identities} identities x {instances} images can't be made from "
-                f"{len(starts)} {of} ({len(array)} images): expected at most {len(starts)} "
-                "identities in a batch, and 1 or more images of each.",
+                f"{len(starts)} {of} ({len(array)} images).",
                 identities=max(1, len(starts)),
             )
         groups = np.array([max(1, len(images) // instances) for images in self._images])

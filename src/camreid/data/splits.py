@@ -2,18 +2,17 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from itertools import groupby
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from camreid.data.manifest import Split, count_rankable
-from camreid.data.records import ImageRecord, Records, people
+from camreid.data.records import DISTRACTOR, ImageRecord, Records, identities
 from camreid.errors import InputError, require_whole
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
 
-By = Literal["identity", "image"]
-Pool = Literal["all", "train"]
 Images: TypeAlias = tuple[ImageRecord, ...]
 Item = TypeVar("Item")
 
@@ -22,9 +21,8 @@ Item = TypeVar("Item")
 class OriginalSplit:
     """The official train/test division, for all cameras or for one camera.
 
-    With a camera, an expert learns from the train images of that camera alone. Query and gallery
-    stay the official ones of all cameras, because the official protocol has no matches within a
-    camera.
+    An expert learns from the train images of its camera alone. Query and gallery are the official
+    ones of all cameras, because the official protocol has no matches within a camera.
 
     Attributes:
         camera: 1-based; None for all cameras.
@@ -80,20 +78,18 @@ class Resplit:
     train_fraction: float = 0.5
     val_fraction: float = 0.1
     seed: int = 0
-    by: By = "identity"
-    pool: Pool = "all"
+    by: Literal["identity", "image"] = "identity"
+    pool: Literal["all", "train"] = "all"
     seen: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _check_fraction("train_fraction", self.train_fraction, zero=False)
         _check_fraction("val_fraction", self.val_fraction, zero=True)
         require_whole("seed", self.seed, least=0)
-        for name, choices in (("by", get_args(By)), ("pool", get_args(Pool))):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{name}={getattr(self, name)}: expected {' or '.join(choices)}.",
-                    **{name: choices[0]},
-                )
+        if self.by not in ("identity", "image"):
+            raise InputError(f"by={self.by}: expected identity or image.", by="identity")
+        if self.pool not in ("all", "train"):
+            raise InputError(f"pool={self.pool}: expected all or train.", pool="all")
         object.__setattr__(self, "seen", tuple(sorted({int(pid) for pid in self.seen})))
         if self.seen and self.by == "image":
             raise InputError(
@@ -104,43 +100,39 @@ class Resplit:
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError if there are too few identities for it."""
         rng = random.Random(self.seed)
+        images = records.train
         if self.pool == "all":
+            images = (*records.train, *records.query, *records.gallery)
             _check_disjoint(records)
-            pool = _sorted(r for r in _all(records) if r.pid > 0)
-        else:
-            pool = _sorted(r for r in records.train if r.pid > 0)
-        distractors = _sorted(r for r in records.gallery if r.pid == 0)
+        pool = _sorted(r for r in images if r.pid > DISTRACTOR)
+        distractors = _sorted(r for r in records.gallery if r.pid == DISTRACTOR)
         if self.by == "identity":
             known, test = _divide_identities(pool, self.train_fraction, rng, self.seen)
-            if self.seen:
-                self._check_test(pool, test)
             val, train = _hold_out(known, self.val_fraction, rng)
         else:
             known, test = _divide_images(pool, self.train_fraction, rng)
             val, train = _hold_out_images(known, self.val_fraction, rng)
-        query, gallery = _pick_queries(test, rng)
         options: dict[str, Any] = asdict(self)
-        seen = options.pop("seen")
-        if seen:
-            options["excluded"] = len(set(seen).intersection(people(pool)))
+        if options.pop("seen"):
+            self._check_test(pool, test)
+            options["excluded"] = len(set(self.seen).intersection(identities(pool)))
+        query, gallery = _pick_queries(test, rng)
         record = SplitRecord("resplit", options)
         return _split(train, val, query, (*gallery, *distractors), record)
 
     def _check_test(self, pool: Images, test: Images) -> None:
         """Refuse a test of unseen identities in which fewer than two have a match."""
-        found = sum(len(cameras) > 1 for cameras in _camera_sets(test).values())
-        if found > 1:
-            return
-        identities = people(pool)
-        left = len(set(identities).difference(self.seen))
-        wider = "" if self.pool == "all" else " or pool=all"
-        raise InputError(
-            f"seen holds {len(identities) - left} of the {len(identities)} identities of "
-            f"pool={self.pool}. Of the {left} others, train_fraction={self.train_fraction} leaves "
-            f"{len(people(test))} for the test, {found} of them under more than one camera; at "
-            f"least 2 such identities are needed. Exclude fewer checkpoints{wider}, or choose a "
-            "lower train_fraction or another dataset."
-        )
+        found = sum(len(cameras) > 1 for cameras in _cameras(test).values())
+        if found < 2:
+            pids, wider = identities(pool), "" if self.pool == "all" else " or pool=all"
+            left = len(set(pids).difference(self.seen))
+            raise InputError(
+                f"seen holds {len(pids) - left} of the {len(pids)} identities of pool={self.pool}. "
+                f"Of the {left} others, train_fraction={self.train_fraction} leaves "
+                f"{len(identities(test))} for the test, {found} of them under more than one "
+                f"camera; at least 2 such identities are needed. Exclude fewer checkpoints{wider}, "
+                "or choose a lower train_fraction or another dataset."
+            )
 
 
 def stratified(
@@ -150,8 +142,7 @@ def stratified(
 
     Systematic sampling (Madow 1949): items are shuffled within their stratum, strata stand side
     by side in order, and every n/`count`-th of the n items is taken from a random start. So the
-    share is exact for the whole, and to one item for every stratum and every run of neighbouring
-    strata.
+    share is exact for the whole, and to one item for every run of neighbouring strata.
 
     Args:
         items: in an order that does not depend on the listing.
@@ -159,42 +150,32 @@ def stratified(
         count: size of the first part.
         rng: the source of chance.
 
-    Returns:
-        The two parts, each in the order of `items`.
-
     >>> a, b = stratified(range(10), lambda i: i % 2, 4, random.Random(0))
     >>> len(a), len(b), sum(i % 2 for i in a)
     (4, 6, 2)
     """
     items = list(items)
-    order = list(range(len(items)))
+    total, order = len(items), list(range(len(items)))
     rng.shuffle(order)
     order.sort(key=lambda i: stratum(items[i]))
-    total = len(items)
     start = rng.randrange(total) if total else 0
     taken = {
         item
         for place, item in enumerate(order)
         if (start + (place + 1) * count) // total > (start + place * count) // total
     }
-    return (
-        [item for i, item in enumerate(items) if i in taken],
-        [item for i, item in enumerate(items) if i not in taken],
-    )
-
-
-def _all(records: Records) -> Images:
-    return (*records.train, *records.query, *records.gallery)
+    first = [item for i, item in enumerate(items) if i in taken]
+    return first, [item for i, item in enumerate(items) if i not in taken]
 
 
 def _check_disjoint(records: Records) -> None:
     """Refuse to pool parts that share pids: equal numbers may be different identities."""
-    shared = sorted(set(people(records.train)) & {*people((*records.query, *records.gallery))})
+    shared = set(identities(records.train)) & {*identities((*records.query, *records.gallery))}
     if shared:
         raise InputError(
             f"pool=all: {len(shared)} pids are in both the train and the test part, such as "
-            f"{shared[:3]}. Where a dataset numbers the identities of each part from the start "
-            "(MSMT17), equal pids are different identities, so the parts cannot be pooled.",
+            f"{sorted(shared)[:3]}. Where a dataset numbers the identities of each part from the "
+            "start (MSMT17), equal pids are different identities, so the parts cannot be pooled.",
             pool="train",
         )
 
@@ -204,45 +185,34 @@ def _sorted(records: Iterable[ImageRecord]) -> Images:
     return tuple(sorted(records, key=lambda r: r.name))
 
 
-def _camera_sets(records: Iterable[ImageRecord]) -> dict[int, tuple[int, ...]]:
-    cameras: dict[int, set[int]] = defaultdict(set)
-    for record in records:
-        cameras[record.pid].add(record.camera)
-    return {pid: tuple(sorted(cameras[pid])) for pid in sorted(cameras)}
+def _cameras(records: Iterable[ImageRecord]) -> dict[int, tuple[int, ...]]:
+    """The cameras of each identity."""
+    pairs = sorted({(r.pid, r.camera) for r in records})
+    return {pid: tuple(c for _, c in group) for pid, group in groupby(pairs, lambda pair: pair[0])}
 
 
-def _part(
-    records: Iterable[ImageRecord], chosen: Callable[[ImageRecord], bool]
-) -> tuple[Images, Images]:
-    """The chosen images, and the others."""
-    parts: tuple[list[ImageRecord], list[ImageRecord]] = [], []
-    for record in records:
-        parts[not chosen(record)].append(record)
-    return tuple(parts[0]), tuple(parts[1])
+def _part(records: Images, chosen: Collection[int]) -> tuple[Images, Images]:
+    """The images of the chosen identities, and the others."""
+    first = tuple(r for r in records if r.pid in chosen)
+    return first, tuple(r for r in records if r.pid not in chosen)
 
 
 def _divide_identities(
-    records: Images, fraction: float, rng: random.Random, first: Iterable[int] = ()
+    records: Images, fraction: float, rng: random.Random, seen: Collection[int] = ()
 ) -> tuple[Images, Images]:
-    """Images of `fraction` of the identities, and of the others; stratified by their cameras.
-
-    Identities in `first` are in the first part, and not divided.
-    """
-    chosen = set(first)
-    cameras = _camera_sets(r for r in records if r.pid not in chosen)
-    count = round(len(cameras) * fraction)
-    chosen.update(stratified(cameras, cameras.__getitem__, count, rng)[0])
-    return _part(records, lambda r: r.pid in chosen)
+    """Images of all `seen` and a `fraction` of the other identities, and the rest; by cameras."""
+    cameras = _cameras(r for r in records if r.pid not in seen)
+    chosen = stratified(cameras, cameras.__getitem__, round(len(cameras) * fraction), rng)[0]
+    return _part(records, {*seen, *chosen})
 
 
 def _divide_images(records: Images, fraction: float, rng: random.Random) -> tuple[Images, Images]:
     """`fraction` of the images of every identity, at least one each, and the others."""
     count = round(len(records) * fraction)
     first, second = stratified(records, lambda r: (r.pid, r.camera), count, rng)
-    for pid in sorted(set(people(second)) - set(people(first))):
+    for pid in sorted(set(identities(second)) - set(identities(first))):
         first.append(rng.choice([r for r in second if r.pid == pid]))
-    chosen = set(first)
-    return _sorted(first), tuple(r for r in second if r not in chosen)
+    return _sorted(first), _sorted(set(second).difference(first))
 
 
 def _hold_out(records: Images, fraction: float, rng: random.Random) -> tuple[Images, Images]:
@@ -252,16 +222,13 @@ def _hold_out(records: Images, fraction: float, rng: random.Random) -> tuple[Ima
     images are of one camera, these are the identities with two images.
     """
     if fraction == 0:
-        return (), tuple(records)
-    cameras = _camera_sets(records)
+        return (), records
+    cameras = _cameras(records)
     images = Counter(r.pid for r in records)
     one_camera = len({r.camera for r in records}) == 1
     matched = [pid for pid in cameras if (images[pid] if one_camera else len(cameras[pid])) > 1]
     count = min(len(matched), max(2, round(len(cameras) * fraction)))
-    chosen = set(stratified(matched, cameras.__getitem__, count, rng)[0])
-    val, train = _part(records, lambda r: r.pid in chosen)
-    _check_val(val, fraction)
-    return val, train
+    return _part(records, set(stratified(matched, cameras.__getitem__, count, rng)[0]))
 
 
 def _hold_out_images(records: Images, fraction: float, rng: random.Random) -> tuple[Images, Images]:
@@ -273,8 +240,6 @@ def _hold_out_images(records: Images, fraction: float, rng: random.Random) -> tu
     share = min(1.0, 2 * fraction)
     some, others = _divide_identities(records, share, rng)
     train, val = _divide_images(some, 1 - fraction / share if share else 1.0, rng)
-    if fraction:
-        _check_val(val, fraction)
     return val, _sorted((*train, *others))
 
 
@@ -284,13 +249,22 @@ def _pick_queries(records: Images, rng: random.Random) -> tuple[Images, Images]:
     for record in records:
         groups[record.pid, record.camera].append(record)
     chosen = {rng.choice(groups[key]) for key in sorted(groups)}
-    return _part(records, chosen.__contains__)
+    query = tuple(r for r in records if r in chosen)
+    return query, tuple(r for r in records if r not in chosen)
 
 
 def _split(
     train: Images, val: Images, query: Images, gallery: Images, record: SplitRecord
 ) -> Split:
-    labels = LabelMap.of(people(train), order="fastreid")
+    """The split; InputError for too few train identities, or validation images without a match."""
+    labels = LabelMap.of(identities(train), order="fastreid")
+    held_out = len(identities(val))
+    if record.options["val_fraction"] and (held_out < 2 or not count_rankable(val)):
+        raise InputError(
+            f"val_fraction={record.options['val_fraction']} holds out {held_out} identities "
+            f"({len(val)} images), and no image of them has a match. Hold out more, or none.",
+            val_fraction=0,
+        )
     if len(labels) < 2:
         raise InputError(
             f"the split ({record}) leaves {len(labels)} identities to train on; at least 2 are "
@@ -298,17 +272,6 @@ def _split(
             val_fraction=0,
         )
     return Split(train, val, query, gallery, labels, record)
-
-
-def _check_val(val: Sequence[ImageRecord], fraction: float) -> None:
-    """Refuse a validation set in which no image has a match."""
-    count = len(people(val))
-    if count < 2 or not count_rankable(val):
-        raise InputError(
-            f"val_fraction={fraction} holds out {count} identities ({len(val)} images), and no "
-            "image of them has a match. Hold out more, or none.",
-            val_fraction=0,
-        )
 
 
 def _check_fraction(name: str, value: float, zero: bool) -> None:

@@ -1,5 +1,6 @@
 """Augmentation of whole batches on their device, uint8 in and uint8 out."""
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -7,10 +8,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import AutoAugment
 
-from camreid.errors import InputError, require_number, require_whole
+from camreid.errors import require_number, require_whole
 
-# The ImageNet mean in raw units, which FastReID pads and erases with too (it pads with black).
+# The ImageNet mean in raw units, which FastReID erases with too (it pads with black).
 _MEAN = (124, 116, 104)
+_ERASE_AREA = (0.02, 0.33)  # least and most share of the image
+_ERASE_ASPECT = 0.3  # least height/width ratio; the most is its inverse
 
 
 @dataclass(frozen=True)
@@ -21,28 +24,18 @@ class Augment:
         flip: probability of a mirror image.
         pad: black pixels added on each side before a random crop back to size.
         erase: probability of erasing a rectangle (Zhong et al. 2017).
-        erase_area: the rectangle's share of the image, least and most.
-        erase_aspect: the rectangle's least height/width ratio; the most is its inverse.
         auto: probability of an AutoAugment policy (Cubuk et al. 2019), before the others.
     """
 
     flip: float = 0.5
     pad: int = 10
     erase: float = 0.5
-    erase_area: tuple[float, float] = (0.02, 0.33)
-    erase_aspect: float = 0.3
     auto: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "erase_area", tuple(self.erase_area))
-        for name in ("flip", "erase", "erase_aspect", "auto"):
+        for name in ("flip", "erase", "auto"):
             require_number(name, getattr(self, name), 0, 1)
         require_whole("pad", self.pad, least=0)
-        if not all(0 <= share <= 1 for share in self.erase_area):
-            raise InputError(
-                f"erase_area={list(self.erase_area)}: expected two shares in 0..1.",
-                erase_area=[0.02, 0.33],
-            )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Augmented copies of `images`.
@@ -58,46 +51,25 @@ class Augment:
             images = auto_augment(images, self.auto, generator)
         images = flip(images, self.flip, generator)
         images = pad_and_crop(images, self.pad, generator)
-        return self._erase(images, generator)
-
-    def _erase(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        batch, _, height, width = images.shape
-        low, high = self.erase_area
-        area = height * width * (low + (high - low) * _uniform(batch, generator))
-        log_aspect = torch.tensor(max(self.erase_aspect, 1e-3)).log()
-        aspect = (log_aspect * (2 * _uniform(batch, generator) - 1)).exp()
-        tall = (area * aspect).sqrt().round().clamp(1, height)
-        wide = (area / aspect).sqrt().round().clamp(1, width)
-        top = ((height - tall + 1) * _uniform(batch, generator)).floor()
-        left = ((width - wide + 1) * _uniform(batch, generator)).floor()
-        chosen = _uniform(batch, generator) < self.erase
-        rows, columns = torch.arange(height), torch.arange(width)
-        inside_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])  # (B, H)
-        inside_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # (B, W)
-        inside_rows &= chosen[:, None]
-        inside_rows, inside_columns = (t.to(images.device) for t in (inside_rows, inside_columns))
-        mask = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # (B, 1, H, W)
-        erased = mask.to(images.dtype)  # sums are several times faster than `where` on bytes
-        fill = torch.tensor(_MEAN, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
-        return images * (1 - erased) + fill * erased
+        return erase(images, self.erase, generator)
 
 
 def auto_augment(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """AutoAugment's ImageNet policies on a random subset of (B, 3, H, W) uint8 images."""
-    chosen = (_uniform(len(images), generator) < probability).nonzero().flatten().tolist()
+    chosen = torch.rand(len(images), generator=generator) < probability
     policy, images = AutoAugment(), images.clone()
     devices = [images.device] if images.is_cuda else []
     with torch.random.fork_rng(devices):  # torchvision draws from the global stream
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        for place in chosen:
+        for place in chosen.nonzero().flatten().tolist():
             images[place] = policy(images[place])
     return images
 
 
 def flip(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Mirror images of a random subset of (B, 3, H, W)."""
-    chosen = (_uniform(len(images), generator) < probability).nonzero().flatten()
-    chosen = chosen.to(images.device)
+    chosen = torch.rand(len(images), generator=generator) < probability
+    chosen = chosen.nonzero().flatten().to(images.device)
     mirrored = images.clone()
     mirrored[chosen] = images[chosen].flip(-1)
     return mirrored
@@ -114,6 +86,28 @@ def pad_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor
     return windows[torch.arange(batch, device=images.device), :, top, left]
 
 
+def erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Fill a rectangle in a random subset of (B, 3, H, W) with the ImageNet mean."""
+    batch, _, height, width = images.shape
+    low, high = _ERASE_AREA
+    area, slant, down, across, chance = torch.rand(5, batch, generator=generator)
+    area = height * width * (low + (high - low) * area)
+    aspect = (math.log(_ERASE_ASPECT) * (2 * slant - 1)).exp()
+    sides = (area * aspect).sqrt(), (area / aspect).sqrt()
+    inside: list[Tensor] = []
+    for side, place, length in zip(sides, (down, across), (height, width), strict=True):
+        side = side.round().clamp(1, length)
+        start = ((length - side + 1) * place).floor()
+        pixels = torch.arange(length)
+        inside.append((pixels >= start[:, None]) & (pixels < (start + side)[:, None]))
+    rows, columns = inside  # (B, H), (B, W)
+    rows &= (chance < probability)[:, None]
+    mask = rows.to(images.device)[:, None, :, None] & columns.to(images.device)[:, None, None, :]
+    erased = mask.to(images.dtype)  # sums are several times faster than `where` on bytes
+    fill = torch.tensor(_MEAN, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    return images * (1 - erased) + fill * erased
+
+
 def stream(*key: int) -> torch.Generator:
     """A CPU generator of its own for (seed, epoch, rank, ...).
 
@@ -121,7 +115,3 @@ def stream(*key: int) -> torch.Generator:
     True
     """
     return torch.Generator().manual_seed(random.Random(repr(key)).getrandbits(63))
-
-
-def _uniform(count: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator)
