@@ -75,8 +75,8 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
         ("data.augment.flip=7", "0..1"),
         ("callbacks.head_check.min_coverage=30", "min_coverage"),
         ("callbacks=early_stopping", "split.val_fraction=0.1"),
-        ("evaluation.metric=manhattan", "cosine, euclidean"),
-        ("evaluation.flip=maybe", "true or false"),
+        ("evaluation.metric=manhattan", "cosine"),
+        ("evaluation.flip=maybe", "flip=maybe"),
     ],
 )
 def test_the_paragraph_names_what_to_type(

@@ -18,7 +18,6 @@ from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
-from camreid.models.cameras import stated
 from camreid.models.config import ModelConfig
 from camreid.runs.folder import RunFolder
 from camreid.training.head_check import CheckpointNotes
@@ -102,7 +101,7 @@ def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig) -> N
             f"{f' ({then.overrides})' if then.overrides else ''}, or init={resumed.path} to start "
             "a new run from its weights."
         )
-    same_network = stated(model.without_weights().network) == stated(resumed.config.network)
+    same_network = model.without_weights().network == resumed.config.network
     if not same_network or model.image_size != resumed.config.image_size:
         raise InputError(
             f"resume={resumed.path} continues the same model, and this command builds another. "
