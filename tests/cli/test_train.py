@@ -43,7 +43,7 @@ def test_an_expert_then_the_resplit_with_every_unknown(train: Run, run: Run, mar
             f"model.unknown={unknown}", f"run_dir={unknown}",
         )  # fmt: skip
         assert ran.code == 0, ran.err
-        assert "Leakage" in ran.out
+        assert "Leakage:" in ran.out
         head = json.loads(Path(unknown, "head_check.json").read_text())["heads"][0]
         split = Split.load(Path(unknown, "split.csv"))
         shared = experts_people & set(split.labels.pids)

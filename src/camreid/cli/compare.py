@@ -31,7 +31,7 @@ def main() -> None:
 
         be_quiet()
         found = compare_runs(typed.runs)
-        show(*found.tables(), "", *found.verdicts)
+        show(*found.tables(), "", *(pair.verdict for pair in found.pairs))
         if typed.output:
             as_json = typed.output.suffix == ".json"
             text = json.dumps(found.to_json(), indent=1) if as_json else found.to_markdown()

@@ -20,7 +20,6 @@ from camreid.errors import InputError, require_whole
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.config import ModelConfig
 from camreid.runs.folder import RunFolder
-from camreid.training.head_check import CheckpointNotes
 from camreid.training.module import ReIDModule
 
 
@@ -51,7 +50,8 @@ def train_run(config: DictConfig) -> None:
     gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
     gather_metrics(resuming=True)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
-    callbacks = [*build.build_callbacks(config, split), CheckpointNotes(notes(config))]
+    module.notes = notes(config)
+    callbacks = build.build_callbacks(config, split)
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     _announce(config, split, module, resumed)
     _fit(trainer, module, data, config.resume)
