@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.checkpoints.average import soup, update_batch_norm
 from camreid.checkpoints.io import save
 from camreid.cli import build, evaluate
+from camreid.cli.checkpoints import load, read_checkpoint
 from camreid.cli.experts import Expert, check_dataset, read_experts
 from camreid.cli.provenance import origin
-from camreid.cli.reading import load, read_checkpoint
-from camreid.cli.terminal import be_quiet, say
+from camreid.cli.terminal import show
 from camreid.data import Split
 from camreid.errors import InputError, require_number
 from camreid.evaluation.features import FeatureTable
@@ -30,7 +30,6 @@ SOUP_IMAGES = 2048
 
 def matrix_run(config: DictConfig) -> None:
     """Test experts and baselines on the split, fuse the experts, and write the run folder."""
-    be_quiet()
     build.seed(config)
     fusions = _read_fusions(config)
     experts = read_experts("experts", config.get("experts"), taken=FUSIONS)
@@ -41,11 +40,11 @@ def matrix_run(config: DictConfig) -> None:
     split = build.build_split(config)
     evaluate.require_test(split, config.evaluation.protocol)
     notes = check_dataset((*experts, *baselines), build.data_root(config))
-    trainer = build.build_trainer(config, logger=False, callbacks=[])
+    trainer = build.build_trainer(config, logger=False)
     if trainer.world_size > 1:
         raise InputError("camreid-matrix runs on one device; type trainer.devices=1.")
     evaluate.keep(config, split)
-    say(
+    show(
         f"Split    {split.record}",
         f"         {len(split.query)} query and {len(split.gallery)} gallery images",
         *(f"Expert   {expert.name}: {expert.path}" for expert in experts),
@@ -179,9 +178,9 @@ def _report(
     }
     matrix = Matrix.from_json(plain(content))
     path = RunFolder(build.run_folder()).write(matrix)
-    say(*matrix_tables(matrix))
-    say(*(f"No row {name}: {reason}" for name, reason in matrix.left_out.items()))
-    say(f"Written to {path}")
+    show(*matrix_tables(matrix))
+    show(*(f"No row {name}: {reason}" for name, reason in matrix.left_out.items()))
+    show(f"Written to {path}")
 
 
 def _read_fusions(config: DictConfig) -> list[Any]:
