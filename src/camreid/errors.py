@@ -1,5 +1,7 @@
 """Errors for bad input: what was found, what was expected, what to change."""
 
+from typing import Any, get_args
+
 
 class InputError(ValueError):
     """Bad input. The commands print its message and exit with a code that is not 0.
@@ -59,3 +61,10 @@ def require_number(name: str, value: object, least: float, most: float = float("
     if not number or not least <= value <= most:  # type: ignore[operator]
         expected = f"in {least:g}..{most:g}" if most < float("inf") else f"of at least {least:g}"
         raise InputError(f"{name}={value}: expected a number {expected}.")
+
+
+def require_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse a value that is not one of a Literal's; `name` is the argument."""
+    if value not in get_args(choices):
+        expected = ", ".join(map(str, get_args(choices)))
+        raise InputError(f"{name}={value}: expected {expected}.", **{name: get_args(choices)[0]})

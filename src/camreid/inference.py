@@ -16,7 +16,7 @@ from camreid.checkpoints.io import load
 from camreid.data.dataset import OneImage, list_images, read_pixels
 from camreid.errors import InputError, require_whole
 from camreid.models.evaluating import evaluating, forward_raw
-from camreid.models.network import FeatureOptions, Neck
+from camreid.models.network import FeatureOptions, Side
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
 
@@ -63,7 +63,7 @@ class FeatureExtractor:
         normalize: bool = False,
         flip: bool = False,
         precision: str = "float32",
-        neck: Neck = "after",
+        neck: Side = "after",
     ) -> None:
         require_whole("batch_size", batch_size, least=1)
         require_whole("workers", workers, least=0)

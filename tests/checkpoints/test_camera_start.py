@@ -141,10 +141,9 @@ def test_statistics_are_restated_by_camera(tmp_path: Path) -> None:
         [{"images": images(s, 4), "camids": c - 1} for s, c in enumerate(cameras)],
     )
     hook.remove()
-    # the images come in the order of their cameras, single and unknown ones last
     first, second = seen
-    of_two = [first[2:], second[:2]]
-    torch.testing.assert_close(norm.camera_mean[0], first[:2].mean((0, 2, 3)))
+    of_two = [first[1::2], second[:2]]
+    torch.testing.assert_close(norm.camera_mean[0], first[::2].mean((0, 2, 3)))
     means = torch.stack([x.mean((0, 2, 3)) for x in of_two])
     torch.testing.assert_close(norm.camera_mean[1], means.mean(0))
     variances = torch.stack([x.var((0, 2, 3)) for x in of_two])
@@ -155,10 +154,7 @@ def test_statistics_are_restated_by_camera(tmp_path: Path) -> None:
     assert norm.momentum == 0.1
 
 
-def test_soups_are_of_the_same_cameras(plain: Checkpoint, tmp_path: Path) -> None:
-    older = {**CONFIG["network"], "camera_norm": False, "cameras": None, "camera_heads": False}
-    same = checkpoint(tiny_module(LABELS, network=older), tmp_path / "same.ckpt")
-    assert soup([plain, same]).labels == LABELS
+def test_soups_are_of_the_same_cameras(tmp_path: Path) -> None:
     other = tiny_module(LABELS, network={**NETWORK, "cameras": [1, 3]})
     with pytest.raises(InputError, match="options differ"):
         soup(
@@ -169,10 +165,7 @@ def test_soups_are_of_the_same_cameras(plain: Checkpoint, tmp_path: Path) -> Non
         )
 
 
-@pytest.mark.parametrize("option", ["camera_norm", "camera_embedding", "camera_heads"])
-def test_mgn_has_no_camera_options(option: str) -> None:
-    network = {
-        "_target_": "camreid.models.MGN", "backbone": "resnet50", option: 3.0, "cameras": [1]
-    }  # fmt: skip
-    with pytest.raises(InputError, match=rf"{option}=3.0: .*MGN has no camera options"):
+def test_mgn_has_no_camera_options() -> None:
+    network = {"_target_": "camreid.models.MGN", "backbone": "resnet50", "camera_norm": True}
+    with pytest.raises(InputError, match=r"unexpected keyword argument 'camera_norm'"):
         tiny_module(LABELS, network=network)

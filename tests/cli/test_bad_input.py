@@ -115,7 +115,7 @@ def test_early_stopping_without_validation(refused: Callable[..., str]) -> None:
     ("option", "expected"),
     [
         ("model.unknown=ignore", "skip, drop, extend, reinit, forbid"),
-        ("model.pixels=bgr", "model.pixels=raw or model.pixels=imagenet"),
+        ("model.pixels=bgr", "model.pixels=raw"),
         ("model.network.backbone=resnet51", "is no timm model"),
         ("model.network.classifier=softmax", "linear, cosine, arc, circle"),
         ("model.optimizer.name=lion", "adam, adamw, sgd"),
@@ -212,7 +212,7 @@ def test_values_of_another_kind(refused: Callable[..., str], typed: str) -> None
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("evaluation.neck=behind", "evaluation.neck=behind: type after or before"),
+        ("evaluation.neck=behind", "evaluation.neck=after"),
         ("evaluation.metric=manhattan", "type one of cosine, euclidean"),
         ("evaluation.flip=maybe", "evaluation.flip=maybe: type true or false"),
         ("model.interpolation=nearest", "model.interpolation=bicubic"),

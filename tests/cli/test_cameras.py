@@ -157,7 +157,7 @@ def test_an_export_is_of_an_unknown_camera_and_a_plain_model_can_be_given_camera
     ("typed", "says"),
     [
         (("model.network.camera_embedding=3.0",), "vision transformers"),
-        (("+experiment=intra_camera", "model=mgn_r50"), "has no camera options"),
+        (("+experiment=intra_camera", "model=mgn_r50"), "camera_heads"),
         (("model.network.camera_norm=true", "model=mgn_r50"), "MGN has no camera options"),
         (("model.network.camera_norm=true", "trainer.sync_batchnorm=true"), "has no effect on"),
         (("data.within_camera=true", "data.identities=99"), "one for each of their cameras"),

@@ -8,7 +8,7 @@ from torch import nn
 from camreid.errors import InputError, PixelRangeError
 from camreid.labels import LabelMap
 from camreid.models import Backbone, Baseline
-from camreid.models.backbone import Changes
+from camreid.models.backbone import BackboneOptions
 from camreid.models.network import build_network
 
 LABELS = LabelMap((10, 2, 7))
@@ -82,7 +82,7 @@ def test_later_batches_are_checked_too(raw: torch.Tensor, training: bool) -> Non
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet10t", "resnet50d", "test_resnet"])
 def test_last_stride_doubles_the_map(name: str) -> None:
-    trunk = Backbone(name, (64, 32), changes=Changes(last_stride=1)).eval().trunk
+    trunk = Backbone(name, (64, 32), BackboneOptions(last_stride=1)).eval().trunk
     plain = timm.create_model(name, num_classes=0, global_pool="").eval()
     plain.load_state_dict(trunk.state_dict())
     images = torch.randn(1, 3, 64, 32)
@@ -92,7 +92,7 @@ def test_last_stride_doubles_the_map(name: str) -> None:
 
 def test_last_stride_is_for_resnets() -> None:
     with pytest.raises(InputError, match="last_stride=None"):
-        Backbone("lcnet_050", (64, 32), changes=Changes(last_stride=1))
+        Backbone("lcnet_050", (64, 32), BackboneOptions(last_stride=1))
 
 
 QUICK = {
@@ -135,12 +135,12 @@ def test_backbones_that_do_not_take_the_image_size_are_refused(name: str) -> Non
 @pytest.mark.parametrize("name", ["test_vit", "test_mambaout", "osnet_x0_25"])
 def test_gem_needs_a_map(name: str) -> None:
     with pytest.raises(InputError, match=r"pool=gem needs a map .* pool=avg"):
-        Backbone(name, (64, 64), pool="gem")
+        Backbone(name, (64, 64), BackboneOptions(pool="gem"))
 
 
 def test_an_option_that_a_backbone_does_not_have_is_refused() -> None:
     with pytest.raises(InputError, match="drop_path_rate"):
-        Backbone("vgg11", (64, 64), drop_path=0.1)
+        Backbone("vgg11", (64, 64), BackboneOptions(drop_path=0.1))
 
 
 def test_an_unknown_backbone_is_refused_with_similar_names() -> None:
@@ -153,7 +153,8 @@ def test_weights_are_loaded_whole(tmp_path: Path) -> None:
     nested = {"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}
     for content in (source.state_dict(), nested):
         torch.save(content, tmp_path / "w.pth")
-        trunk = Backbone("test_resnet", (64, 32), weights=str(tmp_path / "w.pth")).trunk
+        options = BackboneOptions(weights=str(tmp_path / "w.pth"))
+        trunk = Backbone("test_resnet", (64, 32), options).trunk
         assert all(torch.equal(v, source.state_dict()[k]) for k, v in trunk.state_dict().items())
 
 
@@ -162,9 +163,9 @@ def test_weights_with_anything_before_their_names_and_no_non_local_blocks(tmp_pa
     momentum = {f"module.encoder_q.{k}": v for k, v in source.state_dict().items()}
     momentum |= {f"module.encoder_k.{k}": v + 1 for k, v in source.state_dict().items()}
     torch.save({"state_dict": {**momentum, "module.queue": torch.ones(2)}}, tmp_path / "moco.pth")
-    changes = Changes(last_stride=1, non_local=True)
     path = str(tmp_path / "moco.pth")
-    trunk = Backbone("resnet26", (64, 32), weights=path, changes=changes).trunk
+    options = BackboneOptions(weights=path, last_stride=1, non_local=True)
+    trunk = Backbone("resnet26", (64, 32), options).trunk
     assert torch.equal(trunk.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
     assert torch.equal(trunk.layer2[1][0].conv1.weight, source.layer2[1].conv1.weight)
     assert not trunk.layer2[1][1].W[1].weight.any()
@@ -173,12 +174,12 @@ def test_weights_with_anything_before_their_names_and_no_non_local_blocks(tmp_pa
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"does not fit the backbone: \d+ keys are missing"):
-        Backbone("test_resnet", (64, 32), weights=str(tmp_path / "w.pth"))
+        Backbone("test_resnet", (64, 32), BackboneOptions(weights=str(tmp_path / "w.pth")))
     (tmp_path / "junk.pth").write_bytes(b"not weights")
     with pytest.raises(InputError, match=r"cut short, or no file of torch\.save"):
-        Backbone("test_resnet", (64, 32), weights=str(tmp_path / "junk.pth"))
+        Backbone("test_resnet", (64, 32), BackboneOptions(weights=str(tmp_path / "junk.pth")))
     with pytest.raises(InputError, match=r"no file at model\.network\.weights="):
-        Backbone("test_resnet", (64, 32), weights=str(tmp_path / "none.pth"))
+        Backbone("test_resnet", (64, 32), BackboneOptions(weights=str(tmp_path / "none.pth")))
 
 
 def test_pretrained_weights_that_can_not_be_had_say_what_to_set(
@@ -189,7 +190,7 @@ def test_pretrained_weights_that_can_not_be_had_say_what_to_set(
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(InputError, match=r"Name or service.*pretrained=False"):
-        Backbone("test_resnet", (64, 32), pretrained=True)
+        Backbone("test_resnet", (64, 32), BackboneOptions(pretrained=True))
 
 
 def test_the_neck_decides_what_the_metric_loss_sees(raw: torch.Tensor) -> None:

@@ -15,7 +15,6 @@ from camreid.checkpoints.io import Checkpoint
 from camreid.errors import InputError
 from camreid.labels import LabelMap, rows_of
 from camreid.models.camera_norm import CameraNorm
-from camreid.models.cameras import stated
 from camreid.models.evaluating import evaluating
 from camreid.training.batch import read_cameras
 from camreid.training.module import ReIDModule
@@ -59,7 +58,7 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
 def _architecture(checkpoint: Checkpoint) -> tuple[Any, ...]:
     config, state = checkpoint.config, checkpoint.state
     shapes = {k: v.shape for k, v in state.items() if not k.startswith("heads.")}
-    return shapes, stated(config.network), config.pixels, config.interpolation
+    return shapes, config.network, config.pixels, config.interpolation
 
 
 def _union(labels: Iterable[LabelMap]) -> LabelMap:

@@ -11,7 +11,7 @@ from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.models.camera_embedding import CameraEmbedding
 from camreid.models.camera_norm import CameraNorm
-from camreid.models.cameras import CameraOptions
+from camreid.models.cameras import used_cameras
 from camreid.models.network import ReIDNetwork
 from camreid.training.module import ReIDModule
 
@@ -74,7 +74,7 @@ def _with_cameras(network: ReIDNetwork, state: Mapping[str, Tensor]) -> dict[str
 
 def _check_network(module: ReIDModule, checkpoint: Checkpoint) -> None:
     """Refuse another architecture, and options that only the features show."""
-    theirs, ours = CameraOptions.of(checkpoint.config.network).told, module.model.cameras
+    theirs, ours = used_cameras(checkpoint.config.network), module.model.cameras
     if theirs and theirs != ours:
         raise InputError(
             f"{checkpoint.path} has parameters for the cameras {list(theirs)}, and this model for "

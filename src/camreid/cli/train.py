@@ -18,7 +18,6 @@ from camreid.cli.terminal import be_quiet, say
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
-from camreid.models.cameras import stated
 from camreid.models.config import ModelConfig
 from camreid.runs.folder import RunFolder
 from camreid.training.module import ReIDModule
@@ -96,7 +95,7 @@ def _check_resumable(resumed: Checkpoint, split: Split) -> None:
 
 def _check_same_model(model: ModelConfig, resumed: Checkpoint) -> None:
     """Refuse to continue as another network, which the tensors' names and shapes need not show."""
-    ours, theirs = stated(model.without_weights().network), stated(resumed.config.network)
+    ours, theirs = model.without_weights().network, resumed.config.network
     differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     if differing or model.image_size != resumed.config.image_size:
         key = f"network.{differing[0]}" if differing else "image_size"

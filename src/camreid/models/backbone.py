@@ -1,28 +1,35 @@
 """Backbones of timm and OSNet, pooled to one vector per image."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from camreid.errors import InputError, require_number
+from camreid.errors import InputError, require_choice, require_number
 from camreid.models.osnet import OSNet
-from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local, use_stem_pool
+from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local
 from camreid.models.weights import load_trunk
 
 Pool = Literal["avg", "gem", "gem_learned"]
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
-class Changes:
-    """Changes to a ResNet; other backbones have none.
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions:
+    """Weights, pooling, and changes to a ResNet, which other backbones refuse.
 
     Attributes:
+        pretrained: fetch timm's weights.
+        weights: a file of weights instead: a state dict, bare or under `state_dict` or `model`,
+            with or without `module.`; a classifier in it is left out.
+        drop_path: stochastic depth of the last block, 0..1.
+        pool: from a map (B, C, h, w) to a vector: `avg`; `gem`, the generalised mean (Radenovic et
+            al. 2018) with p = 3; or `gem_learned`. Backbones without such a map, as transformers
+            and OSNets, pool by their own head under `avg`, and refuse the others.
         last_stride: 1 removes the last stage's stride (Luo et al. 2019); None leaves it.
         ibn: instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018).
         non_local: non-local blocks in stages 2 and 3 (Ye et al. 2021).
@@ -30,27 +37,34 @@ class Changes:
             up) as FastReID since November 2020.
     """
 
+    pretrained: bool = False
+    weights: str | None = None
+    drop_path: float = 0.0
+    pool: Pool = "avg"
     last_stride: int | None = None
     ibn: bool = False
     non_local: bool = False
     stem_padding: int = 1
 
     def __post_init__(self) -> None:
+        require_number("drop_path", self.drop_path, 0, 1)
+        require_choice("pool", self.pool, Pool)
         if self.last_stride not in (None, 1):
             raise InputError(f"last_stride={self.last_stride}: expected 1 or None.", last_stride=1)
         if self.stem_padding not in (0, 1):
             raise InputError(f"stem_padding={self.stem_padding}: expected 0 or 1.", stem_padding=1)
 
-    def apply(self, trunk: nn.Module, name: str) -> None:
-        """Change a trunk in place; InputError if it is not a ResNet."""
-        wanted = {f.name: f.default for f in fields(self) if getattr(self, f.name) != f.default}
+    def change(self, trunk: nn.Module, name: str) -> None:
+        """Change a ResNet in place; InputError if the trunk is none."""
+        usual = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
+        wanted = {key: value for key, value in usual.items() if getattr(self, key) != value}
         if wanted and not isinstance(getattr(trunk, "layer4", None), nn.Module):
             given = ", ".join(f"{key}={getattr(self, key)}" for key in wanted)
             raise InputError(f"{given}: {name} is no ResNet, it has no layer4.", **wanted)
         if self.last_stride == 1:
             remove_last_stride(trunk)
         if self.stem_padding == 0:
-            use_stem_pool(trunk, padding=0)
+            trunk.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
         if self.ibn:
             use_ibn(trunk)
         if self.non_local:
@@ -64,14 +78,7 @@ class Backbone(nn.Module):
         name: a timm model name, such as `resnet50.tv_in1k`, or an OSNet: `osnet_x1_0`,
             `osnet_x0_75`, `osnet_x0_5`, `osnet_x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`.
         image_size: (H, W) in pixels.
-        pretrained: fetch timm's weights.
-        weights: a file of weights instead: a state dict, bare or under `state_dict` or `model`,
-            with or without `module.`; a classifier in it is left out.
-        changes: to a ResNet.
-        pool: from a map (B, C, h, w) to a vector: `avg`; `gem`, the generalised mean (Radenovic et
-            al. 2018) with p = 3; or `gem_learned`. Backbones without such a map, as transformers
-            and OSNets, pool by their own head under `avg`, and refuse the others.
-        drop_path: stochastic depth of the last block, 0..1.
+        options: weights, pooling and changes.
 
     Attributes:
         dim: width of the features.
@@ -87,20 +94,15 @@ class Backbone(nn.Module):
         self,
         name: str,
         image_size: tuple[int, int],
-        pretrained: bool = False,
-        weights: str | None = None,
-        changes: Changes | None = None,
-        pool: Pool = "avg",
-        drop_path: float = 0.0,
+        options: BackboneOptions | None = None,
     ) -> None:
         super().__init__()
-        require_number("drop_path", drop_path, 0, 1)
-        if pool not in get_args(Pool):
-            raise InputError(f"pool={pool}: expected {', '.join(get_args(Pool))}.", pool="avg")
-        self.trunk = _create(name, pretrained and weights is None, image_size, drop_path)
-        (changes or Changes()).apply(self.trunk, name)
-        if weights is not None:
-            load_trunk(self.trunk, weights)
+        options = options or BackboneOptions()
+        pool, fetch = options.pool, options.pretrained and options.weights is None
+        self.trunk = _create(name, fetch, image_size, options.drop_path)
+        options.change(self.trunk, name)
+        if options.weights is not None:
+            load_trunk(self.trunk, options.weights)
         self.pool = GeM(learned=pool == "gem_learned") if pool != "avg" else None
         config = getattr(self.trunk, "pretrained_cfg", {}) or {}
         self.mean = 255 * torch.tensor(config.get("mean", _IMAGENET_MEAN))

@@ -1,19 +1,52 @@
-"""The strong baseline: one backbone, one neck, one head."""
+"""The strong baseline: one backbone, one neck, one head, or a head per camera."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from camreid.errors import InputError, require_whole
+from camreid.errors import require_choice
 from camreid.labels import HeadLabels
-from camreid.models.backbone import Backbone, Changes, Pool
+from camreid.models.backbone import Backbone, BackboneOptions
 from camreid.models.camera_embedding import use_camera_embedding
 from camreid.models.camera_norm import use_camera_norm
-from camreid.models.cameras import CameraIndex, CameraOptions
+from camreid.models.cameras import CameraIndex, CameraOptions, used_cameras
+from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
-from camreid.models.network import ReIDNetwork, ReIDOutput, Rows
+from camreid.models.network import ReIDNetwork, ReIDOutput, Rows, Side
 from camreid.models.pixels import PixelNorm, Pixels
+
+Neck = Literal["bn", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineOptions(BackboneOptions, CameraOptions):
+    """Options of `Baseline`, besides those of the backbone and of the cameras.
+
+    Attributes:
+        backbone: a timm model name.
+        projection: width that a linear layer, batch norm and ReLU reduce the features to before
+            the neck, as in torchreid's `fc512` models; None for none.
+        neck: `bn`, the BNNeck, or `none`.
+        classifier: see `RemapHead`, as `scale`, `margin` and `bias`.
+        metric_feature: the metric loss takes features `before` or `after` the neck.
+    """
+
+    backbone: str
+    projection: int | None = None
+    neck: Neck = "bn"
+    classifier: Classifier = "linear"
+    scale: float = 1.0
+    margin: float = 0.0
+    bias: bool = False
+    metric_feature: Side = "before"
+
+    def __post_init__(self) -> None:
+        BackboneOptions.__post_init__(self)
+        CameraOptions.__post_init__(self)
+        require_choice("neck", self.neck, Neck)
+        require_choice("metric_feature", self.metric_feature, Side)
 
 
 class Baseline(ReIDNetwork):
@@ -23,94 +56,30 @@ class Baseline(ReIDNetwork):
         labels: the identities, in row order; with `camera_heads` those of each camera.
         image_size: (H, W) in pixels.
         pixels: see `PixelNorm`.
-        backbone: a timm model name.
-        pretrained: fetch timm's weights for it.
-        weights: a file of backbone weights instead.
-        last_stride: see `Changes`, as `ibn`, `non_local` and `stem_padding`.
-        ibn: see `Changes`.
-        non_local: see `Changes`.
-        stem_padding: see `Changes`.
-        drop_path: see `Backbone`.
-        pool: see `Backbone`.
-        projection: width that the features are reduced to by a linear layer, batch norm and ReLU
-            before the neck, as torchreid's `fc512` models do; None for none.
-        neck: `bn`, the BNNeck, or `none`.
-        classifier: see `RemapHead`.
-        scale: see `RemapHead`.
-        margin: see `RemapHead`.
-        bias: see `RemapHead`.
-        metric_feature: the metric loss sees features `before` or `after` the neck.
-        cameras: see `CameraOptions`, as the other options of cameras.
-        camera_norm: see `CameraNorm`.
-        camera_embedding: see `CameraEmbedding`.
-        camera_heads: see `CameraOptions`.
+        options: see `BaselineOptions`.
     """
 
     def __init__(
         self,
         labels: HeadLabels,
         image_size: tuple[int, int],
-        *,
         pixels: Pixels = "raw",
-        backbone: str,
-        pretrained: bool = False,
-        weights: str | None = None,
-        last_stride: int | None = None,
-        ibn: bool = False,
-        non_local: bool = False,
-        stem_padding: int = 1,
-        drop_path: float = 0.0,
-        pool: Pool = "avg",
-        projection: int | None = None,
-        neck: Literal["bn", "none"] = "bn",
-        classifier: Classifier = "linear",
-        scale: float = 1.0,
-        margin: float = 0.0,
-        bias: bool = False,
-        metric_feature: Literal["before", "after"] = "before",
-        cameras: Sequence[int] | None = None,
-        camera_norm: bool = False,
-        camera_embedding: float = 0.0,
-        camera_heads: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if projection is not None:
-            require_whole("model.network.projection", projection, least=1)
-        if metric_feature not in ("before", "after"):
-            raise InputError("type model.network.metric_feature=before or =after the neck.")
-        self.metric_feature = metric_feature
-        if neck not in ("bn", "none"):
-            raise InputError(f"model.network.neck={neck}: type bn or none.")
-        changes = Changes(last_stride, ibn, non_local, stem_padding)
-        self.backbone = Backbone(
-            backbone, image_size, pretrained, weights, changes, pool, drop_path
-        )
+        own = build_options(BaselineOptions, "model.network", options)
+        self.metric_feature = own.metric_feature
+        self.backbone = Backbone(own.backbone, image_size, own)
         self.pixel_norm = PixelNorm(pixels, self.backbone.mean, self.backbone.std)
-        dim = self.backbone.dim if projection is None else projection
-        self.projection = (
-            nn.Sequential()
-            if projection is None
-            else nn.Sequential(nn.Linear(self.backbone.dim, dim), nn.BatchNorm1d(dim), nn.ReLU())
-        )
-        self.neck = bn_neck(dim) if neck == "bn" else nn.Identity()
-        options = CameraOptions(cameras, camera_norm, camera_embedding, camera_heads)
-        self._add_heads(options, dim, labels, (classifier, scale, margin, bias))
-
-    def _add_heads(
-        self,
-        options: CameraOptions,
-        dim: int,
-        labels: HeadLabels,
-        how: tuple[Classifier, float, float, bool],
-    ) -> None:
-        """The heads, and what else is told the cameras; after the trunk and the neck."""
-        self.cameras = options.told
-        self.camera_index = CameraIndex(self.cameras)
-        if options.camera_norm:
-            use_camera_norm(self, self.camera_index)
-        factor = options.camera_embedding
-        if factor:
-            use_camera_embedding(self.backbone.trunk, factor, self.camera_index)
+        dim = self.backbone.dim
+        self.projection = nn.Sequential()
+        if own.projection is not None:
+            linear = nn.Linear(dim, own.projection)
+            dim = own.projection
+            self.projection.extend([linear, nn.BatchNorm1d(dim), nn.ReLU()])
+        self.neck = bn_neck(dim) if own.neck == "bn" else nn.Identity()
+        self._use_cameras(own)
+        how = (own.classifier, own.scale, own.margin, own.bias)
         self.heads = nn.ModuleDict(
             {f"c{c}": RemapHead(dim, labels.get(c, ()), *how, camera=c) for c in self.cameras}
             if isinstance(labels, Mapping)
@@ -118,22 +87,27 @@ class Baseline(ReIDNetwork):
         )
         self.widths = dict.fromkeys(self.heads, dim)
 
+    def _use_cameras(self, options: CameraOptions) -> None:
+        self.cameras = used_cameras(vars(options))
+        self.camera_index = CameraIndex(self.cameras)
+        if options.camera_norm:
+            use_camera_norm(self, self.camera_index)
+        if options.camera_embedding:
+            use_camera_embedding(self.backbone.trunk, options.camera_embedding, self.camera_index)
+
     def forward(
         self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
     ) -> ReIDOutput:
         """See `ReIDNetwork.forward`; `features` are after the neck in both modes."""
-        index = self.camera_index
-        with index.of(cameras):
-            normalised = index.sort(self.pixel_norm(images))
-            before = self.projection(self.backbone(normalised))
+        with self.camera_index.of(cameras):
+            before = self.projection(self.backbone(self.pixel_norm(images)))
             after: Tensor = self.neck(before)
-            before, after = index.unsort(before), index.unsort(after)
         embedding = before if self.metric_feature == "before" else after
         logits = self.logits(self.parts(after), rows)
         return ReIDOutput(after, {"identity": embedding}, logits, before)
 
     def parts(self, features: Tensor) -> dict[str, Tensor]:
-        """Every head sees all of the features."""
+        """Every head takes all of the features."""
         return dict.fromkeys(self.heads, features)
 
 

@@ -1,4 +1,4 @@
-"""Camera embedding of transformers: the tokens of an image are told its camera."""
+"""Camera embedding of transformers: a learnt vector per camera, added to the tokens."""
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -11,15 +11,14 @@ from camreid.models.cameras import CameraIndex
 class CameraEmbedding(nn.Module):
     """Adds a learnt vector of the image's camera to all tokens: SIE of TransReID (He et al. 2021).
 
-    An image of no known camera gets the mean of the vectors. It stands where timm's transformers
-    have their `norm_pre`: after the position embedding (and its dropout, which is 0 here), before
-    that norm and the blocks.
+    An image of an unknown camera gets the mean of the vectors. It replaces `norm_pre` of timm's
+    transformers, which is behind the position embedding and before the blocks.
 
     Args:
         dim: width of the tokens.
-        factor: lambda; the vectors count so many times.
-        cameras: says which images are of which camera.
-        norm: `norm_pre`.
+        factor: lambda, of the vectors.
+        cameras: the camera of each image.
+        norm: the trunk's `norm_pre`, applied to the sum.
 
     Attributes:
         table: (C, dim), started from a truncated normal distribution of standard deviation 0.02.
@@ -32,7 +31,7 @@ class CameraEmbedding(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, dim) tokens, the images in the order of `cameras`."""
+        """(B, N, dim) of (B, N, dim) tokens."""
         mean = self.table.mean(0, keepdim=True)
         places = self.cameras.places
         # place -1, an unknown camera, is the last row
@@ -49,8 +48,8 @@ def use_camera_embedding(trunk: nn.Module, factor: float, cameras: CameraIndex) 
     """
     if not isinstance(trunk, VisionTransformer):
         raise InputError(
-            f"model.network.camera_embedding={factor:g} is for timm's vision transformers, and "
-            f"this backbone is a {type(trunk).__name__}. Type model=vit_base or another vit_ or "
-            "deit_ backbone, or model.network.camera_norm=true for a network of batch norms."
+            f"camera_embedding={factor:g} is for timm's vision transformers, and this backbone is "
+            f"a {type(trunk).__name__}.",
+            backbone="vit_base_patch16_224.augreg_in21k_ft_in1k",
         )
     trunk.norm_pre = CameraEmbedding(trunk.embed_dim, factor, cameras, trunk.norm_pre)

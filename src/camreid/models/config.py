@@ -1,11 +1,11 @@
-"""A model as data: what `conf/model/*.yaml` says and every checkpoint keeps."""
+"""A model as data: the content of `conf/model/*.yaml`, kept in every checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
-from camreid.errors import InputError, require_whole
-from camreid.labels import UNKNOWN, Unknown
+from camreid.errors import InputError, require_choice, require_whole
+from camreid.labels import Unknown
 from camreid.models.pixels import Pixels
 
 Part = TypeVar("Part")
@@ -14,10 +14,10 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture, losses, optimiser, schedule, and what to do about unknown identities.
+    """Architecture, losses, optimiser, schedule, and the handling of unknown identities.
 
     Attributes:
-        name: what people call it.
+        name: of the file in `conf/model/`, or any other.
         image_size: (H, W) in pixels.
         network: `_target_`, a `ReIDNetwork`, and its options.
         loss: see `LossConfig`.
@@ -40,25 +40,14 @@ class ModelConfig:
     interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
-        if len(self.image_size) != 2:
-            raise InputError(f"model.image_size={self.image_size}: type model.image_size=[H,W].")
-        for pixels in self.image_size:
-            require_whole("model.image_size: height or width", pixels, least=16)
         object.__setattr__(self, "image_size", tuple(self.image_size))
-        if self.unknown not in UNKNOWN:
-            raise InputError(
-                f"model.unknown={self.unknown} is not known; type model.unknown= one of "
-                f"{', '.join(UNKNOWN)}."
-            )
-        if self.pixels not in get_args(Pixels):
-            raise InputError(
-                f"model.pixels={self.pixels}: type model.pixels=raw or model.pixels=imagenet."
-            )
-        if self.interpolation not in get_args(Interpolation):
-            raise InputError(
-                f"interpolation={self.interpolation}: expected bicubic or bilinear.",
-                interpolation="bicubic",
-            )
+        if len(self.image_size) != 2:
+            raise InputError(f"image_size={self.image_size}: expected (H, W).")
+        for pixels in self.image_size:
+            require_whole("image_size: height or width", pixels, least=16)
+        choices = {"unknown": Unknown, "pixels": Pixels, "interpolation": Interpolation}
+        for name, kind in choices.items():
+            require_choice(name, getattr(self, name), kind)
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "ModelConfig":
@@ -66,7 +55,7 @@ class ModelConfig:
         return build_options(cls, "model", dict(config))
 
     def without_weights(self) -> "ModelConfig":
-        """The same model, no backbone weights looked up because others follow."""
+        """The same model without backbone weights, because others follow."""
         none = {"pretrained": False, "weights": None}
         known = {key: value for key, value in none.items() if key in self.network}
         return replace(self, network={**self.network, **known})

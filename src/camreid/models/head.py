@@ -1,13 +1,13 @@
 """The classifier that stores the identity of each row."""
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camreid.errors import HeadMismatch, InputError, require_number
+from camreid.errors import HeadMismatch, require_choice, require_number
 from camreid.labels import Identities, LabelMap, rows_of
 
 Classifier = Literal["linear", "cosine", "arc", "circle"]
@@ -51,13 +51,9 @@ class RemapHead(nn.Module):
         camera: int | None = None,
     ) -> None:
         super().__init__()
-        if classifier not in get_args(Classifier):
-            raise InputError(
-                f"classifier={classifier!r}: type model.network.classifier= one of "
-                f"{', '.join(get_args(Classifier))}."
-            )
-        require_number("model.network.scale", scale, least=0)
-        require_number("model.network.margin", margin, least=0)
+        require_choice("classifier", classifier, Classifier)
+        require_number("scale", scale, least=0)
+        require_number("margin", margin, least=0)
         self.camera = camera
         self.classifier, self.scale, self.margin = classifier, float(scale), float(margin)
         labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))

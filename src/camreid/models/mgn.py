@@ -1,14 +1,17 @@
 """Multiple granularity network (Wang et al. 2018) as FastReID has it: eight heads."""
 
 import copy
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camreid.errors import InputError
-from camreid.labels import LabelMap
-from camreid.models.backbone import Backbone, Changes, GeM
+from camreid.labels import Identities
+from camreid.models.backbone import Backbone, BackboneOptions, GeM
 from camreid.models.baseline import bn_neck
+from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
 from camreid.models.network import ReIDNetwork, ReIDOutput, Rows
 from camreid.models.pixels import PixelNorm, Pixels
@@ -25,6 +28,41 @@ JOINED = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class MGNOptions:
+    """Options of `MGN`.
+
+    Attributes:
+        backbone: a timm ResNet of bottlenecks.
+        pretrained: see `BackboneOptions`, as `weights`, `ibn` and `stem_padding`.
+        dim: width of each part.
+        extra_norm: batch norm and ReLU between reduction and neck, as FastReID v0.1.1 had.
+        classifier: see `RemapHead`, as `scale` and `margin`.
+    """
+
+    backbone: str
+    pretrained: bool = False
+    weights: str | None = None
+    ibn: bool = False
+    stem_padding: int = 1
+    dim: int = 256
+    extra_norm: bool = False
+    classifier: Classifier = "circle"
+    scale: float = 64.0
+    margin: float = 0.35
+
+    @property
+    def trunk(self) -> BackboneOptions:
+        """Those of the backbone."""
+        return BackboneOptions(
+            last_stride=1,
+            pretrained=self.pretrained,
+            weights=self.weights,
+            ibn=self.ibn,
+            stem_padding=self.stem_padding,
+        )
+
+
 class MGN(ReIDNetwork):
     """A ResNet up to the first block of stage 3, then three copies of the rest.
 
@@ -37,44 +75,25 @@ class MGN(ReIDNetwork):
         labels: the identities, in row order.
         image_size: (H, W) in pixels; the map of H / 16 rows must have three stripes.
         pixels: see `PixelNorm`.
-        backbone: a timm ResNet of bottlenecks.
-        pretrained: fetch timm's weights for it.
-        weights: a file of backbone weights instead.
-        ibn: see `Changes`.
-        stem_padding: see `Changes`.
-        dim: width of each part.
-        extra_norm: batch norm and ReLU between reduction and neck, as FastReID v0.1.1 had.
-        classifier: see `RemapHead`.
-        scale: see `RemapHead`.
-        margin: see `RemapHead`.
+        options: see `MGNOptions`.
     """
 
     def __init__(
         self,
-        labels: LabelMap,
+        labels: Identities,
         image_size: tuple[int, int],
-        *,
         pixels: Pixels = "raw",
-        backbone: str,
-        pretrained: bool = False,
-        weights: str | None = None,
-        ibn: bool = False,
-        stem_padding: int = 1,
-        dim: int = 256,
-        extra_norm: bool = False,
-        classifier: Classifier = "circle",
-        scale: float = 64.0,
-        margin: float = 0.35,
+        **options: Any,
     ) -> None:
         super().__init__()
+        own = build_options(MGNOptions, "model.network", options)
         stripes = [len(torch.arange(-(-image_size[0] // 16)).chunk(n)) for n in (2, 3)]
         if stripes != [2, 3]:
             raise InputError(
-                f"images {image_size[0]} pixels high give MGN no three stripes; type "
-                "model.image_size=[384,128]."
+                f"image_size={list(image_size)}: MGN needs three stripes of the map.",
+                image_size=[384, 128],
             )
-        changes = Changes(last_stride=1, ibn=ibn, stem_padding=stem_padding)
-        whole = Backbone(backbone, image_size, pretrained, weights, changes)
+        whole = Backbone(own.backbone, image_size, own.trunk)
         self.pixel_norm = PixelNorm(pixels, whole.mean, whole.std)
         trunk = whole.trunk
         stem = (trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool)
@@ -83,14 +102,15 @@ class MGN(ReIDNetwork):
         self.branches = nn.ModuleDict({name: copy.deepcopy(rest) for name in ("b1", "b2", "b3")})
         self.pools = nn.ModuleDict({part: GeM(learned=True) for part in PARTS})
         self.reductions = nn.ModuleDict(
-            {part: nn.Conv2d(whole.dim, dim, 1, bias=False) for part in PARTS}
+            {part: nn.Conv2d(whole.dim, own.dim, 1, bias=False) for part in PARTS}
         )
-        self.norms = nn.ModuleDict({part: nn.BatchNorm1d(dim) for part in PARTS if extra_norm})
-        self.necks = nn.ModuleDict({part: bn_neck(dim) for part in PARTS})
-        self.heads = nn.ModuleDict(
-            {part: RemapHead(dim, labels, classifier, scale, margin) for part in PARTS}
+        self.norms = nn.ModuleDict(
+            {part: nn.BatchNorm1d(own.dim) for part in PARTS if own.extra_norm}
         )
-        self.widths = dict.fromkeys(PARTS, dim)
+        self.necks = nn.ModuleDict({part: bn_neck(own.dim) for part in PARTS})
+        how = (own.dim, labels, own.classifier, own.scale, own.margin)
+        self.heads = nn.ModuleDict({part: RemapHead(*how) for part in PARTS})
+        self.widths = dict.fromkeys(PARTS, own.dim)
         for part in PARTS:
             nn.init.kaiming_normal_(self.get_parameter(f"reductions.{part}.weight"), mode="fan_out")
 

@@ -9,25 +9,24 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camreid.errors import InputError
+from camreid.errors import InputError, require_choice
 from camreid.labels import HeadLabels, LabelMap
-from camreid.models.cameras import OPTIONS
 from camreid.models.head import RemapHead
 from camreid.models.pixels import Pixels
 
-Neck = Literal["after", "before"]
+Side = Literal["after", "before"]
 Rows = Tensor | Mapping[str, Tensor] | None
 NETWORKS = ("camreid.models.Baseline", "camreid.models.MGN")  # a checkpoint may name these
 
 
 @dataclass(frozen=True)
 class ReIDOutput:
-    """What a network says of images, in training and in evaluation.
+    """The output of a network, the same in training and in evaluation.
 
     Attributes:
-        features: (B, D), what is compared: after the neck, not L2-normalised.
-        embeddings: metric-loss feature of each head, (B, d).
-        logits: of each head, (B, rows).
+        features: (B, D), compared at test time: after the neck, not L2-normalised.
+        embeddings: (B, d) feature of each metric loss.
+        logits: (B, rows) of each head.
         before: (B, D), the features before the neck; None where there is no neck.
     """
 
@@ -39,22 +38,21 @@ class ReIDOutput:
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """What is compared at test time.
+    """The features of validation, test and prediction.
 
     Attributes:
         flip: the mean of the features of an image and of its mirror image. FastReID's flip test
             normalises the pixels of the second twice; here both are normalised once.
-        normalize: L2-normalised, which cosine distances do anyway.
+        normalize: L2-normalised, as cosine distances do anyway.
         neck: features `after` the neck, as in training, or `before` it.
     """
 
     flip: bool = False
     normalize: bool = False
-    neck: Neck = "after"
+    neck: Side = "after"
 
     def __post_init__(self) -> None:
-        if self.neck not in ("after", "before"):
-            raise InputError(f"evaluation.neck={self.neck}: type after or before.")
+        require_choice("neck", self.neck, Side)
 
     def __call__(
         self,
@@ -67,26 +65,25 @@ class FeatureOptions:
         Args:
             network: in evaluation mode.
             images: (B, 3, H, W), as for the network.
-            output: what the network says of them, if it was asked already.
+            output: of the network for these images, where it is known.
         """
-        features = self._of(network(images) if output is None else output)
+        features = self._of(output or network(images))
         if self.flip:
             features = (features + self._of(network(images.flip(-1)))) / 2
         return F.normalize(features) if self.normalize else features
 
     def _of(self, output: ReIDOutput) -> Tensor:
-        if self.neck == "after" or output.before is None:
-            return output.features
-        return output.before
+        before = None if self.neck == "after" else output.before
+        return output.features if before is None else before
 
 
 class ReIDNetwork(nn.Module):
-    """What an architecture has.
+    """Base of all architectures.
 
     Attributes:
-        heads: `RemapHead`s by name, over one label map, or one of each camera over its own.
-        widths: width of the features that each head is given.
-        cameras: that it tells apart, 1-based; none by default.
+        heads: `RemapHead`s by name: all over one label map, or one per camera, each over its own.
+        widths: width of the features of each head.
+        cameras: 1-based, that the network tells apart; none by default.
     """
 
     heads: nn.ModuleDict
@@ -108,7 +105,7 @@ class ReIDNetwork(nn.Module):
         raise NotImplementedError
 
     def parts(self, features: Tensor) -> dict[str, Tensor]:
-        """The part of `features` (B, D) that each head's rows are compared with."""
+        """The part of `features` (B, D) that belongs to each head."""
         raise NotImplementedError
 
     def logits(self, parts: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
@@ -151,13 +148,6 @@ def build_network(
         raise InputError(
             f"model.network._target_={target} is no camreid.models.ReIDNetwork; type the dotted "
             "name of a class that is, such as camreid.models.Baseline."
-        )
-    takes = inspect.signature(network).parameters
-    asked = [name for name in OPTIONS if options.get(name) and name not in takes]
-    if asked:
-        raise InputError(
-            f"model.network.{asked[0]}={options[asked[0]]}: {target} has no camera options. Choose "
-            "a model of camreid.models.Baseline, such as model=bot_r50 or model=vit_base."
         )
     if isinstance(labels, Mapping) != bool(options.get("camera_heads")):
         raise InputError(

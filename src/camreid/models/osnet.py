@@ -1,19 +1,16 @@
 """OSNet, the omni-scale network of Zhou et al. (ICCV 2019), and its instance-norm descendants."""
 
 from collections import OrderedDict
-from typing import Literal, get_args
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camreid.errors import InputError
-
 Norm = Literal["bn", "ibn", "ain"]
 Instance = Literal["none", "inside", "after"]
 
-WIDTHS = (1.0, 0.75, 0.5, 0.25)
 _CHANNELS = (64, 256, 384, 512)
-_GATE_REDUCTION = 16
+_FEATURES = 512
 # where the two blocks of each stage normalise every image by itself: IBN after the sum of the
 # first stage, as IBN-Net-b (Pan et al. 2018); AIN where its search put it (TPAMI 2021)
 _PLACES: dict[Norm, tuple[tuple[Instance, Instance], ...]] = {
@@ -24,66 +21,57 @@ _PLACES: dict[Norm, tuple[tuple[Instance, Instance], ...]] = {
 
 
 class OSNet(nn.Module):
-    """Normalised RGB images (B, 3, H, W) to features (B, dim), state dict as torchreid's.
+    """Normalised RGB images (B, 3, H, W) to features (B, 512), state dict as torchreid's.
 
     The state dict has the names, shapes and order of torchreid's `osnet_x1_0`, `osnet_ibn_x1_0`
     and `osnet_ain_x1_0` without their `classifier.`; the smaller widths follow the same names.
 
     Args:
-        width: factor on the channels 64, 256, 384, 512; one of `WIDTHS`.
+        width: factor on the channels 64, 256, 384, 512: 1, 0.75, 0.5 or 0.25.
         norm: `bn` is OSNet, `ibn` OSNet-IBN, `ain` OSNet-AIN.
-        feature_dim: width of the output.
-
-    Raises:
-        InputError: an option that is none of these.
 
     >>> import torch
     >>> OSNet(width=0.25)(torch.zeros(2, 3, 64, 32)).shape
     torch.Size([2, 512])
     """
 
-    def __init__(self, width: float = 1.0, norm: Norm = "bn", feature_dim: int = 512) -> None:
+    def __init__(self, width: float = 1.0, norm: Norm = "bn") -> None:
         super().__init__()
-        _check(width, norm, feature_dim)
-        self.head_hidden_size = feature_dim
+        self.head_hidden_size = _FEATURES
         channels = [int(width * count) for count in _CHANNELS]
-        searched = norm == "ain"
+        block = SearchedBlock if norm == "ain" else OSBlock
         stages = [
-            (_block(inputs, outputs, first, searched), _block(outputs, outputs, second, searched))
+            (block(inputs, outputs, first), block(outputs, outputs, second))
             for inputs, outputs, (first, second) in zip(
                 channels[:-1], channels[1:], _PLACES[norm], strict=True
             )
         ]
+        pool2, pool3 = (nn.Sequential(_conv(c, c), nn.AvgPool2d(2)) for c in channels[1:3])
         self.conv1 = _conv(3, channels[0], 7, "batch" if norm == "bn" else "instance")
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         # torchreid has the transitions outside the stages in AIN, inside elsewhere
-        if searched:
-            self.conv2 = nn.Sequential(*stages[0])
-            self.pool2 = _transition(channels[1])
-            self.conv3 = nn.Sequential(*stages[1])
-            self.pool3 = _transition(channels[2])
-        else:
-            self.conv2 = nn.Sequential(*stages[0], _transition(channels[1]))
-            self.pool2 = nn.Sequential()
-            self.conv3 = nn.Sequential(*stages[1], _transition(channels[2]))
-            self.pool3 = nn.Sequential()
+        apart = norm == "ain"
+        self.conv2 = nn.Sequential(*stages[0], *(() if apart else (pool2,)))
+        self.pool2 = pool2 if apart else nn.Sequential()
+        self.conv3 = nn.Sequential(*stages[1], *(() if apart else (pool3,)))
+        self.pool3 = pool3 if apart else nn.Sequential()
         self.conv4 = nn.Sequential(*stages[2])
         self.conv5 = _conv(channels[3], channels[3])
         self.fc = nn.Sequential(
-            nn.Linear(channels[3], feature_dim), nn.BatchNorm1d(feature_dim), nn.ReLU(inplace=True)
+            nn.Linear(channels[3], _FEATURES), nn.BatchNorm1d(_FEATURES), nn.ReLU(inplace=True)
         )
-        _start(self)
+        for module in self.modules():  # He initialisation
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, dim), at least 0; torchreid classifies and compares these, in both modes.
-
-        Args:
-            images: (B, 3, H, W) float, RGB, (x / 255 - mean) / std of ImageNet.
-        """
+        """Features (B, 512), at least 0; torchreid classifies and compares these, in both modes."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """The map (B, 512 * width, H/16, W/16) of such images, before pooling."""
+        """The map (B, 512 * width, H/16, W/16), before pooling."""
         x = self.maxpool(self.conv1(images))  # H/4
         x = self.pool2(self.conv2(x))  # H/8
         x = self.pool3(self.conv3(x))  # H/16
@@ -91,7 +79,7 @@ class OSNet(nn.Module):
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
-        """(B, dim) of such maps; there are no logits."""
+        """(B, 512) of such maps; there are no logits."""
         pooled: Tensor = self.fc(features.mean((2, 3)))
         return pooled
 
@@ -110,7 +98,9 @@ class OSBlock(nn.Module):
         super().__init__()
         middle = outputs // 4
         self.conv1 = _conv(inputs, middle)
-        self._add_streams([_stream(middle, depth) for depth in (1, 2, 3, 4)])
+        # a stream of n Lite 3x3 sees 2 n + 1 pixels
+        streams = [nn.Sequential(*(_lite(middle) for _ in range(n))) for n in (1, 2, 3, 4)]
+        self._add_streams(streams)
         self.gate = Gate(middle)
         last: Literal["batch", "none"] = "none" if instance == "inside" else "batch"
         self.conv3 = _conv(middle, outputs, norm=last, relu=False)
@@ -154,18 +144,14 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // _GATE_REDUCTION, 1)
-        self.fc2 = nn.Conv2d(channels // _GATE_REDUCTION, channels, 1)
+        self.fc1 = nn.Conv2d(channels, channels // 16, 1)
+        self.fc2 = nn.Conv2d(channels // 16, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` (B, C, h, w), weighted."""
         pooled = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
         weights: Tensor = self.fc2(F.relu(self.fc1(pooled))).sigmoid()
         return x * weights
-
-
-def _block(inputs: int, outputs: int, instance: Instance, searched: bool) -> OSBlock:
-    return (SearchedBlock if searched else OSBlock)(inputs, outputs, instance)
 
 
 def _conv(
@@ -188,13 +174,8 @@ def _conv(
     return nn.Sequential(layers)
 
 
-def _stream(channels: int, depth: int) -> nn.Sequential:
-    """`depth` of the paper's Lite 3x3, which see 2 * depth + 1 pixels."""
-    return nn.Sequential(*(_lite(channels) for _ in range(depth)))
-
-
 def _lite(channels: int) -> nn.Sequential:
-    """Pointwise then depthwise: the reverse of MobileNet's order, and only one norm and ReLU."""
+    """Lite 3x3: pointwise then depthwise, the reverse of MobileNet, with one norm and ReLU."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(channels, channels, 1, bias=False),
@@ -203,34 +184,3 @@ def _lite(channels: int) -> nn.Sequential:
             relu=nn.ReLU(inplace=True),
         )
     )
-
-
-def _transition(channels: int) -> nn.Sequential:
-    return nn.Sequential(_conv(channels, channels), nn.AvgPool2d(2))
-
-
-def _start(network: nn.Module) -> None:
-    """He initialisation; norms start at 1 and 0, biases at 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def _check(width: float, norm: str, feature_dim: int) -> None:
-    if width not in WIDTHS:
-        widths = ", ".join(map(str, WIDTHS))
-        raise InputError(
-            f"model.network.width={width}: OSNet has the widths {widths}; type "
-            "model.network.width=1.0."
-        )
-    if norm not in get_args(Norm):
-        raise InputError(
-            f"model.network.norm={norm}: type bn for OSNet, ibn for OSNet-IBN or ain for OSNet-AIN."
-        )
-    if not isinstance(feature_dim, int) or feature_dim < 1:
-        raise InputError(
-            f"model.network.feature_dim={feature_dim}: type a whole number of at least 1, such as "
-            "512."
-        )

@@ -1,4 +1,4 @@
-"""What ReID does to timm's ResNets: stem pooling, last stride, instance-batch norm, non-local."""
+"""What ReID does to timm's ResNets: last stride, instance-batch norm, non-local."""
 
 import torch
 from torch import Tensor, nn
@@ -44,19 +44,10 @@ class NonLocal(nn.Module):
         self.W = nn.Sequential(nn.Conv2d(1, channels, 1), norm)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) plus what the other positions say."""
+        """(B, C, h, w) plus a mean over its positions."""
         products = (self.phi(features) * self.g(features)).mean((2, 3), keepdim=True)
         weighted: Tensor = self.W(self.theta(features) * products)
         return features + weighted
-
-
-def use_stem_pool(trunk: nn.Module, padding: int) -> None:
-    """Set the max-pool of the stem: 3 x 3, stride 2, with `padding` 1, or 0 and rounding up.
-
-    timm, torchvision, torchreid and FastReID until November 2020 pad; FastReID does not since.
-    """
-    pool = nn.MaxPool2d(3, 2, padding=padding, ceil_mode=padding == 0)
-    trunk.maxpool = pool
 
 
 def use_ibn(trunk: nn.Module) -> None:
