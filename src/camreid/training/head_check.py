@@ -122,7 +122,9 @@ class HeadCheck(pl.Callback):
     def _check(self, trainer: pl.Trainer, module: ReIDModule, images: Images, whole: bool) -> None:
         heads, inherited = module.model.remap_heads(), module.provenance.inherited
         fits = [
-            check_head(name, head, images, None if inherited is None else set(inherited[name]))
+            check_head(
+                name, head, images, None if inherited is None else set(inherited.get(name, ()))
+            )
             for name, head in heads.items()
         ]
         faults = [fault for fit in fits for fault in self._faults(module, fit, whole)]

@@ -87,7 +87,9 @@ class ReIDModule(RetrievalModule):
         heads, inherited = self.model.remap_heads(), self.provenance.inherited
         if inherited is None:
             return dict.fromkeys(heads, LabelMap(()))
-        return {name: head.labels - LabelMap(inherited[name]) for name, head in heads.items()}
+        return {
+            name: head.labels - LabelMap(inherited.get(name, ())) for name, head in heads.items()
+        }
 
     @property
     def new_identities(self) -> LabelMap:

@@ -56,11 +56,8 @@ def test_the_numbers_are_those_of_the_files(folder: Path) -> None:
     assert shown["cross-camera, seen"][0] == "3"
     assert shown["cross-camera, unseen"][2] == percent(found.leak["unseen"]["mAP"])
     assert cells(page, "Head check")["identity"][-2:] == ["75.0 %", "80.0 %"]
-    about = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page))
-    assert about["Command"] == "camreid-train +split=&lt;x&gt;"
-    assert about["Split"] == "original, camera=3, digest ab12"
-    assert "torch: &#39;2.9&#39;" in page
-    assert "name: &lt;tiny&gt;" in page
+    for text in ("digest: ab12", "command: camreid-train +split=&lt;x&gt;", "name: &lt;tiny&gt;"):
+        assert text in page
 
 
 def test_curves_are_drawn(folder: Path) -> None:
