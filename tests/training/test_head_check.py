@@ -39,8 +39,8 @@ def test_prints_and_writes_its_table(
     records: Records, trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = OriginalSplit()(records).labels
-    fit_with(tiny_module(labels), records, trainer, HeadCheck(0.5, str(tmp_path / "h.json")))
-    written = json.loads((tmp_path / "h.json").read_text())
+    fit_with(tiny_module(labels), records, trainer, HeadCheck(0.5))
+    written = json.loads((tmp_path / "head_check.json").read_text())
     assert written["faults"] == []
     assert written["heads"][0]["coverage"] == 1.0
     assert "Head check (unknown=skip)" in capsys.readouterr().out
