@@ -131,7 +131,7 @@ class RetrievalMetric(Metric):
 
 
 class IdentityAccuracy(Metric):
-    """Closed-set accuracy over the images whose identity has a row, and how many those are.
+    """Closed-set accuracy over the images of identities with a row, and their share.
 
     >>> metric = IdentityAccuracy()
     >>> metric.update(torch.eye(2).flip(0), torch.tensor([1, -1]), torch.arange(2))
