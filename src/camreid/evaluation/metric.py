@@ -90,7 +90,7 @@ class RetrievalMetric(Metric):
     def ranking(self) -> RankingResult:
         """The whole result, over all processes."""
         table = self.table()
-        cameras = torch.cat([table.query.cameras, table.gallery.cameras]).unique()
+        cameras = torch.unique(torch.cat([table.query.cameras, table.gallery.cameras]))
         auto: Protocol = "within-camera" if len(cameras) == 1 else "cross-camera"
         view = View(auto if self.protocol == "auto" else self.protocol)
         try:
