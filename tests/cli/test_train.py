@@ -174,7 +174,7 @@ def test_a_finished_run_is_not_resumed(train: Run) -> None:
     before = {p: p.stat().st_mtime_ns for p in Path("a/checkpoints").iterdir()}
     ran = train("+split=original", "resume=a/checkpoints/last.ckpt")
     assert ran.code == 1
-    assert "has 1 epochs behind it" in ran.err
+    assert "has finished 1 epochs" in ran.err
     again = train("+split=original", "run_dir=a")
     assert again.code == 1
     assert "holds another run" in again.err
