@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import InputError
@@ -103,6 +104,16 @@ def test_files_outside_the_run_are_not_removed(loaded: Loaded, tmp_path: Path) -
     loaded.files.remove_checkpoint(own)
     assert outside.is_file()
     assert not own.exists()
+
+
+def test_strategies_that_read_on_their_own_are_refused(loaded: Loaded) -> None:
+    class Own(SingleDeviceStrategy):
+        def load_checkpoint(self, *_: Any, **__: Any) -> dict[str, Any]:
+            raise AssertionError
+
+    loaded.trainer._accelerator_connector.strategy = Own(torch.device("cpu"))
+    with pytest.raises(InputError, match="Own reads checkpoints"):
+        RunCheckpoints(loaded.trainer)
 
 
 def test_addresses_are_not_read(loaded: Loaded) -> None:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -164,9 +165,15 @@ class RunCheckpoints(TorchCheckpointIO):
 
     Args:
         trainer: of the run.
+
+    Raises:
+        InputError: a strategy that reads checkpoints on its own, as FSDP and DeepSpeed do.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
+        if type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
+            name = type(trainer.strategy).__name__
+            raise InputError(f"{name} reads checkpoints without any check.", strategy="ddp")
         self.trainer = trainer
 
     def load_checkpoint(
