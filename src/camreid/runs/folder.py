@@ -235,8 +235,8 @@ def _read(path: Path, parse: Callable[[str], T]) -> T:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, csv.Error) as error:
         raise InputError(
-            f"{path} is not a {path.name} of this version of camreid: found {error!r}, expected a "
-            "file as a command wrote it. Run the command again, in another folder."
+            f"{path} is not a {path.name} of this version of camreid ({error}). Run the command "
+            "that writes it again, in another folder."
         ) from error
 
 
