@@ -29,14 +29,9 @@ _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment
 
 
 def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> None:
-    """Run a command through Hydra; a user's mistake ends in SystemExit with one paragraph.
+    """Run the command of a config; a user's mistake ends in SystemExit with one paragraph.
 
     A run that fails before it has any result leaves no file behind.
-
-    Args:
-        name: of the command, for its messages.
-        config_name: a file of `conf/`.
-        run: the command.
     """
 
     def guarded(config: DictConfig) -> None:
