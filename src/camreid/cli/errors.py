@@ -116,7 +116,8 @@ def _with_remedy(error: InputError, config: DictConfig) -> str:
         text = text.rsplit("Error: ", 1)[-1].strip()
     found = dict(_leaves(OmegaConf.to_container(config)))
     typed = []
-    for name, value in error.remedy.items():
+    for argument, value in error.remedy.items():
+        name = argument.replace("__", ".")
         keys = [key for key in found if f".{key}".endswith(f".{name}")]
         given = [key for key in keys if f"{name}={found[key]}" in text]
         key = min(given or keys or [name], key=lambda key: key.count("."))

@@ -181,11 +181,7 @@ def _rows(images: Images) -> dict[tuple[str, int, int], int]:
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Options by dotted key.
-
-    >>> _flat({"seed": 0, "split": {"by": "image"}})
-    {'seed': 0, 'split.by': 'image'}
-    """
+    """Options by dotted key."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         nested = isinstance(value, Mapping)

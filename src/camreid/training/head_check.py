@@ -1,10 +1,8 @@
 """The check of every head before the first step."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,9 +10,8 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.errors import HeadMismatch, InputError
-from camreid.files import write_text
 from camreid.models.head import RemapHead
-from camreid.runs.folder import HeadCheckRecord
+from camreid.runs.folder import HeadCheckRecord, RunFolder
 from camreid.runs.results import head_check_table
 from camreid.training.batch import read_batch
 from camreid.training.module import ReIDModule
@@ -81,25 +78,24 @@ def check_head(
 
 
 class HeadCheck(pl.Callback):
-    """Checks every head before the first step, prints a table and writes it as JSON.
+    """Checks every head before the first step, prints a table and writes `head_check.json`.
 
     The train identities are those of the data module's `split`, or of a dataset's `records`. Other
     loaders, such as FastReID's, are checked on their first batch, without its coverage.
 
     Args:
         min_coverage: least share of the train identities with a row, 0..1, of `skip` and `drop`.
-        path: the JSON file; by default `head_check.json` in the trainer's root folder.
 
     Raises:
         HeadMismatch: with the counts and the overrides that would fix it.
     """
 
-    def __init__(self, min_coverage: float = 0.01, path: str | None = None) -> None:
+    def __init__(self, min_coverage: float = 0.01) -> None:
         if not 0 <= min_coverage <= 1:
             raise InputError(
                 f"min_coverage={min_coverage}: expected a share in 0..1.", min_coverage=0.01
             )
-        self.min_coverage, self.path = min_coverage, path
+        self.min_coverage = min_coverage
         self._is_checked = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -122,13 +118,14 @@ class HeadCheck(pl.Callback):
     def _check(self, trainer: pl.Trainer, module: ReIDModule, images: Images, whole: bool) -> None:
         heads, inherited = module.model.remap_heads(), module.provenance.inherited
         fits = [
-            check_head(name, head, images, None if inherited is None else set(inherited[name]))
+            check_head(
+                name, head, images, None if inherited is None else set(inherited.get(name, ()))
+            )
             for name, head in heads.items()
         ]
         faults = [fault for fit in fits for fault in self._faults(module, fit, whole)]
-        path = Path(self.path or Path(trainer.default_root_dir) / "head_check.json")
         record = HeadCheckRecord(module.config.unknown, [asdict(fit) for fit in fits], faults)
-        _show(record, "" if whole else " of the first batch", path)
+        _show(record, "" if whole else " of the first batch", RunFolder(trainer.default_root_dir))
         if faults:
             raise HeadMismatch(" ".join([*faults, _remedy(module)]))
 
@@ -187,7 +184,7 @@ def _remedy(module: ReIDModule) -> str:
 
 
 @rank_zero_only
-def _show(record: HeadCheckRecord, where: str, path: Path) -> None:
-    write_text(path, json.dumps(record.to_json(), indent=1) + "\n")
+def _show(record: HeadCheckRecord, where: str, folder: RunFolder) -> None:
+    folder.write(record)
     title = f"Head check{where} (unknown={record.unknown})"
     head_check_table(title, {fit["head"]: fit for fit in record.heads}).show()

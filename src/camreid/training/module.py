@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,7 +87,9 @@ class ReIDModule(RetrievalModule):
         heads, inherited = self.model.remap_heads(), self.provenance.inherited
         if inherited is None:
             return dict.fromkeys(heads, LabelMap(()))
-        return {name: head.labels - LabelMap(inherited[name]) for name, head in heads.items()}
+        return {
+            name: head.labels - LabelMap(inherited.get(name, ())) for name, head in heads.items()
+        }
 
     @property
     def new_identities(self) -> LabelMap:
@@ -141,12 +144,10 @@ class ReIDModule(RetrievalModule):
     def _metric_loss(
         self, loss: TripletLoss | PairLoss, batch: Batch, output: ReIDOutput
     ) -> Tensor:
-        embeddings, pids = output.embeddings.values(), batch.pids
+        compare: Any = loss
         if self.camera_labels:
-            values = [within_cameras(loss, e, pids, batch.cameras) for e in embeddings]
-        else:
-            values = [loss(e, pids) for e in embeddings]
-        return mean_over_heads(values)
+            compare = partial(within_cameras, loss, cameras=batch.cameras)
+        return mean_over_heads([compare(e, batch.pids) for e in output.embeddings.values()])
 
     def _rows(self, batch: Batch) -> dict[str, Tensor]:
         """The row of each image in each head."""
@@ -160,11 +161,11 @@ class ReIDModule(RetrievalModule):
             self.add_identities(batch.pids.tolist())
         unknown = torch.stack(list(rows.values())).amax(0) < 0
         if self.config.unknown in ("forbid", "drop") and unknown.any():
-            strangers = sorted(set(batch.pids[unknown].tolist()))
+            pids = sorted(set(batch.pids[unknown].tolist()))
             raise HeadMismatch(
-                f"a batch holds {len(strangers)} identities without a row in the head "
-                f"({strangers[:5]}), and model.unknown={self.config.unknown}. Type "
-                "model.unknown=skip, extend or reinit, or train on the split of the head."
+                f"a batch holds {len(pids)} identities without a row in the head ({pids[:5]}), and "
+                f"model.unknown={self.config.unknown}. Type model.unknown=skip, extend or reinit, "
+                "or train on the split of the head."
             )
         return rows
 
