@@ -119,7 +119,7 @@ def test_early_stopping_without_validation(refused: Callable[..., str]) -> None:
         ("model.network.backbone=resnet51", "is no timm model"),
         ("model.network.classifier=softmax", "linear, cosine, arc, circle"),
         ("model.optimizer.name=lion", "adam, adamw, sgd"),
-        ("model.loss.triplet_margin=hard", "type a number such as 0.3, or soft"),
+        ("model.loss.triplet_margin=hard", "expected a number or soft"),
         ("data.augment.flip=7", "expected a number in 0..1"),
         ("callbacks.head_check.min_coverage=30", "expected a share in 0..1"),
     ],

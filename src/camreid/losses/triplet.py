@@ -18,16 +18,13 @@ Pair = Literal["circle", "cosface"]
 class TripletLoss(nn.Module):
     """Triplet loss on the farthest positive and nearest negative, or on weighted means of them.
 
-    `hard` takes the extremes (Hermans et al. 2017). `weighted` (Ye et al. 2021, AGW) averages the
-    distances to positives by their softmax, those to negatives by the softmax of their opposites.
-    `weighted_fastreid` is the latter as FastReID computes it: 1e-6 added to unstabilised sums,
-    which takes the negative's distance to 0 where all are beyond 14 or so; and where exp(dp - dn)
-    overflows, relu(dp - dn + 0.3) in place of the soft form. FastReID has the second fault in its
-    `hard` form too, which here never overflows.
-
     Args:
         margin: relu(dp - dn + margin), or `soft`: softplus(dp - dn).
-        mining: see above.
+        mining: `hard` takes the extremes (Hermans et al. 2017). `weighted` (Ye et al. 2021, AGW)
+            averages the distances to positives by their softmax, those to negatives by the softmax
+            of their opposites. `weighted_fastreid` repeats two faults of FastReID: 1e-6 added to
+            unstabilised sums, which takes the negative's distance to 0 where all are beyond about
+            14, and relu(dp - dn + 0.3) in place of the soft form where exp(dp - dn) overflows.
         normalize: 2 - 2 cosine in place of the euclidean distance.
     """
 
@@ -45,7 +42,7 @@ class TripletLoss(nn.Module):
         )
 
     def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
-        """Mean over the anchors of (B, d) embeddings; 0 where no image has company and a rival."""
+        """Mean over the images with a positive and a negative, of (B, d) embeddings; 0 without."""
         embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
         if self.mining == "hard":
             loss: Tensor = self.hard(embeddings, pids, self.miner(embeddings, pids))
@@ -54,7 +51,7 @@ class TripletLoss(nn.Module):
         return loss + 0.0 * embeddings.sum()  # keeps the graph where there was no triplet
 
     def terms(self, pids: Tensor) -> int:
-        """Of how many images the loss is the mean: those with company and a rival."""
+        """The number of images in the mean."""
         return int(_anchors(pids).sum())
 
     def _weighted(self, distances: Tensor, pids: Tensor) -> Tensor:
@@ -74,7 +71,7 @@ class TripletLoss(nn.Module):
 
 
 def _anchors(pids: Tensor) -> Tensor:
-    """(B,) bool: images that have another of their person, and one of somebody else."""
+    """(B,) bool: images that have a positive and a negative."""
     same = pids[:, None] == pids
     return (same.sum(1) > 1) & ~same.all(1)
 
@@ -103,11 +100,11 @@ class PairLoss(nn.Module):
         self.form, self.margin, self.scale = form, margin, scale
 
     def terms(self, pids: Tensor) -> int:
-        """Of how many images the loss is the mean: all."""
+        """The number of images in the mean: all."""
         return len(pids)
 
     def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
-        """Mean over the images of (B, d) embeddings; 0 for one without company or rival."""
+        """Mean over all images of (B, d) embeddings; 0 for one without positive or negative."""
         embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
         with torch.autocast(embeddings.device.type, enabled=False):  # the scale is large
             cosine = F.normalize(embeddings) @ F.normalize(embeddings).T
