@@ -50,10 +50,6 @@ class TripletLoss(nn.Module):
             loss = self._weighted(self.distance(embeddings), pids)
         return loss + 0.0 * embeddings.sum()  # keeps the graph where there was no triplet
 
-    def terms(self, pids: Tensor) -> int:
-        """The number of images in the mean."""
-        return int(_anchors(pids).sum())
-
     def _weighted(self, distances: Tensor, pids: Tensor) -> Tensor:
         same, anchors = pids[:, None] == pids, _anchors(pids)
         if not anchors.any():
@@ -99,10 +95,6 @@ class PairLoss(nn.Module):
         super().__init__()
         self.form, self.margin, self.scale = form, margin, scale
 
-    def terms(self, pids: Tensor) -> int:
-        """The number of images in the mean: all."""
-        return len(pids)
-
     def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
         """Mean over all images of (B, d) embeddings; 0 for one without positive or negative."""
         embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
@@ -139,13 +131,9 @@ def within_cameras(
         cameras: (B,).
 
     Returns:
-        The mean of the cameras' losses, weighted by the number of images that each is a mean of.
+        The mean of the cameras' losses, weighted by the images with a positive and a negative.
     """
-    total, count = 0.0 * embeddings.sum(), 0
-    for camera in set(cameras.tolist()):
-        own = cameras == camera
-        terms = loss.terms(pids[own])
-        if terms:
-            total = total + terms * loss(embeddings[own], pids[own])
-            count += terms
-    return total / max(1, count)
+    own = [cameras == camera for camera in set(cameras.tolist())]
+    counts = torch.stack([_anchors(pids[images]).sum() for images in own])
+    losses = torch.stack([loss(embeddings[images], pids[images]) for images in own])
+    return (losses * counts).sum() / counts.sum().clamp(min=1)
