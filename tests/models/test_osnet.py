@@ -119,7 +119,7 @@ def test_instance_norm_in_the_stem_is_blind_to_the_contrast_of_an_image(
 @pytest.mark.parametrize("instance", ["none", "inside", "after"])
 def test_a_block_normalises_its_branch_or_its_sum(instance: str) -> None:
     torch.manual_seed(0)
-    block = OSBlock(64, 64, instance).eval()  # type: ignore[arg-type]
+    block = OSBlock(64, 64, instance, searched=False).eval()  # type: ignore[arg-type]
     x = torch.rand(2, 64, 8, 4)
     if instance != "none":
         nn.init.zeros_(block.IN.weight)  # what is normalised vanishes

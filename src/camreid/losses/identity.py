@@ -118,12 +118,3 @@ def identity_loss_of_heads(
     losses = [identity_loss(logits[name], own, smoothing) for name, own in rows.items()]
     counts = torch.stack([(own >= 0).sum() for own in rows.values()])
     return (torch.stack(losses) * counts).sum() / counts.sum().clamp(min=1)
-
-
-def mean_over_heads(values: list[Tensor]) -> Tensor:
-    """The mean of one loss over all heads.
-
-    >>> mean_over_heads([torch.tensor(1.0), torch.tensor(3.0)])
-    tensor(2.)
-    """
-    return torch.stack(values).mean()

@@ -193,10 +193,8 @@ def _create(name: str, pretrained: bool, image_size: tuple[int, int], drop_path:
             return timm.create_model(name, img_size=image_size, **options)
         except TypeError:  # most convolutional networks have no image size
             return timm.create_model(name, **options)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise _refusal(name, image_size, error) from error
     except Exception as error:
-        if not pretrained:
+        if not pretrained or isinstance(error, TypeError | AssertionError | ValueError):
             raise _refusal(name, image_size, error) from error
         raise InputError(
             f"backbone={name}: the pretrained weights are not in the cache and could not be "

@@ -15,7 +15,6 @@ from torch import Tensor
 from camreid.errors import InputError, require_number
 from camreid.labels import LabelMap
 from camreid.losses.distillation import cosines, logit_loss, similarity_loss
-from camreid.losses.identity import mean_over_heads
 from camreid.models.evaluating import forward_raw
 from camreid.models.head import RemapHead
 from camreid.models.network import ReIDNetwork, ReIDOutput
@@ -177,7 +176,7 @@ class Distillation:
                     ours = student[mask][:, our_rows.to(mask.device)]
                     values.append(logit_loss(ours, target, self.config.logit_temperature))
         found = [torch.cat(values) for values in heads.values()]
-        return mean_over_heads([values.sum() / max(1, len(values)) for values in found])
+        return torch.stack([values.sum() / max(1, len(values)) for values in found]).mean()
 
 
 def _logits(output: ReIDOutput | None, mask: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import HeadLabels, LabelMap
-from camreid.losses.identity import LossConfig, identity_loss_of_heads, mean_over_heads
+from camreid.losses.identity import LossConfig, identity_loss_of_heads
 from camreid.losses.triplet import PairLoss, TripletLoss, within_cameras
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
@@ -150,7 +150,7 @@ class ReIDModule(RetrievalModule):
             values = [within_cameras(loss, e, pids, batch.cameras) for e in embeddings]
         else:
             values = [loss(e, pids) for e in embeddings]
-        return mean_over_heads(values)
+        return torch.stack(values).mean()
 
     def _rows(self, batch: Batch) -> dict[str, Tensor]:
         """The row of each image in each head."""
