@@ -1,12 +1,11 @@
 """Features of images for other programs, without a Trainer."""
 
 import copy
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import index
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,20 +67,17 @@ class FeatureExtractor:
         require_whole("batch_size", batch_size, least=1)
         require_whole("workers", workers, least=0)
         if precision not in _PRECISIONS:
-            raise InputError(f"precision={precision!r}: type one of {', '.join(_PRECISIONS)}.")
+            raise InputError(f"precision={precision!r}: expected {', '.join(_PRECISIONS)}.")
         self.batch_size, self.workers = batch_size, workers
         self.normalize, self.precision = normalize, precision
         self.options = FeatureOptions(flip=flip, neck=neck)
-        given = isinstance(module, ReIDModule)
-        loaded = _load(module)
+        loaded = module if isinstance(module, ReIDModule) else load(module)
         self.image_size = loaded.config.image_size
         self.interpolation = loaded.config.interpolation
+        self.device = loaded.device if loaded is module and device is None else _device(device)
         self.network = loaded.model
-        here = next(self.network.parameters()).device
-        self.device = here if given and device is None else _device(device or "auto")
-        if self.device != here:
-            network = copy.deepcopy(self.network) if given else self.network
-            self.network = network.to(self.device)
+        if self.device != loaded.device:
+            self.network = copy.deepcopy(loaded.model).to(self.device)
 
     def __call__(
         self,
@@ -98,53 +94,57 @@ class FeatureExtractor:
                 one, or for all of them.
 
         Raises:
-            InputError: a file that is not there or no image, or another shape or type of number; as
-                many cameras as there are not images, or something that is no camera's number;
-                cameras for a model without camera options.
+            InputError: a file that is not there or no image, another shape or type of number,
+                cameras for a model without camera options, or not one for each image.
             PixelRangeError: a float tensor that is not in 0..255.
         """
         many = list_images(images)
-        told = None if cameras is None else self._cameras(cameras, len(many))
+        numbers = None if cameras is None else self._cameras(cameras, len(many))
         with evaluating(self.network), torch.inference_mode():
             parts, done = [], 0
-            for batch in self._batches(many):
-                some = None if told is None else told[done : done + len(batch)]
-                parts.append(self._features(batch, some))
-                done += len(batch)
             if not many:
                 nothing = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8)
-                parts = [self._features(nothing)[:0]]
+                parts.append(self._features(nothing, None)[:0])
+            for batch in self._batches(many):
+                own = None if numbers is None else numbers[done : done + len(batch)]
+                parts.append(self._features(batch, own))
+                done += len(batch)
         features = torch.cat(parts)  # outside inference mode, so that it can be trained on
         return F.normalize(features) if self.normalize else features
 
-    def _cameras(self, cameras: object, count: int) -> Tensor:
-        """(count,) int64, 0 for an unknown one."""
+    def _cameras(self, cameras: Any, count: int) -> Tensor:
+        """(count,) int64, 0 for an unknown camera."""
         if not self.network.cameras:
             raise InputError("this model has no camera options; leave cameras= out.")
-        given = list(cameras) if _is_several(cameras) else [cameras]
-        if len(given) != count:
-            raise InputError(f"{len(given)} cameras for {count} images: give one each.")
-        return torch.tensor([_number(camera) for camera in given], dtype=torch.int64)
+        is_one = isinstance(cameras, str) or getattr(cameras, "ndim", 1) == 0
+        many = list(cameras) if isinstance(cameras, Iterable) and not is_one else [cameras]
+        if len(many) != count:
+            raise InputError(f"{len(many)} cameras for {count} images: give one each.")
+        return torch.tensor([0 if camera is None else _number(camera) for camera in many])
 
     def _batches(self, images: list[OneImage]) -> Iterator[Tensor]:
         """(B, 3, H, W) one after the other; with workers, the next one is read meanwhile."""
-        starts = range(0, len(images), self.batch_size)
+        batches = (
+            images[start : start + self.batch_size]
+            for start in range(0, len(images), self.batch_size)
+        )
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
             begin = pool.map if self.workers else map
-            reading: deque[Iterator[Tensor]] = deque()
-            for start in starts:
-                reading.append(begin(self._read, images[start : start + self.batch_size]))
-                if len(reading) > 1:
-                    yield torch.stack(list(reading.popleft()))
-            if reading:
-                yield torch.stack(list(reading.popleft()))
+            ahead = None
+            for batch in batches:
+                reading = begin(self._read, batch)
+                if ahead is not None:
+                    yield torch.stack(list(ahead))
+                ahead = reading
+            if ahead is not None:
+                yield torch.stack(list(ahead))
 
     def _read(self, image: OneImage) -> Tensor:
         if isinstance(image, Tensor):
             check_raw(image)
         return read_pixels(image, self.image_size, self.interpolation)
 
-    def _features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+    def _features(self, images: Tensor, cameras: Tensor | None) -> Tensor:
         images = images.to(self.device)
         cameras = None if cameras is None else cameras.to(self.device)
         kind = _PRECISIONS[self.precision]
@@ -153,53 +153,27 @@ class FeatureExtractor:
         return features.float().cpu()
 
 
-def _load(module: object) -> ReIDModule:
-    if isinstance(module, ReIDModule):
-        return module
-    if isinstance(module, str | Path):
-        return load(module)
-    raise InputError(
-        f"a {type(module).__name__} gives no features: type the path of a checkpoint, such as "
-        "runs/RUN/checkpoints/best.ckpt, or give a ReIDModule, as camreid.create_model makes one."
-    )
-
-
-def _is_several(cameras: object) -> TypeGuard[Iterable[object]]:
-    scalar = isinstance(cameras, str) or getattr(cameras, "ndim", 1) == 0
-    return isinstance(cameras, Iterable) and not scalar
-
-
-def _number(camera: object) -> int:
-    """A camera's number, 0 for None."""
-    if camera is None:
-        return 0
+def _number(camera: Any) -> int:
     try:
-        number = 0 if isinstance(camera, bool) else index(camera)  # type: ignore[arg-type]
+        number = index(camera)
     except TypeError:
         number = 0
-    if number < 1:
-        raise InputError(
-            f"cameras: {camera!r} is no camera; give 1-based whole numbers, such as 3 for c3, or "
-            "None for an unknown one."
-        )
+    if number < 1 or isinstance(camera, bool):
+        raise InputError(f"camera {camera!r}: expected 1-based numbers, or None for unknown ones.")
     return number
 
 
-def _device(name: str | torch.device) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+def _device(name: str | torch.device | None) -> torch.device:
+    count = torch.cuda.device_count()
+    if name in (None, "auto"):
+        name = "cuda" if count else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"device={name!r}: type auto, cpu or cuda:0.") from error
-    if device.type != "cuda":
-        return device
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (device.index or 0) >= there:
+        raise InputError(f"device={name!r}: expected auto, cpu or cuda:0.") from error
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise InputError(
-            f"device={str(name)!r}: PyTorch {torch.__version__} finds {there} CUDA devices here; "
-            "type device='cpu' or 'auto', or install a driver and a PyTorch built for it."
+            f"device={str(name)!r}: PyTorch {torch.__version__} finds {count} CUDA devices here.",
+            device="cpu",
         )
-    return torch.device(
-        "cuda", torch.cuda.current_device() if device.index is None else device.index
-    )
+    return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device

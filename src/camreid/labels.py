@@ -1,5 +1,6 @@
 """The mapping between identities and classifier rows."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,6 +8,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from camreid.errors import InputError
 
 Order = Literal["numeric", "fastreid"]
 Unknown = Literal["skip", "drop", "extend", "reinit", "forbid"]
@@ -51,14 +54,11 @@ class LabelMap:
     def __post_init__(self) -> None:
         pids = tuple(int(pid) for pid in self.pids)
         if pids != tuple(self.pids):
-            raise ValueError(f"a label map holds whole numbers, not {list(self.pids)[:5]}")
+            raise InputError(f"the pids of a label map are whole numbers, not {self.pids[:5]}.")
         object.__setattr__(self, "pids", pids)
-        if len(self._row) != len(self.pids):
-            twice = sorted({pid for pid in self.pids if self.pids.count(pid) > 1})
-            raise ValueError(
-                f"a label map holds each identity once, but {len(self.pids)} rows name only "
-                f"{len(self._row)} identities; pids with more than one row: {twice[:5]}"
-            )
+        twice = [pid for pid, count in Counter(pids).items() if count > 1]
+        if twice:
+            raise InputError(f"pids with more than one row in a label map: {twice[:5]}.")
 
     @classmethod
     def of(cls, pids: Iterable[int], order: Order = "numeric") -> "LabelMap":
@@ -74,12 +74,10 @@ class LabelMap:
         >>> LabelMap.of([2, 10, 100, 9, 2], order="fastreid").pids
         (10, 100, 2, 9)
         """
+        if order not in get_args(Order):
+            raise InputError(f"order={order}: expected numeric or fastreid.", order="fastreid")
         unique = {int(pid) for pid in pids}
-        if order == "numeric":
-            return cls(tuple(sorted(unique)))
-        if order == "fastreid":
-            return cls(tuple(sorted(unique, key=str)))
-        raise ValueError(f"order={order!r}: expected 'numeric' or 'fastreid'")
+        return cls(tuple(sorted(unique, key=str if order == "fastreid" else int)))
 
     @classmethod
     def anonymous(cls, rows: int) -> "LabelMap":
@@ -123,12 +121,9 @@ class LabelMap:
 
     def row(self, pid: int) -> int:
         """The row of one identity; KeyError names the pid if there is none."""
-        try:
-            return self._row[pid]
-        except KeyError:
-            raise KeyError(
-                f"pid {pid} has no row among the {len(self)} of this label map"
-            ) from None
+        if pid not in self._row:
+            raise KeyError(f"pid {pid} has no row among the {len(self)} of this label map")
+        return self._row[pid]
 
     def rows(self, pids: Tensor) -> Tensor:
         """Row of each pid, -1 where it has none; int64, the shape and device of `pids`."""
@@ -139,11 +134,11 @@ Identities = LabelMap | Sequence[int]
 HeadLabels = Identities | Mapping[int, Identities]  # of all heads, or of each camera's head
 
 
-def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> LabelMap:
+def fit_labels(start: LabelMap, split: LabelMap, unknown: Unknown) -> LabelMap:
     """The rows that a head should have for training on `split`.
 
     Args:
-        start: the rows of the starting weights; None for a fresh start, as a trunk without any.
+        start: the rows of the starting weights; empty for a trunk alone.
         split: the identities to be trained on.
         unknown: what happens to identities without a row: skip, drop, extend, reinit or forbid.
 
@@ -151,15 +146,11 @@ def fit_labels(start: LabelMap | None, split: LabelMap, unknown: Unknown) -> Lab
     >>> fit_labels(expert, new, "skip").pids, fit_labels(expert, new, "extend").pids
     ((10, 2, 7), (10, 2, 7, 5))
     """
-    if unknown not in UNKNOWN:
-        raise ValueError(f"unknown={unknown!r}: expected one of {', '.join(UNKNOWN)}")
-    if start is None or not len(start) or unknown == "reinit":
+    if not len(start) or unknown == "reinit":
         return split
-    if start.is_anonymous:
-        return start  # HeadCheck refuses to train anonymous rows
-    if unknown == "extend":
+    if unknown == "extend" and not start.is_anonymous:
         return LabelMap(start.pids + (split - start).pids)
-    return start
+    return start  # HeadCheck refuses to train anonymous rows
 
 
 def fit_camera_labels(
@@ -183,4 +174,4 @@ def fit_camera_labels(
         start = {c: start if start.is_anonymous else start & own for c, own in split.items()}
     none = LabelMap(())
     cameras = sorted({*start, *split})
-    return {c: fit_labels(start.get(c), split.get(c, none), unknown) for c in cameras}
+    return {c: fit_labels(start.get(c, none), split.get(c, none), unknown) for c in cameras}

@@ -1,14 +1,15 @@
 """What a checkpoint was trained on: split, identities, parents."""
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from operator import index
+from typing import Any
 
 from camreid.errors import InputError
 
 Primitive = str | int | float | bool | None
-Record = TypeVar("Record")
+_NOT_A_RECORD = (TypeError, KeyError, AttributeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class SplitRecord:
         'original, camera=3, seed=0, digest ab12'
         """
         options = [f"{k}={v}" for k, v in self.options.items() if v is not None]
-        return ", ".join([self.kind, *options, *([f"digest {self.digest}"] * bool(self.digest))])
+        return ", ".join([self.kind, *options, *([f"digest {self.digest}"] if self.digest else [])])
 
     def to_json(self) -> dict[str, Any]:
         """Nested primitives."""
@@ -59,15 +60,12 @@ class SplitRecord:
     @classmethod
     def from_json(cls, content: Any) -> "SplitRecord":
         """From what `to_json` gave; InputError for anything else."""
-        record = _read(cls, content)
-        _require(
-            isinstance(record.kind, str)
-            and isinstance(record.digest, str | None)
-            and isinstance(record.options, Mapping)
-            and all(isinstance(v, str | int | float | None) for v in record.options.values()),
-            "its split",
-        )
-        return record
+        try:
+            kind, options, digest = content["kind"], content["options"].items(), content["digest"]
+        except _NOT_A_RECORD as error:
+            raise InputError(f"a record of a split is not complete ({error!r}).") from error
+        plain = {str(k): v if isinstance(v, Primitive) else str(v) for k, v in options}
+        return cls(str(kind), plain, None if digest is None else str(digest))
 
 
 @dataclass(frozen=True)
@@ -116,17 +114,17 @@ class Provenance:
         return self.identities | self.val_identities
 
     def after(self, role: str, parents: "Mapping[str, Provenance]") -> "Provenance":
-        """This record with the identities of parents, whose records are given by path.
+        """This record with the identities of parents, their records given by path.
 
         >>> Provenance().after("init", {"a": Provenance(identities=frozenset({3}))}).seen
         frozenset({3})
         """
-        theirs = parents.values()
+        records = parents.values()
         return replace(
             self,
-            identities=self.identities.union(*(p.identities for p in theirs)),
-            complete=self.complete and all(p.complete for p in theirs),
-            val_identities=self.val_identities.union(*(p.val_identities for p in theirs)),
+            identities=self.identities.union(*(p.identities for p in records)),
+            complete=self.complete and all(p.complete for p in records),
+            val_identities=self.val_identities.union(*(p.val_identities for p in records)),
             parents=(*self.parents, *(Parent(k, role, p.split) for k, p in parents.items())),
         )
 
@@ -138,43 +136,29 @@ class Provenance:
     @classmethod
     def from_json(cls, content: Any) -> "Provenance":
         """From what `to_json` gave; InputError for anything else."""
-        given = _read(cls, content)
-        _require(isinstance(given.complete, bool), "whether it is complete")
-        _require(isinstance(given.parents, list | tuple), "its parents")
-        _require(isinstance(given.inherited, Mapping | None), "its inherited rows")
-        parents = [_read(Parent, parent) for parent in given.parents]
-        _require(all(isinstance(t, str) for p in parents for t in (p.path, p.role)), "its parents")
-        heads = given.inherited
-        return cls(
-            split=_split(given.split),
-            identities=frozenset(_pids(given.identities)),
-            complete=given.complete,
-            val_identities=frozenset(_pids(given.val_identities)),
-            parents=tuple(replace(p, split=_split(p.split)) for p in parents),
-            inherited=None if heads is None else {str(k): _pids(v) for k, v in heads.items()},
-        )
-
-
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise InputError(f"a record of what weights were trained on does not hold {what}.")
-
-
-def _read(kind: type[Record], content: Any) -> Record:
-    """The dataclass with the fields of a mapping, unchecked."""
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    _require(isinstance(content, Mapping) and content.keys() <= names, f"a {kind.__name__}")
-    try:
-        return kind(**content)
-    except TypeError as error:
-        raise InputError(f"a {kind.__name__} is not complete: {error}.") from error
+        try:
+            parents = [(p["path"], p["role"], p["split"]) for p in content["parents"]]
+            heads = content["inherited"]
+            return cls(
+                _split(content["split"]),
+                frozenset(_pids(content["identities"])),
+                content["complete"] is True,
+                frozenset(_pids(content["val_identities"])),
+                tuple(Parent(str(path), str(role), _split(split)) for path, role, split in parents),
+                None if heads is None else {str(k): _pids(v) for k, v in heads.items()},
+            )
+        except _NOT_A_RECORD as error:
+            raise InputError(
+                f"a record of training identities is not complete ({error!r})."
+            ) from error
 
 
 def _split(content: Any) -> SplitRecord | None:
     return None if content is None else SplitRecord.from_json(content)
 
 
-def _pids(content: Any) -> tuple[int, ...]:
-    is_list = isinstance(content, list | tuple)
-    _require(is_list and all(type(pid) is int for pid in content), "its identities")
-    return tuple(content)
+def _pids(content: Iterable[Any]) -> tuple[int, ...]:
+    pids = tuple(map(index, content))
+    if any(abs(pid) >= 2**63 for pid in pids):
+        raise ValueError("pids beyond 64 bits")
+    return pids

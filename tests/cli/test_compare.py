@@ -59,16 +59,13 @@ def test_mistakes_are_one_paragraph(command: str, run: Run, runs: list[Path]) ->
     assert not list(good.glob("*.html"))
 
 
-def test_a_report_is_written_into_the_run(run: Run, runs: list[Path]) -> None:
+def test_a_report_is_written_into_the_run_if_its_packages_are_there(
+    run: Run, runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(2):
         ran = run("camreid-report", *runs)
         assert ran.code == 0, ran.err
     assert f"{runs[0]} is better than" in (runs[0] / "report.html").read_text()
-
-
-def test_a_report_without_its_packages_is_refused(
-    run: Run, runs: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.delitem(sys.modules, "camreid.runs.report.page", raising=False)
     ran = run("camreid-report", *runs)
@@ -78,32 +75,26 @@ def test_a_report_without_its_packages_is_refused(
 
 @pytest.mark.slow
 def test_resplit_or_original_from_training_to_verdict(run: Run, market: Path) -> None:
-    train = ("camreid-train", f"data.root={market}", *TINY, "trainer.max_epochs=1")
-    for split in ("original", "resplit"):
-        ran = run(*train, f"+split={split}", "split.val_fraction=0.2", f"run_dir={split}")
+    def done(*command: str) -> str:
+        ran = run(*command)
         assert ran.code == 0, ran.err
-    apart = run("camreid-compare", "original", "resplit")
-    assert apart.code == 0, apart.err
-    assert "original and resplit are not comparable" in apart.out
-    weights = [f"{split}/checkpoints/best.ckpt" for split in ("original", "resplit")]
-    unseen = (
-        "+split=resplit", "split.train_fraction=0.3", "split.val_fraction=0",
-        f"split.exclude_seen=[{','.join(weights)}]",
-    )  # fmt: skip
-    for checkpoint in weights:
-        test = f"run_dir=test-{checkpoint[:8]}"
-        ran = run(
-            "camreid-evaluate", f"data.root={market}", *QUIET, *unseen,
-            f"checkpoint={checkpoint}", test,
-        )  # fmt: skip
-        assert ran.code == 0, ran.err
-    ran = run("camreid-compare", "test-original", "test-resplit/", "-o", "c.json")
-    assert ran.code == 0, ran.err
+        return ran.out
+
+    splits, root = ("original", "resplit"), f"data.root={market}"
+    train = ("camreid-train", root, *TINY, "trainer.max_epochs=1", "split.val_fraction=0.2")
+    for split in splits:
+        done(*train, f"+split={split}", f"run_dir={split}")
+    assert "original and resplit are not comparable" in done("camreid-compare", *splits)
+    weights = [f"{split}/checkpoints/best.ckpt" for split in splits]
+    unseen = f"split.exclude_seen=[{','.join(weights)}]"
+    test = ("camreid-evaluate", root, *QUIET, "+split=resplit", "split.train_fraction=0.3", unseen)
+    for split, checkpoint in zip(splits, weights, strict=True):
+        done(*test, "split.val_fraction=0", f"checkpoint={checkpoint}", f"run_dir=test-{split}")
+    done("camreid-compare", "test-original", "test-resplit/", "-o", "c.json")
     content = json.loads(Path("c.json").read_text())
     (pair,) = content["pairs"]
     assert (pair["leaked"], pair["complete"]) == (0, True)
     assert pair["queries"] > 0
     assert list(content["options"]) == ["checkpoint"]
-    ran = run("camreid-report", "resplit")
-    assert ran.code == 0, ran.err
+    done("camreid-report", "resplit")
     assert "Training loss" in Path("resplit/report.html").read_text()

@@ -65,10 +65,13 @@ def test_a_wrong_order_is_refused(records: Records) -> None:
     ("typed", "expected"),
     [
         ([], "path=FILE and model=NAME"),
-        (["labels.camera=3"], "labels.camera=3 goes with a dataset"),
+        (["labels.camera=3"], "labels.camera=3 do not go together"),
         (["labels.pids=p.txt", "labels.order=numeric"], "labels.root=FOLDER"),
-        (["labels.pids=p.txt", "labels.manifest=s.csv"], "labels.pids and labels."),
-        (["labels.pids=p.txt"], "names [7] twice"),
+        (
+            ["labels.pids=p.txt", "labels.manifest=s.csv"],
+            "do not go together",
+        ),
+        (["labels.pids=p.txt"], "[7]"),
         (["labels.pids=none.txt"], "none.txt"),
         (["+model.network.foo=1"], "has no option network.foo"),
         (["source=torchreid"], "left over (heads.weight)"),

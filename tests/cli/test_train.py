@@ -43,7 +43,7 @@ def test_an_expert_then_the_resplit_with_every_unknown(train: Run, run: Run, mar
             f"model.unknown={unknown}", f"run_dir={unknown}",
         )  # fmt: skip
         assert ran.code == 0, ran.err
-        assert "Leakage" in ran.out
+        assert "Leakage:" in ran.out
         head = json.loads(Path(unknown, "head_check.json").read_text())["heads"][0]
         split = Split.load(Path(unknown, "split.csv"))
         shared = experts_people & set(split.labels.pids)
@@ -174,7 +174,7 @@ def test_a_finished_run_is_not_resumed(train: Run) -> None:
     before = {p: p.stat().st_mtime_ns for p in Path("a/checkpoints").iterdir()}
     ran = train("+split=original", "resume=a/checkpoints/last.ckpt")
     assert ran.code == 1
-    assert "has 1 epochs behind it" in ran.err
+    assert "has finished 1 epochs" in ran.err
     again = train("+split=original", "run_dir=a")
     assert again.code == 1
     assert "holds another run" in again.err

@@ -33,10 +33,10 @@ def test_every_batch_of_every_rank_is_p_by_k(
         sampler.set_epoch(epoch)
         lengths.add(len(sampler))
         for batch in batches(sampler):
-            people = Counter(pids[i] for i in batch)
-            assert list(people.values()) == [instances] * identities
-            used |= set(people)
-            for pid in people:
+            drawn_pids = Counter(pids[i] for i in batch)
+            assert list(drawn_pids.values()) == [instances] * identities
+            used |= set(drawn_pids)
+            for pid in drawn_pids:
                 own = [i for i in batch if pids[i] == pid]
                 assert len(set(own)) == min(instances, counts[pid])  # repeats only where it must
             drawn.update(batch)

@@ -27,10 +27,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return SMALL.render(tmp_path_factory.mktemp("small"))
 
 
-def test_the_same_parameters_give_the_same_bytes(tmp_path, tree):
+def test_the_same_parameters_give_the_same_bytes_and_are_rendered_once(tmp_path, tree):
     again = SMALL.render(tmp_path / "below" / "here")
     assert again.name == tree.name
     assert bytes_of(again) == bytes_of(tree)
+    times = {path: path.stat().st_mtime_ns for path in again.rglob("*")}
+    assert SMALL.render(again.parent) == again
+    assert {path: path.stat().st_mtime_ns for path in again.rglob("*")} == times
 
 
 def test_another_seed_gives_other_names_and_other_pixels(tmp_path):
@@ -44,16 +47,12 @@ def test_another_seed_gives_other_names_and_other_pixels(tmp_path):
     assert SyntheticMarket(seed=0).files() != SyntheticMarket(seed=1).files()
 
 
-def test_every_file_is_a_128_by_64_colour_jpeg(tree):
-    files = sorted(bytes_of(tree))
-    assert files == SMALL.files()
+def test_files_are_colour_jpegs_with_junk_and_distractors_in_the_gallery_alone(tree):
+    files = SMALL.files()
+    assert sorted(bytes_of(tree)) == files
     for file in files:
         with Image.open(tree / file) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (64, 128))
-
-
-def test_distractors_and_junk_are_in_the_gallery_alone():
-    files = SMALL.files()
     assert Counter(n.pid for n in names_of(files, GALLERY) if n.pid < 1) == {0: 5, -1: 4}
     assert all(n.pid > 0 for n in names_of(files, TRAIN, QUERY))
 
@@ -95,13 +94,6 @@ def _histogram(path: str) -> torch.Tensor:
     return torch.bincount(joint.flatten(), minlength=512).float().sqrt()
 
 
-def test_the_second_call_rewrites_nothing(tmp_path):
-    first = SMALL.render(tmp_path)
-    times = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
-    assert SMALL.render(tmp_path) == first
-    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == times
-
-
 def test_an_interrupted_render_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_: object) -> bytes:
         raise KeyboardInterrupt
@@ -140,14 +132,7 @@ def test_a_list_of_names_is_rendered_as_the_tree_renders_it(tmp_path, tree):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [
-        ("people", 11),
-        ("images_per_person", 2),
-        ("images_per_person", float("nan")),
-        ("distractors", -1),
-        ("junk", -3),
-        ("seed", None),
-    ],
+    [("people", 11), ("images_per_person", float("nan")), ("junk", -3), ("seed", None)],
 )
 def test_a_parameter_out_of_range_is_named(option, value):
     with pytest.raises(InputError, match=f"{option}={value}"):
@@ -159,9 +144,7 @@ def test_a_parameter_out_of_range_is_named(option, value):
     [
         ("", "is empty"),
         ("0002_c1s1_000451_03.jpg\nphoto.jpg\n", "line 2 .*'photo.jpg'"),
-        ("0002_c1s1_000451_03.png\n", "line 1"),
         ("elsewhere/0002_c1s1_000451_03.jpg\n", "'elsewhere.*bounding_box_train"),
-        ("../query/0002_c1s1_000451_03.jpg\n", "'../query"),
         (None, "cannot be read"),
     ],
 )

@@ -64,10 +64,6 @@ def test_all_protocols_agree_with_a_ranking_by_hand(problem, rows) -> None:
     queries = range(len(problem.query))
     keys = [(p, d) for p in ("cross-camera", "within-camera") for d in (True, False)]
     expected = {key: [twin.places(problem, q, *key) for q in queries] for key in keys}
-    if not any(any(found) for found in expected.values()):
-        with pytest.raises(NoValidQuery, match="any protocol"):
-            rank_protocols(problem.table(), "euclidean")
-        return
     with blocks_of(rows):
         protocols = rank_protocols(problem.table(), "euclidean", max_rank=7)
     assert set(protocols.results) == {key for key, found in expected.items() if any(found)}
@@ -112,9 +108,9 @@ def test_without_sequences_only_the_query_image_is_excluded() -> None:
     for query, gallery in ((None, ones), (ones * 0, ones), (ones, ones * 0), (None, None)):
         assert within(ones, query, gallery).valid_queries == 4
     assert within(ones, torch.tensor([-1, -1, 2, 2]), torch.tensor([-1, -1, 2, 2])).valid.all()
-    with pytest.raises(NoValidQuery, match="another sequence"):
+    with pytest.raises(NoValidQuery, match="within-camera"):
         within(ones, ones, ones)
-    with pytest.raises(NoValidQuery, match="another image"):
+    with pytest.raises(NoValidQuery, match="within-camera"):
         within(index, ones * 0, ones * 0)
 
 

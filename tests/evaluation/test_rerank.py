@@ -109,7 +109,6 @@ def test_agrees_with_the_authors_code_and_fastreid(
     golden: Golden, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BLOCK, block)
-    monkeypatch.setattr("camreid.evaluation.expansion.BLOCK", block)
     before = {name: golden[name].clone() for name in "qg"}
     assert_close(rerank(golden["q"], golden["g"]), golden["classic_final"], 1e-6)
     monkeypatch.setattr(sys.modules["camreid.evaluation.rerank"], "_ENTRIES", 100)

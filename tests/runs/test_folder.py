@@ -10,6 +10,7 @@ from camreid.errors import InputError
 from camreid.runs.folder import HeadCheckRecord, Matrix, Metrics, RunFolder
 from tests.runs.folders import HEAD, features, make_matrix, make_run, records
 
+TEST = records(range(1, 9))
 METRICS = Metrics(
     retrieval={"mAP": 0.5},
     intervals={"mAP": [0.1, math.nan]},
@@ -26,27 +27,18 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
         folder.write(record)
     read = RunFolder.existing(tmp_path / "run")
     assert read.head_check == check
-    assert read.metrics is not None
     assert read.metrics.intervals == {"mAP": [0.1, None]}
     assert read.metrics.rank_options.metric == "euclidean"
-    make_matrix(tmp_path / "matrix", records(range(1, 5)))
-    matrix = RunFolder.existing(tmp_path / "matrix").matrix
-    assert matrix is not None
+    matrix = RunFolder.existing(make_matrix(tmp_path / "matrix", TEST)).matrix
     assert Matrix.from_json(matrix.to_json()) == matrix
     assert list(matrix.rows) == ["c1", "c2"]
 
 
-def test_a_test_ranks_its_features_as_it_did_before(tmp_path: Path) -> None:
-    run = RunFolder(make_run(tmp_path / "a", features(records(range(1, 9)))))
-    assert run.metrics is not None
-    assert run.ranked
-    assert run.ranked[1].mAP == run.metrics.retrieval["mAP"]
-    again = RunFolder(tmp_path / "again")
-    again.write(
-        Metrics.from_json({**run.metrics.to_json(), "features": f"{run}/features.safetensors"})
-    )
-    assert again.ranked
-    assert again.ranked[1].mAP == run.ranked[1].mAP
+def test_features_rank_as_in_the_test_that_wrote_or_read_them(tmp_path: Path) -> None:
+    run, again = RunFolder(make_run(tmp_path / "a", features(TEST))), RunFolder(tmp_path / "b")
+    file = f"{run}/features.safetensors"
+    again.write(Metrics.from_json({**run.metrics.to_json(), "features": file}))
+    assert run.ranked[1].mAP == again.ranked[1].mAP == run.metrics.retrieval["mAP"]
 
 
 def test_the_metrics_of_a_resumed_run_are_joined(tmp_path: Path) -> None:

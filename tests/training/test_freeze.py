@@ -9,7 +9,7 @@ import torch
 
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import InputError
-from camreid.training.head_check import Freeze
+from camreid.training.freeze import Freeze
 from tests.conftest import tiny_module
 
 

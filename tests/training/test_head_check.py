@@ -19,10 +19,12 @@ Trainer = Callable[..., pl.Trainer]
 
 
 def test_counts_are_those_of_sets() -> None:
-    head = RemapHead(8, LabelMap((10, 2, 7, 5)))
-    fit = check_head("identity", head, 8, {2: 3, 7: 1, 99: 6}, {10, 2, 5})
+    images = {(2, 1): 2, (2, 4): 1, (7, 1): 1, (99, 4): 6}
+    fit = check_head("identity", RemapHead(8, LabelMap((10, 2, 7, 5))), images, {10, 2, 5})
     assert (fit.rows, fit.identities, fit.shared, fit.unknown) == (4, 3, 1, 2)
     assert (fit.coverage, fit.image_coverage) == (1 / 3, 0.3)
+    of_camera = check_head("c1", RemapHead(8, LabelMap((10, 2)), camera=1), images)
+    assert (of_camera.identities, of_camera.shared, of_camera.image_coverage) == (2, 1, 2 / 3)
 
 
 def fit_with(module: object, records: Records, trainer: Trainer, check: HeadCheck) -> None:
@@ -34,8 +36,8 @@ def test_prints_and_writes_its_table(
     records: Records, trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = OriginalSplit()(records).labels
-    fit_with(tiny_module(labels), records, trainer, HeadCheck(0.5, str(tmp_path / "h.json")))
-    written = json.loads((tmp_path / "h.json").read_text())
+    fit_with(tiny_module(labels), records, trainer, HeadCheck(0.5))
+    written = json.loads((tmp_path / "head_check.json").read_text())
     assert written["faults"] == []
     assert written["heads"][0]["coverage"] == 1.0
     assert "Head check (unknown=skip)" in capsys.readouterr().out

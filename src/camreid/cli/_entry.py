@@ -1,45 +1,59 @@
 """Console scripts that go through Hydra; torch is imported once the arguments are read."""
 
+import os
+import sys
+from functools import partial
 from importlib import import_module
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from camreid.cli.arguments import read_arguments, require_split
 from camreid.cli.errors import launch
+from camreid.cli.folder import is_first
+from camreid.errors import InputError
 
 
-def train() -> None:
-    """`camreid-train`."""
-    _start("train", "train:train_run")
-
-
-def evaluate() -> None:
-    """`camreid-evaluate`."""
-    _start("evaluate", "evaluate:evaluate_run")
-
-
-def import_weights() -> None:
-    """`camreid-import`."""
-    _start("import", "import_weights:import_run")
-
-
-def export() -> None:
-    """`camreid-export`."""
-    _start("export", "export:export_run")
-
-
-def matrix() -> None:
-    """`camreid-matrix`."""
-    _start("matrix", "matrix:matrix_run")
-
-
-def _start(command: str, place: str) -> None:
-    module, _, function = place.partition(":")
-
+def _start(command: str, module: str, function: str) -> None:
     def run(config: DictConfig) -> None:
         if command in ("train", "evaluate", "matrix") and config.get("features") is None:
             require_split(config)
+        import_module("camreid.cli.terminal").be_quiet()
         getattr(import_module(f"camreid.cli.{module}"), function)(config)
 
     read_arguments(f"camreid-{command}")
     launch(f"camreid-{command}", command, run)
+
+
+train = partial(_start, "train", "train", "train_run")
+evaluate = partial(_start, "evaluate", "evaluate", "evaluate_run")
+import_weights = partial(_start, "import", "import_weights", "import_run")
+export = partial(_start, "export", "export", "export_run")
+matrix = partial(_start, "matrix", "matrix", "matrix_run")
+
+
+def read_arguments(name: str) -> None:
+    """Turn `sys.argv` into what Hydra takes.
+
+    `split=NAME` and `experiment=NAME` go with a plus, `-m` may stand anywhere, and processes of
+    ranks above 0 write logs of their own.
+    """
+    typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in sys.argv[1:]]
+    if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):
+        rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun
+        typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]
+    sys.argv[1:] = sorted(typed, key=lambda a: a not in ("-m", "--multirun"))
+
+
+def require_split(config: DictConfig) -> None:
+    """Refuse a run without a split, or with one that has no strategy.
+
+    Raises:
+        InputError: names the splits that there are.
+    """
+    choices = (
+        "type +split=original (the official train/test division, for all cameras or "
+        "split.camera=N) or +split=resplit (a new division of the identities, or of their images)."
+    )
+    if OmegaConf.is_missing(config, "split") or config.split is None:
+        raise InputError(f"no split was chosen; {choices}")
+    if not OmegaConf.is_dict(config.split) or "_target_" not in config.split:
+        raise InputError(f"split={config.split} has no strategy; {choices}")

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from camreid.cli.errors import told
+from camreid.cli.errors import one_paragraph
 from camreid.cli.output import check_output, write_output
 
 
@@ -22,16 +22,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """The console script."""
-    typed = parser().parse_args()
-    with told("camreid-compare"):
+    with one_paragraph("camreid-compare"):
+        typed = parser().parse_args()
         if typed.output:
             check_output("camreid-compare", typed.output, (".json", ".md"))
-        from camreid.cli.terminal import be_quiet, say  # torch only now: --help is quick
+        from camreid.cli.terminal import be_quiet, show  # torch only now: --help is quick
         from camreid.runs.compare import compare_runs
 
         be_quiet()
         found = compare_runs(typed.runs)
-        say(*found.tables(), "", *found.verdicts)
+        show(*found.tables(), "", *(pair.verdict for pair in found.pairs))
         if typed.output:
             as_json = typed.output.suffix == ".json"
             text = json.dumps(found.to_json(), indent=1) if as_json else found.to_markdown()

@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.cli import build
+from camreid.cli.checkpoints import load
 from camreid.cli.provenance import origin
-from camreid.cli.reading import load
-from camreid.cli.terminal import be_quiet, say
+from camreid.cli.terminal import show
 from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
@@ -27,7 +27,6 @@ from camreid.training.module import ReIDModule
 
 def evaluate_run(config: DictConfig) -> None:
     """Rank the split's query and gallery by a checkpoint, or features that were saved."""
-    be_quiet()
     if config.features is not None:
         rank_features(config)
         return
@@ -42,9 +41,9 @@ def evaluate_run(config: DictConfig) -> None:
     split = build.build_split(config)
     require_test(split, config.evaluation.protocol)
     data = build.build_data(config, split, module.config)
-    trainer = build.build_trainer(config, logger=False, callbacks=[])
+    trainer = build.build_trainer(config, logger=False)
     keep(config, split)
-    say_parts(split, module)
+    show_parts(split, module)
     test(config, trainer, module, data, title=f"Test of {config.checkpoint}")
 
 
@@ -53,8 +52,8 @@ def rank_features(config: DictConfig) -> None:
     options = rank_options(config.evaluation)
     if config.evaluation.flip or config.evaluation.neck != "after":
         raise InputError(
-            "evaluation.flip and evaluation.neck say what the model computes, and features= has no "
-            "model; type checkpoint=runs/RUN/checkpoints/best.ckpt with them."
+            "evaluation.flip and evaluation.neck change what the model computes, and features= has "
+            "no model; type checkpoint=runs/RUN/checkpoints/best.ckpt with them."
         )
     table = FeatureTable.load(config.features)
     if config.evaluation.normalize:
@@ -62,19 +61,18 @@ def rank_features(config: DictConfig) -> None:
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
     result, protocols = options.rank(table, torch.device("cuda" if on_gpu else "cpu"))
     seen = frozenset(table.notes.get("seen") or ())
-    tested = EvaluationResult(result, seen, protocols=protocols)
-    counts = f"{len(table.query.pids)} query and {len(table.gallery.pids)} gallery images"
-    say(f"Features {config.features}: {counts}, {table.query.features.shape[1]} wide")
     content = {
         "split": table.notes.get("split"),
         "features": str(Path(config.features).resolve()),
         "weights": table.notes.get("weights"),
-        "seen_complete": table.notes.get("seen_complete", bool(table.notes.get("seen"))),
+        "seen_complete": table.notes.get("seen_complete", bool(seen)),
         "partial": bool(table.notes.get("partial")),
         "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
         "origin": origin(config),
     }
-    _report(content, tested, f"Test of {config.features}")
+    _report(
+        content, EvaluationResult(result, seen, protocols=protocols), f"Test of {config.features}"
+    )
 
 
 @rank_zero_only
@@ -85,17 +83,17 @@ def keep(config: DictConfig, split: Split) -> None:
     split.save(folder.split)
 
 
-def say_parts(split: Split, module: ReIDModule) -> None:
-    """Say what is tested or trained on, by what, and where it is written."""
+def show_parts(split: Split, module: ReIDModule) -> None:
+    """Print what is tested or trained on, the model, and the run folder."""
     parts = ("train", "val", "query", "gallery")
     counts = ", ".join(f"{len(getattr(split, part))} {part}" for part in parts)
     some = next(r for part in parts for r in getattr(split, part))
-    say(
+    height, width = module.config.image_size
+    show(
         f"Data   {Path(some.path).parents[1]}",
         f"Split  {split.record}",
         f"       {len(split.labels)} train identities; images: {counts}",
-        f"Model  {module.config.name}, {len(module.labels)} rows, images "
-        f"{module.config.image_size[0]} x {module.config.image_size[1]}",
+        f"Model  {module.config.name}, {len(module.labels)} rows, images {height} x {width}",
         f"Run    {build.run_folder()}",
     )
 
@@ -109,38 +107,31 @@ def test(
 ) -> None:
     """Test with the best weights of this run, or those at hand, and write metrics.json."""
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    partial = is_partial(trainer)
     split: Split = data.split  # type: ignore[attr-defined]
     content = {
         "split": split.record.to_json(),
-        "rows": len(module.labels),
         "weights": best or config.get("checkpoint"),
-        "partial": partial,
-        "evaluation": OmegaConf.to_container(config.evaluation),
-        "origin": origin(config),
+        "partial": is_partial(trainer),
     }
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
-    finally:  # whatever becomes of the ranking, the features are kept
-        # of the weights that are tested
-        content["seen_complete"] = module.provenance.complete
-        if trainer.is_global_zero and config.evaluation.save_features:
-            _save_features(config, module, content)
+    finally:  # the features are kept even if their ranking fails
+        if trainer.is_global_zero and config.evaluation.save_features and module.test_features:
+            path = build.run_folder() / "features.safetensors"
+            notes = {**feature_notes(module, config.evaluation), **content}
+            replace(module.test_features, notes=notes).save(path)
+            show(f"Features {path}")
+    content |= {
+        "rows": len(module.labels),
+        "seen_complete": module.provenance.complete,
+        "evaluation": OmegaConf.to_container(config.evaluation),
+        "origin": origin(config),
+    }
+    where = " on a part of the images only" if content["partial"] else ""
     if trainer.is_global_zero and module.test_result is not None:
-        where = " on a part of the images only" if partial else ""
         _report(content, module.test_result, title + where)
     elif trainer.is_global_zero:
-        say("There is no match among the part of the test images that was ranked.")
-
-
-def _save_features(config: DictConfig, module: ReIDModule, content: dict[str, Any]) -> None:
-    if module.test_features is None:
-        return
-    tested = {key: content[key] for key in ("split", "weights", "partial")}
-    notes = feature_notes(module, config.evaluation)
-    path = build.run_folder() / "features.safetensors"
-    replace(module.test_features, notes={**notes, **tested}).save(path)
-    say(f"Features {path}")
+        show("There is no match among the part of the test images that was ranked.")
 
 
 def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
@@ -157,8 +148,7 @@ def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> No
     """Write metrics.json and print the tables."""
     metrics = Metrics(**content, **result.summary())
     path = RunFolder(build.run_folder()).write(metrics)
-    say(*result_tables(title, metrics))
-    say(f"Written to {path}")
+    show(*result_tables(title, metrics), f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
@@ -181,19 +171,15 @@ def rank_options(options: DictConfig) -> RankOptions:
     for name in ("flip", "normalize", "save_features"):
         if not isinstance(options[name], bool):
             raise InputError(f"evaluation.{name}={options[name]}: type true or false.")
-    known = {field.name for field in fields(RankOptions)}
-    return RankOptions(**{str(k): v for k, v in options.items() if k in known})
+    return RankOptions(**{field.name: options[field.name] for field in fields(RankOptions)})
 
 
 def require_test(split: Split, protocol: str = "cross-camera") -> None:
     """Refuse to promise a test where there is nothing to rank.
 
-    Args:
-        split: of the run.
-        protocol: by which it will be ranked.
-
     Raises:
         MissingDataset: the split has no query or no gallery.
+        InputError: no query has a match under the protocol.
     """
     if not split.query or not split.gallery:
         raise MissingDataset(
@@ -202,10 +188,8 @@ def require_test(split: Split, protocol: str = "cross-camera") -> None:
             "bounding_box_train/, or type test=false to train without a test."
         )
     if protocol == "cross-camera" and not split.rankable["query"]:
-        cameras = len({r.camera for r in (*split.query, *split.gallery)})
         raise InputError(
             f"none of the {len(split.query)} query images has a match in another camera among the "
-            f"{len(split.gallery)} gallery images ({cameras} cameras in all), so there is nothing "
-            "to measure. Choose another split, evaluation.protocol=within-camera, or test=false to "
-            "train without a test."
+            f"{len(split.gallery)} gallery images. Choose another split, "
+            "evaluation.protocol=within-camera, or test=false to train without a test."
         )

@@ -1,13 +1,12 @@
 """Checkpoints that an option names: experts, baselines, teachers."""
 
-import glob
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
-from camreid.cli.reading import read_checkpoint
+from camreid.cli.checkpoints import matching, read_checkpoint
 from camreid.data import Split, read_market1501
 from camreid.errors import InputError, MissingDataset
 from camreid.labels import LabelMap
@@ -40,23 +39,6 @@ class Expert:
         if not self.labels.pids or self.labels.is_anonymous or not split.labels.pids:
             return None
         return len(split.labels & self.labels) / len(split.labels)
-
-
-def matching(option: str, name: str) -> list[str]:
-    """The files that a path or pattern names, in order; a path need not exist.
-
-    Raises:
-        InputError: a pattern without any file.
-    """
-    if Path(name).exists() or not glob.has_magic(name):
-        return [name]
-    found = sorted(glob.glob(name))
-    if not found:
-        raise InputError(
-            f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt], or a pattern such "
-            f"as {option}='runs/experts/c*/checkpoints/best.ckpt'."
-        )
-    return found
 
 
 def read_experts(

@@ -1,22 +1,18 @@
 """camreid-export: a checkpoint as an ONNX file, compared with PyTorch."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
-from camreid.checkpoints.io import Checkpoint
-from camreid.checkpoints.onnx import OPSET, TOLERANCE, Parity, export_onnx
+from camreid.checkpoints.onnx import OPSET, export_onnx
 from camreid.cli.build import run_folder
-from camreid.cli.reading import read_checkpoint
-from camreid.cli.terminal import be_quiet, say
+from camreid.cli.checkpoints import read_checkpoint
+from camreid.cli.terminal import show
 from camreid.errors import InputError
 
 
 def export_run(config: DictConfig) -> None:
-    """Read the checkpoint, write the file, say how close onnxruntime is to PyTorch."""
-    be_quiet()
+    """Read the checkpoint, write the file, show the difference of onnxruntime from PyTorch."""
     if OmegaConf.is_missing(config, "checkpoint") or config.checkpoint is None:
         raise InputError("no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt.")
     for key in ("normalize", "logits"):
@@ -26,44 +22,17 @@ def export_run(config: DictConfig) -> None:
     if path.exists() and path.suffix == ".onnx":
         raise InputError(f"path={path} exists; type another path=, or remove the file.")
     checkpoint = read_checkpoint(config.checkpoint)
-    module = checkpoint.module()
-    parity = export_onnx(
-        module, path, config.input, config.normalize, config.logits, notes_of(checkpoint)
-    )
+    module, split = checkpoint.module(), checkpoint.provenance.split
+    notes = {"checkpoint": checkpoint.path, **({"split": str(split)} if split else {})}
+    parity = export_onnx(module, path, config.input, config.normalize, config.logits, notes)
     height, width = module.config.image_size
     labels = "without labels" if module.labels.is_anonymous else "identities in the metadata"
-    say(
+    show(
         f"ONNX   {module.config.name}, opset {OPSET}, {len(module.labels)} rows, {labels}",
         f"Input  images (N, 3, {height}, {width}) {config.input}, RGB in 0..255",
-        parity_table(parity),
+        *(
+            f"Parity {output}: onnxruntime differs by {share:.1e} of the largest value"
+            for output, share in parity.items()
+        ),
         f"Written to {path}",
     )
-
-
-def notes_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """Where an exported file comes from, for its metadata."""
-    split = checkpoint.provenance.split
-    if split is None:
-        return {"checkpoint": checkpoint.path}
-    strategy = str(replace(split, digest=None))
-    return {
-        "checkpoint": checkpoint.path,
-        "split_strategy": strategy,
-        "split_digest": str(split.digest),
-    }
-
-
-def parity_table(parity: tuple[Parity, ...]) -> Table:
-    """One line for each output and batch size."""
-    title = (
-        "onnxruntime against PyTorch, random pixels\n"
-        f"(refused above {TOLERANCE:.0e} of the largest value)"
-    )
-    table = Table(title=title, title_justify="left")
-    table.add_column("output")
-    for column in ("images", "largest difference", "of the largest value", "least cosine"):
-        table.add_column(column, justify="right")
-    for found in parity:
-        numbers = (f"{found.difference:.1e}", f"{found.relative:.1e}", f"{found.cosine:.7f}")
-        table.add_row(found.output, str(found.batch), *numbers)
-    return table

@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.checkpoints.average import soup, update_batch_norm
 from camreid.checkpoints.io import save
 from camreid.cli import build, evaluate
+from camreid.cli.checkpoints import load, read_checkpoint
 from camreid.cli.experts import Expert, check_dataset, read_experts
 from camreid.cli.provenance import origin
-from camreid.cli.reading import load, read_checkpoint
-from camreid.cli.terminal import be_quiet, say
+from camreid.cli.terminal import show
 from camreid.data import Split
 from camreid.errors import InputError, require_number
 from camreid.evaluation.features import FeatureTable
@@ -31,7 +31,6 @@ SOUP_IMAGES = 2048
 
 def matrix_run(config: DictConfig) -> None:
     """Test experts and baselines on the split, fuse the experts, and write the run folder."""
-    be_quiet()
     build.seed(config)
     fusions = _read_fusions(config)
     if OmegaConf.is_missing(config, "experts") or not config.experts:
@@ -47,7 +46,7 @@ def matrix_run(config: DictConfig) -> None:
     test = Test(config, split, _one_device(config))
     notes += _notes(experts, split)
     evaluate.keep(config, split)
-    say(
+    show(
         f"Split    {split.record}",
         f"         {len(split.query)} query and {len(split.gallery)} gallery images",
         *(f"Expert   {expert.name}: {expert.path}" for expert in experts),
@@ -184,9 +183,9 @@ def _report(
     }
     matrix = Matrix.from_json(plain(content))
     path = RunFolder(build.run_folder()).write(matrix)
-    say(*matrix_tables(matrix))
-    say(*(f"No row {name}: {reason}" for name, reason in left_out.items()))
-    say(f"Written to {path}")
+    show(*matrix_tables(matrix))
+    show(*(f"No row {name}: {reason}" for name, reason in left_out.items()))
+    show(f"Written to {path}")
 
 
 def _notes(experts: Sequence[Expert], split: Split) -> list[str]:
@@ -220,7 +219,7 @@ def _read_fusions(config: DictConfig) -> list[Any]:
 
 
 def _one_device(config: DictConfig) -> pl.Trainer:
-    trainer = build.build_trainer(config, logger=False, callbacks=[])
+    trainer = build.build_trainer(config, logger=False)
     if trainer.world_size > 1:
         raise InputError(
             f"camreid-matrix runs on one device, not on {trainer.world_size}; type "

@@ -7,11 +7,7 @@ from camreid.files import write_text
 
 
 def check_output(command: str, path: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuse a file of another kind, or one that the command did not write.
-
-    Raises:
-        InputError: names the path.
-    """
+    """Refuse a file of another kind, or one that the command did not write."""
     if path.suffix not in suffixes or path.is_dir():
         raise InputError(f"-o {path}: expected a {' or '.join(suffixes)} file.")
     if path.is_file() and command not in path.read_text("utf-8", "replace")[:600]:
@@ -19,11 +15,7 @@ def check_output(command: str, path: Path, suffixes: tuple[str, ...]) -> None:
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write a file whole, and print its path.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Write a file whole, and print its path."""
     try:
         write_text(path, text)
     except OSError as error:

@@ -1,6 +1,5 @@
 """Command, commit and versions of a run."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,15 +27,14 @@ def origin(config: DictConfig) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of camreid, if it runs from a repository that holds it."""
-    if shutil.which("git") is None:
-        return None
     here = Path(__file__)
     known = _git(here.parent, "ls-files", here.name)
     return _git(here.parent, "rev-parse", "HEAD") if known else None
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    found = subprocess.run(
-        ["git", "-C", str(folder), *command], capture_output=True, text=True, check=False
-    )
+    try:
+        found = subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
     return found.stdout.strip() or None

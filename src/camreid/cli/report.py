@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from camreid.cli.errors import told
+from camreid.cli.errors import one_paragraph
 from camreid.cli.output import check_output, write_output
 from camreid.errors import InputError
 
@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """The console script."""
-    typed = parser().parse_args()
-    with told("camreid-report"):
+    with one_paragraph("camreid-report"):
+        typed = parser().parse_args()
         path = typed.output or typed.runs[0] / "report.html"
         check_output("camreid-report", path, (".html",))
         try:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, and what its log keeps."""
+"""The terminal of a run, and its log."""
 
 import io
 import logging
@@ -18,23 +18,27 @@ _NOISE = (
     "The number of training batches .* is smaller than the logging interval.*",  # logged by epoch
     "Grad strides do not match bucket view strides.*",  # of 1 x 1 convolutions; costs a copy
 )
+_QUIET = {
+    "pytorch_lightning.utilities.rank_zero": logging.WARNING,
+    "pytorch_lightning.accelerators.cuda": logging.WARNING,
+    "onnx_ir": logging.WARNING,  # what it optimises
+    "onnxscript": logging.WARNING,
+    "huggingface_hub": logging.ERROR,  # 36 lines of retries
+}
 
 
 @rank_zero_only
-def say(*parts: RenderableType) -> None:
+def show(*parts: RenderableType) -> None:
     """Print lines or tables once, and keep them in the run's log."""
-    Console(soft_wrap=True, highlight=False, markup=False).print(*parts, sep="\n")
     record = io.StringIO()
+    Console(soft_wrap=True, highlight=False, markup=False).print(*parts, sep="\n")
     Console(file=record, width=120, highlight=False, markup=False).print(*parts, sep="\n")
     logging.getLogger("camreid").info(record.getvalue().rstrip())
 
 
 def be_quiet() -> None:
-    """Leave the terminal to what a person needs; the log file has the rest."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # 36 lines of retries
-    for name in ("onnx_ir", "onnxscript"):  # what they optimise
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Leave the terminal to the command's own lines."""
+    for name, level in _QUIET.items():
+        logging.getLogger(name).setLevel(level)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)

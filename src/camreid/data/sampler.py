@@ -68,19 +68,14 @@ class IdentitySampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        batches = self._deal(rng)
-        groups = [iter(self._cut(images, rng)) for images in self._images]
-        for number, chosen in enumerate(batches):
+        groups = [self._cut(images, rng) for images in self._images]
+        for number, chosen in enumerate(self._deal(rng)):
             # every rank draws for all, so that the streams stay together
-            drawn = [next(groups[p], None) for p in chosen]
-            indices = [
-                self._some(self._images[p], rng) if group is None else group
-                for p, group in zip(chosen, drawn, strict=True)
-            ]
+            batch = np.concatenate([next(groups[identity]) for identity in chosen])
             if number % self.world_size == self.rank:
-                yield from np.concatenate(indices).tolist()
+                yield from batch.tolist()
 
-    def _deal(self, rng: np.random.Generator) -> list[np.ndarray]:
+    def _deal(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """The identities of each batch of all ranks."""
         total = self.batches * self.world_size
         load = np.zeros(total, dtype=np.int64)
@@ -90,22 +85,14 @@ class IdentitySampler(Sampler[int]):
             load[emptiest] += 1
             for batch in emptiest:
                 dealt[batch].append(identity)
-        return [self._top_up(batch, rng) for batch in dealt]
+        for chosen in dealt:
+            others = np.setdiff1d(np.arange(len(self._images)), chosen)
+            added = rng.choice(others, self.identities - len(chosen), replace=False)
+            yield rng.permutation([*chosen, *added])
 
-    def _top_up(self, chosen: list[int], rng: np.random.Generator) -> np.ndarray:
-        others = np.setdiff1d(np.arange(len(self._images)), chosen)
-        added = rng.choice(others, self.identities - len(chosen), replace=False)
-        return rng.permutation(np.concatenate([chosen, added]).astype(np.int64))
-
-    def _cut(self, images: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """The images of one identity in shuffled groups of K; what is left over rests."""
-        if len(images) < self.instances:
-            return [self._some(images, rng)]
-        shuffled = rng.permutation(images)
-        whole = len(images) // self.instances * self.instances
-        return list(shuffled[:whole].reshape(-1, self.instances))
-
-    def _some(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """K images of one identity, each as often as the others, to one."""
-        times = -(-self.instances // len(images))
-        return np.concatenate([rng.permutation(images) for _ in range(times)])[: self.instances]
+    def _cut(self, images: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Groups of K images of one identity, without end; left-over images wait for a shuffle."""
+        while True:
+            shuffled = rng.permutation(images)
+            whole = max(1, len(images) // self.instances) * self.instances
+            yield from np.resize(shuffled, whole).reshape(-1, self.instances)

@@ -1,9 +1,9 @@
 """Features to ranking, ranking to numbers."""
 
 from camreid.evaluation.bootstrap import Difference, compare, intervals
-from camreid.evaluation.expansion import expand_queries
 from camreid.evaluation.features import FeatureTable, Images
 from camreid.evaluation.metric import RetrievalMetric
+from camreid.evaluation.neighbours import expand_queries
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.ranking import (
     CameraPairs,

@@ -17,13 +17,10 @@ EXACT = 9  # identities up to which all ways to swap two results are tried
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one result is than another on the same queries.
+    """The first result minus the second on the same queries.
 
-    Attributes:
-        value: of the first result minus that of the second.
-        low: lower end of the interval of the difference; NaN where there is one identity.
-        high: upper end, likewise.
-        p: two-sided p-value of a randomisation test, see `compare`.
+    `low` and `high` are the ends of the interval, NaN where there is one identity. `p` is the
+    two-sided p-value of a randomisation test, see `compare`.
     """
 
     value: float
@@ -37,17 +34,13 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of `mAP`, `mINP`, `rank1`, `rank5` and `rank10`.
 
+    Both ends are NaN where all valid queries are of one identity.
+
     Args:
         result: a ranking.
         resamples: number of draws of identities.
         seed: of the draws.
         level: share of the resamples inside the interval.
-
-    Returns:
-        The lower and the upper end of each number; NaN where all valid queries are of one identity.
-
-    Raises:
-        InputError: an argument is out of range.
 
     >>> from camreid.evaluation import rank_distances
     >>> labels = (torch.tensor(t) for t in ([1, 2], [1, 2], [0, 0], [1, 1]))
@@ -65,22 +58,11 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Difference]:
-    """Paired differences of two results on the same queries, such as those of two models.
+    """Paired differences of two results in the numbers of `intervals`, with its arguments.
 
-    Intervals are by bootstrap over identities. p is by randomisation (Smucker et al. 2007): the
-    share of ways to swap the two results, identity by identity, that give as large a difference.
-    All ways are tried for up to 9 identities, otherwise `resamples` at random; so p is never below
-    0.05 for 5 identities or fewer.
-
-    Args:
-        first: a ranking.
-        second: another of the same queries.
-        resamples: number of draws of identities, and of random swaps.
-        seed: of the draws.
-        level: share of the resamples inside the interval.
-
-    Returns:
-        The difference in each of the numbers of `intervals`.
+    p is by randomisation (Smucker et al. 2007): the share of ways to swap the two results,
+    identity by identity, that give as large a difference. All ways are tried for up to 9
+    identities, otherwise `resamples` at random; so p is never below 0.05 for 5 identities or fewer.
 
     Raises:
         InputError: the results are of different queries, or an argument is out of range.
@@ -138,15 +120,10 @@ def _randomised(sums: Tensor, resamples: int, seed: int) -> Tensor:
 
 def _check_pair(first: RankingResult, second: RankingResult) -> None:
     if not torch.equal(first.query_pids, second.query_pids):
-        raise InputError(
-            f"the results are of different queries ({len(first.query_pids)} and "
-            f"{len(second.query_pids)}), or in another order: a paired comparison needs two "
-            "rankings of the same queries in the same order."
-        )
+        raise InputError("the results are of different queries, or in another order.")
     if not torch.equal(first.valid, second.valid):
         differ = (first.valid != second.valid).nonzero().flatten()
         raise InputError(
             f"{len(differ)} queries, the first at {differ[:5].tolist()}, have a match in one "
-            f"result only ({first.protocol} and {second.protocol}): rank both against the same "
-            "gallery, by the same protocol."
+            "result only: rank both against the same gallery, by the same protocol."
         )

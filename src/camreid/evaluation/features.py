@@ -18,8 +18,8 @@ from camreid.files import write_whole
 
 _NEEDED = ("features", "pids", "cameras")
 _HELP = (
-    "expected query_features (Q, D), query_pids (Q,), query_cameras (Q,), the same of gallery_, "
-    "and optionally query_sequences and gallery_sequences"
+    "expected a safetensors or npz file of query_features (Q, D), query_pids (Q,), query_cameras "
+    "(Q,), the same of gallery_, and optionally query_sequences and gallery_sequences"
 )
 
 
@@ -34,9 +34,6 @@ class Images:
         sequences: (N,) int64 recordings, -1 where unknown; None if none is known.
         paths: the files, in order; empty if they are not known.
         index: (N,) int64 image numbers, by which a query image is found in the gallery.
-
-    Raises:
-        InputError: there is not one label of each kind for each feature.
     """
 
     features: Tensor
@@ -68,13 +65,7 @@ class Images:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The features of a test: query and gallery, and where they come from.
-
-    Attributes:
-        query: the queries.
-        gallery: what they are ranked against.
-        notes: origin, primitives by name, such as the identities that the weights have `seen`.
-    """
+    """Query and gallery of a test, with notes on their origin, such as the `seen` identities."""
 
     query: Images
     gallery: Images
@@ -115,17 +106,10 @@ class FeatureTable:
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureTable":
-        """Read a file of `save`, or one of another tool: safetensors or npz, without pickles.
-
-        Raises:
-            InputError: no such file, a broken one, or one without the tensors that are needed.
-        """
+        """Read safetensors or npz, without pickles; InputError where that is not possible."""
         path = Path(path)
         if not path.is_file():
-            raise InputError(
-                f"there are no features at {path}: expected features.safetensors of a run, or an "
-                f".npz of another tool; {_HELP}."
-            )
+            raise InputError(f"there are no features at {path}: {_HELP}.")
         try:
             tensors, notes = (_read_npz if path.suffix == ".npz" else _read)(path)
             query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
@@ -164,10 +148,9 @@ def _images(part: str, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> 
     missing = [f"{part}_{name}" for name in _NEEDED if name not in columns]
     if missing:
         raise KeyError(f"no {', '.join(missing)}")
+    for name, column in columns.items():
+        if column.is_floating_point() != (name == "features"):
+            raise TypeError(f"{part}_{name} are {column.dtype}")
     features = columns.pop("features")
-    floats = [name for name, column in columns.items() if column.is_floating_point()]
-    if floats or not features.is_floating_point():
-        name = floats[0] if floats else "features"
-        raise TypeError(f"{part}_{name} are {tensors[f'{part}_{name}'].dtype}")
     labels = {name: column.long() for name, column in columns.items()}
     return Images(features, **labels, paths=tuple(map(str, notes.pop(f"{part}_paths", ()))))

@@ -67,15 +67,15 @@ class RetrievalMetric(Metric):
         role: Role,
         sequences: Tensor | None = None,
     ) -> None:
-        """Add a batch.
+        """Add a batch of (B, D) features with (B,) int64 labels.
 
         Args:
-            features: (B, D).
-            pids: (B,) int64 raw identities.
-            cameras: (B,) int64, of one base throughout.
-            index: (B,) int64, the image's number among those of its role.
+            features: of any float type.
+            pids: raw identities.
+            cameras: of one base throughout.
+            index: the image's number among those of its role.
             role: of the images; `both` for each ranked against all the others.
-            sequences: (B,) int64 recordings, -1 where unknown; None if none is known.
+            sequences: recordings, -1 where unknown; None if none is known.
         """
         sequences = torch.full_like(pids, -1) if sequences is None else sequences
         kind = torch.full_like(pids, _ROLES.index(role))
@@ -92,10 +92,7 @@ class RetrievalMetric(Metric):
         return self._rank(*self.collected())
 
     def collected(self) -> tuple[Tensor, Tensor]:
-        """Over all processes, by role and index: features (N, D), and (N, 5) int64 labels.
-
-        The columns are the role's number among query, gallery, both; index; pid; camera; sequence.
-        """
+        """Features (N, D) and labels (N, 5), role to sequence, over all processes, each once."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             return self._collected()
 
@@ -167,14 +164,7 @@ class IdentityAccuracy(Metric):
         self.add_state("seen", default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, rows: Tensor, index: Tensor, role: Role = "both") -> None:
-        """Add a batch.
-
-        Args:
-            logits: (B, rows).
-            rows: (B,) int64 true rows, -1 for identities without one.
-            index: (B,) int64, the image's number among those of its role.
-            role: of the images.
-        """
+        """Add a batch: (B, C) logits, (B,) true rows or -1, and image numbers of that role."""
         kind = torch.full_like(rows, _ROLES.index(role))
         guess = logits.argmax(1) if logits.shape[1] else torch.full_like(rows, -2)
         self.seen.append(torch.stack([kind, index, rows, guess], dim=1))
@@ -209,10 +199,7 @@ def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:
 
 
 def each_once(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of (N, C) int64 with each pair of the first two columns once, in their order.
-
-    Returns:
-        The rows, and where they were: (n,) int64.
+    """The rows of (N, C) int64 with each pair of the first two columns once, and their places.
 
     >>> each_once(torch.tensor([[0, 1, 7], [0, 0, 5], [0, 1, 7]]))
     (tensor([[0, 0, 5],

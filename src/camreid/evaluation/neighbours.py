@@ -1,4 +1,4 @@
-"""The nearest neighbours of every image among query and gallery, without the whole matrix."""
+"""Neighbours among query and gallery without the whole matrix, and expansion by them."""
 
 import math
 from collections.abc import Iterator
@@ -6,36 +6,28 @@ from dataclasses import dataclass
 from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from camreid.errors import InputError, require_whole
-from camreid.evaluation.scores import check_features
+from camreid.errors import InputError, require_number, require_whole
+from camreid.evaluation.scores import check_features, float32_products
 
 BLOCK = 1024  # images at a time; memory grows with BLOCK x N
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What a scan of all distances keeps of them; N = Q + G images, queries first.
+    """What a scan of all distances keeps of them; N = Q + G images, queries first."""
 
-    Attributes:
-        index: (N, K) int64 images, nearest first; of equals, the earlier image.
-        distances: (N, K) squared.
-        farthest: (N,) the largest squared distance of each image.
-    """
-
-    index: Tensor
-    distances: Tensor
-    farthest: Tensor
+    index: Tensor  # (N, K) int64 images, nearest first; of equals, the earlier image
+    distances: Tensor  # (N, K) squared
+    farthest: Tensor  # (N,) the largest squared distance of each image
 
 
 class Distances:
-    """Squared euclidean distances between features, each pair computed once.
+    """Squared euclidean distances between (N, D) float32 features, each pair computed once.
 
-    Args:
-        features: (N, D) float32.
-        queries: number of queries, the first images. Their distances to the rest are left in
-            `query_gallery`, (Q, G), by `blocks`.
+    `blocks` leaves those of the first images, the queries, to the rest in `query_gallery`, (Q, G).
     """
 
     def __init__(self, features: Tensor, queries: int) -> None:
@@ -44,10 +36,7 @@ class Distances:
         self.query_gallery = features.new_empty(queries, self.size - queries)
 
     def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Blocks of (others, images) that together hold each ordered pair once.
-
-        Before each block are the numbers of its first image and of its first other.
-        """
+        """First image, first other and (others, images); together, each ordered pair once."""
         for start in range(0, self.size, BLOCK):
             stop = min(start + BLOCK, self.size)
             after = self._between(slice(start, stop), slice(start, None))  # (stop - start, others)
@@ -66,11 +55,8 @@ class Distances:
     def pairs(self, images: Tensor, others: Tensor) -> Tensor:
         """Of (P,) int64 images to as many others: (P,)."""
         chunk = max(1, BLOCK * self.size // (4 * self.features.shape[1]))
-        parts = [
-            (self.features[i] - self.features[j]).square().sum(1)
-            for i, j in zip(torch.split(images, chunk), torch.split(others, chunk), strict=True)
-        ]
-        return torch.cat(parts)
+        pairs = zip(torch.split(images, chunk), torch.split(others, chunk), strict=True)
+        return torch.cat([(self.features[i] - self.features[j]).square().sum(1) for i, j in pairs])
 
     def _between(self, images: slice | Tensor, others: slice) -> Tensor:
         squares = self.squares[images, None] + self.squares[others]
@@ -78,30 +64,12 @@ class Distances:
         return squares.addmm_(*products, alpha=-2).clamp_(min=0)
 
 
-def joint_features(query: Tensor, gallery: Tensor, metric: str = "cosine") -> Tensor:
-    """Features of queries, (Q, D), and gallery, (G, D), one below the other in float32."""
-    check_features(query, gallery, metric, query.device)
-    return torch.cat([query.float(), gallery.float()])
-
-
-def require_neighbours(name: str, value: int, most: int) -> None:
-    """Refuse a number of neighbours that is not in 1..`most`, the number of images."""
-    require_whole(name, value, least=1)
-    if value > most:
-        raise InputError(
-            f"{name}={value} neighbours of {most} images: expected 1..{most}.",
-            **{name: max(1, most // 2)},
-        )
-
-
 def nearest(distances: Distances, count: int) -> Neighbours:
     """The `count` images nearest to each image, itself among them; equal ones in their order.
 
     >>> line = torch.tensor([[0.0], [1.0], [3.0]])
-    >>> nearest(Distances(line, queries=1), 2).index
-    tensor([[0, 1],
-            [1, 0],
-            [2, 1]])
+    >>> nearest(Distances(line, queries=1), 2).index.tolist()
+    [[0, 1], [1, 0], [2, 1]]
     """
     # one more than asked for: where it equals the last, the scan's choice was arbitrary
     keep = min(count + 1, distances.size)
@@ -146,3 +114,62 @@ def _smallest(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
     places = torch.cat([places, rest.expand(len(places), -1)], 1)
     values, order = distances.T.gather(1, places).topk(count, largest=False, sorted=False)
     return values, places.gather(1, order)
+
+
+def expand_queries(
+    query_features: Tensor,
+    gallery_features: Tensor,
+    *,
+    k: int = 5,
+    alpha: float = 3.0,
+    times: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Average query expansion: mean over the k nearest features, weighted by cosine ** alpha.
+
+    Queries and gallery are expanded together, each image among its own k, as FastReID's
+    `TEST.AQE` does (Chum et al. 2007; alpha: Radenović et al. 2019). Features keep their length
+    in the mean.
+
+    Args:
+        query_features: (Q, D).
+        gallery_features: (G, D).
+        k: features in the mean, 1..Q + G.
+        alpha: 0 for the plain mean; a cosine below 0 counts as 0 where alpha is not whole.
+        times: how often.
+
+    Returns:
+        (Q, D) and (G, D) float32.
+
+    Raises:
+        InputError: shapes do not fit together, features are not finite, or k is too large.
+
+    >>> query, gallery = expand_queries(torch.eye(2)[:1], torch.eye(2), k=2)
+    >>> gallery.tolist()
+    [[1.0, 0.0], [0.0, 0.5]]
+    """
+    features = joint_features(query_features, gallery_features)
+    require_neighbours("k", k, len(features))
+    require_whole("times", times, least=0)
+    require_number("alpha", alpha, 0)
+    with float32_products(features.device):
+        for _ in range(times):
+            near = nearest(Distances(F.normalize(features, dim=1), 0), k)
+            cosines = 1 - near.distances / 2
+            weights = (cosines if alpha == int(alpha) else cosines.clamp(min=0)) ** alpha / k
+            chunks = zip(*(torch.split(x, BLOCK) for x in (near.index, weights)), strict=True)
+            features = torch.cat([(features[i] * w[..., None]).sum(1) for i, w in chunks])
+    return features[: len(query_features)], features[len(query_features) :]
+
+
+def joint_features(query: Tensor, gallery: Tensor, metric: str = "cosine") -> Tensor:
+    """Features of queries, (Q, D), and gallery, (G, D), one below the other in float32."""
+    check_features(query, gallery, metric, query.device)
+    return torch.cat([query.float(), gallery.float()])
+
+
+def require_neighbours(name: str, value: int, most: int) -> None:
+    """Refuse a number of neighbours that is not in 1..`most`, the number of images."""
+    require_whole(name, value, least=1)
+    if value > most:
+        message = f"{name}={value} neighbours of {most} images: expected 1..{most}."
+        raise InputError(message, **{name: max(1, most // 2)})

@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import torch
 
 from camreid.errors import InputError, require_number, require_whole
-from camreid.evaluation.expansion import expand_queries
 from camreid.evaluation.features import FeatureTable
+from camreid.evaluation.neighbours import expand_queries
 from camreid.evaluation.protocols import View
 from camreid.evaluation.ranking import Protocols, rank_distances, rank_protocols, rank_view
 from camreid.evaluation.rerank import rerank
@@ -17,29 +17,14 @@ from camreid.evaluation.scores import Metric
 
 @dataclass(frozen=True)
 class RankOptions:
-    """How features are ranked.
-
-    Attributes:
-        metric: `cosine` or `euclidean`.
-        protocol: of the headline numbers: `cross-camera` or `within-camera`.
-        expand: how often queries and gallery are expanded; see `expand_queries`.
-        expand_k: neighbours in each mean.
-        expand_alpha: power of the cosine that weighs them.
-        rerank: None or `k-reciprocal`, under the official protocol only; see `rerank`.
-        rerank_k1: neighbours that count.
-        rerank_k2: neighbours over which encodings are averaged.
-        rerank_lambda: share of the original distance.
-
-    Raises:
-        InputError: an option is not one of these.
-    """
+    """How features are ranked; InputError for a value that does not exist."""
 
     metric: Metric = "cosine"
-    protocol: Protocol = "cross-camera"
-    expand: int = 0
+    protocol: Protocol = "cross-camera"  # of the headline numbers
+    expand: int = 0  # times; see `expand_queries` for k and alpha
     expand_k: int = 5
     expand_alpha: float = 3.0
-    rerank: Literal["k-reciprocal"] | None = None
+    rerank: Literal["k-reciprocal"] | None = None  # see `rerank`; under `cross-camera` alone
     rerank_k1: int = 20
     rerank_k2: int = 6
     rerank_lambda: float = 0.3
@@ -66,13 +51,7 @@ class RankOptions:
     ) -> tuple[RankingResult, Protocols | None]:
         """The headline result, and those of all protocols; None for the latter where re-ranked.
 
-        Args:
-            table: query and gallery.
-            device: that ranks; the features' own if None.
-
-        Raises:
-            InputError: features or labels cannot be ranked.
-            NoValidQuery: no query has a match under `protocol`.
+        `device` ranks, the features' own if None. Errors are those of `camreid.evaluation.rank`.
         """
         q, g = table.query, table.gallery
         query, gallery = q.features, g.features

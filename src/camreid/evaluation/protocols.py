@@ -13,32 +13,20 @@ JUNK, DISTRACTOR = -1, 0
 
 @dataclass(frozen=True)
 class Pairs:
-    """For each of some queries, the gallery images of the same identity.
+    """For each of some queries, the gallery images of the same identity."""
 
-    Attributes:
-        queries: (b,) int64 rows of the query.
-        columns: (b, P) int64 rows of the gallery. Short rows are filled with repeats of their last.
-        real: (b, P) bool, False for the filling.
-    """
-
-    queries: Tensor
-    columns: Tensor
-    real: Tensor
+    queries: Tensor  # (b,) int64
+    columns: Tensor  # (b, P) int64 gallery images; short rows are filled with repeats
+    real: Tensor  # (b, P) bool, False for the filling
 
 
 @dataclass(frozen=True)
 class View:
-    """What a ranking sees of the gallery.
+    """What a ranking sees of the gallery."""
 
-    Attributes:
-        protocol: which images; None for all that either protocol has.
-        distractors: whether pid 0 is among them.
-        camera: the only camera, as a place in `Rules.cameras`; None for all.
-    """
-
-    protocol: Protocol | None = "cross-camera"
+    protocol: Protocol | None = "cross-camera"  # None for all that either protocol has
     distractors: bool = True
-    camera: int | None = None
+    camera: int | None = None  # the only camera, as a place in `Rules.cameras`
 
 
 class Rules:
@@ -92,18 +80,6 @@ class Rules:
         elif view.protocol == "within-camera":
             seen = cameras == pick(self.query["cameras"], queries)[:, None]
         return torch.cat([seen, seen & view.distractors], dim=1)
-
-    def advice(self, protocol: Protocol) -> str:
-        """What to do where a protocol has no valid query."""
-        if not torch.isin(self.query["pids"], self.gallery["pids"]).any():
-            return "No query's pid is in the gallery: check that both are of one split."
-        if protocol == "cross-camera":
-            return "All matches are in the query's own camera, as protocol='within-camera' ranks."
-        other = "sequence" if "sequences" in self.known else "image"
-        return (
-            f"No query's identity is in another {other} of the query's camera; "
-            "protocol='cross-camera' ranks the images of the other cameras."
-        )
 
     def _differ(self, label: str, pairs: Pairs) -> Tensor:
         """(b, P) bool: pairs of different labels; all where a label is not known."""

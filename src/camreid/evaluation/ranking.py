@@ -17,15 +17,9 @@ from camreid.evaluation.sweep import Sweep
 
 @dataclass(frozen=True)
 class CameraPairs:
-    """Retrieval from each camera to each other, (C, C): query camera by gallery camera.
+    """Query cameras (rows) by gallery cameras: (C, C) float64, NaN where no query is valid.
 
-    On the diagonal is the within-camera protocol. NaN where no query is valid.
-
-    Attributes:
-        cameras: the C cameras of queries and gallery, ascending.
-        mAP: (C, C) float64.
-        rank1: (C, C) float64.
-        valid_queries: (C, C) int64.
+    On the diagonal is the within-camera protocol.
     """
 
     cameras: tuple[int, ...]
@@ -36,13 +30,7 @@ class CameraPairs:
 
 @dataclass(frozen=True)
 class Protocols:
-    """The results of all protocols, from one pass over the features.
-
-    Attributes:
-        results: by protocol, and whether distractors were in the gallery; without those for which
-            no query is valid, or for which the images could not be told apart.
-        camera_pairs: every camera pair, with distractors.
-    """
+    """Results by (protocol, with distractors), where a query is valid, and by camera pair."""
 
     results: Mapping[tuple[Protocol, bool], RankingResult]
     camera_pairs: CameraPairs
@@ -81,12 +69,10 @@ def rank(
         gallery_cameras: (G,) int64.
         metric: `cosine`, or `euclidean`.
         max_rank: length of the CMC curve.
-        protocol: `cross-camera`, the official one, leaves out the query's identity in the query's
-            camera; `within-camera` leaves out all other cameras, and the query's identity in the
-            query's own sequence, where sequences are known.
+        protocol: `cross-camera`, the official one, leaves out the query's identity in its camera;
+            `within-camera` leaves out all other cameras, and the query's identity in its sequence.
         distractors: whether pid 0 stays in the gallery.
-        query_sequences: (Q,) int64 recordings, of the same numbers as the gallery's; -1 where
-            unknown, and all 0 count as unknown.
+        query_sequences: (Q,) int64 recordings; -1 where unknown, and all 0 count as unknown.
         gallery_sequences: (G,) int64.
         query_index: (Q,) int64 image numbers; a query's own image is left out of its gallery.
         gallery_index: (G,) int64.
@@ -123,9 +109,8 @@ def rank_view(
     rules = Rules(table.query, table.gallery)
     if view.protocol == "within-camera" and not rules.within:
         raise InputError(
-            "protocol='within-camera' needs query_sequences and gallery_sequences, to leave "
-            "out the query's own recording, or query_index and gallery_index, to take the "
-            "query image itself out of its gallery."
+            "protocol='within-camera' needs the sequences of query and gallery, or the index of "
+            "both, to leave out the query's own recording or image."
         )
     return _rank(_scores(table, metric, device), rules, view, max_rank)
 
@@ -136,10 +121,9 @@ def rank_protocols(
     max_rank: int = 50,
     device: torch.device | str | None = None,
 ) -> Protocols:
-    """All protocols in one pass: across and within cameras, by camera pair, without distractors.
+    """All protocols in one pass, with the arguments of `rank`.
 
-    Arguments and errors are those of `rank`. Within-camera numbers need sequences or indices, and
-    are left out without them.
+    Within-camera numbers need sequences or indices. Protocols without a valid query are left out.
 
     >>> query, gallery = (
     ...     Images(torch.eye(3)[rows], torch.tensor(pids), torch.tensor(cameras))
@@ -156,11 +140,6 @@ def rank_protocols(
     scores = _scores(table, metric, device)
     found = _measure(scores, rules, [*views.values(), *by_camera], max_rank)
     results = {key: found[view] for key, view in views.items() if found[view].valid.any()}
-    if not results:
-        raise NoValidQuery(
-            f"none of the {len(table.query.pids)} queries has a match in the gallery under any "
-            f"protocol. {rules.advice(names[-1])}"
-        )
     return Protocols(results, _camera_pairs(rules, [found[view] for view in by_camera]))
 
 
@@ -187,9 +166,11 @@ def _scores(table: FeatureTable, metric: Metric, device: torch.device | str | No
 def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingResult:
     result = _measure(scores, rules, [view], max_rank)[view]
     if not result.valid.any():
+        other = next(name for name in get_args(Protocol) if name != view.protocol)
         raise NoValidQuery(
             f"none of the {len(result.valid)} queries has a match in the gallery under the "
-            f"{result.protocol} protocol. {rules.advice(result.protocol)}"
+            f"{view.protocol} protocol. Check that pids and cameras are of one split; "
+            f"protocol={other!r} ranks other images."
         )
     return result
 
@@ -198,14 +179,13 @@ def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingRes
 def _measure(
     scores: Scores, rules: Rules, views: Sequence[View], max_rank: int
 ) -> dict[View, RankingResult]:
-    """The result of each view, which may have no valid query, from one pass."""
     require_whole("max_rank", max_rank, least=1)
     device, pids = scores.scale.device, rules.query["pids"]
     # across cameras, all images of other identities count alike: one segment
     whole = views[0] if len(views) == 1 and views[0].protocol == "cross-camera" else None
     segments = [rows.to(device) for rows in rules.segments(whole)]
-    nan = torch.full(pids.shape, torch.nan, dtype=torch.float64)
-    columns = {view: (nan.clone(), nan.clone(), torch.zeros_like(pids)) for view in views}
+    nan, zero = torch.full(pids.shape, torch.nan, dtype=torch.float64), torch.zeros_like(pids)
+    columns = {view: (nan.clone(), nan.clone(), zero.clone()) for view in views}
     sweep = Sweep(scores, pids.to(device), rules.gallery["pids"].to(device), segments)
     for pairs, closer in sweep.blocks():
         for view in views:
@@ -213,19 +193,14 @@ def _measure(
             found = measure(rules.matches(view, pairs), (closer * seen).sum(2))
             for column, values in zip(columns[view], found, strict=True):
                 column[pairs.queries] = values
-    return {
-        view: RankingResult(
-            *columns[view], pids, view.protocol or "cross-camera", view.distractors, max_rank
-        )
-        for view in views
-    }
+    about = {view: (view.protocol or "cross-camera", view.distractors) for view in views}
+    return {view: RankingResult(*columns[view], pids, *about[view], max_rank) for view in views}
 
 
 def _camera_pairs(rules: Rules, by_camera: Sequence[RankingResult]) -> CameraPairs:
     """From the result of each camera as the gallery."""
     rows = (rules.query["cameras"] == rules.cameras[:, None]).double()  # (C, Q)
-    valid = torch.stack([result.valid for result in by_camera], dim=1)
-    ap = torch.stack([result.average_precision for result in by_camera], dim=1).nan_to_num(0)
-    hit = torch.stack([result.first_match == 1 for result in by_camera], dim=1)
-    count, ap, hit = (rows @ table.double() for table in (valid, ap, hit))
+    columns = [(r.valid, r.average_precision.nan_to_num(0), r.first_match == 1) for r in by_camera]
+    tables = (torch.stack(column, dim=1).double() for column in zip(*columns, strict=True))
+    count, ap, hit = (rows @ table for table in tables)  # (C, C)
     return CameraPairs(tuple(rules.cameras.tolist()), ap / count, hit / count, count.long())

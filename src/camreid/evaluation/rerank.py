@@ -31,13 +31,10 @@ def rerank(
 ) -> Tensor:
     """Distances of queries to the gallery, re-ranked by the neighbours that images share.
 
-    This is the method of Zhong et al. 2017 (https://arxiv.org/abs/1701.08398) as in its
-    authors' code: of the squared euclidean distances of all images to all, each image's divided by
-    its largest, the k1 + 1 smallest (the image itself among them) make neighbours, reciprocal ones
-    the encoding. The result mixes lambda_value of that distance with the Jaccard distance.
-
-    Of equal distances, the earlier image counts as nearer, queries before the gallery. Nearly
-    equal ones fall as float32 rounds them, which may differ between devices.
+    The method of Zhong et al. 2017 (https://arxiv.org/abs/1701.08398) as in its authors' code:
+    squared euclidean distances of all images to all, each image's divided by its largest, mixed
+    with the Jaccard distance of k-reciprocal neighbours. Of equal distances, the earlier image
+    counts as nearer, queries before the gallery.
 
     Args:
         query_features: (Q, D), any float type; computed in float32.
@@ -51,8 +48,7 @@ def rerank(
         (Q, G) float32, smallest first; for `rank_distances`.
 
     Raises:
-        InputError: shapes do not fit together, features are not finite, or a parameter is out of
-            its range.
+        InputError: features do not fit together or are not finite, or a number is out of range.
 
     >>> query, gallery = torch.tensor([[0.0]]), torch.tensor([[1.0], [-1.0], [-1.5]])
     >>> rerank(query, gallery, k1=1, k2=1, metric="euclidean")
@@ -78,17 +74,11 @@ def rerank(
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A sparse matrix, row after row.
+    """A sparse matrix, row after row."""
 
-    Attributes:
-        counts: (R,) int64 number of entries of each row.
-        columns: (E,) int64.
-        values: (E,) float32.
-    """
-
-    counts: Tensor
-    columns: Tensor
-    values: Tensor
+    counts: Tensor  # (R,) int64 number of entries of each row
+    columns: Tensor  # (E,) int64
+    values: Tensor  # (E,) float32
 
     @property
     def rows(self) -> Tensor:
@@ -96,12 +86,7 @@ class SparseRows:
         return _numbers(self.counts)
 
     def entries(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Places of the entries of (n,) rows, and which of the n each belongs to.
-
-        >>> matrix = SparseRows(torch.tensor([2, 1]), torch.tensor([0, 5, 3]), torch.ones(3))
-        >>> matrix.entries(torch.tensor([1, 0, 1]))
-        (tensor([2, 0, 1, 2]), tensor([0, 1, 1, 2]))
-        """
+        """Places of the entries of (n,) rows, and which of the n each belongs to."""
         counts = self.counts[rows]
         owner = _numbers(counts)
         starts = self.counts.cumsum(0) - self.counts
@@ -109,7 +94,7 @@ class SparseRows:
         return torch.arange(len(owner), device=rows.device) + shift[owner], owner
 
     def part(self, start: int, stop: int) -> "SparseRows":
-        """The rows from `start` to before `stop`."""
+        """Some consecutive rows."""
         before = int(self.counts[:start].sum())
         entries = slice(before, before + int(self.counts[start:stop].sum()))
         return SparseRows(self.counts[start:stop], self.columns[entries], self.values[entries])
@@ -124,12 +109,7 @@ class SparseRows:
 def encode(distances: Distances, near: Neighbours, k1: int, k2: int, scale: Tensor) -> SparseRows:
     """Each image as weights over its expanded k-reciprocal neighbours: (N, N), rows sum to 1.
 
-    Args:
-        distances: between all images.
-        near: their neighbours, as many as may be reciprocal.
-        k1: the half of it, rounded to even, counts for the neighbours' own neighbours.
-        k2: neighbours, the image among them, over which the encoding is averaged; 1 for none.
-        scale: (N,) what the squared distances of each image are multiplied by before exp(-d).
+    (N,) `scale` multiplies the squared distances of each image before exp(-d).
     """
     half = near.index[:, : round(k1 / 2) + 1]
     rows, columns = _expand(near.index, half)
@@ -142,10 +122,9 @@ def encode(distances: Distances, near: Neighbours, k1: int, k2: int, scale: Tens
 def jaccard(encoded: SparseRows, queries: int) -> Iterator[tuple[slice, Tensor]]:
     """Jaccard distances of some queries at a time to the gallery: (b, G) in 0..1.
 
-    Rows sum to 1, so the distance is 1 - m / (2 - m), with m the sum of the elementwise minima,
-    to which only the columns that both rows have contribute. An image so surrounded by equal ones
-    that it is not among its own nearest has an empty row, and the distance 1, as in the authors'
-    code.
+    Rows sum to 1, so the distance is 1 - m / (2 - m), with m the sum of the elementwise minima.
+    An image that is not among its own nearest, because others are equal to it, has an empty row
+    and the distance 1, as in the authors' code.
     """
     images = len(encoded.counts)
     gallery = images - queries

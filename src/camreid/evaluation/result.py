@@ -86,15 +86,11 @@ class RankingResult:
 
 
 def measure(matches: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers of each query, from how many images of other identities are closer than a match.
+    """Average precision, inverse penalty and rank of the first match of each query, (b,) each.
 
     Args:
         matches: (b, P) bool on the CPU, which pairs of a query count as matches; closest first.
         closer: (b, P) int64 images of other identities that are closer than the pair.
-
-    Returns:
-        Average precision and inverse penalty, (b,) float64 each, NaN where there is no match, and
-        the rank of the first match, (b,) int64, 0 where there is none.
 
     >>> measure(torch.tensor([[True, True]]), torch.tensor([[0, 1]]))
     (tensor([0.8333], dtype=torch.float64), tensor([0.6667], dtype=torch.float64), tensor([1]))

@@ -17,32 +17,21 @@ _SHORTEST = 1e-12  # a shorter feature counts as this long, so that zeros have t
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of queries against the gallery; higher is closer.
+    """Scores of queries against the gallery, `shift + raw * scale`; higher is closer.
 
-    A score is `shift + raw * scale`, so that no gallery is ever copied to be normalised.
-
-    Attributes:
-        raw: writes the (b, G) raw values of (b,) int64 queries to its second argument.
-        scale: (G,) above 0.
-        shift: (G,).
+    So no gallery is ever copied to be normalised. `raw` takes (b,) int64 queries and writes their
+    (b, G) values to its second argument.
     """
 
     raw: Callable[[Tensor, Tensor], Tensor]
-    scale: Tensor
-    shift: Tensor
+    scale: Tensor  # (G,) above 0
+    shift: Tensor  # (G,)
 
 
 def feature_scores(query: Tensor, gallery: Tensor, metric: Metric, device: torch.device) -> Scores:
     """q.g / |g|, or q.g - |g|^2 / 2, which rank as the cosine and the euclidean distance.
 
-    Args:
-        query: (Q, D), of any float type, on any device.
-        gallery: (G, D), likewise.
-        metric: `cosine` or `euclidean`.
-        device: that ranks, in float32.
-
-    Raises:
-        InputError: shapes do not fit together, or features are not finite in float32.
+    Features, (Q, D) and (G, D), may be of any float type on any device; `device` ranks.
     """
     query, gallery = query.detach(), gallery.detach()
     lengths = check_features(query, gallery, metric, device)
@@ -64,11 +53,7 @@ def feature_scores(query: Tensor, gallery: Tensor, metric: Metric, device: torch
 
 
 def distance_scores(distances: Tensor) -> Scores:
-    """Minus the distance, of a ready (Q, G) matrix.
-
-    Raises:
-        InputError: there are NaNs.
-    """
+    """Minus the distance, of a ready (Q, G) matrix."""
     if distances.isnan().any():
         raise InputError("some distances are NaN.")
     if distances.dtype in (torch.float16, torch.bfloat16, torch.float32):

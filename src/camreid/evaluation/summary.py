@@ -8,25 +8,18 @@ import torch
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.bootstrap import intervals
-from camreid.evaluation.ranking import CameraPairs, Protocols
+from camreid.evaluation.ranking import Protocols
 from camreid.evaluation.result import RankingResult
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The outcome of a test.
-
-    Attributes:
-        ranking: the headline ranking.
-        seen: training identities of the tested weights.
-        identity: `accuracy`, `coverage` and `images` of the closed set, None without logits.
-        protocols: the results of all protocols, None where re-ranked.
-    """
+    """The outcome of a test."""
 
     ranking: RankingResult
-    seen: Set[int]
-    identity: dict[str, float] | None = None
-    protocols: Protocols | None = None
+    seen: Set[int]  # training identities of the tested weights
+    identity: dict[str, float] | None = None  # of the closed set; None without logits
+    protocols: Protocols | None = None  # None where re-ranked
 
     def summary(self) -> dict[str, Any]:
         """All numbers as nested plain values; NaN where a number does not exist."""
@@ -44,20 +37,17 @@ class EvaluationResult:
             protocol + ("" if distractors else ", without distractors"): result.scalars()
             for (protocol, distractors), result in self.protocols.results.items()
         }
-        pairs = self.protocols.camera_pairs
-        return {**numbers, "protocols": results, "camera_pairs": _lists(pairs)}
+        pairs = {
+            name: column.tolist() if isinstance(column, torch.Tensor) else list(column)
+            for name, column in vars(self.protocols.camera_pairs).items()
+        }
+        return {**numbers, "protocols": results, "camera_pairs": pairs}
 
 
 def leakage(result: RankingResult, seen: Set[int]) -> dict[str, dict[str, Any]]:
-    """Retrieval over all queries, and over those of identities seen and not seen in training.
+    """Numbers over `all` queries, and those of identities `seen` and `unseen` in training.
 
-    Args:
-        result: a ranking.
-        seen: training identities of the weights.
-
-    Returns:
-        For `all`, `seen` and `unseen`: `identities`, `queries`, and the retrieval numbers, None
-        where no query is valid.
+    Numbers of identities and queries, and the retrieval numbers, None where no query is valid.
     """
     known = torch.isin(result.query_pids, torch.tensor(sorted(seen), dtype=torch.int64))
     table: dict[str, dict[str, Any]] = {}
@@ -69,8 +59,3 @@ def leakage(result: RankingResult, seen: Set[int]) -> dict[str, dict[str, Any]]:
             numbers = dict.fromkeys(result.scalars())
         table[name] = {"identities": identities, "queries": int(queries.sum()), **numbers}
     return table
-
-
-def _lists(pairs: CameraPairs) -> dict[str, Any]:
-    columns = {name: getattr(pairs, name).tolist() for name in ("mAP", "rank1", "valid_queries")}
-    return {"cameras": list(pairs.cameras), **columns}

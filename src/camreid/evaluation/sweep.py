@@ -25,27 +25,15 @@ _TIE_IMAGE_BYTES = 64  # of an image that is compared with such a pair
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is ranked; all on one device.
-
-    Attributes:
-        scores: of the queries against the gallery.
-        query_pids: (Q,) int64.
-        gallery_pids: (G,) int64.
-        segments: S disjoint parts of the gallery, int64 rows; the images in none are ignored.
-    """
+    """What is ranked; all on one device."""
 
     scores: Scores
-    query_pids: Tensor
-    gallery_pids: Tensor
-    segments: Sequence[Tensor]
+    query_pids: Tensor  # (Q,) int64
+    gallery_pids: Tensor  # (G,) int64
+    segments: Sequence[Tensor]  # S disjoint parts of the gallery; images in none are ignored
 
     def blocks(self) -> Iterator[tuple[Pairs, Tensor]]:
-        """All queries whose identity is in the gallery, in blocks, on the CPU.
-
-        Yields:
-            The pairs of each query, closest first, and (b, P, S) int64 how many images of other
-            identities in each segment are closer.
-        """
+        """Pairs, closest first, and (b, P, S) closer images of other identities; on the CPU."""
         images = len(self.gallery_pids)
         by_pid = self.gallery_pids.argsort(stable=True)
         pids = self.gallery_pids[by_pid]
@@ -141,14 +129,7 @@ class Sweep:
 
 
 def count_above(tables: Sequence[Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of each row's values are higher than each of its scores, and which are equalled.
-
-    Args:
-        tables: (b, n) for each of S segments, rows ascending.
-        scores: (b, P).
-
-    Returns:
-        (b, P, S) int64 counts, and (b, P) bool, whether any value equals the score.
+    """How many values of each (b, n) table are higher than (b, P) scores, and which are equalled.
 
     >>> count_above([torch.tensor([[1.0, 2, 3]])], torch.tensor([[2.0, 9]]))
     (tensor([[[1],

@@ -18,7 +18,6 @@ ALPHA = 0.05
 SMALLEST = 0.001  # of mAP, which is printed with one digit of a point
 FEWEST = 6  # identities with which p can fall below ALPHA
 _LIMITS = (
-    "Identities that a run of the pair was trained on are left out.",
     "Each run is one training: intervals and p are over test identities, not over seeds.",
     "p is of mAP, and not adjusted for the number of pairs.",
 )
@@ -69,7 +68,7 @@ class Pair:
         if self.leaked:
             text += f"; {self.leaked} identities that one of them was trained on are left out"
         if not self.complete:
-            text += "; not all training identities of both are known, so it may leak"
+            text += "; not all training identities of both are known, leakage may be larger"
         return f"{text}."
 
 
@@ -79,11 +78,6 @@ class Comparison:
 
     runs: Sequence[RunFolder]
     pairs: Sequence[Pair]
-
-    @property
-    def verdicts(self) -> list[str]:
-        """The conclusion of each pair."""
-        return [pair.verdict for pair in self.pairs]
 
     @property
     def options(self) -> dict[str, list[str]]:
@@ -96,14 +90,13 @@ class Comparison:
 
     def tables(self) -> list[Table]:
         """Options, head checks, scores and paired differences; none is empty."""
-        names = list(map(str, self.runs))
-        options = [(key, *values) for key, values in self.options.items()]
         heads = {str(run): run.head_check.lowest for run in self.runs if run.head_check}
+        options = [(key, *values) for key, values in self.options.items()]
         differences = [_row(pair) for pair in self.pairs if pair.differences]
         columns = ("first - second", "queries", *SCORES.values(), "p")
         title = "Paired differences in points; below, 95 % intervals"
         tables = [
-            Table("Options that differ", ("option", *names), options),
+            Table("Options that differ", ("option", *map(str, self.runs)), options),
             head_check_table("Head check: the head with the lowest coverage", heads),
             score_table("Test", {str(run): run.metrics for run in self.runs if run.metrics}),
             Table(title, columns, differences, _LIMITS),
@@ -113,7 +106,8 @@ class Comparison:
     def to_markdown(self) -> str:
         """Verdicts and tables as a page."""
         tables = [f"## {table.to_markdown()}" for table in self.tables()]
-        return "\n\n".join(["# camreid-compare", *self.verdicts, *tables]) + "\n"
+        verdicts = [pair.verdict for pair in self.pairs]
+        return "\n\n".join(["# camreid-compare", *verdicts, *tables]) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values; shares are in 0..1."""
@@ -187,11 +181,7 @@ def _rows(images: Images) -> dict[tuple[str, int, int], int]:
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Options by dotted key.
-
-    >>> _flat({"seed": 0, "split": {"by": "image"}})
-    {'seed': 0, 'split.by': 'image'}
-    """
+    """Options by dotted key."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         nested = isinstance(value, Mapping)

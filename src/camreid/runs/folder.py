@@ -15,7 +15,6 @@ import yaml
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, RankingResult, RankOptions
 from camreid.files import write_text
-from camreid.provenance import SplitRecord
 
 T = TypeVar("T")
 _METRICS = ("metrics.before.csv", "metrics.csv")
@@ -52,29 +51,16 @@ class HeadCheckRecord(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestedRecord(Record):
-    """What the numbers of a test come from."""
-
-    evaluation: dict[str, Any]  # the options of the test
-    protocol: str = "cross-camera"
-    partial: bool = False  # whether only a part of the images was tested
-    split: dict[str, Any] | None = None  # a `SplitRecord`; None where it is unknown
-    origin: dict[str, Any] | None = None  # command, commit and versions
-
-    @property
-    def split_text(self) -> str:
-        """The split in a few words."""
-        return str(SplitRecord.from_json(self.split)) if self.split else "n/a"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metrics(TestedRecord):
+class Metrics(Record):
     """`metrics.json`: the numbers of a test; shares are in 0..1."""
 
     file = "metrics.json"
     retrieval: dict[str, float]  # mAP, mINP, rank1 ... over all valid queries
     intervals: dict[str, list[float | None]]  # of 95 %
     leak: dict[str, dict[str, Any]]  # the numbers over all, seen and unseen identities
+    evaluation: dict[str, Any]  # the options of the test
+    protocol: str = "cross-camera"
+    partial: bool = False  # whether only a part of the images was tested
     seen_complete: bool = True  # whether all training identities of the weights are known
     dropped_queries: int = 0  # without a match
     weights: str | None = None  # the checkpoint; None for features without one
@@ -83,6 +69,8 @@ class Metrics(TestedRecord):
     identity: dict[str, float] | None = None  # closed-set accuracy and its coverage
     protocols: dict[str, dict[str, float]] | None = None  # None where re-ranked
     camera_pairs: dict[str, Any] | None = None  # mAP, rank1: query cameras by gallery cameras
+    split: dict[str, Any] | None = None  # a `SplitRecord`; None where it is unknown
+    origin: dict[str, Any] | None = None  # command, commit and versions
 
     @property
     def rank_options(self) -> RankOptions:
@@ -92,7 +80,7 @@ class Metrics(TestedRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matrix(TestedRecord):
+class Matrix(Record):
     """`matrix.json`: every row on every query camera."""
 
     file = "matrix.json"
@@ -103,6 +91,11 @@ class Matrix(TestedRecord):
     compared: dict[str, Any]  # identities and queries that no row was trained on; rows on them
     best: dict[str, dict[str, str | None]]  # expert by query camera and over all, by score
     differences: dict[str, dict[str, dict[str, float]]]  # of each row from the best expert
+    evaluation: dict[str, Any]  # the options of the test, and below as in `Metrics`
+    protocol: str
+    partial: bool = False
+    split: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
     left_out: dict[str, str] = field(default_factory=dict)  # fusions, with the reason
     notes: list[str] = field(default_factory=list)  # limits of the comparison
 
@@ -138,13 +131,11 @@ class RunFolder:
         Raises:
             InputError: no folder, or one without any file of a run.
         """
-        known = ("config.yaml", Metrics.file, Matrix.file)
-        if not any((Path(path) / name).is_file() for name in known):
-            runs = sorted(found.parent for found in Path(path).glob("*/config.yaml"))
-            raise InputError(
-                f"{path} is not a run folder: expected one of {', '.join(known)} in it"
-                f"{f'; there are runs in it, such as {runs[0]}' if runs else ''}."
-            )
+        files = ("config.yaml", Metrics.file, Matrix.file)
+        if not any((Path(path) / name).is_file() for name in files):
+            runs = ", ".join(str(found.parent) for found in Path(path).glob("*/config.yaml"))
+            runs = runs and f" There are runs in it: {runs}."
+            raise InputError(f"{path} is no run folder: expected one of {', '.join(files)}.{runs}")
         return cls(path)
 
     @property
@@ -215,7 +206,7 @@ class RunFolder:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, sorted({name for line in lines for name in line}))
         writer.writeheader()
-        writer.writerows(lines)
+        writer.writerows({k: repr(v).removesuffix(".0") for k, v in line.items()} for line in lines)
         write_text(path, text.getvalue())
         other.unlink(missing_ok=True)
 

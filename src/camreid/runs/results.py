@@ -33,14 +33,12 @@ def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = Fa
         leak = metrics.leak
         rows.append(_scores(name, {**leak["all"], **metrics.retrieval}, metrics.intervals))
         if leak["seen"]["identities"]:
-            notes.append(f"{name} leaks: use its scores over unseen identities.")
+            notes.append(f"Leakage: report the scores of {name} over unseen identities.")
             rows += [_scores(f"{name}, {part}", leak[part]) for part in ("seen", "unseen")]
         if not metrics.seen_complete:
-            notes.append(f"{name}: not all training identities are known, so it may leak (more).")
+            notes.append(f"{name}: not all training identities are known; leakage may be larger.")
         if metrics.partial:
             notes.append(f"{name}: only a part of the images was tested.")
-        if metrics.dropped_queries:
-            notes.append(f"{name}: {metrics.dropped_queries} queries without a match.")
         if metrics.identity and metrics.identity["coverage"]:
             shares = (percent(metrics.identity[key]) for key in ("accuracy", "coverage"))
             notes.append("{}: accuracy {} on the {} of images with a row.".format(name, *shares))

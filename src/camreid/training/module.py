@@ -1,4 +1,4 @@
-"""Training of a network: Lightning's hooks and nothing else."""
+"""Training of a network: losses, optimiser and Lightning's hooks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
 from camreid.versions import versions
 
-# what else is to be learnt: weight and value by name
+# weight and value of each loss, by name
 ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
 
 
@@ -41,6 +41,7 @@ class ReIDModule(RetrievalModule):
         extra_losses: added to the losses of the config, such as a distillation.
         rows_started: whether the rows of `new_identities` were started from features, as they are
             before the first step unless `model.unknown` is reinit.
+        notes: primitives to save in checkpoints, such as the config as text.
     """
 
     def __init__(
@@ -60,14 +61,13 @@ class ReIDModule(RetrievalModule):
         self.metric_losses = self.loss.metric_losses()
         self.provenance = Provenance(complete=not self.labels.is_anonymous)
         self.extra_losses: list[ExtraLoss] = []
+        self.notes: dict[str, Any] = {}
         self.rows_started = False
         self._reads_records = False
         by_camera = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
+        primitives = config.without_weights().primitives()
         self.save_hyperparameters(
-            {
-                "config": config.without_weights().primitives(),
-                "labels": by_camera or list(self.labels.pids),
-            }
+            {"config": primitives, "labels": by_camera or list(self.labels.pids)}
         )
 
     @property
@@ -86,7 +86,9 @@ class ReIDModule(RetrievalModule):
         heads, inherited = self.model.remap_heads(), self.provenance.inherited
         if inherited is None:
             return dict.fromkeys(heads, LabelMap(()))
-        return {name: head.labels - LabelMap(inherited[name]) for name, head in heads.items()}
+        return {
+            name: head.labels - LabelMap(inherited.get(name, ())) for name, head in heads.items()
+        }
 
     @property
     def new_identities(self) -> LabelMap:
@@ -120,26 +122,22 @@ class ReIDModule(RetrievalModule):
         rows = self._rows(read)
         output: ReIDOutput = self.model(read.images, rows, read.cameras)
         identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
-        total = self.loss.identity_weight * identity
-        known = torch.stack(list(rows.values())).amax(0) >= 0
-        values = {"train/identity_loss": identity, "train/known": known.float().mean()}
+        losses = {"identity": (self.loss.identity_weight, identity)}
         for name, (weight, metric) in self.metric_losses.items():
-            value = self._metric_loss(metric, read, output)
-            total = total + weight * value
-            values[f"train/{name}_loss"] = value
+            losses[name] = (weight, self._metric_loss(metric, read, output))
         for extra in self.extra_losses:
-            for name, (weight, value) in extra(read, output).items():
-                total = total + weight * value
-                values[f"train/{name}_loss"] = value
-        size = len(read.pids)
-        how: dict[str, Any] = {
-            "on_step": False,
-            "on_epoch": True,
-            "batch_size": size,
-            "sync_dist": True,
-        }
-        self.log("train/loss", total, prog_bar=True, **how)
-        self.log_dict(values, **how)
+            losses.update(extra(read, output))
+        total = torch.stack([weight * value for weight, value in losses.values()]).sum()
+        known = torch.stack(list(rows.values())).amax(0) >= 0
+        values = {f"train/{name}_loss": value for name, (_, value) in losses.items()}
+        self.log_dict(
+            {"train/loss": total, "train/known": known.float().mean(), **values},
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(read.pids),
+            sync_dist=True,
+        )
         return total
 
     def _metric_loss(
@@ -168,13 +166,12 @@ class ReIDModule(RetrievalModule):
             raise HeadMismatch(
                 f"a batch holds {len(strangers)} identities without a row in the head "
                 f"({strangers[:5]}), and model.unknown={self.config.unknown}. Type "
-                "model.unknown=skip, extend or reinit, or train on the split that the head was "
-                "made for."
+                "model.unknown=skip, extend or reinit, or train on the split of the head."
             )
         return rows
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip each tensor's gradient by itself, where `model.optimizer.clip` says so."""
+        """Clip the gradient of each tensor to the norm `clip` of the optimiser config."""
         if self.optimizer_config.clip is not None:
             for parameter in self.parameters():
                 torch.nn.utils.clip_grad_norm_(parameter, self.optimizer_config.clip)
@@ -190,17 +187,17 @@ class ReIDModule(RetrievalModule):
         """Train mode, the rows of new identities, and the record of this run's split."""
         self.train()  # `checkpoints.load` gives models in evaluation mode
         data: Any = getattr(self.trainer, "datamodule", None)
-        new = self.new_identities
-        starts = len(new) > 0 and self.config.unknown != "reinit"
-        if starts and not self.rows_started and self.trainer.ckpt_path is None:
-            if not hasattr(data, "eval_dataloader"):
+        records = getattr(data, "train_records", ())
+        self._reads_records = hasattr(data, "train_records")
+        new = set() if self.config.unknown == "reinit" else set(self.new_identities.pids)
+        if new and not self.rows_started and self.trainer.ckpt_path is None:
+            if not self._reads_records:
                 raise InputError(
                     f"{len(new)} identities start from features of their images: "
                     "fit with a ReIDDataModule, or call start_rows(loader) before."
                 )
-            records = [r for r in data.train_records if r.pid in new]
-            self.start_rows(data.eval_dataloader(records, padded=False))
-        self._reads_records = hasattr(data, "train_records")
+            starting = [r for r in records if r.pid in new]
+            self.start_rows(data.eval_dataloader(starting, padded=False))
         split: Any = getattr(data, "split", None)
         val = {r.pid for r in getattr(split, "val", ()) if r.pid > 0}
         self.provenance = replace(
@@ -208,9 +205,7 @@ class ReIDModule(RetrievalModule):
             split=getattr(split, "record", None),
             val_identities=self.provenance.val_identities | val,
         )
-        self.add_identities(
-            (*self.labels.pids, *(r.pid for r in getattr(data, "train_records", ())))
-        )
+        self.add_identities((*self.labels.pids, *(r.pid for r in records)))
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
         """Start the rows of `new_rows` from the mean of their features.
@@ -236,10 +231,13 @@ class ReIDModule(RetrievalModule):
             self.add_identities(set().union(*others))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the labels, the provenance and the versions."""
-        own = checkpoint.setdefault("camreid", {})
-        own.update(labels=list(self.labels.pids), versions=versions())
-        own["provenance"] = self.provenance.to_json()
+        """Save the notes, the labels, the provenance and the versions."""
+        checkpoint["camreid"] = {
+            **self.notes,
+            "labels": list(self.labels.pids),
+            "provenance": self.provenance.to_json(),
+            "versions": versions(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read the provenance; the rows of the file were started."""

@@ -40,13 +40,11 @@ def chart(page: str, title: str) -> str:
 def test_the_numbers_are_those_of_the_files(folder: Path) -> None:
     found = RunFolder(folder).metrics
     assert found is not None
-    ends = {"mAP": [0.1, 0.2], "rank1": [None, None], "rank5": [0.9, 1.0], "mINP": [0.0, 1.0]}
-    scores = {**found.retrieval, "mAP": 0.1234}
-    change(folder, retrieval=scores, intervals=ends, partial=True)
+    ends = {**found.intervals, "mAP": [0.1, 0.2], "rank1": [None, None]}
+    change(folder, retrieval={**found.retrieval, "mAP": 0.1234}, intervals=ends)
     page = build_page([folder])
     shown = cells(page, "Test")
     assert shown["cross-camera"][2] == "12.3 %\n10.0..20.0"
-    assert "only a part of the images" in page
     assert shown["cross-camera"][3] == percent(found.retrieval["rank1"])
     other = "cross-camera, without distractors"
     assert shown[other][2] == percent(found.protocols[other]["mAP"])
@@ -56,27 +54,14 @@ def test_the_numbers_are_those_of_the_files(folder: Path) -> None:
     assert shown["cross-camera, seen"][0] == "3"
     assert shown["cross-camera, unseen"][2] == percent(found.leak["unseen"]["mAP"])
     assert cells(page, "Head check")["identity"][-2:] == ["75.0 %", "80.0 %"]
-    about = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page))
-    assert about["Command"] == "camreid-train +split=&lt;x&gt;"
-    assert about["Split"] == "original, camera=3, digest ab12"
-    assert "torch: &#39;2.9&#39;" in page
-    assert "name: &lt;tiny&gt;" in page
-
-
-def test_curves_are_drawn(folder: Path) -> None:
-    page = build_page([folder])
-    for title, line in (
-        ("Training loss", "train/loss"), ("Validation", "val/mAP"), ("Learning rate", "lr"),
-        ("CMC", "finished"),
-    ):  # fmt: skip
-        assert line in chart(page, title)
+    for text in ("digest: ab12", "command: camreid-train +split=&lt;x&gt;", "name: &lt;tiny&gt;"):
+        assert text in page
+    lines = {"Training loss": "train/loss", "Validation": "val/mAP", "CMC": "finished"}
+    assert all(line in chart(page, title) for title, line in lines.items())
 
 
 def test_runs_are_paired_with_the_first(tmp_path: Path, folder: Path, records: Records) -> None:
-    noisy, third = (
-        make_run(tmp_path / name, features(records, noise))
-        for name, noise in (("noisy", 1.0), ("third", 0.8))
-    )
+    noisy, third = (make_run(tmp_path / f"{n}", features(records, n)) for n in (1.0, 0.8))
     page = build_page([folder, noisy, third, make_matrix(tmp_path / "m", records)])
     pairs = cells(page, "Paired differences")
     assert list(pairs) == [f"{folder} - {noisy}", f"{folder} - {third}"]
@@ -120,9 +105,7 @@ def test_an_unfinished_run_is_shown_as_far_as_it_went(folder: Path) -> None:
 
 def test_lists_are_in_the_order_before_re_ranking(folder: Path) -> None:
     before = re.findall("<p>Best.*?</p>", build_page([folder]))
-    change(
-        folder, evaluation={"rerank": "k-reciprocal", "expand": 1, "rerank_k1": 5, "rerank_k2": 2}
-    )
+    change(folder, evaluation={"rerank": "k-reciprocal", "rerank_k1": 5, "rerank_k2": 2})
     page = build_page([folder])
     assert re.findall("<p>Best.*?</p>", page) == before
     assert "before re-ranking" in notes(page)

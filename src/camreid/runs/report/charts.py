@@ -12,11 +12,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def training_charts(curves: Mapping[str, Points]) -> dict[str, str]:
-    """Losses, validation and learning rate by epoch, as data URIs by title.
-
-    Args:
-        curves: (epoch, value) points by the name of the logged number.
-    """
+    """Losses, validation and learning rate by epoch, as data URIs by title."""
     groups = {
         "Training loss": [n for n in curves if n.startswith("train/") and "loss" in n],
         "Validation": [n for n in curves if n.startswith("val/") and "queries" not in n],
@@ -30,13 +26,7 @@ def training_charts(curves: Mapping[str, Points]) -> dict[str, str]:
 
 
 def draw(x: str, lines: Mapping[str, Points], shares: bool = True) -> str:
-    """A line chart as a data URI.
-
-    Args:
-        x: name of the horizontal axis.
-        lines: points by name.
-        shares: whether values are shares in 0..1, shown in per cent.
-    """
+    """Lines by name over the axis `x` as a data URI; `shares` in 0..1 are shown in per cent."""
     style = {
         "svg.fonttype": "none",  # the browser's fonts have letters that matplotlib's may lack
         "svg.hashsalt": "camreid",  # the same file for the same numbers

@@ -29,20 +29,12 @@ class Section:
     lists: list[RankedList] = field(default_factory=list)
 
     @property
-    def about(self) -> dict[str, object]:
-        """Where the numbers come from; what is not known is left out."""
+    def about(self) -> str:
+        """Where the numbers come from, as YAML."""
         record = self.run.metrics or self.run.matrix
-        origin = (record and record.origin) or {}
-        about = {
-            "Command": origin.get("command"),
-            "Commit": origin.get("commit"),
-            "Versions": origin.get("versions"),
-            "Checkpoint": self.run.metrics and self.run.metrics.weights,
-            "Split": record and record.split_text,
-            "Evaluation": record and record.evaluation,
-            "Config": self.run.config,
-        }
-        return {name: value for name, value in about.items() if value}
+        content = record.to_json() if record else {}
+        about = {name: content.get(name) for name in ("weights", "split", "evaluation", "origin")}
+        return yaml.safe_dump({**about, "config": self.run.config}, sort_keys=False)
 
 
 def build_page(paths: Sequence[Path]) -> str:
@@ -55,15 +47,9 @@ def build_page(paths: Sequence[Path]) -> str:
     tested = [run for run in runs if run.ranked]
     pairs = [compare_pair(run, tested[0]) for run in tested[1:]]
     cmc = {str(run): list(enumerate(run.ranked[1].cmc.tolist(), 1)) for run in runs if run.ranked}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["table"] = lambda table: Markup(table.to_html())
-    environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False)
     page = environment.get_template("page.html.j2").render(
         sections=list(map(_section, runs)),
         comparison=Comparison(tested, pairs) if pairs else None,

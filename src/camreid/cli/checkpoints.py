@@ -1,0 +1,89 @@
+"""The checkpoints that a command names: `checkpoint=`, `init=`, `split.exclude_seen=`."""
+
+import glob
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from camreid.checkpoints import io
+from camreid.cli.errors import trusted
+from camreid.errors import InputError
+from camreid.provenance import Provenance
+from camreid.training.module import ReIDModule
+
+
+def read_checkpoint(path: str | Path) -> io.Checkpoint:
+    """A checkpoint of camreid's networks, or of the one that this command names."""
+    return io.read_checkpoint(path, trusted)
+
+
+def load(path: str | Path) -> ReIDModule:
+    """The model of a checkpoint, in evaluation mode on the CPU."""
+    return read_checkpoint(path).module()
+
+
+def matching(option: str, name: str) -> list[str]:
+    """The files that a path or pattern names, in order; a path need not exist.
+
+    Raises:
+        InputError: a pattern without any file.
+    """
+    if Path(name).exists() or not glob.has_magic(name):
+        return [name]
+    found = sorted(glob.glob(name))
+    if not found:
+        raise InputError(
+            f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt], or a pattern such "
+            f"as {option}='runs/experts/c*/checkpoints/best.ckpt'."
+        )
+    return found
+
+
+def read_start(config: DictConfig) -> io.Checkpoint | None:
+    """The checkpoint of `init=`, None without one.
+
+    With `init_dataset=other` its identities leave the provenance: equal pids of two datasets are
+    different identities.
+
+    Raises:
+        InputError: no checkpoint, or `init_dataset` does not go with the other options.
+    """
+    if config.init_dataset not in ("same", "other"):
+        raise InputError(f"init_dataset={config.init_dataset}: expected same or other.")
+    if config.init_dataset == "same":
+        return read_checkpoint(config.init) if config.init else None
+    if not config.init:
+        raise InputError("init_dataset=other describes init=, and there is no init=.")
+    start = read_checkpoint(config.init)
+    if config.model.unknown != "reinit":
+        raise InputError(
+            f"init_dataset=other: the rows of {config.init} are identities of another dataset, and "
+            f"unknown={config.model.unknown} would train them as identities of this one.",
+            unknown="reinit",
+        )
+    return replace(start, provenance=Provenance(split=start.provenance.split))
+
+
+def seen_identities(given: Any) -> tuple[int, ...]:
+    """The identities that any checkpoint of `split.exclude_seen` has seen, in numeric order.
+
+    Args:
+        given: None, the path of a checkpoint or a pattern of several, or a list of them.
+
+    Raises:
+        InputError: no checkpoint, or one with training identities that are not all known.
+    """
+    names = given if isinstance(given, ListConfig | list) else [given]
+    seen: set[int] = set()
+    for path in [p for n in names if n is not None for p in matching("split.exclude_seen", str(n))]:
+        provenance = read_checkpoint(path).provenance
+        if not provenance.seen or not provenance.complete:
+            raise InputError(
+                f"exclude_seen={path}: its training identities are not all known. Import it, or "
+                "the checkpoint that it was started from, again with its label map (labels.root= "
+                "labels.camera=), or leave it out of split.exclude_seen."
+            )
+        seen |= provenance.seen
+    return tuple(sorted(seen))

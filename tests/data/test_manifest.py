@@ -1,0 +1,87 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from camreid.data import OriginalSplit, Records, Resplit, Split
+from camreid.errors import InputError
+
+HEADER = "subset,path,pid,camera"
+
+
+@pytest.mark.parametrize(
+    "strategy", [OriginalSplit(3, 0.4, 1), Resplit(0.5, 0.2, 0), Resplit(0.5, by="image")], ids=str
+)
+def test_a_manifest_comes_back_the_same(
+    strategy: OriginalSplit, records: Records, tmp_path: Path
+) -> None:
+    split, path = strategy(records), tmp_path / "split.csv"
+    split.save(path)
+    loaded = Split.load(path)
+    assert loaded == split
+    assert loaded.digest == split.digest
+    assert (loaded.record.kind, loaded.record.digest) == ("manifest", split.digest)
+    header, first, *_ = path.read_text().splitlines()
+    assert header == f"{HEADER},row"
+    assert first.startswith("train,")
+
+
+def test_images_are_found_where_the_manifest_names_them_or_below_root(
+    records: Records, market: Path, tmp_path: Path
+) -> None:
+    split, path = Resplit(0.5, 0.2, 0)(records), tmp_path / "split.csv"
+    split.save(path)
+    (tmp_path / "twin").mkdir()
+    (tmp_path / "twin" / market.name).symlink_to(market)
+    assert Split.load(path, tmp_path / "twin") == split
+    path.write_text(path.read_text().replace(str(market), "gone"))
+    for root in (market, market.parent):
+        loaded = Split.load(path, root)
+        assert loaded == split
+        assert loaded.digest == split.digest
+    with pytest.raises(InputError, match=r"images that are not there, such as gone/.*root=FOLDER"):
+        Split.load(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["test,{0},1,1"], "line 2 of"),
+        (["train,{0},one,1"], "line 2 of"),
+        (["train,{0},1,1,0", "train,{0},2,1,5"], "without gaps"),
+        (["train,{0},1,1", "train,{0},-1,1"], "line 3 .* pid -1 into train"),
+        (["train,{0},0,1"], "pid 0 into train.* numbers .* from 0"),
+        (["val,{0},0,1"], "pid 0 into val"),
+        (["query,{0},-1,1"], "pid -1 into query"),
+        (["gallery,{0},-2,1"], "line 2 of"),
+        ([f"train,{{0}},{2**63},1"], "line 2 of"),
+        (["train,{0},1,0"], "line 2 of"),
+        ([f"train,{{0}},1,{2**63}"], "line 2 of"),
+    ],
+)
+def test_broken_lines_are_refused(lines: list[str], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("\n".join([f"{HEADER},row", *lines]).format(path))
+    with pytest.raises(InputError, match=message):
+        Split.load(path)
+
+
+def test_another_file_is_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text("path,pid\nx,1\n")
+    with pytest.raises(InputError, match="its header is"):
+        Split.load(tmp_path / "split.csv")
+    with pytest.raises(InputError, match=re.escape(f"no split manifest at {tmp_path}/gone.csv")):
+        Split.load(tmp_path / "gone.csv")
+
+
+def test_junk_and_distractors_may_be_in_the_gallery(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    lines = [f"train,{path},1,1", f"gallery,{path},0,2", f"gallery,{path},-1,2"]
+    path.write_text("\n".join([HEADER, *lines]))
+    assert [r.pid for r in Split.load(path).gallery] == [0, -1]
+
+
+def test_rows_of_a_manifest_by_hand_are_in_fastreid_order(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("\n".join([HEADER, *(f"train,{path},{pid},1" for pid in (2, 10, 100))]))
+    assert Split.load(path).labels.pids == (10, 100, 2)
