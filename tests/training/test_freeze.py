@@ -1,4 +1,4 @@
-"""What is frozen stays as it is, and then learns."""
+"""Frozen parts stay as they are, and train later."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +12,11 @@ from camreid.errors import InputError
 from camreid.training.freeze import Freeze
 from tests.conftest import tiny_module
 
+Trainer = Callable[..., pl.Trainer]
+
 
 class Watch(pl.Callback):
-    """Notes after each step which parts have moved since the one before."""
+    """The parts that each step moves."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.moved: list[set[str]] = []
@@ -41,7 +43,7 @@ def data(records: Records) -> ReIDDataModule:
 
 @pytest.mark.parametrize("length", [1, 0.5])
 def test_frozen_parts_move_from_the_given_moment_on(
-    data: ReIDDataModule, trainer: Callable[..., pl.Trainer], length: float
+    data: ReIDDataModule, trainer: Trainer, length: float
 ) -> None:
     module, watch = tiny_module(data.split.labels), Watch()
     freeze = Freeze(["backbone.trunk"], length)
@@ -53,7 +55,7 @@ def test_frozen_parts_move_from_the_given_moment_on(
 
 
 def test_a_longer_resumed_run_does_not_freeze_again(
-    data: ReIDDataModule, trainer: Callable[..., pl.Trainer], tmp_path: Path
+    data: ReIDDataModule, trainer: Trainer, tmp_path: Path
 ) -> None:
     module = tiny_module(data.split.labels)
     options = {"limit_train_batches": 2}
@@ -67,7 +69,7 @@ def test_a_longer_resumed_run_does_not_freeze_again(
     assert all("backbone" in parts for parts in watch.moved)
 
 
-def test_names_are_exact(data: ReIDDataModule, trainer: Callable[..., pl.Trainer]) -> None:
+def test_names_are_exact(data: ReIDDataModule, trainer: Trainer) -> None:
     freeze = Freeze(["backbone.trunks"], 1)
     with pytest.raises(InputError, match=r"similar names are backbone\.trunk"):
         trainer(callbacks=[freeze]).fit(tiny_module(data.split.labels), data)
@@ -75,15 +77,10 @@ def test_names_are_exact(data: ReIDDataModule, trainer: Callable[..., pl.Trainer
         Freeze(["backbone"], -1)
 
 
-def test_gradients_are_clipped_by_tensor(
-    data: ReIDDataModule, trainer: Callable[..., pl.Trainer], tmp_path: Path
-) -> None:
+def test_gradients_are_clipped_by_tensor(data: ReIDDataModule, trainer: Trainer) -> None:
     optimizer = {"name": "sgd", "lr": 1.0, "weight_decay": 0.0, "momentum": 0.0, "clip": 1e-3}
-    module = tiny_module(
-        data.split.labels,
-        optimizer=optimizer,
-        schedule={"warmup": 0, "warmup_factor": 1.0, "decay": "constant"},
-    )
+    schedule = {"warmup": 0, "warmup_factor": 1.0, "decay": "constant"}
+    module = tiny_module(data.split.labels, optimizer=optimizer, schedule=schedule)
     before = {k: v.clone() for k, v in module.named_parameters()}
     trainer(limit_train_batches=1).fit(module, data)
     moves = {k: (v - before[k]).norm().item() for k, v in module.named_parameters()}

@@ -1,3 +1,5 @@
+"""Counts, faults and remedies of the head check."""
+
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import HeadMismatch, InputError
@@ -44,42 +47,30 @@ def test_prints_and_writes_its_table(
 
 
 @pytest.mark.parametrize("unknown", ["skip", "drop"])
-def test_too_little_coverage_is_a_mismatch(
+def test_too_little_coverage_is_a_mismatch_that_names_the_split_of_the_weights(
     records: Records, trainer: Trainer, unknown: str
 ) -> None:
-    labels = OriginalSplit()(records).labels
-    few = LabelMap((*labels.pids[:3], *range(5000, 5010)))
-    count = len(labels)
-    with pytest.raises(
-        HeadMismatch, match=rf"has 13 rows; 3 of the split's {count} .*min_coverage=0.9"
-    ):
-        fit_with(tiny_module(few, unknown=unknown), records, trainer, HeadCheck(0.9))
+    few = LabelMap((*OriginalSplit()(records).labels.pids[:3], *range(5000, 5010)))
+    module = tiny_module(few, unknown=unknown)
+    parent = Parent("expert.ckpt", "init", SplitRecord("original", {"camera": 3}))
+    module.provenance = replace(module.provenance, parents=(parent,))
+    counts = r"has 13 rows; 3 of the split's 12 .*min_coverage=0.9"
+    remedy = r".*skip .* extend .* reinit .*\+split=original split.camera=3"
+    with pytest.raises(HeadMismatch, match=counts + remedy):
+        fit_with(module, records, trainer, HeadCheck(0.9))
 
 
-def test_rows_without_people_are_a_mismatch(records: Records, trainer: Trainer) -> None:
-    module = tiny_module(OriginalSplit()(records).labels)
-    head = module.model.heads["identity"]
-    head.weight = torch.nn.Parameter(torch.zeros(694, head.dim))
-    with pytest.raises(HeadMismatch, match="has 694 rows, but its label map names 12 identities"):
-        fit_with(module, records, trainer, HeadCheck(0.0))
-
-
-def test_a_head_of_another_width_is_a_mismatch(records: Records, trainer: Trainer) -> None:
+def test_rows_and_width_are_those_of_label_map_and_features(
+    records: Records, trainer: Trainer
+) -> None:
     labels = OriginalSplit()(records).labels
     module = tiny_module(labels)
     module.model.heads["identity"] = RemapHead(2048, labels)
     with pytest.raises(HeadMismatch, match="2048-wide rows with 96-wide features"):
         fit_with(module, records, trainer, HeadCheck(0.0))
-
-
-def test_the_remedy_names_the_division_of_the_weights(records: Records, trainer: Trainer) -> None:
-    module = tiny_module(LabelMap(range(5000, 5010)))
-    parent = Parent("expert.ckpt", "init", SplitRecord("original", {"camera": 3}))
-    module.provenance = replace(module.provenance, parents=(parent,))
-    with pytest.raises(
-        HeadMismatch, match=r"skip .* extend .* reinit .*\+split=original split.camera=3"
-    ):
-        fit_with(module, records, trainer, HeadCheck(0.01))
+    module.model.heads["identity"].weight = nn.Parameter(torch.zeros(694, 96))
+    with pytest.raises(HeadMismatch, match="has 694 rows, but its label map names 12 identities"):
+        fit_with(module, records, trainer, HeadCheck(0.0))
 
 
 def test_a_loader_without_a_data_module_is_checked_too(records: Records, trainer: Trainer) -> None:
@@ -90,12 +81,11 @@ def test_a_loader_without_a_data_module_is_checked_too(records: Records, trainer
 
 
 def test_of_a_foreign_loader_the_first_batch_is_checked(records: Records, trainer: Trainer) -> None:
-    paths = [f"x/{r.name}" for r in records.train[:8]]
     batch = {
         "images": torch.randint(0, 256, (8, 3, 64, 32)).float(),
         "targets": torch.arange(8),
         "camids": torch.zeros(8, dtype=torch.int64),
-        "img_paths": paths,
+        "img_paths": [f"x/{r.name}" for r in records.train[:8]],
     }
     loader = torch.utils.data.DataLoader([batch, batch], batch_size=None)
     runner = trainer(callbacks=[HeadCheck(0.01)])

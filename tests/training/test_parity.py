@@ -67,14 +67,6 @@ def head_name(config: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@torch.no_grad()
-def test_evaluation_features(config: str) -> None:
-    model = network(config).eval()
-    features = model(torch.from_numpy(images("eval", 2, 256, 128))).features
-    assert worst(features, np.load(GOLDEN / f"fastreid_{config}_eval_feat.npy")) < 1e-4
-
-
-@pytest.mark.parametrize("config", CONFIGS)
 def test_train_outputs_losses_and_gradients(config: str) -> None:
     golden = json.loads((GOLDEN / f"fastreid_{config}.json").read_text())["train"]
     arrays = np.load(GOLDEN / f"fastreid_{config}_train.npz")
@@ -145,20 +137,3 @@ def test_flip_test_is_the_proper_mean() -> None:
         expected = model.backbone(model.pixel_norm(raw))
     assert torch.allclose(directions, torch.nn.functional.normalize(flipped))
     assert torch.equal(before, expected)
-
-
-@pytest.mark.parametrize(
-    ("keys", "options"),
-    [
-        ("fastreid_AGW_R50", {"backbone": "resnet50", "last_stride": 1, "non_local": True}),
-        ("fastreid_bagtricks_vit", {"backbone": "vit_base_patch16_224"}),
-    ],
-)
-def test_every_key_of_other_configs_has_its_place(keys: str, options: dict[str, object]) -> None:
-    shapes = json.loads((GOLDEN / "keys" / f"{keys}.json").read_text())
-    state = {name: torch.empty(key["shape"]) for name, key in shapes.items()}
-    theirs = {name: tuple(v.shape) for name, v in renamed(state, keys).items()}
-    model = Baseline(LABELS, (256, 128), **options)
-    ours = {name: tuple(v.shape) for name, v in model.state_dict().items()}
-    extra = {"pixel_norm.mean", "pixel_norm.std", "heads.identity.pids"}
-    assert theirs == {name: shape for name, shape in ours.items() if name not in extra}

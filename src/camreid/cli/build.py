@@ -127,7 +127,8 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
             "early stopping watches val/mAP, and this split has no validation identities. Type "
             "split.val_fraction=0.1, or callbacks=default."
         )
-    if not split.val and "best" in chosen:
+    validates = split.val and config.trainer.limit_val_batches
+    if not validates and "best" in chosen:
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
     if not config.get("logger"):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}

@@ -99,7 +99,7 @@ class RetrievalModule(pl.LightningModule):
         features = self.feature_options(network, read.images, output)
         index = self._index(read, batch_idx)
         self.test_metric.update(features, read.pids, read.cameras, index, role)
-        self.test_accuracy.update(*self._guess(read, output), index, role)
+        self.test_accuracy.update(*self._predict(read, output), index, role)
 
     def _index(self, batch: Batch, batch_idx: int) -> Tensor:
         """(B,) image numbers; of a batch without any, by rank and by place in the loader."""
@@ -122,7 +122,7 @@ class RetrievalModule(pl.LightningModule):
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 
-    def _guess(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
+    def _predict(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
         """Logits and true rows (-1 for none), with heads per camera of the image's own head."""
         rows = self.model.rows(batch.pids, batch.cameras)
         if not self.model.camera_labels:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -143,12 +144,11 @@ class ReIDModule(RetrievalModule):
     def _metric_loss(
         self, loss: TripletLoss | PairLoss, batch: Batch, output: ReIDOutput
     ) -> Tensor:
-        embeddings, pids = output.embeddings.values(), batch.pids
+        compare: Any = loss
         if self.camera_labels:
-            values = [within_cameras(loss, e, pids, batch.cameras) for e in embeddings]
-        else:
-            values = [loss(e, pids) for e in embeddings]
-        return torch.stack(values).mean()
+            compare = partial(within_cameras, loss, cameras=batch.cameras)
+        losses = [compare(e, batch.pids) for e in output.embeddings.values()]
+        return torch.stack(losses).mean()
 
     def _rows(self, batch: Batch) -> dict[str, Tensor]:
         """The row of each image in each head."""
@@ -162,11 +162,11 @@ class ReIDModule(RetrievalModule):
             self.add_identities(batch.pids.tolist())
         unknown = torch.stack(list(rows.values())).amax(0) < 0
         if self.config.unknown in ("forbid", "drop") and unknown.any():
-            strangers = sorted(set(batch.pids[unknown].tolist()))
+            pids = sorted(set(batch.pids[unknown].tolist()))
             raise HeadMismatch(
-                f"a batch holds {len(strangers)} identities without a row in the head "
-                f"({strangers[:5]}), and model.unknown={self.config.unknown}. Type "
-                "model.unknown=skip, extend or reinit, or train on the split of the head."
+                f"a batch holds {len(pids)} identities without a row in the head ({pids[:5]}), and "
+                f"model.unknown={self.config.unknown}. Type model.unknown=skip, extend or reinit, "
+                "or train on the split of the head."
             )
         return rows
 
