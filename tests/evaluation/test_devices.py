@@ -76,7 +76,7 @@ def _autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def problem() -> Any:
-    return twin.random_problem(20, 90, 5, 4, 50, seed=0)
+    return twin.random_table(20, 90, 5, 4, 50, seed=0)
 
 
 def test_the_device_refuses_float64() -> None:
@@ -92,13 +92,13 @@ def test_the_device_refuses_float64() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_ranking(problem: Any, metric: Any) -> None:
-    labels: dict[str, Any] = {**problem.sequences(), "metric": metric}
+    labels: dict[str, Any] = {**twin.sequences(problem), "metric": metric}
     within: dict[str, Any] = {**labels, "protocol": "within-camera"}
-    expected = rank(*problem.tensors(), **labels), rank(*problem.tensors(), **within)
-    pairs = rank_protocols(problem.table(), metric).camera_pairs
+    expected = rank(*twin.tensors(problem), **labels), rank(*twin.tensors(problem), **within)
+    pairs = rank_protocols(problem, metric).camera_pairs
     with Pretend():
-        found = [rank(*problem.tensors(), **x, device=DEVICE) for x in (labels, within)]
-        same = rank_protocols(problem.table(), metric, device=DEVICE).camera_pairs
+        found = [rank(*twin.tensors(problem), **x, device=DEVICE) for x in (labels, within)]
+        same = rank_protocols(problem, metric, device=DEVICE).camera_pairs
     for one, other in zip(expected, found, strict=True):
         assert torch.equal(one.first_match, other.first_match)
         assert one.mAP == other.mAP
@@ -107,7 +107,7 @@ def test_ranking(problem: Any, metric: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int64])
 def test_ready_distances(problem: Any, dtype: torch.dtype) -> None:
-    q, g, *labels = problem.tensors()
+    q, g, *labels = twin.tensors(problem)
     distances = torch.cdist(q, g).round().to(dtype)
     expected = rank_distances(distances, *labels).mAP
     with Pretend():
@@ -116,7 +116,7 @@ def test_ready_distances(problem: Any, dtype: torch.dtype) -> None:
 
 
 def test_reranking_and_metrics(problem: Any) -> None:
-    q, g, *_ = problem.tensors()
+    q, g, *_ = twin.tensors(problem)
     expected = rerank(q, g, k1=5, k2=2)
     with Pretend():
         found = rerank(q.to(DEVICE), g.to(DEVICE), k1=5, k2=2).cpu()

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from camreid.errors import NoValidQuery
 from camreid.evaluation import FeatureTable, Images, RankOptions, rank, rank_protocols
 from tests.evaluation import twin
 
-problems = st.builds(
-    twin.random_problem,
+tables = st.builds(
+    twin.random_table,
     queries=st.integers(1, 8),
     images=st.integers(1, 40),
     identities=st.integers(1, 4),
@@ -45,38 +46,38 @@ def agrees(result, expected):
 
 
 @settings(deadline=None, max_examples=120)
-@given(problems, st.sampled_from(["cross-camera", "within-camera"]), st.booleans(), blocks)
-def test_rank_agrees_with_a_ranking_by_hand(problem, protocol, distractors, rows) -> None:
-    found = [twin.places(problem, q, protocol, distractors) for q in range(len(problem.query))]
-    options = {"protocol": protocol, "distractors": distractors, **problem.sequences()}
+@given(tables, st.sampled_from(["cross-camera", "within-camera"]), st.booleans(), blocks)
+def test_rank_agrees_with_a_ranking_by_hand(table, protocol, distractors, rows) -> None:
+    found = [twin.places(table, q, protocol, distractors) for q in range(len(table.query.pids))]
+    options = {"protocol": protocol, "distractors": distractors, **twin.sequences(table)}
     if not any(found):
         with pytest.raises(NoValidQuery, match=protocol):
-            rank(*problem.tensors(), metric="euclidean", **options)
+            rank(*twin.tensors(table), metric="euclidean", **options)
         return
     with blocks_of(rows):
-        result = rank(*problem.tensors(), metric="euclidean", max_rank=7, **options)
+        result = rank(*twin.tensors(table), metric="euclidean", max_rank=7, **options)
     agrees(result, [twin.numbers(places) for places in found])
 
 
 @settings(deadline=None, max_examples=80)
-@given(problems, blocks)
-def test_all_protocols_agree_with_a_ranking_by_hand(problem, rows) -> None:
-    queries = range(len(problem.query))
+@given(tables, blocks)
+def test_all_protocols_agree_with_a_ranking_by_hand(table, rows) -> None:
+    queries = range(len(table.query.pids))
     keys = [(p, d) for p in ("cross-camera", "within-camera") for d in (True, False)]
-    expected = {key: [twin.places(problem, q, *key) for q in queries] for key in keys}
+    expected = {key: [twin.places(table, q, *key) for q in queries] for key in keys}
     with blocks_of(rows):
-        protocols = rank_protocols(problem.table(), "euclidean", max_rank=7)
+        protocols = rank_protocols(table, "euclidean", max_rank=7)
     assert set(protocols.results) == {key for key, found in expected.items() if any(found)}
     for key, result in protocols.results.items():
         assert (result.protocol, result.distractors) == key
         agrees(result, [twin.numbers(places) for places in expected[key]])
-    pairs = protocols.camera_pairs
-    assert pairs.cameras == tuple(sorted({*problem.query_cameras, *problem.gallery_cameras}))
+    pairs, query_cameras = protocols.camera_pairs, table.query.cameras.tolist()
+    assert pairs.cameras == tuple(sorted({*query_cameras, *table.gallery.cameras.tolist()}))
     for row, a in enumerate(pairs.cameras):
         for column, b in enumerate(pairs.cameras):
             protocol = "within-camera" if a == b else "cross-camera"
-            own = [q for q in queries if problem.query_cameras[q] == a]
-            found = [twin.places(problem, q, protocol, camera=b) for q in own]
+            own = [q for q in queries if query_cameras[q] == a]
+            found = [twin.places(table, q, protocol, camera=b) for q in own]
             valid = [twin.numbers(places) for places in found if places]
             assert pairs.valid_queries[row, column] == len(valid)
             mean_ap = sum(ap for ap, _, _ in valid) / len(valid) if valid else math.nan
@@ -86,8 +87,9 @@ def test_all_protocols_agree_with_a_ranking_by_hand(problem, rows) -> None:
 
 
 def test_without_sequences_and_indices_there_is_no_within_camera() -> None:
-    problem = twin.random_problem(8, 60, 3, 2, 50, seed=0)
-    protocols = rank_protocols(problem.table(known=False))
+    table = twin.random_table(8, 60, 3, 2, 50, seed=0)
+    query, gallery = (replace(part, sequences=None) for part in (table.query, table.gallery))
+    protocols = rank_protocols(FeatureTable(query, gallery))
     assert {protocol for protocol, _ in protocols.results} == {"cross-camera"}
     assert protocols.camera_pairs.mAP.diagonal().isnan().all()
     assert not protocols.camera_pairs.valid_queries.diagonal().any()

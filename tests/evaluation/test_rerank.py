@@ -33,9 +33,9 @@ def by_hand(
         own = reciprocal_neighbours(i, size)
         expanded = set(own)
         for j in own:
-            theirs = reciprocal_neighbours(j, half)
-            if len(theirs & own) * 3 > len(theirs) * 2:
-                expanded |= theirs
+            others = reciprocal_neighbours(j, half)
+            if len(others & own) * 3 > len(others) * 2:
+                expanded |= others
         weights = {j: math.exp(-d[i][j]) for j in expanded}
         # among many equal images, one may not be among its own nearest: no neighbours, all 0
         total = sum(weights.values()) or 1
@@ -59,17 +59,12 @@ def by_hand(
 def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
     """Features of whole numbers, whose squared distances are exact and ties many, with settings."""
     queries, gallery = draw(st.integers(1, 8)), draw(st.integers(1, 40))
-    k1 = draw(st.integers(1, min(gallery, 12)))
+    k1, levels = draw(st.integers(1, min(gallery, 12))), draw(st.sampled_from([2, 6, 1000]))
     k2, share = draw(st.integers(1, k1)), draw(st.sampled_from([0, 0.3, 1]))
-    parameters = {"k1": k1, "k2": k2, "lambda_value": share}
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    levels = draw(st.sampled_from([2, 6, 1000]))
-    centres = rng.integers(0, levels, (6, 3)) * draw(st.integers(1, 4))
-    sides = (
-        torch.from_numpy(rng.integers(0, levels, (n, 3)) + centres[rng.integers(0, 6, n)]).float()
-        for n in (queries, gallery)
-    )
-    return *sides, parameters
+    centres = rng.integers(0, levels, (6, 3))[rng.integers(0, 6, queries + gallery)]
+    features = torch.from_numpy(rng.integers(0, levels, centres.shape) + centres).float()
+    return features[:queries], features[queries:], {"k1": k1, "k2": k2, "lambda_value": share}
 
 
 def squares_of(features: torch.Tensor) -> list[list[float]]:
@@ -152,26 +147,13 @@ def test_the_nearest_of_many_images_are_those_of_a_stable_sort(
 
 
 def test_half_precision_features_are_compared_in_float32(golden: Golden) -> None:
-    for dtype in (torch.float16, torch.bfloat16):
-        q, g = golden["q"].to(dtype), golden["g"].to(dtype)
-        result = rerank(q, g)
-        assert result.dtype == torch.float32
-        assert torch.equal(result, rerank(q.float(), g.float()))
+    q, g = golden["q"].half(), golden["g"].half()
+    assert torch.equal(rerank(q, g), rerank(q.float(), g.float()))
 
 
 def test_equal_images_have_a_result() -> None:
     result = rerank(torch.ones(2, 4), torch.ones(5, 4), k1=3, k2=2, metric="euclidean")
     assert_close(result, by_hand([[0.0] * 7 for _ in range(7)], 2, 3, 2, 0.3))
-
-
-def test_a_group_draws_its_own_closer_than_the_distance_alone() -> None:
-    """A far member of the query's group comes before a nearer image of another."""
-    group = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0])
-    other = torch.tensor([[0.0, 3.5]])
-    gallery = torch.cat([group[1:], other, other + 0.1, other + 0.2])
-    result = rerank(group[:1], gallery, k1=4, k2=2, metric="euclidean")
-    assert torch.cdist(group[:1], gallery)[0, 3] > torch.cdist(group[:1], gallery)[0, 4]
-    assert result[0, 3] < result[0, 4]
 
 
 def test_bad_features_are_refused(golden: Golden) -> None:

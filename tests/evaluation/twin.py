@@ -1,73 +1,54 @@
 """The protocols once more, one query and one image at a time, in plain Python."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 
 from camreid.evaluation import FeatureTable, Images
 
 
-@dataclass
-class Problem:
-    """Images in lists; features are small whole numbers, so that distances are exact and tie."""
-
-    query: list[list[float]]
-    gallery: list[list[float]]
-    query_pids: list[int]
-    gallery_pids: list[int]
-    query_cameras: list[int]
-    gallery_cameras: list[int]
-    query_sequences: list[int]
-    gallery_sequences: list[int]
-
-    def tensors(self):
-        """Features and labels, in the order of `rank`."""
-        q, g = (torch.tensor(f, dtype=torch.float32) for f in (self.query, self.gallery))
-        labels = (self.query_pids, self.gallery_pids, self.query_cameras, self.gallery_cameras)
-        return q, g, *map(torch.tensor, labels)
-
-    def table(self, known=True):
-        """As a table, with sequences or without."""
-        tensors = [torch.tensor(column) for column in vars(self).values()]
-        query, gallery = (tensors[side::2] for side in (0, 1))
-        return FeatureTable(*(Images(f.float(), *x[: 2 + known]) for f, *x in (query, gallery)))
-
-    def sequences(self):
-        names = ("query_sequences", "gallery_sequences")
-        return {name: torch.tensor(getattr(self, name)) for name in names}
-
-
-def random_problem(queries, images, identities, cameras, levels, seed):
+def random_table(queries, images, identities, cameras, levels, seed):
+    """Features are small whole numbers, so that distances are exact and tie."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low, high, *shape):
-        return torch.randint(low, high, shape, generator=generator).tolist()
+        return torch.randint(low, high, shape, generator=generator)
 
-    return Problem(
-        draw(0, levels, queries, 2), draw(0, levels, images, 2),
-        draw(1, 1 + identities, queries), draw(-1, 1 + identities, images),
-        draw(3, 3 + cameras, queries), draw(3, 3 + cameras, images),
-        draw(1, 3, queries), draw(1, 3, images),
-    )  # fmt: skip
+    def part(n, lowest_pid):
+        labels = (draw(lowest_pid, 1 + identities, n), draw(3, 3 + cameras, n), draw(1, 3, n))
+        return Images(draw(0, levels, n, 2).float(), *labels)
+
+    return FeatureTable(part(queries, 1), part(images, -1))
 
 
-def places(problem, q, protocol, distractors=True, camera=None):
+def tensors(table):
+    """Features and labels, in the order of `rank`."""
+    names = ("features", "pids", "cameras")
+    return [getattr(part, name) for name in names for part in (table.query, table.gallery)]
+
+
+def sequences(table):
+    return {f"{part}_sequences": getattr(table, part).sequences for part in ("query", "gallery")}
+
+
+def places(table, q, protocol, distractors=True, camera=None):
     """Ranks of query q's matches; with `camera`, in the gallery of that camera alone."""
+    query = {name: x[q].tolist() for name, x in table.query.tensors.items()}
+    gallery = {name: x.tolist() for name, x in table.gallery.tensors.items()}
     seen = []
-    for g, pid in enumerate(problem.gallery_pids):
-        same_pid = pid == problem.query_pids[q]
-        same_camera = problem.gallery_cameras[g] == problem.query_cameras[q]
-        same_sequence = problem.gallery_sequences[g] == problem.query_sequences[q]
+    for g, pid in enumerate(gallery["pids"]):
+        same_pid = pid == query["pids"]
+        same_camera = gallery["cameras"][g] == query["cameras"]
+        same_sequence = gallery["sequences"][g] == query["sequences"]
         if pid == -1 or (pid == 0 and not distractors):
             continue
-        if camera is not None and problem.gallery_cameras[g] != camera:
+        if camera is not None and gallery["cameras"][g] != camera:
             continue
         if protocol == "cross-camera" and same_pid and same_camera:
             continue
         if protocol == "within-camera" and (not same_camera or (same_pid and same_sequence)):
             continue
-        pairs = zip(problem.query[q], problem.gallery[g], strict=True)
+        pairs = zip(query["features"], gallery["features"][g], strict=True)
         seen.append((sum((a - b) ** 2 for a, b in pairs), g, same_pid))
     return [place for place, (_, _, hit) in enumerate(sorted(seen), start=1) if hit]
 

@@ -29,7 +29,7 @@ def test_images_without_numbers_do_not_collide_between_ranks(
         monkeypatch.setattr(ReIDModule, "global_rank", rank_)
         for place in (0, 1):
             module.test_step(batch, place, dataloader_idx=1)
-    assert len(module.test_metric.collected()[1]) == 16
+    assert len(module.test_metric.table().gallery.pids) == 16
 
 
 def test_single_camera_validation_excludes_the_sequence_of_the_query(

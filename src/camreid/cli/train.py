@@ -38,7 +38,7 @@ def train_run(config: DictConfig) -> None:
     if split.val and not split.rankable["val"]:
         raise InputError("no validation image has a match among the others.", val_fraction=0)
     module = build_module(config, split, start, resumed)
-    add_distillation(config, module, teachers, split)
+    add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config)
     if module.config.unknown == "drop":

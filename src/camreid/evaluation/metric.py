@@ -84,68 +84,54 @@ class RetrievalMetric(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars `mAP`, `mINP`, `rank1`, `rank5`, `rank10` in 0..1 and `valid_queries`."""
-        numbers = self._rank(*self._collected()).scalars()
+        numbers = self.ranking().scalars()
         return {name: torch.tensor(float(value)) for name, value in numbers.items()}
 
     def ranking(self) -> RankingResult:
         """The whole result, over all processes."""
-        return self._rank(*self.collected())
-
-    def collected(self) -> tuple[Tensor, Tensor]:
-        """Features (N, D) and labels (N, 5), role to sequence, over all processes, each once."""
-        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return self._collected()
-
-    def table(self, split: Any = None) -> FeatureTable:
-        """Query and gallery over all processes, in the order of their indices.
-
-        Args:
-            split: its `query` and `gallery` records by index, for sequences and paths.
-        """
-        features, labels = self.collected()
-        parts = []
-        for number, name in enumerate(("query", "gallery")):
-            own = labels[:, 0] == number
-            images = Images(features[own], labels[own, 2], labels[own, 3])
-            records = getattr(split, name, ())
-            index = labels[own, 1].tolist()
-            if records and max(index, default=0) < len(records):
-                chosen = [records[i] for i in index]
-                paths = tuple(str(r.path) for r in chosen)
-                images = replace(images, sequences=sequences_of(chosen), paths=paths)
-            parts.append(images)
-        return FeatureTable(query=parts[0], gallery=parts[1])
-
-    def _collected(self) -> tuple[Tensor, Tensor]:
-        labels, keep = each_once(dim_zero_cat(self.labels))
-        return dim_zero_cat(self.features)[keep], labels
-
-    def _rank(self, features: Tensor, labels: Tensor) -> RankingResult:
-        kind, index, pids, cameras, sequences = labels.unbind(1)
-        both = bool((kind == _ROLES.index("both")).any())
-
-        def part(other: Role) -> Images:
-            own = kind != _ROLES.index(other)
-            columns = (features[own], pids[own], cameras[own], sequences[own])
-            return Images(*columns, index=index[own] if both else None)
-
-        table = FeatureTable(part("gallery"), part("query"))
-        if self.protocol != "auto":
-            return rank_view(table, View(self.protocol), self.distance, device=self.device)
-        one_camera = bool((cameras == cameras[0]).all())
-        view = View("within-camera" if one_camera else "cross-camera")
+        table = self.table()
+        cameras = torch.unique(torch.cat([table.query.cameras, table.gallery.cameras]))
+        auto: Protocol = "within-camera" if len(cameras) == 1 else "cross-camera"
+        view = View(auto if self.protocol == "auto" else self.protocol)
         try:
             return rank_view(table, view, self.distance, device=self.device)
         except NoValidQuery:
-            if not one_camera:
+            if self.protocol != "auto" or auto == "cross-camera":
                 raise
         # every identity of this camera is in one sequence only
         query, gallery = (replace(x, sequences=None) for x in (table.query, table.gallery))
         return rank_view(FeatureTable(query, gallery), view, self.distance, device=self.device)
 
+    def table(self, split: Any = None) -> FeatureTable:
+        """Query and gallery over all processes, each image once, in the order of their indices.
+
+        Args:
+            split: its `query` and `gallery` records by index, for sequences and paths.
+        """
+        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
+            labels, keep = each_once(dim_zero_cat(self.labels))
+            features = dim_zero_cat(self.features)[keep]
+        roles = labels[:, 0]
+
+        def part(name: Role, other: Role) -> Images:
+            own = roles != _ROLES.index(other)
+            _, index, pids, cameras, sequences = labels[own].unbind(1)
+            images = Images(features[own], pids, cameras, sequences if known else None)
+            if bool((roles == _ROLES.index("both")).any()):
+                images = replace(images, index=index)
+            records = getattr(split, name, ())
+            if not records or max(index.tolist(), default=0) >= len(records):
+                return images
+            chosen = [records[i] for i in index.tolist()]
+            paths = tuple(str(r.path) for r in chosen)
+            return replace(images, sequences=sequences_of(chosen), paths=paths)
+
+        known = bool((labels[:, 4] > 0).any())
+        return FeatureTable(part("query", "gallery"), part("gallery", "query"))
+
 
 class IdentityAccuracy(Metric):
-    """Closed-set accuracy over the images whose identity has a row, and how many those are.
+    """Closed-set accuracy over the images of identities with a row, and their share.
 
     >>> metric = IdentityAccuracy()
     >>> metric.update(torch.eye(2).flip(0), torch.tensor([1, -1]), torch.arange(2))

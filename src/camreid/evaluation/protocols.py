@@ -93,7 +93,7 @@ class Rules:
 def _labels(images: Images) -> dict[str, Tensor]:
     """The known labels by name, on the CPU. Names without a sequence are read as sequence 0."""
     names = images.tensors.keys() - {"features"}
-    labels = {name: images.tensors[name].detach().cpu().long() for name in names}
+    labels = {name: images.tensors[name].detach().cpu().long().contiguous() for name in names}
     if not (labels.get("sequences", torch.zeros(1)) > 0).any():
         labels.pop("sequences", None)
     return labels

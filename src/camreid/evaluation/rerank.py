@@ -158,10 +158,10 @@ def _expand(near: Tensor, half: Tensor) -> Tensor:
         own = near[span][image, place]
         known = torch.zeros(len(near[span]), size, dtype=torch.bool, device=near.device)
         known[image, own] = True
-        theirs, offered = half[own], half_mutual[own]  # (p, H)
-        shared = known[image[:, None], theirs] & offered
+        others, offered = half[own], half_mutual[own]  # (p, H)
+        shared = known[image[:, None], others] & offered
         joins = 3 * shared.sum(1) > 2 * offered.sum(1)
-        added = theirs + (image[:, None] + span.start) * size
+        added = others + (image[:, None] + span.start) * size
         parts.append(added[offered & ~shared & joins[:, None]])
     keys = torch.unique(torch.cat(parts))
     return torch.stack([keys // size, keys % size])

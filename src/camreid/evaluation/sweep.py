@@ -104,7 +104,10 @@ class Sweep:
             rows = slice(start, start + _TASK_ROWS)
             for table, images, a, b in arrays:
                 part = table[rows]
-                source[rows].take(images, axis=1, out=part, mode="clip")
+                if len(images) == source.shape[1]:
+                    part[...] = source[rows]  # much faster
+                else:
+                    source[rows].take(images, axis=1, out=part, mode="clip")
                 part *= a
                 part += b
                 part.sort(axis=1)
