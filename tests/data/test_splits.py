@@ -253,7 +253,7 @@ def test_too_few_unseen_identities_are_counted(records: Records, left: int) -> N
     everyone = identities(all_images(records))
     with pytest.raises(InputError, match=rf"{24 - left} of the 24 identities"):
         Resplit(0.5, 0.0, 0, seen=everyone[left:])(records)
-    with pytest.raises(InputError, match="or pool=all"):
+    with pytest.raises(InputError, match="pool=all"):
         Resplit(0.5, 0.0, 0, pool="train", seen=identities(records.train))(records)
 
 

@@ -20,11 +20,9 @@ Batch = dict[str, Any]
 
 
 class ReIDDataModule(pl.LightningDataModule):
-    """Train, val, test (query, gallery) and predict loaders of a split.
+    """Train, val, test and predict loaders of a split; batches are items of `ImageDataset`.
 
-    A batch is a dict: `images` uint8 (B, 3, H, W) RGB, `pids` int64 raw, `camids` int64 0-based,
-    `img_paths` list of str, `index` int64 place in the loader's records. Train batches are
-    augmented on the device, from a stream of (seed, epoch, rank).
+    Train batches are augmented on the device, from a stream of (seed, epoch, rank).
 
     Args:
         split: the images of train and test.
@@ -104,7 +102,7 @@ class ReIDDataModule(pl.LightningDataModule):
         return self.eval_dataloader(self.split.val) if self.split.val else []
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
-        """Two loaders: the query and the gallery."""
+        """The query and the gallery."""
         return [self.eval_dataloader(self.split.query), self.eval_dataloader(self.split.gallery)]
 
     predict_dataloader = test_dataloader
@@ -116,8 +114,7 @@ class ReIDDataModule(pl.LightningDataModule):
 
         Args:
             records: what to read.
-            padded: repeat images so that all ranks have as many: count them by `index`. Otherwise
-                each image is of one rank alone, and shares differ by one.
+            padded: repeat images so that all ranks have as many: count them by `index`.
         """
         rank, world_size = self._place()
         sampler: Iterable[int] = range(rank, len(records), world_size)

@@ -1,7 +1,8 @@
 """Images as uint8 tensors of the model's size: from records, files, arrays or PIL images."""
 
 from collections.abc import Iterable, Sequence
-from os import PathLike, fspath
+from contextlib import nullcontext
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -60,26 +61,32 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 
 def read_image(
-    path: str, size: tuple[int, int] | None = None, interpolation: Interpolation = "bicubic"
+    image: str | PathLike[str] | Image.Image,
+    size: tuple[int, int] | None = None,
+    interpolation: Interpolation = "bicubic",
 ) -> Tensor:
     """One image as (3, H, W) uint8 RGB, grey, palette and CMYK images included.
 
     Args:
-        path: an image file.
+        image: a file, or an opened image.
         size: (H, W) to resize to, antialiased; None to leave the size alone.
         interpolation: `bicubic`, to the bit as FastReID, or `bilinear`, as torchreid.
 
     Raises:
         InputError: the file is no image, or a broken one.
     """
+    name = getattr(image, "filename", image)
     try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+        with nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as file:
+            rgb = file.convert("RGB")
     except OSError as error:
         raise InputError(
-            f"{path} can't be read as an image ({error}). Copy the file again, or leave it out."
+            f"{name} can't be read as an image ({error}). Copy the file again, or leave it out."
         ) from error
-    return _to_tensor(image, size, interpolation)
+    if size is not None and rgb.size != (size[1], size[0]):
+        rgb = rgb.resize((size[1], size[0]), Image.Resampling[interpolation.upper()])
+    pixels: Tensor = pil_to_tensor(rgb)
+    return pixels
 
 
 def list_images(images: OneImage | Iterable[OneImage]) -> list[OneImage]:
@@ -122,24 +129,8 @@ def read_pixels(
     if isinstance(image, Tensor):
         image = image.detach().cpu().permute(1, 2, 0).numpy()
     if isinstance(image, np.ndarray):
-        return _to_tensor(Image.fromarray(image), size, interpolation)
-    if not isinstance(image, Image.Image):
-        return read_image(fspath(image), size, interpolation)
-    try:
-        return _to_tensor(image.convert("RGB"), size, interpolation)
-    except OSError as error:  # Pillow reads on first use
-        name = getattr(image, "filename", "") or "no file"
-        raise InputError(f"a PIL image of {name} can't be read ({error}). Leave it out.") from error
-
-
-def _to_tensor(
-    image: Image.Image, size: tuple[int, int] | None, interpolation: Interpolation
-) -> Tensor:
-    """A PIL image in RGB as (3, H, W) uint8."""
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling[interpolation.upper()])
-    pixels: Tensor = pil_to_tensor(image)
-    return pixels
+        image = Image.fromarray(image)
+    return read_image(image, size, interpolation)
 
 
 def _check(image: object, which: str) -> None:

@@ -135,7 +135,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         if not set(COLUMNS[:-1]).issubset(reader.fieldnames or ()):
             raise InputError(
                 f"{path} is no split manifest: its header is {reader.fieldnames}, expected "
-                f"{','.join(COLUMNS)} (row may be left out). Every run folder has one, split.csv."
+                f"{','.join(COLUMNS)} (row may be left out)."
             )
         yield from enumerate(reader, start=2)
 
@@ -152,7 +152,7 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
         raise InputError(
             f"line {number} of {path} reads {','.join(str(v) for v in line.values())}; expected "
             f"{','.join(COLUMNS)}: subset is one of {', '.join(SUBSETS)}, pid a whole number from "
-            "-1 to below 2**63, camera and row whole numbers from 1 and from 0."
+            "-1 to below 2**63, camera from 1, row from 0."
         )
     if pid <= DISTRACTOR and subset != "gallery":
         raise InputError(
@@ -199,8 +199,7 @@ def _labels(path: Path, train: list[ImageRecord], rows: dict[int, int]) -> Label
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
             f"the rows of {path} are not one for each train identity, from 0 without gaps: "
-            f"{len(rows)} identities have rows {min(rows.values())}..{max(rows.values())}"
-            + (f", pids {without[:3]} have none" if without else "")
-            + ". Mend the column or leave it out."
+            f"{len(rows)} identities have rows {min(rows.values())}..{max(rows.values())}, and "
+            f"{len(without)} train identities have none. Correct the column or leave it out."
         )
     return LabelMap(tuple(ordered))

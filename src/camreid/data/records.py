@@ -132,9 +132,7 @@ def _find(root: str | Path) -> Path:
             root="FOLDER",
         )
     root = Path(root).expanduser().absolute()
-    homes = _with_images(root, root / OFFICIAL)[:1]
-    # hidden folders may be of an unfinished rendering
-    homes = homes or _with_images(*(p for p in root.iterdir() if not p.name.startswith(".")))
+    homes = _with_images(root, root / OFFICIAL)[:1] or _with_images(*root.glob("[!.]*"))
     if len(homes) > 1:
         names = ", ".join(h.name for h in homes)
         raise InputError(f"root={root} holds {len(homes)} datasets: {names}.", root=homes[0])

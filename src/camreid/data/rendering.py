@@ -72,16 +72,6 @@ class Look:
         self.backpack = rng.choice(_UPPER) if rng.random() < 0.4 else None
 
 
-class Pose(NamedTuple):
-    """Where a figure stands in the crop, in pixels, and how."""
-
-    centre: float
-    foot: float
-    height: float
-    facing: str
-    phase: float  # of the walking cycle, radians
-
-
 def render_jpeg(seed: int, base_name: str, name: ImageName) -> bytes:
     """The JPEG file of one image name: 64 wide, 128 high, RGB.
 
@@ -89,29 +79,27 @@ def render_jpeg(seed: int, base_name: str, name: ImageName) -> bytes:
     >>> Image.open(io.BytesIO(render_jpeg(0, "0704_c1s3_069626_01.jpg", name))).size
     (64, 128)
     """
-    camera = CAMERAS[(name.camera - 1) % len(CAMERAS)]
-    own = f"{seed} {base_name}"
+    camera, own = CAMERAS[(name.camera - 1) % len(CAMERAS)], f"{seed} {base_name}"
     chance = random.Random(f"frame {own}")
     track = random.Random(f"track {seed} {name[:3]}") if name.pid > DISTRACTOR else chance
-    x, y = track.uniform(30, 220) + chance.uniform(-30, 30), chance.randint(0, 16)
-    crop = _scene(seed, name.camera).crop((int(x), y, int(x) + WIDTH, y + HEIGHT))
+    x, y = int(track.uniform(30, 220) + chance.uniform(-30, 30)), chance.randint(0, 16)
+    crop = _scene(seed, name.camera).crop((x, y, x + WIDTH, y + HEIGHT))
     height = 116 * track.uniform(0.92, 1.06) * chance.uniform(0.93, 1.06)
     foot = min(125, HEIGHT / 2 + height / 2) + chance.gauss(1, 3)
-    facing, phase = track.choice(camera.facings), chance.uniform(0, 2 * math.pi)
-    pose = Pose(WIDTH / 2 + chance.gauss(0, 2.5), foot, height, facing, phase)
+    facing, swing = track.choice(camera.facings), math.sin(chance.uniform(0, 2 * math.pi))
+    centre = WIDTH / 2 + chance.gauss(0, 2.5)
     if name.pid > DISTRACTOR:
         if chance.random() < 0.2:  # another figure at the edge of the box
-            _draw(crop, Look(own), pose._replace(centre=chance.choice((-4, WIDTH + 4))))
-        _draw(crop, Look(f"{seed} {name.pid}"), pose)
+            _draw(crop, Look(own), chance.choice((-4, WIDTH + 4)), foot, height, facing, swing)
+        _draw(crop, Look(f"{seed} {name.pid}"), centre, foot, height, facing, swing)
     elif name.pid == JUNK:  # a part of a figure
-        large, foot = height * chance.uniform(1.3, 1.8), chance.uniform(75, 200)
-        centre = chance.uniform(0, WIDTH)
-        _draw(crop, Look(own), pose._replace(centre=centre, foot=foot, height=large))
+        height, foot = height * chance.uniform(1.3, 1.8), chance.uniform(75, 200)
+        _draw(crop, Look(own), chance.uniform(0, WIDTH), foot, height, facing, swing)
     elif chance.random() < 0.75:  # or an empty scene
-        _draw(crop, Look(own), pose)
+        _draw(crop, Look(own), centre, foot, height, facing, swing)
     if chance.random() < 0.15:  # a pole in front
-        x = chance.uniform(5, WIDTH - 5)
-        ImageDraw.Draw(crop).rectangle((x - 2, 0, x + 2, HEIGHT), camera.wall)
+        pole = chance.uniform(5, WIDTH - 5)
+        ImageDraw.Draw(crop).rectangle((pole - 2, 0, pole + 2, HEIGHT), camera.wall)
     file = io.BytesIO()
     _expose(crop, camera, chance).save(file, "JPEG", quality=90)
     return file.getvalue()
@@ -148,22 +136,30 @@ def _pattern(name: str, period: int) -> Image.Image:
     return Image.fromarray(np.where(level > 0, 255, 0).astype(np.uint8))
 
 
-def _draw(crop: Image.Image, look: Look, pose: Pose) -> None:
+def _draw(
+    crop: Image.Image,
+    look: Look,
+    centre: float,
+    foot: float,
+    height: float,
+    facing: str,
+    swing: float,
+) -> None:
     """Draw a figure, what is far first. Points are (across, up) in shares of its height."""
-    side = {"L": -1, "R": 1}.get(pose.facing, 0)
+    side = {"L": -1, "R": 1}.get(facing, 0)
     broad = look.breadth * (0.6 if side else 1.0)
-    swing = math.sin(pose.phase) * (0.13 if side else 0.015)
+    swing *= 0.13 if side else 0.015
 
     def at(across: float, up: float) -> Point:
-        return pose.centre + across * pose.height, pose.foot - up * pose.height
+        return centre + across * height, foot - up * height
 
     def limb(pen: ImageDraw.ImageDraw, thick: float, fill: Colour | int, *points: Point) -> None:
-        pen.line([at(*p) for p in points], fill, round(thick * pose.height), joint="curve")
+        pen.line([at(*p) for p in points], fill, round(thick * height), joint="curve")
 
     upper, lower = Image.new("L", crop.size), Image.new("L", crop.size)
     pen, top, low = (ImageDraw.Draw(image) for image in (crop, upper, lower))
     pack = (at(-0.09 - 0.05 * side, 0.83), at(0.09 - 0.05 * side, 0.58))
-    if look.backpack and pose.facing != "B":
+    if look.backpack and facing != "B":
         pen.rectangle(pack, look.backpack, _DARK)
     for which in (-1, 1):
         hip = (0.0 if side else 0.045 * which * broad, 0.52)
@@ -179,11 +175,11 @@ def _draw(crop: Image.Image, look: Look, pose: Pose) -> None:
     torso = [*right, *((-across, up) for across, up in right[::-1])]
     top.polygon([at(across * broad, up) for across, up in torso], 255)
     for cloth, mask, up in ((look.lower, lower, 0.54), (look.upper, upper, 0.86)):
-        x, y = round(pose.centre - cloth.width / 2), round(at(0, up)[1])
+        x, y = round(centre - cloth.width / 2), round(at(0, up)[1])
         crop.paste(cloth, (x, y), mask.crop((x, y, x + cloth.width, y + cloth.height)))
     hair = (at(-0.065, 1.0), at(0.065, 0.8 if look.long_hair else 0.9))
-    pen.rounded_rectangle(hair, 0.06 * pose.height, look.hair)
-    if pose.facing != "B":
+    pen.rounded_rectangle(hair, 0.06 * height, look.hair)
+    if facing != "B":
         pen.ellipse((at(0.025 * side - 0.05, 0.975), at(0.025 * side + 0.05, 0.855)), look.skin)
     elif look.backpack:
         pen.rectangle(pack, look.backpack, _DARK)

@@ -102,8 +102,7 @@ class Resplit:
         rng = random.Random(self.seed)
         images = records.train
         if self.pool == "all":
-            images = (*records.train, *records.query, *records.gallery)
-            _check_disjoint(records)
+            images = _all_images(records)
         pool = _sorted(r for r in images if r.pid > DISTRACTOR)
         distractors = _sorted(r for r in records.gallery if r.pid == DISTRACTOR)
         if self.by == "identity":
@@ -114,25 +113,18 @@ class Resplit:
             val, train = _hold_out_images(known, self.val_fraction, rng)
         options: dict[str, Any] = asdict(self)
         if options.pop("seen"):
-            self._check_test(pool, test)
-            options["excluded"] = len(set(self.seen).intersection(identities(pool)))
+            pids = identities(pool)
+            options["excluded"] = len(set(pids).intersection(self.seen))
+            if sum(len(cameras) > 1 for cameras in _cameras(test).values()) < 2:
+                raise InputError(
+                    f"seen holds {options['excluded']} of the {len(pids)} identities of pool="
+                    f"{self.pool}. The others leave no 2 test identities under more than one "
+                    "camera. Exclude fewer checkpoints, or choose pool=all or a lower "
+                    "train_fraction."
+                )
         query, gallery = _pick_queries(test, rng)
         record = SplitRecord("resplit", options)
         return _split(train, val, query, (*gallery, *distractors), record)
-
-    def _check_test(self, pool: Images, test: Images) -> None:
-        """Refuse a test of unseen identities in which fewer than two have a match."""
-        found = sum(len(cameras) > 1 for cameras in _cameras(test).values())
-        if found < 2:
-            pids, wider = identities(pool), "" if self.pool == "all" else " or pool=all"
-            left = len(set(pids).difference(self.seen))
-            raise InputError(
-                f"seen holds {len(pids) - left} of the {len(pids)} identities of pool={self.pool}. "
-                f"Of the {left} others, train_fraction={self.train_fraction} leaves "
-                f"{len(identities(test))} for the test, {found} of them under more than one "
-                f"camera; at least 2 such identities are needed. Exclude fewer checkpoints{wider}, "
-                "or choose a lower train_fraction or another dataset."
-            )
 
 
 def stratified(
@@ -168,9 +160,10 @@ def stratified(
     return first, [item for i, item in enumerate(items) if i not in taken]
 
 
-def _check_disjoint(records: Records) -> None:
-    """Refuse to pool parts that share pids: equal numbers may be different identities."""
-    shared = set(identities(records.train)) & {*identities((*records.query, *records.gallery))}
+def _all_images(records: Records) -> Images:
+    """All parts; InputError if they share pids: equal numbers may be different identities."""
+    test = (*records.query, *records.gallery)
+    shared = set(identities(records.train)).intersection(identities(test))
     if shared:
         raise InputError(
             f"pool=all: {len(shared)} pids are in both the train and the test part, such as "
@@ -178,6 +171,7 @@ def _check_disjoint(records: Records) -> None:
             "start (MSMT17), equal pids are different identities, so the parts cannot be pooled.",
             pool="train",
         )
+    return (*records.train, *test)
 
 
 def _sorted(records: Iterable[ImageRecord]) -> Images:
@@ -218,8 +212,7 @@ def _divide_images(records: Images, fraction: float, rng: random.Random) -> tupl
 def _hold_out(records: Images, fraction: float, rng: random.Random) -> tuple[Images, Images]:
     """Validation images of `fraction` of the identities, two at least, and the train images.
 
-    Only identities with a match among their own images can be ranked and are held out. Where all
-    images are of one camera, these are the identities with two images.
+    Only identities with a match are held out: images of two cameras, or two of the only camera.
     """
     if fraction == 0:
         return (), records
@@ -234,8 +227,7 @@ def _hold_out(records: Images, fraction: float, rng: random.Random) -> tuple[Ima
 def _hold_out_images(records: Images, fraction: float, rng: random.Random) -> tuple[Images, Images]:
     """Validation images of about `fraction`, and the train images, some of every identity.
 
-    Half the images of 2 x `fraction` of the identities rather than a few of each identity: a
-    single image of an identity has no match.
+    Half the images of 2 x `fraction` of the identities, as a single image has no match.
     """
     share = min(1.0, 2 * fraction)
     some, others = _divide_identities(records, share, rng)

@@ -1,8 +1,4 @@
-"""A rendered dataset in the layout, the names and the unevenness of Market-1501.
-
-Nothing has to be downloaded: demos, tests and benchmarks run on real JPEG files. Cameras see as
-uneven a share of the identities as in the official train set, and few to many images of each.
-"""
+"""A rendered dataset in the layout, the names and the unevenness of Market-1501."""
 
 import hashlib
 import json
@@ -54,8 +50,9 @@ class SyntheticMarket:
     def __post_init__(self) -> None:
         require_whole("people", self.people, least=12)
         require_number("images_per_person", self.images_per_person, 5, _MOST_PER_CAMERA)
-        for name in ("distractors", "junk", "seed"):
-            require_whole(name, getattr(self, name), least=0)
+        require_whole("distractors", self.distractors, least=0)
+        require_whole("junk", self.junk, least=0)
+        require_whole("seed", self.seed, least=0)
 
     @property
     def digest(self) -> str:
@@ -75,9 +72,6 @@ class SyntheticMarket:
 
         The tree appears all at once: an interrupted render leaves nothing that looks complete, and
         of several processes that render the same the first wins.
-
-        Args:
-            root: where rendered datasets are kept; made if missing.
         """
         final = Path(root) / f"synthetic-{self.digest}"
         if final.is_dir():
@@ -137,8 +131,12 @@ def _drawn(market: SyntheticMarket) -> Iterator[str]:
         pairs = _pairs(part, rng)
         mean = math.log(market.images_per_person * len(part) / len(pairs)) - _SPREAD**2 / 2
         for pid, camera in pairs:
-            images = round(rng.lognormvariate(mean, _SPREAD))
-            yield from _track(folder, pid, camera, min(_MOST_PER_CAMERA, max(1, images)), rng)
+            images = min(_MOST_PER_CAMERA, max(1, round(rng.lognormvariate(mean, _SPREAD))))
+            start, sequence = rng.randrange(100_000), rng.randint(1, 6)
+            for index in range(images):  # of a test identity, the first one is the query
+                place = QUERY if folder == GALLERY and index == 0 else folder
+                name = f"{pid:04d}_c{camera}s{sequence}_{start + 25 * index:06d}"
+                yield f"{place}/{name}_{0 if place == QUERY else rng.randint(1, 5):02d}.jpg"
     for label, count in (("0000", market.distractors), ("-1", market.junk)):
         for frame in rng.sample(range(max(100_000, count)), count):
             camera, sequence, box = rng.randint(1, 6), rng.randint(1, 6), rng.randint(1, 5)
@@ -153,12 +151,3 @@ def _pairs(pids: list[int], rng: random.Random) -> list[tuple[int, int]]:
         if len(cameras) < 2:
             pairs.update((pid, camera) for camera in [c for c in (1, 3) if c not in cameras])
     return sorted(pairs)
-
-
-def _track(folder: str, pid: int, camera: int, images: int, rng: random.Random) -> Iterator[str]:
-    """Images of an identity under one camera; of a test identity the first is the query."""
-    start, sequence = rng.randrange(100_000), rng.randint(1, 6)
-    for index in range(images):
-        place = QUERY if folder == GALLERY and index == 0 else folder
-        box = 0 if place == QUERY else rng.randint(1, 5)
-        yield f"{place}/{pid:04d}_c{camera}s{sequence}_{start + 25 * index:06d}_{box:02d}.jpg"
