@@ -24,6 +24,17 @@ _NETWORK = "model."
 _EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
 
 
+class UntrustedNetwork(InputError):
+    """A file names a network that is not camreid's."""
+
+    def __init__(self, path: str | Path, target: str) -> None:
+        super().__init__(
+            f"{path} names the network {target}, which is not camreid's and is not imported for a "
+            "file. If you trust its code, name it in `trusted`."
+        )
+        self.target = target
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A camreid checkpoint as read from its file.
@@ -113,11 +124,7 @@ def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> Mode
     if not isinstance(target, str) or not re.fullmatch(r"[\w.:]+", target):
         raise InputError(f"{path} has a _target_ that names no network.")
     if target not in (*NETWORKS, *trusted):
-        raise InputError(
-            f"{path} names the network {target}, which is not camreid's and is not imported for a "
-            "file. Name it if you trust its code.",
-            trusted=[target],
-        )
+        raise UntrustedNetwork(path, target)
     return ModelConfig.read(given).without_weights()
 
 

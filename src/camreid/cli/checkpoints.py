@@ -16,7 +16,10 @@ from camreid.training.module import ReIDModule
 
 def read_checkpoint(path: str | Path) -> io.Checkpoint:
     """A checkpoint of camreid's networks, or of the one that this command names."""
-    return io.read_checkpoint(path, trusted)
+    try:
+        return io.read_checkpoint(path, trusted)
+    except io.UntrustedNetwork as error:
+        raise InputError(f"{error} Type ++model.network._target_={error.target}.") from error
 
 
 def load(path: str | Path) -> ReIDModule:

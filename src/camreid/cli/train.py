@@ -35,7 +35,7 @@ def train_run(config: DictConfig) -> None:
     split = build.build_split(config)
     _check_split(config, split)
     module = build_module(config, split, start, resumed)
-    add_distillation(config, module, teachers, split)
+    add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config)
     if module.config.unknown == "drop":

@@ -83,7 +83,7 @@ class ReIDModule(RetrievalModule):
 
     @property
     def new_rows(self) -> dict[str, LabelMap]:
-        """By head, the identities whose rows did not come with the starting weights."""
+        """By head, the identities without a row in the starting weights."""
         heads, inherited = self.model.remap_heads(), self.provenance.inherited
         if inherited is None:
             return dict.fromkeys(heads, LabelMap(()))
