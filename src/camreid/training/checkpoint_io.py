@@ -14,6 +14,7 @@ from torch import Tensor
 
 from camreid.errors import InputError
 from camreid.models.weights import is_dense, unreadable
+from camreid.versions import versions
 
 _TYPES: dict[str, type] = {
     "epoch": int,
@@ -163,7 +164,7 @@ class RunCheckpoints(TorchCheckpointIO):
             "MixedPrecision": self.trainer.precision_plugin.state_dict(),
         }
         known |= conform("checkpoint", own, known)
-        known["pytorch-lightning_version"] = pl.__version__  # nothing to migrate since 2.5
+        known["pytorch-lightning_version"] = versions()["pytorch-lightning"]
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         known["callbacks"] = {
             c.state_key: _restored(c, states[c.state_key])
