@@ -1,6 +1,7 @@
 """Fixtures: a small rendered dataset, a small network, and the commands run in this process."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,10 @@ from camreid.data import Records, SyntheticMarket, read_market1501
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
 from camreid.training import ReIDModule
+
+# each worker of pytest has a core; also for the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
