@@ -112,11 +112,12 @@ def test_finished_ones_are_skipped_and_failed_ones_continue(
     assert experts(*typed)[0] == 0
     assert (trained("c1"), trained("c3")) == before
     assert "resume=e/c2/checkpoints/last.ckpt" in trained("c2")["typed"]
-    assert "trainer=cpu" in trained("c2")["typed"]
+    assert trained("c2")["gpu"] == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("marker", ["waits", "waits-early"])
+@pytest.mark.parametrize(
+    ("number", "marker"), [(signal.SIGINT, "waits"), (signal.SIGTERM, "waits-early")]
+)
 def test_interrupted_trainings_continue(
     number: signal.Signals,
     marker: str,
@@ -127,7 +128,6 @@ def test_interrupted_trainings_continue(
     typed = ("--cameras", "1", "2", "--devices", "cpu")
     process = start(*typed)
     wait_for(Path("e/c1/checkpoints", *(["last.ckpt"] if marker == "waits" else [])))
-    assert "another process" in experts(*typed)[1]
     os.kill(process.pid, number)
     process.communicate(timeout=60)
     assert process.returncode == 130
@@ -152,12 +152,8 @@ def test_baselines_have_the_steps_of_all_experts(experts: Callable[..., tuple[in
         last = Path("e", name, "checkpoints", "last.ckpt")
         assert torch.load(last, weights_only=True)["global_step"] == count
     assert {"init=x.ckpt", "model.unknown=reinit"} <= {*trained("joint")["typed"]}
-    tuned = {*trained("joint-c2")["typed"]}
-    assert {"init=e/start/checkpoints/last.ckpt", "split.camera=2", "lr=1"} <= tuned
-    assert not {"init=x.ckpt", "model.unknown=reinit", "trainer.max_epochs=9"} & tuned
-
-
-@pytest.mark.parametrize("typed", [("--cameras", "1", "1"), ("--", "split.camera=2")])
-def test_bad_arguments(typed: tuple[str, ...], experts: Callable[..., tuple[int, str]]) -> None:
-    assert experts(*typed)[0] == 2
-    assert not Path("e").exists()
+    typed = trained("joint-c2")["typed"]
+    last = dict(option.split("=", 1) for option in typed)
+    assert (last["model.unknown"], last["trainer.max_epochs"]) == ("skip", "-1")
+    assert (last["init"], last["split.camera"]) == ("e/start/checkpoints/last.ckpt", "2")
+    assert last["lr"] == "1"

@@ -88,9 +88,9 @@ def test_order_of_experts_and_length_of_features_do_not_matter(fusion: str, tabl
 def test_a_mean_needs_one_embedding_space(tables: Tables) -> None:
     turn = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(7)))[0]
     fused("mean", {"c1": table(1), "c2": table(1)}, 1)
-    with pytest.raises(InputError, match=r"c1 and c2 are not comparable"):
+    with pytest.raises(InputError, match=r"c1 .* and c2 .* not comparable"):
         fused("mean", {"c1": table(1), "c2": table(1, turn=turn)}, 0.5)
-    with pytest.raises(InputError, match="16 and 24 wide"):
+    with pytest.raises(InputError, match="24 wide"):
         fused("mean", tables)
 
 

@@ -73,6 +73,7 @@ def test_other_tests_are_not_comparable(tmp_path: Path) -> None:
         pair = only(compare_runs((a, make_run(tmp_path / reason, table, options=options))))
         assert "are not comparable: " in pair.verdict
         assert reason in pair.verdict
+        assert ("within" in reason) or f"exclude_seen=['{a}/best.ckpt'" in pair.verdict
 
 
 def test_shared_queries_of_one_gallery_are_paired(tmp_path: Path) -> None:

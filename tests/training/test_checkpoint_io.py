@@ -1,4 +1,4 @@
-"""What of a checkpoint file reaches the trainer of a run."""
+"""The parts of a checkpoint file that reach the trainer of a run."""
 
 import copy
 from collections.abc import Callable
@@ -32,7 +32,7 @@ STATE: dict[str, Any] = {
 
 
 class Loaded:
-    """A trainer whose `best` is a ModelCheckpoint, and what it gets of a file."""
+    """A trainer with a ModelCheckpoint `best`, and the callback states that it reads."""
 
     def __init__(self, trainer: Trainer, folder: Path) -> None:
         self.folder = folder / "checkpoints"
@@ -89,7 +89,7 @@ def test_a_link_to_a_file_elsewhere_is_not_this_runs(loaded: Loaded, tmp_path: P
 def test_states_of_other_callbacks_are_left_out(loaded: Loaded) -> None:
     stop = {"wait_count": 2, "patience": 3, "note": "http://example.org/x", "path": "/etc/passwd"}
     key = next(c.state_key for c in loaded.trainer.callbacks if isinstance(c, EarlyStopping))
-    found = loaded.of(Stranger={"run": 1}, **{key: stop})
+    found = loaded.of(Other={"run": 1}, **{key: stop})
     assert found[key].items() >= {"wait_count": 2, "patience": 3, "note": "", "path": ""}.items()
     assert found.keys() == {key}
 

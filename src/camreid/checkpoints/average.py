@@ -32,33 +32,25 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
     if len(checkpoints) < 2:
         raise InputError(f"a soup needs two checkpoints or more: {len(checkpoints)} given.")
     first = checkpoints[0]
-    for other in checkpoints[1:]:
-        if _architecture(first) != _architecture(other):
-            raise InputError(
-                f"the weights of {first.path} ({first.config.name}) and {other.path} "
-                f"({other.config.name}) can't be averaged: their model options differ."
-            )
-    cameras = first.camera_labels
-    by_camera = {i: _union(c.camera_labels[i] for c in checkpoints) for i in cameras}
+    for option in ("network", "image_size", "pixels", "interpolation"):
+        if any(getattr(c.config, option) != getattr(first.config, option) for c in checkpoints):
+            paths = ", ".join(c.path for c in checkpoints)
+            raise InputError(f"the weights of {paths} can't be averaged: their {option} differs.")
+    by_camera = {i: _union(c.camera_labels[i] for c in checkpoints) for i in first.camera_labels}
     module = ReIDModule(first.config, by_camera or _union(c.labels for c in checkpoints))
     state = module.model.state_dict()
     for name, tensor in state.items():
-        pids_name = f"{name.rpartition('.')[0]}.pids"
-        if pids_name in state and name != pids_name:
-            rows = [rows_of(state[pids_name], c.state[pids_name]) for c in checkpoints]
-            state[name] = _mean_rows(tensor, [c.state[name] for c in checkpoints], rows)
+        values = [c.state[name] for c in checkpoints]
+        pids = f"{name.rpartition('.')[0]}.pids"
+        if pids in state and name != pids:
+            rows = [rows_of(state[pids], c.state[pids]) for c in checkpoints]
+            state[name] = _mean_rows(tensor, values, rows)
         elif tensor.is_floating_point():
-            state[name] = torch.stack([c.state[name] for c in checkpoints]).mean(0)
+            state[name] = torch.stack(values).mean(0)
     module.model.load_state_dict(state)
     parents = {c.path: c.provenance for c in checkpoints}
     module.provenance = module.provenance.after("average", parents)
     return module.eval()
-
-
-def _architecture(checkpoint: Checkpoint) -> tuple[Any, ...]:
-    config, state = checkpoint.config, checkpoint.state
-    shapes = {k: v.shape for k, v in state.items() if not k.startswith("heads.")}
-    return shapes, config.network, config.pixels, config.interpolation
 
 
 def _union(labels: Iterable[LabelMap]) -> LabelMap:
@@ -80,9 +72,8 @@ def update_batch_norm(
 ) -> None:
     """Take the running statistics of every BatchNorm anew, as the plain mean over batches.
 
-    `torch.optim.swa_utils.update_bn` puts the whole network into training mode and leaves
-    `CameraNorm` out; here all else stays in evaluation mode, and a `CameraNorm` takes the
-    statistics of each camera from the camera's images.
+    Unlike in `torch.optim.swa_utils.update_bn`, all else stays in evaluation mode, and a
+    `CameraNorm` takes the statistics of each camera from the camera's images.
 
     Args:
         network: on `device`.

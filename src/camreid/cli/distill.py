@@ -9,7 +9,6 @@ from camreid.cli.build import data_root
 from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.experts import Expert, check_dataset, read_experts
 from camreid.cli.terminal import show
-from camreid.data import Split
 from camreid.errors import InputError
 from camreid.models.config import build_options
 from camreid.training.distill import Distillation, DistillConfig, Teacher
@@ -17,23 +16,16 @@ from camreid.training.module import ReIDModule
 
 
 def read_teachers(config: DictConfig, resumed: Checkpoint | None) -> list[Expert]:
-    """The teachers that a config names, without their weights; none without distillation.
-
-    `distill.teachers` becomes the list of their files. A resumed run has the same teachers.
+    """The teachers of a config without their weights; `distill.teachers` becomes their files.
 
     Raises:
-        InputError: no teachers, files that are no checkpoints, or other teachers than before.
+        InputError: no teachers, files that are no checkpoints, or a resumed run had others.
     """
     experts: list[Expert] = []
     if config.get("distill") is not None:
         if not OmegaConf.is_dict(config.distill):
             raise InputError(f"distill={config.distill}: type +experiment=distill.")
-        if OmegaConf.is_missing(config.distill, "teachers") or not config.distill.teachers:
-            raise InputError(
-                "no teachers were given; type distill.teachers=[A.ckpt,B.ckpt], or a pattern such "
-                "as distill.teachers='runs/experts/c*/checkpoints/best.ckpt'."
-            )
-        experts = read_experts("distill.teachers", config.distill.teachers)
+        experts = read_experts("distill.teachers", config.distill.get("teachers"))
         config.distill.teachers = [expert.path for expert in experts]
     then = [p.path for p in resumed.provenance.parents if p.role == "teacher"] if resumed else []
     now = [expert.path for expert in experts]
@@ -45,9 +37,7 @@ def read_teachers(config: DictConfig, resumed: Checkpoint | None) -> list[Expert
     return experts
 
 
-def add_distillation(
-    config: DictConfig, module: ReIDModule, experts: Sequence[Expert], split: Split
-) -> None:
+def add_distillation(config: DictConfig, module: ReIDModule, experts: Sequence[Expert]) -> None:
     """Add the losses of the teachers, and the teachers to the provenance.
 
     Raises:
@@ -57,7 +47,7 @@ def add_distillation(
         return
     given = {str(k): v for k, v in config.distill.items() if k != "teachers"}
     options = build_options(DistillConfig, "distill", given)
-    notes = check_dataset(experts, split, data_root(config))
+    notes = check_dataset(experts, data_root(config))
     notes += [f"{e.name}: its rows have no identities." for e in experts if e.labels.is_anonymous]
     checkpoints = [read_checkpoint(expert.path) for expert in experts]
     teachers = [

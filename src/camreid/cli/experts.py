@@ -1,7 +1,6 @@
 """Checkpoints that an option names: experts, baselines, teachers."""
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -36,13 +35,16 @@ class Expert:
 
     def coverage(self, split: Split) -> float | None:
         """Share of the split's train identities that have a row; None if its rows are unknown."""
-        if not self.labels.pids or self.labels.is_anonymous or not split.labels.pids:
+        if self.labels.is_anonymous or not split.labels.pids:
             return None
         return len(split.labels & self.labels) / len(split.labels)
 
 
 def read_experts(
-    option: str, given: str | Sequence[str], by_camera: bool = True, taken: Collection[str] = ()
+    option: str,
+    given: str | Sequence[str] | None,
+    by_camera: bool = True,
+    taken: Collection[str] = (),
 ) -> list[Expert]:
     """The checkpoints that an option names, each file once.
 
@@ -53,38 +55,37 @@ def read_experts(
         taken: names of other rows.
 
     Raises:
-        InputError: a pattern without any file, or a file that is no checkpoint.
+        InputError: no file, a pattern without any, or a file that is no checkpoint.
     """
+    if not given:
+        raise InputError(
+            f"{option} names no checkpoint; type {option}='runs/*/checkpoints/best.ckpt'."
+        )
     names = [given] if isinstance(given, str) else given
     files = {Path(p).resolve(): p for name in names for p in matching(option, str(name))}
-    experts: list[Expert] = []
+    experts: dict[str, Expert] = {}
     for path, typed in files.items():
-        checkpoint = read_checkpoint(typed)
-        expert = Expert("", typed, checkpoint.labels, checkpoint.provenance)
+        found = read_checkpoint(typed)
+        expert = Expert("", typed, found.labels, found.provenance)
         name = path.parents[1].name if path.parent.name == "checkpoints" else path.stem
         name = f"c{expert.camera}" if by_camera and expert.camera else name
-        used = {*taken, *(other.name for other in experts)}
-        unique = next(n for n in chain([name], (f"{name}-{i}" for i in count(2))) if n not in used)
-        experts.append(replace(expert, name=unique))
-    return experts
+        candidates = chain([name], (f"{name}-{number}" for number in count(2)))
+        name = next(n for n in candidates if n not in experts and n not in taken)
+        experts[name] = replace(expert, name=name)
+    return list(experts.values())
 
 
-def check_dataset(experts: Sequence[Expert], split: Split, root: str) -> list[str]:
+def check_dataset(experts: Sequence[Expert], root: str) -> list[str]:
     """Notes on experts with identities that the dataset does not have.
-
-    Args:
-        experts: of a run.
-        split: of the run.
-        root: of the dataset.
 
     Raises:
         InputError: an expert of another dataset, by most of its identities.
     """
-    images = [*split.train, *split.val, *split.query, *split.gallery]
-    with suppress(MissingDataset):  # a manifest names its own files
+    try:
         records = read_market1501(root)
-        images += [*records.train, *records.query, *records.gallery]
-    pids = {image.pid for image in images}
+    except MissingDataset:  # a manifest names its own files
+        return []
+    pids = {r.pid for r in (*records.train, *records.query, *records.gallery)}
     notes = []
     for expert in experts:
         own = () if expert.labels.is_anonymous else expert.labels.pids
@@ -94,8 +95,7 @@ def check_dataset(experts: Sequence[Expert], split: Split, root: str) -> list[st
             raise InputError(
                 f"{expert.path} was trained on another dataset: {found}, such as {foreign[:3]}, "
                 f"are not among the {len(pids)} of data.root={root}. Equal numbers of two datasets "
-                "are different identities, so its coverage and leakage would be wrong. Leave it "
-                "out, or type its dataset."
+                "are different identities: leave it out, or type its dataset."
             )
         if foreign:
             notes.append(f"{expert.name}: {found} are not in this dataset.")

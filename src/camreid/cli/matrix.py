@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.average import soup, update_batch_norm
@@ -33,18 +32,17 @@ def matrix_run(config: DictConfig) -> None:
     """Test experts and baselines on the split, fuse the experts, and write the run folder."""
     build.seed(config)
     fusions = _read_fusions(config)
-    if OmegaConf.is_missing(config, "experts") or not config.experts:
-        raise InputError(
-            "no experts were given; type experts='runs/experts/c*/checkpoints/best.ckpt'."
-        )
-    experts = read_experts("experts", config.experts, taken=FUSIONS)
+    experts = read_experts("experts", config.get("experts"), taken=FUSIONS)
     taken = (*FUSIONS, *(expert.name for expert in experts))
-    baselines = read_experts("baselines", config.baselines, by_camera=False, taken=taken)
+    baselines = []
+    if config.baselines:
+        baselines = read_experts("baselines", config.baselines, by_camera=False, taken=taken)
     split = build.build_split(config)
     evaluate.require_test(split, config.evaluation.protocol)
-    notes = check_dataset((*experts, *baselines), split, build.data_root(config))
-    test = Test(config, split, _one_device(config))
-    notes += _notes(experts, split)
+    notes = check_dataset((*experts, *baselines), build.data_root(config))
+    trainer = build.build_trainer(config, logger=False)
+    if trainer.world_size > 1:
+        raise InputError("camreid-matrix runs on one device; type trainer.devices=1.")
     evaluate.keep(config, split)
     show(
         f"Split    {split.record}",
@@ -54,16 +52,20 @@ def matrix_run(config: DictConfig) -> None:
         *(f"Note     {note}" for note in notes),
         f"Run      {build.run_folder()}",
     )
-    tables = {expert.name: test.model(expert.name, load(expert.path)) for expert in experts}
+    test = Test(config, split, trainer)
+    tables = {expert.name: test.add_model(expert.name, load(expert.path)) for expert in experts}
     for baseline in baselines:
-        test.model(baseline.name, load(baseline.path))
+        test.add_model(baseline.name, load(baseline.path))
     left_out = {}
     for name in fusions:
         try:
-            test.soup(experts) if name == "soup" else test.fusion(name, tables, experts)
+            if name == "soup":
+                test.add_soup(experts)
+            else:
+                test.add_fusion(name, tables, experts)
         except InputError as error:
             left_out[name] = str(error)
-    _report(test, experts, baselines, notes, left_out)
+    _report(test, experts, baselines, {"notes": notes, "left_out": left_out})
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Test:
 
     Attributes:
         config: of the command.
-        split: whose query and gallery are ranked.
+        split: of the test.
         trainer: computes features.
         rows: what was tested, by name.
     """
@@ -82,7 +84,7 @@ class Test:
     trainer: pl.Trainer
     rows: dict[str, Row] = field(default_factory=dict)
 
-    def model(self, name: str, module: ReIDModule) -> FeatureTable:
+    def add_model(self, name: str, module: ReIDModule) -> FeatureTable:
         """Add the row of a model; its features."""
         options = self.config.evaluation
         evaluate.set_evaluation(module, options)
@@ -91,8 +93,7 @@ class Test:
         table, tested, provenance = module.test_features, module.test_result, module.provenance
         if table is None or tested is None:
             raise InputError(
-                "no query of the tested images has a match; type a larger "
-                "trainer.limit_test_batches, or leave it out."
+                "no tested query has a match; type a larger trainer.limit_test_batches."
             )
         seen, complete = provenance.seen, provenance.complete
         self.rows[name] = Row(tested.ranking, table.query.cameras, seen, complete)
@@ -109,16 +110,15 @@ class Test:
             table.save(path)
         return table
 
-    def fusion(
+    def add_fusion(
         self, name: Fusion, tables: Mapping[str, FeatureTable], experts: Sequence[Expert]
     ) -> None:
         """Add the row of a fusion of features."""
         options = evaluate.rank_options(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
             raise InputError(
-                "re-ranking and query expansion compare queries with each other, and here two "
-                "queries have features of different experts. Leave evaluation.rerank and "
-                "evaluation.expand out for this row."
+                "evaluation.rerank and evaluation.expand compare queries with each other, and here "
+                "two queries have features of different experts."
             )
         cameras = {expert.name: expert.camera for expert in experts}
         table = fuse(name, tables, cameras, self.config.min_agreement)
@@ -128,12 +128,14 @@ class Test:
         complete = all(row.seen_complete for row in rows)
         self.rows[name] = Row(result, table.query.cameras, seen, complete)
 
-    def soup(self, experts: Sequence[Expert]) -> None:
+    def add_soup(self, experts: Sequence[Expert]) -> None:
         """Add the row of the experts' mean weights, and write them to `soups/soup.ckpt`.
 
         BatchNorm statistics are those of train images, evenly chosen, in whole batches.
         """
         train, size = self.split.train, self.config.data.eval_batch_size
+        if not train:
+            raise InputError("a soup needs train images, for its BatchNorm statistics.")
         count = min(SOUP_IMAGES, len(train))
         count -= count % size if count > size else 0
         checkpoints = [read_checkpoint(expert.path) for expert in experts]
@@ -144,85 +146,45 @@ class Test:
         device = self.trainer.strategy.root_device
         update_batch_norm(module.model.to(device), batches, device)
         save(module, build.run_folder() / "soups" / "soup.ckpt")
-        self.model("soup", module)
+        self.add_model("soup", module)
 
 
 def _report(
-    test: Test,
-    experts: Sequence[Expert],
-    baselines: Sequence[Expert],
-    notes: list[str],
-    left_out: dict[str, str],
+    test: Test, experts: Sequence[Expert], baselines: Sequence[Expert], notes: dict[str, Any]
 ) -> None:
     """Write matrix.json and print its tables."""
-    rows, split = test.rows, test.split
-    summaries = {name: row.summary() for name, row in rows.items()}
-    about = {
-        row.name: {
+    summaries = {name: row.summary() for name, row in test.rows.items()}
+    for row in (*experts, *baselines):
+        summaries[row.name] |= {
             "checkpoint": row.path,
             "camera": row.camera,
             "rows": len(row.labels),
-            "coverage": row.coverage(split),
+            "coverage": row.coverage(test.split),
         }
-        for row in (*experts, *baselines)
-    }
-    some = next(iter(rows.values()))
     content = {
-        "experts": {e.name: {**about[e.name], **summaries[e.name]} for e in experts},
-        "baselines": {b.name: {**about[b.name], **summaries[b.name]} for b in baselines},
-        "fusions": {name: row for name, row in summaries.items() if name in FUSIONS},
-        "cameras": torch.unique(some.query_cameras).tolist(),
-        "protocol": some.result.protocol,
+        "experts": {expert.name: summaries.pop(expert.name) for expert in experts},
+        "baselines": {baseline.name: summaries.pop(baseline.name) for baseline in baselines},
+        "fusions": summaries,
+        "cameras": sorted({record.camera for record in test.split.query}),
+        "protocol": test.config.evaluation.protocol,
         "evaluation": OmegaConf.to_container(test.config.evaluation),
         "partial": is_partial(test.trainer),
-        "split": split.record.to_json(),
+        "split": test.split.record.to_json(),
         "origin": origin(test.config),
-        "notes": notes,
-        "left_out": left_out,
-        **comparison(rows, [expert.name for expert in experts]),
+        **comparison(test.rows, [expert.name for expert in experts]),
+        **notes,
     }
     matrix = Matrix.from_json(plain(content))
     path = RunFolder(build.run_folder()).write(matrix)
     show(*matrix_tables(matrix))
-    show(*(f"No row {name}: {reason}" for name, reason in left_out.items()))
+    show(*(f"No row {name}: {reason}" for name, reason in matrix.left_out.items()))
     show(f"Written to {path}")
 
 
-def _notes(experts: Sequence[Expert], split: Split) -> list[str]:
-    """Differences between the experts' splits, and cameras without an expert."""
-    notes = []
-    splits: dict[str, list[str]] = {}
-    for expert in experts:
-        if trained := expert.provenance.split:
-            options = {k: v for k, v in trained.options.items() if k != "camera"}
-            same = str(replace(trained, options=options, digest=None))
-            splits.setdefault(same, []).append(expert.name)
-    if len(splits) > 1:
-        found = "; ".join(f"{', '.join(names)} on {name}" for name, names in splits.items())
-        notes.append(f"The experts were trained on different splits: {found}.")
-    lacking = {record.camera for record in split.query} - {e.camera for e in experts}
-    if any(expert.camera for expert in experts) and lacking:
-        notes.append(f"No expert is of camera {', '.join(map(str, sorted(lacking)))}.")
-    return notes
-
-
 def _read_fusions(config: DictConfig) -> list[Any]:
-    given = config.fusion or []
-    names = list(dict.fromkeys([given] if isinstance(given, str) else map(str, given)))
-    unknown = [name for name in names if name not in FUSIONS]
+    given = [config.fusion] if isinstance(config.fusion, str) else config.fusion or []
+    unknown = [name for name in given if name not in FUSIONS]
     if unknown:
-        raise InputError(
-            f"fusion={unknown[0]}: expected fusion=[] or some of fusion=[{','.join(FUSIONS)}]."
-        )
+        raise InputError(f"fusion={unknown[0]}: type some of fusion=[{','.join(FUSIONS)}].")
     require_number("min_agreement", config.min_agreement, 0, 1)
-    return names
-
-
-def _one_device(config: DictConfig) -> pl.Trainer:
-    trainer = build.build_trainer(config, logger=False)
-    if trainer.world_size > 1:
-        raise InputError(
-            f"camreid-matrix runs on one device, not on {trainer.world_size}; type "
-            "trainer.devices=1."
-        )
-    return trainer
+    return list(dict.fromkeys(given))

@@ -25,32 +25,21 @@ _HELP = (
 
 @dataclass(frozen=True)
 class Images:
-    """The features and labels of some images.
+    """The features of some images, (N, D) on any device, and their labels, (N,) int64 each."""
 
-    Attributes:
-        features: (N, D), of any float type, on any device.
-        pids: (N,) int64; -1 is junk, 0 a distractor.
-        cameras: (N,) int64, of one base throughout.
-        sequences: (N,) int64 recordings, -1 where unknown; None if none is known.
-        paths: the files, in order; empty if they are not known.
-        index: (N,) int64 image numbers, by which a query image is found in the gallery.
-    """
-
-    features: Tensor
-    pids: Tensor
-    cameras: Tensor
-    sequences: Tensor | None = None
-    paths: tuple[str, ...] = ()
-    index: Tensor | None = None
+    features: Tensor  # of any float type
+    pids: Tensor  # -1 is junk, 0 a distractor
+    cameras: Tensor  # of one base throughout
+    sequences: Tensor | None = None  # recordings, -1 where unknown; None if none is known
+    paths: tuple[str, ...] = ()  # the files, in order; empty if they are not known
+    index: Tensor | None = None  # numbers by which a query image is found in the gallery
 
     def __post_init__(self) -> None:
-        columns = {name: x for name, x in self.tensors.items() if name != "features"}
-        wrong = any(x.shape != self.features.shape[:1] for x in columns.values())
-        if wrong or len(self.paths) not in (0, len(self.features)):
-            found = ", ".join(f"{name} {tuple(x.shape)}" for name, x in columns.items())
+        shapes = {name: tuple(x.shape) for name, x in self.tensors.items()}
+        columns = [shape for name, shape in shapes.items() if name != "features"]
+        if set(columns) != {shapes["features"][:1]} or len(self.paths) not in (0, len(self.pids)):
             raise InputError(
-                f"features {tuple(self.features.shape)}, {found}, {len(self.paths)} paths: "
-                "expected (N, D) features and (N,) of each label."
+                f"{shapes} and {len(self.paths)} paths: expected (N, D) features, N of each label."
             )
 
     @property

@@ -35,8 +35,8 @@ def fuse(
     """
     if len(tables) < 2:
         raise InputError(f"a fusion needs two experts or more: {len(tables)} given.")
-    first, *others = tables.values()
-    if any(_images(first) != _images(other) for other in others):
+    images = [(t.query.paths, t.query.pids.tolist(), t.gallery.paths) for t in tables.values()]
+    if any(other != images[0] for other in images):
         raise InputError("the tables of a fusion hold different images: evaluate one split.")
     if fusion == "mean":
         return mean(tables, min_agreement)
@@ -54,27 +54,20 @@ def mean(tables: Tables, min_agreement: float) -> FeatureTable:
     Raises:
         InputError: two experts' features differ in width, or agree on less than `min_agreement`.
     """
+    query, gallery = _units(tables, "query"), _units(tables, "gallery")
     real = next(iter(tables.values())).gallery.pids != JUNK
-    units = dict(zip(tables, _units(tables, "gallery"), strict=True))
-    for one, other in permutations(tables, 2):
-        first, second = units[one][real], units[other][real]
-        if first.shape[1] != second.shape[1]:
+    spaces = zip(tables, gallery, strict=True)
+    for (one, first), (other, second) in permutations(spaces, 2):
+        is_alike = first.shape == second.shape
+        share = agreement(first[real], second[real]) if is_alike else 0.0
+        if share < min_agreement or not is_alike:
             raise InputError(
-                f"the features of {one} and {other} are {first.shape[1]} and {second.shape[1]} "
-                "wide: a mean needs one width."
+                f"the features of {one} ({first.shape[1]} wide) and {other} ({second.shape[1]} "
+                f"wide) are not comparable: {100 * share:.1f} % of the images are nearest to "
+                f"themselves across the two, and {100 * min_agreement:.0f} % are asked for. "
+                "Experts that start from the same weights usually agree."
             )
-        share = agreement(first, second)
-        if share < min_agreement:
-            raise InputError(
-                f"the features of {one} and {other} are not comparable: {100 * share:.1f} % of the "
-                "images are nearest to themselves across the two, min_agreement is "
-                f"{100 * min_agreement:.0f} %. Experts that start from the same weights usually "
-                "agree."
-            )
-    means = (
-        F.normalize(torch.stack(_units(tables, part)).mean(0)) for part in ("query", "gallery")
-    )
-    return _table(tables, *means)
+    return _table(tables, *(F.normalize(torch.stack(units).mean(0)) for units in (query, gallery)))
 
 
 def agreement(first: Tensor, second: Tensor, images: int = 1000) -> float:
@@ -103,7 +96,7 @@ def query_camera(tables: Tables, cameras: Mapping[str, int | None]) -> FeatureTa
     Raises:
         InputError: no expert's camera is known, or two experts are of one camera.
     """
-    known = [camera for name in tables if (camera := cameras[name]) is not None]
+    known = [camera for name in tables if (camera := cameras[name])]
     if not known or len(set(known)) < len(known):
         raise InputError(
             f"the experts are of the cameras {known}: routing by the query's camera needs at least "
@@ -115,11 +108,6 @@ def query_camera(tables: Tables, cameras: Mapping[str, int | None]) -> FeatureTa
     units = zip(_units(tables, "query"), routed, strict=True)
     query = torch.cat([unit * mask[:, None] for unit, mask in units], 1)
     return _table(tables, query, torch.cat(_units(tables, "gallery"), 1))
-
-
-def _images(table: FeatureTable) -> list[object]:
-    parts = (table.query, table.gallery)
-    return [(p.paths, p.pids.tolist(), p.cameras.tolist()) for p in parts]
 
 
 def _units(tables: Tables, part: str) -> list[Tensor]:

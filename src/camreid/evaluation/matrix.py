@@ -1,7 +1,8 @@
 """Experts by cameras: the numbers of each row, and paired differences on the same queries."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,104 +13,85 @@ from camreid.evaluation.bootstrap import compare, intervals
 from camreid.evaluation.result import RankingResult
 from camreid.evaluation.summary import leakage
 
-SCORES = {"mAP": "mAP", "rank1": "Rank-1"}
-
 
 @dataclass(frozen=True)
 class Row:
     """An expert, a baseline or a fusion, as tested.
 
     Attributes:
-        result: its ranking.
+        ranking: of all queries.
         query_cameras: (Q,) int64 camera of each query, 1-based.
         seen: training identities of its weights.
         seen_complete: whether `seen` are all.
     """
 
-    result: RankingResult
+    ranking: RankingResult
     query_cameras: Tensor
     seen: frozenset[int]
     seen_complete: bool = True
 
     def summary(self) -> dict[str, Any]:
-        """`numbers`, and `leak`: see `leakage`; None if no training identity is known."""
-        known = self.seen or self.seen_complete
-        leak = leakage(self.result, self.seen) if known else None
-        return {**self.numbers(), "leak": leak, "seen_complete": self.seen_complete}
+        """`numbers` of all queries, and `leak`, see `leakage`."""
+        leak = leakage(self.ranking, self.seen)
+        numbers = self.numbers(torch.ones_like(self.ranking.valid))
+        return {**numbers, "leak": leak, "seen_complete": self.seen_complete}
 
-    def numbers(self) -> dict[str, Any]:
-        """`retrieval` with 95 % `intervals`; the same `by_camera`, None without a valid query."""
+    def numbers(self, queries: Tensor) -> dict[str, Any]:
+        """`retrieval` and 95 % `intervals` of some queries, also `by_camera`.
+
+        Args:
+            queries: (Q,) bool, of which one has a match.
+
+        Returns:
+            Nested plain values; a camera without a match is None.
+        """
         cameras = torch.unique(self.query_cameras).tolist()
-        parts = {str(camera): self._of(self.query_cameras == camera) for camera in cameras}
-        by_camera = {camera: part and _scores(part.result) for camera, part in parts.items()}
-        return {**_scores(self.result), "by_camera": by_camera}
-
-    def _of(self, queries: Tensor) -> "Row | None":
-        """The row on some queries, (Q,) bool; None if none of them is valid."""
-        try:
-            part = self.result.of(queries)
-        except NoValidQuery:
-            return None
-        return replace(self, result=part, query_cameras=self.query_cameras[queries])
+        by_camera: dict[str, Any] = dict.fromkeys(map(str, cameras))
+        for camera in cameras:
+            with suppress(NoValidQuery):
+                part = self.ranking.of(queries & (self.query_cameras == camera))
+                by_camera[str(camera)] = _scores(part)
+        return {**_scores(self.ranking.of(queries)), "by_camera": by_camera}
 
 
 def comparison(rows: Mapping[str, Row], experts: Sequence[str]) -> dict[str, Any]:
-    """The best expert, and the difference of each other row from it.
+    """The strongest expert and the difference of each other row from it.
 
-    Rows are compared on identities that are training identities of none of them.
+    Rows are compared on the identities that are training identities of none of them.
 
     Args:
         rows: by name, of the same queries.
-        experts: names of the rows among which the best is chosen.
+        experts: names of the rows among which the strongest is chosen.
 
     Returns:
         `compared`: whether a row `leaks`, whether all training identities are known (`complete`),
-        the `identities` and valid `queries` that are compared, and the numbers of the `rows` on
-        them where these are not all. `best`: name of the expert with the largest mAP and Rank-1,
-        by query camera and over `all`; None where there is no query. `differences` from the expert
-        with the largest mAP, see `compare`.
+        the `identities` and valid `queries` that are compared, and where these are not all, the
+        numbers of the `rows` on them; `strongest`, the expert with the largest mAP, None where
+        nothing can be compared; `differences` from it by row and score, see `compare`.
     """
-    first = next(iter(rows.values())).result
-    seen = torch.tensor(
-        sorted(set().union(*(row.seen for row in rows.values()))), dtype=torch.int64
-    )
-    unseen = ~torch.isin(first.query_pids, seen)
-    fair = {name: part for name, row in rows.items() if (part := row._of(unseen))}
-    numbers = {name: row.numbers() for name, row in fair.items()}
-    best = _best({name: numbers[name] for name in experts if name in fair})
-    strongest = best["all"]["mAP"]
-    valid = unseen & first.valid
+    ranking = next(iter(rows.values())).ranking
+    seen = sorted(set().union(*(row.seen for row in rows.values())))
+    unseen = ~torch.isin(ranking.query_pids, torch.tensor(seen, dtype=torch.int64))
+    valid = unseen & ranking.valid
+    fair = {name: row.ranking.of(unseen) for name, row in rows.items()} if valid.any() else {}
+    strongest = max(experts, key=lambda name: fair[name].mAP) if fair else None
+    leaks = not bool(unseen.all())
     return {
         "compared": {
-            "leaks": not bool(unseen.all()),
+            "leaks": leaks,
             "complete": all(row.seen_complete for row in rows.values()),
-            "identities": len(torch.unique(first.query_pids[valid])),
+            "identities": len(torch.unique(ranking.query_pids[valid])),
             "queries": int(valid.sum()),
-            "rows": {} if unseen.all() else numbers,
+            "rows": {name: rows[name].numbers(unseen) for name in fair if leaks},
         },
-        "best": best,
+        "strongest": strongest,
         "differences": {
-            name: {k: asdict(d) for k, d in compare(row.result, fair[strongest].result).items()}
-            for name, row in fair.items()
+            name: {k: asdict(d) for k, d in compare(result, fair[strongest]).items()}
+            for name, result in fair.items()
             if strongest is not None and name != strongest
         },
     }
 
 
-def _best(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str | None]]:
-    """Name of the row with the largest score, the first of equals, by camera and over `all`."""
-    cells = {name: {**row["by_camera"], "all": row} for name, row in numbers.items()}
-    cameras = ["all", *(camera for row in numbers.values() for camera in row["by_camera"])]
-    found: dict[str, dict[str, str | None]] = {}
-    for camera in dict.fromkeys(cameras):
-        scores = {n: row[camera]["retrieval"] for n, row in cells.items() if row.get(camera)}
-        found[camera] = {score: _largest(scores, score) for score in SCORES}
-    return found
-
-
-def _largest(scores: Mapping[str, Mapping[str, float]], score: str) -> str | None:
-    return max(scores, key=lambda name: scores[name][score], default=None)
-
-
-def _scores(result: RankingResult) -> dict[str, Any]:
-    return {"retrieval": result.scalars(), "intervals": intervals(result)}
+def _scores(ranking: RankingResult) -> dict[str, Any]:
+    return {"retrieval": ranking.scalars(), "intervals": intervals(ranking)}

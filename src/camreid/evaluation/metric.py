@@ -24,8 +24,8 @@ _ROLES: tuple[Role, ...] = ("query", "gallery", "both")
 class RetrievalMetric(Metric):
     """mAP, mINP and Rank-1, -5, -10 of images, each of which counts once.
 
-    Images are identified by (role, index), so the repeats with which distributed loaders pad
-    their shares count once. Features are kept on the CPU, and ranked on the metric's device.
+    Images are identified by (role, index), so repeats of distributed loaders count once. Features
+    are kept on the CPU, and ranked on the metric's device.
 
     Args:
         distance: `cosine` or `euclidean`.
@@ -67,15 +67,10 @@ class RetrievalMetric(Metric):
         role: Role,
         sequences: Tensor | None = None,
     ) -> None:
-        """Add a batch of (B, D) features with (B,) int64 labels.
+        """Add a batch of (B, D) features with (B,) int64 labels; see `Images`.
 
-        Args:
-            features: of any float type.
-            pids: raw identities.
-            cameras: of one base throughout.
-            index: the image's number among those of its role.
-            role: of the images; `both` for each ranked against all the others.
-            sequences: recordings, -1 where unknown; None if none is known.
+        `index` is the image's number among those of its role. Images of the role `both` are each
+        ranked against all the others.
         """
         sequences = torch.full_like(pids, -1) if sequences is None else sequences
         kind = torch.full_like(pids, _ROLES.index(role))
@@ -103,10 +98,9 @@ class RetrievalMetric(Metric):
         return rank_view(FeatureTable(query, gallery), view, self.distance, device=self.device)
 
     def table(self, split: Any = None) -> FeatureTable:
-        """Query and gallery over all processes, each image once, in the order of their indices.
+        """Query and gallery over all processes, in the order of their indices.
 
-        Args:
-            split: its `query` and `gallery` records by index, for sequences and paths.
+        Sequences and paths come from the records of a `split`, by index.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             labels, keep = each_once(dim_zero_cat(self.labels))

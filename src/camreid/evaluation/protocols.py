@@ -100,9 +100,5 @@ def _labels(images: Images) -> dict[str, Tensor]:
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
-    """`values[index]` for 1-D values, which torch does in one thread where the index is small.
-
-    On the CPU, indexing wakes all threads for any size, and waiting for them takes longer than the
-    work, above all where other programs have the cores.
-    """
+    """`values[index]` for 1-D values, without waking all threads for a small index."""
     return values.index_select(0, index.flatten()).view(index.shape)

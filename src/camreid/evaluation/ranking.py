@@ -125,13 +125,9 @@ def rank_protocols(
 
     Within-camera numbers need sequences or indices. Protocols without a valid query are left out.
 
-    >>> query, gallery = (
-    ...     Images(torch.eye(3)[rows], torch.tensor(pids), torch.tensor(cameras))
-    ...     for rows, pids, cameras in (([0], [5], [0]), ([1, 0], [7, 5], [1, 1]))
-    ... )
-    >>> rank_protocols(FeatureTable(query, gallery)).camera_pairs.valid_queries
-    tensor([[0, 1],
-            [0, 0]])
+    >>> images = Images(torch.eye(2), torch.tensor([5, 5]), torch.tensor([1, 2]))
+    >>> list(rank_protocols(FeatureTable(images, images)).results)
+    [('cross-camera', True), ('cross-camera', False)]
     """
     rules = Rules(table.query, table.gallery)
     names: tuple[Protocol, ...] = get_args(Protocol) if rules.within else ("cross-camera",)

@@ -14,25 +14,15 @@ NUMBERS = ("mAP", "mINP", "rank1", "rank5", "rank10")
 
 @dataclass(frozen=True)
 class RankingResult:
-    """Retrieval numbers of one ranking, on the CPU; shares are in 0..1.
+    """Retrieval numbers of one ranking, on the CPU; shares are in 0..1."""
 
-    Attributes:
-        average_precision: (Q,) float64 per query, NaN for a query without a match.
-        inverse_penalty: (Q,) float64, matches over the rank of the last (Ye et al. 2021), or NaN.
-        first_match: (Q,) int64 rank of the first match, from 1; 0 for a query without a match.
-        query_pids: (Q,) int64.
-        protocol: which gallery images a query did not see.
-        distractors: whether distractors (pid 0) were in the gallery.
-        max_rank: length of the CMC curve.
-    """
-
-    average_precision: Tensor
-    inverse_penalty: Tensor
-    first_match: Tensor
-    query_pids: Tensor
+    average_precision: Tensor  # (Q,) float64, NaN for a query without a match
+    inverse_penalty: Tensor  # (Q,) float64, matches over the rank of the last (Ye et al. 2021)
+    first_match: Tensor  # (Q,) int64 rank from 1; 0 for a query without a match
+    query_pids: Tensor  # (Q,) int64
     protocol: Protocol = "cross-camera"
-    distractors: bool = True
-    max_rank: int = 50
+    distractors: bool = True  # whether distractors (pid 0) were in the gallery
+    max_rank: int = 50  # length of the CMC curve
 
     @property
     def valid(self) -> Tensor:
@@ -74,11 +64,7 @@ class RankingResult:
         return {**dict(zip(NUMBERS, means, strict=True)), "valid_queries": self.valid_queries}
 
     def of(self, queries: Tensor) -> "RankingResult":
-        """The result of some of the queries: (Q,) bool.
-
-        Raises:
-            NoValidQuery: none of them has a match.
-        """
+        """The result of some of the queries, (Q,) bool; NoValidQuery where none has a match."""
         if not self.valid[queries].any():
             raise NoValidQuery(f"none of the {int(queries.sum())} queries has a match.")
         names = ("average_precision", "inverse_penalty", "first_match", "query_pids")
@@ -88,9 +74,7 @@ class RankingResult:
 def measure(matches: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Average precision, inverse penalty and rank of the first match of each query, (b,) each.
 
-    Args:
-        matches: (b, P) bool on the CPU, which pairs of a query count as matches; closest first.
-        closer: (b, P) int64 images of other identities that are closer than the pair.
+    From (b, P) matches, closest first, and how many images of other identities are closer.
 
     >>> measure(torch.tensor([[True, True]]), torch.tensor([[0, 1]]))
     (tensor([0.8333], dtype=torch.float64), tensor([0.6667], dtype=torch.float64), tensor([1]))

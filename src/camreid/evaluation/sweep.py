@@ -81,10 +81,9 @@ class Sweep:
     def _sorted(self, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor) -> list[Tensor]:
         """(b, n) scores of each segment, rows ascending, from (b, G) raw ones.
 
-        On the CPU, NumPy's sort of keys alone is vectorised and leaves the interpreter's lock,
-        while `torch.sort` carries indices along and is an order of magnitude slower. A row is
-        scaled and sorted by one thread while it is in cache; between such threads and those of
-        torch's own operators there are few turns, because torch's spin for a while after each.
+        On the CPU, NumPy's sort of keys alone is vectorised and leaves the interpreter's lock;
+        `torch.sort` carries indices along and is an order of magnitude slower. One thread scales
+        and sorts a row while it is in cache.
         """
         parts = [(rows, self.scores.scale[rows], self.scores.shift[rows]) for rows in self.segments]
         if raw.device.type != "cpu":
@@ -105,7 +104,7 @@ class Sweep:
             for table, images, a, b in arrays:
                 part = table[rows]
                 if len(images) == source.shape[1]:
-                    part[...] = source[rows]  # much faster
+                    part[...] = source[rows]  # ten times as fast
                 else:
                     source[rows].take(images, axis=1, out=part, mode="clip")
                 part *= a

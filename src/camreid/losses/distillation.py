@@ -6,14 +6,11 @@ from torch import Tensor
 
 
 def similarity_loss(student: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """Divergence of two matrices of cosines in how they rank the other images for each: (B,).
+    """KL divergence of the similarities to the other images of the batch: (B,).
 
     Each row without its diagonal becomes a distribution over the other images, its softmax at a
-    temperature; the loss is the KL divergence from the target's to the student's. That is
-    probabilistic knowledge transfer (Passalis & Tefas 2018) with the softmax of SEED (Fang et al.
-    2021), inside the batch as in similarity-preserving distillation (Tung & Mori 2019), whose
-    squared differences would ask for the teachers' values where their order is enough. RKD (Park
-    et al. 2019) compares distances in place of cosines.
+    temperature: probabilistic knowledge transfer (Passalis & Tefas 2018) with the softmax of SEED
+    (Fang et al. 2021).
 
     Args:
         student: (B, B).

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camreid.errors import InputError, require_number
+from camreid.errors import InputError, require_choice, require_number
 from camreid.losses.triplet import Margin, Mining, Pair, PairLoss, TripletLoss
 
 Smoothing = float | Literal["adaptive"]
@@ -26,8 +26,8 @@ def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> T
     Args:
         logits: (B, rows).
         rows: (B,) int64 true rows, -1 for none.
-        smoothing: 0..1; or `adaptive`, a fifth of the probability that the image's own row has
-            already (FastReID's negative epsilon).
+        smoothing: 0..1; or `adaptive`, a fifth of the current probability of the true row
+            (FastReID's negative epsilon).
 
     >>> identity_loss(torch.zeros(2, 4), torch.tensor([1, -1])).item()
     1.3862943649291992
@@ -61,12 +61,12 @@ class LossConfig:
         smoothing: label smoothing, 0..1, or `adaptive`; see `identity_loss`.
         triplet_weight: of the triplet loss; 0 for none.
         triplet_margin: a number, or `soft`.
-        triplet_mining: `hard`, `weighted` or `weighted_fastreid`; see `TripletLoss`.
-        triplet_normalize: whether the triplet loss compares directions.
-        pair: `circle` or `cosface` for a `PairLoss` besides, null for none.
-        pair_weight: its weight.
-        pair_margin: its margin.
-        pair_scale: its scale.
+        triplet_mining: see `TripletLoss`.
+        triplet_normalize: see `TripletLoss`.
+        pair: form of an additional `PairLoss`, None for none.
+        pair_weight: of the pair loss.
+        pair_margin: see `PairLoss`.
+        pair_scale: see `PairLoss`.
     """
 
     identity_weight: float
@@ -81,39 +81,28 @@ class LossConfig:
     pair_scale: float = 128.0
 
     def __post_init__(self) -> None:
-        soft = self.triplet_margin == "soft"
-        if not soft and not isinstance(self.triplet_margin, int | float):
-            raise InputError(
-                f"model.loss.triplet_margin={self.triplet_margin}: type a number such as 0.3, or "
-                "soft."
-            )
-        smooth = 0.0 if self.smoothing == "adaptive" else self.smoothing
-        if not isinstance(smooth, int | float):
-            raise InputError(
-                f"model.loss.smoothing={self.smoothing}: type a number such as 0.1, or adaptive."
-            )
-        weights = (self.identity_weight, self.triplet_weight, self.pair_weight)
-        if not 0 <= smooth < 1 or min(weights) < 0:
-            raise InputError(f"{self}: expected weights of at least 0 and smoothing in 0..1.")
-        for name, kind in (("triplet_mining", Mining), ("pair", Pair)):
+        for name, word in (("triplet_margin", "soft"), ("smoothing", "adaptive")):
             value = getattr(self, name)
-            if value not in get_args(kind) and not (name == "pair" and value is None):
-                raise InputError(
-                    f"model.loss.{name}={value}: type one of {', '.join(get_args(kind))}."
-                )
-        require_number("model.loss.pair_margin", self.pair_margin, least=0)
-        require_number("model.loss.pair_scale", self.pair_scale, least=0)
+            if value != word and not isinstance(value, int | float):
+                raise InputError(f"{name}={value}: expected a number or {word}.", **{name: word})
+        if self.smoothing != "adaptive":
+            require_number("smoothing", self.smoothing, 0, 1)
+        for name in ("identity_weight", "triplet_weight", "pair_weight", "pair_margin"):
+            require_number(name, getattr(self, name), least=0)
+        require_number("pair_scale", self.pair_scale, least=0)
+        require_choice("triplet_mining", self.triplet_mining, Mining)
+        if self.pair is not None:
+            require_choice("pair", self.pair, Pair)
 
     def metric_losses(self) -> dict[str, tuple[float, TripletLoss | PairLoss]]:
         """Weight and loss of embeddings and pids, by name."""
-        losses: dict[str, tuple[float, TripletLoss | PairLoss]] = {}
-        if self.triplet_weight:
-            triplet = TripletLoss(self.triplet_margin, self.triplet_mining, self.triplet_normalize)
-            losses["triplet"] = (self.triplet_weight, triplet)
-        if self.pair is not None and self.pair_weight:
+        triplet = TripletLoss(self.triplet_margin, self.triplet_mining, self.triplet_normalize)
+        losses: dict[str, tuple[float, TripletLoss | PairLoss]]
+        losses = {"triplet": (self.triplet_weight, triplet)}
+        if self.pair is not None:
             pair = PairLoss(self.pair, self.pair_margin, self.pair_scale)
             losses[self.pair] = (self.pair_weight, pair)
-        return losses
+        return {name: loss for name, loss in losses.items() if loss[0]}
 
 
 def identity_loss_of_heads(
@@ -129,12 +118,3 @@ def identity_loss_of_heads(
     losses = [identity_loss(logits[name], own, smoothing) for name, own in rows.items()]
     counts = torch.stack([(own >= 0).sum() for own in rows.values()])
     return (torch.stack(losses) * counts).sum() / counts.sum().clamp(min=1)
-
-
-def mean_over_heads(values: list[Tensor]) -> Tensor:
-    """The mean of one loss over all heads.
-
-    >>> mean_over_heads([torch.tensor(1.0), torch.tensor(3.0)])
-    tensor(2.)
-    """
-    return torch.stack(values).mean()

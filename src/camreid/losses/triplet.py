@@ -18,16 +18,13 @@ Pair = Literal["circle", "cosface"]
 class TripletLoss(nn.Module):
     """Triplet loss on the farthest positive and nearest negative, or on weighted means of them.
 
-    `hard` takes the extremes (Hermans et al. 2017). `weighted` (Ye et al. 2021, AGW) averages the
-    distances to positives by their softmax, those to negatives by the softmax of their opposites.
-    `weighted_fastreid` is the latter as FastReID computes it: 1e-6 added to unstabilised sums,
-    which takes the negative's distance to 0 where all are beyond 14 or so; and where exp(dp - dn)
-    overflows, relu(dp - dn + 0.3) in place of the soft form. FastReID has the second fault in its
-    `hard` form too, which here never overflows.
-
     Args:
         margin: relu(dp - dn + margin), or `soft`: softplus(dp - dn).
-        mining: see above.
+        mining: `hard` takes the extremes (Hermans et al. 2017). `weighted` (Ye et al. 2021, AGW)
+            averages the distances to positives by their softmax, those to negatives by the softmax
+            of their opposites. `weighted_fastreid` repeats two faults of FastReID: 1e-6 added to
+            unstabilised sums, which takes the negative's distance to 0 where all are beyond about
+            14, and relu(dp - dn + 0.3) in place of the soft form where exp(dp - dn) overflows.
         normalize: 2 - 2 cosine in place of the euclidean distance.
     """
 
@@ -45,17 +42,13 @@ class TripletLoss(nn.Module):
         )
 
     def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
-        """Mean over the anchors of (B, d) embeddings; 0 where no image has company and a rival."""
+        """Mean over the images with a positive and a negative, of (B, d) embeddings; 0 without."""
         embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
         if self.mining == "hard":
             loss: Tensor = self.hard(embeddings, pids, self.miner(embeddings, pids))
         else:
             loss = self._weighted(self.distance(embeddings), pids)
         return loss + 0.0 * embeddings.sum()  # keeps the graph where there was no triplet
-
-    def terms(self, pids: Tensor) -> int:
-        """Of how many images the loss is the mean: those with company and a rival."""
-        return int(_anchors(pids).sum())
 
     def _weighted(self, distances: Tensor, pids: Tensor) -> Tensor:
         same, anchors = pids[:, None] == pids, _anchors(pids)
@@ -74,7 +67,7 @@ class TripletLoss(nn.Module):
 
 
 def _anchors(pids: Tensor) -> Tensor:
-    """(B,) bool: images that have another of their person, and one of somebody else."""
+    """(B,) bool: images that have a positive and a negative."""
     same = pids[:, None] == pids
     return (same.sum(1) > 1) & ~same.all(1)
 
@@ -102,12 +95,8 @@ class PairLoss(nn.Module):
         super().__init__()
         self.form, self.margin, self.scale = form, margin, scale
 
-    def terms(self, pids: Tensor) -> int:
-        """Of how many images the loss is the mean: all."""
-        return len(pids)
-
     def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
-        """Mean over the images of (B, d) embeddings; 0 for one without company or rival."""
+        """Mean over all images of (B, d) embeddings; 0 for one without positive or negative."""
         embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
         with torch.autocast(embeddings.device.type, enabled=False):  # the scale is large
             cosine = F.normalize(embeddings) @ F.normalize(embeddings).T
@@ -142,13 +131,9 @@ def within_cameras(
         cameras: (B,).
 
     Returns:
-        The mean of the cameras' losses, weighted by the number of images that each is a mean of.
+        The mean of the cameras' losses, weighted by the images with a positive and a negative.
     """
-    total, count = 0.0 * embeddings.sum(), 0
-    for camera in set(cameras.tolist()):
-        own = cameras == camera
-        terms = loss.terms(pids[own])
-        if terms:
-            total = total + terms * loss(embeddings[own], pids[own])
-            count += terms
-    return total / max(1, count)
+    own = [cameras == camera for camera in set(cameras.tolist())]
+    counts = torch.stack([_anchors(pids[images]).sum() for images in own])
+    losses = torch.stack([loss(embeddings[images], pids[images]) for images in own])
+    return (losses * counts).sum() / counts.sum().clamp(min=1)

@@ -24,12 +24,11 @@ class BackboneOptions:
 
     Attributes:
         pretrained: fetch timm's weights.
-        weights: a file of weights instead: a state dict, bare or under `state_dict` or `model`,
-            with or without `module.`; a classifier in it is left out.
+        weights: a file of weights instead; see `load_trunk`.
         drop_path: stochastic depth of the last block, 0..1.
-        pool: from a map (B, C, h, w) to a vector: `avg`; `gem`, the generalised mean (Radenovic et
-            al. 2018) with p = 3; or `gem_learned`. Backbones without such a map, as transformers
-            and OSNets, pool by their own head under `avg`, and refuse the others.
+        pool: of a map (B, C, h, w): `avg`; `gem`, the generalised mean (Radenovic et al. 2018)
+            with p = 3; or `gem_learned`. Backbones without a map, as transformers and OSNets, pool
+            by their own head under `avg`, and refuse the others.
         last_stride: 1 removes the last stage's stride (Luo et al. 2019); None leaves it.
         ibn: instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018).
         non_local: non-local blocks in stages 2 and 3 (Ye et al. 2021).
@@ -194,10 +193,8 @@ def _create(name: str, pretrained: bool, image_size: tuple[int, int], drop_path:
             return timm.create_model(name, img_size=image_size, **options)
         except TypeError:  # most convolutional networks have no image size
             return timm.create_model(name, **options)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise _refusal(name, image_size, error) from error
     except Exception as error:
-        if not pretrained:
+        if not pretrained or isinstance(error, TypeError | AssertionError | ValueError):
             raise _refusal(name, image_size, error) from error
         raise InputError(
             f"backbone={name}: the pretrained weights are not in the cache and could not be "

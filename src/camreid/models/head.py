@@ -14,10 +14,10 @@ Classifier = Literal["linear", "cosine", "arc", "circle"]
 
 
 class RemapHead(nn.Module):
-    """Classifier rows over features, one row for each identity.
+    """Classifier rows over features, one row for each identity, which are a buffer.
 
-    The identities are a buffer, so a checkpoint always has its label map. With c the cosine of
-    feature and row, s `scale`, m `margin`, the logits of the true row and of the others are
+    With c the cosine of feature and row, s `scale` and m `margin`, the logits of the true row and
+    of the others are
 
     - `linear`: s w.x for both
     - `cosine` (Wang et al. 2018, CosFace): s (c - m); s c
@@ -31,11 +31,11 @@ class RemapHead(nn.Module):
     Args:
         dim: width of the features.
         labels: the identities, in row order.
-        classifier: which logits.
+        classifier: form of the logits.
         scale: s.
         margin: m.
-        bias: add one to `linear` logits, as torchreid's classifiers have.
-        camera: 1-based, whose images alone the head classifies; None for all cameras.
+        bias: of `linear` logits, as in torchreid's classifiers.
+        camera: 1-based, of the images that the head classifies; None for all cameras.
     """
 
     pids: Tensor
@@ -54,8 +54,8 @@ class RemapHead(nn.Module):
         require_choice("classifier", classifier, Classifier)
         require_number("scale", scale, least=0)
         require_number("margin", margin, least=0)
-        self.camera = camera
         self.classifier, self.scale, self.margin = classifier, float(scale), float(margin)
+        self.camera = camera
         labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))
         self.weight = nn.Parameter(torch.empty(len(labels), dim))
         self.bias = nn.Parameter(torch.zeros(len(labels))) if bias else None
@@ -64,7 +64,7 @@ class RemapHead(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Width of the features that the rows are compared with."""
+        """Width of the rows."""
         return self.weight.shape[1]
 
     @property
@@ -77,8 +77,8 @@ class RemapHead(nn.Module):
 
         Args:
             pids: (B,) int64.
-            cameras: (B,) int64, 1-based; images of cameras that the head does not classify have no
-                row. None for images of the head's camera.
+            cameras: (B,) int64, 1-based; images of other cameras than the head's have no row. None
+                for images of the head's camera.
         """
         rows = rows_of(self.pids, pids)
         if self.camera is None or cameras is None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from camreid.errors import InputError
 from camreid.labels import Identities
-from camreid.models.backbone import Backbone, BackboneOptions, GeM
+from camreid.models.backbone import Backbone, BackboneOptions, GeM, Pool
 from camreid.models.baseline import bn_neck
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
@@ -18,7 +18,7 @@ from camreid.models.pixels import PixelNorm, Pixels
 
 # the order of the parts in the feature: whole maps first
 PARTS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
-# metric losses see the stripes of a branch as one
+# a metric loss takes the stripes of a branch as one
 JOINED = {
     "b1": ("b1",),
     "b2": ("b2",),
@@ -29,45 +29,31 @@ JOINED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MGNOptions:
-    """Options of `MGN`.
+class MGNOptions(BackboneOptions):
+    """Options of `MGN`, besides those of the backbone.
 
     Attributes:
         backbone: a timm ResNet of bottlenecks.
-        pretrained: see `BackboneOptions`, as `weights`, `ibn` and `stem_padding`.
         dim: width of each part.
         extra_norm: batch norm and ReLU between reduction and neck, as FastReID v0.1.1 had.
         classifier: see `RemapHead`, as `scale` and `margin`.
     """
 
     backbone: str
-    pretrained: bool = False
-    weights: str | None = None
-    ibn: bool = False
-    stem_padding: int = 1
+    last_stride: int | None = 1
+    pool: Pool = "gem_learned"
     dim: int = 256
     extra_norm: bool = False
     classifier: Classifier = "circle"
     scale: float = 64.0
     margin: float = 0.35
 
-    @property
-    def trunk(self) -> BackboneOptions:
-        """Those of the backbone."""
-        return BackboneOptions(
-            last_stride=1,
-            pretrained=self.pretrained,
-            weights=self.weights,
-            ibn=self.ibn,
-            stem_padding=self.stem_padding,
-        )
-
 
 class MGN(ReIDNetwork):
     """A ResNet up to the first block of stage 3, then three copies of the rest.
 
-    Branch 1 sees the whole map, branch 2 the whole and two stripes, branch 3 the whole and three.
-    Each of the eight parts is pooled (GeM), reduced by a 1 x 1 convolution and batch-normalised,
+    Branch 1 takes the whole map, branch 2 the whole and two stripes, branch 3 the whole and three.
+    Each of the eight parts is pooled, reduced by a 1 x 1 convolution and batch-normalised,
     and has a head; all heads are over one label map. The feature is the eight parts one after the
     other, in the order of `PARTS`.
 
@@ -93,20 +79,20 @@ class MGN(ReIDNetwork):
                 f"image_size={list(image_size)}: MGN needs three stripes of the map.",
                 image_size=[384, 128],
             )
-        whole = Backbone(own.backbone, image_size, own.trunk)
+        whole = Backbone(own.backbone, image_size, own)
         self.pixel_norm = PixelNorm(pixels, whole.mean, whole.std)
         trunk = whole.trunk
         stem = (trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool)
         self.trunk = nn.Sequential(*stem, trunk.layer1, trunk.layer2, trunk.layer3[0])
         rest = nn.Sequential(nn.Sequential(*trunk.layer3[1:]), trunk.layer4)
         self.branches = nn.ModuleDict({name: copy.deepcopy(rest) for name in ("b1", "b2", "b3")})
-        self.pools = nn.ModuleDict({part: GeM(learned=True) for part in PARTS})
+        power, learned = 1.0 if own.pool == "avg" else 3.0, own.pool == "gem_learned"
+        self.pools = nn.ModuleDict({part: GeM(power, learned) for part in PARTS})
         self.reductions = nn.ModuleDict(
             {part: nn.Conv2d(whole.dim, own.dim, 1, bias=False) for part in PARTS}
         )
-        self.norms = nn.ModuleDict(
-            {part: nn.BatchNorm1d(own.dim) for part in PARTS if own.extra_norm}
-        )
+        normed = PARTS if own.extra_norm else ()
+        self.norms = nn.ModuleDict({part: nn.BatchNorm1d(own.dim) for part in normed})
         self.necks = nn.ModuleDict({part: bn_neck(own.dim) for part in PARTS})
         how = (own.dim, labels, own.classifier, own.scale, own.margin)
         self.heads = nn.ModuleDict({part: RemapHead(*how) for part in PARTS})
@@ -117,7 +103,7 @@ class MGN(ReIDNetwork):
     def forward(
         self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
     ) -> ReIDOutput:
-        """See `ReIDNetwork.forward`; all is after the necks, the same for all cameras."""
+        """See `ReIDNetwork.forward`; embeddings are after the necks, `cameras` are not used."""
         shared = self.trunk(self.pixel_norm(images))
         maps = {name: branch(shared) for name, branch in self.branches.items()}
         maps["b21"], maps["b22"] = maps["b2"].chunk(2, dim=2)

@@ -126,8 +126,8 @@ class ReIDNetwork(nn.Module):
     @property
     def labels(self) -> LabelMap:
         """The identities of all heads: in row order, or camera by camera."""
-        pids = (pid for head in self.remap_heads().values() for pid in head.labels.pids)
-        return LabelMap(tuple(dict.fromkeys(pids)))
+        heads = self.remap_heads().values()
+        return LabelMap(tuple(dict.fromkeys(pid for h in heads for pid in h.labels.pids)))
 
     def rows(self, pids: Tensor, cameras: Tensor) -> dict[str, Tensor]:
         """(B,) row in each head of images of (B,) identities and cameras; -1 for none."""
@@ -137,17 +137,16 @@ class ReIDNetwork(nn.Module):
 def build_network(
     config: Mapping[str, Any], labels: HeadLabels, image_size: tuple[int, int], pixels: Pixels
 ) -> ReIDNetwork:
-    """The network that a config names by `_target_`, which must be a `ReIDNetwork`."""
+    """The network of a config; `_target_` names its class, a `ReIDNetwork`."""
     options = dict(config)
-    target = str(options.pop("_target_", "camreid.models.Baseline"))
+    target = str(options.pop("_target_", NETWORKS[0]))
     try:
         network = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"model.network._target_={target} can't be imported: {error}.") from error
+        raise InputError(f"_target_={target} can't be imported: {error}.") from error
     if not (inspect.isclass(network) and issubclass(network, ReIDNetwork)):
         raise InputError(
-            f"model.network._target_={target} is no camreid.models.ReIDNetwork; type the dotted "
-            "name of a class that is, such as camreid.models.Baseline."
+            f"_target_={target} is no camreid.models.ReIDNetwork.", _target_=NETWORKS[0]
         )
     if isinstance(labels, Mapping) != bool(options.get("camera_heads")):
         raise InputError(

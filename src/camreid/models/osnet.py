@@ -4,6 +4,7 @@ from collections import OrderedDict
 from typing import Literal
 
 import torch.nn.functional as F
+from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
 Norm = Literal["bn", "ibn", "ain"]
@@ -39,9 +40,9 @@ class OSNet(nn.Module):
         super().__init__()
         self.head_hidden_size = _FEATURES
         channels = [int(width * count) for count in _CHANNELS]
-        block = SearchedBlock if norm == "ain" else OSBlock
+        apart = norm == "ain"
         stages = [
-            (block(inputs, outputs, first), block(outputs, outputs, second))
+            (OSBlock(inputs, outputs, first, apart), OSBlock(outputs, outputs, second, apart))
             for inputs, outputs, (first, second) in zip(
                 channels[:-1], channels[1:], _PLACES[norm], strict=True
             )
@@ -50,7 +51,6 @@ class OSNet(nn.Module):
         self.conv1 = _conv(3, channels[0], 7, "batch" if norm == "bn" else "instance")
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         # torchreid has the transitions outside the stages in AIN, inside elsewhere
-        apart = norm == "ain"
         self.conv2 = nn.Sequential(*stages[0], *(() if apart else (pool2,)))
         self.pool2 = pool2 if apart else nn.Sequential()
         self.conv3 = nn.Sequential(*stages[1], *(() if apart else (pool3,)))
@@ -92,16 +92,22 @@ class OSBlock(nn.Module):
         outputs: channels of its output; the streams have a quarter.
         instance: instance norm `inside` the residual branch, in place of its last batch norm, or
             `after` the sum.
+        searched: whether the streams have the names of OSNet-AIN.
     """
 
-    def __init__(self, inputs: int, outputs: int, instance: Instance) -> None:
+    def __init__(self, inputs: int, outputs: int, instance: Instance, searched: bool) -> None:
         super().__init__()
         middle = outputs // 4
         self.conv1 = _conv(inputs, middle)
         # a stream of n Lite 3x3 sees 2 n + 1 pixels
         streams = [nn.Sequential(*(_lite(middle) for _ in range(n))) for n in (1, 2, 3, 4)]
-        self._add_streams(streams)
-        self.gate = Gate(middle)
+        self.searched = searched
+        if searched:
+            self.conv2 = nn.ModuleList(nn.Sequential(OrderedDict(layers=s)) for s in streams)
+        else:
+            self.conv2a = streams[0][0]
+            self.conv2b, self.conv2c, self.conv2d = streams[1:]
+        self.gate = SEModule(middle, rd_channels=middle // 16)
         last: Literal["batch", "none"] = "none" if instance == "inside" else "batch"
         self.conv3 = _conv(middle, outputs, norm=last, relu=False)
         same = inputs == outputs
@@ -112,46 +118,16 @@ class OSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, outputs, h, w) of (B, inputs, h, w)."""
+        plain = () if self.searched else (self.conv2a, self.conv2b, self.conv2c, self.conv2d)
         narrow = self.conv1(x)
-        residual = self.conv3(sum(self.gate(stream(narrow)) for stream in self._streams()))
+        mixed = sum(self.gate(stream(narrow)) for stream in plain or self.conv2)
+        residual = self.conv3(mixed)
         if self.instance == "inside":
             residual = self.IN(residual)
         total = residual + self.downsample(x)
         if self.instance == "after":
             total = self.IN(total)
         return F.relu(total, inplace=True)
-
-    def _add_streams(self, streams: list[nn.Sequential]) -> None:
-        self.conv2a = streams[0][0]
-        self.conv2b, self.conv2c, self.conv2d = streams[1:]
-
-    def _streams(self) -> tuple[nn.Module, ...]:
-        return self.conv2a, self.conv2b, self.conv2c, self.conv2d
-
-
-class SearchedBlock(OSBlock):
-    """The block of OSNet-AIN: its streams go by other names."""
-
-    def _add_streams(self, streams: list[nn.Sequential]) -> None:
-        self.conv2 = nn.ModuleList(nn.Sequential(OrderedDict(layers=s)) for s in streams)
-
-    def _streams(self) -> tuple[nn.Module, ...]:
-        return tuple(self.conv2)
-
-
-class Gate(nn.Module):
-    """The paper's aggregation gate: each channel of an image times a weight in 0..1."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // 16, 1)
-        self.fc2 = nn.Conv2d(channels // 16, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` (B, C, h, w), weighted."""
-        pooled = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        weights: Tensor = self.fc2(F.relu(self.fc1(pooled))).sigmoid()
-        return x * weights
 
 
 def _conv(

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from camreid.errors import InputError, PixelRangeError
+from camreid.errors import InputError, PixelRangeError, require_choice
 
 Pixels = Literal["raw", "imagenet"]
 
@@ -27,8 +27,7 @@ class PixelNorm(nn.Module):
 
     def __init__(self, pixels: Pixels, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        if pixels not in ("raw", "imagenet"):
-            raise InputError(f"pixels={pixels}: expected raw or imagenet.", pixels="raw")
+        require_choice("pixels", pixels, Pixels)
         self.pixels = pixels
         self.register_buffer("mean", mean.view(1, 3, 1, 1))
         self.register_buffer("std", std.view(1, 3, 1, 1))
@@ -43,7 +42,7 @@ class PixelNorm(nn.Module):
         return self.normalize(images)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Raw pixels (B, 3, H, W), normalised, also where `imagenet` was declared."""
+        """(B, 3, H, W) of raw pixels."""
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def _check(self, images: Tensor) -> None:
@@ -63,21 +62,16 @@ class PixelNorm(nn.Module):
 
 
 def check_raw(images: Tensor, otherwise: str = "") -> None:
-    """Refuse pixels that are not raw, such as scaled or normalised ones.
+    """Refuse pixels outside 0..255, and float pixels in 0..1.
 
     Args:
         images: of any shape, not empty.
         otherwise: an alternative, for the message.
-
-    Raises:
-        PixelRangeError: not in 0..255, or float in 0..1.
-
-    >>> check_raw(Tensor([0, 7, 255]))
     """
     if images.dtype == torch.uint8:
         return
     low, high = (value.item() for value in images.aminmax())
-    # floats within 0..1 are scaled: not even night is that black, but zeros are zeros
+    # no photograph is as dark as float pixels in 0..1, but all zeros are an empty image
     scaled = images.is_floating_point() and 0 < high <= 1
     if not 0 <= low <= high <= 255 or scaled:
         raise PixelRangeError(

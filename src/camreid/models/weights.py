@@ -24,13 +24,13 @@ def read_state(path: str | Path, option: str = "path") -> State:
 
     Args:
         path: a file of torch.save.
-        option: what a user types to name the file.
+        option: the argument, for messages.
 
     Raises:
         InputError: no such file, a broken one, or one with pickled code, which is not run.
     """
     if not Path(path).is_file():
-        raise InputError(f"no file at {option}={path}; type {option}=FILE.")
+        raise InputError(f"no file at {option}={path}.", **{option: "FILE"})
     scalar: Any = np.float64(0).__reduce__()[0]
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
     kinds: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype]
@@ -76,66 +76,62 @@ def unreadable(path: str | Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class TrunkFit:
-    """What of a state dict is a trunk.
+    """The names of a file's tensors that are a trunk's, and the rest.
 
     Attributes:
-        tensors: by the trunk's names.
-        names: the file's names of those.
-        left_over: the file's names among them that the trunk does not have; a classifier's not.
+        names: the file's name by the trunk's name.
         heads: the file's names of a classifier.
+        left_over: the file's names beside the trunk's that the trunk does not have.
         outside: the file's other names, such as those of a second encoder.
         missing: the trunk's names that the file lacks.
     """
 
-    tensors: State
     names: dict[str, str]
-    left_over: tuple[str, ...]
     heads: tuple[str, ...]
+    left_over: tuple[str, ...]
     outside: tuple[str, ...]
     missing: tuple[str, ...]
 
 
 def fit_trunk(state: Mapping[str, Tensor], trunk: nn.Module) -> TrunkFit:
-    """The part of a state dict that is a trunk, under the trunk's names.
+    """The part of a state dict that is a trunk.
 
-    The names may have anything before them, as in LUPerson's and MoCo's files (`encoder_q.`), and
-    lack the non-local blocks, which start as an identity.
+    The file's names may have a prefix, as in LUPerson's and MoCo's files (`encoder_q.`), and lack
+    the non-local blocks, which start as an identity.
     """
     expected = trunk.state_dict()
     prefix = _prefix(state, expected)
     behind = _behind_blocks(expected)
     names: dict[str, str] = {}
-    left: list[str] = []
-    heads: list[str] = []
+    rest: dict[bool, list[str]] = {True: [], False: []}  # whether of a classifier
     for original in (k for k in state if k.startswith(prefix)):
         name = original.removeprefix(prefix)
         own = behind.get(name, name)
         if own in expected and expected[own].shape == state[original].shape:
             names[own] = original
         else:
-            (heads if own not in expected and name.startswith(_HEADS) else left).append(original)
+            rest[own not in expected and name.startswith(_HEADS)].append(original)
     fresh = tuple(f"{n}." for n, m in trunk.named_modules() if isinstance(m, NonLocal))
     optional = () if any(k.startswith(fresh) for k in names) else fresh
     missing = (k for k in expected if k not in names and not k.startswith(optional))
     return TrunkFit(
-        {own: state[original] for own, original in names.items()},
         names,
-        tuple(left),
-        tuple(heads),
-        tuple(k for k in state if not k.startswith(prefix)),
-        tuple(k for k in missing if not k.endswith("num_batches_tracked")),
+        heads=tuple(rest[True]),
+        left_over=tuple(rest[False]),
+        outside=tuple(k for k in state if not k.startswith(prefix)),
+        missing=tuple(k for k in missing if not k.endswith("num_batches_tracked")),
     )
 
 
 def _prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """What stands before the trunk's names; of several, where most of them follow."""
+    """The prefix of most of the trunk's names."""
     first = next(iter(expected))
     found = dict.fromkeys(k.removesuffix(first) for k in state if k.endswith(first))
     return max(found or [""], key=lambda prefix: sum(prefix + k in state for k in expected))
 
 
 def _behind_blocks(expected: Iterable[str]) -> dict[str, str]:
-    """Plain names of the blocks that have a non-local block behind them, such as layer2.2."""
+    """The trunk's name by the plain name, of blocks with a non-local block behind them."""
     wrapped = {k.rpartition(".1.theta")[0] for k in expected if k.endswith(".1.theta.weight")}
     return {
         k.replace(f"{block}.0.", f"{block}.", 1): k
@@ -151,12 +147,14 @@ def load_trunk(trunk: nn.Module, path: str) -> None:
     Raises:
         InputError: no such file, no state dict, or other keys or shapes.
     """
-    fit = fit_trunk(read_state(path, "model.network.weights"), trunk)
+    state = read_state(path, "weights")
+    fit = fit_trunk(state, trunk)
     if fit.missing or fit.left_over:
         raise InputError(
-            f"model.network.weights={path} does not fit the backbone: {len(fit.missing)} keys are "
-            f"missing ({', '.join(fit.missing[:3]) or 'none'}) and {len(fit.left_over)} are left "
-            f"over or of another shape ({', '.join(fit.left_over[:3]) or 'none'}). Choose the "
-            "model.network.backbone they were made for."
+            f"weights={path} does not fit the backbone: {len(fit.missing)} keys are missing "
+            f"({', '.join(fit.missing[:3]) or 'none'}) and {len(fit.left_over)} are left over or "
+            f"of another shape ({', '.join(fit.left_over[:3]) or 'none'}). Choose the backbone "
+            "they were made for."
         )
-    trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
+    tensors = {own: state[original] for own, original in fit.names.items()}
+    trunk.load_state_dict({**trunk.state_dict(), **tensors})

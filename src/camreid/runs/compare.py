@@ -167,7 +167,8 @@ def _on_shared_queries(first: RunFolder, second: RunFolder) -> tuple[RankingResu
             f"the tests differ. They share {len(shared)} of {len(rows)} and {len(others)} queries, "
             f"and {len(gallery.keys() & other_gallery.keys())} of {len(gallery)} and "
             f"{len(other_gallery)} gallery images, by name, identity and camera. Test both on one "
-            "resplit with exclude_seen= and both checkpoints."
+            "resplit without their training identities.",
+            exclude_seen=[run.metrics.weights for run in (first, second) if run.metrics],
         )
     own, other = torch.tensor(shared).unbind(1)
     return ours.of(own), theirs.of(other)

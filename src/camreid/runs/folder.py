@@ -89,8 +89,8 @@ class Matrix(Record):
     fusions: dict[str, dict[str, Any]]  # the experts together, likewise
     cameras: list[int]  # of the queries, 1-based
     compared: dict[str, Any]  # identities and queries that no row was trained on; rows on them
-    best: dict[str, dict[str, str | None]]  # expert by query camera and over all, by score
-    differences: dict[str, dict[str, dict[str, float]]]  # of each row from the best expert
+    strongest: str | None  # expert with the largest mAP on the compared identities
+    differences: dict[str, dict[str, dict[str, float]]]  # of each row from the strongest expert
     evaluation: dict[str, Any]  # the options of the test, and below as in `Metrics`
     protocol: str
     partial: bool = False
@@ -109,13 +109,10 @@ R = TypeVar("R", bound=Record)
 
 
 class RunFolder:
-    """A run folder. Its content is read on first use, and None where the file is missing.
+    """A run folder; it need not exist to be written to.
 
-    Args:
-        path: the folder; it need not exist to be written to.
-
-    Raises:
-        InputError: of every property: the file cannot be read.
+    Its content is read on first use, and None where a file is missing. Every property raises
+    InputError where a file cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -235,8 +232,8 @@ def _read(path: Path, parse: Callable[[str], T]) -> T:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, csv.Error) as error:
         raise InputError(
-            f"{path} is not a {path.name} of this version of camreid: found {error!r}, expected a "
-            "file as a command wrote it. Run the command again, in another folder."
+            f"{path} is not a {path.name} of this version of camreid ({error}). Run the command "
+            "that writes it again, in another folder."
         ) from error
 
 

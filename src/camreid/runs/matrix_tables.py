@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from camreid.evaluation.matrix import SCORES
 from camreid.runs.folder import Matrix
-from camreid.runs.table import Table, percent
+from camreid.runs.table import Table, interval, percent
 
-Row = Mapping[str, Any]
+SCORES = {"mAP": "mAP", "rank1": "Rank-1"}
+Rows = Mapping[str, Mapping[str, Any]]
 
 
 def matrix_tables(matrix: Matrix) -> list[Table]:
-    """Each score by query camera, coverage with leakage, and differences from the best expert.
+    """Each score by query camera, coverage, and differences from the strongest expert.
 
-    Where a row leaks, the scores are shown on the compared identities too.
+    Where a row leaks, scores are also shown on the compared identities.
     """
     compared = matrix.compared
     unseen = f"{compared['identities']} identities that no row is known to be trained on"
@@ -22,74 +22,63 @@ def matrix_tables(matrix: Matrix) -> list[Table]:
         notes.append(f"This split leaks. Experts are compared on the {unseen}.")
     if not compared["complete"]:
         notes.append("Not all training identities are known: leakage may be larger.")
-    tables = [_by_camera(matrix, score, {}, notes) for score in SCORES]
+    tables = [_by_camera(matrix, matrix.rows, score, matrix.protocol, notes) for score in SCORES]
     if compared["rows"]:
-        where = f" on the {unseen}"
-        tables += [_by_camera(matrix, score, compared["rows"], notes, where) for score in SCORES]
-    tables.append(_coverage(matrix, notes))
+        tables += [_by_camera(matrix, compared["rows"], score, unseen, notes) for score in SCORES]
+    rows = [
+        [name, str(row["rows"]), percent(row["coverage"]), leaked(row)]
+        for name, row in {**matrix.experts, **matrix.baselines}.items()
+    ]
+    columns = ("", "rows", "coverage", "leak")
+    tables.append(Table("Coverage of the train identities", columns, rows, notes))
     return [*tables, _differences(matrix, notes)] if matrix.differences else tables
 
 
-def leakage(row: Row) -> str:
-    """Test identities that are training identities of a row.
+def leaked(row: Mapping[str, Any]) -> str:
+    """Test identities that are training identities of a row, of all test identities.
 
-    >>> leakage({"leak": {"seen": {"identities": 3}, "all": {"identities": 9}}})
-    '3 of 9'
+    >>> leaked({"leak": {"seen": {"identities": 3}, "all": {"identities": 9}}})
+    '3/9'
     """
-    if row["leak"] is None:
-        return "n/a"
-    least = "" if row.get("seen_complete", True) else "at least "
-    return f"{least}{row['leak']['seen']['identities']} of {row['leak']['all']['identities']}"
+    sign = "" if row.get("seen_complete", True) else "≥ "
+    return f"{sign}{row['leak']['seen']['identities']}/{row['leak']['all']['identities']}"
 
 
-def _by_camera(
-    matrix: Matrix, score: str, numbers: Mapping[str, Row], notes: list[str], where: str = ""
-) -> Table:
-    """A score with its interval; `numbers` replace those of the rows."""
+def _by_camera(matrix: Matrix, rows: Rows, score: str, where: str, notes: list[str]) -> Table:
+    """A score with its interval, in per cent, and the expert with the largest."""
     keys = [*map(str, matrix.cameras), "all"]
-    rows = []
-    for name, row in matrix.rows.items():
-        own = numbers.get(name, row)
-        cells = {**own["by_camera"], "all": own}
-        rows.append([name, *(_cell(cells.get(key), score) for key in keys), leakage(row)])
-    if where or not matrix.compared["leaks"]:
-        best = (matrix.best.get(key, {}).get(score) for key in keys)
-        rows.append(["best", *(name or "n/a" for name in best), ""])
-    columns = ("", *(f"c{camera}" for camera in matrix.cameras), "all", "leakage")
-    title = f"{SCORES[score]} in % by query camera{where}, {matrix.protocol}; below, 95 % intervals"
-    return Table(title, columns, rows, notes)
+    parts = {name: {**row["by_camera"], "all": row} for name, row in rows.items()}
+    cells = [
+        [name, *(_cell(part[key], score) for key in keys), leaked(matrix.rows[name])]
+        for name, part in parts.items()
+    ]
+    best = ["best"]
+    for key in keys:
+        scores = {n: parts[n][key]["retrieval"][score] for n in matrix.experts if parts[n][key]}
+        best.append(max(scores, key=scores.__getitem__, default="n/a"))
+    if rows is matrix.compared["rows"] or not matrix.compared["leaks"]:
+        cells.append([*best, ""])
+    columns = ("", *(f"c{camera}" for camera in matrix.cameras), "all", "leak")
+    title = f"{SCORES[score]} in % by query camera, {where}; below, the 95 % interval"
+    return Table(title, columns, cells, notes)
 
 
-def _cell(part: Row | None, score: str) -> str:
+def _cell(part: Mapping[str, Any] | None, score: str) -> str:
     if part is None:
         return "n/a"
-    value, (low, high) = f"{100 * part['retrieval'][score]:.1f}", part["intervals"][score]
-    return value if low is None else f"{value}\n{100 * low:.0f}..{100 * high:.0f}"
-
-
-def _coverage(matrix: Matrix, notes: list[str]) -> Table:
-    columns = ("", "rows", "coverage", "leakage", *(f"unseen {name}" for name in SCORES.values()))
-    rows = []
-    for name, row in matrix.rows.items():
-        unseen = row["leak"]["unseen"] if row["leak"] else {}
-        scores = (percent(unseen.get(score)) for score in SCORES)
-        count = row.get("rows")
-        shown = "n/a" if count is None else f"{count:,}"
-        rows.append([name, shown, percent(row.get("coverage")), leakage(row), *scores])
-    return Table("Coverage of the train identities, and leakage", columns, rows, notes)
+    low, high = part["intervals"][score]
+    ends = "" if low is None else f"\n{100 * low:.0f}-{100 * high:.0f}"
+    return f"{100 * part['retrieval'][score]:.1f}{ends}"
 
 
 def _differences(matrix: Matrix, notes: list[str]) -> Table:
-    """Paired differences in points, below them the 95 % intervals."""
-    columns = ["", *(column for name in SCORES.values() for column in (name, "p")), "leakage"]
     rows = []
-    for name, found in matrix.differences.items():
-        cells = [name]
-        for score in SCORES:
-            value, low, high = (found[score][key] for key in ("value", "low", "high"))
-            ends = "" if low is None else f"\n{100 * low:+.1f}..{100 * high:+.1f}"
-            cells += [f"{100 * value:+.1f}{ends}", f"{found[score]['p']:.3f}"]
-        rows.append([*cells, leakage(matrix.rows[name])])
-    title = f"Difference in points from {matrix.best['all']['mAP']}, the expert of the highest mAP"
+    for name, scores in matrix.differences.items():
+        found = [scores[score] for score in SCORES]
+        values = [f"{100 * d['value']:+.1f}\n{interval(d['low'], d['high'])}" for d in found]
+        cells = zip(values, (f"{d['p']:.3f}" for d in found), strict=True)
+        rows.append([name, *(cell for pair in cells for cell in pair), leaked(matrix.rows[name])])
+    columns = ("", *(column for score in SCORES.values() for column in (score, "p")), "leak")
+    title = f"Points above {matrix.strongest}, the expert of the largest mAP; below, 95 % intervals"
     chosen = "That expert was chosen on this test, which favours it; p is not adjusted for rows."
     return Table(title, columns, rows, [*notes, chosen])

@@ -21,12 +21,9 @@ def result_tables(title: str, metrics: Metrics) -> list[Table]:
 
 
 def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = False) -> Table:
-    """Scores by name; where a test leaks, also those over seen and unseen identities.
+    """Scores by name; where a test leaks, also over its seen and unseen identities.
 
-    Args:
-        title: of the table.
-        results: tests by name.
-        protocols: whether to add their other protocols.
+    With `protocols`, the other protocols of each test are added.
     """
     rows, notes = [], []
     for name, metrics in results.items():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 
 
@@ -27,7 +27,8 @@ class Table:
         table = RichTable(title=self.title, caption="\n".join(self.notes) or None)
         table.title_justify = table.caption_justify = "left"
         for place, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if place else "left", overflow="fold")
+            justify: JustifyMethod = "right" if place else "left"
+            table.add_column(column, justify=justify, overflow="fold", no_wrap=not place)
         for row in self.rows:
             table.add_row(*row)
         return table

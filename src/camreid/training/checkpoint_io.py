@@ -1,4 +1,4 @@
-"""A checkpoint file is data: what may be in it, and what of it reaches the trainer."""
+"""A checkpoint file is data: its schema, and the parts of it that reach the trainer."""
 
 import os
 import re
@@ -68,15 +68,15 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
         raise _fault(path, "pytorch-lightning_version", "no version")
     for key in ("optimizer_states", "lr_schedulers"):
         if not all(isinstance(state, Mapping) for state in known.get(key, ())):
-            raise _fault(path, key, "a state that is no mapping")
+            raise _fault(path, key, "a state that is not a mapping")
     teachers = known.get("camreid", {}).get("teachers", [])
     if not isinstance(teachers, list) or not all(map(_is_teacher, teachers)):
-        raise _fault(path, "camreid.teachers", "no list of paths and hashes")
+        raise _fault(path, "camreid.teachers", "something else than paths and hashes")
     return known
 
 
 def _fault(path: str | Path, key: str, found: str) -> InputError:
-    return InputError(f"{path} is no checkpoint that a run wrote: its {key} holds {found}.")
+    return InputError(f"{path} is not a checkpoint of camreid: its {key} holds {found}.")
 
 
 def _is_teacher(content: object) -> bool:
@@ -85,7 +85,7 @@ def _is_teacher(content: object) -> bool:
 
 
 def _unexpected(value: object, text: bool, depth: int, seen: set[int]) -> str:
-    """What is not plain in a value; empty if everything is."""
+    """The first part of a value that is not plain; empty if there is none."""
     if value is None or isinstance(value, int | float) or (text and isinstance(value, str)):
         return ""
     if isinstance(value, Tensor):
@@ -182,7 +182,7 @@ class RunCheckpoints(TorchCheckpointIO):
         """The known keys of a local file; pickled code in it is not run.
 
         Raises:
-            InputError: no file, or one that no run wrote.
+            InputError: no file, or not a checkpoint of camreid.
         """
         if not Path(path).is_file():
             raise InputError(f"no checkpoint at {path}.")
@@ -194,7 +194,7 @@ class RunCheckpoints(TorchCheckpointIO):
         if self.trainer.state.fn == TrainerFn.FITTING:
             for key in ("optimizer_states", "lr_schedulers"):
                 if len(known.get(key, ())) != 1:
-                    raise _fault(path, key, "not one state, which continuing a run needs")
+                    raise _fault(path, key, "not the one state that resuming needs")
         loops = {name: getattr(self.trainer, name).state_dict() for name in _LOOPS}
         known["loops"] = conform("loops", loops, known.get("loops", {}))
         scaler = self.trainer.precision_plugin.state_dict()
@@ -217,7 +217,7 @@ class RunCheckpoints(TorchCheckpointIO):
         given = [c.dirpath for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
         own = Path(self.trainer.default_root_dir) / "checkpoints"
         if Path(path).resolve().parent not in {Path(folder).resolve() for folder in (own, *given)}:
-            raise InputError(f"{path} is not removed: it is no checkpoint of this run.")
+            raise InputError(f"{path} is not removed: it is not a checkpoint of this run.")
         super().remove_checkpoint(path)
 
     def _restored(self, path: Any, callback: Callback, state: object) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class HeadFit:
         rows: rows of its weight.
         dim: width of its rows.
         identities: number of train identities.
-        shared: those whose row came with the starting weights, or is new in a fresh head.
+        shared: those with a row from the starting weights, or any row of a fresh head.
         unknown: the others.
         coverage: `shared` / `identities`.
         image_coverage: the same by images.
@@ -55,7 +55,7 @@ def check_head(
         name: the head's name.
         head: the head.
         images: number of train images by identity and camera.
-        inherited: identities whose row came with the starting weights; None for all.
+        inherited: identities with a row from the starting weights; None for all.
     """
     counts: Counter[int] = Counter()
     for (pid, camera), count in images.items():

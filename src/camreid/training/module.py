@@ -10,7 +10,7 @@ from torch import Tensor
 
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import HeadLabels, LabelMap
-from camreid.losses.identity import LossConfig, identity_loss_of_heads, mean_over_heads
+from camreid.losses.identity import LossConfig, identity_loss_of_heads
 from camreid.losses.triplet import PairLoss, TripletLoss, within_cameras
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
@@ -83,7 +83,7 @@ class ReIDModule(RetrievalModule):
 
     @property
     def new_rows(self) -> dict[str, LabelMap]:
-        """By head, the identities whose rows did not come with the starting weights."""
+        """By head, the identities without a row in the starting weights."""
         heads, inherited = self.model.remap_heads(), self.provenance.inherited
         if inherited is None:
             return dict.fromkeys(heads, LabelMap(()))
@@ -147,7 +147,8 @@ class ReIDModule(RetrievalModule):
         compare: Any = loss
         if self.camera_labels:
             compare = partial(within_cameras, loss, cameras=batch.cameras)
-        return mean_over_heads([compare(e, batch.pids) for e in output.embeddings.values()])
+        losses = [compare(e, batch.pids) for e in output.embeddings.values()]
+        return torch.stack(losses).mean()
 
     def _rows(self, batch: Batch) -> dict[str, Tensor]:
         """The row of each image in each head."""

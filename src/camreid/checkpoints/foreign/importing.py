@@ -144,7 +144,9 @@ def _import_trunk(
     if trunk is None:
         raise InputError(f"model={model} has no single trunk that source={source} could fill.")
     fit = fit_trunk(file, trunk)
-    trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
+    trunk.load_state_dict(
+        {**trunk.state_dict(), **{own: file[name] for own, name in fit.names.items()}}
+    )
     return Import(
         module.eval(),
         source,
