@@ -18,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import torch
-from measure import load_module, machine, median_times, memory_of
+from measure import machine, median_times, memory_of
 from torch import Tensor
 
 from camreid.evaluation import FeatureTable, Images, intervals, rank, rank_protocols
@@ -61,18 +63,18 @@ def product(q: Tensor, g: Tensor) -> None:
 def torchreid_ranking(checkout: Path, folder: Path) -> Callable[[Problem], float]:
     """A function that computes torchreid's mAP by its product and its Cython ranking."""
     metrics = checkout / "torchreid" / "metrics"
-    distance = load_module(metrics / "distance.py")
+    distances_of = run_path(str(metrics / "distance.py"))["compute_distance_matrix"]
     shutil.copy(metrics / "rank_cylib" / "rank_cy.pyx", folder)
     env = {**os.environ, "CFLAGS": f"-O2 -I{np.get_include()}"}
     build = [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "rank_cy.pyx"]
     done = subprocess.run(build, cwd=folder, env=env, capture_output=True, text=True)
-    built = sorted(folder.glob("rank_cy*.so"))
-    if not built:
+    if done.returncode:
         raise SystemExit(f"torchreid's Cython code does not build: {done.stderr[-300:]}")
-    evaluate = load_module(built[0]).evaluate_cy
+    sys.path.insert(0, str(folder))
+    evaluate = import_module("rank_cy").evaluate_cy
 
     def run(p: Problem) -> float:
-        distances = distance.compute_distance_matrix(p[0], p[1], "cosine").numpy()
+        distances = distances_of(p[0], p[1], "cosine").numpy()
         return float(evaluate(distances, *(column.numpy() for column in p[2:]), 50)[1])
 
     return run

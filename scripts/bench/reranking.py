@@ -19,10 +19,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import torch
-from measure import load_module, machine, memory_of
+from measure import machine, memory_of
 
 from camreid.evaluation import rerank
 
@@ -72,7 +73,7 @@ def measure_side(side: str, folder: Path, checkout: Path | None) -> None:
     inputs = MATRICES if side == "torchreid" else ("query", "gallery")
     arrays = [np.load(folder / f"{name}.npy") for name in inputs]
     if side == "torchreid" and checkout is not None:
-        peer = load_module(checkout / "torchreid" / "utils" / "rerank.py").re_ranking
+        peer = run_path(str(checkout / "torchreid" / "utils" / "rerank.py"))["re_ranking"]
         call = lambda: peer(*arrays)  # noqa: E731
     elif side == "camreid":
         call = lambda: rerank(*map(torch.from_numpy, arrays)).numpy()  # noqa: E731
