@@ -1,4 +1,4 @@
-"""Means of weights, against networks whose mean is known."""
+"""Means of weights, against networks with a known mean."""
 
 from pathlib import Path
 
@@ -54,7 +54,9 @@ def test_other_architectures_are_refused(
 ) -> None:
     network = {**CONFIG["network"], "last_stride": None}
     other = checkpoint(tmp_path / "c.ckpt", LabelMap((1, 2)), 3, network=network)
-    with pytest.raises(InputError, match=r"a\.ckpt and .*c\.ckpt can't be averaged: network is"):
+    with pytest.raises(
+        InputError, match=r"a\.ckpt, .*c\.ckpt can't be averaged: their network differs"
+    ):
         soup([*pair, other])
     with pytest.raises(InputError, match="1 given"):
         soup(pair[:1])

@@ -148,7 +148,7 @@ def test_statistics_are_restated_by_camera(tmp_path: Path) -> None:
 def test_soups_are_of_the_same_cameras(tmp_path: Path) -> None:
     networks = ({**NETWORK, "cameras": cameras} for cameras in ([1, 2], [1, 3]))
     modules = [tiny_module(LABELS, network=network) for network in networks]
-    with pytest.raises(InputError, match="network is"):
+    with pytest.raises(InputError, match="network differs"):
         soup([checkpoint(module, tmp_path / "c.ckpt") for module in modules])
 
 

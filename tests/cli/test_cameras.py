@@ -54,7 +54,7 @@ def test_train_evaluate_and_fine_tune(option: str, run: Run, market: Path) -> No
     for key in ("retrieval", "identity", "camera_pairs"):
         assert metrics("again")[key] == metrics("a")[key]
 
-    # on other people, without the options, which are the checkpoint's own
+    # on other identities, without the options, which are the checkpoint's own
     own = [o for o in common if not o.startswith("model")]
     if option == "heads":
         own.append("data.within_camera=true")
@@ -83,41 +83,24 @@ def check_heads(tuned: ReIDModule, before: ReIDModule, split: Split) -> None:
         assert (fit["shared"], fit["unknown"]) == (len(own & old), len(own - old))
 
 
-@pytest.fixture
-def train(run: Run, market: Path) -> Run:
-    """A short training under constant learning rates, so that it can be continued."""
-
-    def command(*typed: str) -> Ran:
-        return run(
-            "camreid-train", "+split=original", "test=false", f"data.root={market}",
-            *TINY[3:], "model.schedule.decay=constant", "model.schedule.warmup=0", *typed,
-        )  # fmt: skip
-
-    return command
-
-
 @pytest.mark.parametrize("option", ["norm", "heads"])
-def test_resume_is_the_uninterrupted_run_and_keeps_the_cameras(option: str, train: Run) -> None:
-    same = (*TINY[:3], *OPTIONS[option])
+def test_resume_is_the_uninterrupted_run_and_keeps_the_cameras(
+    option: str, run: Run, market: Path
+) -> None:
+    constant = ("model.schedule.decay=constant", "model.schedule.warmup=0")
+    common = ("camreid-train", "+split=original", f"data.root={market}", *TINY[3:], *constant)
+    same = ("test=false", *TINY[:3], *OPTIONS[option])
     for name, epochs in (("whole", 2), ("first", 1)):
-        ran = train(*same, f"run_dir={name}", f"trainer.max_epochs={epochs}")
+        ran = run(*common, *same, f"run_dir={name}", f"trainer.max_epochs={epochs}")
         assert ran.code == 0, ran.err
-    last = "first/checkpoints/last.ckpt"
-    others = (
-        (*same, "model.network.cameras=[2,1,3,4,5,6]"),
-        (*TINY[:3], *([] if option == "norm" else ["data.within_camera=true"])),
-        ("model.network.cameras=[2,1,3,4,5,6]",),
-    )
-    for other in others:
-        ran = train(*other, f"resume={last}", "trainer.max_epochs=2", "run_dir=other")
+    resume = ("resume=first/checkpoints/last.ckpt", "trainer.max_epochs=2")
+    for other in ((*same, "model.network.cameras=[2,1,3,4,5,6]"), TINY[:3]):
+        ran = run(*common, *other, *resume, "run_dir=other")
         assert ran.code == 1
-        assert "continues the same model" in ran.err
         assert "Leave model= out" in ran.err
-        assert "Traceback" not in ran.err
         assert not Path("other").exists()
-    # leaving model= out is the same as typing it again
-    again = same if option == "norm" else ("data.within_camera=true",)
-    ran = train(*again, "trainer.max_epochs=2", f"resume={last}")
+    own = same if option == "norm" else ("data.within_camera=true", "test=false")
+    ran = run(*common, *own, *resume)  # leaving model= out is the same as typing it again
     assert ran.code == 0, ran.err
     whole, second = (
         load(f"{r}/checkpoints/last.ckpt").model.state_dict() for r in ("whole", "first")
@@ -148,31 +131,27 @@ def test_an_export_is_of_an_unknown_camera_and_a_plain_model_can_be_given_camera
     network = load("a/checkpoints/best.ckpt").model
     with torch.inference_mode():
         expected = network(images).features
-        told = network(images, cameras=torch.tensor([1, 2, 3])).features
+        by_camera = network(images, cameras=torch.tensor([1, 2, 3])).features
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(told, expected, atol=1e-2)
+    assert not torch.allclose(by_camera, expected, atol=1e-2)
 
 
 @pytest.mark.parametrize(
-    ("typed", "says"),
+    ("typed", "expected"),
     [
         (("model.network.camera_embedding=3.0",), "vision transformers"),
         (("+experiment=intra_camera", "model=mgn_r50"), "camera_heads"),
-        (("model.network.camera_norm=true", "model=mgn_r50"), "MGN has no camera options"),
-        (("model.network.camera_norm=true", "trainer.sync_batchnorm=true"), "has no effect on"),
-        (("data.within_camera=true", "data.identities=99"), "one for each of their cameras"),
-        (("data.within_camera=1",), "within_camera=1"),
-        (("model.network.camera_norm=true", "model.network.cameras=[1,1]"), "twice"),
+        (("model.network.camera_norm=true", "model=mgn_r50"), "camera_norm"),
+        (("data.within_camera=true", "data.identities=99"), "identities"),
+        (("model.network.camera_norm=true", "model.network.cameras=[1,1]"), "cameras"),
     ],
 )
-def test_what_does_not_fit_is_said(
-    typed: tuple[str, ...], says: str, run: Run, market: Path
+def test_options_that_do_not_fit(
+    typed: tuple[str, ...], expected: str, run: Run, market: Path
 ) -> None:
     options = TINY[3:] if "model=mgn_r50" in typed else TINY
-    ran = run(
-        "camreid-train", "+split=original", f"data.root={market}", *options, *typed, "run_dir=r"
-    )
+    common = ("+split=original", f"data.root={market}", "run_dir=r")
+    ran = run("camreid-train", *common, *options, *typed)
     assert ran.code == 1
-    assert says in ran.err
-    assert "Traceback" not in ran.err
+    assert expected in ran.err
     assert "\n" not in ran.err.strip()

@@ -189,7 +189,7 @@ def test_routed_queries_are_not_reranked(matrix: Run, experts: list[Path]) -> No
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ((), "no checkpoints were given"),
+        ((), "experts names no checkpoint"),
         (("experts=nowhere/*.ckpt",), "no file matches"),
         (("experts=[gone.ckpt]",), "no checkpoint at gone.ckpt"),
         (("experts=[1.ckpt]", "fusion=[sum]"), "concat"),

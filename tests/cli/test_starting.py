@@ -43,7 +43,10 @@ def test_identities_of_all_checkpoints(tmp_path: Path) -> None:
     [
         (["split.exclude_seen=all.ckpt"], "24 of the 24 identities"),
         (["split.exclude_seen=some.ckpt", "split.by=image"], "by=identity"),
-        (["split.exclude_seen=some.ckpt", "split.manifest=m.csv"], "Leave one of the two out"),
+        (
+            ["split.exclude_seen=some.ckpt", "split.manifest=m.csv"],
+            "split.manifest and split.exclude_seen",
+        ),
         (["init=some.ckpt", "init_dataset=other"], "model.unknown=reinit"),
     ],
 )

@@ -1,3 +1,5 @@
+"""camreid-train and camreid-evaluate, from the split to the numbers."""
+
 import csv
 import json
 from collections.abc import Callable
@@ -7,17 +9,23 @@ import pytest
 import torch
 import yaml
 
-from camreid.checkpoints.io import load, read_checkpoint
-from camreid.data import Records, Split
+from camreid import create_model
+from camreid.checkpoints.io import load, read_checkpoint, save
+from camreid.data import OriginalSplit, Records, Split
 from camreid.evaluation import FeatureTable, rank
-from tests.conftest import TINY, Ran
+from tests.conftest import TINY, Ran, trained
 
 Run = Callable[..., Ran]
-pytestmark = pytest.mark.slow
+ORIGINAL, RESPLIT = "+split=original", "+split=resplit"
+QUIET = [option for option in TINY if not option.startswith("model")]
 
 
 def metrics(folder: str) -> dict[str, object]:
     return json.loads((Path(folder) / "metrics.json").read_text())
+
+
+def weights(path: str) -> dict[str, torch.Tensor]:
+    return load(path).model.state_dict()
 
 
 @pytest.fixture
@@ -30,293 +38,223 @@ def train(run: Run, market: Path) -> Run:
     return command
 
 
-def test_an_expert_then_the_resplit_with_every_unknown(train: Run, run: Run, market: Path) -> None:
-    expert = train("+split=original", "split.camera=3", "run_dir=expert")
-    assert expert.code == 0, expert.err
-    assert "best.ckpt is the last epoch" in expert.out
-    weights = Path("expert/checkpoints/best.ckpt")
-    experts_people = set(load(weights).labels.pids)
-
-    for unknown in ("skip", "drop", "extend", "reinit"):
-        ran = train(
-            "+split=resplit", "split.val_fraction=0.2", f"init={weights}",
-            f"model.unknown={unknown}", f"run_dir={unknown}",
-        )  # fmt: skip
+@pytest.fixture
+def passed(train: Run) -> Run:
+    def command(*arguments: object) -> Ran:
+        ran = train(*arguments)
         assert ran.code == 0, ran.err
-        assert "Leakage:" in ran.out
-        head = json.loads(Path(unknown, "head_check.json").read_text())["heads"][0]
-        split = Split.load(Path(unknown, "split.csv"))
-        shared = experts_people & set(split.labels.pids)
-        expected = (len(shared), len(split.labels) - len(shared))
-        if unknown == "reinit":
-            expected = (0, len(split.labels))
-        assert (head["shared"], head["unknown"]) == expected
-        people = set(load(Path(unknown, "checkpoints/best.ckpt")).labels.pids)
-        assert (
-            people
-            == {
-                "skip": experts_people,
-                "drop": experts_people,
-                "extend": experts_people | set(split.labels.pids),
-                "reinit": set(split.labels.pids),
-            }[unknown]
-        )
+        return ran
 
-    refused = train("+split=resplit", f"init={weights}", "model.unknown=forbid", "run_dir=forbid")
+    return command
+
+
+@pytest.fixture
+def expert(records: Records) -> Callable[[], str]:
+    """A checkpoint of camera 3, without any training."""
+
+    def build() -> str:
+        labels = OriginalSplit(camera=3)(records).labels
+        tiny = {"network__backbone": "test_resnet", "image_size": [64, 32]}
+        save(trained(create_model("small", labels, **tiny), 3).eval(), "expert.ckpt")
+        return "expert.ckpt"
+
+    return build
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unknown", ["skip", "drop", "extend", "reinit"])
+def test_the_resplit_with_every_unknown(
+    unknown: str, passed: Run, expert: Callable[[], str]
+) -> None:
+    init = (f"init={expert()}", f"model.unknown={unknown}", "split.val_fraction=0.2")
+    assert "Leakage" in passed(RESPLIT, *init, "run_dir=r").out
+    head = json.loads(Path("r/head_check.json").read_text())["heads"][0]
+    split, own = Split.load("r/split.csv").labels, load("expert.ckpt").labels
+    shared = 0 if unknown == "reinit" else len(split & own)
+    assert (head["shared"], head["unknown"]) == (shared, len(split) - shared)
+    union = {*own.pids, *split.pids}
+    expected = {"extend": union, "reinit": set(split.pids)}.get(unknown, set(own.pids))
+    assert set(load("r/checkpoints/best.ckpt").labels.pids) == expected
+
+
+def test_forbid_refuses_unknown_identities(train: Run, expert: Callable[[], str]) -> None:
+    refused = train(RESPLIT, f"init={expert()}", "model.unknown=forbid", "run_dir=r")
     assert refused.code == 1
     assert "model.unknown=forbid" in refused.err
     assert "+split=original split.camera=3" in refused.err
     assert "Traceback" not in refused.err
-    assert not Path("forbid/checkpoints").exists()
-    assert json.loads(Path("forbid/head_check.json").read_text())["faults"]
+    assert not Path("r/checkpoints").exists()
+    assert json.loads(Path("r/head_check.json").read_text())["faults"]
 
-    again = run(
-        "camreid-evaluate", "checkpoint=skip/checkpoints/best.ckpt", "+split=resplit",
-        "split.val_fraction=0.2", f"data.root={market}", "data.workers=0", "trainer=cpu",
-        "trainer.enable_progress_bar=false", "run_dir=again",
-    )  # fmt: skip
-    assert again.code == 0, again.err
-    first, second = metrics("skip"), metrics("again")
-    for key in ("retrieval", "identity", "leak", "split"):
-        assert first[key] == second[key]
-    flipped = run(
-        "camreid-evaluate", "checkpoint=skip/checkpoints/best.ckpt", "+split=resplit",
-        "split.val_fraction=0.2", f"data.root={market}", "data.workers=0", "trainer=cpu",
-        "trainer.enable_progress_bar=false", "run_dir=flip", "evaluation=torchreid",
-        "evaluation.flip=true",
-    )  # fmt: skip
-    assert flipped.code == 0, flipped.err
-    assert metrics("flip")["evaluation"]["flip"] is True
-    assert metrics("flip")["retrieval"] != first["retrieval"]
-    for key in ("intervals", "protocols", "camera_pairs"):
-        assert first[key] == second[key]
+
+@pytest.mark.slow
+def test_evaluation_repeats_the_test_of_a_training(passed: Run, run: Run, market: Path) -> None:
+    passed(RESPLIT, "split.val_fraction=0.2", "run_dir=r")
+    best, saved = "checkpoint=r/checkpoints/best.ckpt", "features=r/features.safetensors"
+    quiet = ("trainer=cpu", "trainer.enable_progress_bar=false")
+    split = (RESPLIT, "split.val_fraction=0.2", f"data.root={market}", "data.workers=0", *quiet)
+    for typed in (
+        (best, *split, "run_dir=again"),
+        (best, *split, "run_dir=flip", "evaluation=torchreid", "evaluation.flip=true"),
+        (saved, *quiet, "run_dir=ranked"),
+        (saved, *quiet, "run_dir=rerank", "evaluation.rerank=k-reciprocal"),
+    ):
+        ran = run("camreid-evaluate", *typed)
+        assert ran.code == 0, ran.err
+    first = metrics("r")
+    for key in ("retrieval", "intervals", "protocols", "camera_pairs", "leak", "split"):
+        assert metrics("again")[key] == metrics("ranked")[key] == first[key]
+    assert metrics("again")["identity"] == first["identity"]
+    assert metrics("ranked")["identity"] is None
+    for other in ("flip", "rerank"):
+        assert metrics(other)["retrieval"] != first["retrieval"]
+    assert metrics("rerank").get("protocols") is None
     low, high = first["intervals"]["mAP"]
     assert low <= first["retrieval"]["mAP"] <= high
-    assert first["camera_pairs"]["cameras"] == [1, 2, 3, 4, 5, 6]
-    assert "cross-camera, without distractors" in first["protocols"]
-    saved = "features=skip/features.safetensors"
-    ranked = run("camreid-evaluate", saved, "run_dir=ranked", "trainer=cpu")
-    assert ranked.code == 0, ranked.err
-    for key in ("retrieval", "intervals", "protocols", "camera_pairs", "leak", "split"):
-        assert metrics("ranked")[key] == first[key]
-    assert metrics("ranked")["identity"] is None
-    table = FeatureTable.load("skip/features.safetensors")
-    assert table.notes["model"] == "small"
-    result = rank(
-        table.query.features, table.gallery.features, table.query.pids, table.gallery.pids,
-        table.query.cameras, table.gallery.cameras,
-    )  # fmt: skip
-    assert result.mAP == first["retrieval"]["mAP"]
-    again = run("camreid-evaluate", saved, "run_dir=rr", "evaluation.rerank=k-reciprocal")
-    assert again.code == 0, again.err
-    assert metrics("rr")["retrieval"] != first["retrieval"]
-    assert metrics("rr").get("protocols") is None
-    wrong = run("camreid-evaluate", saved, "run_dir=w", "evaluation.rerank=k-reciprocal",
-                "evaluation.rerank_k1=100000")  # fmt: skip
-    assert wrong.code == 1
-    assert "\n" not in wrong.err.strip()
-    assert not Path("w").exists()
+    table = FeatureTable.load("r/features.safetensors")
+    q, g = table.query, table.gallery
+    result = rank(q.features, g.features, q.pids, g.pids, q.cameras, g.cameras)
+    assert result.mAP == pytest.approx(first["retrieval"]["mAP"])
+    for wrong in ("evaluation.rerank_k1=100000", "evaluation.flip=true"):
+        ran = run("camreid-evaluate", saved, "run_dir=w", "evaluation.rerank=k-reciprocal", wrong)
+        assert ran.code == 1
+        assert "\n" not in ran.err.strip()
+        assert not Path("w").exists()
 
 
-def test_the_run_folder_holds_everything(train: Run, records: Records) -> None:
-    ran = train("+split=resplit", "split.val_fraction=0.2", "run_dir=r", "trainer.max_epochs=2")
-    assert ran.code == 0, ran.err
+@pytest.mark.slow
+def test_the_run_folder_holds_everything(passed: Run) -> None:
+    ran = passed(RESPLIT, "split.val_fraction=0.2", "run_dir=r", "trainer.limit_test_batches=3")
     held = {str(p.relative_to("r")) for p in Path("r").rglob("*") if p.is_file()}
     assert held >= {
         "config.yaml", "split.csv", "head_check.json", "metrics.json", "metrics.csv",
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "camreid-train.log",
     }  # fmt: skip
     assert {p.name for p in Path().iterdir()} == {"r"}
-    config = yaml.safe_load(Path("r/config.yaml").read_text())
-    assert config["split"]["val_fraction"] == 0.2
-    kept = read_checkpoint("r/checkpoints/best.ckpt")
-    split = Split.load("r/split.csv")
+    kept, split = read_checkpoint("r/checkpoints/best.ckpt"), Split.load("r/split.csv")
     assert kept.provenance.split.digest == split.digest == metrics("r")["split"]["digest"]
-    assert yaml.safe_load(kept.notes["config"])["split"]["val_fraction"] == 0.2
+    for text in (Path("r/config.yaml").read_text(), kept.notes["config"]):
+        assert yaml.safe_load(text)["split"]["val_fraction"] == 0.2
     assert kept.notes["versions"]["torch"]
     assert "val/mAP" in Path("r/metrics.csv").read_text().splitlines()[0]
+    assert "on a part of the images only" in ran.out
+    assert metrics("r")["partial"] is True
+    log = Path("r/camreid-train.log").read_text()
+    assert all(text in log for text in ("Split  resplit", "mAP", "Written to"))
+    passed(RESPLIT, "split.manifest=r/split.csv", "test=false", "run_dir=b")
+    assert Path("r/split.csv").read_text() == Path("b/split.csv").read_text()
 
 
-def test_the_same_seed_gives_the_same_model(train: Run) -> None:
-    states = []
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_model(passed: Run) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        common = ("+split=original", f"run_dir={name}", f"seed={seed}", "test=false")
-        assert train(*common).code == 0
-        states.append(load(f"{name}/checkpoints/last.ckpt").model.state_dict())
-    a, b, c = states
+        passed(ORIGINAL, f"run_dir={name}", f"seed={seed}", "test=false")
+    a, b, c = (weights(f"{name}/checkpoints/last.ckpt") for name in "abc")
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
-def test_resume_is_the_uninterrupted_run(train: Run) -> None:
-    options = (
-        "+split=original",
-        "test=false",
-        "model.schedule.decay=constant",
-        "model.schedule.warmup=0",
-    )
-    assert train(*options, "run_dir=whole", "trainer.max_epochs=2").code == 0
-    assert train(*options, "run_dir=first", "trainer.max_epochs=1").code == 0
-    last = "first/checkpoints/last.ckpt"
-    assert train(*options, "trainer.max_epochs=2", f"resume={last}").code == 0
-    assert not list(Path("first").glob("metrics.*.csv"))
+@pytest.mark.slow
+def test_resume_is_the_uninterrupted_run(passed: Run, train: Run) -> None:
+    common = (
+        ORIGINAL, "test=false", "model.schedule.decay=constant", "model.schedule.warmup=0",
+    )  # fmt: skip
+    last = "resume=first/checkpoints/last.ckpt"
+    passed(*common, "run_dir=whole", "trainer.max_epochs=2")
+    passed(*common, "run_dir=first")
+    before = {p: p.stat().st_mtime_ns for p in Path("first/checkpoints").iterdir()}
+    for typed, expected in (
+        ((last,), "has finished 1 epochs"),
+        (("run_dir=first",), "holds another run"),
+        ((last, "split.camera=2", "trainer.max_epochs=2", "run_dir=b"), "another split"),
+    ):
+        ran = train(*common, *typed)
+        assert ran.code == 1
+        assert expected in ran.err
+        assert not Path("b").exists()
+    assert before == {p: p.stat().st_mtime_ns for p in Path("first/checkpoints").iterdir()}
+    passed(*common, "trainer.max_epochs=2", last)
+    assert len(list(Path("first").glob("metrics*.csv"))) == 1
     with Path("first/metrics.csv").open(newline="") as file:
-        losses = [line["epoch"] for line in csv.DictReader(file) if line["train/loss"]]
-    assert losses == ["0", "1"]
-    whole, second = (
-        load(f"{r}/checkpoints/last.ckpt").model.state_dict() for r in ("whole", "first")
-    )
+        epochs = [line["epoch"] for line in csv.DictReader(file) if line["train/loss"]]
+    assert epochs == ["0", "1"]
+    whole, second = (weights(f"{r}/checkpoints/last.ckpt") for r in ("whole", "first"))
     assert all(torch.allclose(whole[k].float(), second[k].float(), atol=1e-6) for k in whole)
 
 
-def test_a_finished_run_is_not_resumed(train: Run) -> None:
-    assert train("+split=original", "run_dir=a", "test=false").code == 0
-    before = {p: p.stat().st_mtime_ns for p in Path("a/checkpoints").iterdir()}
-    ran = train("+split=original", "resume=a/checkpoints/last.ckpt")
-    assert ran.code == 1
-    assert "has finished 1 epochs" in ran.err
-    again = train("+split=original", "run_dir=a")
-    assert again.code == 1
-    assert "holds another run" in again.err
-    assert before == {p: p.stat().st_mtime_ns for p in Path("a/checkpoints").iterdir()}
-
-
-def test_numbers_of_a_part_say_so(train: Run) -> None:
-    ran = train("+split=original", "run_dir=a", "trainer.limit_test_batches=3")
-    assert ran.code == 0, ran.err
-    assert "Test on a part of the images only" in ran.out
-    assert metrics("a")["partial"] is True
-
-
-def test_the_log_keeps_what_was_said(train: Run) -> None:
-    assert train("+split=original", "run_dir=a").code == 0
-    log = Path("a/camreid-train.log").read_text()
-    for said in ("Split  original", "mAP", "Written to"):
-        assert said in log
-
-
-def test_resume_on_another_split_is_refused(train: Run) -> None:
-    assert train("+split=original", "split.camera=1", "run_dir=a", "test=false").code == 0
-    other = train(
-        "+split=original", "split.camera=2", "resume=a/checkpoints/last.ckpt", "run_dir=b"
-    )
-    assert other.code == 1
-    assert "+split=original split.camera=1" in other.err
-    assert not Path("b").exists()
-
-
-def test_a_manifest_can_be_the_split(train: Run) -> None:
-    options = ("+split=resplit", "test=false")
-    assert train(*options, "run_dir=a", "split.val_fraction=0.2").code == 0
-    assert train(*options, "run_dir=b", "split.manifest=a/split.csv").code == 0
-    assert Path("a/split.csv").read_text() == Path("b/split.csv").read_text()
-
-
-def test_the_checkpoints_own_model_is_used_unless_one_is_typed(
-    train: Run, run: Run, market: Path
+@pytest.mark.slow
+def test_the_checkpoints_own_model_with_what_is_typed(
+    run: Run, market: Path, expert: Callable[[], str]
 ) -> None:
-    assert train("+split=original", "run_dir=a", "test=false").code == 0
-    quiet = [a for a in TINY if not a.startswith("model")]
-    ran = run(
-        "camreid-train", "+split=resplit", "split.val_fraction=0.2", f"data.root={market}", *quiet,
-        "init=a/checkpoints/best.ckpt", "run_dir=b", "trainer.max_epochs=1", "test=false",
-        "model.optimizer.lr=0.001", "model.unknown=extend",
-    )  # fmt: skip
-    assert ran.code == 0, ran.err
-    theirs, ours = (
-        read_checkpoint("a/checkpoints/best.ckpt"),
-        read_checkpoint("b/checkpoints/best.ckpt"),
-    )
-    assert ours.config.network == theirs.config.network
-    assert ours.config.image_size == theirs.config.image_size
-    assert (ours.config.optimizer["lr"], ours.config.unknown) == (0.001, "extend")
-    ran = run(
-        "camreid-train", "+split=resplit", f"data.root={market}", *quiet, "experiment=finetune",
-        "init=a/checkpoints/best.ckpt", "run_dir=c", "trainer.max_epochs=1", "test=false",
-    )  # fmt: skip
-    assert ran.code == 0, ran.err
-    tuned = read_checkpoint("c/checkpoints/best.ckpt")
-    assert tuned.config.network == theirs.config.network
-    assert (tuned.config.optimizer["lr"], tuned.config.schedule["decay"]) == (3.5e-5, "cosine")
-    assert tuned.config.loss == theirs.config.loss
-    other = train(
-        "+split=original", "init=a/checkpoints/best.ckpt", "model.network.backbone=resnet10t"
-    )
-    assert other.code == 1
-    assert "tensors differ" in other.err
+    common = (RESPLIT, f"data.root={market}", *QUIET, f"init={expert()}", "trainer.max_epochs=1")
+    theirs = read_checkpoint("expert.ckpt").config
+    for name, typed, lr, margin in (
+        ("a", ("model.optimizer.lr=0.001", "model.unknown=extend"), 0.001, "soft"),
+        ("b", ("experiment=finetune", "model.loss.triplet_margin=0.2"), 3.5e-5, 0.2),
+        ("c", ("model.optimizer.lr=3.5e-4",), 3.5e-4, "soft"),  # the default of another model
+    ):
+        ran = run("camreid-train", *common, *typed, "test=false", f"run_dir={name}")
+        assert ran.code == 0, ran.err
+        ours = read_checkpoint(f"{name}/checkpoints/last.ckpt").config
+        assert (ours.network, ours.image_size) == (theirs.network, theirs.image_size)
+        assert (ours.optimizer["lr"], ours.loss["triplet_margin"]) == (lr, margin)
+        assert ours.unknown == ("extend" if name == "a" else "skip")
+        written = yaml.safe_load(Path(name, "config.yaml").read_text())["model"]
+        assert written["network"]["backbone"] == "test_resnet"
 
 
-def test_multirun_over_cameras(train: Run) -> None:
-    ran = train("-m", "+split=original", "split.camera=1,4", "run_dir=sweep", "test=false")
-    assert ran.code == 0, ran.err
+@pytest.mark.parametrize(
+    "typed", ["+experiment=mgn", "+experiment=bot", "model=mgn_r50", "+experiment=[finetune,agw]"]
+)
+def test_the_model_of_an_experiment_or_typed_is_built(
+    typed: str, run: Run, market: Path, expert: Callable[[], str]
+) -> None:
+    common = (ORIGINAL, f"data.root={market}", "trainer=cpu", "data.workers=0", "run_dir=b")
+    ran = run("camreid-train", *common, f"init={expert()}", typed, "model.unknown=reinit")
+    assert ran.code == 1, ran.out
+    assert "tensors differ" in ran.err
+
+
+@pytest.mark.slow
+def test_multirun_over_cameras(passed: Run) -> None:
+    passed("-m", ORIGINAL, "split.camera=1,4", "run_dir=sweep", "test=false")
     counts = [len(load(f"sweep/{job}/checkpoints/best.ckpt").labels) for job in (0, 1)]
     assert counts[1] < counts[0]
 
 
-def test_early_stopping_stops(train: Run) -> None:
-    ran = train(
-        "+split=resplit", "split.val_fraction=0.2", "callbacks=early_stopping", "test=false",
+@pytest.mark.slow
+def test_early_stopping_stops(passed: Run) -> None:
+    passed(
+        RESPLIT, "split.val_fraction=0.2", "callbacks=early_stopping", "test=false",
         "callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=1.0",
         "trainer.max_epochs=9", "run_dir=r",
     )  # fmt: skip
-    assert ran.code == 0, ran.err
-    assert torch.load("r/checkpoints/last.ckpt", weights_only=True)["epoch"] < 4
+    assert read_checkpoint("r/checkpoints/last.ckpt").epochs < 5
 
 
-def test_a_resumed_drop_still_drops(train: Run) -> None:
-    assert train("+split=original", "split.camera=4", "run_dir=e", "test=false").code == 0
-    init = "init=e/checkpoints/best.ckpt"
-    options = ("+split=resplit", init, "test=false", "data.identities=2")
-    assert train(*options, "model.unknown=drop", "run_dir=d").code == 0
-    resumed = "resume=d/checkpoints/last.ckpt"
-    ran = train(*options, resumed, "trainer.max_epochs=2")  # unknown= not typed again
-    assert ran.code == 0, ran.err
+@pytest.mark.slow
+def test_a_resumed_drop_still_drops(passed: Run, expert: Callable[[], str]) -> None:
+    options = (RESPLIT, f"init={expert()}", "test=false", "data.identities=2")
+    passed(*options, "model.unknown=drop", "run_dir=d")
+    passed(*options, "resume=d/checkpoints/last.ckpt", "trainer.max_epochs=2")
     kept = read_checkpoint("d/checkpoints/last.ckpt")
     assert (kept.epochs, kept.config.unknown) == (2, "drop")
-    people = {r.pid for r in Split.load("d/split.csv").train}
-    assert not (kept.provenance.seen - set(kept.labels.pids)) & people
+    train_pids = {r.pid for r in Split.load("d/split.csv").train}
+    assert not (kept.provenance.seen - set(kept.labels.pids)) & train_pids
 
 
-def test_what_is_typed_counts_though_it_is_the_default_models(
-    train: Run, run: Run, market: Path
-) -> None:
-    assert train("+split=original", "run_dir=a", "test=false").code == 0
-    quiet = [a for a in TINY if not a.startswith("model")]
-    ran = run(
-        "camreid-train", "+split=original", f"data.root={market}", *quiet, "test=false",
-        "init=a/checkpoints/best.ckpt", "run_dir=b", "trainer.max_epochs=1",
-        "model.optimizer.lr=3.5e-4", "model.loss.triplet_margin=0.3",
-    )  # fmt: skip
-    assert ran.code == 0, ran.err
-    config = read_checkpoint("b/checkpoints/best.ckpt").config
-    assert (config.optimizer["lr"], config.loss["triplet_margin"]) == (3.5e-4, 0.3)
-    written = yaml.safe_load(Path("b/config.yaml").read_text())["model"]
-    assert written["network"]["backbone"] == "test_resnet"
-    assert written["optimizer"]["lr"] == 3.5e-4
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("val_fraction", [0, 0.3])
-def test_the_last_epoch_is_kept_whenever_validation_is(train: Run, val_fraction: float) -> None:
-    ran = train(
-        "+split=original", f"split.val_fraction={val_fraction}", "trainer.max_epochs=3",
+def test_the_last_epoch_is_kept_whenever_validation_is(passed: Run, val_fraction: float) -> None:
+    passed(
+        ORIGINAL, f"split.val_fraction={val_fraction}", "trainer.max_epochs=3",
         "trainer.check_val_every_n_epoch=2", "run_dir=a", "data.identities=2",
     )  # fmt: skip
-    assert ran.code == 0, ran.err
     assert read_checkpoint("a/checkpoints/last.ckpt").epochs == 3
     assert Path("a/checkpoints/best.ckpt").is_file()
 
 
-def test_groups_can_be_left_out(train: Run) -> None:
-    assert train("+split=original", "~callbacks", "~logger", "test=false", "run_dir=a").code == 0
-    assert train("+split=original", "~logger", "test=false", "run_dir=b").code == 0
-
-
-def test_the_model_of_an_experiment_is_built(train: Run, run: Run, market: Path) -> None:
-    assert train("+split=original", "run_dir=a", "test=false").code == 0
-    for typed in ("+experiment=mgn", "model=mgn_r50"):
-        ran = run(
-            "camreid-train", "+split=original", f"data.root={market}", "trainer=cpu", typed,
-            "init=a/checkpoints/best.ckpt", "run_dir=b", "trainer.max_epochs=1", "data.workers=0",
-        )  # fmt: skip
-        assert ran.code == 1, ran.out
-        assert "tensors differ" in ran.err
+@pytest.mark.slow
+def test_groups_can_be_left_out(passed: Run) -> None:
+    for name, left_out in enumerate((("~callbacks", "~logger"), ("~logger",), ("~callbacks",))):
+        passed(ORIGINAL, *left_out, "test=false", f"run_dir=r{name}")

@@ -84,10 +84,12 @@ def test_a_broken_or_foreign_file_is_named(
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "sweep" / "0").mkdir(parents=True)
-    (tmp_path / "sweep" / "0" / "config.yaml").touch()
-    with pytest.raises(InputError, match=r"sweep/0"):
-        RunFolder.existing(tmp_path / "sweep")
-    for path in (tmp_path / "gone", tmp_path / "sweep" / "0" / "config.yaml"):
-        with pytest.raises(InputError):
+    config = tmp_path / "sweep" / "0" / "config.yaml"
+    RunFolder(config.parent).write_config("seed: 0")
+    for path, named in (
+        (tmp_path / "sweep", "sweep/0"),
+        (tmp_path / "gone", "gone"),
+        (config, "0"),
+    ):
+        with pytest.raises(InputError, match=named):
             RunFolder.existing(path)

@@ -32,14 +32,10 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
     if len(checkpoints) < 2:
         raise InputError(f"a soup needs two checkpoints or more: {len(checkpoints)} given.")
     first = checkpoints[0]
-    for other in checkpoints[1:]:
-        for option in ("network", "image_size", "pixels", "interpolation"):
-            values = [getattr(c.config, option) for c in (first, other)]
-            if values[0] != values[1]:
-                raise InputError(
-                    f"the weights of {first.path} and {other.path} can't be averaged: {option} is "
-                    f"{values[0]} and {values[1]}."
-                )
+    for option in ("network", "image_size", "pixels", "interpolation"):
+        if any(getattr(c.config, option) != getattr(first.config, option) for c in checkpoints):
+            paths = ", ".join(c.path for c in checkpoints)
+            raise InputError(f"the weights of {paths} can't be averaged: their {option} differs.")
     by_camera = {i: _union(c.camera_labels[i] for c in checkpoints) for i in first.camera_labels}
     module = ReIDModule(first.config, by_camera or _union(c.labels for c in checkpoints))
     state = module.model.state_dict()
@@ -52,9 +48,8 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
         elif tensor.is_floating_point():
             state[name] = torch.stack(values).mean(0)
     module.model.load_state_dict(state)
-    module.provenance = module.provenance.after(
-        "average", {c.path: c.provenance for c in checkpoints}
-    )
+    parents = {c.path: c.provenance for c in checkpoints}
+    module.provenance = module.provenance.after("average", parents)
     return module.eval()
 
 

@@ -107,5 +107,5 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint) -> None:
     if chosen[0] != chosen[1]:
         raise InputError(
             f"{checkpoint.path} was trained with other network options than this run has.",
-            **dict(chosen[0].items() - chosen[1].items()),
+            **{f"network__{k}": v for k, v in chosen[0].items() - chosen[1].items()},
         )

@@ -52,10 +52,7 @@ def build_split(config: DictConfig) -> Split:
     manifest = options.pop("manifest", None)
     seen = seen_identities(options.pop("exclude_seen", None))
     if manifest and seen:
-        raise InputError(
-            f"split.manifest={manifest} fixes the test identities, and split.exclude_seen "
-            "chooses them. Leave one of the two out."
-        )
+        raise InputError("split.manifest and split.exclude_seen both choose the test identities.")
     if manifest:
         return Split.load(manifest, root)
     strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
@@ -66,12 +63,9 @@ def build_split(config: DictConfig) -> Split:
 def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> ModelConfig:
     """The model that `model=` or the experiment chooses, otherwise that of the starting weights.
 
-    What an experiment or the command line sets of a model counts in either case, as do this run's
-    `model.unknown` and `model.pixels`; a resumed run keeps its `unknown`. A model with camera
-    options is given the cameras of the train images. `config.model` becomes what is built.
-
-    Raises:
-        InputError: there is no model, or an option that it does not have.
+    Options of the experiment and the command line are applied to either, as are this run's
+    `model.unknown` (but that of a resumed run) and `model.pixels`. Camera options get the cameras
+    of the train images. `config.model` becomes what is built.
     """
     if config.get("model") is None:
         raise InputError("there is no model to build; type model=bot_r50 or model=small.")
@@ -98,8 +92,9 @@ def _is_model_chosen() -> bool:
     typed = list(HydraConfig.get().overrides.task)
     chosen = loader.compute_defaults_list("train", typed, RunMode.RUN).overrides.override_metadata
     by = chosen.get("model")
-    in_experiment = by is not None and (by.containing_config_path or "").startswith("experiment/")
-    return in_experiment or (by is not None and by.external_override)
+    return by is not None and (
+        by.external_override or (by.containing_config_path or "").startswith("experiment/")
+    )
 
 
 def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
@@ -116,17 +111,10 @@ def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDData
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
-    """The callbacks of the config, without what this run has no validation or logger for.
-
-    Raises:
-        InputError: early stopping without validation identities.
-    """
+    """The callbacks of the config, without what this run has no validation or logger for."""
     chosen = {k: v for k, v in (config.get("callbacks") or {}).items() if v is not None}
     if not split.val and "early_stopping" in chosen:
-        raise InputError(
-            "early stopping watches val/mAP, and this split has no validation identities. Type "
-            "split.val_fraction=0.1, or callbacks=default."
-        )
+        raise InputError("early stopping needs validation identities.", val_fraction=0.1)
     validates = split.val and config.trainer.limit_val_batches
     if not validates and "best" in chosen:
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
@@ -136,11 +124,7 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
 
 
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
-    """The trainer, its folder the run's; validation starts with whole epochs only.
-
-    Raises:
-        InputError: more processes than cores, or several processes in a multirun.
-    """
+    """The trainer, its folder the run's; validation starts with whole epochs only."""
     devices, cores = config.trainer.devices, os.cpu_count() or 1
     on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     if on_cpu and str(devices).isdigit() and int(devices) > cores:
@@ -160,8 +144,8 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     )
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise InputError(
-            "-m runs jobs one after another in one process, and this trainer starts processes of "
-            "its own. Type -m with trainer=gpu, or one camreid-train trainer=ddp for each job."
+            "-m runs jobs in one process, and this trainer starts several. Type trainer=gpu with "
+            "-m, or one camreid-train trainer=ddp for each job."
         )
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     return trainer

@@ -38,8 +38,7 @@ def matching(option: str, name: str) -> list[str]:
     found = sorted(glob.glob(name))
     if not found:
         raise InputError(
-            f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt], or a pattern such "
-            f"as {option}='runs/experts/c*/checkpoints/best.ckpt'."
+            f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt] or a pattern."
         )
     return found
 
@@ -49,9 +48,6 @@ def read_start(config: DictConfig) -> io.Checkpoint | None:
 
     With `init_dataset=other` its identities leave the provenance: equal pids of two datasets are
     different identities.
-
-    Raises:
-        InputError: no checkpoint, or `init_dataset` does not go with the other options.
     """
     if config.init_dataset not in ("same", "other"):
         raise InputError(f"init_dataset={config.init_dataset}: expected same or other.")
@@ -62,8 +58,8 @@ def read_start(config: DictConfig) -> io.Checkpoint | None:
     start = read_checkpoint(config.init)
     if config.model.unknown != "reinit":
         raise InputError(
-            f"init_dataset=other: the rows of {config.init} are identities of another dataset, and "
-            f"unknown={config.model.unknown} would train them as identities of this one.",
+            f"the rows of {config.init} are identities of another dataset, and "
+            f"unknown={config.model.unknown} would train them on this one.",
             unknown="reinit",
         )
     return replace(start, provenance=Provenance(split=start.provenance.split))
@@ -72,11 +68,7 @@ def read_start(config: DictConfig) -> io.Checkpoint | None:
 def seen_identities(given: Any) -> tuple[int, ...]:
     """The identities that any checkpoint of `split.exclude_seen` has seen, in numeric order.
 
-    Args:
-        given: None, the path of a checkpoint or a pattern of several, or a list of them.
-
-    Raises:
-        InputError: no checkpoint, or one with training identities that are not all known.
+    `given` is None, the path of a checkpoint or a pattern of several, or a list of them.
     """
     names = given if isinstance(given, ListConfig | list) else [given]
     seen: set[int] = set()
@@ -85,8 +77,7 @@ def seen_identities(given: Any) -> tuple[int, ...]:
         if not provenance.seen or not provenance.complete:
             raise InputError(
                 f"exclude_seen={path}: its training identities are not all known. Import it, or "
-                "the checkpoint that it was started from, again with its label map (labels.root= "
-                "labels.camera=), or leave it out of split.exclude_seen."
+                "what it was started from, with labels.root= and labels.camera=, or leave it out."
             )
         seen |= provenance.seen
     return tuple(sorted(seen))

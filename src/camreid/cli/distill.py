@@ -16,12 +16,10 @@ from camreid.training.module import ReIDModule
 
 
 def read_teachers(config: DictConfig, resumed: Checkpoint | None) -> list[Expert]:
-    """The teachers that a config names, without their weights; none without distillation.
-
-    `distill.teachers` becomes the list of their files. A resumed run has the same teachers.
+    """The teachers of a config without their weights; `distill.teachers` becomes their files.
 
     Raises:
-        InputError: no teachers, files that are no checkpoints, or other teachers than before.
+        InputError: no teachers, files that are no checkpoints, or a resumed run had others.
     """
     experts: list[Expert] = []
     if config.get("distill") is not None:

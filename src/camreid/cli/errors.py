@@ -29,14 +29,9 @@ _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment
 
 
 def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> None:
-    """Run a command through Hydra; a user's mistake ends in SystemExit with one paragraph.
+    """Run the command of a config; a user's mistake ends in SystemExit with one paragraph.
 
     A run that fails before it has any result leaves no file behind.
-
-    Args:
-        name: of the command, for its messages.
-        config_name: a file of `conf/`.
-        run: the command.
     """
 
     def guarded(config: DictConfig) -> None:
@@ -121,7 +116,8 @@ def _with_remedy(error: InputError, config: DictConfig) -> str:
         text = text.rsplit("Error: ", 1)[-1].strip()
     found = dict(_leaves(OmegaConf.to_container(config)))
     typed = []
-    for name, value in error.remedy.items():
+    for argument, value in error.remedy.items():
+        name = argument.replace("__", ".")
         keys = [key for key in found if f".{key}".endswith(f".{name}")]
         given = [key for key in keys if f"{name}={found[key]}" in text]
         key = min(given or keys or [name], key=lambda key: key.count("."))

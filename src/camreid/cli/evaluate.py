@@ -13,7 +13,7 @@ from camreid.cli import build
 from camreid.cli.checkpoints import load
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import show
-from camreid.data import Split
+from camreid.data import ReIDDataModule, Split
 from camreid.errors import InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
@@ -32,8 +32,8 @@ def evaluate_run(config: DictConfig) -> None:
         return
     if OmegaConf.is_missing(config, "checkpoint"):
         raise InputError(
-            "no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt, or "
-            "features=runs/RUN/features.safetensors to rank saved features again."
+            "no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt or "
+            "features=runs/RUN/features.safetensors."
         )
     build.seed(config)
     module = load(config.checkpoint)
@@ -52,8 +52,7 @@ def rank_features(config: DictConfig) -> None:
     options = rank_options(config.evaluation)
     if config.evaluation.flip or config.evaluation.neck != "after":
         raise InputError(
-            "evaluation.flip and evaluation.neck change what the model computes, and features= has "
-            "no model; type checkpoint=runs/RUN/checkpoints/best.ckpt with them."
+            "evaluation.flip and evaluation.neck need a model: type checkpoint=, not features=."
         )
     table = FeatureTable.load(config.features)
     if config.evaluation.normalize:
@@ -70,9 +69,8 @@ def rank_features(config: DictConfig) -> None:
         "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
         "origin": origin(config),
     }
-    _report(
-        content, EvaluationResult(result, seen, protocols=protocols), f"Test of {config.features}"
-    )
+    tested = EvaluationResult(result, seen, protocols=protocols)
+    _report(content, tested, f"Test of {config.features}")
 
 
 @rank_zero_only
@@ -85,12 +83,10 @@ def keep(config: DictConfig, split: Split) -> None:
 
 def show_parts(split: Split, module: ReIDModule) -> None:
     """Print what is tested or trained on, the model, and the run folder."""
-    parts = ("train", "val", "query", "gallery")
-    counts = ", ".join(f"{len(getattr(split, part))} {part}" for part in parts)
-    some = next(r for part in parts for r in getattr(split, part))
+    parts = {name: getattr(split, name) for name in ("train", "val", "query", "gallery")}
+    counts = ", ".join(f"{len(images)} {name}" for name, images in parts.items())
     height, width = module.config.image_size
     show(
-        f"Data   {Path(some.path).parents[1]}",
         f"Split  {split.record}",
         f"       {len(split.labels)} train identities; images: {counts}",
         f"Model  {module.config.name}, {len(module.labels)} rows, images {height} x {width}",
@@ -99,17 +95,12 @@ def show_parts(split: Split, module: ReIDModule) -> None:
 
 
 def test(
-    config: DictConfig,
-    trainer: pl.Trainer,
-    module: ReIDModule,
-    data: pl.LightningDataModule,
-    title: str,
+    config: DictConfig, trainer: pl.Trainer, module: ReIDModule, data: ReIDDataModule, title: str
 ) -> None:
     """Test with the best weights of this run, or those at hand, and write metrics.json."""
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    split: Split = data.split  # type: ignore[attr-defined]
     content = {
-        "split": split.record.to_json(),
+        "split": data.split.record.to_json(),
         "weights": best or config.get("checkpoint"),
         "partial": is_partial(trainer),
     }
@@ -127,11 +118,9 @@ def test(
         "evaluation": OmegaConf.to_container(config.evaluation),
         "origin": origin(config),
     }
-    where = " on a part of the images only" if content["partial"] else ""
     if trainer.is_global_zero and module.test_result is not None:
+        where = " on a part of the images only" if content["partial"] else ""
         _report(content, module.test_result, title + where)
-    elif trainer.is_global_zero:
-        show("There is no match among the part of the test images that was ranked.")
 
 
 def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
@@ -152,22 +141,14 @@ def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> No
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
-    """What is compared in validation and test, and how.
-
-    Raises:
-        InputError: an option that is not known.
-    """
+    """What is compared in validation and test, and how."""
     module.rank_options = rank_options(options)
     module.feature_options = FeatureOptions(options.flip, options.normalize, options.neck)
     module.val_metric.distance = module.test_metric.distance = options.metric
 
 
 def rank_options(options: DictConfig) -> RankOptions:
-    """How a test is ranked.
-
-    Raises:
-        InputError: an option that is not known.
-    """
+    """How a test is ranked."""
     for name in ("flip", "normalize", "save_features"):
         if not isinstance(options[name], bool):
             raise InputError(f"evaluation.{name}={options[name]}: type true or false.")
@@ -175,21 +156,14 @@ def rank_options(options: DictConfig) -> RankOptions:
 
 
 def require_test(split: Split, protocol: str = "cross-camera") -> None:
-    """Refuse to promise a test where there is nothing to rank.
-
-    Raises:
-        MissingDataset: the split has no query or no gallery.
-        InputError: no query has a match under the protocol.
-    """
+    """Refuse a split without query or gallery, or without any match under the protocol."""
     if not split.query or not split.gallery:
         raise MissingDataset(
-            f"the split has {len(split.query)} query and {len(split.gallery)} gallery images, so "
-            "there is nothing to rank at the end. Put query/ and bounding_box_test/ beside "
-            "bounding_box_train/, or type test=false to train without a test."
+            f"the split has {len(split.query)} query and {len(split.gallery)} gallery images. Put "
+            "query/ and bounding_box_test/ beside bounding_box_train/, or type test=false."
         )
     if protocol == "cross-camera" and not split.rankable["query"]:
         raise InputError(
-            f"none of the {len(split.query)} query images has a match in another camera among the "
-            f"{len(split.gallery)} gallery images. Choose another split, "
-            "evaluation.protocol=within-camera, or test=false to train without a test."
+            f"none of the {len(split.query)} query images has a match in another camera. Choose "
+            "another split, evaluation.protocol=within-camera, or test=false."
         )

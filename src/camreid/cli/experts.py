@@ -59,7 +59,7 @@ def read_experts(
     """
     if not given:
         raise InputError(
-            f"no checkpoints were given; type {option}='runs/experts/c*/checkpoints/best.ckpt'."
+            f"{option} names no checkpoint; type {option}='runs/*/checkpoints/best.ckpt'."
         )
     names = [given] if isinstance(given, str) else given
     files = {Path(p).resolve(): p for name in names for p in matching(option, str(name))}

@@ -16,10 +16,9 @@ from camreid.cli.folder import ERROR, discard
 
 
 class FirstFailure(pl.Callback):
-    """Ends all processes of a training when one fails, with the error of the first to fail.
+    """Ends all processes when one fails, and prints the error of the first, not those it causes.
 
-    The others lose their connection, which is no cause. The run folder, which all processes see,
-    holds which was first.
+    A file in the run folder, which all processes share, marks the first.
     """
 
     def __init__(self, config: DictConfig) -> None:

@@ -29,8 +29,7 @@ def import_run(config: DictConfig) -> None:
     """Import, show the use of every key, check the rows, write the checkpoint."""
     if OmegaConf.is_missing(config, "path") or config.get("model") is None:
         raise InputError(
-            "camreid-import needs path=FILE and model=NAME, a file of conf/model/ such as "
-            "model=mgn_r50_ibn; see --help."
+            "camreid-import needs path=FILE and model=NAME, such as model=mgn_r50_ibn; see --help."
         )
     labels, images, split = read_labels(config.labels, config.source)
     name = str(HydraConfig.get().runtime.choices["model"])
@@ -88,7 +87,13 @@ def read_labels(
             "labels.camera= and labels.order= as needed."
         )
     if config.pids:
-        return _read_pids(Path(config.pids)), (), None
+        try:
+            pids = map(int, Path(config.pids).read_text(encoding="utf-8").split())
+            return LabelMap(tuple(pids)), (), None
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"labels.pids={config.pids}: {error}; expected one pid a line, in row order."
+            ) from error
     if config.manifest:
         split = Split.load(config.manifest, config.root)
         return split.labels, split.train, split.record
@@ -101,31 +106,16 @@ def read_labels(
     return LabelMap.of(split.labels.pids, order=order), split.train, split.record
 
 
-def _read_pids(path: Path) -> LabelMap:
-    try:
-        labels = LabelMap(tuple(map(int, path.read_text(encoding="utf-8").split())))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"labels.pids={path} cannot be read ({error}); expected one pid a line, in row order."
-        ) from error
-    if min(labels.pids, default=-1) < 0:
-        raise InputError(f"labels.pids={path} names no pid, or one below 0.")
-    return labels
-
-
 def check_rows(
     module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord], by_order: bool
 ) -> list[str]:
-    """Closed-set accuracy of the imported rows on their training images, in either order.
+    """Closed-set accuracy of imported rows on their training images, in either order, as lines.
 
     Args:
         module: in evaluation mode.
         labels: identities of the rows.
         images: training images of these identities; an empty list is not checked.
         by_order: whether `labels.order` chose the order of the labels.
-
-    Returns:
-        What to print; a warning where no order fits better than chance.
 
     Raises:
         HeadMismatch: another order fits far better.
@@ -142,16 +132,12 @@ def check_rows(
     found = f"accuracy on {count} training images: {parts}; chance is {percent(chance)}"
     if accuracy[best] > max(2 * given, chance + noise):
         remedy = f"labels.order={best}" if by_order else f"its rows in {best} order"
-        raise HeadMismatch(
-            f"WRONG ROWS: {found}. Nothing was written; import again with {remedy}, or check "
-            "labels.camera."
-        )
+        raise HeadMismatch(f"WRONG ROWS: {found}. Import again with {remedy} or labels.camera=.")
     if given > chance + noise:
         return [f"Rows   {found}"]
     return [
-        f"UNSURE ROWS: {found}. Check labels.root, labels.camera and model.image_size, or type "
-        "labels.pids=FILE with the identities in row order; to use the features alone, leave the "
-        "labels out."
+        f"UNSURE ROWS: {found}. Check labels.root, labels.camera and model.image_size, or leave "
+        "the labels out to use the features alone."
     ]
 
 

@@ -74,7 +74,7 @@ class Test:
 
     Attributes:
         config: of the command.
-        split: whose query and gallery are ranked.
+        split: of the test.
         trainer: computes features.
         rows: what was tested, by name.
     """
@@ -93,8 +93,7 @@ class Test:
         table, tested, provenance = module.test_features, module.test_result, module.provenance
         if table is None or tested is None:
             raise InputError(
-                "no query of the tested images has a match; type a larger "
-                "trainer.limit_test_batches, or leave it out."
+                "no tested query has a match; type a larger trainer.limit_test_batches."
             )
         seen, complete = provenance.seen, provenance.complete
         self.rows[name] = Row(tested.ranking, table.query.cameras, seen, complete)
@@ -118,9 +117,8 @@ class Test:
         options = evaluate.rank_options(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
             raise InputError(
-                "re-ranking and query expansion compare queries with each other, and here two "
-                "queries have features of different experts. Leave evaluation.rerank and "
-                "evaluation.expand out for this row."
+                "evaluation.rerank and evaluation.expand compare queries with each other, and here "
+                "two queries have features of different experts."
             )
         cameras = {expert.name: expert.camera for expert in experts}
         table = fuse(name, tables, cameras, self.config.min_agreement)

@@ -33,7 +33,10 @@ def train_run(config: DictConfig) -> None:
     start = None if resumed else read_start(config)
     teachers = read_teachers(config, resumed)
     split = build.build_split(config)
-    _check_split(config, split)
+    if config.test:
+        evaluate.require_test(split, config.evaluation.protocol)
+    if split.val and not split.rankable["val"]:
+        raise InputError("no validation image has a match among the others.", val_fraction=0)
     module = build_module(config, split, start, resumed)
     add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
@@ -43,9 +46,9 @@ def train_run(config: DictConfig) -> None:
     data.setup("fit")  # refuses impossible batches before anything is written
     if resumed and 1 <= config.trainer.max_epochs <= resumed.epochs:
         raise InputError(
-            f"resume={resumed.path} has finished {resumed.epochs} epochs, and "
-            f"max_epochs={config.trainer.max_epochs} asks for no more. Type a larger "
-            "trainer.max_epochs, or camreid-evaluate to test it."
+            f"resume={resumed.path} has finished {resumed.epochs} epochs of "
+            f"max_epochs={config.trainer.max_epochs}.",
+            max_epochs=2 * resumed.epochs,
         )
     gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
     gather_metrics(resuming=True)
@@ -58,16 +61,6 @@ def train_run(config: DictConfig) -> None:
     if config.test:
         evaluate.test(config, trainer, module, data, title="Test")
     gather_metrics()
-
-
-def _check_split(config: DictConfig, split: Split) -> None:
-    if config.test:
-        evaluate.require_test(split, config.evaluation.protocol)
-    if split.val and not split.rankable["val"]:
-        raise InputError(
-            f"none of the {len(split.val)} validation images has a match among the others. Mend "
-            "the manifest, or make a split with split.val_fraction=0.2 or 0."
-        )
 
 
 def build_module(
@@ -97,15 +90,14 @@ def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig) -> N
     if then is not None and then.digest not in (None, split.digest):
         raise InputError(
             f"resume={resumed.path} was trained on another split ({then}) than this command makes "
-            f"({split.record}). Type the same split options and data as then"
-            f"{f' ({then.overrides})' if then.overrides else ''}, or init={resumed.path} to start "
-            "a new run from its weights."
+            f"({split.record}). Type {then.overrides or 'the same split options and data'}, or "
+            f"init={resumed.path} to start a new run."
         )
     same_network = model.without_weights().network == resumed.config.network
     if not same_network or model.image_size != resumed.config.image_size:
         raise InputError(
             f"resume={resumed.path} continues the same model, and this command builds another. "
-            f"Leave model= out, or type init={resumed.path} to start a new run from its weights."
+            f"Leave model= out, or type init={resumed.path} to start a new run."
         )
 
 
@@ -125,18 +117,11 @@ def _announce(
     if not split.val:
         show("No identities are held out for validation: best.ckpt is the last epoch.")
     elif split.val_within_camera:
-        show(
-            f"Validation ranks within camera {split.val[0].camera}, without images of the query's "
-            "sequence: one camera cannot be validated across cameras."
-        )
+        show(f"Validation ranks within camera {split.val[0].camera}, across its sequences.")
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:
-    """Fit, and print why if it ended early.
-
-    Raises:
-        InputError: the training state of `resume` does not fit this run.
-    """
+    """Fit, and print why if it ended early."""
     begun: list[bool] = []  # once everything is restored
     trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: begun.append(True)))
     if resume and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
@@ -159,10 +144,7 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
         ) from error
     for callback in trainer.callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-            show(
-                f"Stopped after epoch {callback.stopped_epoch + 1}: {callback.monitor} has not "
-                f"risen for {callback.patience} validations."
-            )
+            show(f"Stopped after epoch {callback.stopped_epoch + 1}: no better validation.")
 
 
 if __name__ == "__main__":

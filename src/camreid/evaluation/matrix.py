@@ -1,6 +1,7 @@
 """Experts by cameras: the numbers of each row, and paired differences on the same queries."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,30 +31,27 @@ class Row:
     seen_complete: bool = True
 
     def summary(self) -> dict[str, Any]:
-        """The numbers `by_camera` and over all queries, and `leak`, see `leakage`."""
+        """`numbers` of all queries, and `leak`, see `leakage`."""
         leak = leakage(self.ranking, self.seen)
-        return {**self.numbers(), "leak": leak, "seen_complete": self.seen_complete}
+        numbers = self.numbers(torch.ones_like(self.ranking.valid))
+        return {**numbers, "leak": leak, "seen_complete": self.seen_complete}
 
-    def numbers(self, queries: Tensor | None = None) -> dict[str, Any]:
-        """`retrieval` and 95 % `intervals` of some or all queries, also `by_camera`.
+    def numbers(self, queries: Tensor) -> dict[str, Any]:
+        """`retrieval` and 95 % `intervals` of some queries, also `by_camera`.
 
         Args:
-            queries: (Q,) bool, of which one has a match; None for all.
+            queries: (Q,) bool, of which one has a match.
 
         Returns:
             Nested plain values; a camera without a match is None.
         """
-        chosen = torch.ones_like(self.query_cameras, dtype=torch.bool)
-        chosen = chosen if queries is None else queries
-        by_camera: dict[str, dict[str, Any] | None] = {}
-        for camera in torch.unique(self.query_cameras).tolist():
-            try:
-                part = self.ranking.of(chosen & (self.query_cameras == camera))
-            except NoValidQuery:
-                by_camera[str(camera)] = None
-            else:
+        cameras = torch.unique(self.query_cameras).tolist()
+        by_camera: dict[str, Any] = dict.fromkeys(map(str, cameras))
+        for camera in cameras:
+            with suppress(NoValidQuery):
+                part = self.ranking.of(queries & (self.query_cameras == camera))
                 by_camera[str(camera)] = _scores(part)
-        return {**_scores(self.ranking.of(chosen)), "by_camera": by_camera}
+        return {**_scores(self.ranking.of(queries)), "by_camera": by_camera}
 
 
 def comparison(rows: Mapping[str, Row], experts: Sequence[str]) -> dict[str, Any]:

@@ -109,13 +109,10 @@ R = TypeVar("R", bound=Record)
 
 
 class RunFolder:
-    """A run folder. Its content is read on first use, and None where the file is missing.
+    """A run folder; it need not exist to be written to.
 
-    Args:
-        path: the folder; it need not exist to be written to.
-
-    Raises:
-        InputError: of every property: the file cannot be read.
+    Its content is read on first use, and None where a file is missing. Every property raises
+    InputError where a file cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -44,11 +44,8 @@ def test_the_page_on_a_phone_in_the_dark(
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
     browser.get(path.as_uri())
     sent = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
-    asked = {
-        message["params"]["request"]["url"]
-        for message in sent
-        if message["method"] == "Network.requestWillBeSent"
-    }
+    sent = [m["params"] for m in sent if m["method"] == "Network.requestWillBeSent"]
+    asked = {params["request"]["url"] for params in sent}
     assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
     assert browser.get_log("browser") == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 360

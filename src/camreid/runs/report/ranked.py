@@ -55,11 +55,7 @@ def ranked_lists(
 
 
 def choose(ap: Tensor, count: int) -> dict[int, str]:
-    """The kind of the chosen queries, at most `count` of each.
-
-    Args:
-        ap: (Q,) average precision, NaN for a query without a match.
-        count: of each kind.
+    """The kind of the chosen queries, at most `count` of each; `ap` (Q,) is NaN without a match.
 
     >>> choose(torch.tensor([0.1, 0.9, 0.5, torch.nan]), 1)
     {1: 'Best', 0: 'Worst', 2: 'Random'}
