@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,10 +32,7 @@ def test_evaluation_loaders_show_every_image_once(data: ReIDDataModule) -> None:
         paths = [path for batch in loader for path in batch["img_paths"]]
         assert paths == [r.path for r in part]
     assert len(data.predict_dataloader()) == 2
-
-
-def test_no_validation_is_no_loader(records: Records) -> None:
-    data = ReIDDataModule(OriginalSplit()(records), (32, 16), identities=4)
+    data.split = replace(data.split, val=())
     assert data.val_dataloader() == []
 
 
@@ -57,9 +55,9 @@ def test_impossible_train_batches_are_refused_at_once(
         data.setup("fit")
 
 
-def test_images_too_small_for_any_network_are_refused(records: Records) -> None:
+def test_images_too_small_for_any_network_are_refused(data: ReIDDataModule) -> None:
     with pytest.raises(InputError, match="at least 16 pixels"):
-        ReIDDataModule(OriginalSplit()(records), (8, 4), identities=4)
+        ReIDDataModule(data.split, (8, 4))
 
 
 def test_only_train_batches_are_augmented(data: ReIDDataModule) -> None:

@@ -44,6 +44,8 @@ def test_crops_are_those_of_a_slice_each(images: torch.Tensor) -> None:
 
 
 def test_erasing_fills_one_rectangle_with_the_mean(images: torch.Tensor) -> None:
+    half = Augment(flip=0, pad=0, erase=0.5)(images, stream(0))
+    assert 8 < (half != images).flatten(1).any(1).sum() < 24
     erased = Augment(flip=0, pad=0, erase=1.0)(images, stream(0))
     mean = torch.tensor([124, 116, 104], dtype=torch.uint8)
     for new, old in zip(erased, images, strict=True):
@@ -53,13 +55,7 @@ def test_erasing_fills_one_rectangle_with_the_mean(images: torch.Tensor) -> None
         assert box[0].numel() <= 0.4 * 24 * 12
 
 
-def test_half_are_erased(images: torch.Tensor) -> None:
-    erased = Augment(flip=0, pad=0, erase=0.5)(images, stream(0))
-    assert 8 < (erased != images).flatten(1).any(1).sum() < 24
-
-
 def test_bad_options_are_refused() -> None:
-    with pytest.raises(InputError, match=r"flip=2.0: expected a number in"):
-        Augment(flip=2.0)
-    with pytest.raises(InputError, match="pad=-1: expected a whole number"):
-        Augment(pad=-1)
+    for options in ({"flip": 2.0}, {"pad": -1}):
+        with pytest.raises(InputError, match="expected a"):
+            Augment(**options)

@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from camreid.errors import InputError
-from camreid.training import OptimizerConfig, ReIDModule, Schedule
+from camreid.training import OptimizerConfig, Schedule
 from tests.conftest import GOLDEN
+from tests.training.one_weight import OneWeight
 
 Trainer = Callable[..., pl.Trainer]
 
@@ -70,24 +71,6 @@ def test_learning_rates_are_fastreids(config: str) -> None:
     assert by_epoch == pytest.approx(golden["lr_used_at_first_iter_of_epoch"], rel=1e-6)
     for iteration, rate in golden["lr_used_at_iter"].items():
         assert 3.5e-4 * schedule.factor(int(iteration) / 202, epochs) == pytest.approx(rate)
-
-
-class OneWeight(pl.LightningModule):
-    """A module of one weight with the optimiser of a `ReIDModule`; it keeps its factors."""
-
-    configure_optimizers = ReIDModule.configure_optimizers
-
-    def __init__(self, schedule: Schedule) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.schedule, self.optimizer_config = schedule, OptimizerConfig("sgd", 0.5, 0.0)
-        self.factors: list[float] = []
-
-    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.weight.sum()
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.factors.append(optimizer.param_groups[0]["lr"] / 0.5)
 
 
 def run(trainer: pl.Trainer, schedule: Schedule, **options: object) -> list[float]:

@@ -8,33 +8,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import nn
 from torch.utils.data import DataLoader
 
-from camreid.training.evaluation_loop import RetrievalModule
+from tests.training.one_weight import OneWeight
 
 Trainer = Callable[..., pl.Trainer]
-
-
-class OneWeight(RetrievalModule):
-    """Validates to its number of steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.validated: list[int] = []
-
-    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.weight.sum()
-
-    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        self.validated.append(self.global_step)
-
-    def on_validation_epoch_end(self) -> None:
-        self.log("val/mAP", float(self.global_step))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
 
 
 @pytest.mark.parametrize(

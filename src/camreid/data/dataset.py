@@ -31,10 +31,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     An item holds `images` (3, H, W) uint8 RGB, `pids` raw identity, `camids` 0-based camera,
     `img_paths` the file, and `index` the place in `records`.
 
-    Args:
-        records: what to read.
-        size: (H, W) in pixels.
-        interpolation: of the resize.
+    `size` is (H, W) in pixels, `interpolation` that of the resize.
     """
 
     def __init__(

@@ -90,7 +90,7 @@ class Split:
         Args:
             path: a file as written by `save`, or by hand; without rows, train identities get
                 theirs in FastReID order.
-            root: where to look for images that are not where the manifest says: for their
+            root: where to look for images that are not at the path in the manifest: for their
                 `folder/name`, in `root` and in each folder of it.
 
         Raises:

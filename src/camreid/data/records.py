@@ -84,11 +84,6 @@ class Records:
     query: tuple[ImageRecord, ...]
     gallery: tuple[ImageRecord, ...]
 
-    @property
-    def cameras(self) -> tuple[int, ...]:
-        """The cameras of all images, in order."""
-        return tuple(sorted({r.camera for r in (*self.train, *self.query, *self.gallery)}))
-
 
 def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout.
