@@ -207,7 +207,7 @@ def test_the_command_writes_the_file_and_shows_the_parity(
     [
         ([], "no checkpoint was given"),
         (["checkpoint=gone.ckpt"], "no checkpoint at gone.ckpt"),
-        (["checkpoint=best.ckpt", "input=int8"], "input=uint8"),
+        (["checkpoint=best.ckpt", "input=int8"], "uint8, float"),
         (["checkpoint=best.ckpt", "normalize=abc"], "type normalize=true or normalize=false"),
         (["checkpoint=best.ckpt", "path=best.ckpt"], "expected a file that ends in .onnx"),
         (["checkpoint=best.ckpt", "path=best.ckpt/m.onnx"], "can't be written"),

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -116,7 +115,7 @@ def conform(where: str, own: Any, value: Any) -> Any:
         value: of the file.
 
     Raises:
-        InputError: the value has another form.
+        ValueError: the value has another form.
 
     >>> conform("loops", {"done": 0, "path": "a"}, {"done": 3, "path": "b", "more": 1})
     {'done': 3, 'path': 'a'}
@@ -131,7 +130,7 @@ def conform(where: str, own: Any, value: Any) -> Any:
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
-        raise InputError(f"the checkpoint does not fit this run: {where} is {_form(value)}.")
+        raise ValueError(f"{where} is {_form(value)}")
     return value
 
 
@@ -165,15 +164,9 @@ class RunCheckpoints(TorchCheckpointIO):
 
     Args:
         trainer: of the run.
-
-    Raises:
-        InputError: a strategy that reads checkpoints on its own, as FSDP and DeepSpeed do.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
-        if type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
-            name = type(trainer.strategy).__name__
-            raise InputError(f"{name} reads checkpoints without any check.", strategy="ddp")
         self.trainer = trainer
 
     def load_checkpoint(
@@ -195,17 +188,27 @@ class RunCheckpoints(TorchCheckpointIO):
             for key in ("optimizer_states", "lr_schedulers"):
                 if len(known.get(key, ())) != 1:
                     raise _fault(path, key, "not the one state that resuming needs")
+            if "fit_loop" not in known.get("loops", {}):
+                raise _fault(path, "loops", "no state of a training")
+        try:
+            return {**known, **self._conform(path, known)}
+        except ValueError as error:
+            raise InputError(f"{path} does not fit this run: {error}.") from error
+
+    def _conform(self, path: Any, known: Mapping[str, Any]) -> dict[str, Any]:
         loops = {name: getattr(self.trainer, name).state_dict() for name in _LOOPS}
-        known["loops"] = conform("loops", loops, known.get("loops", {}))
         scaler = self.trainer.precision_plugin.state_dict()
-        known["MixedPrecision"] = conform("MixedPrecision", scaler, known.get("MixedPrecision", {}))
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
-        known["callbacks"] = {
+        restored = {
             callback.state_key: self._restored(path, callback, states[callback.state_key])
             for callback in callbacks
             if callback.state_key in states
         }
-        return known
+        return {
+            "loops": conform("loops", loops, known.get("loops", {})),
+            "MixedPrecision": conform("MixedPrecision", scaler, known.get("MixedPrecision", {})),
+            "callbacks": restored,
+        }
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a file of this run.
