@@ -1,6 +1,7 @@
 """Fixtures: a small rendered dataset, a small network, and the commands run in this process."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,10 @@ from camreid.data import Records, SyntheticMarket, read_market1501
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
 from camreid.training import ReIDModule
+
+# each worker of pytest has a core; also for the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,7 +57,7 @@ def tiny_module(labels: LabelMap, **options: object) -> ReIDModule:
 
 @pytest.fixture(scope="session")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rendered dataset of 24 people."""
+    """A rendered dataset of 24 identities."""
     render = SyntheticMarket(people=24, images_per_person=8, distractors=6, junk=4)
     return render.render(tmp_path_factory.mktemp("datasets"))
 

@@ -232,8 +232,8 @@ def test_a_pil_image_that_is_cut_short_is_named(module: ReIDModule, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"device": "gpu0"}, "auto, cpu or cuda:0"),
-        ({"device": "cuda:99"}, "CUDA devices here"),
+        ({"device": "gpu0"}, "device=gpu0"),
+        ({"device": "cuda:99"}, "device=cuda:99"),
         ({"precision": "half"}, "float32, bfloat16, float16"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"workers": -1}, "workers=-1"),

@@ -45,7 +45,7 @@ def test_an_identity_has_one_row() -> None:
 
 
 def test_an_order_that_is_not_known_is_refused() -> None:
-    with pytest.raises(InputError, match="numeric or fastreid"):
+    with pytest.raises(InputError, match="numeric, fastreid"):
         LabelMap.of([1], order="alphabetic")  # type: ignore[arg-type]
 
 

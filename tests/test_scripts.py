@@ -139,6 +139,7 @@ def test_interrupted_trainings_continue(
     assert len(list(Path("e").glob("unfinished-c1-*"))) == (marker == "waits-early")
 
 
+@pytest.mark.slow
 def test_baselines_have_the_steps_of_all_experts(experts: Callable[..., tuple[int, str]]) -> None:
     Path("steps").touch()
     options = ("init=x.ckpt", "model.unknown=reinit", "trainer.max_epochs=9")

@@ -1,12 +1,10 @@
-"""Shared by the benchmarks: alternating timings, memory of this process, a peer's file."""
+"""Shared by the benchmarks: alternating timings and memory of this process."""
 
-import importlib.util
 import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
@@ -15,11 +13,9 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def machine() -> str:
     """Processor, cores, threads and torch version, for the first line of a result."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "CPU")
+    info = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
     threads = torch.get_num_threads()
-    return f"{model}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+    return f"{info}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
 
 
 def median_times(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -44,17 +40,4 @@ def memory_of(call: Callable[[], object]) -> int:
 
 def _resident(field: str) -> int:
     # not getrusage: its maximum includes the parent's, from before exec
-    for line in STATUS.read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"no {field} in {STATUS}: memory is measured on Linux only.")
-
-
-def load_module(path: Path) -> ModuleType:
-    """One file of a peer; importing its package would need all that it depends on."""
-    spec = importlib.util.spec_from_file_location(path.stem.split(".")[0], path)
-    if spec is None or spec.loader is None or not path.exists():
-        raise SystemExit(f"{path} is missing: is this a checkout of deep-person-reid?")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return int(STATUS.read_text().partition(f"{field}:")[2].split()[0]) * 1024

@@ -5,11 +5,10 @@ exact ranking takes at most 1.25 times its matrix product, is at least twice as 
 product and Cython ranking, and holds less than 400 MB above the features, also at MSMT17's size
 (11,659 x 82,161). Medians of alternating rounds; hardware, threads and n are printed.
 
-    python scripts/bench/ranking.py [--size market | msmt17] [--rounds 5] [--trained]
-                                    [--torchreid CHECKOUT]
+    python scripts/bench/ranking.py [--size market | msmt17] [--rounds 5] [--torchreid CHECKOUT]
 
-torchreid's Cython code is built in a temporary copy, which needs Cython and a compiler. `--trained`
-moves each identity's features towards a common centre; random features put matches anywhere.
+torchreid's Cython code is built in a temporary copy, which needs Cython and a compiler. Each
+identity's features have a common centre, as a trained network gives them.
 """
 
 import argparse
@@ -19,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import torch
-from measure import load_module, machine, median_times, memory_of
+from measure import machine, median_times, memory_of
 from torch import Tensor
 
 from camreid.evaluation import FeatureTable, Images, intervals, rank, rank_protocols
@@ -32,13 +33,12 @@ from camreid.evaluation import FeatureTable, Images, intervals, rank, rank_proto
 SIZES = {
     "market": (3368, 15913, 750, 6, 2798),
     "msmt17": (11659, 82161, 3060, 15, 0),
-    "small": (300, 1500, 60, 6, 200),
 }
 WIDTH, BLOCK = 2048, 512
 Problem = tuple[Tensor, ...]
 
 
-def problem(size: str, trained: bool = False) -> Problem:
+def problem(size: str) -> Problem:
     """Features and labels as `rank` takes them."""
     queries, images, identities, cameras, distractors = SIZES[size]
     torch.manual_seed(0)
@@ -47,11 +47,10 @@ def problem(size: str, trained: bool = False) -> Problem:
     gp[torch.randperm(images)[:distractors]] = 0
     qc, gc = (torch.randint(0, cameras, (n,)) for n in (queries, images))
     q, g = torch.randn(queries, WIDTH), torch.randn(images, WIDTH)
-    if trained:
-        centres = torch.randn(identities + 1, WIDTH)
-        for features, pids in ((q, qp), (g, gp)):
-            for block, block_pids in zip(features.split(BLOCK), pids.split(BLOCK), strict=True):
-                block += 0.35 * centres[block_pids]
+    centres = 0.35 * torch.randn(identities + 1, WIDTH)
+    for features, pids in ((q, qp), (g, gp)):
+        for block, block_pids in zip(features.split(BLOCK), pids.split(BLOCK), strict=True):
+            block += centres[block_pids]
     return q, g, qp, gp, qc, gc
 
 
@@ -64,18 +63,18 @@ def product(q: Tensor, g: Tensor) -> None:
 def torchreid_ranking(checkout: Path, folder: Path) -> Callable[[Problem], float]:
     """A function that computes torchreid's mAP by its product and its Cython ranking."""
     metrics = checkout / "torchreid" / "metrics"
-    distance = load_module(metrics / "distance.py")
+    distances_of = run_path(str(metrics / "distance.py"))["compute_distance_matrix"]
     shutil.copy(metrics / "rank_cylib" / "rank_cy.pyx", folder)
     env = {**os.environ, "CFLAGS": f"-O2 -I{np.get_include()}"}
     build = [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "rank_cy.pyx"]
     done = subprocess.run(build, cwd=folder, env=env, capture_output=True, text=True)
-    built = sorted(folder.glob("rank_cy*.so"))
-    if not built:
+    if done.returncode:
         raise SystemExit(f"torchreid's Cython code does not build: {done.stderr[-300:]}")
-    evaluate = load_module(built[0]).evaluate_cy
+    sys.path.insert(0, str(folder))
+    evaluate = import_module("rank_cy").evaluate_cy
 
     def run(p: Problem) -> float:
-        distances = distance.compute_distance_matrix(p[0], p[1], "cosine").numpy()
+        distances = distances_of(p[0], p[1], "cosine").numpy()
         return float(evaluate(distances, *(column.numpy() for column in p[2:]), 50)[1])
 
     return run
@@ -105,13 +104,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", choices=SIZES, default="market")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trained", action="store_true")
     parser.add_argument("--torchreid", type=Path)
     options = parser.parse_args()
     queries, images, *_ = SIZES[options.size]
     print(f"{machine()}, {options.rounds} rounds")
-    p = problem(options.size, options.trained)
-    print(f"{queries} x {images} x {WIDTH} float32, {'trained' if options.trained else 'random'}")
+    print(f"{queries} x {images} x {WIDTH} float32")
+    p = problem(options.size)
     rank(*(column[:64] for column in p))  # a library's first use is not the ranking's memory
     print(f"rank holds {memory_of(lambda: rank(*p)) / 1e6:.0f} MB above the features")
     print_times(p, options.rounds, options.torchreid)

@@ -7,10 +7,8 @@ Each side runs in a process of its own, in turn; times are medians.
     python scripts/bench/reranking.py [--torchreid CHECKOUT] [--queries 3368] [--gallery 15913]
 
 CHECKOUT is a clone of github.com/KaiyangZhou/deep-person-reid; without it, only camreid is timed.
-On a shared machine `--threads 1` is faster, because threads wait for each other; torchreid's
-function always uses one. The features are synthetic: identities around common centres, and
-distractors without one. Memory is the process's largest resident set over the one before the call
-(Linux).
+The features are synthetic: identities around common centres, and distractors without one. Memory is
+the process's largest resident set over the one before the call (Linux).
 """
 
 import argparse
@@ -21,10 +19,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import torch
-from measure import load_module, machine, memory_of
+from measure import machine, memory_of
 
 from camreid.evaluation import rerank
 
@@ -38,7 +37,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=3368)
     parser.add_argument("--gallery", type=int, default=15913)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -75,7 +73,7 @@ def measure_side(side: str, folder: Path, checkout: Path | None) -> None:
     inputs = MATRICES if side == "torchreid" else ("query", "gallery")
     arrays = [np.load(folder / f"{name}.npy") for name in inputs]
     if side == "torchreid" and checkout is not None:
-        peer = load_module(checkout / "torchreid" / "utils" / "rerank.py").re_ranking
+        peer = run_path(str(checkout / "torchreid" / "utils" / "rerank.py"))["re_ranking"]
         call = lambda: peer(*arrays)  # noqa: E731
     elif side == "camreid":
         call = lambda: rerank(*map(torch.from_numpy, arrays)).numpy()  # noqa: E731
@@ -88,16 +86,8 @@ def measure_side(side: str, folder: Path, checkout: Path | None) -> None:
     np.save(folder / f"{side}-result.npy", results[0])
 
 
-def in_own_process(side: str, folder: str) -> dict[str, float]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", folder]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    answer: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return answer
-
-
 def main() -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
     if options.side:
         return measure_side(options.side, options.folder, options.torchreid)
     print(machine())
@@ -108,7 +98,9 @@ def main() -> None:
         runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for _ in range(options.repeats):
             for side in sides:
-                runs[side].append(in_own_process(side, folder))
+                words = [__file__, *sys.argv[1:], "--side", side, "--folder", folder]
+                done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE)
+                runs[side].append(json.loads(done.stdout))
         print("| | median, s | all runs, s | GB above the inputs |\n|---|---|---|---|")
         for side, measured in runs.items():
             seconds = [run["seconds"] for run in measured]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from camreid.checkpoints.io import load
 from camreid.data.dataset import OneImage, list_images, read_pixels
-from camreid.errors import InputError, require_whole
+from camreid.errors import InputError, require_choice, require_whole
 from camreid.models.evaluating import evaluating, forward_raw
 from camreid.models.network import FeatureOptions, Side
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
 
-_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class FeatureExtractor:
@@ -61,13 +61,12 @@ class FeatureExtractor:
         workers: int = 0,
         normalize: bool = False,
         flip: bool = False,
-        precision: str = "float32",
+        precision: Precision = "float32",
         neck: Side = "after",
     ) -> None:
         require_whole("batch_size", batch_size, least=1)
         require_whole("workers", workers, least=0)
-        if precision not in _PRECISIONS:
-            raise InputError(f"precision={precision!r}: expected {', '.join(_PRECISIONS)}.")
+        require_choice("precision", precision, Precision)
         self.batch_size, self.workers = batch_size, workers
         self.normalize, self.precision = normalize, precision
         self.options = FeatureOptions(flip=flip, neck=neck)
@@ -147,8 +146,8 @@ class FeatureExtractor:
     def _features(self, images: Tensor, cameras: Tensor | None) -> Tensor:
         images = images.to(self.device)
         cameras = None if cameras is None else cameras.to(self.device)
-        kind = _PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, kind, enabled=kind is not None):
+        kind = getattr(torch, self.precision)
+        with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
             features = self.options(lambda raw: forward_raw(self.network, raw, cameras), images)
         return features.float().cpu()
 
@@ -164,16 +163,10 @@ def _number(camera: Any) -> int:
 
 
 def _device(name: str | torch.device | None) -> torch.device:
-    count = torch.cuda.device_count()
     if name in (None, "auto"):
-        name = "cuda" if count else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device={name!r}: expected auto, cpu or cuda:0.") from error
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise InputError(
-            f"device={str(name)!r}: PyTorch {torch.__version__} finds {count} CUDA devices here.",
-            device="cpu",
-        )
-    return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
+        return torch.zeros(1, device=name).device  # `cuda` has a number now
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"device={name}: {reason}.", device="cpu") from error

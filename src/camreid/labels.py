@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError
+from camreid.errors import InputError, require_choice
 
 Order = Literal["numeric", "fastreid"]
 Unknown = Literal["skip", "drop", "extend", "reinit", "forbid"]
@@ -74,8 +74,7 @@ class LabelMap:
         >>> LabelMap.of([2, 10, 100, 9, 2], order="fastreid").pids
         (10, 100, 2, 9)
         """
-        if order not in get_args(Order):
-            raise InputError(f"order={order}: expected numeric or fastreid.", order="fastreid")
+        require_choice("order", order, Order)
         unique = {int(pid) for pid in pids}
         return cls(tuple(sorted(unique, key=str if order == "fastreid" else int)))
 

@@ -214,7 +214,7 @@ def test_a_trunk_alone_has_no_rows_and_starts_a_model(tmp_path: Path) -> None:
     start_from(module, start)
     assert torch.equal(module.model.backbone.trunk.conv1.weight, trunk["conv1.weight"])
     assert module.new_identities == labels
-    with pytest.raises(InputError, match="leave the labels out"):
+    with pytest.raises(HeadMismatch, match="has 0 rows, and the label map 2 identities"):
         import_file(path, "timm", "agw_r50", labels, **SMALL)
     second = {**{f"base.{k}": v for k, v in trunk.items()}, "other.weight": torch.ones(3)}
     path = write(tmp_path / "two.pth", second)

@@ -126,6 +126,7 @@ def test_metadata_hold_the_identities_of_the_rows_and_how_to_prepare_images(
     assert (metadata["channels"], metadata["resize"]) == ("RGB", "bicubic, antialiased")
 
 
+@pytest.mark.slow
 def test_a_model_of_normalised_pixels_takes_raw_ones_in_its_file(tmp_path: Path) -> None:
     module = trained_like(tiny_module(LABELS, pixels="imagenet")).eval()
     export_onnx(module, tmp_path / "m.onnx", input="float", normalize=True)
@@ -137,6 +138,7 @@ def test_a_model_of_normalised_pixels_takes_raw_ones_in_its_file(tmp_path: Path)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +207,7 @@ def test_the_command_writes_the_file_and_shows_the_parity(
     [
         ([], "no checkpoint was given"),
         (["checkpoint=gone.ckpt"], "no checkpoint at gone.ckpt"),
-        (["checkpoint=best.ckpt", "input=int8"], "input=uint8"),
+        (["checkpoint=best.ckpt", "input=int8"], "uint8, float"),
         (["checkpoint=best.ckpt", "normalize=abc"], "type normalize=true or normalize=false"),
         (["checkpoint=best.ckpt", "path=best.ckpt"], "expected a file that ends in .onnx"),
         (["checkpoint=best.ckpt", "path=best.ckpt/m.onnx"], "can't be written"),

@@ -83,39 +83,24 @@ def check_heads(tuned: ReIDModule, before: ReIDModule, split: Split) -> None:
         assert (fit["shared"], fit["unknown"]) == (len(own & old), len(own - old))
 
 
-@pytest.fixture
-def train(run: Run, market: Path) -> Run:
-    """A short training under constant learning rates, so that it can be continued."""
-
-    def command(*typed: str) -> Ran:
-        return run(
-            "camreid-train", "+split=original", "test=false", f"data.root={market}",
-            *TINY[3:], "model.schedule.decay=constant", "model.schedule.warmup=0", *typed,
-        )  # fmt: skip
-
-    return command
-
-
 @pytest.mark.parametrize("option", ["norm", "heads"])
-def test_resume_is_the_uninterrupted_run_and_keeps_the_cameras(option: str, train: Run) -> None:
-    same = (*TINY[:3], *OPTIONS[option])
+def test_resume_is_the_uninterrupted_run_and_keeps_the_cameras(
+    option: str, run: Run, market: Path
+) -> None:
+    constant = ("model.schedule.decay=constant", "model.schedule.warmup=0")
+    common = ("camreid-train", "+split=original", f"data.root={market}", *TINY[3:], *constant)
+    same = ("test=false", *TINY[:3], *OPTIONS[option])
     for name, epochs in (("whole", 2), ("first", 1)):
-        ran = train(*same, f"run_dir={name}", f"trainer.max_epochs={epochs}")
+        ran = run(*common, *same, f"run_dir={name}", f"trainer.max_epochs={epochs}")
         assert ran.code == 0, ran.err
-    last = "first/checkpoints/last.ckpt"
-    others = (
-        (*same, "model.network.cameras=[2,1,3,4,5,6]"),
-        (*TINY[:3], *([] if option == "norm" else ["data.within_camera=true"])),
-        ("model.network.cameras=[2,1,3,4,5,6]",),
-    )
-    for other in others:
-        ran = train(*other, f"resume={last}", "trainer.max_epochs=2", "run_dir=other")
+    resume = ("resume=first/checkpoints/last.ckpt", "trainer.max_epochs=2")
+    for other in ((*same, "model.network.cameras=[2,1,3,4,5,6]"), TINY[:3]):
+        ran = run(*common, *other, *resume, "run_dir=other")
         assert ran.code == 1
         assert "Leave model= out" in ran.err
         assert not Path("other").exists()
-    # leaving model= out is the same as typing it again
-    again = same if option == "norm" else ("data.within_camera=true",)
-    ran = train(*again, "trainer.max_epochs=2", f"resume={last}")
+    own = same if option == "norm" else ("data.within_camera=true", "test=false")
+    ran = run(*common, *own, *resume)  # leaving model= out is the same as typing it again
     assert ran.code == 0, ran.err
     whole, second = (
         load(f"{r}/checkpoints/last.ckpt").model.state_dict() for r in ("whole", "first")

@@ -89,7 +89,7 @@ weights = sum(p.double().sum().item() for p in module.parameters())
 metric = trainer.callback_metrics["val/mAP"].item()
 with open(f"{sys.argv[2]}/{trainer.global_rank}.json", "w") as f:
     json.dump({"digest": split.digest, "batches": seen, "weights": weights, "mAP": metric,
-        "people": sorted(split.labels.pids)}, f)
+        "pids": sorted(split.labels.pids)}, f)
 """
 
 
@@ -110,7 +110,7 @@ def test_each_rank_has_p_by_k_of_its_own_and_the_same_split(market: Path, tmp_pa
     for batch in (*a["batches"], *b["batches"]):
         assert len(batch) == 12
         assert {batch.count(pid) for pid in batch} == {4}
-    assert sorted({pid for batch in (*a["batches"], *b["batches"]) for pid in batch}) == a["people"]
+    assert sorted({pid for batch in (*a["batches"], *b["batches"]) for pid in batch}) == a["pids"]
 
 
 CAMERAS = """

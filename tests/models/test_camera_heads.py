@@ -87,6 +87,19 @@ def test_an_image_is_classified_among_the_identities_of_its_camera(smoothing: ob
     assert identity_loss_of_heads(logits, rows, smoothing).item() == 0
 
 
+@pytest.mark.parametrize("classifier", ["linear", "circle"])
+def test_a_camera_without_identities_has_a_head_without_rows(classifier: str) -> None:
+    network = {**NETWORK, "classifier": classifier}
+    for smoothing in (0.1, "adaptive"):
+        loss = {**CONFIG["loss"], "smoothing": smoothing}
+        module = module_of({3: LABELS[3]}, network=network, loss=loss)
+        module.log = module.log_dict = lambda *args, **options: None  # type: ignore[assignment]
+        total = module.training_step(batch_of([2, 2, 7, 7, 2], [3, 3, 3, 3, 1]), 0)
+        total.backward()
+        assert total.isfinite()
+        assert module.model.heads["c1"].weight.shape == (0, 96)
+
+
 def test_a_training_step_compares_images_of_one_camera() -> None:
     module = module_of()
     logged: dict[str, Tensor] = {}
@@ -171,12 +184,12 @@ def fit(
 ) -> list[dict[str, object]]:
     """The heads of the head check."""
     data = ReIDDataModule(split, (64, 32), identities=4, workers=0, within_camera=True)
-    check = HeadCheck(least, str(folder / "h.json"))
+    check = HeadCheck(least)
     runner = trainer(callbacks=[check], limit_train_batches=1, limit_test_batches=1)
     runner.fit(module, data)
     runner.save_checkpoint(folder / "last.ckpt")
     runner.test(module, data, verbose=False)
-    return json.loads((folder / "h.json").read_text())["heads"]
+    return json.loads((folder / "head_check.json").read_text())["heads"]
 
 
 def test_the_head_check_has_one_line_for_each_camera(

@@ -143,17 +143,14 @@ def _label_maps(state: Mapping[str, Tensor]) -> dict[str, LabelMap]:
 def _network_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors of the network that the config of a file builds, if possible without memory."""
     config, labels = checkpoint.config, checkpoint.camera_labels or checkpoint.labels
-    options = (config.network, labels, config.image_size, config.pixels)
-    try:
+    for device in ("meta", "cpu"):  # some networks read values of their tensors
         try:
-            with torch.device("meta"):
-                return build_network(*options).state_dict()
-        except InputError:
-            raise
-        except Exception:  # a network that reads values of its tensors
-            return build_network(*options).state_dict()
-    except Exception as error:
-        raise InputError(f"the config of {checkpoint.path} builds no network: {error}") from error
+            with torch.device(device):
+                network = build_network(config.network, labels, config.image_size, config.pixels)
+            return network.state_dict()
+        except Exception as error:
+            reason = error
+    raise InputError(f"the config of {checkpoint.path} builds no network: {reason}") from reason
 
 
 def differing_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:

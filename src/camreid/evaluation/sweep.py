@@ -7,6 +7,7 @@ sorted. Of equal scores, the earlier gallery image is closer.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -78,6 +79,12 @@ class Sweep:
         # float64 and float cumsum, which not every device has, come after this
         return Pairs(pairs.queries.cpu(), columns, real), closer.cpu()
 
+    @cached_property
+    def _parts(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, scale and shift of each segment."""
+        scale, shift = self.scores.scale, self.scores.shift
+        return [(rows, pick(scale, rows), pick(shift, rows)) for rows in self.segments]
+
     def _sorted(self, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor) -> list[Tensor]:
         """(b, n) scores of each segment, rows ascending, from (b, G) raw ones.
 
@@ -85,7 +92,7 @@ class Sweep:
         `torch.sort` carries indices along and is an order of magnitude slower. One thread scales
         and sorts a row while it is in cache.
         """
-        parts = [(rows, self.scores.scale[rows], self.scores.shift[rows]) for rows in self.segments]
+        parts = self._parts
         if raw.device.type != "cpu":
             return [torch.addcmul(b, raw[:, rows], a).sort(dim=1).values for rows, a, b in parts]
         flat = torch.split(

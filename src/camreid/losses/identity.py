@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from camreid.errors import InputError, require_choice, require_number
 from camreid.losses.triplet import Margin, Mining, Pair, PairLoss, TripletLoss
 
 Smoothing = float | Literal["adaptive"]
-
-_ADAPTIVE = 0.2  # of adaptive smoothing, as in FastReID
 
 
 def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> Tensor:
@@ -34,22 +31,16 @@ def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> T
     >>> identity_loss(torch.zeros(2, 4), torch.tensor([-1, -1])).item()
     0.0
     """
-    known = (rows >= 0).sum().clamp(min=1)
-    if smoothing == "adaptive":
-        return _adaptive(logits, rows) / known
-    count = logits.shape[1]
-    spread = min(1.0, smoothing * count / max(1, count - 1))
-    total = F.cross_entropy(logits, rows, ignore_index=-1, label_smoothing=spread, reduction="sum")
-    return total / known
-
-
-def _adaptive(logits: Tensor, rows: Tensor) -> Tensor:
-    """Summed cross-entropy with each image's own smoothing."""
+    if not logits.shape[1]:
+        return logits.sum()
     scores = logits.log_softmax(1)
     true = scores.gather(1, rows.clamp(min=0)[:, None])[:, 0]  # (B,)
-    share = _ADAPTIVE * true.detach().exp()
+    # a fifth is FastReID's default
+    share = 0.2 * true.detach().exp() if smoothing == "adaptive" else smoothing
     wrong = (scores.sum(1) - true) / max(1, logits.shape[1] - 1)
-    return -((1 - share) * true + share * wrong)[rows >= 0].sum()
+    losses = (share - 1) * true - share * wrong
+    known = rows >= 0
+    return losses.where(known, 0.0).sum() / known.sum().clamp(min=1)
 
 
 @dataclass(frozen=True)

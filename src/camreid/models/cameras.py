@@ -51,8 +51,8 @@ class CameraOptions:
         on = [name for name in OPTIONS if getattr(self, name)]
         if on and not self.cameras:
             raise InputError(
-                f"{on[0]}={getattr(self, on[0])} needs the cameras of the network; camreid-train "
-                "reads them from the train images.",
+                f"{on[0]}={getattr(self, on[0])} needs the cameras of the network; a list of "
+                "1-based numbers.",
                 cameras=[1, 2, 3],
             )
         for camera in self.cameras or ():

@@ -100,7 +100,7 @@ class RemapHead(nn.Module):
         cosine = self._cosine(features)
         if rows is None:
             return self.scale * cosine
-        true = F.one_hot(rows.clamp(min=0), len(self.pids)).bool() & (rows >= 0)[:, None]
+        true = rows[:, None] == torch.arange(len(self.pids), device=rows.device)
         return self.scale * self._margin(cosine, true)
 
     def _cosine(self, features: Tensor) -> Tensor:

@@ -60,13 +60,7 @@ class FeatureOptions:
         images: Tensor,
         output: ReIDOutput | None = None,
     ) -> Tensor:
-        """(B, D) features of images.
-
-        Args:
-            network: in evaluation mode.
-            images: (B, 3, H, W), as for the network.
-            output: of the network for these images, where it is known.
-        """
+        """(B, D) features of (B, 3, H, W) images; `output` is the network's, where it is known."""
         features = self._of(output or network(images))
         if self.flip:
             features = (features + self._of(network(images.flip(-1)))) / 2
@@ -96,11 +90,10 @@ class ReIDNetwork(nn.Module):
         """Features and logits of images.
 
         Args:
-            images: (B, 3, H, W) as `model.pixels` says, raw uint8 or float in 0..255 by default.
+            images: (B, 3, H, W) as declared by `pixels`: raw uint8 or float in 0..255 by default.
             rows: (B,) true rows, one tensor or one of each head, for classifiers with a margin; -1
                 for none.
-            cameras: (B,) int64 cameras, 1-based, for networks that tell any apart; None for
-                unknown ones.
+            cameras: (B,) int64, 1-based; None for unknown ones.
         """
         raise NotImplementedError
 

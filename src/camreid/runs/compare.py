@@ -93,7 +93,7 @@ class Comparison:
         heads = {str(run): run.head_check.lowest for run in self.runs if run.head_check}
         options = [(key, *values) for key, values in self.options.items()]
         differences = [_row(pair) for pair in self.pairs if pair.differences]
-        columns = ("first - second", "queries", *SCORES.values(), "p")
+        columns = ("pair", "queries", *SCORES.values(), "p")
         title = "Paired differences in points; below, 95 % intervals"
         tables = [
             Table("Options that differ", ("option", *map(str, self.runs)), options),

@@ -28,10 +28,12 @@ def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = Fa
     rows, notes = [], []
     for name, metrics in results.items():
         leak = metrics.leak
-        rows.append(_scores(name, {**leak["all"], **metrics.retrieval}, metrics.intervals))
+        rows.append(_scores(name, metrics.retrieval, metrics.intervals))
         if leak["seen"]["identities"]:
             notes.append(f"Leakage: report the scores of {name} over unseen identities.")
-            rows += [_scores(f"{name}, {part}", leak[part]) for part in ("seen", "unseen")]
+            for part in ("seen", "unseen"):
+                row = f"{name}, {leak[part]['identities']} {part} identities"
+                rows.append(_scores(row, leak[part]))
         if not metrics.seen_complete:
             notes.append(f"{name}: not all training identities are known; leakage may be larger.")
         if metrics.partial:
@@ -42,7 +44,7 @@ def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = Fa
         if protocols and metrics.protocols:
             others = {k: v for k, v in metrics.protocols.items() if k != metrics.protocol}
             rows += [_scores(other, scores) for other, scores in others.items()]
-    columns = ("", "identities", "queries", *SCORES.values())
+    columns = ("", "queries", *SCORES.values())
     return Table(f"{title}; below a score, its 95 % interval", columns, rows, notes)
 
 
@@ -60,6 +62,6 @@ def head_check_table(title: str, heads: Mapping[str, Mapping[str, Any]]) -> Tabl
 def _scores(
     name: str, scores: Mapping[str, Any], ends: Mapping[str, list[float | None]] | None = None
 ) -> list[str]:
-    counts = [str(scores.get("identities", "")), f"{scores['valid_queries'] or 0:.0f}"]
+    queries = f"{scores['valid_queries'] or 0:.0f}"
     cells = [f"{percent(scores[k])}\n{interval(*ends[k]) if ends else ''}" for k in SCORES]
-    return [name, *counts, *map(str.rstrip, cells)]
+    return [name, queries, *map(str.rstrip, cells)]

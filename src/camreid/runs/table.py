@@ -26,9 +26,13 @@ class Table:
     def __rich__(self) -> RichTable:
         table = RichTable(title=self.title, caption="\n".join(self.notes) or None)
         table.title_justify = table.caption_justify = "left"
+        table.padding = (0, 1 if len(self.columns) < 9 else 0)
         for place, column in enumerate(self.columns):
             justify: JustifyMethod = "right" if place else "left"
-            table.add_column(column, justify=justify, overflow="fold", no_wrap=not place)
+            lines = [line for row in self.rows for line in row[place].splitlines()]
+            # numbers stay whole where that leaves room for the other columns
+            short = max(map(len, (column, *lines))) <= 12 and (not place or len(self.columns) < 9)
+            table.add_column(column, justify=justify, overflow="fold", no_wrap=short)
         for row in self.rows:
             table.add_row(*row)
         return table

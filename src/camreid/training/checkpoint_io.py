@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -78,7 +77,7 @@ def _unexpected(value: object) -> str:
 
 
 def conform(where: str, own: Any, value: Any) -> Any:
-    """A value of a file in the form of this run's own value; InputError if it has another form.
+    """A value of a file in the form of this run's own value; ValueError if it has another form.
 
     A mapping has the own keys, with the file's values where it has them; a list has the own
     length, a tensor the own shape. Text is always the own.
@@ -96,7 +95,7 @@ def conform(where: str, own: Any, value: Any) -> Any:
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
-        raise InputError(f"the checkpoint does not fit this run: {where} is {_form(value)}.")
+        raise ValueError(f"{where} is {_form(value)}")
     return value
 
 
@@ -128,15 +127,9 @@ class RunCheckpoints(TorchCheckpointIO):
 
     The states in a file take the form of this run's. Paths in the states of `ModelCheckpoint` are
     replaced by files of the same name in this run's own folder, or by nothing.
-
-    Raises:
-        InputError: a strategy that reads checkpoints on its own, as FSDP and DeepSpeed do.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
-        if type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
-            name = type(trainer.strategy).__name__
-            raise InputError(f"{name} reads checkpoints without any check.", strategy="ddp")
         self.trainer = trainer
 
     def load_checkpoint(
@@ -154,24 +147,27 @@ class RunCheckpoints(TorchCheckpointIO):
         except Exception as error:
             raise InputError(f"{path}: {unreadable(path, error)}") from error
         known = check_content(path, content if isinstance(content, Mapping) else {})
-        for key in ("optimizer_states", "lr_schedulers"):
-            states = known.get(key, ())
-            is_one = len(states) == 1 and isinstance(states[0], Mapping)
-            if self.trainer.state.fn == TrainerFn.FITTING and not is_one:
-                raise _fault(path, key, "not the one state that resuming needs")
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            for key in ("optimizer_states", "lr_schedulers"):
+                if len(known.get(key, ())) != 1:
+                    raise _fault(path, key, "not the one state that resuming needs")
+            if "fit_loop" not in known.get("loops", {}):
+                raise _fault(path, "loops", "no state of a training")
+        states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         own = {
             "loops": {name: getattr(self.trainer, name).state_dict() for name in _LOOPS},
             "MixedPrecision": self.trainer.precision_plugin.state_dict(),
         }
-        known |= conform("checkpoint", own, known)
-        known["pytorch-lightning_version"] = versions()["pytorch-lightning"]
-        states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
-        known["callbacks"] = {
-            c.state_key: _restored(c, states[c.state_key])
-            for c in callbacks
-            if c.state_key in states
-        }
-        return known
+        try:
+            known |= conform("checkpoint", own, known)
+            known["callbacks"] = {
+                c.state_key: _restored(c, states[c.state_key])
+                for c in callbacks
+                if c.state_key in states
+            }
+        except ValueError as error:
+            raise InputError(f"{path} does not fit this run: {error}.") from error
+        return {**known, "pytorch-lightning_version": versions()["pytorch-lightning"]}
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a file of this run; InputError outside the run's folders of checkpoints."""

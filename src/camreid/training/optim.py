@@ -162,5 +162,5 @@ class ScheduleLR(LRScheduler):
         return {name: v for name, v in super().state_dict().items() if name != "schedule"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From a state of `state_dict`; InputError for another form."""
+        """From a state of `state_dict`; ValueError for another form."""
         super().load_state_dict(conform("lr_schedulers", self.state_dict(), state_dict))

@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor
 
 from camreid.checkpoints.foreign.names import fastreid_names, torchreid_names
-from camreid.errors import HeadMismatch, InputError
+from camreid.errors import HeadMismatch, InputError, require_choice
 from camreid.labels import LabelMap
 from camreid.models.presets import read_model
 from camreid.models.weights import fit_trunk, read_state
@@ -78,8 +78,7 @@ def import_file(
         InputError: no such file, or keys other than class rows that do not fit the model.
         HeadMismatch: the number of rows is not that of the labels.
     """
-    if source not in get_args(Source):
-        raise InputError(f"source={source}: expected one of {', '.join(get_args(Source))}.")
+    require_choice("source", source, Source)
     if stem_padding is not None:
         options["network__stem_padding"] = stem_padding
     file = read_state(path)
@@ -140,12 +139,7 @@ def _import_trunk(
     labels: LabelMap | None,
     options: Mapping[str, Any],
 ) -> Import:
-    if labels is not None:
-        raise InputError(
-            f"{path} is imported as a trunk (source={source}), which has no rows: leave the "
-            "labels out."
-        )
-    module = create_model(model, LabelMap(()), **options)
+    module = create_model(model, _label_map(path, {}, labels), **options)
     trunk = getattr(getattr(module.model, "backbone", None), "trunk", None)
     if trunk is None:
         raise InputError(f"model={model} has no single trunk that source={source} could fill.")
@@ -179,7 +173,7 @@ def _options(model: str, generation: str, state: State) -> dict[str, Any]:
         found = {"neck": "none", "bias": "heads.identity.bias" in state}
         if "backbone.trunk.layer4.0.conv1.weight" in state:
             reduced = state.get("projection.0.weight")
-            found["projection"] = None if reduced is None else len(reduced)
+            found["projection"] = None if reduced is None else reduced.shape[:1].numel()
             found["last_stride"] = None if reduced is None else 1
     if any(".layer1." in name for name in state) or "trunk.0.weight" in state:
         found["stem_padding"] = int(generation in ("FastReID v0.1.1", "torchreid"))
@@ -194,16 +188,12 @@ def _options(model: str, generation: str, state: State) -> dict[str, Any]:
 
 def _label_map(path: str | Path, state: State, labels: LabelMap | None) -> LabelMap:
     """The label map of a state dict under camreid's names; anonymous without labels."""
-    rows = {len(v) for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k)}
-    if len(rows) > 1:
-        raise HeadMismatch(f"the heads of {path} have {sorted(rows)} rows; expected one number.")
-    count = next(iter(rows), 0)
-    if labels is None:
-        return LabelMap.anonymous(count)
-    if len(labels) != count:
+    heads = {k: v for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k)}
+    rows = {v.shape[:1].numel() for v in heads.values()} or {0}
+    if len(rows) > 1 or (labels is not None and rows != {len(labels)}):
         raise HeadMismatch(
-            f"the head of {path} has {count} rows, and the label map {len(labels)} identities. "
-            "Give the label map of the split that it was trained on, such as labels.camera=3 of "
-            "the right camera, or none for features alone."
+            f"the head of {path} has {', '.join(map(str, sorted(rows)))} rows, and the label map "
+            f"{len(labels or ())} identities. Give the label map of the split that it was trained "
+            "on, such as labels.camera=3 of the right camera, or none for features alone."
         )
-    return labels
+    return LabelMap.anonymous(rows.pop()) if labels is None else labels
