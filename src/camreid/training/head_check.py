@@ -11,8 +11,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.errors import HeadMismatch, InputError
 from camreid.models.head import RemapHead
-from camreid.runs.folder import HeadCheckRecord, RunFolder
-from camreid.runs.results import head_check_table
+from camreid.runs.folder import RunFolder
+from camreid.runs.metrics import HeadCheckRecord
 from camreid.training.batch import read_batch
 from camreid.training.module import ReIDModule
 
@@ -186,5 +186,5 @@ def _remedy(module: ReIDModule) -> str:
 @rank_zero_only
 def _show(record: HeadCheckRecord, where: str, folder: RunFolder) -> None:
     folder.write(record)
-    title = f"Head check{where} (unknown={record.unknown})"
-    head_check_table(title, {fit["head"]: fit for fit in record.heads}).show()
+    for table in record.tables(where):
+        table.show()

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from camreid.evaluation import FeatureTable, Images, RankingResult, RankOptions
+from camreid.evaluation.protocols import JUNK, Pairs, Rules, View
 
 QUERIES = 6  # of each kind
 SHOWN = 10  # gallery images of each query
-JUNK = -1
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,10 @@ class Shown:
     caption: str  # camera, and cosine similarity or distance to the query
 
 
-@dataclass(frozen=True)
-class RankedList:
-    """A query, then its first gallery images, closest first."""
-
-    title: str
-    images: list[Shown]
-
-
 def ranked_lists(
     table: FeatureTable, result: RankingResult, options: RankOptions
-) -> list[RankedList]:
-    """Best, worst and random queries by average precision; `result` is without re-ranking."""
+) -> list[tuple[str, list[Shown]]]:
+    """Titles of the best, worst and random queries, and each with its first gallery images."""
     q, g = table.query, table.gallery
     sign = 1 if options.metric == "cosine" else -1
     lists = []
@@ -50,12 +42,12 @@ def ranked_lists(
             if scores[i] > -math.inf:
                 mark = "hit" if g.pids[i] == pid else "miss"
                 images.append(_shown(mark, g, i, f"{sign * scores[i]:.2f}"))
-        lists.append(RankedList(f"{kind}: identity {pid}, average precision {ap:.1%}", images))
+        lists.append((f"{kind}: identity {pid}, average precision {ap:.1%}", images))
     return lists
 
 
 def choose(ap: Tensor, count: int) -> dict[int, str]:
-    """The kind of the chosen queries, at most `count` of each; `ap` (Q,) is NaN without a match.
+    """The kinds of at most `count` queries each; `ap` (Q,) is NaN without a match.
 
     >>> choose(torch.tensor([0.1, 0.9, 0.5, torch.nan]), 1)
     {1: 'Best', 0: 'Worst', 2: 'Random'}
@@ -71,27 +63,25 @@ def choose(ap: Tensor, count: int) -> dict[int, str]:
 
 def visible_scores(table: FeatureTable, query: int, options: RankOptions) -> Tensor:
     """(G,) cosine similarities or negative distances; -inf where the protocol hides an image."""
+    table = table.numbered()
     q, g = table.query, table.gallery
     own, gallery = q.features[query, None].float(), g.features.float()
     if options.metric == "cosine":
         scores = (F.normalize(own) @ F.normalize(gallery).T)[0]
     else:
         scores = -torch.cdist(own, gallery)[0]
-    same, camera = g.pids == q.pids[query], g.cameras == q.cameras[query]
-    hidden = same & camera
+    images = torch.arange(len(g.pids))[None]
+    pairs = Pairs(torch.tensor([query]), images, torch.ones_like(images, dtype=torch.bool))
+    matches = Rules(q, g).matches(View(options.protocol), pairs)[0]
+    hidden = ((g.pids == q.pids[query]) & ~matches) | (g.pids == JUNK)
     if options.protocol == "within-camera":
-        hidden = ~camera
-        table = table.numbered()
-        for name in ("sequences", "index"):
-            queries, others = getattr(table.query, name), getattr(table.gallery, name)
-            if queries is not None and others is not None:
-                hidden |= same & (others == queries[query]) & (others >= 0)
-    return scores.masked_fill(hidden | (g.pids == JUNK), -math.inf)
+        hidden |= g.cameras != q.cameras[query]
+    return scores.masked_fill(hidden, -math.inf)
 
 
 def _shown(mark: str, images: Images, row: int, score: str) -> Shown:
-    path = images.paths[row] if images.paths else ""
-    return Shown(mark, thumbnail(path), f"c{int(images.cameras[row])} {score}")
+    picture = thumbnail(images.paths[row]) if images.paths else None
+    return Shown(mark, picture, f"c{int(images.cameras[row])} {score}")
 
 
 def thumbnail(path: str) -> str | None:
