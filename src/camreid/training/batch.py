@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camreid.data.records import GRAMMAR, ImageName, parse_name
+from camreid.data.records import GRAMMAR, ImageRecord, parse_name
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 
@@ -106,7 +106,7 @@ def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> 
     )
 
 
-def _names(batch: Mapping[str, Any]) -> list[ImageName]:
+def _names(batch: Mapping[str, Any]) -> list[ImageRecord]:
     """The parsed file names of a batch; empty unless each image has an official one."""
     names = [parse_name(path) for path in batch.get("img_paths", ())]
     known = [name for name in names if name is not None]

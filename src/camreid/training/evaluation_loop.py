@@ -24,8 +24,6 @@ class RetrievalModule(pl.LightningModule):
     """The evaluation hooks of a module that has a network.
 
     Attributes:
-        model: the network; `model(images)` gives a `ReIDOutput`.
-        provenance: what the weights were trained on, in this run and before it.
         feature_options: what is compared in validation and test.
         rank_options: how the test is ranked.
         test_features: of the last test, cameras 1-based.
@@ -33,7 +31,7 @@ class RetrievalModule(pl.LightningModule):
     """
 
     model: ReIDNetwork
-    provenance: Provenance
+    provenance: Provenance  # of the weights, in this run and before it
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,16 +109,19 @@ class RetrievalModule(pl.LightningModule):
 
     def _sequences(self, index: Tensor) -> Tensor | None:
         """(B,) sequences of validation images; None for a loader that is not of a split."""
-        records = getattr(getattr(self._datamodule, "split", None), "val", ())
         numbers = index.tolist()
-        if max(numbers, default=0) >= len(records):
+        if max(numbers, default=0) >= len(self._val_records):
             return None
-        sequences = sequences_of(records[i] for i in numbers)
+        sequences = sequences_of(self._val_records[i] for i in numbers)
         return None if sequences is None else sequences.to(index.device)
 
     @property
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
+
+    @property
+    def _val_records(self) -> Any:
+        return getattr(getattr(self._datamodule, "split", None), "val", ())
 
     def _predict(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
         """Logits and true rows (-1 for none), with heads per camera of the image's own head."""

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 import random
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from camreid.evaluation import FeatureTable, Images, RankingResult, RankOptions
-from camreid.evaluation.protocols import JUNK, Pairs, Rules, View
+from camreid.evaluation.protocols import Rules, View
 
 QUERIES = 6  # of each kind
 SHOWN = 10  # gallery images of each query
@@ -31,17 +30,19 @@ def ranked_lists(
     table: FeatureTable, result: RankingResult, options: RankOptions
 ) -> list[tuple[str, list[Shown]]]:
     """Titles of the best, worst and random queries, and each with its first gallery images."""
-    q, g = table.query, table.gallery
+    table = table.numbered()
+    q, g, rules = table.query, table.gallery, Rules(table.query, table.gallery)
     sign = 1 if options.metric == "cosine" else -1
     lists = []
     for query, kind in choose(result.average_precision, QUERIES).items():
         pid, ap = int(q.pids[query]), result.average_precision[query]
-        scores = visible_scores(table, query, options)
+        scores = similarities(table, query, options.metric)
+        visible = rules.visible(View(options.protocol), query)
         images = [_shown("query", q, query, "query")]
-        for i in scores.argsort(descending=True, stable=True)[:SHOWN].tolist():
-            if scores[i] > -math.inf:
-                mark = "hit" if g.pids[i] == pid else "miss"
-                images.append(_shown(mark, g, i, f"{sign * scores[i]:.2f}"))
+        order = scores.argsort(descending=True, stable=True)
+        for i in order[visible[order]][:SHOWN].tolist():
+            mark = "hit" if g.pids[i] == pid else "miss"
+            images.append(_shown(mark, g, i, f"{sign * scores[i]:.2f}"))
         lists.append((f"{kind}: identity {pid}, average precision {ap:.1%}", images))
     return lists
 
@@ -61,22 +62,12 @@ def choose(ap: Tensor, count: int) -> dict[int, str]:
     return chosen
 
 
-def visible_scores(table: FeatureTable, query: int, options: RankOptions) -> Tensor:
-    """(G,) cosine similarities or negative distances; -inf where the protocol hides an image."""
-    table = table.numbered()
-    q, g = table.query, table.gallery
-    own, gallery = q.features[query, None].float(), g.features.float()
-    if options.metric == "cosine":
-        scores = (F.normalize(own) @ F.normalize(gallery).T)[0]
-    else:
-        scores = -torch.cdist(own, gallery)[0]
-    images = torch.arange(len(g.pids))[None]
-    pairs = Pairs(torch.tensor([query]), images, torch.ones_like(images, dtype=torch.bool))
-    matches = Rules(q, g).matches(View(options.protocol), pairs)[0]
-    hidden = ((g.pids == q.pids[query]) & ~matches) | (g.pids == JUNK)
-    if options.protocol == "within-camera":
-        hidden |= g.cameras != q.cameras[query]
-    return scores.masked_fill(hidden, -math.inf)
+def similarities(table: FeatureTable, query: int, metric: str) -> Tensor:
+    """(G,) cosine similarities of a query to the gallery, or negative distances."""
+    own, gallery = table.query.features[query, None].float(), table.gallery.features.float()
+    if metric == "euclidean":
+        return -torch.cdist(own, gallery)[0]
+    return (F.normalize(own) @ F.normalize(gallery).T)[0]
 
 
 def _shown(mark: str, images: Images, row: int, score: str) -> Shown:
