@@ -13,7 +13,7 @@ from torch import Tensor
 
 from camreid.errors import InputError
 from camreid.models.weights import is_dense, unreadable
-from camreid.versions import versions
+from camreid.provenance import versions
 
 _TYPES: dict[str, type] = {
     "epoch": int,

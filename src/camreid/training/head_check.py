@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 from camreid.errors import HeadMismatch, require_number
 from camreid.labels import LabelMap
 from camreid.models.head import RemapHead
-from camreid.runs.folder import HeadCheckRecord, RunFolder
-from camreid.runs.results import head_check_table
+from camreid.runs.folder import RunFolder
+from camreid.runs.metrics import HeadCheckRecord
 from camreid.training.batch import read_batch
 from camreid.training.module import ReIDModule
 
@@ -100,8 +100,8 @@ class HeadCheck(pl.Callback):
         if trainer.is_global_zero:
             RunFolder(trainer.default_root_dir).write(record)
             where = "" if whole else " of the first batch"
-            title = f"Head check{where} (unknown={record.unknown})"
-            head_check_table(title, {fit["head"]: fit for fit in record.heads}).show()
+            for table in record.tables(where):
+                table.show()
         if faults:
             raise HeadMismatch(" ".join([*faults, _remedy(module)]))
 

@@ -15,13 +15,12 @@ from camreid.losses.triplet import within_cameras
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
-from camreid.provenance import Provenance
+from camreid.provenance import Provenance, versions
 from camreid.training.batch import Batch, read_batch, read_cameras
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
-from camreid.versions import versions
 
 # weight and value of each loss, by name
 ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
