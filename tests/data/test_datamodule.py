@@ -28,9 +28,11 @@ def test_train_batches_are_p_by_k_and_uint8(data: ReIDDataModule) -> None:
 
 def test_evaluation_loaders_show_every_image_once(data: ReIDDataModule) -> None:
     parts = [data.split.val, data.split.query, data.split.gallery]
+    data.augment = Augment(flip=1.0)  # of train batches only
     for loader, part in zip([data.val_dataloader(), *data.test_dataloader()], parts, strict=True):
-        paths = [path for batch in loader for path in batch["img_paths"]]
-        assert paths == [r.path for r in part]
+        batches = list(loader)
+        assert [path for batch in batches for path in batch["img_paths"]] == [r.path for r in part]
+        assert data.on_after_batch_transfer(batches[0], 0) is batches[0]
     assert len(data.predict_dataloader()) == 2
     data.split = replace(data.split, val=())
     assert data.val_dataloader() == []
@@ -53,12 +55,6 @@ def test_impossible_train_batches_are_refused_at_once(
     data.setup("test")  # evaluation needs no P x K
     with pytest.raises(InputError, match=message):
         data.setup("fit")
-
-
-def test_only_train_batches_are_augmented(data: ReIDDataModule) -> None:
-    data.augment = Augment(flip=1.0, pad=0, erase=0)
-    batch = next(iter(data.train_dataloader()))
-    assert data.on_after_batch_transfer(batch, 0) is batch  # no trainer: not training
 
 
 def test_within_camera_the_images_of_a_group_are_of_one_camera(records: Records) -> None:
