@@ -10,9 +10,9 @@ TRAIN = "bounding_box_train"
 
 
 def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+    for path in map(root.joinpath, names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
 
 @pytest.fixture
@@ -56,16 +56,13 @@ def test_a_missing_dataset_is_named_with_a_remedy(tmp_path: Path, root: Path) ->
     [
         ("query/photo.jpg", "photo.jpg is not named as in Market-1501"),
         (f"query/{2**63}_c2s1_000001_01.jpg", f"{2**63}_c2s1"),
-        (f"query/0001_c{2**63}s1_000001_01.jpg", f"0001_c{2**63}"),
         (f"query/0001_c1s{2**63}_000001_01.jpg", f"0001_c1s{2**63}"),
         ("bounding_box_test/0001_c0s1_000001_01.jpg", "0001_c0s1"),
         (f"{TRAIN}/0000_c2s1_000001_01.jpg", "1 train or query images have pid 0"),
         ("query/0000_c2s1_000001_01.jpg", "1 train or query images have pid 0"),
     ],
 )
-def test_a_name_without_an_identity_or_camera_is_refused(
-    root: Path, name: str, message: str
-) -> None:
+def test_a_name_without_identity_or_camera_is_refused(root: Path, name: str, message: str) -> None:
     touch(root, name)
     with pytest.raises(InputError, match=message):
         read_market1501(root)
