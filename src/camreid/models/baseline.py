@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from camreid.errors import require_choice
 from camreid.labels import HeadLabels
 from camreid.models.backbone import Backbone, BackboneOptions
-from camreid.models.camera_embedding import use_camera_embedding
 from camreid.models.camera_norm import use_camera_norm
-from camreid.models.cameras import CameraIndex, CameraOptions, used_cameras
+from camreid.models.cameras import CameraIndex, CameraOptions, use_camera_embedding, used_cameras
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
 from camreid.models.network import ReIDNetwork, ReIDOutput, Rows, Side
