@@ -37,7 +37,7 @@ def rerank(
     counts as nearer, queries before the gallery.
 
     Args:
-        query_features: (Q, D), any float type; computed in float32.
+        query_features: (Q, D), of any float type.
         gallery_features: (G, D).
         k1: neighbours that count, 1..G.
         k2: neighbours over which encodings are averaged, 1..k1; 1 for no averaging.
@@ -107,10 +107,7 @@ class SparseRows:
 
 
 def encode(distances: Distances, near: Neighbours, k1: int, k2: int, scale: Tensor) -> SparseRows:
-    """Each image as weights over its expanded k-reciprocal neighbours: (N, N), rows sum to 1.
-
-    (N,) `scale` multiplies the squared distances of each image before exp(-d).
-    """
+    """(N, N) weights exp(-scale d) over expanded k-reciprocal neighbours; rows sum to 1."""
     half = near.index[:, : round(k1 / 2) + 1]
     rows, columns = _expand(near.index, half)
     values = (-_squared(distances, near, rows, columns) * scale[rows]).exp()
@@ -120,12 +117,9 @@ def encode(distances: Distances, near: Neighbours, k1: int, k2: int, scale: Tens
 
 
 def jaccard(encoded: SparseRows, queries: int) -> Iterator[tuple[slice, Tensor]]:
-    """Jaccard distances of some queries at a time to the gallery: (b, G) in 0..1.
-
-    Rows sum to 1, so the distance is 1 - m / (2 - m), with m the sum of the elementwise minima.
-    An image that is not among its own nearest, because others are equal to it, has an empty row
-    and the distance 1, as in the authors' code.
-    """
+    """Jaccard distances of some queries at a time to the gallery: (b, G) in 0..1."""
+    # rows sum to 1, so the distance is 1 - m / (2 - m), m the sum of the elementwise minima; an
+    # image not among its own nearest, for others equal it, has an empty row and the distance 1
     images = len(encoded.counts)
     gallery = images - queries
     having = encoded.part(queries, images).transposed(images)

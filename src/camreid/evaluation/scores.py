@@ -17,13 +17,9 @@ _SHORTEST = 1e-12  # a shorter feature counts as this long, so that zeros have t
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of queries against the gallery, `shift + raw * scale`; higher is closer.
+    """Scores `shift + raw * scale`, higher is closer; no gallery is copied to be normalised."""
 
-    So no gallery is ever copied to be normalised. `raw` takes (b,) int64 queries and writes their
-    (b, G) values to its second argument.
-    """
-
-    raw: Callable[[Tensor, Tensor], Tensor]
+    raw: Callable[[Tensor, Tensor], Tensor]  # of (b,) queries, written to a (b, G) tensor
     scale: Tensor  # (G,) above 0
     shift: Tensor  # (G,)
 
