@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError, require_number, require_whole
+from camreid.errors import InputError
 from camreid.evaluation.result import NUMBERS, RankingResult
 
 EXACT = 9  # identities up to which all ways to swap two results are tried
@@ -28,10 +28,9 @@ class Difference:
 def intervals(
     result: RankingResult, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of `mAP`, `mINP`, `rank1`, `rank5` and `rank10`.
+    """Intervals of `mAP`, `mINP`, `rank1`, `rank5`, `rank10` that hold the share `level` of draws.
 
-    From `resamples` draws of identities, of which the share `level` is inside the interval. Both
-    ends are NaN where all valid queries are of one identity.
+    Identities are drawn; both ends are NaN where all valid queries are of one.
 
     >>> from camreid.evaluation import rank_distances
     >>> labels = (torch.tensor(t) for t in ([1, 2], [1, 2], [0, 0], [1, 1]))
@@ -80,9 +79,6 @@ def _by_identity(result: RankingResult, values: Tensor) -> Tensor:
 
 
 def _ends(sums: Tensor, resamples: int, seed: int, level: float) -> tuple[list[float], list[float]]:
-    require_whole("resamples", resamples, least=1)
-    require_whole("seed", seed, least=0)
-    require_number("level", level, 0, 1)
     identities = len(sums)
     if identities < 2:
         return [math.nan] * len(NUMBERS), [math.nan] * len(NUMBERS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric as Distance
 
 Role = Literal["query", "gallery", "both"]
-_ROLES: tuple[Role, ...] = ("query", "gallery", "both")
+_ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class RetrievalMetric(Metric):
@@ -39,8 +39,6 @@ class RetrievalMetric(Metric):
     """
 
     full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
 
     features: list[Tensor]
     labels: list[Tensor]
@@ -133,8 +131,6 @@ class IdentityAccuracy(Metric):
     """
 
     full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
 
     seen: list[Tensor]
 

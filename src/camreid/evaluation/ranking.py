@@ -53,27 +53,16 @@ def rank(
 ) -> RankingResult:
     """Rank the gallery for each query, closest first; of equals, the earlier gallery image.
 
-    Junk (pid -1) in the gallery is ignored; distractors (pid 0) match no query. A query without a
-    match is left out of all means, as in the official protocol. Products are float32, with TF32
-    off. Besides the features, less than 400 MB are in use at any time.
+    Features are (Q, D) and (G, D), of any float type on any device; labels are (Q,) and (G,)
+    int64. Junk (pid -1) in the gallery is ignored; distractors (pid 0) match no query, and are left
+    out for `distractors=False`. A query without a match is left out of all means, as in the
+    official protocol. Products are float32, with TF32 off. Besides the features, less than 400 MB
+    are in use at any time.
 
-    Args:
-        query_features: (Q, D), of any float type, on any device.
-        gallery_features: (G, D).
-        query_pids: (Q,) int64, as all labels.
-        gallery_pids: (G,).
-        query_cameras: (Q,), of the same base as the gallery's.
-        gallery_cameras: (G,).
-        metric: `cosine` or `euclidean`.
-        max_rank: length of the CMC curve.
-        protocol: `cross-camera`, the official one, leaves out the query's identity in its camera;
-            `within-camera` leaves out all other cameras, and the query's identity in its sequence.
-        distractors: whether pid 0 stays in the gallery.
-        query_sequences: (Q,) recordings; -1 where unknown, and all 0 count as unknown.
-        gallery_sequences: (G,).
-        query_index: (Q,) image numbers; a query's own image is left out of its gallery.
-        gallery_index: (G,).
-        device: that ranks; the queries' if None.
+    The protocol `cross-camera`, the official one, leaves out the query's identity in its camera.
+    `within-camera` leaves out all other cameras, and the query's identity in its sequence (-1 where
+    unknown, and all 0 count as unknown). An image with the query's index is left out by both.
+    The CMC curve has `max_rank` values. `device` ranks, the queries' if None.
 
     Raises:
         InputError: shapes do not fit together, features are not finite, or a value is unknown.
