@@ -29,7 +29,7 @@ class Images:
     features: Tensor  # of any float type
     pids: Tensor  # -1 is junk, 0 a distractor
     cameras: Tensor  # of one base throughout
-    sequences: Tensor | None = None  # recordings, -1 where unknown; None if none is known
+    sequences: Tensor | None = None  # recordings, -1 where unknown
     paths: tuple[str, ...] = ()  # the files, in order; empty if they are not known
     index: Tensor | None = None  # numbers by which a query image is found in the gallery
 

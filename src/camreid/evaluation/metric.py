@@ -1,7 +1,7 @@
 """Retrieval as a torchmetrics metric: features in, mAP and Rank-k out, each image once."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -83,40 +83,33 @@ class RetrievalMetric(Metric):
         cameras = torch.unique(torch.cat([table.query.cameras, table.gallery.cameras]))
         auto: Protocol = "within-camera" if len(cameras) == 1 else "cross-camera"
         protocol = auto if self.protocol == "auto" else self.protocol
-        options: dict[str, Any] = {
-            "metric": self.distance,
-            "protocol": protocol,
-            "device": self.device,
-        }
+        ranked = partial(rank, metric=self.distance, protocol=protocol, device=self.device)
         try:
-            return rank(**table.tensors, **options)
+            return ranked(**table.tensors)
         except NoValidQuery:
             if self.protocol != "auto" or auto == "cross-camera":
                 raise
         # every identity of this camera is in one sequence only
-        unknown = {"query_sequences": None, "gallery_sequences": None}
-        return rank(**{**table.tensors, **options, **unknown})
+        return ranked(**{**table.tensors, "query_sequences": None})
 
     def table(self, split: Any = None) -> FeatureTable:
         """All images by index, with sequences and paths of the records of a `split`."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             labels, features = dim_zero_cat(self.labels), dim_zero_cat(self.features)
         keep = each_once(labels)
-        labels, features, known = labels[keep], features[keep], bool((labels[:, 4] > 0).any())
+        labels, features = labels[keep], features[keep]
         roles = labels[:, 0]
+        ranks_all = bool((roles == _ROLES.index("both")).any())
 
         def part(name: Role, other: Role) -> Images:
             own = roles != _ROLES.index(other)
             _, index, pids, cameras, sequences = labels[own].unbind(1)
-            images = Images(features[own], pids, cameras, sequences if known else None)
-            if bool((roles == _ROLES.index("both")).any()):
-                images = replace(images, index=index)
-            records = getattr(split, name, ())
-            if not records or max(index.tolist(), default=0) >= len(records):
-                return images
-            chosen = [records[i] for i in index.tolist()]
-            paths = tuple(str(r.path) for r in chosen)
-            return replace(images, sequences=sequences_of(chosen), paths=paths)
+            records, paths = getattr(split, name, ()), tuple[str, ...]()
+            if records and max(index.tolist(), default=0) < len(records):
+                chosen = [records[i] for i in index.tolist()]
+                sequences, paths = sequences_of(chosen), tuple(str(r.path) for r in chosen)
+            numbers = index if ranks_all else None
+            return Images(features[own], pids, cameras, sequences, paths, numbers)
 
         return FeatureTable(part("query", "gallery"), part("gallery", "query"))
 
@@ -156,10 +149,10 @@ class IdentityAccuracy(Metric):
         }
 
 
-def sequences_of(records: Iterable[Any]) -> Tensor | None:
-    """(N,) int64 sequences of records, -1 where unknown; None if none is known."""
+def sequences_of(records: Iterable[Any]) -> Tensor:
+    """(N,) int64 sequences of records, -1 where unknown."""
     sequences = [-1 if r.sequence is None else r.sequence for r in records]
-    return torch.tensor(sequences) if any(s > 0 for s in sequences) else None
+    return torch.tensor(sequences, dtype=torch.int64)
 
 
 def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:

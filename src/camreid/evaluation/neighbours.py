@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camreid.errors import InputError, require_number, require_whole
+from camreid.errors import require_number, require_whole
 from camreid.evaluation.scores import check_features, float32_products
 
 BLOCK = 1024  # images at a time; memory grows with BLOCK x N
@@ -131,8 +131,6 @@ def expand_queries(
     """
     features = joint_features(query_features, gallery_features)
     require_neighbours("k", k, len(features))
-    require_whole("times", times, least=0)
-    require_number("alpha", alpha, 0)
     with float32_products(features.device):
         for _ in range(times):
             near = nearest(Distances(F.normalize(features, dim=1), 0), k)
@@ -149,9 +147,7 @@ def joint_features(query: Tensor, gallery: Tensor, metric: str = "cosine") -> Te
     return torch.cat([query.float(), gallery.float()])
 
 
-def require_neighbours(name: str, value: int, most: int) -> None:
-    """Refuse a number of neighbours that is not in 1..`most`, the number of images."""
+def require_neighbours(name: str, value: int, images: int) -> None:
+    """Refuse what is not a whole number in 1..`images`."""
     require_whole(name, value, least=1)
-    if value > most:
-        message = f"{name}={value} neighbours of {most} images: expected 1..{most}."
-        raise InputError(message, **{name: max(1, most // 2)})
+    require_number(name, value, 1, images)

@@ -20,8 +20,7 @@ _BUDGET = 176 * 2**20  # bytes in work for a block of queries
 _ROWS = 1024  # queries in a block: the fewer blocks, the less waiting between them
 _PAIR_BYTES = 96  # of a pair's columns, masks, scores and sums, while they last
 _SEGMENT_BYTES = 32  # of a pair's count in a segment, while it lasts
-_TIE_BYTES = 2**25  # in work for pairs that others equal
-_TIE_IMAGE_BYTES = 64  # of an image that is compared with such a pair
+_TIES = 2**19  # images that are compared with pairs of equal scores at a time
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,6 @@ class Sweep:
             (table.numpy(), *(x.numpy() for x in part))
             for table, part in zip(tables, parts, strict=True)
         ]
-
         source = raw.numpy()
 
         def task(start: int) -> None:
@@ -120,7 +118,7 @@ class Sweep:
     ) -> None:
         # of equal scores of other identities, those that are earlier in the gallery
         position = torch.arange(raw.shape[1], device=raw.device)
-        size = max(1, _TIE_BYTES // (_TIE_IMAGE_BYTES * len(position)))
+        size = max(1, _TIES // len(position))
         for entries in torch.split(equal.nonzero(), size):
             row, place = entries.unbind(1)
             other = self.gallery_pids != pick(self.query_pids, pairs.queries[row])[:, None]
