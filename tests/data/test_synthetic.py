@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from camreid.data import Resplit, SyntheticMarket, read_market1501
+from camreid.data import ImageRecord, Resplit, SyntheticMarket, read_market1501
 from camreid.data.dataset import read_image
-from camreid.data.records import GALLERY, QUERY, TRAIN, ImageName, parse_name
+from camreid.data.records import GALLERY, QUERY, TRAIN, parse_name
 from camreid.errors import InputError
 
 SMALL = SyntheticMarket(identities=12, images_per_identity=6, distractors=5, junk=4)
 
 
-def names_of(files: list[str], *folders: str) -> list[ImageName]:
+def names_of(files: list[str], *folders: str) -> list[ImageRecord]:
     names = [parse_name(file) for file in files if file.startswith(folders)]
     return [name for name in names if name is not None]
 
