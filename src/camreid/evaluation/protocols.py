@@ -26,7 +26,7 @@ class View:
 
     protocol: Protocol | None = "cross-camera"  # None for all that either protocol has
     distractors: bool = True
-    camera: int | None = None  # the only camera, as a place in `Rules.cameras`
+    camera: int | None = None  # the only one
 
 
 class Rules:
@@ -38,16 +38,9 @@ class Rules:
     def __init__(self, query: Images, gallery: Images) -> None:
         self.query, self.gallery = _labels(query), _labels(gallery)
         self.cameras = torch.unique(torch.cat([self.query["cameras"], self.gallery["cameras"]]))
-
-    @property
-    def known(self) -> set[str]:
-        """The labels that both sides have."""
-        return self.query.keys() & self.gallery.keys()
-
-    @property
-    def within(self) -> bool:
-        """Whether a query's own image or sequence can be found in the gallery."""
-        return not self.known.isdisjoint(("sequences", "index"))
+        self.known = self.query.keys() & self.gallery.keys()
+        # whether a query's own image or sequence can be found in the gallery
+        self.within = not self.known.isdisjoint(("sequences", "index"))
 
     def segments(self, view: View | None = None) -> list[Tensor]:
         """Gallery rows by camera, then the distractors by camera; of a `view`, all as one."""
@@ -64,7 +57,7 @@ class Rules:
         if not view.distractors:
             valid &= (pick(self.query["pids"], pairs.queries) != DISTRACTOR)[:, None]
         if view.camera is not None:
-            valid &= pick(self.gallery["cameras"], pairs.columns) == self.cameras[view.camera]
+            valid &= pick(self.gallery["cameras"], pairs.columns) == view.camera
         across = self._differ("cameras", pairs)
         if view.protocol == "cross-camera":
             return valid & across
@@ -76,10 +69,20 @@ class Rules:
         cameras = self.cameras.expand(len(queries), -1)
         seen = torch.ones_like(cameras, dtype=torch.bool)
         if view.camera is not None:
-            seen = cameras == self.cameras[view.camera]
+            seen = cameras == view.camera
         elif view.protocol == "within-camera":
             seen = cameras == pick(self.query["cameras"], queries)[:, None]
         return torch.cat([seen, seen & view.distractors], dim=1)
+
+    def visible(self, view: View, query: int) -> Tensor:
+        """(G,) bool: images that a query sees, its matches among them."""
+        pids, rows = self.gallery["pids"], torch.tensor([query])
+        same = pids == self.query["pids"][query]
+        pairs = Pairs(rows, torch.arange(len(pids))[None], same[None])
+        others = torch.zeros_like(same)
+        for images, seen in zip(self.segments(), self.seen(view, rows)[0], strict=True):
+            others[images] = seen
+        return (others & ~same) | self.matches(view, pairs)[0]
 
     def _differ(self, label: str, pairs: Pairs) -> Tensor:
         """(b, P) bool: pairs of different labels; all where a label is not known."""

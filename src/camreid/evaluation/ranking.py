@@ -7,8 +7,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError, NoValidQuery, require_whole
-from camreid.evaluation.features import FeatureTable, Images
+from camreid.errors import InputError, NoValidQuery, require_choice, require_whole
+from camreid.evaluation.features import Images
 from camreid.evaluation.protocols import Rules, View
 from camreid.evaluation.result import Protocol, RankingResult, measure
 from camreid.evaluation.scores import Metric, Scores, distance_scores, feature_scores
@@ -17,13 +17,10 @@ from camreid.evaluation.sweep import Sweep
 
 @dataclass(frozen=True)
 class CameraPairs:
-    """Query cameras (rows) by gallery cameras: (C, C) float64, NaN where no query is valid.
-
-    On the diagonal is the within-camera protocol.
-    """
+    """Query cameras (rows) by gallery cameras, (C, C) each; NaN where no query is valid."""
 
     cameras: tuple[int, ...]
-    mAP: Tensor
+    mAP: Tensor  # on the diagonal within-camera
     rank1: Tensor
     valid_queries: Tensor
 
@@ -56,31 +53,19 @@ def rank(
 ) -> RankingResult:
     """Rank the gallery for each query, closest first; of equals, the earlier gallery image.
 
-    Junk (pid -1) in the gallery is ignored; distractors (pid 0) match no query. A query without a
-    match is left out of all means, as in the official protocol. Products are float32, with TF32
-    off. Besides the features, less than 400 MB are in use at any time.
+    Features are (Q, D) and (G, D), of any float type on any device; labels are (Q,) and (G,)
+    int64. Junk (pid -1) in the gallery is ignored; distractors (pid 0) match no query, and are left
+    out for `distractors=False`. A query without a match is left out of all means, as in the
+    official protocol. Products are float32, with TF32 off. Besides the features, less than 400 MB
+    are in use at any time.
 
-    Args:
-        query_features: (Q, D), of any float type; they need not be on the device that ranks.
-        gallery_features: (G, D), likewise.
-        query_pids: (Q,) int64.
-        gallery_pids: (G,) int64.
-        query_cameras: (Q,) int64, of the same base as the gallery's.
-        gallery_cameras: (G,) int64.
-        metric: `cosine`, or `euclidean`.
-        max_rank: length of the CMC curve.
-        protocol: `cross-camera`, the official one, leaves out the query's identity in its camera;
-            `within-camera` leaves out all other cameras, and the query's identity in its sequence.
-        distractors: whether pid 0 stays in the gallery.
-        query_sequences: (Q,) int64 recordings; -1 where unknown, and all 0 count as unknown.
-        gallery_sequences: (G,) int64.
-        query_index: (Q,) int64 image numbers; a query's own image is left out of its gallery.
-        gallery_index: (G,) int64.
-        device: that ranks; the queries' if None.
+    The protocol `cross-camera`, the official one, leaves out the query's identity in its camera.
+    `within-camera` leaves out all other cameras, and the query's identity in its sequence (-1 where
+    unknown, and all 0 count as unknown). An image with the query's index is left out by both.
+    The CMC curve has `max_rank` values. `device` ranks, the queries' if None.
 
     Raises:
-        InputError: shapes do not fit together, features are not finite, or there is no such
-            metric or protocol.
+        InputError: shapes do not fit together, features are not finite, or a value is unknown.
         NoValidQuery: no query has a match.
 
     >>> f = torch.eye(3)
@@ -88,52 +73,54 @@ def rank(
     >>> r.mAP, r.cmc[:2].tolist(), r.valid_queries
     (1.0, [1.0, 1.0], 1)
     """
-    query = Images(query_features, query_pids, query_cameras, query_sequences, (), query_index)
+    query = Images(query_features, query_pids, query_cameras, query_sequences, index=query_index)
     gallery = Images(
-        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, (), gallery_index
+        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, index=gallery_index
     )
-    view = View(protocol, distractors)
-    return rank_view(FeatureTable(query, gallery), view, metric, max_rank, device)
-
-
-def rank_view(
-    table: FeatureTable,
-    view: View,
-    metric: Metric = "cosine",
-    max_rank: int = 50,
-    device: torch.device | str | None = None,
-) -> RankingResult:
-    """`rank` for a table."""
-    if view.protocol not in get_args(Protocol):
-        raise InputError(f"protocol={view.protocol!r}: expected one of {get_args(Protocol)}.")
-    rules = Rules(table.query, table.gallery)
-    if view.protocol == "within-camera" and not rules.within:
+    require_choice("protocol", protocol, Protocol)
+    rules = Rules(query, gallery)
+    if protocol == "within-camera" and not rules.within:
         raise InputError(
             "protocol='within-camera' needs the sequences of query and gallery, or the index of "
             "both, to leave out the query's own recording or image."
         )
-    return _rank(_scores(table, metric, device), rules, view, max_rank)
+    scores = feature_scores(query_features, gallery_features, metric, device)
+    return _rank(scores, rules, View(protocol, distractors), max_rank)
 
 
 def rank_protocols(
-    table: FeatureTable,
+    query_features: Tensor,
+    gallery_features: Tensor,
+    query_pids: Tensor,
+    gallery_pids: Tensor,
+    query_cameras: Tensor,
+    gallery_cameras: Tensor,
     metric: Metric = "cosine",
     max_rank: int = 50,
+    *,
+    query_sequences: Tensor | None = None,
+    gallery_sequences: Tensor | None = None,
+    query_index: Tensor | None = None,
+    gallery_index: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Protocols:
     """All protocols in one pass, with the arguments of `rank`.
 
     Within-camera numbers need sequences or indices. Protocols without a valid query are left out.
 
-    >>> images = Images(torch.eye(2), torch.tensor([5, 5]), torch.tensor([1, 2]))
-    >>> list(rank_protocols(FeatureTable(images, images)).results)
+    >>> labels = (torch.tensor(t) for t in ([5], [7, 5], [0], [1, 1]))
+    >>> list(rank_protocols(torch.eye(3)[:1], torch.eye(3)[:2], *labels).results)
     [('cross-camera', True), ('cross-camera', False)]
     """
-    rules = Rules(table.query, table.gallery)
+    query = Images(query_features, query_pids, query_cameras, query_sequences, index=query_index)
+    gallery = Images(
+        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, index=gallery_index
+    )
+    rules = Rules(query, gallery)
     names: tuple[Protocol, ...] = get_args(Protocol) if rules.within else ("cross-camera",)
     views = {(name, d): View(name, d) for name in names for d in (True, False)}
-    by_camera = [View(None, camera=number) for number in range(len(rules.cameras))]
-    scores = _scores(table, metric, device)
+    by_camera = [View(None, camera=camera) for camera in rules.cameras.tolist()]
+    scores = feature_scores(query_features, gallery_features, metric, device)
     found = _measure(scores, rules, [*views.values(), *by_camera], max_rank)
     results = {key: found[view] for key, view in views.items() if found[view].valid.any()}
     return Protocols(results, _camera_pairs(rules, [found[view] for view in by_camera]))
@@ -151,12 +138,6 @@ def rank_distances(
     query = Images(distances, query_pids, query_cameras)
     gallery = Images(distances.T, gallery_pids, gallery_cameras)
     return _rank(distance_scores(distances), Rules(query, gallery), View(), max_rank)
-
-
-def _scores(table: FeatureTable, metric: Metric, device: torch.device | str | None) -> Scores:
-    query, gallery = table.query.features, table.gallery.features
-    device = torch.device(query.device if device is None else device)
-    return feature_scores(query, gallery, metric, device)
 
 
 def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingResult:
@@ -189,12 +170,13 @@ def _measure(
             found = measure(rules.matches(view, pairs), (closer * seen).sum(2))
             for column, values in zip(columns[view], found, strict=True):
                 column[pairs.queries] = values
-    about = {view: (view.protocol or "cross-camera", view.distractors) for view in views}
-    return {view: RankingResult(*columns[view], pids, *about[view], max_rank) for view in views}
+    return {
+        v: RankingResult(*columns[v], pids, v.protocol or "cross-camera", v.distractors, max_rank)
+        for v in views
+    }
 
 
 def _camera_pairs(rules: Rules, by_camera: Sequence[RankingResult]) -> CameraPairs:
-    """From the result of each camera as the gallery."""
     rows = (rules.query["cameras"] == rules.cameras[:, None]).double()  # (C, Q)
     columns = [(r.valid, r.average_precision.nan_to_num(0), r.first_match == 1) for r in by_camera]
     tables = (torch.stack(column, dim=1).double() for column in zip(*columns, strict=True))

@@ -1,14 +1,14 @@
 """Scores of a block of queries against the gallery, from features of any type on any device."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError
+from camreid.errors import InputError, require_choice
 
 Metric = Literal["cosine", "euclidean"]
 _CHUNK_BYTES = 2**26  # of features converted at a time; smaller ones leave the heap in pieces
@@ -17,29 +17,24 @@ _SHORTEST = 1e-12  # a shorter feature counts as this long, so that zeros have t
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of queries against the gallery, `shift + raw * scale`; higher is closer.
+    """Scores `shift + raw * scale`, higher is closer; no gallery is copied to be normalised."""
 
-    So no gallery is ever copied to be normalised. `raw` takes (b,) int64 queries and writes their
-    (b, G) values to its second argument.
-    """
-
-    raw: Callable[[Tensor, Tensor], Tensor]
+    raw: Callable[[Tensor, Tensor], Tensor]  # of (b,) queries, written to a (b, G) tensor
     scale: Tensor  # (G,) above 0
     shift: Tensor  # (G,)
 
 
-def feature_scores(query: Tensor, gallery: Tensor, metric: Metric, device: torch.device) -> Scores:
-    """q.g / |g|, or q.g - |g|^2 / 2, which rank as the cosine and the euclidean distance.
-
-    Features, (Q, D) and (G, D), may be of any float type on any device; `device` ranks.
-    """
+def feature_scores(
+    query: Tensor, gallery: Tensor, metric: Metric, device: torch.device | str | None
+) -> Scores:
+    """q.g / |g|, or q.g - |g|^2 / 2, which rank as the cosine and the euclidean distance."""
     query, gallery = query.detach(), gallery.detach()
+    device = torch.device(query.device if device is None else device)
     lengths = check_features(query, gallery, metric, device)
+    scale, shift = torch.ones_like(lengths), torch.zeros_like(lengths)
     if metric == "cosine":
         scale = lengths.clamp(min=_SHORTEST).reciprocal()
-        shift = torch.zeros_like(scale)
     else:
-        scale = torch.ones_like(lengths)
         shift = _by_row(gallery, device, lambda chunk: chunk.square().sum(1)) / -2
 
     def raw(queries: Tensor, out: Tensor) -> Tensor:
@@ -66,8 +61,7 @@ def distance_scores(distances: Tensor) -> Scores:
 
 def check_features(query: Tensor, gallery: Tensor, metric: str, device: torch.device) -> Tensor:
     """Lengths of the gallery's features, (G,) float32, where all is fit to be ranked."""
-    if metric not in get_args(Metric):
-        raise InputError(f"metric={metric!r}: expected 'cosine' or 'euclidean'.")
+    require_choice("metric", metric, Metric)
     fits = query.ndim == gallery.ndim == 2 and query.shape[1] == gallery.shape[1]
     if not fits or not query.numel() or not gallery.numel():
         raise InputError(
@@ -90,24 +84,15 @@ def check_features(query: Tensor, gallery: Tensor, metric: str, device: torch.de
 def float32_products(device: torch.device) -> Iterator[None]:
     """Within it, float32 matrices are multiplied in float32, without TF32 or autocast."""
     backends: Any = torch.backends
-    with torch.autocast(device.type, enabled=False):
-        if not hasattr(backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
-            before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("highest")
-            try:
-                yield
-            finally:
-                torch.set_float32_matmul_precision(before)
-            return
-        targets = (backends.cuda.matmul, backends.mkldnn.matmul)
-        modes = [target.fp32_precision for target in targets]
-        try:
-            for target in targets:
+    with torch.autocast(device.type, enabled=False), ExitStack() as undo:
+        if hasattr(backends.cuda.matmul, "fp32_precision"):
+            for target in (backends.cuda.matmul, backends.mkldnn.matmul):
+                undo.callback(setattr, target, "fp32_precision", target.fp32_precision)
                 target.fp32_precision = "ieee"
-            yield
-        finally:
-            for target, mode in zip(targets, modes, strict=True):
-                target.fp32_precision = mode
+        else:  # before torch 2.9
+            undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        yield
 
 
 def _chunks(values: Tensor, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
