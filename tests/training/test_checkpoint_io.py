@@ -90,18 +90,6 @@ def test_states_of_other_callbacks_and_other_parts_are_left_out(loaded: Loaded) 
     assert found == {stop.state_key: {**stop.state_dict(), "wait_count": 2}}
 
 
-def test_files_outside_the_run_are_not_removed(loaded: Loaded, tmp_path: Path) -> None:
-    outside, own = tmp_path / "mine.ckpt", loaded.folder / "old.ckpt"
-    outside.touch()
-    own.touch()
-    for path in (outside, loaded.folder / ".." / "mine.ckpt", tmp_path):
-        with pytest.raises(InputError, match="not removed"):
-            loaded.files.remove_checkpoint(path)
-    loaded.files.remove_checkpoint(own)
-    assert outside.is_file()
-    assert not own.exists()
-
-
 def test_addresses_are_not_read(loaded: Loaded) -> None:
     with pytest.raises(InputError, match="no checkpoint at"):
         loaded.files.load_checkpoint("https://example.org/x.ckpt")
