@@ -1,6 +1,7 @@
 """Fixtures of several tests of commands."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,7 @@ QUIET = ("trainer=cpu", "trainer.enable_progress_bar=false", "data.workers=0")
 
 @pytest.fixture
 def matrix(run: Run, market: Path) -> Run:
-    def command(*arguments: object) -> Ran:
-        return run("camreid-matrix", f"data.root={market}", *QUIET, *arguments)
-
-    return command
+    return partial(run, "camreid-matrix", f"data.root={market}", *QUIET)
 
 
 @pytest.fixture

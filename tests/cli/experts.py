@@ -33,10 +33,17 @@ def ranked(table: FeatureTable) -> Any:
     return rank(q.features, g.features, q.pids, g.pids, q.cameras, g.cameras)
 
 
+def metrics(folder: str = "r") -> dict[str, Any]:
+    return json.loads(Path(folder, "metrics.json").read_text())
+
+
 def refused(ran: Ran) -> str:
-    assert ran.code == 1
+    """The one paragraph of a command that has left nothing behind."""
+    assert ran.code not in (0, None), ran.out
     message = ran.err.strip()
     assert "\n" not in message
     assert "Traceback" not in message + ran.out
+    assert not list(Path().glob("*/checkpoints/last.ckpt"))
     assert not Path("r").exists()
+    assert not Path("runs").exists()
     return message
