@@ -72,7 +72,9 @@ class FeatureExtractor:
         self.options = FeatureOptions(flip=flip, neck=neck)
         if not isinstance(module, ReIDModule | str | Path):
             kind = type(module).__name__
-            raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
+            raise InputError(
+                f"module is of type {kind}: expected a ReIDModule or a checkpoint's path."
+            )
         loaded = module if isinstance(module, ReIDModule) else load(module)
         self.image_size = loaded.config.image_size
         self.interpolation = loaded.config.interpolation

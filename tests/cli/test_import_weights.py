@@ -47,6 +47,7 @@ def test_the_command_imports_checks_and_feeds_training(
 
 def test_a_wrong_order_is_refused(records: Records) -> None:
     split = OriginalSplit()(records)
+    torch.manual_seed(0)
     module = create_model("small", split.labels, network__backbone="test_resnet", **SMALL).eval()
     data = ReIDDataModule(split, (64, 32), workers=0)
     with torch.no_grad():  # rows that fit their identities: the mean features
@@ -67,10 +68,7 @@ def test_a_wrong_order_is_refused(records: Records) -> None:
         ([], "path=FILE and model=NAME"),
         (["labels.camera=3"], "labels.camera=3 do not go together"),
         (["labels.pids=p.txt", "labels.order=numeric"], "labels.root=FOLDER"),
-        (
-            ["labels.pids=p.txt", "labels.manifest=s.csv"],
-            "do not go together",
-        ),
+        (["labels.pids=p.txt", "labels.manifest=s.csv"], "do not go together"),
         (["labels.pids=p.txt"], "[7]"),
         (["labels.pids=none.txt"], "none.txt"),
         (["+model.network.foo=1"], "has no option network.foo"),
