@@ -27,7 +27,7 @@ import torch
 from measure import machine, median_times, memory_of
 from torch import Tensor
 
-from camreid.evaluation import FeatureTable, Images, intervals, rank, rank_protocols
+from camreid.evaluation import intervals, rank, rank_protocols
 
 # queries, gallery, identities, cameras, distractors
 SIZES = {
@@ -82,11 +82,10 @@ def torchreid_ranking(checkout: Path, folder: Path) -> Callable[[Problem], float
 
 def print_times(p: Problem, rounds: int, checkout: Path | None) -> None:
     result = rank(*p)
-    table = FeatureTable(Images(*p[::2]), Images(*p[1::2]))
     work: dict[str, Callable[[], object]] = {
         "product": lambda: product(p[0], p[1]),
         "rank": lambda: rank(*p),
-        "rank_protocols": lambda: rank_protocols(table),
+        "rank_protocols": lambda: rank_protocols(*p),
         "intervals": lambda: intervals(result),
     }
     with tempfile.TemporaryDirectory() as folder:

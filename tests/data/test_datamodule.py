@@ -55,11 +55,6 @@ def test_impossible_train_batches_are_refused_at_once(
         data.setup("fit")
 
 
-def test_images_too_small_for_any_network_are_refused(data: ReIDDataModule) -> None:
-    with pytest.raises(InputError, match="at least 16 pixels"):
-        ReIDDataModule(data.split, (8, 4))
-
-
 def test_only_train_batches_are_augmented(data: ReIDDataModule) -> None:
     data.augment = Augment(flip=1.0, pad=0, erase=0)
     batch = next(iter(data.train_dataloader()))

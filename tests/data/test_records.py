@@ -87,7 +87,7 @@ def test_two_datasets_are_not_guessed_between(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parsed"),
+    ("name", "fields"),
     [
         ("0002_c1s1_000451_03.jpg", (2, 1, 1, 451)),
         ("1501_c6s4_002902_05.jpg", (1501, 6, 4, 2902)),
@@ -97,5 +97,5 @@ def test_two_datasets_are_not_guessed_between(root: Path) -> None:
         ("abc.jpg", None),
     ],
 )
-def test_names(name: str, parsed: tuple[int, ...] | None) -> None:
-    assert parse_name(name) == parsed
+def test_names(name: str, fields: tuple[int, ...] | None) -> None:
+    assert parse_name(name) == (fields and ImageRecord(name, *fields))

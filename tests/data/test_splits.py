@@ -52,7 +52,7 @@ def official() -> Records:
     if not NAMES.is_file():
         pytest.skip("the official file names are not here")
     names = NAMES.read_text().split()
-    train = tuple(ImageRecord(f"bounding_box_train/{n}", *parse_name(n)) for n in names)
+    train = tuple(parse_name(f"bounding_box_train/{n}") for n in names)
     return Records(train, (), ())
 
 

@@ -2,7 +2,6 @@
 
 import math
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
@@ -49,13 +48,13 @@ def agrees(result, expected):
 @given(tables, st.sampled_from(["cross-camera", "within-camera"]), st.booleans(), blocks)
 def test_rank_agrees_with_a_ranking_by_hand(table, protocol, distractors, rows) -> None:
     found = [twin.places(table, q, protocol, distractors) for q in range(len(table.query.pids))]
-    options = {"protocol": protocol, "distractors": distractors, **twin.sequences(table)}
+    options = {"metric": "euclidean", "protocol": protocol, "distractors": distractors}
     if not any(found):
         with pytest.raises(NoValidQuery, match=protocol):
-            rank(*twin.tensors(table), metric="euclidean", **options)
+            rank(**table.tensors, **options)
         return
     with blocks_of(rows):
-        result = rank(*twin.tensors(table), metric="euclidean", max_rank=7, **options)
+        result = rank(**table.tensors, max_rank=7, **options)
     agrees(result, [twin.numbers(places) for places in found])
 
 
@@ -66,7 +65,7 @@ def test_all_protocols_agree_with_a_ranking_by_hand(table, rows) -> None:
     keys = [(p, d) for p in ("cross-camera", "within-camera") for d in (True, False)]
     expected = {key: [twin.places(table, q, *key) for q in queries] for key in keys}
     with blocks_of(rows):
-        protocols = rank_protocols(table, "euclidean", max_rank=7)
+        protocols = rank_protocols(**table.tensors, metric="euclidean", max_rank=7)
     assert set(protocols.results) == {key for key, found in expected.items() if any(found)}
     for key, result in protocols.results.items():
         assert (result.protocol, result.distractors) == key
@@ -88,32 +87,38 @@ def test_all_protocols_agree_with_a_ranking_by_hand(table, rows) -> None:
 
 def test_without_sequences_and_indices_there_is_no_within_camera() -> None:
     table = twin.random_table(8, 60, 3, 2, 50, seed=0)
-    query, gallery = (replace(part, sequences=None) for part in (table.query, table.gallery))
-    protocols = rank_protocols(FeatureTable(query, gallery))
+    protocols = rank_protocols(*twin.tensors(table))
     assert {protocol for protocol, _ in protocols.results} == {"cross-camera"}
     assert protocols.camera_pairs.mAP.diagonal().isnan().all()
     assert not protocols.camera_pairs.valid_queries.diagonal().any()
 
 
-def within(pids, query_sequences, gallery_sequences):
-    """Four images ranked among themselves, in one camera."""
-    f, ones, index = torch.eye(4), torch.ones(4, dtype=torch.int64), torch.arange(4)
-    return rank(
-        f, f, pids, pids, ones, ones, protocol="within-camera",
-        query_sequences=query_sequences, gallery_sequences=gallery_sequences,
-        query_index=index, gallery_index=index,
-    )  # fmt: skip
-
-
-def test_without_sequences_only_the_query_image_is_excluded() -> None:
-    ones, index = torch.ones(4, dtype=torch.int64), torch.arange(4)
-    for query, gallery in ((None, ones), (ones * 0, ones), (ones, ones * 0), (None, None)):
-        assert within(ones, query, gallery).valid_queries == 4
-    assert within(ones, torch.tensor([-1, -1, 2, 2]), torch.tensor([-1, -1, 2, 2])).valid.all()
+@pytest.mark.parametrize(
+    ("pids", "query", "gallery", "valid"),
+    [
+        ([1, 1, 1, 1], None, None, 4),
+        ([1, 1, 1, 1], None, [1, 1, 1, 1], 4),
+        ([1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], 4),
+        ([1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], 4),
+        ([1, 1, 1, 1], [-1, -1, 2, 2], [-1, -1, 2, 2], 4),
+        ([1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], 0),
+        ([1, 2, 3, 4], [0, 0, 0, 0], [0, 0, 0, 0], 0),
+    ],
+)
+def test_without_sequences_only_the_query_image_is_excluded(pids, query, gallery, valid) -> None:
+    f, ones, index, pids = torch.eye(4), torch.ones(4).long(), torch.arange(4), torch.tensor(pids)
+    arguments = (f, f, pids, pids, ones, ones)
+    labels = {"query_index": index, "gallery_index": index}
+    for name, sequences in (("query_sequences", query), ("gallery_sequences", gallery)):
+        labels[name] = None if sequences is None else torch.tensor(sequences)
+    results = rank_protocols(*arguments, **labels).results
+    if valid:
+        found = rank(*arguments, protocol="within-camera", **labels)
+        assert found.valid_queries == results["within-camera", True].valid_queries == valid
+        return
+    assert not results
     with pytest.raises(NoValidQuery, match="within-camera"):
-        within(ones, ones, ones)
-    with pytest.raises(NoValidQuery, match="within-camera"):
-        within(index, ones * 0, ones * 0)
+        rank(*arguments, protocol="within-camera", **labels)
 
 
 def test_names_without_a_sequence_are_ranked_within_their_camera() -> None:

@@ -179,7 +179,7 @@ def test_bad_features_are_refused(golden: Golden) -> None:
         ({"k2": 2.0}, "k2=2.0"),
         ({"lambda_value": 1.5}, r"lambda_value=1.5.*0\.\.1"),
         ({"lambda_value": float("nan")}, "lambda_value=nan"),
-        ({"metric": "dot"}, "metric='dot'"),
+        ({"metric": "dot"}, "metric=dot"),
     ],
 )
 def test_bad_parameters_are_refused(golden: Golden, wrong: dict, message: str) -> None:

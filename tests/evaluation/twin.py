@@ -27,10 +27,6 @@ def tensors(table):
     return [getattr(part, name) for name in names for part in (table.query, table.gallery)]
 
 
-def sequences(table):
-    return {f"{part}_sequences": getattr(table, part).sequences for part in ("query", "gallery")}
-
-
 def places(table, q, protocol, distractors=True, camera=None):
     """Ranks of query q's matches; with `camera`, in the gallery of that camera alone."""
     query = {name: x[q].tolist() for name, x in table.query.tensors.items()}

@@ -23,7 +23,7 @@ Trainer = Callable[..., pl.Trainer]
 
 def test_counts_are_those_of_sets() -> None:
     images = {(2, 1): 2, (2, 4): 1, (7, 1): 1, (99, 4): 6}
-    fit = check_head("identity", RemapHead(8, LabelMap((10, 2, 7, 5))), images, {10, 2, 5})
+    fit = check_head("identity", RemapHead(8, LabelMap((10, 2, 7, 5))), images, {7})
     assert (fit.rows, fit.identities, fit.shared, fit.unknown) == (4, 3, 1, 2)
     assert (fit.coverage, fit.image_coverage) == (1 / 3, 0.3)
     of_camera = check_head("c1", RemapHead(8, LabelMap((10, 2)), camera=1), images)
@@ -98,5 +98,5 @@ def test_of_a_foreign_loader_the_first_batch_is_checked(records: Records, traine
 
 
 def test_a_coverage_that_is_no_share_is_refused() -> None:
-    with pytest.raises(InputError, match="expected a share"):
+    with pytest.raises(InputError, match="min_coverage=30"):
         HeadCheck(min_coverage=30)

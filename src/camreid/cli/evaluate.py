@@ -19,8 +19,8 @@ from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions
-from camreid.runs.folder import Metrics, RunFolder
-from camreid.runs.results import result_tables
+from camreid.runs.folder import RunFolder
+from camreid.runs.metrics import Metrics
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 
@@ -137,7 +137,7 @@ def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> No
     """Write metrics.json and print the tables."""
     metrics = Metrics(**content, **result.summary())
     path = RunFolder(build.run_folder()).write(metrics)
-    show(*result_tables(title, metrics), f"Written to {path}")
+    show(*metrics.tables(title), f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:

@@ -22,8 +22,6 @@ Batch = dict[str, Any]
 class ReIDDataModule(pl.LightningDataModule):
     """Train, val, test and predict loaders of a split; batches are items of `ImageDataset`.
 
-    Train batches are augmented on the device, from a stream of (seed, epoch, rank).
-
     Args:
         split: the images of train and test.
         size: (H, W) in pixels.
@@ -32,10 +30,10 @@ class ReIDDataModule(pl.LightningDataModule):
         eval_batch_size: images in an evaluation batch.
         workers: loader processes; None for as many as there are cores for this rank, at most 8.
         seed: of sampling and augmentation.
-        augment: None for no augmentation.
+        augment: of train batches, on their device.
         interpolation: of the resize: `bicubic` or `bilinear`.
-        within_camera: whether the K images of an identity in a batch are of one camera; an
-            identity under two cameras counts as two then, and both may be in one batch.
+        within_camera: whether the K images of an identity are of one camera; an identity under
+            two cameras counts as two then.
     """
 
     def __init__(
@@ -53,22 +51,17 @@ class ReIDDataModule(pl.LightningDataModule):
         within_camera: bool = False,
     ) -> None:
         super().__init__()
-        require_whole("identities", identities, least=1)
-        require_whole("instances", instances, least=1)
-        require_whole("eval_batch_size", eval_batch_size, least=1)
-        require_whole("seed", seed, least=0)
-        if workers is not None:
-            require_whole("workers", workers, least=0)
+        sizes = {"identities": identities, "instances": instances}
+        for name, value in {**sizes, "eval_batch_size": eval_batch_size}.items():
+            require_whole(name, value, least=1)
+        for name, value in {"seed": seed, "workers": workers or 0}.items():
+            require_whole(name, value, least=0)
         self.split, self.size, self.interpolation = split, size, interpolation
         self.identities, self.instances = identities, instances
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.seed, self.augment, self.within_camera = seed, augment, within_camera
         self.train_records = split.train
         self._stream: tuple[int, torch.Generator] | None = None
-        if min(size) < 16:
-            raise InputError(
-                f"size={list(size)}: expected at least 16 pixels each way.", image_size=[256, 128]
-            )
 
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
@@ -80,7 +73,7 @@ class ReIDDataModule(pl.LightningDataModule):
         self.train_records = tuple(filter(is_known, self.split.train))
 
     def setup(self, stage: str) -> None:
-        """Check the sizes of train batches before any work; InputError if they are impossible."""
+        """InputError if P x K batches cannot be made."""
         if stage != "fit":
             return
         self._sampler(rank=0, world_size=1)
@@ -98,7 +91,7 @@ class ReIDDataModule(pl.LightningDataModule):
         return self._loader(self.train_records, sampler, size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """The validation images; an empty list if the split has none."""
+        """The validation images; empty if there are none."""
         return self.eval_dataloader(self.split.val) if self.split.val else []
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
@@ -110,12 +103,7 @@ class ReIDDataModule(pl.LightningDataModule):
     def eval_dataloader(
         self, records: Sequence[ImageRecord], padded: bool = True
     ) -> DataLoader[Batch]:
-        """This rank's share of `records`, in order, without augmentation.
-
-        Args:
-            records: what to read.
-            padded: repeat images so that all ranks have as many: count them by `index`.
-        """
+        """This rank's share of `records`, in order; `padded` repeats images to equal shares."""
         rank, world_size = self._place()
         sampler: Iterable[int] = range(rank, len(records), world_size)
         if padded:
@@ -137,9 +125,8 @@ class ReIDDataModule(pl.LightningDataModule):
     def _sampler(self, rank: int, world_size: int) -> IdentitySampler:
         pairs = [(r.pid, r.camera if self.within_camera else 0) for r in self.train_records]
         number = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
-        size, groups = (self.identities, self.instances), [number[pair] for pair in pairs]
-        of = "identities, one for each of their cameras" if self.within_camera else "identities"
-        return IdentitySampler(groups, *size, self.seed, rank, world_size, of)
+        groups = [number[pair] for pair in pairs]
+        return IdentitySampler(groups, self.identities, self.instances, self.seed, rank, world_size)
 
     def _loader(
         self,

@@ -15,23 +15,21 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from camreid.data.records import ImageRecord
-from camreid.errors import InputError
+from camreid.errors import InputError, require_choice
 
 OneImage: TypeAlias = str | PathLike[str] | Image.Image | NDArray[Any] | Tensor
 Interpolation = Literal["bicubic", "bilinear"]
 _EXPECTED = (
-    "expected paths, PIL images, arrays (H, W, 3) of uint8, or tensors (3, H, W) of uint8 or of "
-    "floats in 0..255, RGB"
+    "expected paths, PIL images, RGB arrays (H, W, 3) of uint8, or RGB tensors (3, H, W) of uint8 "
+    "or of floats in 0..255"
 )
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Records as items of a batch.
+    """Items of a batch, resized to `size` (H, W) in pixels.
 
     An item holds `images` (3, H, W) uint8 RGB, `pids` raw identity, `camids` 0-based camera,
     `img_paths` the file, and `index` the place in `records`.
-
-    `size` is (H, W) in pixels, `interpolation` that of the resize.
     """
 
     def __init__(
@@ -40,6 +38,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         size: tuple[int, int],
         interpolation: Interpolation = "bicubic",
     ) -> None:
+        require_choice("interpolation", interpolation, Interpolation)
         self.records = tuple(records)
         self.size, self.interpolation = (int(size[0]), int(size[1])), interpolation
 
@@ -62,15 +61,9 @@ def read_image(
     size: tuple[int, int] | None = None,
     interpolation: Interpolation = "bicubic",
 ) -> Tensor:
-    """One image as (3, H, W) uint8 RGB, grey, palette and CMYK images included.
+    """One image of any mode as (3, H, W) uint8 RGB, resized to `size` (H, W), antialiased.
 
-    Args:
-        image: a file, or an opened image.
-        size: (H, W) to resize to, antialiased; None to leave the size alone.
-        interpolation: `bicubic`, to the bit as FastReID, or `bilinear`, as torchreid.
-
-    Raises:
-        InputError: the file is no image, or a broken one.
+    `bicubic` is to the bit as FastReID, `bilinear` as torchreid. InputError for a broken file.
     """
     name = getattr(image, "filename", image)
     try:
@@ -87,10 +80,7 @@ def read_image(
 
 
 def list_images(images: OneImage | Iterable[OneImage]) -> list[OneImage]:
-    """The images of a list, or of an array or tensor of four dimensions, checked unread.
-
-    Raises:
-        InputError: a file that is not there, or another kind, shape or type of number.
+    """The images of a list, or of an array or tensor of four dimensions; InputError for others.
 
     >>> len(list_images(np.zeros((5, 20, 10, 3), np.uint8)))
     5
@@ -109,13 +99,7 @@ def list_images(images: OneImage | Iterable[OneImage]) -> list[OneImage]:
 def read_pixels(
     image: OneImage, size: tuple[int, int], interpolation: Interpolation = "bicubic"
 ) -> Tensor:
-    """One image of `list_images` as (3, H, W), RGB: float32 of a float tensor, else uint8.
-
-    Resized to `size`, (H, W), as by `read_image`; a float tensor by PyTorch with the same filter.
-
-    Raises:
-        InputError: a file that is no image, or a broken one.
-    """
+    """One image of `list_images` by `read_image`; a float tensor is resized as float32."""
     if isinstance(image, Tensor) and image.is_floating_point():
         image = image.detach().cpu().float()
         if image.shape[1:] == size:

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -45,13 +45,9 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the content: subset, folder/name, pid, camera and row of every image.
-
-        It does not depend on where the dataset lies or on the order of the images.
-        """
-        rows = sorted(
-            f"{subset},{r.name},{r.pid},{r.camera},{self._row(r)}" for subset, r in self._images()
-        )
+        """Hash of the content, whatever the order of the images and the place of the dataset."""
+        images = self._images()
+        rows = sorted(f"{s},{r.name},{r.pid},{r.camera},{self._row(r)}" for s, r in images)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
     @property
@@ -63,10 +59,9 @@ class Split:
     @cached_property
     def rankable(self) -> dict[str, int]:
         """Number of images of `val` and of `query` with a match under the protocol of each."""
-        cameras = defaultdict(set)
-        for record in self.gallery:
-            cameras[record.pid].add(record.camera)
-        query = sum(bool(cameras[r.pid] - {r.camera}) for r in self.query if r.pid > 0)
+        pairs = {(r.pid, r.camera) for r in self.gallery}
+        cameras = Counter(pid for pid, _ in pairs)
+        query = sum(cameras[r.pid] > ((r.pid, r.camera) in pairs) for r in self.query if r.pid > 0)
         return {"val": count_rankable(self.val), "query": query}
 
     @property
@@ -88,27 +83,25 @@ class Split:
         """Read a manifest.
 
         Args:
-            path: a file as written by `save`, or by hand; without rows, train identities get
-                theirs in FastReID order.
-            root: where to look for images that are not at the path in the manifest: for their
-                `folder/name`, in `root` and in each folder of it.
+            path: a file as written by `save`, or by hand; without rows, they are in FastReID order.
+            root: where to look for images that are not at their path: in it and each folder of it.
 
         Raises:
             InputError: a column, value or image file is missing; train, val or query holds pid -1
                 or 0.
         """
         path = Path(path)
+        lines = _read_lines(path)
+        records = [_record(path, number, line) for number, line in enumerate(lines, start=2)]
         parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
         rows: dict[int, int] = {}
-        for number, line in _read_lines(path):
-            record = _record(path, number, line)
+        for record, line in zip(_locate(path, records, root), lines, strict=True):
             parts[line["subset"]].append(record)
             if line.get("row"):
                 rows[record.pid] = int(line["row"])
-        labels = _labels(path, parts["train"], rows)
-        train, val, query, gallery = _locate(path, list(parts.values()), root)
-        origin = SplitRecord("manifest", {"path": str(path)})
-        return cls(train, val, query, gallery, labels, origin)
+        train, val, query, gallery = map(tuple, parts.values())
+        made = SplitRecord("manifest", {"path": str(path)})
+        return cls(train, val, query, gallery, _labels(path, train, rows), made)
 
     def _images(self) -> Iterator[tuple[str, ImageRecord]]:
         for subset in SUBSETS:
@@ -127,7 +120,7 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
     return sum(found[r.pid] > 1 for r in records)
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _read_lines(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -137,11 +130,10 @@ def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 f"{path} is no split manifest: its header is {reader.fieldnames}, expected "
                 f"{','.join(COLUMNS)} (row may be left out)."
             )
-        yield from enumerate(reader, start=2)
+        return list(reader)
 
 
 def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
-    """The image of one line; InputError for a line with other values."""
     subset, image = line["subset"], line["path"]
     try:
         pid, camera, row = int(line["pid"]), int(line["camera"]), int(line.get("row") or 0)
@@ -160,38 +152,31 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
             "(distractor) are no identities; only the gallery may hold them. If the dataset "
             "numbers its identities from 0, add 1 to every pid; otherwise delete these lines."
         )
-    name = parse_name(image)
-    sequence, frame = (name.sequence, name.frame) if name else (None, 0)
-    return ImageRecord(image, pid, camera, sequence, frame)
+    return replace(parse_name(image) or ImageRecord(image, pid, camera), pid=pid, camera=camera)
 
 
-def _locate(
-    path: Path, parts: list[list[ImageRecord]], root: str | Path | None
-) -> list[tuple[ImageRecord, ...]]:
-    """The records with the path at which each image was found; InputError if it is missing."""
+def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> list[ImageRecord]:
+    """The records with the path at which each image was found."""
     homes: list[Path] = []
     if root is not None and Path(root).is_dir():
-        homes = [Path(root), *(p for p in Path(root).iterdir() if p.is_dir())]
-        first = next((r.name for records in parts for r in records), "")
-        homes.sort(key=lambda home: not (home / first).exists())
+        homes = [Path(root), *(p for p in sorted(Path(root).iterdir()) if p.is_dir())]
 
-    def found(r: ImageRecord) -> ImageRecord | None:
+    def found(r: ImageRecord) -> str | None:
         places = (r.path, *(str(home / p) for home in homes for p in (r.name, r.path)))
-        place = next((p for p in places if os.path.exists(p)), None)
-        return None if place is None else replace(r, path=place)
+        return next((place for place in places if os.path.exists(place)), None)
 
-    located = [[(r, found(r)) for r in records] for records in parts]
-    lost = [r.path for records in located for r, there in records if there is None]
+    located = [(r, found(r)) for r in records]
+    lost = [r.path for r, place in located if place is None]
     if lost:
         raise InputError(
             f"{path} names {len(lost)} images that are not there, such as {', '.join(lost[:3])} "
             f"(also looked for below root={root}).",
             root="FOLDER",
         )
-    return [tuple(there for _, there in records if there) for records in located]
+    return [replace(r, path=place) for r, place in located if place]
 
 
-def _labels(path: Path, train: list[ImageRecord], rows: dict[int, int]) -> LabelMap:
+def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> LabelMap:
     if not rows:
         return LabelMap.of(identities(train), order="fastreid")
     ordered = sorted(rows, key=rows.__getitem__)

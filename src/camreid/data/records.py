@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 from camreid.errors import InputError, MissingDataset
 
@@ -21,47 +20,16 @@ GRAMMAR = (
 _NAME = re.compile(r"(-1|\d+)_c(\d+)(?:s(\d+))?(?:_f?(\d+))?")  # pid, camera, sequence, frame
 
 
-class ImageName(NamedTuple):
-    """The fields of a Market-1501 file name. `camera` is 1-based, as in the name."""
-
-    pid: int
-    camera: int
-    sequence: int | None
-    frame: int
-
-
-def parse_name(path: str | PurePath) -> ImageName | None:
-    """Read the base name of `path`, never its folders; None if it does not follow the grammar.
-
-    DukeMTMC-reID names (`0001_c2_f0046182.jpg`) are read too; their sequence is None.
-
-    >>> parse_name("exp_1_c2/0704_c1s3_069626_01.jpg")
-    ImageName(pid=704, camera=1, sequence=3, frame=69626)
-    >>> parse_name("-1_c6s4_002902_05.jpg").pid, parse_name("0001_c2_f0046182.jpg").sequence
-    (-1, None)
-    >>> parse_name("Thumbs.db") is None
-    True
-    """
-    found = _NAME.match(PurePath(path).name)
-    if found is None:
-        return None
-    pid, camera, frame = int(found[1]), int(found[2]), int(found[4] or 0)
-    sequence = None if found[3] is None else int(found[3])
-    if camera < 1 or max(pid, camera, sequence or 0, frame) > LARGEST:
-        return None
-    return ImageName(pid, camera, sequence, frame)
-
-
 @dataclass(frozen=True)
 class ImageRecord:
     """One crop of one identity.
 
     Attributes:
         path: the image file.
-        pid: raw identity number; 0 is a distractor, -1 junk.
+        pid: identity; 0 is a distractor, -1 junk.
         camera: 1-based, as in the file name.
-        sequence: recording of that camera, as in the file name; None if it is unknown.
-        frame: frame number within the recording.
+        sequence: recording of that camera; None if it is unknown.
+        frame: number within the recording.
     """
 
     path: str
@@ -76,6 +44,24 @@ class ImageRecord:
         return "/".join(Path(self.path).parts[-2:])
 
 
+def parse_name(path: str | PurePath) -> ImageRecord | None:
+    """The record of an image from its base name, of Market-1501 or DukeMTMC-reID; None for others.
+
+    >>> parse_name("exp_1_c2/0704_c1s3_069626_01.jpg")
+    ImageRecord(path='exp_1_c2/0704_c1s3_069626_01.jpg', pid=704, camera=1, sequence=3, frame=69626)
+    >>> parse_name("-1_c6s4_002902_05.jpg").pid, parse_name("0001_c2_f0046182.jpg").sequence
+    (-1, None)
+    """
+    found = _NAME.match(PurePath(path).name)
+    if found is None:
+        return None
+    pid, camera, frame = int(found[1]), int(found[2]), int(found[4] or 0)
+    sequence = None if found[3] is None else int(found[3])
+    if camera < 1 or max(pid, camera, sequence or 0, frame) > LARGEST:
+        return None
+    return ImageRecord(str(path), pid, camera, sequence, frame)
+
+
 @dataclass(frozen=True)
 class Records:
     """A dataset by the official division: each part a tuple sorted by file name, without junk."""
@@ -88,9 +74,8 @@ class Records:
 def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout.
 
-    Only base names are read, so folders called `exp_1_c2` do no harm. Junk (pid -1) is left out
-    everywhere; distractors (pid 0) stay in the gallery. A missing or empty `query` or
-    `bounding_box_test` reads as no images, so that a train set alone can be trained on.
+    Only base names are read, so folders called `exp_1_c2` do no harm. Junk (pid -1) is left out;
+    distractors (pid 0) stay in the gallery. `query` and `bounding_box_test` may be missing.
 
     Args:
         root: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`, or its
@@ -111,15 +96,13 @@ def read_market1501(root: str | Path) -> Records:
     if zeros:
         raise InputError(
             f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
-            "distractors of the gallery and is no identity. If the dataset numbers its identities "
-            "from 0, rename its files so that they count from 1; if these images are distractors, "
-            "move them out of the folder."
+            "distractors of the gallery. Rename the files so that identities count from 1, or move "
+            "distractors out of the folder."
         )
     return Records(train, query, gallery)
 
 
 def _find(root: str | Path) -> Path:
-    """The folder that holds `bounding_box_train` and the rest: `root` or one folder in it."""
     if not isinstance(root, str | Path) or not Path(root).expanduser().is_dir():
         raise MissingDataset(
             f"no dataset at root={root}: there is no such folder. Expected {OFFICIAL}, with "
@@ -147,20 +130,19 @@ def _with_images(*folders: Path) -> list[Path]:
 
 
 def _read_folder(folder: Path) -> tuple[ImageRecord, ...]:
-    """The records of one folder, sorted by file name, without junk."""
     if not folder.is_dir():
         return ()
     records = []
     for name in sorted(os.listdir(folder)):
         if name.startswith(".") or not name.lower().endswith((".jpg", ".jpeg", ".png")):
             continue
-        parsed = parse_name(name)
+        parsed = parse_name(folder / name)
         if parsed is None:
             raise InputError(
                 f"{folder / name} is not named as in Market-1501; expected names like {GRAMMAR}, "
                 "cameras from 1, pids below 2**63. Rename the file or move it out of the folder."
             )
-        records.append(ImageRecord(str(folder / name), *parsed))
+        records.append(parsed)
     return tuple(r for r in records if r.pid != JUNK)
 
 

@@ -1,8 +1,6 @@
-"""Crops of drawn identities, as six different cameras see them.
+"""Crops of drawn identities under six cameras: pure functions of (seed, base name).
 
-A crop is a pure function of (seed, base name). What an identity looks like depends on its pid, the
-background and the direction of walking on (pid, camera, sequence), pose and box on the whole name.
-Looks share short palettes, so that pattern and layout tell identities apart, and not colour alone.
+Looks share short palettes, so that colour alone does not separate identities.
 """
 
 import io
@@ -10,12 +8,13 @@ import math
 import random
 from collections.abc import Sequence
 from functools import cache
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from camreid.data.records import DISTRACTOR, JUNK, ImageName
+from camreid.data.records import DISTRACTOR, JUNK, ImageRecord
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -72,27 +71,29 @@ class Look:
         self.backpack = rng.choice(_UPPER) if rng.random() < 0.4 else None
 
 
-def render_jpeg(seed: int, base_name: str, name: ImageName) -> bytes:
-    """The JPEG file of one image name: 64 wide, 128 high, RGB.
+def render_jpeg(seed: int, image: ImageRecord) -> bytes:
+    """The JPEG file of one image: 64 wide, 128 high, RGB.
 
-    >>> name = ImageName(pid=704, camera=1, sequence=3, frame=69626)
-    >>> Image.open(io.BytesIO(render_jpeg(0, "0704_c1s3_069626_01.jpg", name))).size
+    >>> image = ImageRecord("0704_c1s3_069626_01.jpg", 704, camera=1, sequence=3)
+    >>> Image.open(io.BytesIO(render_jpeg(0, image))).size
     (64, 128)
     """
-    camera, own = CAMERAS[(name.camera - 1) % len(CAMERAS)], f"{seed} {base_name}"
+    pid, own = image.pid, f"{seed} {PurePath(image.path).name}"
+    camera = CAMERAS[(image.camera - 1) % len(CAMERAS)]
     chance = random.Random(f"frame {own}")
-    track = random.Random(f"track {seed} {name[:3]}") if name.pid > DISTRACTOR else chance
+    recording = (pid, image.camera, image.sequence)
+    track = random.Random(f"track {seed} {recording}") if pid > DISTRACTOR else chance
     x, y = int(track.uniform(30, 220) + chance.uniform(-30, 30)), chance.randint(0, 16)
-    crop = _scene(seed, name.camera).crop((x, y, x + WIDTH, y + HEIGHT))
+    crop = _scene(seed, image.camera).crop((x, y, x + WIDTH, y + HEIGHT))
     height = 116 * track.uniform(0.92, 1.06) * chance.uniform(0.93, 1.06)
     foot = min(125, HEIGHT / 2 + height / 2) + chance.gauss(1, 3)
     facing, swing = track.choice(camera.facings), math.sin(chance.uniform(0, 2 * math.pi))
     centre = WIDTH / 2 + chance.gauss(0, 2.5)
-    if name.pid > DISTRACTOR:
+    if pid > DISTRACTOR:
         if chance.random() < 0.2:  # another figure at the edge of the box
             _draw(crop, Look(own), chance.choice((-4, WIDTH + 4)), foot, height, facing, swing)
-        _draw(crop, Look(f"{seed} {name.pid}"), centre, foot, height, facing, swing)
-    elif name.pid == JUNK:  # a part of a figure
+        _draw(crop, Look(f"{seed} {pid}"), centre, foot, height, facing, swing)
+    elif pid == JUNK:  # a part of a figure
         height, foot = height * chance.uniform(1.3, 1.8), chance.uniform(75, 200)
         _draw(crop, Look(own), chance.uniform(0, WIDTH), foot, height, facing, swing)
     elif chance.random() < 0.75:  # or an empty scene
@@ -106,7 +107,6 @@ def render_jpeg(seed: int, base_name: str, name: ImageName) -> bytes:
 
 
 def _cloth(rng: random.Random, palette: Sequence[Colour], plain: float) -> Image.Image:
-    """A piece of cloth with a pattern in two colours of the palette."""
     first, second = rng.sample(palette, 2)
     name = "plain" if rng.random() < plain else rng.choice(_PATTERNS)
     mask = _pattern(name, rng.choice((5, 8, 12)))
@@ -203,20 +203,14 @@ def _scene(seed: int, camera: int) -> Image.Image:
 
 
 def _expose(crop: Image.Image, camera: Camera, chance: random.Random) -> Image.Image:
-    """Light, colour cast, gamma, blur and noise of the camera."""
     light = chance.uniform(0.88, 1.12)
     red, green, blue = (light * gain for gain in camera.cast)
     crop = crop.convert("RGB", (red, 0, 0, 0, 0, green, 0, 0, 0, 0, blue, 0))
-    crop = crop.point(_curve(camera.gamma))
+    crop = crop.point([round(255 * (level / 255) ** camera.gamma) for level in range(256)] * 3)
     crop = crop.filter(ImageFilter.GaussianBlur(camera.blur * chance.uniform(0.7, 1.5)))
     x, y = chance.randrange(WIDTH), chance.randrange(HEIGHT)
     noise = _noise(camera.noise).crop((x, y, x + WIDTH, y + HEIGHT))
     return ImageChops.add(crop, noise, 1, -128)
-
-
-@cache
-def _curve(gamma: float) -> list[int]:
-    return [round(255 * (level / 255) ** gamma) for level in range(256)] * 3
 
 
 @cache

@@ -11,12 +11,10 @@ from camreid.errors import InputError
 class IdentitySampler(Sampler[int]):
     """Indices whose consecutive runs of P*K are batches of P different identities, K images each.
 
-    An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`. In an
-    epoch every identity is used at least once, in n // K groups of its n images; one with fewer
-    than K images repeats its own. An epoch has one batch for every P groups, and an identity at
-    most one group in each batch: of a large identity, an epoch takes a random part. Groups go to
-    the emptiest batches, and the last places to identities drawn at random. So the length is known
-    beforehand and the same on every rank.
+    An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`. Every
+    identity gives n // K groups of its n images to an epoch, but at least one, with repeats if n is
+    below K, and at most one for each batch. Groups go to the emptiest batches, and the last places
+    to identities drawn at random, so the length is the same on every rank.
 
     Args:
         pids: identity of each image.
@@ -25,7 +23,6 @@ class IdentitySampler(Sampler[int]):
         seed: the run's seed.
         rank: of this process.
         world_size: number of processes.
-        of: name of what `pids` number, for the error.
 
     Raises:
         InputError: fewer than P identities.
@@ -39,7 +36,6 @@ class IdentitySampler(Sampler[int]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        of: str = "identities",
     ) -> None:
         self.identities, self.instances = identities, instances
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -51,7 +47,7 @@ class IdentitySampler(Sampler[int]):
         if len(starts) < identities:
             raise InputError(
                 f"batches of {identities} identities x {instances} images can't be made from "
-                f"{len(starts)} {of} ({len(array)} images).",
+                f"{len(starts)} identities ({len(array)} images).",
                 identities=max(1, len(starts)),
             )
         groups = np.array([max(1, len(images) // instances) for images in self._images])
@@ -60,7 +56,7 @@ class IdentitySampler(Sampler[int]):
         self._groups = groups.clip(max=self.batches * world_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew for this epoch, the same in every process."""
+        """Draw anew for this epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

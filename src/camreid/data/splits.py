@@ -9,20 +9,22 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from camreid.data.manifest import Split, count_rankable
 from camreid.data.records import DISTRACTOR, ImageRecord, Records, identities
-from camreid.errors import InputError, require_whole
+from camreid.errors import InputError, require_choice, require_number, require_whole
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
 
 Images: TypeAlias = tuple[ImageRecord, ...]
+By = Literal["identity", "image"]
+Pool = Literal["all", "train"]
 Item = TypeVar("Item")
+MOST = 0.999  # the largest fraction
 
 
 @dataclass(frozen=True)
 class OriginalSplit:
     """The official train/test division, for all cameras or for one camera.
 
-    An expert learns from the train images of its camera alone. Query and gallery are the official
-    ones of all cameras, because the official protocol has no matches within a camera.
+    Query and gallery are the official ones of all cameras, also for an expert of one camera.
 
     Attributes:
         camera: 1-based; None for all cameras.
@@ -35,7 +37,7 @@ class OriginalSplit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_fraction("val_fraction", self.val_fraction, zero=True)
+        require_number("val_fraction", self.val_fraction, 0, MOST)
         require_whole("seed", self.seed, least=0)
         if self.camera is not None:
             require_whole("camera", self.camera, least=1)
@@ -59,10 +61,9 @@ class OriginalSplit:
 class Resplit:
     """A new division of the identities, or of the images, from its own seed.
 
-    By identity, train and test identities are disjoint, each camera gives its share of identities,
-    and the test has one query per (pid, camera), the rest being gallery. By image, the images of
-    every identity are divided, so that closed-set accuracy has meaning; its retrieval numbers are
-    of training identities. Distractors are in the gallery in both.
+    By identity, train and test identities are disjoint and each camera gives its share of them. By
+    image, the images of every identity are divided, for closed-set accuracy. One query per (pid,
+    camera), the rest and all distractors are the gallery.
 
     Attributes:
         train_fraction: share of the identities (or images) not tested on, between 0 and 1.
@@ -70,26 +71,23 @@ class Resplit:
         seed: decides the division.
         by: what is divided.
         pool: divide all labelled identities, or only those of the official train set.
-        seen: identities to exclude from the test, such as those of a checkpoint; by identity only.
-            Those in the pool are all in train or val, and `train_fraction` is the share of the
-            others that is not tested on.
+        seen: identities that are not tested, such as those of a checkpoint; by identity only.
+            `train_fraction` is a share of the others.
     """
 
     train_fraction: float = 0.5
     val_fraction: float = 0.1
     seed: int = 0
-    by: Literal["identity", "image"] = "identity"
-    pool: Literal["all", "train"] = "all"
+    by: By = "identity"
+    pool: Pool = "all"
     seen: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        _check_fraction("train_fraction", self.train_fraction, zero=False)
-        _check_fraction("val_fraction", self.val_fraction, zero=True)
+        require_number("train_fraction", self.train_fraction, 1 - MOST, MOST)
+        require_number("val_fraction", self.val_fraction, 0, MOST)
         require_whole("seed", self.seed, least=0)
-        if self.by not in ("identity", "image"):
-            raise InputError(f"by={self.by}: expected identity or image.", by="identity")
-        if self.pool not in ("all", "train"):
-            raise InputError(f"pool={self.pool}: expected all or train.", pool="all")
+        require_choice("by", self.by, By)
+        require_choice("pool", self.pool, Pool)
         object.__setattr__(self, "seen", tuple(sorted({int(pid) for pid in self.seen})))
         if self.seen and self.by == "image":
             raise InputError(
@@ -100,9 +98,7 @@ class Resplit:
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError if there are too few identities for it."""
         rng = random.Random(self.seed)
-        images = records.train
-        if self.pool == "all":
-            images = _all_images(records)
+        images = _all_images(records) if self.pool == "all" else records.train
         pool = _sorted(r for r in images if r.pid > DISTRACTOR)
         distractors = _sorted(r for r in records.gallery if r.pid == DISTRACTOR)
         if self.by == "identity":
@@ -118,9 +114,8 @@ class Resplit:
             if sum(len(cameras) > 1 for cameras in _cameras(test).values()) < 2:
                 raise InputError(
                     f"seen holds {options['excluded']} of the {len(pids)} identities of pool="
-                    f"{self.pool}. The others leave no 2 test identities under more than one "
-                    "camera. Exclude fewer checkpoints, or choose pool=all or a lower "
-                    "train_fraction."
+                    f"{self.pool}, so fewer than 2 test identities are under more than one camera. "
+                    "Exclude fewer checkpoints, or choose pool=all or a lower train_fraction."
                 )
         query, gallery = _pick_queries(test, rng)
         record = SplitRecord("resplit", options)
@@ -130,45 +125,34 @@ class Resplit:
 def stratified(
     items: Iterable[Item], stratum: Callable[[Item], Any], count: int, rng: random.Random
 ) -> tuple[list[Item], list[Item]]:
-    """Divide `items` so that each stratum gives its share.
+    """Divide `items` into `count` and the rest, so that each stratum gives its share.
 
     Systematic sampling (Madow 1949): items are shuffled within their stratum, strata stand side
-    by side in order, and every n/`count`-th of the n items is taken from a random start. So the
-    share is exact for the whole, and to one item for every run of neighbouring strata.
-
-    Args:
-        items: in an order that does not depend on the listing.
-        stratum: what to spread evenly; sortable.
-        count: size of the first part.
-        rng: the source of chance.
+    by side in order, and every n/`count`-th of the n items is taken from a random start.
 
     >>> a, b = stratified(range(10), lambda i: i % 2, 4, random.Random(0))
     >>> len(a), len(b), sum(i % 2 for i in a)
     (4, 6, 2)
     """
     items = list(items)
-    total, order = len(items), list(range(len(items)))
+    total, order = max(1, len(items)), list(range(len(items)))
     rng.shuffle(order)
     order.sort(key=lambda i: stratum(items[i]))
-    start = rng.randrange(total) if total else 0
-    taken = {
-        item
-        for place, item in enumerate(order)
-        if (start + (place + 1) * count) // total > (start + place * count) // total
-    }
+    start = rng.randrange(total)
+    steps = [(start + place * count) // total for place in range(total + 1)]
+    taken = {item for place, item in enumerate(order) if steps[place + 1] > steps[place]}
     first = [item for i, item in enumerate(items) if i in taken]
     return first, [item for i, item in enumerate(items) if i not in taken]
 
 
 def _all_images(records: Records) -> Images:
-    """All parts; InputError if they share pids: equal numbers may be different identities."""
     test = (*records.query, *records.gallery)
     shared = set(identities(records.train)).intersection(identities(test))
     if shared:
         raise InputError(
             f"pool=all: {len(shared)} pids are in both the train and the test part, such as "
-            f"{sorted(shared)[:3]}. Where a dataset numbers the identities of each part from the "
-            "start (MSMT17), equal pids are different identities, so the parts cannot be pooled.",
+            f"{sorted(shared)[:3]}. Where each part is numbered from the start (MSMT17), equal "
+            "pids are different identities.",
             pool="train",
         )
     return (*records.train, *test)
@@ -180,13 +164,11 @@ def _sorted(records: Iterable[ImageRecord]) -> Images:
 
 
 def _cameras(records: Iterable[ImageRecord]) -> dict[int, tuple[int, ...]]:
-    """The cameras of each identity."""
     pairs = sorted({(r.pid, r.camera) for r in records})
     return {pid: tuple(c for _, c in group) for pid, group in groupby(pairs, lambda pair: pair[0])}
 
 
 def _part(records: Images, chosen: Collection[int]) -> tuple[Images, Images]:
-    """The images of the chosen identities, and the others."""
     first = tuple(r for r in records if r.pid in chosen)
     return first, tuple(r for r in records if r.pid not in chosen)
 
@@ -194,7 +176,7 @@ def _part(records: Images, chosen: Collection[int]) -> tuple[Images, Images]:
 def _divide_identities(
     records: Images, fraction: float, rng: random.Random, seen: Collection[int] = ()
 ) -> tuple[Images, Images]:
-    """Images of all `seen` and a `fraction` of the other identities, and the rest; by cameras."""
+    """Images of all `seen` and of a `fraction` of the other identities, and the rest."""
     cameras = _cameras(r for r in records if r.pid not in seen)
     chosen = stratified(cameras, cameras.__getitem__, round(len(cameras) * fraction), rng)[0]
     return _part(records, {*seen, *chosen})
@@ -236,7 +218,6 @@ def _hold_out_images(records: Images, fraction: float, rng: random.Random) -> tu
 
 
 def _pick_queries(records: Images, rng: random.Random) -> tuple[Images, Images]:
-    """One query per (pid, camera), and the rest."""
     groups: dict[tuple[int, int], list[ImageRecord]] = defaultdict(list)
     for record in records:
         groups[record.pid, record.camera].append(record)
@@ -248,7 +229,6 @@ def _pick_queries(records: Images, rng: random.Random) -> tuple[Images, Images]:
 def _split(
     train: Images, val: Images, query: Images, gallery: Images, record: SplitRecord
 ) -> Split:
-    """The split; InputError for too few train identities, or validation images without a match."""
     labels = LabelMap.of(identities(train), order="fastreid")
     held_out = len(identities(val))
     if record.options["val_fraction"] and (held_out < 2 or not count_rankable(val)):
@@ -264,10 +244,3 @@ def _split(
             val_fraction=0,
         )
     return Split(train, val, query, gallery, labels, record)
-
-
-def _check_fraction(name: str, value: float, zero: bool) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (0 < value < 1 or (zero and value == 0)):
-        expected, example = ("from 0 to below 1", 0.1) if zero else ("between 0 and 1", 0.5)
-        raise InputError(f"{name}={value}: expected a fraction {expected}.", **{name: example})

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -27,36 +27,34 @@ class SyntheticMarket:
     """A rendered dataset in the Market-1501 layout; the same parameters give the same bytes.
 
     Attributes:
-        people: labelled identities in all; half of them are in the official train set.
-        images_per_person: mean of an identity, about; each of its cameras takes one or more.
-        distractors: images of pid 0 in the gallery: other figures and empty scenes.
-        junk: images of pid -1 in the gallery: parts of figures.
-        seed: of everything; 0 counts.
-        names: a text file of image names, one per line. If given, exactly these are rendered: into
-            `bounding_box_train/`, unless a line names another folder (`query/0002_c1s1_...jpg`),
-            and the other parameters but `seed` count for nothing.
+        identities: labelled identities in all; half of them are in the official train set.
+        images_per_identity: mean of an identity, about; each of its cameras takes one or more.
+        distractors: images of pid 0 in the gallery.
+        junk: images of pid -1 in the gallery.
+        seed: of everything.
+        names: a text file of image names, one per line: exactly these are rendered, into
+            `bounding_box_train/` unless a line names another folder (`query/0002_c1s1_...jpg`).
 
-    >>> SyntheticMarket(people=12, images_per_person=6).files()[-1]
+    >>> SyntheticMarket(identities=12, images_per_identity=6).files()[-1]
     'query/0793_c6s5_010280_00.jpg'
     """
 
-    people: int = 240
-    images_per_person: float = 14.0
+    identities: int = 240
+    images_per_identity: float = 14.0
     distractors: int = 200
     junk: int = 100
     seed: int = 0
     names: str | None = None
 
     def __post_init__(self) -> None:
-        require_whole("people", self.people, least=12)
-        require_number("images_per_person", self.images_per_person, 5, _MOST_PER_CAMERA)
-        require_whole("distractors", self.distractors, least=0)
-        require_whole("junk", self.junk, least=0)
-        require_whole("seed", self.seed, least=0)
+        require_whole("identities", self.identities, least=12)
+        require_number("images_per_identity", self.images_per_identity, 5, _MOST_PER_CAMERA)
+        for name in ("distractors", "junk", "seed"):
+            require_whole(name, getattr(self, name), least=0)
 
     @property
     def digest(self) -> str:
-        """A short hash of all that decides about the bytes: parameters, names, renderer version."""
+        """Hash of the parameters, names and renderer version."""
         parameters = asdict(self)
         if self.names is not None:
             parameters = {"seed": self.seed, "names": self.files()}
@@ -68,11 +66,7 @@ class SyntheticMarket:
         return sorted(_drawn(self) if self.names is None else _listed(self.names))
 
     def render(self, root: str | Path) -> Path:
-        """Write the tree to `root/synthetic-<digest>` unless it is there, and return that folder.
-
-        The tree appears all at once: an interrupted render leaves nothing that looks complete, and
-        of several processes that render the same the first wins.
-        """
+        """Write the tree, all at once, to `root/synthetic-<digest>` unless it is there."""
         final = Path(root) / f"synthetic-{self.digest}"
         if final.is_dir():
             return final
@@ -93,14 +87,12 @@ class SyntheticMarket:
         for part in FOLDERS:
             (folder / part).mkdir()
         for file in tqdm(self.files(), "rendering", unit="image", delay=2, disable=None):
-            base = PurePosixPath(file).name
-            name = parse_name(base)
-            assert name is not None  # files() checked or made it
-            (folder / file).write_bytes(rendering.render_jpeg(self.seed, base, name))
+            record = parse_name(file)
+            assert record is not None  # files() checked or made it
+            (folder / file).write_bytes(rendering.render_jpeg(self.seed, record))
 
 
 def _listed(path: str) -> set[str]:
-    """The images that a text file names."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -108,10 +100,9 @@ def _listed(path: str) -> set[str]:
     files = set()
     for number, line in enumerate(map(str.strip, lines), 1):
         folder, _, base = line.rpartition("/")
-        name = parse_name(base)
         if not line:
             continue
-        if name is None or not base.endswith(".jpg") or folder not in ("", *FOLDERS):
+        if parse_name(base) is None or not base.endswith(".jpg") or folder not in ("", *FOLDERS):
             raise InputError(
                 f"line {number} of names={path} is {line!r}; expected an image name, {GRAMMAR}, "
                 f"alone or in one of {', '.join(FOLDERS)}."
@@ -123,13 +114,12 @@ def _listed(path: str) -> set[str]:
 
 
 def _drawn(market: SyntheticMarket) -> Iterator[str]:
-    """Names for a dataset of its own, in no order."""
     rng = random.Random(f"market {market.seed}")
-    pids = rng.sample(range(1, max(1501, market.people) + 1), market.people)
-    half = market.people // 2
+    pids = rng.sample(range(1, max(1501, market.identities) + 1), market.identities)
+    half = market.identities // 2
     for part, folder in ((pids[:half], TRAIN), (pids[half:], GALLERY)):
         pairs = _pairs(part, rng)
-        mean = math.log(market.images_per_person * len(part) / len(pairs)) - _SPREAD**2 / 2
+        mean = math.log(market.images_per_identity * len(part) / len(pairs)) - _SPREAD**2 / 2
         for pid, camera in pairs:
             images = min(_MOST_PER_CAMERA, max(1, round(rng.lognormvariate(mean, _SPREAD))))
             start, sequence = rng.randrange(100_000), rng.randint(1, 6)

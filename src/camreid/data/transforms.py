@@ -38,15 +38,7 @@ class Augment:
         require_whole("pad", self.pad, least=0)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augmented copies of `images`.
-
-        Args:
-            images: (B, 3, H, W), raw pixels.
-            generator: CPU generator, so that every device draws the same.
-
-        Returns:
-            (B, 3, H, W), the dtype and device of `images`.
-        """
+        """Augmented copies of (B, 3, H, W) raw pixels, from a generator on the CPU."""
         if self.auto:
             images = auto_augment(images, self.auto, generator)
         images = flip(images, self.flip, generator)
@@ -55,7 +47,7 @@ class Augment:
 
 
 def auto_augment(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """AutoAugment's ImageNet policies on a random subset of (B, 3, H, W) uint8 images."""
+    """AutoAugment's ImageNet policies on a random subset."""
     chosen = torch.rand(len(images), generator=generator) < probability
     policy, images = AutoAugment(), images.clone()
     devices = [images.device] if images.is_cuda else []

@@ -60,6 +60,12 @@ class FeatureTable:
     gallery: Images
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """`query_features`, `gallery_pids` and so on: the arguments of `rank`."""
+        parts = {"query": self.query, "gallery": self.gallery}
+        return {f"{part}_{n}": x for part in parts for n, x in parts[part].tensors.items()}
+
     def normalized(self) -> "FeatureTable":
         """The same with features of unit length."""
         query, gallery = (
@@ -87,10 +93,9 @@ class FeatureTable:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; paths and notes are its metadata."""
-        parts = {"query": self.query, "gallery": self.gallery}
-        tensors = {f"{p}_{n}": x.contiguous() for p in parts for n, x in parts[p].tensors.items()}
-        notes = {**self.notes, **{f"{part}_paths": list(x.paths) for part, x in parts.items()}}
-        metadata = {key: json.dumps(value) for key, value in notes.items()}
+        tensors = {name: x.contiguous() for name, x in self.tensors.items()}
+        paths = {"query_paths": self.query.paths, "gallery_paths": self.gallery.paths}
+        metadata = {key: json.dumps(value) for key, value in {**self.notes, **paths}.items()}
         write_whole(path, lambda draft: save_file(tensors, draft, metadata))
 
     @classmethod

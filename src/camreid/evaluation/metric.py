@@ -12,8 +12,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable, Images
-from camreid.evaluation.protocols import View
-from camreid.evaluation.ranking import rank_view
+from camreid.evaluation.ranking import rank
 from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric as Distance
 
@@ -87,15 +86,20 @@ class RetrievalMetric(Metric):
         table = self.table()
         cameras = torch.unique(torch.cat([table.query.cameras, table.gallery.cameras]))
         auto: Protocol = "within-camera" if len(cameras) == 1 else "cross-camera"
-        view = View(auto if self.protocol == "auto" else self.protocol)
+        protocol = auto if self.protocol == "auto" else self.protocol
+        options: dict[str, Any] = {
+            "metric": self.distance,
+            "protocol": protocol,
+            "device": self.device,
+        }
         try:
-            return rank_view(table, view, self.distance, device=self.device)
+            return rank(**table.tensors, **options)
         except NoValidQuery:
             if self.protocol != "auto" or auto == "cross-camera":
                 raise
         # every identity of this camera is in one sequence only
-        query, gallery = (replace(x, sequences=None) for x in (table.query, table.gallery))
-        return rank_view(FeatureTable(query, gallery), view, self.distance, device=self.device)
+        unknown = {"query_sequences": None, "gallery_sequences": None}
+        return rank(**{**table.tensors, **options, **unknown})
 
     def table(self, split: Any = None) -> FeatureTable:
         """Query and gallery over all processes, in the order of their indices.

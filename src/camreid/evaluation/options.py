@@ -1,15 +1,14 @@
 """How a test is ranked: protocol, distance, query expansion, re-ranking."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
-from camreid.errors import InputError, require_number, require_whole
+from camreid.errors import InputError, require_choice, require_number, require_whole
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.neighbours import expand_queries
-from camreid.evaluation.protocols import View
-from camreid.evaluation.ranking import Protocols, rank_distances, rank_protocols, rank_view
+from camreid.evaluation.ranking import Protocols, rank, rank_distances, rank_protocols
 from camreid.evaluation.rerank import rerank
 from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric
@@ -30,12 +29,10 @@ class RankOptions:
     rerank_lambda: float = 0.3
 
     def __post_init__(self) -> None:
-        known = {"metric": get_args(Metric), "protocol": get_args(Protocol)}
-        for name, values in {**known, "rerank": (None, "k-reciprocal")}.items():
-            if getattr(self, name) not in values:
-                raise InputError(
-                    f"{name}={getattr(self, name)}: expected one of {', '.join(map(str, values))}."
-                )
+        require_choice("metric", self.metric, Metric)
+        require_choice("protocol", self.protocol, Protocol)
+        if self.rerank is not None:
+            require_choice("rerank", self.rerank, Literal["k-reciprocal"])
         if self.rerank is not None and self.protocol != "cross-camera":
             raise InputError(
                 f"rerank={self.rerank} needs the cross-camera protocol: protocol={self.protocol}."
@@ -66,8 +63,8 @@ class RankOptions:
             distances = rerank(query, gallery, k1=k1, k2=k2, lambda_value=share, metric=self.metric)
             return rank_distances(distances, q.pids, g.pids, q.cameras, g.cameras), None
         table = FeatureTable(q.with_features(query), g.with_features(gallery)).numbered()
-        protocols = rank_protocols(table, self.metric, device=device)
+        protocols = rank_protocols(**table.tensors, metric=self.metric, device=device)
         found = protocols.results.get((self.protocol, True))
         if found is None:  # raises, with the reason
-            found = rank_view(table, View(self.protocol), self.metric, device=device)
+            found = rank(**table.tensors, metric=self.metric, protocol=self.protocol, device=device)
         return found, protocols

@@ -26,7 +26,7 @@ class View:
 
     protocol: Protocol | None = "cross-camera"  # None for all that either protocol has
     distractors: bool = True
-    camera: int | None = None  # the only camera, as a place in `Rules.cameras`
+    camera: int | None = None  # the only one
 
 
 class Rules:
@@ -64,7 +64,7 @@ class Rules:
         if not view.distractors:
             valid &= (pick(self.query["pids"], pairs.queries) != DISTRACTOR)[:, None]
         if view.camera is not None:
-            valid &= pick(self.gallery["cameras"], pairs.columns) == self.cameras[view.camera]
+            valid &= pick(self.gallery["cameras"], pairs.columns) == view.camera
         across = self._differ("cameras", pairs)
         if view.protocol == "cross-camera":
             return valid & across
@@ -76,10 +76,20 @@ class Rules:
         cameras = self.cameras.expand(len(queries), -1)
         seen = torch.ones_like(cameras, dtype=torch.bool)
         if view.camera is not None:
-            seen = cameras == self.cameras[view.camera]
+            seen = cameras == view.camera
         elif view.protocol == "within-camera":
             seen = cameras == pick(self.query["cameras"], queries)[:, None]
         return torch.cat([seen, seen & view.distractors], dim=1)
+
+    def visible(self, view: View, query: int) -> Tensor:
+        """(G,) bool: images that a query sees, its matches among them."""
+        pids, rows = self.gallery["pids"], torch.tensor([query])
+        same = pids == self.query["pids"][query]
+        pairs = Pairs(rows, torch.arange(len(pids))[None], same[None])
+        others = torch.zeros_like(same)
+        for images, seen in zip(self.segments(), self.seen(view, rows)[0], strict=True):
+            others[images] = seen
+        return (others & ~same) | self.matches(view, pairs)[0]
 
     def _differ(self, label: str, pairs: Pairs) -> Tensor:
         """(b, P) bool: pairs of different labels; all where a label is not known."""

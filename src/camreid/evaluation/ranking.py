@@ -7,8 +7,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError, NoValidQuery, require_whole
-from camreid.evaluation.features import FeatureTable, Images
+from camreid.errors import InputError, NoValidQuery, require_choice, require_whole
+from camreid.evaluation.features import Images
 from camreid.evaluation.protocols import Rules, View
 from camreid.evaluation.result import Protocol, RankingResult, measure
 from camreid.evaluation.scores import Metric, Scores, distance_scores, feature_scores
@@ -88,52 +88,54 @@ def rank(
     >>> r.mAP, r.cmc[:2].tolist(), r.valid_queries
     (1.0, [1.0, 1.0], 1)
     """
-    query = Images(query_features, query_pids, query_cameras, query_sequences, (), query_index)
+    query = Images(query_features, query_pids, query_cameras, query_sequences, index=query_index)
     gallery = Images(
-        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, (), gallery_index
+        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, index=gallery_index
     )
-    view = View(protocol, distractors)
-    return rank_view(FeatureTable(query, gallery), view, metric, max_rank, device)
-
-
-def rank_view(
-    table: FeatureTable,
-    view: View,
-    metric: Metric = "cosine",
-    max_rank: int = 50,
-    device: torch.device | str | None = None,
-) -> RankingResult:
-    """`rank` for a table."""
-    if view.protocol not in get_args(Protocol):
-        raise InputError(f"protocol={view.protocol!r}: expected one of {get_args(Protocol)}.")
-    rules = Rules(table.query, table.gallery)
-    if view.protocol == "within-camera" and not rules.within:
+    require_choice("protocol", protocol, Protocol)
+    rules = Rules(query, gallery)
+    if protocol == "within-camera" and not rules.within:
         raise InputError(
             "protocol='within-camera' needs the sequences of query and gallery, or the index of "
             "both, to leave out the query's own recording or image."
         )
-    return _rank(_scores(table, metric, device), rules, view, max_rank)
+    scores = feature_scores(query_features, gallery_features, metric, device)
+    return _rank(scores, rules, View(protocol, distractors), max_rank)
 
 
 def rank_protocols(
-    table: FeatureTable,
+    query_features: Tensor,
+    gallery_features: Tensor,
+    query_pids: Tensor,
+    gallery_pids: Tensor,
+    query_cameras: Tensor,
+    gallery_cameras: Tensor,
     metric: Metric = "cosine",
     max_rank: int = 50,
+    *,
+    query_sequences: Tensor | None = None,
+    gallery_sequences: Tensor | None = None,
+    query_index: Tensor | None = None,
+    gallery_index: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Protocols:
     """All protocols in one pass, with the arguments of `rank`.
 
     Within-camera numbers need sequences or indices. Protocols without a valid query are left out.
 
-    >>> images = Images(torch.eye(2), torch.tensor([5, 5]), torch.tensor([1, 2]))
-    >>> list(rank_protocols(FeatureTable(images, images)).results)
+    >>> labels = (torch.tensor(t) for t in ([5], [7, 5], [0], [1, 1]))
+    >>> list(rank_protocols(torch.eye(3)[:1], torch.eye(3)[:2], *labels).results)
     [('cross-camera', True), ('cross-camera', False)]
     """
-    rules = Rules(table.query, table.gallery)
+    query = Images(query_features, query_pids, query_cameras, query_sequences, index=query_index)
+    gallery = Images(
+        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, index=gallery_index
+    )
+    rules = Rules(query, gallery)
     names: tuple[Protocol, ...] = get_args(Protocol) if rules.within else ("cross-camera",)
     views = {(name, d): View(name, d) for name in names for d in (True, False)}
-    by_camera = [View(None, camera=number) for number in range(len(rules.cameras))]
-    scores = _scores(table, metric, device)
+    by_camera = [View(None, camera=camera) for camera in rules.cameras.tolist()]
+    scores = feature_scores(query_features, gallery_features, metric, device)
     found = _measure(scores, rules, [*views.values(), *by_camera], max_rank)
     results = {key: found[view] for key, view in views.items() if found[view].valid.any()}
     return Protocols(results, _camera_pairs(rules, [found[view] for view in by_camera]))
@@ -151,12 +153,6 @@ def rank_distances(
     query = Images(distances, query_pids, query_cameras)
     gallery = Images(distances.T, gallery_pids, gallery_cameras)
     return _rank(distance_scores(distances), Rules(query, gallery), View(), max_rank)
-
-
-def _scores(table: FeatureTable, metric: Metric, device: torch.device | str | None) -> Scores:
-    query, gallery = table.query.features, table.gallery.features
-    device = torch.device(query.device if device is None else device)
-    return feature_scores(query, gallery, metric, device)
 
 
 def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingResult:

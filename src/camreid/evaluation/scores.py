@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError
+from camreid.errors import InputError, require_choice
 
 Metric = Literal["cosine", "euclidean"]
 _CHUNK_BYTES = 2**26  # of features converted at a time; smaller ones leave the heap in pieces
@@ -28,12 +28,12 @@ class Scores:
     shift: Tensor  # (G,)
 
 
-def feature_scores(query: Tensor, gallery: Tensor, metric: Metric, device: torch.device) -> Scores:
-    """q.g / |g|, or q.g - |g|^2 / 2, which rank as the cosine and the euclidean distance.
-
-    Features, (Q, D) and (G, D), may be of any float type on any device; `device` ranks.
-    """
+def feature_scores(
+    query: Tensor, gallery: Tensor, metric: Metric, device: torch.device | str | None
+) -> Scores:
+    """q.g / |g|, or q.g - |g|^2 / 2, which rank as the cosine and the euclidean distance."""
     query, gallery = query.detach(), gallery.detach()
+    device = torch.device(query.device if device is None else device)
     lengths = check_features(query, gallery, metric, device)
     if metric == "cosine":
         scale = lengths.clamp(min=_SHORTEST).reciprocal()
@@ -66,8 +66,7 @@ def distance_scores(distances: Tensor) -> Scores:
 
 def check_features(query: Tensor, gallery: Tensor, metric: str, device: torch.device) -> Tensor:
     """Lengths of the gallery's features, (G,) float32, where all is fit to be ranked."""
-    if metric not in get_args(Metric):
-        raise InputError(f"metric={metric!r}: expected 'cosine' or 'euclidean'.")
+    require_choice("metric", metric, Metric)
     fits = query.ndim == gallery.ndim == 2 and query.shape[1] == gallery.shape[1]
     if not fits or not query.numel() or not gallery.numel():
         raise InputError(

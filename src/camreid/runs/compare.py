@@ -10,8 +10,9 @@ import torch
 
 from camreid.errors import InputError, NoValidQuery
 from camreid.evaluation import Difference, Images, RankingResult, compare
-from camreid.runs.folder import RunFolder, plain
-from camreid.runs.results import SCORES, head_check_table, score_table
+from camreid.runs.folder import RunFolder
+from camreid.runs.metrics import SCORES, head_check_table, points, score_table
+from camreid.runs.record import plain
 from camreid.runs.table import Table, interval
 
 ALPHA = 0.05
@@ -85,8 +86,9 @@ class Comparison:
         found = [_flat(run.config) for run in self.runs]
         keys = dict.fromkeys(key for options in found for key in options)
         rows = {key: [str(options.get(key, "(not set)")) for options in found] for key in keys}
-        same = ("run_dir", "save_dir")
-        return {k: v for k, v in rows.items() if len(set(v)) > 1 and k.split(".")[-1] not in same}
+        return {
+            k: v for k, v in rows.items() if len(set(v)) > 1 and not k.endswith(("_dir", "dirpath"))
+        }
 
     def tables(self) -> list[Table]:
         """Options, head checks, scores and paired differences; none is empty."""
@@ -103,12 +105,6 @@ class Comparison:
         ]
         return [table for table in tables if table.rows]
 
-    def to_markdown(self) -> str:
-        """Verdicts and tables as a page."""
-        tables = [f"## {table.to_markdown()}" for table in self.tables()]
-        verdicts = [pair.verdict for pair in self.pairs]
-        return "\n\n".join(["# camreid-compare", *verdicts, *tables]) + "\n"
-
     def to_json(self) -> dict[str, Any]:
         """Nested plain values; shares are in 0..1."""
         pairs = [{"verdict": p.verdict, "better": p.better, **asdict(p)} for p in self.pairs]
@@ -116,11 +112,7 @@ class Comparison:
 
 
 def compare_runs(paths: Sequence[str | Path]) -> Comparison:
-    """Compare each two run folders.
-
-    Raises:
-        InputError: fewer than two folders, one twice, or one without the numbers of a test.
-    """
+    """Compare each two of several run folders; InputError for one that is not tested."""
     if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
         raise InputError(f"runs={[str(path) for path in paths]}: expected two or more run folders.")
     runs = [RunFolder.existing(path) for path in paths]
@@ -191,7 +183,6 @@ def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _row(pair: Pair) -> list[str]:
-    scores = [pair.differences[key] for key in SCORES]
-    cells = (f"{100 * d.value:+.1f}\n{interval(d.low, d.high)}".rstrip() for d in scores)
-    name, p = f"{pair.first} - {pair.second}", pair.differences["mAP"].p
-    return [name, str(pair.queries), *cells, f"{p:.2g}"]
+    found = pair.differences
+    cells = [points(found[key]) for key in SCORES]
+    return [f"{pair.first} - {pair.second}", str(pair.queries), *cells, f"{found['mAP'].p:.2g}"]

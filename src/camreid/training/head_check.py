@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.utilities import rank_zero_only
 
-from camreid.errors import HeadMismatch, InputError
+from camreid.errors import HeadMismatch, require_number
+from camreid.labels import LabelMap
 from camreid.models.head import RemapHead
-from camreid.runs.folder import HeadCheckRecord, RunFolder
-from camreid.runs.results import head_check_table
+from camreid.runs.folder import RunFolder
+from camreid.runs.metrics import HeadCheckRecord
 from camreid.training.batch import read_batch
 from camreid.training.module import ReIDModule
 
@@ -21,49 +20,28 @@ Images = Mapping[tuple[int, int], int]  # by identity and camera, 1-based
 
 @dataclass(frozen=True)
 class HeadFit:
-    """How a head fits the train identities: all, or those of its camera.
+    """How a head fits the train identities: all, or those of its camera."""
 
-    Attributes:
-        head: its name.
-        camera: of a head of one camera; None for all.
-        rows: rows of its weight.
-        dim: width of its rows.
-        identities: number of train identities.
-        shared: those with a row from the starting weights, or any row of a fresh head.
-        unknown: the others.
-        coverage: `shared` / `identities`.
-        image_coverage: the same by images.
-    """
-
-    head: str
-    camera: int | None
+    head: str  # its name
+    camera: int | None  # of a head of one camera
     rows: int
-    dim: int
-    identities: int
-    shared: int
-    unknown: int
-    coverage: float
-    image_coverage: float
+    dim: int  # width of a row
+    identities: int  # number of train identities
+    shared: int  # those with a row from the starting weights, or any row of a fresh head
+    unknown: int  # the others
+    coverage: float  # shared / identities
+    image_coverage: float  # the same by images
 
 
 def check_head(
-    name: str, head: RemapHead, images: Images, inherited: Collection[int] | None = None
+    name: str, head: RemapHead, images: Images, new: Collection[int] | LabelMap = ()
 ) -> HeadFit:
-    """Measure the fit of one head.
-
-    Args:
-        name: the head's name.
-        head: the head.
-        images: number of train images by identity and camera.
-        inherited: identities with a row from the starting weights; None for all.
-    """
+    """The fit of one head; `new` are identities whose row is not from the starting weights."""
     counts: Counter[int] = Counter()
     for (pid, camera), count in images.items():
         if head.camera in (None, camera):
             counts[pid] += count
-    pids = torch.tensor(list(counts), dtype=torch.int64)
-    known = pids[head.rows(pids) >= 0].tolist()
-    shared = [pid for pid in known if inherited is None or pid in inherited]
+    shared = [pid for pid in counts if pid in head.labels and pid not in new]
     return HeadFit(
         head=name,
         camera=head.camera,
@@ -81,29 +59,28 @@ class HeadCheck(pl.Callback):
     """Checks every head before the first step, prints a table and writes `head_check.json`.
 
     The train identities are those of the data module's `split`, or of a dataset's `records`. Other
-    loaders, such as FastReID's, are checked on their first batch, without its coverage.
+    loaders, such as FastReID's, are checked on their first batch, without its coverage. Raises
+    HeadMismatch with the counts and the overrides that would fix it.
 
     Args:
         min_coverage: least share of the train identities with a row, 0..1, of `skip` and `drop`.
-
-    Raises:
-        HeadMismatch: with the counts and the overrides that would fix it.
     """
 
     def __init__(self, min_coverage: float = 0.01) -> None:
-        if not 0 <= min_coverage <= 1:
-            raise InputError(
-                f"min_coverage={min_coverage}: expected a share in 0..1.", min_coverage=0.01
-            )
+        require_number("min_coverage", min_coverage, 0, 1)
         self.min_coverage = min_coverage
         self._is_checked = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Check against the split's train identities, if the data module or loader has any."""
-        images = _train_images(trainer)
-        self._is_checked = bool(images)
-        if images:
-            self._check(trainer, pl_module, images, whole=True)
+        """Check against the train identities of the data module or loader, if it has any."""
+        data = getattr(trainer, "datamodule", None)
+        records: Any = getattr(getattr(data, "split", None), "train", None)
+        if records is None:
+            trainer.fit_loop.setup_data()
+            records = getattr(getattr(trainer.train_dataloader, "dataset", None), "records", ())
+        self._is_checked = bool(records)
+        if records:
+            self._check(trainer, pl_module, Counter((r.pid, r.camera) for r in records), whole=True)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
@@ -116,16 +93,15 @@ class HeadCheck(pl.Callback):
             self._check(trainer, pl_module, images, whole=False)
 
     def _check(self, trainer: pl.Trainer, module: ReIDModule, images: Images, whole: bool) -> None:
-        heads, inherited = module.model.remap_heads(), module.provenance.inherited
-        fits = [
-            check_head(
-                name, head, images, None if inherited is None else set(inherited.get(name, ()))
-            )
-            for name, head in heads.items()
-        ]
+        heads, new = module.model.remap_heads(), module.new_rows
+        fits = [check_head(name, head, images, new[name]) for name, head in heads.items()]
         faults = [fault for fit in fits for fault in self._faults(module, fit, whole)]
         record = HeadCheckRecord(module.config.unknown, [asdict(fit) for fit in fits], faults)
-        _show(record, "" if whole else " of the first batch", RunFolder(trainer.default_root_dir))
+        if trainer.is_global_zero:
+            RunFolder(trainer.default_root_dir).write(record)
+            where = "" if whole else " of the first batch"
+            for table in record.tables(where):
+                table.show()
         if faults:
             raise HeadMismatch(" ".join([*faults, _remedy(module)]))
 
@@ -140,12 +116,12 @@ class HeadCheck(pl.Callback):
         if fit.dim != width:
             faults.append(f"{name} compares {fit.dim}-wide rows with {width}-wide features.")
         if module.labels.is_anonymous and unknown != "reinit":
-            anonymous = (
+            faults.append(
                 f"{name} is anonymous: the identities of its {fit.rows} rows are unknown, so they "
                 "cannot be trained. Import the file again with its label map (labels.root= "
                 "labels.camera=), or type model.unknown=reinit for a new head."
             )
-            return [*faults, anonymous]
+            return faults
         of = "" if fit.camera is None else f" of camera {fit.camera}"
         counts = (
             f"{name} has {fit.rows} rows; {fit.shared} of the split's {fit.identities} train "
@@ -162,16 +138,6 @@ class HeadCheck(pl.Callback):
         return faults
 
 
-def _train_images(trainer: pl.Trainer) -> Images:
-    """Train images of each identity and camera; empty without a data module or dataset."""
-    data = getattr(trainer, "datamodule", None)
-    records: Any = getattr(getattr(data, "split", None), "train", None)
-    if records is None:
-        trainer.fit_loop.setup_data()
-        records = getattr(getattr(trainer.train_dataloader, "dataset", None), "records", ())
-    return Counter((r.pid, r.camera) for r in records)
-
-
 def _remedy(module: ReIDModule) -> str:
     """What to type; names the split of the starting weights where it is known."""
     known = [p.split for p in module.provenance.parents if p.role == "init" and p.split]
@@ -181,10 +147,3 @@ def _remedy(module: ReIDModule) -> str:
         "(new head), or train on the split that the head was made for: "
         f"{origin or '+split=original (with split.camera=N for an expert)'}."
     )
-
-
-@rank_zero_only
-def _show(record: HeadCheckRecord, where: str, folder: RunFolder) -> None:
-    folder.write(record)
-    title = f"Head check{where} (unknown={record.unknown})"
-    head_check_table(title, {fit["head"]: fit for fit in record.heads}).show()

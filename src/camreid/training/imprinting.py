@@ -15,16 +15,7 @@ from camreid.training.batch import read_batch
 def feature_sums(
     network: ReIDNetwork, loader: Iterable[Mapping[str, Any]], device: torch.device
 ) -> dict[str, Tensor]:
-    """The sum of the features of each row's images in evaluation mode, by head.
-
-    Args:
-        network: keeps the mode of each of its parts.
-        loader: batches of images; those without a row count for nothing.
-        device: that of the network.
-
-    Returns:
-        For each head (rows, width), 0 for rows without images.
-    """
+    """By head the (rows, width) sums of the features of each row's images, in evaluation mode."""
     heads = network.remap_heads()
     sums = {n: torch.zeros(len(heads[n].pids), w, device=device) for n, w in network.widths.items()}
     with evaluating(network):

@@ -11,17 +11,16 @@ from torch import Tensor
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import HeadLabels, LabelMap
 from camreid.losses.identity import LossConfig, identity_loss_of_heads
-from camreid.losses.triplet import PairLoss, TripletLoss, within_cameras
+from camreid.losses.triplet import within_cameras
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
-from camreid.provenance import Provenance
+from camreid.provenance import Provenance, versions
 from camreid.training.batch import Batch, read_batch, read_cameras
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
-from camreid.versions import versions
 
 # weight and value of each loss, by name
 ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
@@ -38,10 +37,8 @@ class ReIDModule(RetrievalModule):
             identities.
 
     Attributes:
-        provenance: what the weights were trained on, in this run and before it.
         extra_losses: added to the losses of the config, such as a distillation.
-        rows_started: whether the rows of `new_identities` were started from features, as they are
-            before the first step unless `model.unknown` is reinit.
+        rows_started: whether the rows of `new_identities` were started from features.
         notes: primitives to save in checkpoints, such as the config as text.
     """
 
@@ -53,8 +50,7 @@ class ReIDModule(RetrievalModule):
     ) -> None:
         super().__init__()
         config = config if isinstance(config, ModelConfig) else ModelConfig.read(config)
-        self.config = config
-        self.target_labels = target_labels
+        self.config, self.target_labels = config, target_labels
         self.model = build_network(config.network, labels, config.image_size, config.pixels)
         self.loss = build_options(LossConfig, "model.loss", config.loss)
         self.optimizer_config = build_options(OptimizerConfig, "model.optimizer", config.optimizer)
@@ -63,13 +59,10 @@ class ReIDModule(RetrievalModule):
         self.provenance = Provenance(complete=not self.labels.is_anonymous)
         self.extra_losses: list[ExtraLoss] = []
         self.notes: dict[str, Any] = {}
-        self.rows_started = False
-        self._reads_records = False
-        by_camera = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
+        self.rows_started = self._reads_records = False
+        rows = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
         primitives = config.without_weights().primitives()
-        self.save_hyperparameters(
-            {"config": primitives, "labels": by_camera or list(self.labels.pids)}
-        )
+        self.save_hyperparameters({"config": primitives, "labels": rows or list(self.labels.pids)})
 
     @property
     def labels(self) -> LabelMap:
@@ -84,12 +77,10 @@ class ReIDModule(RetrievalModule):
     @property
     def new_rows(self) -> dict[str, LabelMap]:
         """By head, the identities without a row in the starting weights."""
-        heads, inherited = self.model.remap_heads(), self.provenance.inherited
-        if inherited is None:
+        heads, old = self.model.remap_heads(), self.provenance.inherited
+        if old is None:
             return dict.fromkeys(heads, LabelMap(()))
-        return {
-            name: head.labels - LabelMap(inherited.get(name, ())) for name, head in heads.items()
-        }
+        return {name: head.labels - LabelMap(old.get(name, ())) for name, head in heads.items()}
 
     @property
     def new_identities(self) -> LabelMap:
@@ -98,10 +89,8 @@ class ReIDModule(RetrievalModule):
 
     def add_identities(self, pids: Iterable[int]) -> None:
         """Record training identities; pids below 1 are none."""
-        new = {pid for pid in pids if pid > 0} - self.provenance.identities
-        if new:
-            identities = self.provenance.identities | new
-            self.provenance = replace(self.provenance, identities=identities)
+        identities = self.provenance.identities.union(pid for pid in pids if pid > 0)
+        self.provenance = replace(self.provenance, identities=identities)
 
     def forward(self, batch: Mapping[str, Any] | Tensor) -> ReIDOutput:
         """Features and logits of a batch dict, or of (B, 3, H, W) images."""
@@ -113,62 +102,52 @@ class ReIDModule(RetrievalModule):
 
     def setup(self, stage: str) -> None:
         """Set up the loader for `model.unknown=drop`."""
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self._datamodule
         if stage == "fit" and self.config.unknown == "drop" and hasattr(data, "keep_only"):
             data.keep_only(self.camera_labels or self.labels)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and triplet losses; unknown identities have only the latter."""
         read = read_batch(batch, self.target_labels)
-        rows = self._rows(read)
-        output: ReIDOutput = self.model(read.images, rows, read.cameras)
-        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
-        losses = {"identity": (self.loss.identity_weight, identity)}
-        for name, (weight, metric) in self.metric_losses.items():
-            losses[name] = (weight, self._metric_loss(metric, read, output))
-        for extra in self.extra_losses:
-            losses.update(extra(read, output))
-        total = torch.stack([weight * value for weight, value in losses.values()]).sum()
-        known = torch.stack(list(rows.values())).amax(0) >= 0
-        values = {f"train/{name}_loss": value for name, (_, value) in losses.items()}
-        self.log_dict(
-            {"train/loss": total, "train/known": known.float().mean(), **values},
-            prog_bar=True,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(read.pids),
-            sync_dist=True,
-        )
-        return total
-
-    def _metric_loss(
-        self, loss: TripletLoss | PairLoss, batch: Batch, output: ReIDOutput
-    ) -> Tensor:
-        compare: Any = loss
-        if self.camera_labels:
-            compare = partial(within_cameras, loss, cameras=batch.cameras)
-        losses = [compare(e, batch.pids) for e in output.embeddings.values()]
-        return torch.stack(losses).mean()
-
-    def _rows(self, batch: Batch) -> dict[str, Tensor]:
-        """The row of each image in each head."""
-        if self.camera_labels and not batch.cameras.all():
+        if self.camera_labels and not read.cameras.all():
             raise InputError(
                 "heads per camera need the camera of each image, and this batch has none; give "
                 "`camids`, or official file names in `img_paths`."
             )
-        rows = self.model.rows(batch.pids, batch.cameras)
+        rows = self.model.rows(read.pids, read.cameras)
+        known = torch.stack(list(rows.values())).amax(0) >= 0
+        self._note_identities(read.pids, known)
+        output: ReIDOutput = self.model(read.images, rows, read.cameras)
+        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
+        losses = {"identity": (self.loss.identity_weight, identity)}
+        for name, (weight, metric) in self.metric_losses.items():
+            compare: Any = metric
+            if self.camera_labels:
+                compare = partial(within_cameras, metric, cameras=read.cameras)
+            of_heads = [compare(e, read.pids) for e in output.embeddings.values()]
+            losses[name] = (weight, torch.stack(of_heads).mean())
+        for extra in self.extra_losses:
+            losses.update(extra(read, output))
+        total = torch.stack([weight * value for weight, value in losses.values()]).sum()
+        values = {f"train/{name}_loss": value for name, (_, value) in losses.items()}
+        values |= {"train/loss": total, "train/known": known.float().mean()}
+        size = len(read.pids)
+        self.log_dict(
+            values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=size
+        )
+        return total
+
+    def _note_identities(self, pids: Tensor, known: Tensor) -> None:
+        """Record a batch's identities; refuse unknown ones where `model.unknown` does."""
         if self._trainer is not None and not self._reads_records:
-            self.add_identities(batch.pids.tolist())
-        unknown = torch.stack(list(rows.values())).amax(0) < 0
-        if self.config.unknown in ("forbid", "drop") and unknown.any():
-            pids = sorted(set(batch.pids[unknown].tolist()))
+            self.add_identities(pids.tolist())
+        if self.config.unknown in ("forbid", "drop") and not known.all():
+            unknown = sorted(set(pids[~known].tolist()))
             raise HeadMismatch(
-                f"a batch holds {len(pids)} identities without a row in the head ({pids[:5]}), and "
-                f"model.unknown={self.config.unknown}. Type model.unknown=skip, extend or reinit, "
-                "or train on the split of the head."
+                f"a batch holds {len(unknown)} identities without a row in the head "
+                f"({unknown[:5]}), and model.unknown={self.config.unknown}. Type "
+                "model.unknown=skip, extend or reinit, or train on the split of the head."
             )
-        return rows
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient of each tensor to the norm `clip` of the optimiser config."""
@@ -186,7 +165,7 @@ class ReIDModule(RetrievalModule):
     def on_fit_start(self) -> None:
         """Train mode, the rows of new identities, and the record of this run's split."""
         self.train()  # `checkpoints.load` gives models in evaluation mode
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self._datamodule
         records = getattr(data, "train_records", ())
         self._reads_records = hasattr(data, "train_records")
         new = set() if self.config.unknown == "reinit" else set(self.new_identities.pids)
@@ -198,20 +177,17 @@ class ReIDModule(RetrievalModule):
                 )
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))
-        split: Any = getattr(data, "split", None)
-        val = {r.pid for r in getattr(split, "val", ()) if r.pid > 0}
+        split = getattr(data, "split", None)
+        val = self.provenance.val_identities.union(r.pid for r in self._val_records if r.pid > 0)
         self.provenance = replace(
-            self.provenance,
-            split=getattr(split, "record", None),
-            val_identities=self.provenance.val_identities | val,
+            self.provenance, split=getattr(split, "record", None), val_identities=val
         )
         self.add_identities((*self.labels.pids, *(r.pid for r in records)))
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
         """Start the rows of `new_rows` from the mean of their features.
 
-        Args:
-            loader: batches of their images, this process's share; sums travel between processes.
+        `loader` gives batches of their images, this process's share; processes add their sums.
         """
         self.rows_started = True
         for name, sums in feature_sums(self.model, loader, self.device).items():

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from camreid.errors import InputError, require_number
+from camreid.errors import InputError, require_choice, require_number
 from camreid.training.checkpoint_io import conform
 
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -20,34 +20,20 @@ Decay = Literal["multistep", "cosine", "constant"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimiser.
+    """The optimiser."""
 
-    Attributes:
-        name: `adam` (coupled weight decay, as FastReID's), `adamw` or `sgd`.
-        lr: the learning rate after the warm-up.
-        weight_decay: of all tensors, except for `norm_weight_decay`.
-        momentum: of `sgd`.
-        norm_weight_decay: of tensors with one dimension: biases, norms, exponents of pooling;
-            None for `weight_decay`.
-        clip: largest gradient norm of each single tensor; None for no limit.
-    """
-
-    name: Optimizer
-    lr: float
+    name: Optimizer  # adam has coupled weight decay, as FastReID's
+    lr: float  # after the warm-up
     weight_decay: float
-    momentum: float = 0.9
-    norm_weight_decay: float | None = None
-    clip: float | None = None
+    momentum: float = 0.9  # of sgd
+    norm_weight_decay: float | None = None  # of biases, norms and exponents of pooling
+    clip: float | None = None  # largest gradient norm of each single tensor
 
     def __post_init__(self) -> None:
-        for name in ("norm_weight_decay", "clip"):
+        require_choice("optimizer.name", self.name, Optimizer)
+        for name in ("lr", "weight_decay", "momentum", "norm_weight_decay", "clip"):
             if getattr(self, name) is not None:
                 require_number(f"optimizer.{name}", getattr(self, name), least=0)
-        if self.name not in get_args(Optimizer) or not self.lr > 0 or self.weight_decay < 0:
-            raise InputError(
-                f"{self}: expected a name among {', '.join(get_args(Optimizer))}, lr above 0 and "
-                "weight_decay of at least 0."
-            )
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of the parameters that require a gradient."""
@@ -65,31 +51,19 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class RunLength:
-    """The length of a run.
+    """The length of a run."""
 
-    Attributes:
-        steps_per_epoch: optimisation steps of one pass over the train loader.
-        epochs: of the run, with fraction; infinite for a run without end.
-    """
-
-    steps_per_epoch: int
-    epochs: float
+    steps_per_epoch: int  # optimisation steps of one pass over the train loader
+    epochs: float  # with fraction; infinite for a run without end
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> "RunLength":
-        """By `max_epochs`, `max_steps` and `accumulate_grad_batches` of a trainer.
-
-        Raises:
-            InputError: the train loader has no length.
-        """
+        """By the limits of a trainer; InputError if its train loader has no length."""
         trainer.fit_loop.setup_data()
         batches = trainer.num_training_batches if trainer.limit_train_batches else 0
         if batches == math.inf:
-            raise InputError(
-                "the train loader has no length, and the schedule counts epochs; limit the "
-                "batches of an epoch.",
-                limit_train_batches=200,
-            )
+            message = "the train loader has no length, and the schedule counts epochs."
+            raise InputError(message, limit_train_batches=200)
         steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
         return cls(steps, trainer.estimated_stepping_batches / steps)
 
@@ -109,44 +83,27 @@ class Schedule:
 
     Linear warm-up by the step, then a decay by the epoch. See `in_epochs` for lengths.
 
-    Attributes:
-        warmup: length of the warm-up; a fraction of the first epoch in a run without end.
-        warmup_factor: where the warm-up starts.
-        decay: `multistep`, `cosine` or `constant`.
-        milestones: where `multistep` multiplies by `gamma`.
-        gamma: the factor of each milestone.
-        final_factor: where `cosine` ends.
-        delay: length before `cosine` begins, at least the warm-up.
-
     >>> s = Schedule(warmup=1, warmup_factor=0.1, decay="multistep", milestones=(0.5,), gamma=0.1)
     >>> [round(s.factor(epoch, epochs=4), 3) for epoch in (0, 0.5, 1, 2, 3)]
     [0.1, 0.55, 1.0, 0.1, 0.1]
     """
 
-    warmup: float
-    warmup_factor: float
+    warmup: float  # length; a fraction of the first epoch in a run without end
+    warmup_factor: float  # where the warm-up starts
     decay: Decay
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[float, ...] = ()  # where multistep multiplies by gamma
     gamma: float = 0.1
-    final_factor: float = 0.0
-    delay: float = 0.0
+    final_factor: float = 0.0  # where cosine ends
+    delay: float = 0.0  # length before cosine begins, at least the warm-up
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        lengths = (self.warmup, self.delay, *self.milestones)
-        if self.decay not in get_args(Decay) or min(lengths) < 0:
-            raise InputError(
-                f"{self}: expected a decay among {', '.join(get_args(Decay))}, and lengths in "
-                "epochs (from 1) or fractions of the run (below 1)."
-            )
+        require_choice("schedule.decay", self.decay, Decay)
+        lengths = [("warmup", self.warmup), ("delay", self.delay)]
+        for name, length in (*lengths, *(("milestones", m) for m in self.milestones)):
+            require_number(f"schedule.{name}", length, least=0)
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """The factor at a moment of the run.
-
-        Args:
-            epoch: epochs done, with fraction.
-            epochs: length of the run; may be infinite.
-        """
+        """The factor after `epoch` of `epochs`, with fractions; `epochs` may be infinite."""
         warmup = in_epochs(self.warmup, epochs if epochs < math.inf else 1)
         if epoch < warmup:
             return self.warmup_factor + (1 - self.warmup_factor) * epoch / warmup
@@ -163,8 +120,7 @@ class Schedule:
 class ScheduleLR(LRScheduler):
     """Sets the learning rate of every step by a `Schedule`.
 
-    Its state holds the length of the run: a resumed run keeps the warm-up and the milestones that
-    it started with, also if it becomes longer.
+    Its state holds the run's length: a resumed run keeps its milestones, also if it gets longer.
     """
 
     def __init__(
