@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from camreid import __version__
 from camreid.errors import InputError, require_choice
 from camreid.files import write_whole
-from camreid.models.evaluating import forward_raw
 from camreid.training.module import ReIDModule
 
 Input = Literal["uint8", "float"]
@@ -36,7 +35,7 @@ class _RawNetwork(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        output = forward_raw(self.network, images)
+        output = self.network.forward_raw(images)
         features = F.normalize(output.features) if self.normalize else output.features
         return features, *(output.logits[name] for name in self.heads)
 

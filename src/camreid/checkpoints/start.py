@@ -9,9 +9,8 @@ from torch import Tensor
 from camreid.checkpoints.io import Checkpoint, differing_tensors
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.models.camera_embedding import CameraEmbedding
 from camreid.models.camera_norm import CameraNorm
-from camreid.models.cameras import used_cameras
+from camreid.models.cameras import CameraEmbedding, used_cameras
 from camreid.models.network import ReIDNetwork
 from camreid.training.module import ReIDModule
 

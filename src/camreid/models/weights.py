@@ -22,12 +22,7 @@ _HEADS = ("fc.", "classifier.", "head.", "heads.")
 def read_state(path: str | Path, option: str = "path") -> State:
     """The tensors of a file by name, bare or under `model` or `state_dict`, without `module.`.
 
-    Args:
-        path: a file of torch.save.
-        option: the argument, for messages.
-
-    Raises:
-        InputError: no such file, a broken one, or one with pickled code, which is not run.
+    `option` is the argument, for messages. A file with pickled code is refused, not run.
     """
     if not Path(path).is_file():
         raise InputError(f"no file at {option}={path}.", **{option: "FILE"})
@@ -81,21 +76,13 @@ def _unreadable(path: str | Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class TrunkFit:
-    """The names of a file's tensors that are a trunk's, and the rest.
+    """The names of a file's tensors that are a trunk's, and the rest."""
 
-    Attributes:
-        names: the file's name by the trunk's name.
-        heads: the file's names of a classifier.
-        left_over: the file's names beside the trunk's that the trunk does not have.
-        outside: the file's other names, such as those of a second encoder.
-        missing: the trunk's names that the file lacks.
-    """
-
-    names: dict[str, str]
-    heads: tuple[str, ...]
-    left_over: tuple[str, ...]
-    outside: tuple[str, ...]
-    missing: tuple[str, ...]
+    names: dict[str, str]  # the file's name by the trunk's name
+    heads: tuple[str, ...]  # of a classifier in the file
+    left_over: tuple[str, ...]  # beside the trunk's in the file, without a place in the trunk
+    outside: tuple[str, ...]  # the file's others, such as those of a second encoder
+    missing: tuple[str, ...]  # the trunk's that the file lacks
 
 
 def fit_trunk(state: Mapping[str, Tensor], trunk: nn.Module) -> TrunkFit:
@@ -147,11 +134,7 @@ def _behind_blocks(expected: Iterable[str]) -> dict[str, str]:
 
 
 def load_trunk(trunk: nn.Module, path: str) -> None:
-    """Load a file of backbone weights; a classifier and a second encoder in it are left out.
-
-    Raises:
-        InputError: no such file, no state dict, or other keys or shapes.
-    """
+    """Load a file of backbone weights; a classifier and a second encoder in it are left out."""
     state = read_state(path, "weights")
     fit = fit_trunk(state, trunk)
     if fit.missing or fit.left_over:
