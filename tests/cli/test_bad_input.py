@@ -46,9 +46,9 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
         ("trainer.max_epoch=2", "Did you mean max_epochs"),
         ("distill.teachers=[a]", "+experiment=distill"),
         ("distill=3", "+experiment=distill"),
-        ("model=smal", "sbs_r50_ibn small vit_base"),
+        ("model=smal", "sbs_r50_ibn, small, vit_base"),
         ("model=true", "--help"),
-        ("+experiment=bots", "agw bot distill finetune intra_camera mgn sbs vit"),
+        ("+experiment=bots", "agw, bot, distill, finetune, intra_camera, mgn, sbs, vit"),
         ("init=checkpoint=x.ckpt", "init="),
         ("run_dir=m.csv/r", "m.csv"),
         ("seed=-1", "seed=1"),
@@ -71,7 +71,8 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
         ("split.exclude_seen='*.pth'", "no file matches split.exclude_seen="),
         ("data.identities=500", "data.identities=12"),
         ("trainer.devices=4096", "starts 4096 processes"),
-        ("trainer=gpu", "trainer"),
+        ("trainer.devices=0", "trainer=cpu"),
+        ("model.network.camera_norm=true trainer.sync_batchnorm=true", "sync_batchnorm=false"),
         ("data.augment.flip=7", "0..1"),
         ("callbacks.head_check.min_coverage=30", "min_coverage"),
         ("callbacks=early_stopping", "split.val_fraction=0.1"),
@@ -85,7 +86,7 @@ def test_the_paragraph_names_what_to_type(
     Path("m.csv").write_text("subset,path,pid,camera,row\ntrain,gone/0001_c1s1_1_1.jpg,1,1,0\n")
     Path("x.ckpt").write_bytes(b"no checkpoint")
     Path("empty").mkdir()
-    message = refused(RESPLIT, "split.val_fraction=0", typed)
+    message = refused(RESPLIT, "split.val_fraction=0", *typed.split())
     assert expected in message
     assert "HYDRA" not in message
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.versions import versions
+from camreid.provenance import versions
 
 
 def notes(config: DictConfig) -> dict[str, Any]:

@@ -36,14 +36,7 @@ class HeadFit:
 def check_head(
     name: str, head: RemapHead, images: Images, new: Collection[int] | LabelMap = ()
 ) -> HeadFit:
-    """Measure the fit of one head.
-
-    Args:
-        name: the head's name.
-        head: the head.
-        images: number of train images by identity and camera.
-        new: identities whose row is not from the starting weights.
-    """
+    """The fit of one head; `new` are identities whose row is not from the starting weights."""
     counts: Counter[int] = Counter()
     for (pid, camera), count in images.items():
         if head.camera in (None, camera):
@@ -66,13 +59,11 @@ class HeadCheck(pl.Callback):
     """Checks every head before the first step, prints a table and writes `head_check.json`.
 
     The train identities are those of the data module's `split`, or of a dataset's `records`. Other
-    loaders, such as FastReID's, are checked on their first batch, without its coverage.
+    loaders, such as FastReID's, are checked on their first batch, without its coverage. Raises
+    HeadMismatch with the counts and the overrides that would fix it.
 
     Args:
         min_coverage: least share of the train identities with a row, 0..1, of `skip` and `drop`.
-
-    Raises:
-        HeadMismatch: with the counts and the overrides that would fix it.
     """
 
     def __init__(self, min_coverage: float = 0.01) -> None:
@@ -82,10 +73,14 @@ class HeadCheck(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Check against the train identities of the data module or loader, if it has any."""
-        images = _train_images(trainer)
-        self._is_checked = bool(images)
-        if images:
-            self._check(trainer, pl_module, images, whole=True)
+        data = getattr(trainer, "datamodule", None)
+        records: Any = getattr(getattr(data, "split", None), "train", None)
+        if records is None:
+            trainer.fit_loop.setup_data()
+            records = getattr(getattr(trainer.train_dataloader, "dataset", None), "records", ())
+        self._is_checked = bool(records)
+        if records:
+            self._check(trainer, pl_module, Counter((r.pid, r.camera) for r in records), whole=True)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
@@ -141,16 +136,6 @@ class HeadCheck(pl.Callback):
                 f"callbacks.head_check.min_coverage={self.min_coverage}."
             )
         return faults
-
-
-def _train_images(trainer: pl.Trainer) -> Images:
-    """Number of train images; empty without a data module or dataset."""
-    data = getattr(trainer, "datamodule", None)
-    records: Any = getattr(getattr(data, "split", None), "train", None)
-    if records is None:
-        trainer.fit_loop.setup_data()
-        records = getattr(getattr(trainer.train_dataloader, "dataset", None), "records", ())
-    return Counter((r.pid, r.camera) for r in records)
 
 
 def _remedy(module: ReIDModule) -> str:
