@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from camreid.cli.errors import one_paragraph
-from tests.cli.experts import refused
+from tests.cli.conftest import refused
 from tests.conftest import TINY, Ran
 
 Run = Callable[..., Ran]

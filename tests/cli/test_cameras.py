@@ -12,7 +12,7 @@ import yaml
 from camreid.checkpoints.io import load, read_checkpoint
 from camreid.data import Split
 from camreid.training import ReIDModule
-from tests.cli.experts import metrics
+from tests.cli.conftest import metrics
 from tests.conftest import TINY, Ran
 
 Run = Callable[..., Ran]

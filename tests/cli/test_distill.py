@@ -14,7 +14,7 @@ import yaml
 from camreid.checkpoints.io import load, read_checkpoint
 from camreid.data import OriginalSplit, Records
 from camreid.labels import LabelMap
-from tests.cli.experts import imported, refused
+from tests.cli.conftest import imported, refused
 from tests.conftest import TINY, Ran, tiny_module
 
 Run = Callable[..., Ran]

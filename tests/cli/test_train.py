@@ -14,7 +14,7 @@ from camreid import create_model
 from camreid.checkpoints.io import load, read_checkpoint, save
 from camreid.data import OriginalSplit, Records, Split
 from camreid.evaluation import FeatureTable, rank
-from tests.cli.experts import metrics
+from tests.cli.conftest import metrics
 from tests.conftest import TINY, Ran, trained
 
 Run = Callable[..., Ran]

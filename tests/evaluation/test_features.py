@@ -61,7 +61,7 @@ def test_features_of_other_tools_are_read(table: FeatureTable, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"query_pids": None}, "no query_pids"),
+        ({"query_pids": None}, "KeyError: 'query_pids'"),
         ({"query_pids": torch.zeros(11, dtype=torch.int64)}, r"'pids': \(11,\)"),
         ({"gallery_cameras": torch.zeros(60)}, "gallery_cameras are torch.float32"),
         ({"query_features": torch.zeros(12, dtype=torch.int64)}, "query_features are torch.int64"),

@@ -67,7 +67,7 @@ def test_types_chunks_and_blocks_change_nothing(
     problem: Tensors, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int], metric: Metric
 ) -> None:
     expected = rank(*problem, metric=metric)
-    monkeypatch.setattr("camreid.evaluation.sweep._TIE_BYTES", 1)
+    monkeypatch.setattr("camreid.evaluation.sweep._TIES", 1)
     for name, size in sizes.items():
         monkeypatch.setattr(f"camreid.evaluation.{name}", size)
     q, g, *labels = problem  # whole numbers to 50 are the same in each type

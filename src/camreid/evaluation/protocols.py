@@ -38,16 +38,9 @@ class Rules:
     def __init__(self, query: Images, gallery: Images) -> None:
         self.query, self.gallery = _labels(query), _labels(gallery)
         self.cameras = torch.unique(torch.cat([self.query["cameras"], self.gallery["cameras"]]))
-
-    @property
-    def known(self) -> set[str]:
-        """The labels that both sides have."""
-        return self.query.keys() & self.gallery.keys()
-
-    @property
-    def within(self) -> bool:
-        """Whether a query's own image or sequence can be found in the gallery."""
-        return not self.known.isdisjoint(("sequences", "index"))
+        self.known = self.query.keys() & self.gallery.keys()
+        # whether a query's own image or sequence can be found in the gallery
+        self.within = not self.known.isdisjoint(("sequences", "index"))
 
     def segments(self, view: View | None = None) -> list[Tensor]:
         """Gallery rows by camera, then the distractors by camera; of a `view`, all as one."""

@@ -24,7 +24,7 @@ class BackboneOptions:
 
     Attributes:
         pretrained: fetch timm's weights.
-        weights: a file of weights instead; see `load_trunk`.
+        weights: a file of weights instead.
         drop_path: stochastic depth of the last block, 0..1.
         pool: of a map (B, C, h, w): `avg`; `gem`, the generalised mean (Radenovic et al. 2018)
             with p = 3; or `gem_learned`. Backbones without a map, as transformers and OSNets, pool
@@ -48,13 +48,11 @@ class BackboneOptions:
     def __post_init__(self) -> None:
         require_number("drop_path", self.drop_path, 0, 1)
         require_choice("pool", self.pool, Pool)
-        if self.last_stride not in (None, 1):
-            raise InputError(f"last_stride={self.last_stride}: expected 1 or None.", last_stride=1)
-        if self.stem_padding not in (0, 1):
-            raise InputError(f"stem_padding={self.stem_padding}: expected 0 or 1.", stem_padding=1)
+        require_choice("last_stride", self.last_stride, Literal[1, None])
+        require_choice("stem_padding", self.stem_padding, Literal[1, 0])
 
     def change(self, trunk: nn.Module, name: str) -> None:
-        """Change a ResNet in place; InputError if the trunk is none."""
+        """Change a ResNet in place."""
         usual = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
         wanted = {key: value for key, value in usual.items() if getattr(self, key) != value}
         if wanted and not isinstance(getattr(trunk, "layer4", None), nn.Module):
@@ -90,15 +88,11 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self,
-        name: str,
-        image_size: tuple[int, int],
-        options: BackboneOptions | None = None,
+        self, name: str, image_size: tuple[int, int], options: BackboneOptions = BackboneOptions()
     ) -> None:
         super().__init__()
-        options = options or BackboneOptions()
-        pool, fetch = options.pool, options.pretrained and options.weights is None
-        self.trunk = _create(name, fetch, image_size, options.drop_path)
+        pool = options.pool
+        self.trunk = _create(name, image_size, options)
         options.change(self.trunk, name)
         if options.weights is not None:
             load_trunk(self.trunk, options.weights)
@@ -150,22 +144,18 @@ class Backbone(nn.Module):
 class GeM(nn.Module):
     """Generalised mean of (B, C, h, w) over the map: (B, C).
 
-    Args:
-        p: 1 is the mean, infinity the maximum.
-        learned: whether p is trained.
-
     >>> round(GeM()(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).item() ** 3, 3)
     4.5
     """
 
     p: Tensor
 
-    def __init__(self, p: float = 3.0, learned: bool = False) -> None:
+    def __init__(self, learned: bool = False) -> None:
         super().__init__()
         if learned:
-            self.p = nn.Parameter(torch.tensor([p]))
+            self.p = nn.Parameter(torch.tensor([3.0]))
         else:
-            self.register_buffer("p", torch.tensor([p]), persistent=False)
+            self.register_buffer("p", torch.tensor([3.0]), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C) of (B, C, h, w)."""
@@ -173,7 +163,8 @@ class GeM(nn.Module):
         return pooled
 
 
-def _create(name: str, pretrained: bool, image_size: tuple[int, int], drop_path: float) -> Any:
+def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:
+    pretrained = own.pretrained and own.weights is None
     osnet = re.fullmatch(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)", name)
     if osnet:
         if pretrained:
@@ -186,8 +177,8 @@ def _create(name: str, pretrained: bool, image_size: tuple[int, int], drop_path:
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
         raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
-    if drop_path:
-        options["drop_path_rate"] = drop_path
+    if own.drop_path:
+        options["drop_path_rate"] = own.drop_path
     try:
         try:
             return timm.create_model(name, img_size=image_size, **options)

@@ -45,9 +45,9 @@ class ModelConfig:
             raise InputError(f"image_size={self.image_size}: expected (H, W).")
         for pixels in self.image_size:
             require_whole("image_size: height or width", pixels, least=16)
-        choices = {"unknown": Unknown, "pixels": Pixels, "interpolation": Interpolation}
-        for name, kind in choices.items():
-            require_choice(name, getattr(self, name), kind)
+        require_choice("unknown", self.unknown, Unknown)
+        require_choice("pixels", self.pixels, Pixels)
+        require_choice("interpolation", self.interpolation, Interpolation)
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "ModelConfig":
@@ -57,8 +57,9 @@ class ModelConfig:
     def without_weights(self) -> "ModelConfig":
         """The same model without backbone weights, because others follow."""
         none = {"pretrained": False, "weights": None}
-        known = {key: value for key, value in none.items() if key in self.network}
-        return replace(self, network={**self.network, **known})
+        return replace(
+            self, network={**self.network, **{k: none[k] for k in none if k in self.network}}
+        )
 
     def primitives(self) -> dict[str, Any]:
         """Nested dicts of primitives, as `read` takes them."""

@@ -62,12 +62,7 @@ class PixelNorm(nn.Module):
 
 
 def check_raw(images: Tensor, otherwise: str = "") -> None:
-    """Refuse pixels outside 0..255, and float pixels in 0..1.
-
-    Args:
-        images: of any shape, not empty.
-        otherwise: an alternative, for the message.
-    """
+    """Refuse pixels outside 0..255, and float pixels in 0..1; `otherwise` ends the message."""
     if images.dtype == torch.uint8:
         return
     low, high = (value.item() for value in images.aminmax())
