@@ -146,7 +146,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(classifier: str, pix
     assert min(loss.item() for _, loss in losses.values()) > 1e-2
 
 
-class Given(nn.Module):
+class Given(ReIDNetwork):
     """A network of given logits."""
 
     camera_labels: dict[int, LabelMap] = {}  # noqa: RUF012

@@ -88,10 +88,7 @@ def read_market1501(root: str | Path) -> Records:
     home = _find(root)
     train, query, gallery = (_read_folder(home / folder) for folder in FOLDERS)
     if not train:
-        raise MissingDataset(
-            f"{home / TRAIN} holds no images; expected .jpg or .png files named like {GRAMMAR}. "
-            f"Unpack the dataset again. {TRY}"
-        )
+        raise MissingDataset(f"{home / TRAIN} holds no images like {GRAMMAR}. {TRY}")
     zeros = [r.path for r in (*train, *query) if r.pid == DISTRACTOR]
     if zeros:
         raise InputError(
