@@ -63,6 +63,11 @@ class FeatureExtractor:
         self.batch_size, self.workers = batch_size, workers
         self.normalize, self.precision = normalize, precision
         self.options = FeatureOptions(flip=flip, neck=neck)
+        if not isinstance(module, ReIDModule | str | Path):
+            kind = type(module).__name__
+            raise InputError(
+                f"module is of type {kind}: expected a ReIDModule or a checkpoint's path."
+            )
         loaded = module if isinstance(module, ReIDModule) else load(module)
         self.image_size = loaded.config.image_size
         self.interpolation = loaded.config.interpolation

@@ -26,15 +26,7 @@ def read_state(path: str | Path, option: str = "path") -> State:
     """
     if not Path(path).is_file():
         raise InputError(f"no file at {option}={path}.", **{option: "FILE"})
-    scalar: Any = np.float64(0).__reduce__()[0]
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
-    kinds: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype]
-    kinds += [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "efd?"]
-    try:
-        with torch.serialization.safe_globals(kinds):  # torchreid keeps rank1 as a NumPy scalar
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{option}={path}: {unreadable(path, error)}") from error
+    content = read_content(path)
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -47,6 +39,19 @@ def read_state(path: str | Path, option: str = "path") -> State:
     return tensors
 
 
+def read_content(path: str | Path) -> Any:
+    """The content of a file of torch.save, on the CPU; InputError for one with pickled code."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+    kinds: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype]
+    kinds += [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "efd?"]
+    try:
+        with torch.serialization.safe_globals(kinds):  # torchreid keeps rank1 as a NumPy scalar
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path}: {_unreadable(path, error)}") from error
+
+
 def is_dense(value: Tensor) -> bool:
     """Whether a tensor holds all of its values, so that it is no larger than its file."""
     if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
@@ -54,7 +59,7 @@ def is_dense(value: Tensor) -> bool:
     return value.nbytes <= value.untyped_storage().nbytes()
 
 
-def unreadable(path: str | Path, error: Exception) -> str:
+def _unreadable(path: str | Path, error: Exception) -> str:
     """Why a file could not be read, and what to do."""
     if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error).upper():
         name = str(error).partition("GLOBAL ")[2].split(" ")[0]
