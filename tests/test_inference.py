@@ -237,10 +237,11 @@ def test_a_pil_image_that_is_cut_short_is_named(module: ReIDModule, tmp_path: Pa
         ({"precision": "half"}, "float32, bfloat16, float16"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"workers": -1}, "workers=-1"),
+        ({"module": torch.nn.Identity()}, "of type Identity"),
     ],
 )
 def test_impossible_options_are_refused(
     module: ReIDModule, options: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(InputError, match=expected):
-        FeatureExtractor(module, **options)
+        FeatureExtractor(**{"module": module, **options})

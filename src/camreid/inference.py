@@ -15,8 +15,7 @@ from torch import Tensor
 from camreid.checkpoints.io import load
 from camreid.data.dataset import OneImage, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
-from camreid.models.evaluating import evaluating, forward_raw
-from camreid.models.network import FeatureOptions, Side
+from camreid.models.network import FeatureOptions, Side, evaluating
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
 
@@ -64,6 +63,11 @@ class FeatureExtractor:
         self.batch_size, self.workers = batch_size, workers
         self.normalize, self.precision = normalize, precision
         self.options = FeatureOptions(flip=flip, neck=neck)
+        if not isinstance(module, ReIDModule | str | Path):
+            kind = type(module).__name__
+            raise InputError(
+                f"module is of type {kind}: expected a ReIDModule or a checkpoint's path."
+            )
         loaded = module if isinstance(module, ReIDModule) else load(module)
         self.image_size = loaded.config.image_size
         self.interpolation = loaded.config.interpolation
@@ -133,7 +137,7 @@ class FeatureExtractor:
         cameras = None if cameras is None else cameras.to(self.device)
         kind = getattr(torch, self.precision)
         with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
-            features = self.options(lambda raw: forward_raw(self.network, raw, cameras), images)
+            features = self.options(lambda raw: self.network.forward_raw(raw, cameras), images)
         return features.float().cpu()
 
 

@@ -214,7 +214,7 @@ def test_a_trunk_alone_has_no_rows_and_starts_a_model(tmp_path: Path) -> None:
     start_from(module, start)
     assert torch.equal(module.model.backbone.trunk.conv1.weight, trunk["conv1.weight"])
     assert module.new_identities == labels
-    with pytest.raises(HeadMismatch, match="has 0 rows, and the label map 2 identities"):
+    with pytest.raises(HeadMismatch, match="no class rows that fit"):
         import_file(path, "timm", "agw_r50", labels, **SMALL)
     second = {**{f"base.{k}": v for k, v in trunk.items()}, "other.weight": torch.ones(3)}
     path = write(tmp_path / "two.pth", second)
@@ -249,20 +249,3 @@ def test_rows_that_do_not_fit_the_labels_are_refused(
         import_weights(
             path, model="bot_r50", labels=LabelMap(range(7)), allow_partial=True, **SMALL
         )
-
-
-def test_files_that_can_not_be_read_are_refused(bot: Path, tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return print, ("the trap was sprung",)
-
-    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 cut short")
-    torch.save({"model": Trap()}, tmp_path / "trap.pth")
-    (tmp_path / "short.pth").write_bytes(bot.read_bytes()[:100_000])
-    for name in ("cut.pth", "short.pth"):
-        with pytest.raises(InputError, match=r"bytes can't be read .* it is cut short"):
-            import_weights(tmp_path / name, model="bot_r50")
-    with pytest.raises(InputError, match=r"holds pickled code \(.*print\)"):
-        import_weights(tmp_path / "trap.pth", model="bot_r50")
-    with pytest.raises(InputError, match="no file at"):
-        import_weights(tmp_path / "none.pth", model="bot_r50")

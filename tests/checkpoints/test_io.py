@@ -4,12 +4,14 @@ import copy
 import importlib.metadata
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from camreid.checkpoints import import_weights
 from camreid.checkpoints.io import load, read_checkpoint, save
 from camreid.errors import InputError
 from camreid.labels import LabelMap
@@ -36,9 +38,7 @@ def network(content: Content) -> Content:
     return content["hyper_parameters"]["config"]["network"]
 
 
-def test_a_model_comes_back_with_its_identities(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_comes_back_with_its_identities(checkpoint: Path) -> None:
     module, original = load(checkpoint), tiny_module(LabelMap((10, 2, 7)))
     images = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
     assert module.labels.pids == (10, 2, 7)
@@ -70,8 +70,8 @@ def test_a_checkout_without_installed_metadata_saves_and_loads(
         ({"epoch": 3}, "is no camreid checkpoint: it holds epoch"),
         ([1, 2], "holds a list"),
         ({"state_dict": {}, "hyper_parameters": {}}, "camreid 0.1"),
-        ({"model": {"conv1.weight": torch.zeros(1)}}, "import it first"),
-        ({"conv1.weight": torch.zeros(1)}, "import it first"),
+        ({"model": {"conv1.weight": torch.zeros(1)}}, "import them first"),
+        ({"conv1.weight": torch.zeros(1)}, "import them first"),
     ],
 )
 def test_files_that_are_no_checkpoint_are_refused(
@@ -86,14 +86,15 @@ def test_files_that_are_no_checkpoint_are_refused(
         load(path)
 
 
-def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [load, partial(import_weights, model="bot_r50")])
+def test_pickled_code_is_not_run(read: Callable[[Path], object], tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return print, ("the trap was sprung",)
 
     torch.save({"state_dict": Trap()}, tmp_path / "trap.ckpt")
     with pytest.raises(InputError, match=r"holds pickled code \(.*print\)"):
-        load(tmp_path / "trap.ckpt")
+        read(tmp_path / "trap.ckpt")
 
 
 def test_only_a_class_that_the_user_names_is_imported(

@@ -52,8 +52,8 @@ def test_an_epoch_is_about_all_images() -> None:
     assert len(sampler) < 1.1 * len(pids)
 
 
-@pytest.mark.parametrize("large", [400, 4000])
-def test_a_large_identity_does_not_lengthen_an_epoch(large: int) -> None:
+def test_a_large_identity_does_not_lengthen_an_epoch() -> None:
+    large = 400
     pids = [0] * large + [pid for pid in range(1, 20) for _ in range(4)]
     sampler = IdentitySampler(pids, 16, 4)
     assert len(sampler) < 1.1 * len(pids)

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from camreid import create_model
-from camreid.models.camera_embedding import CameraEmbedding, use_camera_embedding
-from camreid.models.cameras import CameraIndex
+from camreid.models.cameras import CameraEmbedding, CameraIndex, use_camera_embedding
 
 CAMERAS = [3, 1, 9, 5, 3]
 

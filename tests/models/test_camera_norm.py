@@ -107,14 +107,6 @@ def test_a_camera_with_few_images_uses_the_whole_batch(features: tuple[int, ...]
     assert not torch.allclose(forward(norm, given, [2] * 9), forward(norm, given, None))
 
 
-@pytest.mark.parametrize("cameras", [[], None])
-def test_an_empty_batch_leaves_the_statistics(cameras: list[int] | None) -> None:
-    norm = CameraNorm(plain(MAPS), CameraIndex((1, 2)))
-    before = copy.deepcopy(norm.state_dict())
-    assert forward(norm, draw(0, MAPS, 0), cameras).shape == (0, *MAPS)
-    assert all(torch.equal(v, before[k]) for k, v in norm.state_dict().items())
-
-
 def test_two_passes_before_one_backward_and_the_type_of_features() -> None:
     norm = CameraNorm(plain(MAPS), CameraIndex((1, 2), least=2))
     first = forward(norm, draw(4, MAPS, 0), [1, 1, 2, 9])
@@ -165,7 +157,7 @@ def test_every_batch_norm_of_a_network_is_replaced(raw: Tensor, options: dict) -
 
 def test_neither_images_of_other_cameras_nor_the_order_matter(raw: Tensor) -> None:
     cameras, order = torch.tensor([2, 1, 2, 1, 2, 1]), torch.tensor([4, 0, 5, 3, 1, 2])
-    network = small(camera_norm=True, cameras=[1, 2])
+    network, raw = small(camera_norm=True, cameras=[1, 2]).double(), raw.double()
     network.camera_index.least = 2
     other = torch.where((cameras == 1)[:, None, None, None], 255 - raw, raw)
     found, changed, moved = (

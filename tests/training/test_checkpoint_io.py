@@ -154,6 +154,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "a state that is a number": lambda c: c["optimizer_states"][0].update(state=3),
     "no parameter groups": lambda c: c["optimizer_states"][0].update(param_groups=[]),
     "no learning rate": lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr=None),
+    "no steps": lambda c: c["lr_schedulers"][0].update(steps_per_epoch=0),
     "no last epoch": lambda c: c["lr_schedulers"][0].update(last_epoch=None),
     "progress that is a list": lambda c: c["loops"]["fit_loop"].update(epoch_progress=[1]),
     "a score of another shape": lambda c: stop_state(c).update(best_score=torch.zeros(2)),

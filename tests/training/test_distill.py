@@ -135,7 +135,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(classifier: str, pix
         assert loss.item() == pytest.approx(0, abs=1e-5)
 
 
-class Given(nn.Module):
+class Given(ReIDNetwork):
     """A network of given logits."""
 
     camera_labels, labels = None, LabelMap((5, 2, 9))

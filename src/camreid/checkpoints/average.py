@@ -11,7 +11,7 @@ from camreid.checkpoints.io import Checkpoint
 from camreid.errors import InputError
 from camreid.labels import LabelMap, rows_of
 from camreid.models.camera_norm import CameraNorm
-from camreid.models.evaluating import evaluating
+from camreid.models.network import evaluating
 from camreid.training.batch import read_cameras
 from camreid.training.module import ReIDModule
 

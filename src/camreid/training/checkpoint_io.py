@@ -12,7 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.models.weights import is_dense, unreadable
+from camreid.models.weights import is_dense, read_content
 from camreid.provenance import versions
 
 _TYPES: dict[str, type] = {
@@ -142,10 +142,7 @@ class RunCheckpoints(TorchCheckpointIO):
         """
         if not Path(path).is_file():
             raise InputError(f"no checkpoint at {path}.")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise InputError(f"{path}: {unreadable(path, error)}") from error
+        content = read_content(path)
         known = check_content(path, content if isinstance(content, Mapping) else {})
         if self.trainer.state.fn == TrainerFn.FITTING:
             for key in ("optimizer_states", "lr_schedulers"):

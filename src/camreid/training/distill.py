@@ -14,7 +14,6 @@ from torch import Tensor
 
 from camreid.errors import InputError, require_number
 from camreid.losses.distillation import cosines, logit_loss, similarity_loss
-from camreid.models.evaluating import forward_raw
 from camreid.models.head import RemapHead
 from camreid.models.network import ReIDNetwork, ReIDOutput
 from camreid.models.pixels import PixelNorm
@@ -61,7 +60,7 @@ class Teacher:
         if images.shape[2:] != self.image_size:
             images = F.interpolate(images.float(), self.image_size, mode="bicubic", antialias=True)
             images = images.clamp(0, 255)  # bicubic overshoots at edges
-        return forward_raw(self.network, images, cameras)
+        return self.network.forward_raw(images, cameras)
 
 
 class Distillation:

@@ -103,8 +103,7 @@ class RetrievalModule(pl.LightningModule):
         numbers = index.tolist()
         if max(numbers, default=0) >= len(self._val_records):
             return None
-        sequences = sequences_of(self._val_records[i] for i in numbers)
-        return None if sequences is None else sequences.to(index.device)
+        return sequences_of(self._val_records[i] for i in numbers).to(index.device)
 
     @property
     def _datamodule(self) -> Any:

@@ -142,3 +142,7 @@ class ScheduleLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a state of `state_dict`; ValueError for another form."""
         super().load_state_dict(conform("lr_schedulers", self.state_dict(), state_dict))
+        try:
+            self.get_lr()
+        except ArithmeticError as error:
+            raise ValueError(f"lr_schedulers gives no learning rate ({error})") from error
