@@ -19,7 +19,7 @@ from camreid.checkpoints.io import Checkpoint
 from camreid.cli.checkpoints import seen_identities
 from camreid.cli.first_failure import FirstFailure
 from camreid.data import ReIDDataModule, Split, read_market1501
-from camreid.errors import InputError
+from camreid.errors import InputError, require_number, require_whole
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.training.checkpoint_io import RunCheckpoints
@@ -32,8 +32,8 @@ def run_folder() -> Path:
 
 def seed(config: DictConfig) -> None:
     """Seed all random numbers of the run; the split has its own."""
-    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
-        raise InputError(f"seed={config.seed}: expected a whole number below 2^32.", seed=1)
+    require_number("seed", config.seed, 0, 2**32 - 1)
+    require_whole("seed", config.seed, least=0)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
 
@@ -81,11 +81,7 @@ def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> M
         cameras = sorted({record.camera for record in split.train})
         read = replace(read, network={**read.network, "cameras": cameras})
     if read.network.get("camera_norm") and config.trainer.sync_batchnorm:
-        raise InputError(
-            "camera_norm=True has no statistics over several processes, as sync_batchnorm=True "
-            "asks for.",
-            sync_batchnorm=False,
-        )
+        raise InputError("camera_norm=True cannot be synchronised.", sync_batchnorm=False)
     with open_dict(config):
         config.model = OmegaConf.create(read.primitives())
     return read
