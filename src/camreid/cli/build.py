@@ -19,7 +19,7 @@ from camreid.checkpoints.io import Checkpoint
 from camreid.cli.checkpoints import seen_identities
 from camreid.cli.first_failure import FirstFailure
 from camreid.data import ReIDDataModule, Split, read_market1501
-from camreid.errors import InputError, require_number, require_whole
+from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.training.checkpoint_io import RunCheckpoints
@@ -32,8 +32,8 @@ def run_folder() -> Path:
 
 def seed(config: DictConfig) -> None:
     """Seed all random numbers of the run; the split has its own."""
-    require_number("seed", config.seed, 0, 2**32 - 1)
-    require_whole("seed", config.seed, least=0)
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise InputError(f"seed={config.seed}: expected a whole number below 2^32.", seed=1)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
 
@@ -46,7 +46,7 @@ def data_root(config: DictConfig) -> str:
 
 
 def build_split(config: DictConfig) -> Split:
-    """Divide the data, which are rendered first if they are synthetic; or read the manifest."""
+    """Divide the data, or read the manifest."""
     root = data_root(config)
     options = dict(config.split)
     manifest = options.pop("manifest", None)
