@@ -181,22 +181,6 @@ def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, str]:
     return found
 
 
-def _rows(images: Images) -> dict[tuple[str, int, int], int]:
-    """Row of each image by folder and file name, identity and camera, wherever the dataset is."""
-    names = ("/".join(Path(path).parts[-2:]) for path in images.paths)
-    labels = zip(names, images.pids.tolist(), images.cameras.tolist(), strict=False)
-    return {image: row for row, image in enumerate(labels)}
-
-
-def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Options by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = isinstance(value, Mapping)
-        found |= _flat(value, f"{above}{key}.") if nested else {f"{above}{key}": value}
-    return found
-
-
 def _row(pair: Pair) -> list[str]:
     cells = [points(pair.differences[score]) for score in SCORES]
     p = f"{pair.differences['mAP'].p:.2g}"
