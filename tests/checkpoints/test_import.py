@@ -153,7 +153,7 @@ def test_mgn_of_the_first_release_keeps_its_extra_norm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_reduced", [False, True])
 def test_torchreids_resnet_is_read_as_it_is(is_reduced: bool, tmp_path: Path) -> None:
     state = filled("torchreid_resnet50")
-    plain = timm.create_model("resnet50", num_classes=0, output_stride=32)
+    plain = timm.create_model("resnet50", num_classes=0)
     plain.load_state_dict({k: v for k, v in state.items() if not k.startswith("classifier")})
     reduction = nn.Sequential(nn.Linear(2048, 512), nn.BatchNorm1d(512), nn.ReLU()).eval()
     if is_reduced:
