@@ -12,6 +12,7 @@ import yaml
 from camreid.checkpoints.io import load, read_checkpoint
 from camreid.data import Split
 from camreid.training import ReIDModule
+from tests.cli.conftest import metrics
 from tests.conftest import TINY, Ran
 
 Run = Callable[..., Ran]
@@ -26,10 +27,6 @@ OPTIONS = {
         "model.image_size=[64,32]",
     ),
 }  # fmt: skip
-
-
-def metrics(folder: str) -> dict[str, object]:
-    return json.loads((Path(folder) / "metrics.json").read_text())
 
 
 @pytest.mark.parametrize("option", OPTIONS)

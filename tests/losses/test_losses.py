@@ -6,6 +6,7 @@ from torch import nn
 
 from camreid.errors import InputError
 from camreid.losses import LossConfig, PairLoss, TripletLoss, identity_loss
+from camreid.models.config import build_options
 from tests.conftest import GOLDEN
 from tests.golden.fill_rule import normal
 
@@ -134,7 +135,7 @@ def test_bad_options_are_refused(options: dict[str, object]) -> None:
     (name, value), *_ = options.items()
     usual = {"identity_weight": 1, "smoothing": 0.1, "triplet_weight": 1, "triplet_margin": 0.3}
     with pytest.raises(InputError, match=f"{name}={value}: expected"):
-        LossConfig(**{**usual, **options})
+        build_options(LossConfig, "loss", {**usual, **options})
 
 
 @pytest.mark.parametrize("form", ["circle", "cosface"])

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError, require_choice, require_number
+from camreid.errors import InputError, require_number
 from camreid.losses.triplet import Margin, Mining, Pair, PairLoss, TripletLoss
 
 Smoothing = float | Literal["adaptive"]
@@ -63,7 +63,7 @@ class LossConfig:
     triplet_margin: Margin
     triplet_mining: Mining = "hard"
     triplet_normalize: bool = False
-    pair: Pair | None = None
+    pair: Literal[Pair, None] = None
     pair_weight: float = 1.0
     pair_margin: float = 0.25
     pair_scale: float = 128.0
@@ -83,9 +83,6 @@ class LossConfig:
             "pair_scale",
         ):
             require_number(name, getattr(self, name), least=0)
-        require_choice("triplet_mining", self.triplet_mining, Mining)
-        if self.pair is not None:
-            require_choice("pair", self.pair, Pair)
 
     def metric_losses(self) -> dict[str, tuple[float, TripletLoss | PairLoss]]:
         """Weight and loss of embeddings and pids, by name."""

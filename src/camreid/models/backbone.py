@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from camreid.errors import InputError, require_choice, require_number
+from camreid.errors import InputError
 from camreid.models.osnet import OSNet
 from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local
 from camreid.models.weights import load_trunk
@@ -20,36 +20,17 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions:
-    """Weights, pooling, and changes to a ResNet, which other backbones refuse.
+    """Weights, pooling, and changes to a ResNet, which other backbones refuse."""
 
-    Attributes:
-        pretrained: fetch timm's weights.
-        weights: a file of weights instead.
-        drop_path: stochastic depth of the last block, 0..1.
-        pool: of a map (B, C, h, w): `avg`; `gem`, the generalised mean (Radenovic et al. 2018)
-            with p = 3; or `gem_learned`. Backbones without a map, as transformers and OSNets, pool
-            by their own head under `avg`, and refuse the others.
-        last_stride: 1 removes the last stage's stride (Luo et al. 2019); None leaves it.
-        ibn: instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018).
-        non_local: non-local blocks in stages 2 and 3 (Ye et al. 2021).
-        stem_padding: padding of the stem's max-pool: 1 as torchvision and timm, 0 (and rounding
-            up) as FastReID since November 2020.
-    """
-
-    pretrained: bool = False
-    weights: str | None = None
-    drop_path: float = 0.0
+    pretrained: bool = False  # timm's weights
+    weights: str | None = None  # a file instead
+    drop_path: float = 0.0  # stochastic depth of the last block
+    # of a map (B, C, h, w); backbones without one pool by their own head and refuse gem
     pool: Pool = "avg"
-    last_stride: int | None = None
-    ibn: bool = False
-    non_local: bool = False
-    stem_padding: int = 1
-
-    def __post_init__(self) -> None:
-        require_number("drop_path", self.drop_path, 0, 1)
-        require_choice("pool", self.pool, Pool)
-        require_choice("last_stride", self.last_stride, Literal[1, None])
-        require_choice("stem_padding", self.stem_padding, Literal[1, 0])
+    last_stride: Literal[1, None] = None  # 1 removes the last stage's stride (Luo et al. 2019)
+    ibn: bool = False  # instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018)
+    non_local: bool = False  # non-local blocks in stages 2 and 3 (Ye et al. 2021)
+    stem_padding: Literal[1, 0] = 1  # 0 and rounding up as FastReID since November 2020
 
     def change(self, trunk: nn.Module, name: str) -> None:
         """Change a ResNet in place."""
@@ -142,7 +123,7 @@ class Backbone(nn.Module):
 
 
 class GeM(nn.Module):
-    """Generalised mean of (B, C, h, w) over the map: (B, C).
+    """Generalised mean of (B, C, h, w) over the map: (B, C) (Radenovic et al. 2018).
 
     >>> round(GeM()(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).item() ** 3, 3)
     4.5

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from camreid.errors import require_choice
 from camreid.labels import HeadLabels
 from camreid.models.backbone import Backbone, BackboneOptions
 from camreid.models.camera_norm import use_camera_norm
@@ -16,36 +15,19 @@ from camreid.models.head import Classifier, RemapHead
 from camreid.models.network import ReIDNetwork, ReIDOutput, Rows, Side
 from camreid.models.pixels import PixelNorm, Pixels
 
-Neck = Literal["bn", "none"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineOptions(BackboneOptions, CameraOptions):
-    """Options of `Baseline`, besides those of the backbone and of the cameras.
-
-    Attributes:
-        backbone: a timm model name.
-        projection: width that a linear layer, batch norm and ReLU reduce the features to before
-            the neck, as in torchreid's `fc512` models; None for none.
-        neck: `bn`, the BNNeck, or `none`.
-        classifier: see `RemapHead`, as `scale`, `margin` and `bias`.
-        metric_feature: the metric loss takes features `before` or `after` the neck.
-    """
+    """Options of `Baseline`: the backbone's, the cameras', those of `RemapHead`, and its own."""
 
     backbone: str
-    projection: int | None = None
-    neck: Neck = "bn"
+    projection: int | None = None  # width before the neck, as in torchreid's `fc512` models
+    neck: Literal["bn", "none"] = "bn"
     classifier: Classifier = "linear"
     scale: float = 1.0
     margin: float = 0.0
     bias: bool = False
-    metric_feature: Side = "before"
-
-    def __post_init__(self) -> None:
-        BackboneOptions.__post_init__(self)
-        CameraOptions.__post_init__(self)
-        require_choice("neck", self.neck, Neck)
-        require_choice("metric_feature", self.metric_feature, Side)
+    metric_feature: Side = "before"  # of the neck
 
 
 class Baseline(ReIDNetwork):

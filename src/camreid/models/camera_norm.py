@@ -20,23 +20,16 @@ class CameraNorm(nn.Module):
     It is no subclass of torch's BatchNorm, so `trainer.sync_batchnorm` leaves it alone: under DDP,
     each process normalises by its own images, and rank 0's running statistics are kept.
 
-    Args:
-        norm: the BatchNorm to replace; its parameters, running statistics and names stay. The
-            running statistics of every camera start from them.
-        cameras: the camera of each image.
-
-    Attributes:
-        camera_mean: (C, dim) running means of the cameras.
-        camera_var: (C, dim) running variances, unbiased.
-        camera_batches: (C,) number of batches in these; 0 for untrained cameras.
+    The parameters and buffers of the replaced BatchNorm keep their names, and the running
+    statistics of every camera start from its own.
     """
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
-    camera_mean: Tensor
-    camera_var: Tensor
-    camera_batches: Tensor
+    camera_mean: Tensor  # (C, dim)
+    camera_var: Tensor  # (C, dim), unbiased
+    camera_batches: Tensor  # (C,), 0 for untrained cameras
 
     def __init__(self, norm: _BatchNorm, cameras: CameraIndex) -> None:
         super().__init__()
@@ -113,9 +106,6 @@ def use_camera_norm(network: nn.Module, cameras: CameraIndex) -> None:
 
     Features after the neck are compared across cameras, and there a camera's offset and spread do
     the most harm. Instance norms stay.
-
-    Raises:
-        InputError: there is none.
     """
     norms = [
         (parent, name, child)

@@ -29,18 +29,13 @@ def used_cameras(network: Mapping[str, Any]) -> tuple[int, ...]:
 class CameraOptions:
     """The parts of a network that depend on the camera of an image; off by default.
 
-    Attributes:
-        cameras: 1-based numbers, in the order of the statistics, embeddings and heads. They are
-            part of the architecture: an image of another camera counts as of an unknown one.
-        camera_norm: see `CameraNorm`.
-        camera_embedding: factor lambda of `CameraEmbedding`; 0 for none.
-        camera_heads: one head for each camera, over the identities of that camera, as in
-            intra-camera supervision (Zhu et al. 2019; Qi et al. 2020).
+    Cameras are part of the architecture: an image of another one counts as of an unknown one.
     """
 
-    cameras: Sequence[int] | None = None
+    cameras: Sequence[int] | None = None  # 1-based, in the order of statistics, vectors and heads
     camera_norm: bool = False
-    camera_embedding: float = 0.0
+    camera_embedding: float = 0.0  # factor of the vectors
+    # over the identities of each camera: intra-camera supervision (Zhu et al. 2019)
     camera_heads: bool = False
 
     def __post_init__(self) -> None:
@@ -61,19 +56,14 @@ class CameraOptions:
 class CameraIndex:
     """The camera of each image in a forward pass; all parts of a network share one.
 
-    Args:
-        numbers: the network's cameras, 1-based.
-        least: images of a camera in a batch that suffice for statistics of their own. Of two
-            vectors, batch norm makes exact opposites, and gradients of groups of 2, 3 and 4 are
-            about 14, 3 and 1.3 times as large as those of a whole batch.
-
-    Attributes:
-        places: (B,) int64 place of each image's camera in `numbers`, -1 for an unknown one; None
-            while no cameras are known.
+    A camera needs `least` images in a batch for statistics of their own. Of two vectors, batch norm
+    makes exact opposites, and gradients of groups of 2, 3 and 4 are about 14, 3 and 1.3 times as
+    large as those of a whole batch.
     """
 
     def __init__(self, numbers: Sequence[int], least: int = 4) -> None:
         self.numbers, self.least = tuple(numbers), least
+        # (B,) int64 place of each image's camera in `numbers`, -1 for an unknown one
         self.places: Tensor | None = None
 
     @contextmanager
@@ -112,15 +102,6 @@ class CameraEmbedding(nn.Module):
 
     An image of an unknown camera gets the mean of the vectors. It replaces `norm_pre` of timm's
     transformers, which is behind the position embedding and before the blocks.
-
-    Args:
-        dim: width of the tokens.
-        factor: lambda, of the vectors.
-        cameras: the camera of each image.
-        norm: the trunk's `norm_pre`, applied to the sum.
-
-    Attributes:
-        table: (C, dim), started from a truncated normal distribution of standard deviation 0.02.
     """
 
     def __init__(self, dim: int, factor: float, cameras: CameraIndex, norm: nn.Module) -> None:

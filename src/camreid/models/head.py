@@ -55,17 +55,12 @@ class RemapHead(nn.Module):
         require_number("scale", scale, least=0)
         require_number("margin", margin, least=0)
         self.classifier, self.scale, self.margin = classifier, float(scale), float(margin)
-        self.camera = camera
+        self.dim, self.camera = dim, camera
         labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))
         self.weight = nn.Parameter(torch.empty(len(labels), dim))
         self.bias = nn.Parameter(torch.zeros(len(labels))) if bias else None
         self.register_buffer("pids", torch.tensor(labels.pids, dtype=torch.int64))
         nn.init.normal_(self.weight, std=0.01)
-
-    @property
-    def dim(self) -> int:
-        """Width of the rows."""
-        return self.weight.shape[1]
 
     @property
     def labels(self) -> LabelMap:
@@ -86,16 +81,12 @@ class RemapHead(nn.Module):
         """(B, rows) logits of (B, dim) features; (B,) true `rows`, -1 for none, get the margin."""
         if self.classifier == "linear":
             return self.scale * F.linear(features, self.weight, self.bias)
-        cosine = self._cosine(features)
+        with torch.autocast(features.device.type, enabled=False):  # the scale is large
+            cosine = F.linear(F.normalize(features.to(self.weight.dtype)), F.normalize(self.weight))
         if rows is None:
             return self.scale * cosine
         true = rows[:, None] == torch.arange(len(self.pids), device=rows.device)
         return self.scale * self._margin(cosine, true)
-
-    def _cosine(self, features: Tensor) -> Tensor:
-        """(B, rows), at the weights' precision, because the scale is large."""
-        with torch.autocast(features.device.type, enabled=False):
-            return F.linear(F.normalize(features.to(self.weight.dtype)), F.normalize(self.weight))
 
     def _margin(self, c: Tensor, true: Tensor) -> Tensor:
         m = self.margin

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,21 +24,15 @@ JOINED = {"b1": PARTS[:1], "b2": PARTS[1:2], "b3": PARTS[2:3], "b22": PARTS[3:5]
 
 @dataclass(frozen=True, kw_only=True)
 class MGNOptions:
-    """Options of `MGN`: those of `BackboneOptions` and `RemapHead`, and its own.
+    """Options of `MGN`: those of `BackboneOptions` and `RemapHead`, and its own."""
 
-    Attributes:
-        backbone: a timm ResNet of bottlenecks.
-        dim: width of each part.
-        extra_norm: batch norm and ReLU between reduction and neck, as FastReID v0.1.1 had.
-    """
-
-    backbone: str
+    backbone: str  # a timm ResNet of bottlenecks
     pretrained: bool = False
     weights: str | None = None
     ibn: bool = False
-    stem_padding: int = 1
-    dim: int = 256
-    extra_norm: bool = False
+    stem_padding: Literal[1, 0] = 1
+    dim: int = 256  # of each part
+    extra_norm: bool = False  # and ReLU between reduction and neck, as FastReID v0.1.1
     classifier: Classifier = "circle"
     scale: float = 64.0
     margin: float = 0.35

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -96,9 +96,9 @@ class HeadCheck(pl.Callback):
         heads, new = module.model.remap_heads(), module.new_rows
         fits = [check_head(name, head, images, new[name]) for name, head in heads.items()]
         faults = [fault for fit in fits for fault in self._faults(module, fit, whole)]
-        record = HeadCheckRecord(module.config.unknown, [asdict(fit) for fit in fits], faults)
+        record = HeadCheckRecord(module.config.unknown, [asdict(fit) for fit in fits])
         if trainer.is_global_zero:
-            RunFolder(trainer.default_root_dir).write(record)
+            RunFolder(trainer.default_root_dir).write(replace(record, faults=faults))
             where = "" if whole else " of the first batch"
             for table in record.tables(where):
                 table.show()
