@@ -8,14 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid.errors import require_number
-from camreid.evaluation.neighbours import (
-    Distances,
-    Neighbours,
-    joint_features,
-    nearest,
-    require_neighbours,
-)
-from camreid.evaluation.scores import Metric, float32_products
+from camreid.evaluation.neighbours import Distances, Neighbours, nearest, require_neighbours
+from camreid.evaluation.scores import Metric, check_features, float32_products
 
 _ENTRIES = 2**22  # at a time: a few hundred MB of index tensors at the most
 
@@ -51,7 +45,8 @@ def rerank(
     >>> rerank(query, gallery, k1=1, k2=1, metric="euclidean")
     tensor([[0.3151, 0.8333, 1.0000]])
     """
-    features = joint_features(query_features, gallery_features, metric)
+    check_features(query_features, gallery_features, metric, query_features.device)
+    features = torch.cat([query_features.float(), gallery_features.float()])
     require_neighbours("k1", k1, len(gallery_features))
     require_neighbours("k2", k2, k1)
     require_number("lambda_value", lambda_value, 0, 1)
