@@ -48,9 +48,8 @@ class LossConfig:
     """How the losses add up; each is a mean over heads.
 
     Attributes:
-        identity_weight: of the identity loss.
         smoothing: label smoothing, 0..1, or `adaptive`; see `identity_loss`.
-        triplet_weight: of the triplet loss; 0 for none.
+        triplet_weight: 0 for no triplet loss.
         triplet_margin: a number, or `soft`.
         triplet_mining: see `TripletLoss`, as `triplet_normalize`.
         pair: form of an additional `PairLoss`, None for none.
