@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from typing import Literal, get_args
 
 import torch
@@ -45,9 +46,7 @@ class LabelMap:
     pids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        pids = tuple(int(pid) for pid in self.pids)
-        if pids != tuple(self.pids):
-            raise InputError(f"the pids of a label map are whole numbers, not {self.pids[:5]}.")
+        pids = tuple(map(index, self.pids))
         object.__setattr__(self, "pids", pids)
         twice = [pid for pid, count in Counter(pids).items() if count > 1]
         if twice:
@@ -57,9 +56,7 @@ class LabelMap:
     def of(cls, pids: Iterable[int], order: Order = "numeric") -> "LabelMap":
         """The label map of identities, repeats allowed.
 
-        Args:
-            pids: identities.
-            order: `numeric`; `fastreid`, as FastReID sorts the *strings* `market1501_<pid>`.
+        `fastreid` is the order in which FastReID sorts the *strings* `market1501_<pid>`.
 
         >>> LabelMap.of([2, 10, 100, 9, 2]).pids
         (2, 9, 10, 100)
@@ -126,12 +123,7 @@ HeadLabels = Identities | Mapping[int, Identities]  # of all heads, or of each c
 
 
 def fit_labels(start: LabelMap, split: LabelMap, unknown: Unknown) -> LabelMap:
-    """The rows that a head should have for training on `split`.
-
-    Args:
-        start: the rows of the starting weights; empty for a trunk alone.
-        split: the identities to be trained on.
-        unknown: what happens to identities without a row.
+    """The rows of a head for training on `split`, from starting weights or from none (empty).
 
     >>> expert, new = LabelMap((10, 2, 7)), LabelMap((2, 5))
     >>> fit_labels(expert, new, "skip").pids, fit_labels(expert, new, "extend").pids

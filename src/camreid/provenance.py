@@ -24,17 +24,11 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """How a split was made.
+    """How a split was made."""
 
-    Attributes:
-        kind: `original`, `resplit`, `manifest` or `custom`.
-        options: of the strategy, such as `camera` and `seed`.
-        digest: of the content; None if unknown.
-    """
-
-    kind: str
-    options: Mapping[str, Primitive] = field(default_factory=dict)
-    digest: str | None = None
+    kind: str  # original, resplit, manifest or custom
+    options: Mapping[str, Primitive] = field(default_factory=dict)  # of the strategy
+    digest: str | None = None  # of the content, if known
 
     @property
     def camera(self) -> int | None:
@@ -55,11 +49,7 @@ class SplitRecord:
         return shlex.join([f"+split={self.kind}", *options])
 
     def __str__(self) -> str:
-        """The kind and the options.
-
-        >>> str(SplitRecord("original", {"camera": 3, "seed": 0}, "ab12"))
-        'original, camera=3, seed=0, digest ab12'
-        """
+        """The kind, the options and the digest."""
         options = [f"{k}={v}" for k, v in self.options.items() if v is not None]
         return ", ".join([self.kind, *options, *([f"digest {self.digest}"] if self.digest else [])])
 
@@ -91,25 +81,17 @@ class Parent:
 class Provenance:
     """What weights were trained on.
 
-    Attributes:
-        split: that they were trained on last, if known.
-        identities: training identities, those of the parents included.
-        complete: whether `identities` are all; False after an import without labels.
-        val_identities: identities that a checkpoint was chosen on.
-        parents: checkpoints that the weights were made from.
-        inherited: by head, identities whose rows came with the starting weights; None if fresh.
-
     >>> p = Provenance(identities=frozenset({3}), val_identities=frozenset({5}))
     >>> sorted(p.seen), Provenance.from_json(p.to_json()) == p
     ([3, 5], True)
     """
 
-    split: SplitRecord | None = None
-    identities: frozenset[int] = frozenset()
-    complete: bool = True
-    val_identities: frozenset[int] = frozenset()
+    split: SplitRecord | None = None  # the last one, if known
+    identities: frozenset[int] = frozenset()  # trained on, also by the parents
+    complete: bool = True  # whether that is all of them; False after an import without labels
+    val_identities: frozenset[int] = frozenset()  # that a checkpoint was chosen on
     parents: tuple[Parent, ...] = ()
-    inherited: Mapping[str, tuple[int, ...]] | None = None
+    inherited: Mapping[str, tuple[int, ...]] | None = None  # by head, rows of the starting weights
 
     @property
     def seen(self) -> frozenset[int]:

@@ -15,29 +15,13 @@ from camreid.data.dataset import read_pixels
 from camreid.evaluation import FeatureTable, RankingResult, RankOptions, compare, intervals
 from camreid.evaluation.fusion import fuse
 from camreid.labels import LabelMap
-from camreid.training import ReIDModule
+from tests.cli.conftest import imported
 from tests.conftest import CONFIG, Ran, tiny_module, trained
 
 Run = Callable[..., Ran]
 Tested = Callable[..., dict[str, Any]]
 QUIET = ("trainer=cpu", "trainer.enable_progress_bar=false", "data.workers=0")
 pytestmark = pytest.mark.slow
-
-
-def imported(path: Path, camera: int | None, labels: LabelMap, seed: int) -> Path:
-    """A checkpoint as an import leaves it."""
-    torch.manual_seed(seed)
-    save(trained(ReIDModule(CONFIG, labels), camera).eval(), path)
-    return path
-
-
-@pytest.fixture
-def experts(records: Records, tmp_path: Path) -> list[Path]:
-    """Checkpoints of cameras 1 and 2, without any training."""
-    return [
-        imported(tmp_path / f"{c}.ckpt", c, OriginalSplit(camera=c)(records).labels, seed=c)
-        for c in (1, 2)
-    ]
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def rank_features(config: DictConfig) -> None:
         "seen_complete": table.notes.get("seen_complete", bool(seen)),
         "partial": bool(table.notes.get("partial")),
         "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
-        "origin": origin(config),
+        "origin": origin(),
     }
     tested = EvaluationResult(result, seen, protocols=protocols)
     _report(content, tested, f"Test of {config.features}")
@@ -116,7 +116,7 @@ def test(
         "rows": len(module.labels),
         "seen_complete": module.provenance.complete,
         "evaluation": OmegaConf.to_container(config.evaluation),
-        "origin": origin(config),
+        "origin": origin(),
     }
     if trainer.is_global_zero and module.test_result is not None:
         where = " on a part of the images only" if content["partial"] else ""
@@ -124,13 +124,11 @@ def test(
 
 
 def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
-    """Notes for features: the identities seen by their model, and how they were computed."""
-    return {
-        "seen": sorted(module.provenance.seen),
-        "seen_complete": module.provenance.complete,
-        "model": module.config.name,
-        "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
-    }
+    """The identities seen by the model of features, and how they were computed."""
+    computed = {key: options[key] for key in ("flip", "normalize", "neck")}
+    seen, complete = sorted(module.provenance.seen), module.provenance.complete
+    name = module.config.name
+    return {"seen": seen, "seen_complete": complete, "model": name, "computed": computed}
 
 
 def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> None:

@@ -153,7 +153,7 @@ class Test:
             "evaluation": OmegaConf.to_container(self.config.evaluation),
             "partial": is_partial(self.trainer),
             "split": self.split.record.to_json(),
-            "origin": origin(self.config),
+            "origin": origin(),
             "notes": notes,
             "left_out": left_out,
             **comparison(self.rows, [expert.name for expert in self.experts]),

@@ -88,7 +88,6 @@ class Resplit:
         require_whole("seed", self.seed, least=0)
         require_choice("by", self.by, By)
         require_choice("pool", self.pool, Pool)
-        object.__setattr__(self, "seen", tuple(sorted({int(pid) for pid in self.seen})))
         if self.seen and self.by == "image":
             raise InputError(
                 "by=image tests images of every identity, so seen identities cannot be excluded.",
@@ -102,7 +101,7 @@ class Resplit:
         pool = _sorted(r for r in images if r.pid > DISTRACTOR)
         distractors = _sorted(r for r in records.gallery if r.pid == DISTRACTOR)
         if self.by == "identity":
-            known, test = _divide_identities(pool, self.train_fraction, rng, self.seen)
+            known, test = _divide_identities(pool, self.train_fraction, rng, set(self.seen))
             val, train = _hold_out(known, self.val_fraction, rng)
         else:
             known, test = _divide_images(pool, self.train_fraction, rng)

@@ -1,7 +1,4 @@
-"""Intervals and paired differences of results, by bootstrap over identities.
-
-Queries of one identity are not independent, so identities are drawn, each with all its queries.
-"""
+"""Intervals and paired differences of results: identities are drawn with all their queries."""
 
 import math
 from dataclasses import dataclass
@@ -79,8 +76,7 @@ def _by_identity(result: RankingResult, values: Tensor) -> Tensor:
 
 
 def _ends(sums: Tensor, resamples: int, seed: int, level: float) -> tuple[list[float], list[float]]:
-    identities = len(sums)
-    if identities < 2:
+    if (identities := len(sums)) < 2:
         return [math.nan] * len(NUMBERS), [math.nan] * len(NUMBERS)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(identities, (resamples, identities), generator=generator)

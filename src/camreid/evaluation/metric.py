@@ -27,9 +27,8 @@ class RetrievalMetric(Metric):
 
     Args:
         distance: `cosine` or `euclidean`.
-        protocol: see `rank`; `auto` is `within-camera` where all images are of one camera, and
-            `cross-camera` otherwise. Where within-camera with sequences has no valid query,
-            `auto` excludes only the query image.
+        protocol: see `rank`; `auto` is `within-camera` for images of one camera, else
+            `cross-camera`. It excludes only the query image where no identity has two sequences.
 
     >>> metric = RetrievalMetric()
     >>> pids, cameras, index = torch.tensor([5, 7, 5]), torch.tensor([0, 0, 1]), torch.arange(3)

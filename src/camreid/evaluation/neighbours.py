@@ -129,7 +129,8 @@ def expand_queries(
     >>> gallery.tolist()
     [[1.0, 0.0], [0.0, 0.5]]
     """
-    features = joint_features(query_features, gallery_features)
+    check_features(query_features, gallery_features, "cosine", query_features.device)
+    features = torch.cat([query_features.float(), gallery_features.float()])
     require_neighbours("k", k, len(features))
     with float32_products(features.device):
         for _ in range(times):
@@ -139,12 +140,6 @@ def expand_queries(
             chunks = zip(*(torch.split(x, BLOCK) for x in (near.index, weights)), strict=True)
             features = torch.cat([(features[i] * w[..., None]).sum(1) for i, w in chunks])
     return features[: len(query_features)], features[len(query_features) :]
-
-
-def joint_features(query: Tensor, gallery: Tensor, metric: str = "cosine") -> Tensor:
-    """(Q + G, D) float32."""
-    check_features(query, gallery, metric, query.device)
-    return torch.cat([query.float(), gallery.float()])
 
 
 def require_neighbours(name: str, value: int, images: int) -> None:

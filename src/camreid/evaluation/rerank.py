@@ -8,14 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid.errors import require_number
-from camreid.evaluation.neighbours import (
-    Distances,
-    Neighbours,
-    joint_features,
-    nearest,
-    require_neighbours,
-)
-from camreid.evaluation.scores import Metric, float32_products
+from camreid.evaluation.neighbours import Distances, Neighbours, nearest, require_neighbours
+from camreid.evaluation.scores import Metric, check_features, float32_products
 
 _ENTRIES = 2**22  # at a time: a few hundred MB of index tensors at the most
 
@@ -36,22 +30,17 @@ def rerank(
     with the Jaccard distance of k-reciprocal neighbours. Of equal distances, the earlier image
     counts as nearer, queries before the gallery.
 
-    Args:
-        query_features: (Q, D), of any float type.
-        gallery_features: (G, D).
-        k1: neighbours that count, 1..G.
-        k2: neighbours over which encodings are averaged, 1..k1; 1 for no averaging.
-        lambda_value: share of the original distance, 0..1.
-        metric: `cosine` to compare unit features, `euclidean` to compare them as they are.
-
-    Returns:
-        (Q, G) float32, smallest first; for `rank_distances`. InputError for bad arguments.
+    Features, (Q, D) and (G, D), may be of any float type. The result is (Q, G) float32, smallest
+    first, for `rank_distances`. `k1` neighbours count, 1..G; encodings are averaged over `k2`,
+    1..k1; `lambda_value` is the share of the original distance, 0..1. `cosine` compares unit
+    features, `euclidean` features as they are. InputError for arguments that do not fit.
 
     >>> query, gallery = torch.tensor([[0.0]]), torch.tensor([[1.0], [-1.0], [-1.5]])
     >>> rerank(query, gallery, k1=1, k2=1, metric="euclidean")
     tensor([[0.3151, 0.8333, 1.0000]])
     """
-    features = joint_features(query_features, gallery_features, metric)
+    check_features(query_features, gallery_features, metric, query_features.device)
+    features = torch.cat([query_features.float(), gallery_features.float()])
     require_neighbours("k1", k1, len(gallery_features))
     require_neighbours("k2", k2, k1)
     require_number("lambda_value", lambda_value, 0, 1)

@@ -92,10 +92,7 @@ class Sweep:
         sizes = [len(raw) * len(rows) for rows in self.segments]
         flat = torch.split(buffer[: sum(sizes)], sizes)
         tables = [t.view(len(raw), len(rows)) for t, rows in zip(flat, self.segments, strict=True)]
-        arrays = [
-            (table.numpy(), *(x.numpy() for x in part))
-            for table, part in zip(tables, parts, strict=True)
-        ]
+        arrays = [(t.numpy(), *(x.numpy() for x in p)) for t, p in zip(tables, parts, strict=True)]
         source = raw.numpy()
 
         def task(start: int) -> None:
