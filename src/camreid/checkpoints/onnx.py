@@ -80,18 +80,14 @@ def export_onnx(
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (5, 3, *module.config.image_size), generator=random)
     images = pixels.to(torch.uint8 if input == "uint8" else torch.float32)
-    parity: dict[str, float] = {}
     try:
         for package in ("onnx", "onnxruntime", "onnxscript"):
             import_module(package)
         proto = _trace(network, images[:2])
         _describe(proto, {**_metadata(module, normalize), **(notes or {})})
-
-        def write(draft: Path) -> None:
-            draft.write_bytes(proto.SerializeToString())
-            parity.update(_check(network, draft, (images[:1], images)))
-
-        write_whole(path, write)
+        content = proto.SerializeToString()
+        parity = _check(network, content, (images[:1], images))
+        write_whole(path, lambda draft: draft.write_bytes(content))
     except InputError:
         raise
     except OSError as error:
@@ -107,17 +103,18 @@ def export_onnx(
 
 
 @torch.inference_mode()
-def _check(network: _RawNetwork, path: Path, batches: Iterable[Tensor]) -> dict[str, float]:
+def _check(network: _RawNetwork, file: bytes, batches: Iterable[Tensor]) -> dict[str, float]:
     """By output, the largest difference of a file as a share of the largest value."""
     runtime = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     parity = dict.fromkeys(network.outputs, 0.0)
     for images in batches:
         found = map(torch.from_numpy, session.run([*parity], {"images": images.numpy()}))
-        for output, ours, theirs in zip(parity, network(images), found, strict=True):
-            share = ((theirs - ours).abs().max() / ours.abs().max().clamp(min=1e-12)).item()
+        for output, expected, given in zip(parity, network(images), found, strict=True):
+            largest = expected.abs().max().clamp(min=1e-12)
+            share = ((given - expected).abs().max() / largest).item()
             if not share <= TOLERANCE:  # NaN is refused, too
                 raise InputError(
                     f"{output} differ between PyTorch and onnxruntime by {share:.1e} of the "

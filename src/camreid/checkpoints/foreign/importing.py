@@ -140,9 +140,8 @@ def _import_trunk(file: State, model: str, options: Mapping[str, Any]) -> Import
 def _generation(names: State) -> str:
     if any("bnneck" in name for name in names):
         return "FastReID v0.1.1"
-    if any(".classifier.weight" in name for name in names):
-        return "FastReID v1.0"
-    return "FastReID v1.3"
+    is_older = any(".classifier.weight" in name for name in names)
+    return "FastReID v1.0" if is_older else "FastReID v1.3"
 
 
 def _options(model: str, generation: str, state: State) -> dict[str, Any]:
