@@ -1,8 +1,7 @@
 """Distillation of several teachers into one student.
 
 The teachers see the student's images with the same augmentation: "consistent" teaching (Beyer et
-al. 2022). They are not part of the student's module, so its optimiser and checkpoints do not hold
-them.
+al. 2022). The student's optimiser and checkpoints do not hold them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,10 +63,7 @@ class Teacher:
 
 
 class Distillation:
-    """The losses of a student with final rows, as `ReIDModule.extra_losses` takes them.
-
-    InputError if no teacher shares two identities with the student.
-    """
+    """The losses of a student with final rows; InputError if no teacher shares two of them."""
 
     def __init__(
         self, teachers: Sequence[Teacher], student: ReIDNetwork, config: DistillConfig

@@ -185,10 +185,7 @@ class ReIDModule(RetrievalModule):
         self.add_identities((*self.labels.pids, *(r.pid for r in records)))
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
-        """Start the rows of `new_rows` from the mean of their features.
-
-        `loader` gives batches of their images, this process's share; processes add their sums.
-        """
+        """Start `new_rows` from mean features; `loader` has this process's share of the images."""
         self.rows_started = True
         for name, sums in feature_sums(self.model, loader, self.device).items():
             if self._trainer is not None:
