@@ -1,12 +1,10 @@
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camreid.data import IdentitySampler
-from camreid.errors import InputError
 
 
 def batches(sampler: IdentitySampler) -> list[list[int]]:
@@ -72,8 +70,3 @@ def test_epochs_and_ranks_differ_and_repeat() -> None:
     sampler.set_epoch(0)
     assert first == list(sampler) != second
     assert first != list(other)
-
-
-def test_too_few_identities_are_refused() -> None:
-    with pytest.raises(InputError, match=r"3 identities \(9 images\).*identities=3"):
-        IdentitySampler([1, 1, 1, 2, 2, 2, 3, 3, 3], identities=4, instances=2)

@@ -57,7 +57,7 @@ def by_hand(
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-    """Features of whole numbers, whose squared distances are exact and ties many, with settings."""
+    """Features of whole numbers, for exact squared distances and many ties, with settings."""
     queries, gallery = draw(st.integers(1, 8)), draw(st.integers(1, 40))
     k1, levels = draw(st.integers(1, min(gallery, 12))), draw(st.sampled_from([2, 6, 1000]))
     k2, share = draw(st.integers(1, k1)), draw(st.sampled_from([0, 0.3, 1]))

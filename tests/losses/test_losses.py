@@ -80,15 +80,6 @@ def test_the_weighted_triplet_loss_is_a_plain_loop() -> None:
     assert loss.item() == pytest.approx(sum(expected) / 5)
 
 
-def test_fastreids_weighted_triplet_loss_loses_far_negatives_and_the_plain_one_does_not() -> None:
-    inputs = torch.eye(4).double() * 40  # all 56.6 apart
-    pids = torch.tensor([1, 1, 2, 2])
-    plain = TripletLoss(0.0, "weighted")(inputs, pids).item()
-    theirs = TripletLoss(0.0, "weighted_fastreid")(inputs, pids).item()
-    assert plain == pytest.approx(0, abs=1e-6)
-    assert theirs == pytest.approx(40 * 2**0.5, rel=1e-3)
-
-
 def test_unknown_identities_give_no_identity_loss() -> None:
     logits = torch.randn(4, 5, requires_grad=True)
     alone = identity_loss(logits[:2], torch.tensor([3, 1]), 0.1)

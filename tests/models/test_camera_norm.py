@@ -81,17 +81,6 @@ def test_it_is_one_batch_norm_per_camera(features: tuple[int, ...]) -> None:
     assert not torch.allclose(whole(given), expected)
 
 
-@pytest.mark.parametrize("cameras", [[1] * 6, None, [8, 9, 8, 9, 8, 8]])
-def test_one_camera_or_none_is_plain_batch_norm(cameras: list[int] | None) -> None:
-    twin = plain(MAPS)
-    norm = CameraNorm(copy.deepcopy(twin), CameraIndex((1,)))
-    for step in range(3):
-        given = draw(6, MAPS, step)
-        torch.testing.assert_close(forward(norm, given, cameras), twin(given))
-    given = draw(6, MAPS, 7)
-    torch.testing.assert_close(forward(norm.eval(), given, cameras), twin.eval()(given))
-
-
 @pytest.mark.parametrize("features", [VECTORS, MAPS])
 def test_a_camera_with_few_images_uses_the_whole_batch(features: tuple[int, ...]) -> None:
     norm = CameraNorm(plain(features), CameraIndex((1, 2, 3)))

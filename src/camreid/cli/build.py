@@ -46,7 +46,7 @@ def data_root(config: DictConfig) -> str:
 
 
 def build_split(config: DictConfig) -> Split:
-    """Divide the data, which are rendered first if they are synthetic; or read the manifest."""
+    """Divide the data, or read the manifest."""
     root = data_root(config)
     options = dict(config.split)
     manifest = options.pop("manifest", None)
@@ -81,11 +81,7 @@ def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> M
         cameras = sorted({record.camera for record in split.train})
         read = replace(read, network={**read.network, "cameras": cameras})
     if read.network.get("camera_norm") and config.trainer.sync_batchnorm:
-        raise InputError(
-            "camera_norm=True has no statistics over several processes, as sync_batchnorm=True "
-            "asks for.",
-            sync_batchnorm=False,
-        )
+        raise InputError("camera_norm=True cannot be synchronised.", sync_batchnorm=False)
     with open_dict(config):
         config.model = OmegaConf.create(read.primitives())
     return read

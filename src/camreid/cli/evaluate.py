@@ -125,12 +125,10 @@ def test(
 
 def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
     """The identities seen by the model of features, and how they were computed."""
-    return {
-        "seen": sorted(module.provenance.seen),
-        "seen_complete": module.provenance.complete,
-        "model": module.config.name,
-        "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
-    }
+    computed = {key: options[key] for key in ("flip", "normalize", "neck")}
+    seen, complete = sorted(module.provenance.seen), module.provenance.complete
+    name = module.config.name
+    return {"seen": seen, "seen_complete": complete, "model": name, "computed": computed}
 
 
 def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> None:

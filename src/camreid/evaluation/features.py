@@ -67,10 +67,8 @@ class FeatureTable:
 
     def normalized(self) -> "FeatureTable":
         """The same with features of unit length."""
-        query, gallery = (
-            part.with_features(F.normalize(part.features.float()))
-            for part in (self.query, self.gallery)
-        )
+        parts = (self.query, self.gallery)
+        query, gallery = (p.with_features(F.normalize(p.features.float())) for p in parts)
         notes = {**self.notes, "computed": {**self.notes.get("computed", {}), "normalize": True}}
         return FeatureTable(query, gallery, notes)
 

@@ -53,7 +53,7 @@ def fuse(
 
 
 def agreement(first: Tensor, second: Tensor, images: int = 1000) -> float:
-    """Share of images whose nearest neighbour in another embedding space is the image itself.
+    """Share of images that are nearest to themselves across two embedding spaces.
 
     `first` and `second` are (N, D) unit features; at most `images` are compared, evenly chosen.
 

@@ -30,16 +30,10 @@ def rerank(
     with the Jaccard distance of k-reciprocal neighbours. Of equal distances, the earlier image
     counts as nearer, queries before the gallery.
 
-    Args:
-        query_features: (Q, D), of any float type.
-        gallery_features: (G, D).
-        k1: neighbours that count, 1..G.
-        k2: neighbours over which encodings are averaged, 1..k1; 1 for no averaging.
-        lambda_value: share of the original distance, 0..1.
-        metric: `cosine` to compare unit features, `euclidean` to compare them as they are.
-
-    Returns:
-        (Q, G) float32, smallest first; for `rank_distances`. InputError for bad arguments.
+    Features, (Q, D) and (G, D), may be of any float type. The result is (Q, G) float32, smallest
+    first, for `rank_distances`. `k1` neighbours count, 1..G; encodings are averaged over `k2`,
+    1..k1; `lambda_value` is the share of the original distance, 0..1. `cosine` compares unit
+    features, `euclidean` features as they are. InputError for arguments that do not fit.
 
     >>> query, gallery = torch.tensor([[0.0]]), torch.tensor([[1.0], [-1.0], [-1.5]])
     >>> rerank(query, gallery, k1=1, k2=1, metric="euclidean")

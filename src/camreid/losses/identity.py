@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError, require_number
+from camreid.errors import require_number
 from camreid.losses.triplet import Margin, Mining, Pair, PairLoss, TripletLoss
 
 Smoothing = float | Literal["adaptive"]
@@ -48,9 +48,8 @@ class LossConfig:
     """How the losses add up; each is a mean over heads.
 
     Attributes:
-        identity_weight: of the identity loss.
         smoothing: label smoothing, 0..1, or `adaptive`; see `identity_loss`.
-        triplet_weight: of the triplet loss; 0 for none.
+        triplet_weight: 0 for no triplet loss.
         triplet_margin: a number, or `soft`.
         triplet_mining: see `TripletLoss`, as `triplet_normalize`.
         pair: form of an additional `PairLoss`, None for none.
@@ -69,20 +68,13 @@ class LossConfig:
     pair_scale: float = 128.0
 
     def __post_init__(self) -> None:
-        for name, word in (("triplet_margin", "soft"), ("smoothing", "adaptive")):
-            value = getattr(self, name)
-            if value != word and not isinstance(value, int | float):
-                raise InputError(f"{name}={value}: expected a number or {word}.", **{name: word})
+        if self.triplet_margin != "soft":
+            require_number("triplet_margin", self.triplet_margin, 0)
         if self.smoothing != "adaptive":
             require_number("smoothing", self.smoothing, 0, 1)
-        for name in (
-            "identity_weight",
-            "triplet_weight",
-            "pair_weight",
-            "pair_margin",
-            "pair_scale",
-        ):
-            require_number(name, getattr(self, name), least=0)
+        others = ("identity_weight", "triplet_weight", "pair_weight", "pair_margin", "pair_scale")
+        for name in others:
+            require_number(name, getattr(self, name), 0)
 
     def metric_losses(self) -> dict[str, tuple[float, TripletLoss | PairLoss]]:
         """Weight and loss of embeddings and pids, by name."""

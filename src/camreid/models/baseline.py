@@ -33,11 +33,7 @@ class BaselineOptions(BackboneOptions, CameraOptions):
 class Baseline(ReIDNetwork):
     """One backbone, one BNNeck, one head: bag of tricks (Luo et al. 2019) and its kin.
 
-    Args:
-        labels: the identities, in row order; with `camera_heads` those of each camera.
-        image_size: (H, W) in pixels.
-        pixels: `raw`, or `imagenet` for normalised images.
-        options: see `BaselineOptions`.
+    With `camera_heads` it takes a label map for each camera. Options: see `BaselineOptions`.
     """
 
     def __init__(

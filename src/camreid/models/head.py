@@ -31,9 +31,6 @@ class RemapHead(nn.Module):
     Args:
         dim: width of the features.
         labels: the identities, in row order.
-        classifier: form of the logits.
-        scale: s.
-        margin: m.
         bias: of `linear` logits, as in torchreid's classifiers.
         camera: 1-based, of the images that the head classifies; None for all cameras.
     """
@@ -105,16 +102,12 @@ class RemapHead(nn.Module):
     def take(self, weight: Tensor, labels: LabelMap, bias: Tensor | None = None) -> None:
         """Copy the rows of the identities that this head shares with another.
 
-        Args:
-            weight: (len(labels), dim) rows of the other head.
-            labels: the identities of these rows.
-            bias: (len(labels),) of the other head; taken if both have one.
+        `weight` (N, dim) and `bias` (N,) are of the other head, `labels` its N identities.
         """
         if weight.shape != (len(labels), self.dim):
             raise HeadMismatch(
                 f"the starting head is {tuple(weight.shape)}, but its label map names "
-                f"{len(labels)} identities and the features are {self.dim} wide. Start with "
-                "the model and label map that the weights were made with."
+                f"{len(labels)} identities and the features are {self.dim} wide."
             )
         rows = labels.rows(self.pids.cpu())
         known = (rows >= 0).to(self.weight.device)

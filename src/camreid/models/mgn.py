@@ -45,11 +45,7 @@ class MGN(ReIDNetwork):
     Each of the eight parts is pooled, reduced by a 1 x 1 convolution and batch-normalised, and has
     a head; all heads are over one label map. The feature is the parts in the order of `PARTS`.
 
-    Args:
-        labels: the identities, in row order.
-        image_size: (H, W) in pixels; the map of H / 16 rows must have three stripes.
-        pixels: `raw`, or `imagenet` for normalised images.
-        options: see `MGNOptions`.
+    Options: see `MGNOptions`. The map of H / 16 rows must have three stripes.
     """
 
     def __init__(

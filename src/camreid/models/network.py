@@ -72,7 +72,9 @@ class FeatureOptions:
 
 
 class ReIDNetwork(nn.Module):
-    """Base of all architectures.
+    """Base of all architectures: `Network(labels, image_size, pixels, **options)`.
+
+    The images have `image_size` (H, W) and are `raw`, or `imagenet` where they are normalised.
 
     Attributes:
         heads: `RemapHead`s by name: all over one label map, or one per camera, each over its own.

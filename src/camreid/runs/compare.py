@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,8 @@ class Pair:
             return f"{self.first} and {self.second} are not comparable: {self.reason}"
         found = self.differences["mAP"]
         ends = interval(found.low, found.high)
-        text = f"inconclusive, as {self.doubt}: {self.first} minus {self.second} is"
-        if self.better:
-            text = f"{self.first} is better than {self.second} by"
+        start = f"inconclusive, as {self.doubt}: {self.first} minus {self.second} is"
+        text = f"{self.first} is better than {self.second} by" if self.better else start
         text += f" {100 * found.value:.1f} points mAP ({ends and f'95 % interval {ends}, '}"
         text += f"p = {found.p:.2g}) on {self.queries} queries of {self.identities} identities"
         if self.leaked:
@@ -84,11 +83,9 @@ class Comparison:
     def options(self) -> dict[str, list[str]]:
         """The options in which the runs differ, with the value of each run."""
         found = [_flat(run.config) for run in self.runs]
-        keys = dict.fromkeys(key for options in found for key in options)
-        rows = {key: [str(options.get(key, "(not set)")) for options in found] for key in keys}
-        return {
-            k: v for k, v in rows.items() if len(set(v)) > 1 and not k.endswith(("_dir", "dirpath"))
-        }
+        keys = dict.fromkeys(chain(*found))
+        rows = {key: [options.get(key, "(not set)") for options in found] for key in keys}
+        return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
     def tables(self) -> list[Table]:
         """Options, head checks, scores and paired differences; none is empty."""
@@ -173,16 +170,18 @@ def _rows(images: Images) -> dict[tuple[str, int, int], int]:
     return {image: row for row, image in enumerate(labels)}
 
 
-def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Options by dotted key."""
-    found: dict[str, Any] = {}
+def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Options by dotted key, without the folders that a run writes to."""
+    found: dict[str, str] = {}
     for key, value in config.items():
-        nested = isinstance(value, Mapping)
-        found |= _flat(value, f"{above}{key}.") if nested else {f"{above}{key}": value}
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{key}.")
+        elif key not in ("run_dir", "save_dir", "dirpath"):
+            found[f"{above}{key}"] = str(value)
     return found
 
 
 def _row(pair: Pair) -> list[str]:
-    found = pair.differences
-    cells = [points(found[key]) for key in SCORES]
-    return [f"{pair.first} - {pair.second}", str(pair.queries), *cells, f"{found['mAP'].p:.2g}"]
+    cells = [points(pair.differences[score]) for score in SCORES]
+    p = f"{pair.differences['mAP'].p:.2g}"
+    return [f"{pair.first} - {pair.second}", str(pair.queries), *cells, p]

@@ -36,7 +36,9 @@ def ranked_lists(
     lists = []
     for query, kind in choose(result.average_precision, QUERIES).items():
         pid, ap = int(q.pids[query]), result.average_precision[query]
-        scores = similarities(table, query, options.metric)
+        own, others = q.features[query, None].float(), g.features.float()
+        cosine = F.normalize(own) @ F.normalize(others).T
+        scores = (cosine if options.metric == "cosine" else -torch.cdist(own, others))[0]
         visible = rules.visible(View(options.protocol), query)
         images = [_shown("query", q, query, "query")]
         order = scores.argsort(descending=True, stable=True)
@@ -60,14 +62,6 @@ def choose(ap: Tensor, count: int) -> dict[int, str]:
         left = [query for query in order if query not in chosen]
         chosen |= dict.fromkeys(left[:count], kind)
     return chosen
-
-
-def similarities(table: FeatureTable, query: int, metric: str) -> Tensor:
-    """(G,) cosine similarities of a query to the gallery, or negative distances."""
-    own, gallery = table.query.features[query, None].float(), table.gallery.features.float()
-    if metric == "euclidean":
-        return -torch.cdist(own, gallery)[0]
-    return (F.normalize(own) @ F.normalize(gallery).T)[0]
 
 
 def _shown(mark: str, images: Images, row: int, score: str) -> Shown:
