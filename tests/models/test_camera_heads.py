@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from camreid.checkpoints.average import soup
-from camreid.checkpoints.io import read_checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import HeadMismatch, InputError
