@@ -35,10 +35,7 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     """The known keys of a checkpoint file as read with `weights_only=True`.
 
     Each value has its type and is plain: text, numbers, None, dense tensors, and lists, tuples and
-    mappings of plain values.
-
-    Raises:
-        InputError: names the file and the key.
+    mappings of plain values. Otherwise InputError names the file and the key.
     """
     known = {key: content[key] for key in _TYPES if key in content}
     for key, value in known.items():
@@ -135,11 +132,7 @@ class RunCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The known keys of a local file on the CPU; pickled code in it is not run.
-
-        Raises:
-            InputError: no file, or not a checkpoint of camreid.
-        """
+        """The known keys of a local file on the CPU; InputError if it is no camreid checkpoint."""
         if not Path(path).is_file():
             raise InputError(f"no checkpoint at {path}.")
         content = read_content(path)

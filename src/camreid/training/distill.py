@@ -64,15 +64,9 @@ class Teacher:
 
 
 class Distillation:
-    """The losses of a student with teachers, as `ReIDModule.extra_losses` takes them.
+    """The losses of a student with final rows, as `ReIDModule.extra_losses` takes them.
 
-    Args:
-        teachers: at least one.
-        student: the network of the module in training; its rows must be final.
-        config: weights and temperatures.
-
-    Raises:
-        InputError: no teacher shares two identities with the student.
+    InputError if no teacher shares two identities with the student.
     """
 
     def __init__(

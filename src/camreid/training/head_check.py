@@ -60,10 +60,8 @@ class HeadCheck(pl.Callback):
 
     The train identities are those of the data module's `split`, or of a dataset's `records`. Other
     loaders, such as FastReID's, are checked on their first batch, without its coverage. Raises
-    HeadMismatch with the counts and the overrides that would fix it.
-
-    Args:
-        min_coverage: least share of the train identities with a row, 0..1, of `skip` and `drop`.
+    HeadMismatch with the counts and the overrides that would fix it. `min_coverage` is the least
+    share of the train identities with a row, 0..1, of `skip` and `drop`.
     """
 
     def __init__(self, min_coverage: float = 0.01) -> None:
