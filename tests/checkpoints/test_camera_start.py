@@ -7,13 +7,12 @@ import torch
 
 from camreid import FeatureExtractor, create_model
 from camreid.checkpoints.average import update_batch_norm
-from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
+from camreid.checkpoints.io import Checkpoint, read_checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.models.camera_norm import CameraNorm
-from camreid.training import ReIDModule
-from tests.conftest import CONFIG, tiny_module
+from tests.conftest import CONFIG, saved, tiny_module
 
 LABELS = LabelMap((10, 2, 7))
 NETWORK = {**CONFIG["network"], "camera_norm": True, "cameras": [1, 2]}
@@ -25,17 +24,12 @@ def images(seed: int = 0, count: int = 10) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 64, 32), dtype=torch.uint8, generator=draw)
 
 
-def checkpoint(module: ReIDModule, path: Path) -> Checkpoint:
-    save(module, path)
-    return read_checkpoint(path)
-
-
 @pytest.fixture
 def plain(tmp_path: Path) -> Checkpoint:
     module = tiny_module(LABELS)
     for seed in range(3):
         module.model.train()(images(seed))
-    return checkpoint(module, tmp_path / "plain.ckpt")
+    return saved(module, tmp_path / "plain.ckpt")
 
 
 def test_every_cameras_statistics_start_from_the_plain_ones(plain: Checkpoint) -> None:
@@ -55,7 +49,7 @@ def test_trained_statistics_are_kept(plain: Checkpoint, tmp_path: Path) -> None:
     module = tiny_module(LABELS, network=NETWORK)
     module.train().model(images(), cameras=CAMERAS)
     again = tiny_module(LABELS, network=NETWORK)
-    start_from(again, checkpoint(module, tmp_path / "a.ckpt"))
+    start_from(again, saved(module, tmp_path / "a.ckpt"))
     state = module.model.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in again.model.state_dict().items())
     expected = module.eval().model(images(), cameras=CAMERAS).features
@@ -70,17 +64,14 @@ def test_an_embedding_is_added_to_a_plain_transformer(tmp_path: Path) -> None:
     cameras = {"network__cameras": [1, 2], "network__camera_embedding": 3.0}
     module = create_model("vit_base", [4, 8], **options, **cameras)
     table = module.model.backbone.trunk.norm_pre.table.detach().clone()
-    start_from(module, checkpoint(usual, tmp_path / "a.ckpt"))
+    start_from(module, saved(usual, tmp_path / "a.ckpt"))
     assert torch.equal(module.model.backbone.trunk.norm_pre.table, table)
     module.model.backbone.trunk.norm_pre.factor = 0.0
     found = module.eval().model(images(), cameras=CAMERAS).features
     torch.testing.assert_close(found, usual.eval().model(images()).features)
-    saved, other = (
-        checkpoint(module, tmp_path / "b.ckpt"),
-        {**cameras, "network__camera_embedding": 1},
-    )
+    start, cameras = saved(module, tmp_path / "b.ckpt"), {**cameras, "network__camera_embedding": 1}
     with pytest.raises(InputError, match=r"camera_embedding=3\.0"):
-        start_from(create_model("vit_base", [4, 8], **options, **other), saved)
+        start_from(create_model("vit_base", [4, 8], **options, **cameras), start)
 
 
 def test_features_are_those_of_the_cameras_of_a_batch() -> None:

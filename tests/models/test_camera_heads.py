@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from camreid.checkpoints.average import soup
-from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
 from camreid.checkpoints.start import start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import HeadMismatch, InputError
@@ -19,7 +18,7 @@ from camreid.labels import LabelMap, fit_camera_labels
 from camreid.losses.identity import identity_loss_of_heads
 from camreid.training import ReIDModule
 from camreid.training.head_check import HeadCheck
-from tests.conftest import CONFIG, tiny_module
+from tests.conftest import CONFIG, saved, tiny_module
 
 LABELS = {1: LabelMap((10, 2)), 3: LabelMap((7, 2, 4))}
 NETWORK = {**CONFIG["network"], "camera_heads": True, "cameras": [1, 3]}
@@ -27,11 +26,6 @@ NETWORK = {**CONFIG["network"], "camera_heads": True, "cameras": [1, 3]}
 
 def module_of(labels: object = LABELS, **options: object) -> ReIDModule:
     return tiny_module(labels, **{"network": NETWORK, **options})
-
-
-def saved(module: ReIDModule, path: Path) -> Checkpoint:
-    save(module, path)
-    return read_checkpoint(path)
 
 
 def row(module: ReIDModule, camera: int, pid: int) -> Tensor:

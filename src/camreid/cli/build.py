@@ -61,11 +61,7 @@ def build_split(config: DictConfig) -> Split:
 
 
 def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> ModelConfig:
-    """The model of `model=` or the experiment, otherwise that of the starting weights.
-
-    Typed options change either; camera options get the cameras of the train images.
-    `config.model` becomes what is built.
-    """
+    """The model that was chosen, else that of the starting weights, with the typed options."""
     if config.get("model") is None:
         raise InputError("there is no model to build; type model=bot_r50 or model=small.")
     model = config.model.copy()

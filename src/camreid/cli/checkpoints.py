@@ -11,7 +11,6 @@ from camreid.checkpoints import io
 from camreid.cli.errors import trusted
 from camreid.errors import InputError
 from camreid.provenance import Provenance
-from camreid.training.module import ReIDModule
 
 
 def read_checkpoint(path: str | Path) -> io.Checkpoint:
@@ -20,11 +19,6 @@ def read_checkpoint(path: str | Path) -> io.Checkpoint:
         return io.read_checkpoint(path, trusted)
     except io.UntrustedNetwork as error:
         raise InputError(f"{error} Type ++model.network._target_={error.target}.") from error
-
-
-def load(path: str | Path) -> ReIDModule:
-    """The model of a checkpoint, in evaluation mode on the CPU."""
-    return read_checkpoint(path).module()
 
 
 def matching(option: str, name: str) -> list[str]:

@@ -29,10 +29,7 @@ _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment
 
 
 def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> None:
-    """Run the command of a config; a user's mistake ends in SystemExit with one paragraph.
-
-    A run that fails before it has any result leaves no file behind.
-    """
+    """Run a command; one that fails before it has any result leaves no file behind."""
 
     def guarded(config: DictConfig) -> None:
         trusted[:] = [str(OmegaConf.select(config, "model.network._target_"))]

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.cli import build
-from camreid.cli.checkpoints import load
+from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
@@ -36,7 +36,7 @@ def evaluate_run(config: DictConfig) -> None:
             "features=runs/RUN/features.safetensors."
         )
     build.seed(config)
-    module = load(config.checkpoint)
+    module = read_checkpoint(config.checkpoint).module()
     set_evaluation(module, config.evaluation)
     split = build.build_split(config)
     require_test(split, config.evaluation.protocol)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.checkpoints.average import soup, update_batch_norm
 from camreid.checkpoints.io import save
 from camreid.cli import build, evaluate
-from camreid.cli.checkpoints import load, read_checkpoint
+from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.experts import Expert, check_dataset, read_experts
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import show
@@ -53,9 +53,12 @@ def matrix_run(config: DictConfig) -> None:
         f"Run      {build.run_folder()}",
     )
     test = Test(config, split, trainer, experts, baselines)
-    tables = {expert.name: test.add_model(expert.name, load(expert.path)) for expert in experts}
+    tables = {
+        expert.name: test.add_model(expert.name, read_checkpoint(expert.path).module())
+        for expert in experts
+    }
     for baseline in baselines:
-        test.add_model(baseline.name, load(baseline.path))
+        test.add_model(baseline.name, read_checkpoint(baseline.path).module())
     left_out = {}
     for name in fusions:
         try:
