@@ -39,10 +39,10 @@ class Table:
 def percent(share: float | None) -> str:
     """A share as per cent with one digit.
 
-    >>> percent(0.1234), percent(None)
+    >>> percent(0.1234), percent(float("nan"))
     ('12.3 %', 'n/a')
     """
-    return "n/a" if share is None else f"{100 * share:.1f} %"
+    return "n/a" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def interval(low: float | None, high: float | None) -> str:
