@@ -11,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from camreid.checkpoints import Checkpoint, read_checkpoint, save
 from camreid.data import Records, SyntheticMarket, read_market1501
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
@@ -47,6 +48,12 @@ TINY = (
     "data.workers=0",
     "data.identities=4",
 )
+
+
+def saved(module: ReIDModule, path: Path) -> Checkpoint:
+    """The module as a checkpoint."""
+    save(module, path)
+    return read_checkpoint(path)
 
 
 def tiny_module(labels: LabelMap, **options: object) -> ReIDModule:

@@ -15,12 +15,9 @@ identities = st.lists(st.integers(-1, 2000), unique=True, max_size=40)
 @given(identities, st.lists(st.integers(-1, 2000), max_size=60))
 def test_rows_are_those_of_a_dictionary(pids: list[int], asked: list[int]) -> None:
     row = {pid: i for i, pid in enumerate(pids)}
-    expected = [row.get(pid, -1) for pid in asked]
-    assert LabelMap(tuple(pids)).rows(torch.tensor(asked, dtype=torch.int64)).tolist() == expected
-
-
-def test_rows_keep_the_shape() -> None:
-    assert LabelMap((4, 2)).rows(torch.tensor([[2, 4], [9, 2]])).tolist() == [[1, 0], [-1, 1]]
+    expected = [[row.get(pid, -1)] for pid in asked]
+    table = torch.tensor(asked, dtype=torch.int64)[:, None]  # rows keep the shape
+    assert LabelMap(tuple(pids)).rows(table).tolist() == expected
 
 
 def test_orders_are_fastreids_and_torchreids_for_market1501() -> None:
@@ -32,21 +29,6 @@ def test_orders_are_fastreids_and_torchreids_for_market1501() -> None:
     assert LabelMap.of(fastreid, order="numeric").row(704) == 373
     same = zip(fastreid, sorted(fastreid), strict=True)
     assert not any(a == b for a, b in same)
-
-
-def test_a_missing_pid_is_named() -> None:
-    with pytest.raises(KeyError, match="pid 5 "):
-        LabelMap((1, 2)).row(5)
-
-
-def test_an_identity_has_one_row() -> None:
-    with pytest.raises(InputError, match=r"more than one row .*\[7\]"):
-        LabelMap((7, 3, 7))
-
-
-def test_an_order_that_is_not_known_is_refused() -> None:
-    with pytest.raises(InputError, match="numeric, fastreid"):
-        LabelMap.of([1], order="alphabetic")  # type: ignore[arg-type]
 
 
 @given(identities, identities, st.sampled_from(UNKNOWN))
@@ -66,3 +48,12 @@ def test_known_identities_keep_their_rows_unless_reinit(
 def test_shared_identities_are_in_this_maps_order() -> None:
     assert (LabelMap((5, 1, 3)) & LabelMap((3, 5))).pids == (5, 3)
     assert (LabelMap((5, 1, 3)) - LabelMap((3, 5))).pids == (1,)
+
+
+def test_wrong_identities_and_orders_are_named() -> None:
+    with pytest.raises(KeyError, match="pid 5 "):
+        LabelMap((1, 2)).row(5)
+    with pytest.raises(InputError, match=r"more than one row .*\[7\]"):
+        LabelMap((7, 3, 7))
+    with pytest.raises(InputError, match="numeric, fastreid"):
+        LabelMap.of([1], order="alphabetic")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from camreid.cli import CONF, compare, report
+from camreid.cli import compare, report
 from tests.conftest import Ran
 
 ROOT = Path(__file__).parents[1]
@@ -64,15 +64,6 @@ def test_files_named_exist() -> None:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             there = (ROOT / page).parent / link
             assert there.exists() or there.name in GENERATED, f"{page}: {link}"
-
-
-def test_choices_named_are_those_of_conf() -> None:
-    text = "\n".join(PAGES.values())
-    for group in ("logger", "trainer"):
-        named = set(re.findall(rf"`{group}=([a-z0-9]+\|[a-z0-9|]+)`", text))
-        there = {path.stem for path in Path(CONF, group).glob("*.yaml")}
-        assert named
-        assert all(set(choices.split("|")) == there for choices in named)
 
 
 def test_readme_is_short() -> None:

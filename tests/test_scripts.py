@@ -46,10 +46,11 @@ sys.exit(experts.main())
 """
 
 
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
 @pytest.fixture
-def start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Start the script in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     Path("fake.py").write_text(FAKE)
@@ -67,14 +68,9 @@ def start(
         process.communicate()
 
 
-@pytest.fixture
-def experts(start: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., tuple[int, str]]:
-    def command(*typed: str) -> tuple[int, str]:
-        process = start(*typed)
-        out, _ = process.communicate(timeout=120)
-        return process.returncode, out
-
-    return command
+def end(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    out, _ = process.communicate(timeout=120)
+    return process.returncode, out
 
 
 def trained(name: str) -> dict[str, object]:
@@ -88,8 +84,8 @@ def wait_for(path: Path) -> None:
     time.sleep(0.3)
 
 
-def test_one_training_at_a_time_on_each_device(experts: Callable[..., tuple[int, str]]) -> None:
-    code, out = experts("--cameras", "1", "2", "5", "--devices", "0", "4", "--", "seed=1")
+def test_one_training_at_a_time_on_each_device(start: Start) -> None:
+    code, out = end(start("--cameras", "1", "2", "5", "--devices", "0", "4", "--", "seed=1"))
     assert code == 0, out
     runs = [trained(name) for name in ("c1", "c2", "c5")]
     assert {run["gpu"] for run in runs} == {"0", "4"}
@@ -99,17 +95,15 @@ def test_one_training_at_a_time_on_each_device(experts: Callable[..., tuple[int,
     assert all(a["end"] <= b["start"] for a, b in itertools.pairwise(same))
 
 
-def test_finished_ones_are_skipped_and_failed_ones_continue(
-    experts: Callable[..., tuple[int, str]],
-) -> None:
+def test_finished_ones_are_skipped_and_failed_ones_continue(start: Start) -> None:
     typed = ("--cameras", "1", "2", "3", "--devices", "cpu")
-    code, out = experts(*typed, "--baselines", "--", "fails=2")
+    code, out = end(start(*typed, "--baselines", "--", "fails=2"))
     assert code == 1
     assert "e/c2.log" in out
     assert "no train images" in Path("e/c2.log").read_text()
     assert not Path("e/joint").exists()
     before = trained("c1"), trained("c3")
-    assert experts(*typed)[0] == 0
+    assert end(start(*typed))[0] == 0
     assert (trained("c1"), trained("c3")) == before
     assert "resume=e/c2/checkpoints/last.ckpt" in trained("c2")["typed"]
     assert trained("c2")["gpu"] == ""
@@ -118,43 +112,32 @@ def test_finished_ones_are_skipped_and_failed_ones_continue(
 @pytest.mark.parametrize(
     ("number", "marker"), [(signal.SIGINT, "waits"), (signal.SIGTERM, "waits-early")]
 )
-def test_interrupted_trainings_continue(
-    number: signal.Signals,
-    marker: str,
-    start: Callable[..., "subprocess.Popen[str]"],
-    experts: Callable[..., tuple[int, str]],
-) -> None:
+def test_interrupted_trainings_continue(number: signal.Signals, marker: str, start: Start) -> None:
     Path(marker).touch()
     typed = ("--cameras", "1", "2", "--devices", "cpu")
     process = start(*typed)
     wait_for(Path("e/c1/checkpoints", *(["last.ckpt"] if marker == "waits" else [])))
     os.kill(process.pid, number)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert end(process)[0] == 130
     assert not Path("e/c2").exists()
     Path(marker).unlink()
-    assert experts(*typed)[0] == 0
+    assert end(start(*typed))[0] == 0
     resumed = "resume=e/c1/checkpoints/last.ckpt" in trained("c1")["typed"]
     assert resumed == (marker == "waits")
     assert len(list(Path("e").glob("unfinished-c1-*"))) == (marker == "waits-early")
 
 
 @pytest.mark.slow
-def test_baselines_have_the_steps_of_all_experts(experts: Callable[..., tuple[int, str]]) -> None:
+def test_baselines_have_the_steps_of_all_experts(start: Start) -> None:
     Path("steps").touch()
-    options = ("init=x.ckpt", "model.unknown=reinit", "trainer.max_epochs=9")
-    code, out = experts(
-        "--cameras", "1", "2", "3", "--baselines", "--finetune", "lr=1", "--devices", "cpu",
-        "--", *options,
-    )  # fmt: skip
+    typed = "--cameras 1 2 3 --baselines --finetune lr=1 --devices cpu -- init=x.ckpt"
+    code, out = end(start(*typed.split(), "model.unknown=reinit", "trainer.max_epochs=9"))
     assert code == 0, out
-    steps = {"joint": 900, "start": 600, "joint-c2": 300}
-    for name, count in steps.items():
+    for name, count in {"joint": 900, "start": 600, "joint-c2": 300}.items():
         last = Path("e", name, "checkpoints", "last.ckpt")
         assert torch.load(last, weights_only=True)["global_step"] == count
     assert {"init=x.ckpt", "model.unknown=reinit"} <= {*trained("joint")["typed"]}
-    typed = trained("joint-c2")["typed"]
-    last = dict(option.split("=", 1) for option in typed)
-    assert (last["model.unknown"], last["trainer.max_epochs"]) == ("skip", "-1")
-    assert (last["init"], last["split.camera"]) == ("e/start/checkpoints/last.ckpt", "2")
-    assert last["lr"] == "1"
+    last = dict(option.split("=", 1) for option in trained("joint-c2")["typed"])
+    start_of = {"init": "e/start/checkpoints/last.ckpt", "split.camera": "2", "lr": "1"}
+    expected = {**start_of, "model.unknown": "skip", "trainer.max_epochs": "-1"}
+    assert {name: last[name] for name in expected} == expected

@@ -42,10 +42,7 @@ class NoValidQuery(InputError):
 
 
 def require_whole(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`; `name` is the argument.
-
-    >>> require_whole("split.seed", 0, least=0)
-    """
+    """Refuse what is not a whole number of at least `least`; `name` is the argument."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(
             f"{name}={value}: expected a whole number from {least}, such as {name}={max(least, 4)}."
@@ -53,10 +50,7 @@ def require_whole(name: str, value: object, least: int) -> None:
 
 
 def require_number(name: str, value: object, least: float, most: float = float("inf")) -> None:
-    """Refuse what is not a number in `least`..`most`; `name` is the argument.
-
-    >>> require_number("data.augment.flip", 0.5, 0, 1)
-    """
+    """Refuse what is not a number in `least`..`most`; `name` is the argument."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not least <= value <= most:  # type: ignore[operator]
         expected = f"in {least:g}..{most:g}" if most < float("inf") else f"of at least {least:g}"

@@ -6,15 +6,7 @@ from pathlib import Path
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name in its folder, then rename it.
-
-    Args:
-        path: the file; its folder is made where it is missing, an existing file is replaced.
-        write: writes the content to the path that it is given.
-
-    Raises:
-        OSError: the folder or file can't be written; nothing is left behind.
-    """
+    """Let `write` fill a temporary file beside `path`, then rename it; a failure leaves nothing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")

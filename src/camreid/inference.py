@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,7 @@ from torch import Tensor
 from camreid.checkpoints.io import load
 from camreid.data.dataset import OneImage, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
-from camreid.models.evaluating import evaluating, forward_raw
-from camreid.models.network import FeatureOptions, Side
+from camreid.models.network import FeatureOptions, Side, evaluating
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
 
@@ -26,22 +26,15 @@ class FeatureExtractor:
     """Images of any size to features, those that `camreid-evaluate` compares.
 
     Args:
-        module: a checkpoint's path, or a `ReIDModule`, whose training and evaluation modes stay as
-            they are.
+        module: a checkpoint's path, or a `ReIDModule`; its modes stay as they are.
         device: `auto` (CUDA if there is any), `cpu`, `cuda:0`, ...; None for that of the module,
             or `auto` for a checkpoint. A module on another device is copied, not moved.
         batch_size: images at a time.
         workers: threads that read the next batch meanwhile; 0 reads and computes in turns.
         normalize: L2-normalise the features.
         flip: average the features of each image and its mirror image, before normalising.
-        precision: `float32`, or `bfloat16` or `float16` for mixed precision.
+        precision: `float32`; `bfloat16` or `float16` for mixed precision.
         neck: features `after` or `before` the neck.
-
-    Attributes:
-        network: what computes the features.
-        device: where it is.
-        image_size: (H, W) in pixels that images are resized to.
-        interpolation: of that resize.
 
     Raises:
         InputError: no such checkpoint, device or precision.
@@ -70,6 +63,11 @@ class FeatureExtractor:
         self.batch_size, self.workers = batch_size, workers
         self.normalize, self.precision = normalize, precision
         self.options = FeatureOptions(flip=flip, neck=neck)
+        if not isinstance(module, ReIDModule | str | Path):
+            kind = type(module).__name__
+            raise InputError(
+                f"module is of type {kind}: expected a ReIDModule or a checkpoint's path."
+            )
         loaded = module if isinstance(module, ReIDModule) else load(module)
         self.image_size = loaded.config.image_size
         self.interpolation = loaded.config.interpolation
@@ -87,14 +85,12 @@ class FeatureExtractor:
 
         Args:
             images: paths, PIL images, uint8 arrays (H, W, 3), or tensors (3, H, W) of uint8 or of
-                float in 0..255; one, a list of any sizes and kinds, or an array or tensor of four
-                dimensions. RGB. None at all give (0, D).
-            cameras: of each image, 1-based, for models with camera options; None for an unknown
-                one, or for all of them.
+                float in 0..255, RGB; one, a list of any sizes and kinds, or an array or tensor of
+                four dimensions.
+            cameras: of each image, 1-based, for models with camera options; None if unknown.
 
         Raises:
-            InputError: a file that is not there or no image, another shape or type of number,
-                cameras for a model without camera options, or not one for each image.
+            InputError: an image or camera that cannot be used.
             PixelRangeError: a float tensor that is not in 0..255.
         """
         many = list_images(images)
@@ -115,28 +111,21 @@ class FeatureExtractor:
         """(count,) int64, 0 for an unknown camera."""
         if not self.network.cameras:
             raise InputError("this model has no camera options; leave cameras= out.")
-        is_one = isinstance(cameras, str) or getattr(cameras, "ndim", 1) == 0
-        many = list(cameras) if isinstance(cameras, Iterable) and not is_one else [cameras]
+        many = [cameras] if isinstance(cameras, int | float | str) else list(cameras)
         if len(many) != count:
             raise InputError(f"{len(many)} cameras for {count} images: give one each.")
         return torch.tensor([0 if camera is None else _number(camera) for camera in many])
 
     def _batches(self, images: list[OneImage]) -> Iterator[Tensor]:
         """(B, 3, H, W) one after the other; with workers, the next one is read meanwhile."""
-        batches = (
-            images[start : start + self.batch_size]
-            for start in range(0, len(images), self.batch_size)
-        )
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
             begin = pool.map if self.workers else map
-            ahead = None
-            for batch in batches:
-                reading = begin(self._read, batch)
-                if ahead is not None:
-                    yield torch.stack(list(ahead))
-                ahead = reading
-            if ahead is not None:
-                yield torch.stack(list(ahead))
+            ahead: list[Iterator[Tensor]] = []
+            for start in range(0, len(images), self.batch_size):
+                ahead.append(begin(self._read, images[start : start + self.batch_size]))
+                if len(ahead) > 1:
+                    yield torch.stack(list(ahead.pop(0)))
+            yield from (torch.stack(list(batch)) for batch in ahead)
 
     def _read(self, image: OneImage) -> Tensor:
         if isinstance(image, Tensor):
@@ -148,18 +137,15 @@ class FeatureExtractor:
         cameras = None if cameras is None else cameras.to(self.device)
         kind = getattr(torch, self.precision)
         with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
-            features = self.options(lambda raw: forward_raw(self.network, raw, cameras), images)
+            features = self.options(lambda raw: self.network.forward_raw(raw, cameras), images)
         return features.float().cpu()
 
 
 def _number(camera: Any) -> int:
-    try:
-        number = index(camera)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(camera, bool):
-        raise InputError(f"camera {camera!r}: expected 1-based numbers, or None for unknown ones.")
-    return number
+    with suppress(TypeError):
+        if index(camera) > 0:
+            return index(camera)
+    raise InputError(f"camera {camera!r}: expected 1-based numbers, or None for unknown ones.")
 
 
 def _device(name: str | torch.device | None) -> torch.device:

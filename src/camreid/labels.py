@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from typing import Literal, get_args
 
 import torch
@@ -17,14 +18,7 @@ UNKNOWN: tuple[Unknown, ...] = get_args(Unknown)
 
 
 def rows_of(table: Tensor, pids: Tensor) -> Tensor:
-    """Row of each pid in `table`, -1 where it has none.
-
-    Args:
-        table: (R,) int64, the pid of each row, without repeats, in any order.
-        pids: int64 of any shape.
-
-    Returns:
-        int64, the shape and device of `pids`.
+    """Row of each pid in `table` (R,), the distinct pids of the rows; -1 where it has none.
 
     >>> rows_of(torch.tensor([10, 2, 7]), torch.tensor([2, 3, 10]))
     tensor([ 1, -1,  0])
@@ -52,9 +46,7 @@ class LabelMap:
     pids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        pids = tuple(int(pid) for pid in self.pids)
-        if pids != tuple(self.pids):
-            raise InputError(f"the pids of a label map are whole numbers, not {self.pids[:5]}.")
+        pids = tuple(map(index, self.pids))
         object.__setattr__(self, "pids", pids)
         twice = [pid for pid, count in Counter(pids).items() if count > 1]
         if twice:
@@ -62,12 +54,9 @@ class LabelMap:
 
     @classmethod
     def of(cls, pids: Iterable[int], order: Order = "numeric") -> "LabelMap":
-        """The label map of a set of identities, in a known row order.
+        """The label map of identities, repeats allowed.
 
-        Args:
-            pids: identities, repeats allowed.
-            order: `numeric`, by number; `fastreid`, as FastReID sorts the *strings*
-                `market1501_<pid>`, so that 10, 100, 1000 come before 2.
+        `fastreid` is the order in which FastReID sorts the *strings* `market1501_<pid>`.
 
         >>> LabelMap.of([2, 10, 100, 9, 2]).pids
         (2, 9, 10, 100)
@@ -90,7 +79,7 @@ class LabelMap:
     @property
     def is_anonymous(self) -> bool:
         """Whether the rows have no identities."""
-        return len(self.pids) > 0 and max(self.pids) < -1
+        return max(self.pids, default=0) < -1
 
     @cached_property
     def _row(self) -> dict[int, int]:
@@ -115,7 +104,7 @@ class LabelMap:
         return LabelMap(tuple(pid for pid in self.pids if pid in other))
 
     def __sub__(self, other: "LabelMap") -> "LabelMap":
-        """The identities that are not in `other`, in this map's order."""
+        """The identities not in `other`, in this map's order."""
         return LabelMap(tuple(pid for pid in self.pids if pid not in other))
 
     def row(self, pid: int) -> int:
@@ -125,7 +114,7 @@ class LabelMap:
         return self._row[pid]
 
     def rows(self, pids: Tensor) -> Tensor:
-        """Row of each pid, -1 where it has none; int64, the shape and device of `pids`."""
+        """Row of each pid, -1 where it has none; int64 of the shape of `pids`."""
         return rows_of(self._table, pids)
 
 
@@ -134,12 +123,7 @@ HeadLabels = Identities | Mapping[int, Identities]  # of all heads, or of each c
 
 
 def fit_labels(start: LabelMap, split: LabelMap, unknown: Unknown) -> LabelMap:
-    """The rows that a head should have for training on `split`.
-
-    Args:
-        start: the rows of the starting weights; empty for a trunk alone.
-        split: the identities to be trained on.
-        unknown: what happens to identities without a row: skip, drop, extend, reinit or forbid.
+    """The rows of a head for training on `split`, from starting weights or from none (empty).
 
     >>> expert, new = LabelMap((10, 2, 7)), LabelMap((2, 5))
     >>> fit_labels(expert, new, "skip").pids, fit_labels(expert, new, "extend").pids
@@ -155,13 +139,7 @@ def fit_labels(start: LabelMap, split: LabelMap, unknown: Unknown) -> LabelMap:
 def fit_camera_labels(
     start: LabelMap | Mapping[int, LabelMap], split: Mapping[int, LabelMap], unknown: Unknown
 ) -> dict[int, LabelMap]:
-    """`fit_labels` of the head of each camera.
-
-    Args:
-        start: the rows of each camera's head in the starting weights, or those of one plain head,
-            which every camera's head starts from.
-        split: the identities of each camera to be trained on.
-        unknown: see `fit_labels`.
+    """`fit_labels` of each camera's head, from such heads or from one plain head.
 
     >>> expert, new = LabelMap((10, 2, 7)), {1: LabelMap((2, 5)), 3: LabelMap((7,))}
     >>> [m.pids for m in fit_camera_labels(expert, new, "skip").values()]

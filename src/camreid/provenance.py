@@ -1,30 +1,34 @@
 """What a checkpoint was trained on: split, identities, parents."""
 
+import platform
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from operator import index
 from typing import Any
 
+from camreid import __version__
 from camreid.errors import InputError
 
 Primitive = str | int | float | bool | None
 _NOT_A_RECORD = (TypeError, KeyError, AttributeError, ValueError)
 
 
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on, by name."""
+    packages = ("torch", "torchvision", "pytorch-lightning", "timm")
+    own = {"python": platform.python_version(), "camreid": __version__}
+    return {**own, **{name: version(name) for name in packages}}
+
+
 @dataclass(frozen=True)
 class SplitRecord:
-    """How a split was made.
+    """How a split was made."""
 
-    Attributes:
-        kind: `original`, `resplit`, `manifest` or `custom`.
-        options: of the strategy, such as `camera`, `seed` and `val_fraction`.
-        digest: of the content; None if it is unknown.
-    """
-
-    kind: str
-    options: Mapping[str, Primitive] = field(default_factory=dict)
-    digest: str | None = None
+    kind: str  # original, resplit, manifest or custom
+    options: Mapping[str, Primitive] = field(default_factory=dict)  # of the strategy
+    digest: str | None = None  # of the content, if known
 
     @property
     def camera(self) -> int | None:
@@ -34,7 +38,7 @@ class SplitRecord:
 
     @property
     def overrides(self) -> str | None:
-        """Overrides of the command line that make the split again; None if they cannot.
+        """Overrides that make the split again; None if they cannot.
 
         >>> SplitRecord("original", {"camera": 3, "seed": 0}).overrides
         '+split=original split.camera=3 split.seed=0'
@@ -45,68 +49,49 @@ class SplitRecord:
         return shlex.join([f"+split={self.kind}", *options])
 
     def __str__(self) -> str:
-        """The kind and the options that are set.
-
-        >>> str(SplitRecord("original", {"camera": 3, "seed": 0}, "ab12"))
-        'original, camera=3, seed=0, digest ab12'
-        """
+        """The kind, the options and the digest."""
         options = [f"{k}={v}" for k, v in self.options.items() if v is not None]
         return ", ".join([self.kind, *options, *([f"digest {self.digest}"] if self.digest else [])])
 
     def to_json(self) -> dict[str, Any]:
-        """Nested primitives."""
+        """Nested primitives, for `from_json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Any) -> "SplitRecord":
-        """From what `to_json` gave; InputError for anything else."""
+        """InputError for what `to_json` did not write."""
         try:
             kind, options, digest = content["kind"], content["options"].items(), content["digest"]
         except _NOT_A_RECORD as error:
-            raise InputError(f"a record of a split is not complete ({error!r}).") from error
+            raise InputError(f"the record of a split is broken ({error!r}).") from error
         plain = {str(k): v if isinstance(v, Primitive) else str(v) for k, v in options}
         return cls(str(kind), plain, None if digest is None else str(digest))
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A checkpoint that these weights were made from.
+    """A checkpoint that these weights were made from."""
 
-    Attributes:
-        path: of its file, as it was typed.
-        role: `init`, `teacher` or `average`.
-        split: what it was trained on; None if it is unknown.
-    """
-
-    path: str
-    role: str
-    split: SplitRecord | None = None
+    path: str  # as it was typed
+    role: str  # init, teacher or average
+    split: SplitRecord | None = None  # that it was trained on, if known
 
 
 @dataclass(frozen=True)
 class Provenance:
     """What weights were trained on.
 
-    Attributes:
-        split: that they were trained on last; None for fresh weights, or if it is unknown.
-        identities: training identities, those of the parents included.
-        complete: whether `identities` are all; not so after an import without labels.
-        val_identities: identities that a checkpoint was chosen on.
-        parents: checkpoints that the weights were made from.
-        inherited: by head, the identities with a row that came with the starting weights; None
-            for a fresh start.
-
     >>> p = Provenance(identities=frozenset({3}), val_identities=frozenset({5}))
     >>> sorted(p.seen), Provenance.from_json(p.to_json()) == p
     ([3, 5], True)
     """
 
-    split: SplitRecord | None = None
-    identities: frozenset[int] = frozenset()
-    complete: bool = True
-    val_identities: frozenset[int] = frozenset()
+    split: SplitRecord | None = None  # the last one, if known
+    identities: frozenset[int] = frozenset()  # trained on, also by the parents
+    complete: bool = True  # whether that is all of them; False after an import without labels
+    val_identities: frozenset[int] = frozenset()  # that a checkpoint was chosen on
     parents: tuple[Parent, ...] = ()
-    inherited: Mapping[str, tuple[int, ...]] | None = None
+    inherited: Mapping[str, tuple[int, ...]] | None = None  # by head, rows of the starting weights
 
     @property
     def seen(self) -> frozenset[int]:
@@ -114,7 +99,7 @@ class Provenance:
         return self.identities | self.val_identities
 
     def after(self, role: str, parents: "Mapping[str, Provenance]") -> "Provenance":
-        """This record with the identities of parents, their records given by path.
+        """This record with that of the parents, given by path.
 
         >>> Provenance().after("init", {"a": Provenance(identities=frozenset({3}))}).seen
         frozenset({3})
@@ -135,7 +120,7 @@ class Provenance:
 
     @classmethod
     def from_json(cls, content: Any) -> "Provenance":
-        """From what `to_json` gave; InputError for anything else."""
+        """InputError for what `to_json` did not write."""
         try:
             parents = [(p["path"], p["role"], p["split"]) for p in content["parents"]]
             heads = content["inherited"]
@@ -148,9 +133,7 @@ class Provenance:
                 None if heads is None else {str(k): _pids(v) for k, v in heads.items()},
             )
         except _NOT_A_RECORD as error:
-            raise InputError(
-                f"a record of training identities is not complete ({error!r})."
-            ) from error
+            raise InputError(f"the record of identities is broken ({error!r}).") from error
 
 
 def _split(content: Any) -> SplitRecord | None:

@@ -1,15 +1,17 @@
 """A checkpoint file is data: what comes back of it, and what is refused."""
 
-import copy
 import importlib.metadata
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from camreid.checkpoints import import_weights
 from camreid.checkpoints.io import load, read_checkpoint, save
 from camreid.errors import InputError
 from camreid.labels import LabelMap
@@ -25,20 +27,21 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "m.ckpt"
 
 
-def changed(checkpoint: Path, change: Callable[[Content], object]) -> Path:
-    content = copy.deepcopy(torch.load(checkpoint, weights_only=True))
-    change(content)
-    torch.save(content, checkpoint)
-    return checkpoint
+def config(content: Content) -> Content:
+    return content["hyper_parameters"]["config"]
 
 
 def network(content: Content) -> Content:
-    return content["hyper_parameters"]["config"]["network"]
+    return config(content)["network"]
 
 
-def test_a_model_comes_back_with_its_identities(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def change(checkpoint: Path, change: Callable[[Content], object]) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    change(content)
+    torch.save(content, checkpoint)
+
+
+def test_a_model_comes_back_with_its_identities(checkpoint: Path) -> None:
     module, original = load(checkpoint), tiny_module(LabelMap((10, 2, 7)))
     images = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
     assert module.labels.pids == (10, 2, 7)
@@ -50,12 +53,10 @@ def test_a_model_comes_back_with_its_identities(
 def test_a_checkout_without_installed_metadata_saves_and_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = importlib.metadata.distribution
-
-    def distribution(name: str) -> importlib.metadata.Distribution:
+    def distribution(name: str) -> object:
         if name == "camreid":
             raise importlib.metadata.PackageNotFoundError(name)
-        return installed(name)
+        return SimpleNamespace(version="1.0")
 
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
     save(tiny_module(LabelMap((5, 3))), tmp_path / "m.ckpt")
@@ -70,8 +71,8 @@ def test_a_checkout_without_installed_metadata_saves_and_loads(
         ({"epoch": 3}, "is no camreid checkpoint: it holds epoch"),
         ([1, 2], "holds a list"),
         ({"state_dict": {}, "hyper_parameters": {}}, "camreid 0.1"),
-        ({"model": {"conv1.weight": torch.zeros(1)}}, "import it first"),
-        ({"conv1.weight": torch.zeros(1)}, "import it first"),
+        ({"model": {"conv1.weight": torch.zeros(1)}}, "import them first"),
+        ({"conv1.weight": torch.zeros(1)}, "import them first"),
     ],
 )
 def test_files_that_are_no_checkpoint_are_refused(
@@ -86,14 +87,15 @@ def test_files_that_are_no_checkpoint_are_refused(
         load(path)
 
 
-def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [load, partial(import_weights, model="bot_r50")])
+def test_pickled_code_is_not_run(read: Callable[[Path], object], tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return print, ("the trap was sprung",)
 
     torch.save({"state_dict": Trap()}, tmp_path / "trap.ckpt")
     with pytest.raises(InputError, match=r"holds pickled code \(.*print\)"):
-        load(tmp_path / "trap.ckpt")
+        read(tmp_path / "trap.ckpt")
 
 
 def test_only_a_class_that_the_user_names_is_imported(
@@ -102,7 +104,7 @@ def test_only_a_class_that_the_user_names_is_imported(
     (tmp_path / "mine.py").write_text("from camreid.models import Baseline as Network\n")
     monkeypatch.syspath_prepend(tmp_path)
     for target in ("os.system", "camreid.cli.train.main", ["mine.Network"], None, "mine.Network"):
-        changed(checkpoint, lambda c, t=target: network(c).update(_target_=t))
+        change(checkpoint, lambda c, t=target: network(c).update(_target_=t))
         with pytest.raises(InputError, match=r"_target_|mine\.Network|is not imported"):
             load(checkpoint)
     assert "mine" not in sys.modules
@@ -115,11 +117,11 @@ def _nested() -> torch.Tensor:
 
 WRONG: dict[str, Callable[[Content], object]] = {
     "config of text": lambda c: c["hyper_parameters"].update(config="text"),
-    "network of text": lambda c: c["hyper_parameters"]["config"].update(network="text"),
-    "unknown option": lambda c: c["hyper_parameters"]["config"].update(more=1),
-    "loss of numbers": lambda c: c["hyper_parameters"]["config"].update(loss=[1]),
-    "interpolation": lambda c: c["hyper_parameters"]["config"].update(name="${oc.env:HOME}"),
-    "size of text": lambda c: c["hyper_parameters"]["config"].update(image_size="ab"),
+    "network of text": lambda c: config(c).update(network="text"),
+    "unknown option": lambda c: config(c).update(more=1),
+    "loss of numbers": lambda c: config(c).update(loss=[1]),
+    "interpolation": lambda c: config(c).update(name="${oc.env:HOME}"),
+    "size of text": lambda c: config(c).update(image_size="ab"),
     "address as backbone": lambda c: network(c).update(backbone="hf-hub:user/model"),
     "number as backbone": lambda c: network(c).update(backbone=5),
     "weights of another file": lambda c: network(c).update(weights=["/etc/passwd"], neck=3),
@@ -146,7 +148,7 @@ WRONG: dict[str, Callable[[Content], object]] = {
 @pytest.mark.filterwarnings("ignore:.*nested tensors")
 @pytest.mark.parametrize("how", WRONG)
 def test_what_no_run_wrote_is_refused(checkpoint: Path, how: str) -> None:
-    changed(checkpoint, WRONG[how])
+    change(checkpoint, WRONG[how])
     with pytest.raises(InputError) as refused:
         load(checkpoint)
     assert "\n" not in str(refused.value)

@@ -8,19 +8,14 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
+from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, fit_labels
 from camreid.training import ReIDModule
 from camreid.training.head_check import HeadCheck
-from tests.conftest import CONFIG, tiny_module
-
-
-def saved(module: ReIDModule, path: Path) -> Checkpoint:
-    save(module, path)
-    return read_checkpoint(path)
+from tests.conftest import CONFIG, saved, tiny_module
 
 
 def started(start: Checkpoint, labels: LabelMap, unknown: str, **options: object) -> ReIDModule:

@@ -1,24 +1,24 @@
-"""Fixtures of several tests of commands."""
+"""Shared by several tests of commands."""
 
-from collections.abc import Callable
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from camreid.checkpoints.io import save
 from camreid.data import OriginalSplit, Records
-from tests.cli.experts import imported
-from tests.conftest import Ran
-
-Run = Callable[..., Ran]
-QUIET = ("trainer=cpu", "trainer.enable_progress_bar=false", "data.workers=0")
+from camreid.labels import LabelMap
+from camreid.training import ReIDModule
+from tests.conftest import CONFIG, Ran, trained
 
 
-@pytest.fixture
-def matrix(run: Run, market: Path) -> Run:
-    def command(*arguments: object) -> Ran:
-        return run("camreid-matrix", f"data.root={market}", *QUIET, *arguments)
-
-    return command
+def imported(path: Path, camera: int | None, labels: LabelMap, seed: int) -> Path:
+    """A checkpoint as an import leaves it."""
+    torch.manual_seed(seed)
+    save(trained(ReIDModule(CONFIG, labels), camera).eval(), path)
+    return path
 
 
 @pytest.fixture
@@ -28,3 +28,19 @@ def experts(records: Records, tmp_path: Path) -> list[Path]:
         imported(tmp_path / f"{c}.ckpt", c, OriginalSplit(camera=c)(records).labels, seed=c)
         for c in (1, 2)
     ]
+
+
+def metrics(folder: str = "r") -> dict[str, Any]:
+    return json.loads(Path(folder, "metrics.json").read_text())
+
+
+def refused(ran: Ran) -> str:
+    """The one paragraph of a command that has left nothing behind."""
+    assert ran.code not in (0, None), ran.out
+    message = ran.err.strip()
+    assert "\n" not in message
+    assert "Traceback" not in message + ran.out
+    assert not list(Path().glob("*/checkpoints/last.ckpt"))
+    assert not Path("r").exists()
+    assert not Path("runs").exists()
+    return message

@@ -1,40 +1,29 @@
 """A user's mistake ends in one paragraph, and leaves nothing behind."""
 
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from camreid.cli.errors import one_paragraph
+from tests.cli.conftest import refused
 from tests.conftest import TINY, Ran
 
 Run = Callable[..., Ran]
 RESPLIT, ORIGINAL = "+split=resplit", "+split=original"
 
 
-def one_paragraph(ran: Ran) -> str:
-    assert ran.code not in (0, None)
-    paragraph = ran.err.strip()
-    assert "Traceback" not in ran.err + ran.out
-    assert "\n" not in paragraph, paragraph
-    assert not list(Path().glob("*/checkpoints"))
-    assert not Path("r").exists()
-    assert not Path("runs").exists()
-    return paragraph
-
-
 @pytest.fixture
-def refused(run: Run, market: Path) -> Callable[..., str]:
-    def command(*arguments: object) -> str:
-        options = [f"data.root={market}", *TINY, "run_dir=r", *arguments]
-        return one_paragraph(run("camreid-train", *options))
-
-    return command
+def train(run: Run, market: Path) -> Run:
+    return partial(run, "camreid-train", f"data.root={market}", *TINY, "run_dir=r")
 
 
 @pytest.mark.parametrize("command", ["camreid-train", "camreid-evaluate", "camreid-matrix"])
 @pytest.mark.parametrize("typed", [(), ("split=reslit",), ("+split.seed=1",), ("+split={seed:1}",)])
 def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], run: Run) -> None:
-    message = one_paragraph(run(command, *typed))
+    message = refused(run(command, *typed))
     assert "original" in message
     assert "resplit" in message
 
@@ -46,9 +35,9 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
         ("trainer.max_epoch=2", "Did you mean max_epochs"),
         ("distill.teachers=[a]", "+experiment=distill"),
         ("distill=3", "+experiment=distill"),
-        ("model=smal", "sbs_r50_ibn small vit_base"),
+        ("model=smal", "sbs_r50_ibn, small, vit_base"),
         ("model=true", "--help"),
-        ("+experiment=bots", "agw bot distill finetune intra_camera mgn sbs vit"),
+        ("+experiment=bots", "agw, bot, distill, finetune, intra_camera, mgn, sbs, vit"),
         ("init=checkpoint=x.ckpt", "init="),
         ("run_dir=m.csv/r", "m.csv"),
         ("seed=-1", "seed=1"),
@@ -71,7 +60,8 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
         ("split.exclude_seen='*.pth'", "no file matches split.exclude_seen="),
         ("data.identities=500", "data.identities=12"),
         ("trainer.devices=4096", "starts 4096 processes"),
-        ("trainer=gpu", "trainer"),
+        ("trainer.devices=0", "trainer=cpu"),
+        ("model.network.camera_norm=true trainer.sync_batchnorm=true", "sync_batchnorm=false"),
         ("data.augment.flip=7", "0..1"),
         ("callbacks.head_check.min_coverage=30", "min_coverage"),
         ("callbacks=early_stopping", "split.val_fraction=0.1"),
@@ -79,13 +69,11 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
         ("evaluation.flip=maybe", "flip=maybe"),
     ],
 )
-def test_the_paragraph_names_what_to_type(
-    refused: Callable[..., str], typed: str, expected: str
-) -> None:
+def test_the_paragraph_names_what_to_type(train: Run, typed: str, expected: str) -> None:
     Path("m.csv").write_text("subset,path,pid,camera,row\ntrain,gone/0001_c1s1_1_1.jpg,1,1,0\n")
     Path("x.ckpt").write_bytes(b"no checkpoint")
     Path("empty").mkdir()
-    message = refused(RESPLIT, "split.val_fraction=0", typed)
+    message = refused(train(RESPLIT, "split.val_fraction=0", *typed.split()))
     assert expected in message
     assert "HYDRA" not in message
 
@@ -102,38 +90,58 @@ def test_the_paragraph_names_what_to_type(
         "+split.foo=1", "callbacks.head_check.min_coverage=abc", "evaluation.neck=behind",
     ],
 )  # fmt: skip
-def test_values_of_another_kind(refused: Callable[..., str], typed: str) -> None:
-    assert refused(ORIGINAL, typed)
+def test_values_of_another_kind(train: Run, typed: str) -> None:
+    assert refused(train(ORIGINAL, typed))
 
 
-def test_a_folder_one_level_off(refused: Callable[..., str], market: Path) -> None:
-    assert f"data.root={market}." in refused(RESPLIT, f"data.root={market}/query")
+def test_a_folder_one_level_off(train: Run, market: Path) -> None:
+    assert f"data.root={market}." in refused(train(RESPLIT, f"data.root={market}/query"))
 
 
-def test_nothing_to_test_on(refused: Callable[..., str], market: Path) -> None:
+def test_nothing_to_test_on(train: Run, market: Path) -> None:
     for folder in ("bounding_box_train", "query", "bounding_box_test"):
         for place, pattern in (("one", "*_c1*"), *([("train_only", "*")] * ("train" in folder))):
             Path(place, folder).mkdir(parents=True)
             for image in (market / folder).glob(pattern):
                 Path(place, folder, image.name).symlink_to(image)
-    message = refused(ORIGINAL, "data.root=train_only")
+    message = refused(train(ORIGINAL, "data.root=train_only"))
     assert "0 query and 0 gallery" in message
     assert "test=false" in message
-    message = refused(RESPLIT, "data.root=one", "split.val_fraction=0")
+    message = refused(train(RESPLIT, "data.root=one", "split.val_fraction=0"))
     assert "has a match in another camera" in message
 
 
-def test_normalised_images_are_declared_but_raw_ones_come(run: Run, market: Path) -> None:
-    options = [f"data.root={market}", *TINY, "run_dir=r", "trainer.max_epochs=1"]
-    ran = run("camreid-train", ORIGINAL, *options, "model.pixels=imagenet")
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (("model.pixels=imagenet",), "model.pixels=raw"),  # and raw images come
+        (
+            (
+                "split.camera=1,2",
+                "trainer=ddp",
+                "trainer.accelerator=cpu",
+                "trainer.devices=2",
+                "-m",
+            ),
+            "trainer=gpu",
+        ),
+    ],
+)
+def test_what_is_found_late(train: Run, typed: tuple[str, ...], expected: str) -> None:
+    ran = train(ORIGINAL, "trainer.max_epochs=1", *typed)
     assert ran.code == 1
-    assert "model.pixels=raw" in ran.err
+    assert expected in ran.err
     assert "Traceback" not in ran.err
 
 
-def test_ddp_in_a_multirun(run: Run, market: Path) -> None:
-    options = [f"data.root={market}", *TINY, "trainer=ddp", "trainer.accelerator=cpu", "run_dir=r"]
-    ran = run("camreid-train", ORIGINAL, "split.camera=1,2", *options, "trainer.devices=2", "-m")
-    assert ran.code == 1
-    assert "trainer=gpu" in ran.err
-    assert "Traceback" not in ran.err
+def test_an_interrupt_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def of_lightning() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    with pytest.raises(SystemExit) as stop, one_paragraph("camreid-evaluate"):
+        of_lightning()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "camreid-evaluate: interrupted.\n"

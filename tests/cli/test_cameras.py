@@ -12,6 +12,7 @@ import yaml
 from camreid.checkpoints.io import load, read_checkpoint
 from camreid.data import Split
 from camreid.training import ReIDModule
+from tests.cli.conftest import metrics
 from tests.conftest import TINY, Ran
 
 Run = Callable[..., Ran]
@@ -26,10 +27,6 @@ OPTIONS = {
         "model.image_size=[64,32]",
     ),
 }  # fmt: skip
-
-
-def metrics(folder: str) -> dict[str, object]:
-    return json.loads((Path(folder) / "metrics.json").read_text())
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -134,24 +131,3 @@ def test_an_export_is_of_an_unknown_camera_and_a_plain_model_can_be_given_camera
         by_camera = network(images, cameras=torch.tensor([1, 2, 3])).features
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-3, rtol=1e-3)
     assert not torch.allclose(by_camera, expected, atol=1e-2)
-
-
-@pytest.mark.parametrize(
-    ("typed", "expected"),
-    [
-        (("model.network.camera_embedding=3.0",), "vision transformers"),
-        (("+experiment=intra_camera", "model=mgn_r50"), "camera_heads"),
-        (("model.network.camera_norm=true", "model=mgn_r50"), "camera_norm"),
-        (("data.within_camera=true", "data.identities=99"), "identities"),
-        (("model.network.camera_norm=true", "model.network.cameras=[1,1]"), "cameras"),
-    ],
-)
-def test_options_that_do_not_fit(
-    typed: tuple[str, ...], expected: str, run: Run, market: Path
-) -> None:
-    options = TINY[3:] if "model=mgn_r50" in typed else TINY
-    common = ("+split=original", f"data.root={market}", "run_dir=r")
-    ran = run("camreid-train", *common, *options, *typed)
-    assert ran.code == 1
-    assert expected in ran.err
-    assert "\n" not in ran.err.strip()

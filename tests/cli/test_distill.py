@@ -5,37 +5,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
-from camreid.checkpoints.io import load, read_checkpoint, save
+from camreid.checkpoints.io import load, read_checkpoint
 from camreid.data import OriginalSplit, Records
 from camreid.labels import LabelMap
-from tests.conftest import TINY, Ran, tiny_module, trained
+from tests.cli.conftest import imported, refused
+from tests.conftest import TINY, Ran, tiny_module
 
 Run = Callable[..., Ran]
 DISTILL = ("+split=original", "+experiment=distill")
-
-
-def expert(path: Path, camera: int | None, labels: LabelMap) -> Path:
-    """A checkpoint of a camera's expert, without any training."""
-    module = tiny_module(labels)
-    torch.manual_seed(camera or 0)
-    with torch.no_grad():
-        for parameter in module.model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    save(trained(module, camera).eval(), path)
-    return path
-
-
-@pytest.fixture
-def experts(records: Records, tmp_path: Path) -> list[Path]:
-    return [
-        expert(tmp_path / f"c{c}.ckpt", c, OriginalSplit(camera=c)(records).labels) for c in (1, 2)
-    ]
 
 
 def typed(paths: list[Path]) -> str:
@@ -44,23 +27,8 @@ def typed(paths: list[Path]) -> str:
 
 @pytest.fixture
 def student(run: Run, market: Path) -> Run:
-    def command(*arguments: object) -> Ran:
-        options = (f"data.root={market}", *TINY, "trainer.max_epochs=1", "run_dir=r")
-        return run("camreid-train", *options, *arguments)
-
-    return command
-
-
-@pytest.fixture
-def refused(student: Run) -> Callable[..., str]:
-    def command(*arguments: object) -> str:
-        ran = student(*arguments)
-        assert ran.code == 1
-        assert "\n" not in ran.err.strip()
-        assert not Path("r").exists()
-        return ran.err
-
-    return command
+    options = (f"data.root={market}", *TINY, "trainer.max_epochs=1", "run_dir=r")
+    return partial(run, "camreid-train", *options)
 
 
 @pytest.mark.slow
@@ -68,8 +36,8 @@ def test_a_student_of_two_experts(
     student: Run, run: Run, experts: list[Path], records: Records, market: Path
 ) -> None:
     more = LabelMap((*load(experts[0]).labels.pids, 9001))  # an identity without images here
-    expert(experts[0], 1, more)
-    ran = student(*DISTILL, "distill.teachers='c*.ckpt'", "distill.similarity_weight=1")
+    imported(experts[0], 1, more, seed=1)
+    ran = student(*DISTILL, "distill.teachers='?.ckpt'", "distill.similarity_weight=1")
     assert ran.code == 0, ran.err
     assert "Note    c1: 1 of its" in ran.out
     assert f"Teacher c1: {experts[0].name}" in ran.out
@@ -82,8 +50,8 @@ def test_a_student_of_two_experts(
     own = OriginalSplit()(records)
     assert found.provenance.seen == set(own.labels.pids) | {9001}
     parents = [(p.role, p.path, p.split.camera) for p in found.provenance.parents]
-    assert parents == [("teacher", "c1.ckpt", 1), ("teacher", "c2.ckpt", 2)]
-    assert yaml.safe_load(found.notes["config"])["distill"]["teachers"] == ["c1.ckpt", "c2.ckpt"]
+    assert parents == [("teacher", "1.ckpt", 1), ("teacher", "2.ckpt", 2)]
+    assert yaml.safe_load(found.notes["config"])["distill"]["teachers"] == ["1.ckpt", "2.ckpt"]
     assert set(found.state) == set(tiny_module(own.labels).model.state_dict())
 
     leak = json.loads(Path("r/metrics.json").read_text())["leak"]
@@ -117,8 +85,8 @@ def test_resume_goes_on_with_the_same_teachers(student: Run, experts: list[Path]
 def test_init_recipes_and_anonymous_teachers_go_together(
     student: Run, experts: list[Path], records: Records, tmp_path: Path
 ) -> None:
-    start = expert(tmp_path / "start.ckpt", 3, OriginalSplit(camera=3)(records).labels)
-    anonymous = expert(tmp_path / "anonymous.ckpt", None, LabelMap.anonymous(4))
+    start = imported(tmp_path / "start.ckpt", 3, OriginalSplit(camera=3)(records).labels, seed=3)
+    anonymous = imported(tmp_path / "anonymous.ckpt", None, LabelMap.anonymous(4), seed=0)
     ran = student(
         "+split=original", "+experiment=[finetune,distill]", f"init={start}",
         typed([*experts, anonymous]), "model.network.pool=avg", "model.unknown=extend",
@@ -130,19 +98,18 @@ def test_init_recipes_and_anonymous_teachers_go_together(
     assert not found.complete
 
 
-def test_teachers_that_are_refused(
-    refused: Callable[..., str], experts: list[Path], tmp_path: Path
-) -> None:
-    for none in ((), ("distill.teachers=[]",)):
-        assert "distill.teachers=" in refused(*DISTILL, *none)
-    assert "nowhere/*.ckpt" in refused(*DISTILL, "distill.teachers='nowhere/*.ckpt'")
-    other = expert(tmp_path / "other.ckpt", 3, LabelMap((7001, 7002, 7003)))
-    assert "another dataset: 3 of its 3" in refused(*DISTILL, typed([*experts, other]))
-    anonymous = expert(tmp_path / "anonymous.ckpt", None, LabelMap.anonymous(4))
-    assert "distill.logit_weight=0" in refused(*DISTILL, typed([anonymous]))
-    message = refused(*DISTILL, typed(experts), "distill.logit_temperature=0")
-    assert "distill.logit_temperature=1" in message
-    assert "warmth" in refused(*DISTILL, typed(experts), "+distill.warmth=2")
+def test_teachers_that_are_refused(student: Run, experts: list[Path], tmp_path: Path) -> None:
+    other = imported(tmp_path / "other.ckpt", 3, LabelMap((7001, 7002, 7003)), seed=3)
+    anonymous = imported(tmp_path / "anonymous.ckpt", None, LabelMap.anonymous(4), seed=0)
+    for options, expected in (
+        ((), "distill.teachers="),
+        (("distill.teachers='nowhere/*.ckpt'",), "nowhere/*.ckpt"),
+        ((typed([*experts, other]),), "another dataset: 3 of its 3"),
+        ((typed([anonymous]),), "distill.logit_weight=0"),
+        ((typed(experts), "distill.logit_temperature=0"), "logit_temperature=0"),
+        ((typed(experts), "+distill.warmth=2"), "warmth"),
+    ):
+        assert expected in refused(student(*DISTILL, *options))
 
 
 @pytest.mark.slow

@@ -7,14 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from camreid import create_model
 from camreid.checkpoints.io import load
-from camreid.cli.import_weights import check_rows
-from camreid.data import OriginalSplit, Records, ReIDDataModule
-from camreid.errors import HeadMismatch
+from camreid.data import Records
 from camreid.labels import LabelMap
-from camreid.provenance import Provenance
-from tests.checkpoints.test_import import SMALL, filled, write
+from tests.checkpoints.test_import import filled, write
 from tests.conftest import TINY, Ran
 
 
@@ -45,32 +41,13 @@ def test_the_command_imports_checks_and_feeds_training(
     assert not Path("w").exists()
 
 
-def test_a_wrong_order_is_refused(records: Records) -> None:
-    split = OriginalSplit()(records)
-    module = create_model("small", split.labels, network__backbone="test_resnet", **SMALL).eval()
-    data = ReIDDataModule(split, (64, 32), workers=0)
-    with torch.no_grad():  # rows that fit their identities: the mean features
-        module.provenance = Provenance(inherited={"identity": ()})
-        module.start_rows(data.eval_dataloader(split.train))
-    numeric = LabelMap.of(split.labels.pids)
-    for by_order in (True, False):
-        with pytest.raises(HeadMismatch, match="fastreid"):
-            check_rows(module, numeric, split.train, by_order=by_order)
-    assert "UNSURE" not in str(check_rows(module, split.labels, split.train, by_order=True))
-    torch.nn.init.normal_(module.model.heads["identity"].weight)
-    assert "UNSURE" in str(check_rows(module, split.labels, split.train, by_order=True))
-
-
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
         ([], "path=FILE and model=NAME"),
         (["labels.camera=3"], "labels.camera=3 do not go together"),
         (["labels.pids=p.txt", "labels.order=numeric"], "labels.root=FOLDER"),
-        (
-            ["labels.pids=p.txt", "labels.manifest=s.csv"],
-            "do not go together",
-        ),
+        (["labels.pids=p.txt", "labels.manifest=s.csv"], "do not go together"),
         (["labels.pids=p.txt"], "[7]"),
         (["labels.pids=none.txt"], "none.txt"),
         (["+model.network.foo=1"], "has no option network.foo"),

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,19 @@ from camreid import create_model
 from camreid.checkpoints.io import load, read_checkpoint, save
 from camreid.data import OriginalSplit, Records, Split
 from camreid.evaluation import FeatureTable, rank
+from tests.cli.conftest import metrics
 from tests.conftest import TINY, Ran, trained
 
 Run = Callable[..., Ran]
 ORIGINAL, RESPLIT = "+split=original", "+split=resplit"
-QUIET = [option for option in TINY if not option.startswith("model")]
 
 
-def metrics(folder: str) -> dict[str, object]:
-    return json.loads((Path(folder) / "metrics.json").read_text())
+def leaves(node: object, name: str = "") -> dict[str, object]:
+    """The values of nested lists and mappings by name."""
+    if not isinstance(node, dict | list):
+        return {name: node}
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return {k: v for key, part in items for k, v in leaves(part, f"{name}.{key}").items()}
 
 
 def weights(path: str) -> dict[str, torch.Tensor]:
@@ -30,12 +35,7 @@ def weights(path: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def train(run: Run, market: Path) -> Run:
-    def command(*arguments: object) -> Ran:
-        return run(
-            "camreid-train", f"data.root={market}", *TINY, "trainer.max_epochs=1", *arguments
-        )
-
-    return command
+    return partial(run, "camreid-train", f"data.root={market}", *TINY, "trainer.max_epochs=1")
 
 
 @pytest.fixture
@@ -103,7 +103,12 @@ def test_evaluation_repeats_the_test_of_a_training(passed: Run, run: Run, market
         assert ran.code == 0, ran.err
     first = metrics("r")
     for key in ("retrieval", "intervals", "protocols", "camera_pairs", "leak", "split"):
-        assert metrics("again")[key] == metrics("ranked")[key] == first[key]
+        expected = {  # sums in float64 depend on the number of threads
+            name: pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
+            for name, value in leaves(first[key]).items()
+        }
+        assert leaves(metrics("again")[key]) == expected
+        assert leaves(metrics("ranked")[key]) == expected
     assert metrics("again")["identity"] == first["identity"]
     assert metrics("ranked")["identity"] is None
     for other in ("flip", "rerank"):
@@ -156,9 +161,8 @@ def test_the_same_seed_gives_the_same_model(passed: Run) -> None:
 
 @pytest.mark.slow
 def test_resume_is_the_uninterrupted_run(passed: Run, train: Run) -> None:
-    common = (
-        ORIGINAL, "test=false", "model.schedule.decay=constant", "model.schedule.warmup=0",
-    )  # fmt: skip
+    constant = ("model.schedule.decay=constant", "model.schedule.warmup=0")
+    common = (ORIGINAL, "test=false", *constant)
     last = "resume=first/checkpoints/last.ckpt"
     passed(*common, "run_dir=whole", "trainer.max_epochs=2")
     passed(*common, "run_dir=first")
@@ -186,8 +190,8 @@ def test_resume_is_the_uninterrupted_run(passed: Run, train: Run) -> None:
 def test_the_checkpoints_own_model_with_what_is_typed(
     run: Run, market: Path, expert: Callable[[], str]
 ) -> None:
-    common = (RESPLIT, f"data.root={market}", *QUIET, f"init={expert()}", "trainer.max_epochs=1")
-    theirs = read_checkpoint("expert.ckpt").config
+    common = (RESPLIT, f"data.root={market}", *TINY[3:], f"init={expert()}", "trainer.max_epochs=1")
+    started = read_checkpoint("expert.ckpt").config
     for name, typed, lr, margin in (
         ("a", ("model.optimizer.lr=0.001", "model.unknown=extend"), 0.001, "soft"),
         ("b", ("experiment=finetune", "model.loss.triplet_margin=0.2"), 3.5e-5, 0.2),
@@ -196,7 +200,7 @@ def test_the_checkpoints_own_model_with_what_is_typed(
         ran = run("camreid-train", *common, *typed, "test=false", f"run_dir={name}")
         assert ran.code == 0, ran.err
         ours = read_checkpoint(f"{name}/checkpoints/last.ckpt").config
-        assert (ours.network, ours.image_size) == (theirs.network, theirs.image_size)
+        assert (ours.network, ours.image_size) == (started.network, started.image_size)
         assert (ours.optimizer["lr"], ours.loss["triplet_margin"]) == (lr, margin)
         assert ours.unknown == ("extend" if name == "a" else "skip")
         written = yaml.safe_load(Path(name, "config.yaml").read_text())["model"]
@@ -220,16 +224,6 @@ def test_multirun_over_cameras(passed: Run) -> None:
     passed("-m", ORIGINAL, "split.camera=1,4", "run_dir=sweep", "test=false")
     counts = [len(load(f"sweep/{job}/checkpoints/best.ckpt").labels) for job in (0, 1)]
     assert counts[1] < counts[0]
-
-
-@pytest.mark.slow
-def test_early_stopping_stops(passed: Run) -> None:
-    passed(
-        RESPLIT, "split.val_fraction=0.2", "callbacks=early_stopping", "test=false",
-        "callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=1.0",
-        "trainer.max_epochs=9", "run_dir=r",
-    )  # fmt: skip
-    assert read_checkpoint("r/checkpoints/last.ckpt").epochs < 5
 
 
 @pytest.mark.slow

@@ -74,14 +74,10 @@ def test_another_file_is_no_manifest(tmp_path: Path) -> None:
         Split.load(tmp_path / "gone.csv")
 
 
-def test_junk_and_distractors_may_be_in_the_gallery(tmp_path: Path) -> None:
+def test_a_manifest_by_hand_may_leave_out_rows_and_hold_junk_in_the_gallery(tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
-    lines = [f"train,{path},1,1", f"gallery,{path},0,2", f"gallery,{path},-1,2"]
-    path.write_text("\n".join([HEADER, *lines]))
-    assert [r.pid for r in Split.load(path).gallery] == [0, -1]
-
-
-def test_rows_of_a_manifest_by_hand_are_in_fastreid_order(tmp_path: Path) -> None:
-    path = tmp_path / "split.csv"
-    path.write_text("\n".join([HEADER, *(f"train,{path},{pid},1" for pid in (2, 10, 100))]))
-    assert Split.load(path).labels.pids == (10, 100, 2)
+    images = [("train", 2), ("train", 10), ("train", 100), ("gallery", 0), ("gallery", -1)]
+    path.write_text("\n".join([HEADER, *(f"{subset},{path},{pid},1" for subset, pid in images)]))
+    split = Split.load(path)
+    assert split.labels.pids == (10, 100, 2)  # the order of FastReID
+    assert [r.pid for r in split.gallery] == [0, -1]

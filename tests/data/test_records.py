@@ -10,9 +10,9 @@ TRAIN = "bounding_box_train"
 
 
 def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+    for path in map(root.joinpath, names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
 
 @pytest.fixture
@@ -37,12 +37,6 @@ def test_reads_base_names_and_keeps_distractors_but_not_junk(root: Path) -> None
     assert read_market1501(root.parent) == records
 
 
-def test_a_train_set_alone_can_be_read(tmp_path: Path) -> None:
-    touch(tmp_path, f"{TRAIN}/0001_c1s1_000001_01.jpg")
-    records = read_market1501(tmp_path)
-    assert (len(records.train), records.query, records.gallery) == (1, (), ())
-
-
 def test_a_missing_dataset_is_named_with_a_remedy(tmp_path: Path, root: Path) -> None:
     with pytest.raises(MissingDataset, match=r"no such folder.*data=synthetic"):
         read_market1501(tmp_path / "nowhere")
@@ -62,16 +56,13 @@ def test_a_missing_dataset_is_named_with_a_remedy(tmp_path: Path, root: Path) ->
     [
         ("query/photo.jpg", "photo.jpg is not named as in Market-1501"),
         (f"query/{2**63}_c2s1_000001_01.jpg", f"{2**63}_c2s1"),
-        (f"query/0001_c{2**63}s1_000001_01.jpg", f"0001_c{2**63}"),
         (f"query/0001_c1s{2**63}_000001_01.jpg", f"0001_c1s{2**63}"),
         ("bounding_box_test/0001_c0s1_000001_01.jpg", "0001_c0s1"),
         (f"{TRAIN}/0000_c2s1_000001_01.jpg", "1 train or query images have pid 0"),
         ("query/0000_c2s1_000001_01.jpg", "1 train or query images have pid 0"),
     ],
 )
-def test_a_name_without_an_identity_or_camera_is_refused(
-    root: Path, name: str, message: str
-) -> None:
+def test_a_name_without_identity_or_camera_is_refused(root: Path, name: str, message: str) -> None:
     touch(root, name)
     with pytest.raises(InputError, match=message):
         read_market1501(root)
@@ -82,6 +73,7 @@ def test_two_datasets_are_not_guessed_between(root: Path) -> None:
     touch(root.parent, f".unfinished/{TRAIN}/0001_c1s1_000001_01.jpg")
     assert read_market1501(root.parent) == read_market1501(root)  # the official name comes first
     root.rename(root.parent / "another")
+    assert len(read_market1501(root.parent / "other").train) == 1  # a train set alone
     with pytest.raises(InputError, match="holds 2 datasets"):
         read_market1501(root.parent)
 

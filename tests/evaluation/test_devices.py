@@ -82,7 +82,6 @@ def problem() -> Any:
 def test_the_device_refuses_float64() -> None:
     with Pretend():
         x = torch.ones(3, device=DEVICE)
-        assert x.device.type == DEVICE.type
         assert (x * 2).sum().item() == 6
         with pytest.raises(AssertionError, match="float64"):
             x.double()

@@ -6,6 +6,7 @@ from torch import nn
 
 from camreid.errors import InputError
 from camreid.losses import LossConfig, PairLoss, TripletLoss, identity_loss
+from camreid.models.config import build_options
 from tests.conftest import GOLDEN
 from tests.golden.fill_rule import normal
 
@@ -79,15 +80,6 @@ def test_the_weighted_triplet_loss_is_a_plain_loop() -> None:
     assert loss.item() == pytest.approx(sum(expected) / 5)
 
 
-def test_fastreids_weighted_triplet_loss_loses_far_negatives_and_the_plain_one_does_not() -> None:
-    inputs = torch.eye(4).double() * 40  # all 56.6 apart
-    pids = torch.tensor([1, 1, 2, 2])
-    plain = TripletLoss(0.0, "weighted")(inputs, pids).item()
-    theirs = TripletLoss(0.0, "weighted_fastreid")(inputs, pids).item()
-    assert plain == pytest.approx(0, abs=1e-6)
-    assert theirs == pytest.approx(40 * 2**0.5, rel=1e-3)
-
-
 def test_unknown_identities_give_no_identity_loss() -> None:
     logits = torch.randn(4, 5, requires_grad=True)
     alone = identity_loss(logits[:2], torch.tensor([3, 1]), 0.1)
@@ -134,7 +126,7 @@ def test_bad_options_are_refused(options: dict[str, object]) -> None:
     (name, value), *_ = options.items()
     usual = {"identity_weight": 1, "smoothing": 0.1, "triplet_weight": 1, "triplet_margin": 0.3}
     with pytest.raises(InputError, match=f"{name}={value}: expected"):
-        LossConfig(**{**usual, **options})
+        build_options(LossConfig, "loss", {**usual, **options})
 
 
 @pytest.mark.parametrize("form", ["circle", "cosface"])

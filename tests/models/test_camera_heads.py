@@ -11,28 +11,21 @@ import torch
 from torch import Tensor
 
 from camreid.checkpoints.average import soup
-from camreid.checkpoints.io import Checkpoint, read_checkpoint, save
 from camreid.checkpoints.start import start_from
-from camreid.data import OriginalSplit, Records, ReIDDataModule, Resplit, Split
+from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, fit_camera_labels
 from camreid.losses.identity import identity_loss_of_heads
 from camreid.training import ReIDModule
 from camreid.training.head_check import HeadCheck
-from tests.conftest import CONFIG, tiny_module
+from tests.conftest import CONFIG, saved, tiny_module
 
 LABELS = {1: LabelMap((10, 2)), 3: LabelMap((7, 2, 4))}
 NETWORK = {**CONFIG["network"], "camera_heads": True, "cameras": [1, 3]}
-Trainer = Callable[..., pl.Trainer]
 
 
 def module_of(labels: object = LABELS, **options: object) -> ReIDModule:
     return tiny_module(labels, **{"network": NETWORK, **options})
-
-
-def saved(module: ReIDModule, path: Path) -> Checkpoint:
-    save(module, path)
-    return read_checkpoint(path)
 
 
 def row(module: ReIDModule, camera: int, pid: int) -> Tensor:
@@ -175,55 +168,29 @@ def test_a_soup_has_the_rows_of_both(tmp_path: Path) -> None:
     torch.testing.assert_close(row(both, 1, 2), mean)
 
 
-def all_cameras(labels: object, **options: object) -> ReIDModule:
-    return module_of(labels, network={**NETWORK, "cameras": [1, 2, 3, 4, 5, 6]}, **options)
-
-
-def fit(
-    module: ReIDModule, split: Split, trainer: Trainer, folder: Path, least: float = 0.01
-) -> list[dict[str, object]]:
-    """The heads of the head check."""
-    data = ReIDDataModule(split, (64, 32), identities=4, workers=0, within_camera=True)
-    check = HeadCheck(least)
-    runner = trainer(callbacks=[check], limit_train_batches=1, limit_test_batches=1)
-    runner.fit(module, data)
-    runner.save_checkpoint(folder / "last.ckpt")
-    runner.test(module, data, verbose=False)
-    return json.loads((folder / "head_check.json").read_text())["heads"]
-
-
 def test_the_head_check_has_one_line_for_each_camera(
-    records: Records, trainer: Trainer, tmp_path: Path
+    records: Records, trainer: Callable[..., pl.Trainer], tmp_path: Path
 ) -> None:
     split = OriginalSplit()(records)
-    heads = fit(all_cameras(split.camera_labels), split, trainer, tmp_path, least=1.0)
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0, within_camera=True)
+    network = {**NETWORK, "cameras": [1, 2, 3, 4, 5, 6]}
+    runner = trainer(callbacks=[HeadCheck(1.0)], limit_train_batches=1, limit_test_batches=1)
+    module = module_of(split.camera_labels, network=network)
+    runner.fit(module, data)
+    runner.test(module, data, verbose=False)
+    heads = json.loads((tmp_path / "head_check.json").read_text())["heads"]
     assert [head["head"] for head in heads] == ["c1", "c2", "c3", "c4", "c5", "c6"]
     for head in heads:
         own = {r.pid for r in split.train if r.camera == head["camera"]}
         assert head["rows"] == head["identities"] == head["shared"] == len(own)
+    runner.save_checkpoint(tmp_path / "last.ckpt")
     loaded = ReIDModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert loaded.camera_labels == split.camera_labels
     few = {camera: LabelMap(own.pids[:1]) for camera, own in split.camera_labels.items()}
+    module = module_of(few, network=network)
     with pytest.raises(HeadMismatch, match=r"Head 'c1' has 1 rows; 1 .* of camera 1 are among"):
-        fit(all_cameras(few), split, trainer, tmp_path, least=1.0)
-    module = all_cameras(few, unknown="drop")
-    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+        trainer(callbacks=[HeadCheck(1.0)]).fit(module, data)
     data.keep_only(module.camera_labels)
     assert {(r.pid, r.camera) for r in data.train_records} == {
         (own.pids[0], camera) for camera, own in few.items()
     }
-
-
-def test_fine_tuning_on_other_identities(
-    records: Records, trainer: Trainer, tmp_path: Path
-) -> None:
-    first, second = (Resplit(train_fraction=0.5, seed=seed)(records) for seed in (0, 1))
-    fit(all_cameras(first.camera_labels), first, trainer, tmp_path)
-    start = read_checkpoint(tmp_path / "last.ckpt")
-    labels = fit_camera_labels(start.camera_labels, second.camera_labels, "extend")
-    module = all_cameras(labels, unknown="extend")
-    start_from(module, start)
-    for head in fit(module, second, trainer, tmp_path):
-        old, own = (split.camera_labels[head["camera"]] for split in (first, second))
-        assert (head["shared"], head["unknown"]) == (len(own & old), len(own - old))
-        assert head["rows"] == len(old) + len(own - old)

@@ -81,17 +81,6 @@ def test_it_is_one_batch_norm_per_camera(features: tuple[int, ...]) -> None:
     assert not torch.allclose(whole(given), expected)
 
 
-@pytest.mark.parametrize("cameras", [[1] * 6, None, [8, 9, 8, 9, 8, 8]])
-def test_one_camera_or_none_is_plain_batch_norm(cameras: list[int] | None) -> None:
-    twin = plain(MAPS)
-    norm = CameraNorm(copy.deepcopy(twin), CameraIndex((1,)))
-    for step in range(3):
-        given = draw(6, MAPS, step)
-        torch.testing.assert_close(forward(norm, given, cameras), twin(given))
-    given = draw(6, MAPS, 7)
-    torch.testing.assert_close(forward(norm.eval(), given, cameras), twin.eval()(given))
-
-
 @pytest.mark.parametrize("features", [VECTORS, MAPS])
 def test_a_camera_with_few_images_uses_the_whole_batch(features: tuple[int, ...]) -> None:
     norm = CameraNorm(plain(features), CameraIndex((1, 2, 3)))
@@ -105,14 +94,6 @@ def test_a_camera_with_few_images_uses_the_whole_batch(features: tuple[int, ...]
     norm.eval()
     torch.testing.assert_close(forward(norm, given, [3] * 9), forward(norm, given, None))
     assert not torch.allclose(forward(norm, given, [2] * 9), forward(norm, given, None))
-
-
-@pytest.mark.parametrize("cameras", [[], None])
-def test_an_empty_batch_leaves_the_statistics(cameras: list[int] | None) -> None:
-    norm = CameraNorm(plain(MAPS), CameraIndex((1, 2)))
-    before = copy.deepcopy(norm.state_dict())
-    assert forward(norm, draw(0, MAPS, 0), cameras).shape == (0, *MAPS)
-    assert all(torch.equal(v, before[k]) for k, v in norm.state_dict().items())
 
 
 def test_two_passes_before_one_backward_and_the_type_of_features() -> None:
@@ -165,7 +146,7 @@ def test_every_batch_norm_of_a_network_is_replaced(raw: Tensor, options: dict) -
 
 def test_neither_images_of_other_cameras_nor_the_order_matter(raw: Tensor) -> None:
     cameras, order = torch.tensor([2, 1, 2, 1, 2, 1]), torch.tensor([4, 0, 5, 3, 1, 2])
-    network = small(camera_norm=True, cameras=[1, 2])
+    network, raw = small(camera_norm=True, cameras=[1, 2]).double(), raw.double()
     network.camera_index.least = 2
     other = torch.where((cameras == 1)[:, None, None, None], 255 - raw, raw)
     found, changed, moved = (

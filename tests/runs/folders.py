@@ -12,7 +12,10 @@ from camreid.evaluation import FeatureTable, Images, RankOptions
 from camreid.evaluation.matrix import Row, comparison
 from camreid.evaluation.summary import EvaluationResult
 from camreid.provenance import SplitRecord
-from camreid.runs.folder import HeadCheckRecord, Matrix, Metrics, RunFolder, plain
+from camreid.runs.folder import RunFolder
+from camreid.runs.matrix import Matrix
+from camreid.runs.metrics import HeadCheckRecord, Metrics
+from camreid.runs.record import plain
 
 HEAD = {
     "head": "identity", "rows": 12, "dim": 16, "identities": 12, "shared": 9, "unknown": 3,
@@ -24,15 +27,13 @@ SPLIT = SplitRecord("original", {"camera": 3}, "ab12").to_json()
 
 def records(pids: Iterable[int]) -> Records:
     """A query and a gallery image of each identity in three cameras."""
-    parts = [
-        tuple(
-            ImageRecord(Path(f"/data/{part}/{pid:04d}_c{c}s1_1_00.jpg"), pid, c, 1, 1)
-            for pid in pids
-            for c in (1, 2, 3)
-        )
-        for part in ("query", "gallery")
-    ]
-    return Records((), *parts)
+    labels = [(pid, camera) for pid in pids for camera in (1, 2, 3)]
+    names = [f"{pid:04d}_c{camera}s1_1_00.jpg" for pid, camera in labels]
+    query, gallery = (
+        tuple(ImageRecord(Path(f, n), *own, 1, 1) for n, own in zip(names, labels, strict=True))
+        for f in ("/data/query", "/data/gallery")
+    )
+    return Records((), query, gallery)
 
 
 def features(of: Records, noise: float = 0.3, seed: int = 0) -> FeatureTable:
@@ -43,9 +44,8 @@ def features(of: Records, noise: float = 0.3, seed: int = 0) -> FeatureTable:
 
 def _images(part: Sequence[ImageRecord], noise: float, generator: torch.Generator) -> Images:
     centres = torch.randn(2000, 16, generator=torch.Generator().manual_seed(1))
-    pids, cameras, sequences = torch.tensor(
-        [(r.pid, r.camera, r.sequence) for r in part]
-    ).T.contiguous()
+    labels = torch.tensor([(r.pid, r.camera, r.sequence) for r in part])
+    pids, cameras, sequences = labels.T.contiguous()
     vectors = centres[pids] + 4 * noise * torch.randn(len(pids), 16, generator=generator)
     return Images(vectors, pids, cameras, sequences, tuple(str(r.path) for r in part))
 

@@ -9,32 +9,30 @@ import pytest
 import torch
 
 from camreid.errors import InputError
-from camreid.evaluation import Difference, FeatureTable, RankOptions
-from camreid.runs.compare import Comparison, Pair, compare_runs
-from camreid.runs.folder import HeadCheckRecord, RunFolder
+from camreid.evaluation import Difference, FeatureTable, Images, RankOptions
+from camreid.runs.compare import Pair, compare_runs
+from camreid.runs.folder import RunFolder
+from camreid.runs.metrics import HeadCheckRecord
 from tests.runs.folders import HEAD, change, features, make_run, records
 
 TEST = records(range(1, 21))
 GOOD, BAD = features(TEST, 0.2), features(TEST, 0.5, seed=1)
 
 
-def only(found: Comparison) -> Pair:
-    (pair,) = found.pairs
+def pair_of(*paths: Path) -> Pair:
+    (pair,) = compare_runs(paths).pairs
     return pair
 
 
 def test_the_better_run_is_named_in_either_order(tmp_path: Path) -> None:
     good, bad = make_run(tmp_path / "good", GOOD), make_run(tmp_path / "bad", BAD)
-    for order in ((good, bad), (bad, good)):
-        found = compare_runs(order)
-        pair = only(found)
+    first, second = (RunFolder(path).metrics.retrieval for path in (good, bad))
+    for pair in (pair_of(good, bad), pair_of(bad, good)):
         assert pair.better == str(good)
         assert f"{good} is better than {bad} by" in pair.verdict
         assert (pair.queries, pair.identities, pair.leaked) == (60, 20, 0)
-        scores = {str(run): run.metrics.retrieval for run in found.runs}
         for name, difference in pair.differences.items():
-            expected = scores[str(good)][name] - scores[str(bad)][name]
-            assert difference.value == pytest.approx(expected)
+            assert difference.value == pytest.approx(first[name] - second[name])
             assert difference.low <= difference.value <= difference.high
 
 
@@ -70,24 +68,19 @@ def test_other_tests_are_not_comparable(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", GOOD)
     for reason, table in others.items():
         options = within if "within" in reason else RankOptions()
-        pair = only(compare_runs((a, make_run(tmp_path / reason, table, options=options))))
+        pair = pair_of(a, make_run(tmp_path / reason, table, options=options))
         assert "are not comparable: " in pair.verdict
         assert reason in pair.verdict
         assert ("within" in reason) or f"exclude_seen=['{a}/best.ckpt'" in pair.verdict
 
 
 def test_shared_queries_of_one_gallery_are_paired(tmp_path: Path) -> None:
-    q = GOOD.query
-    back = torch.arange(len(q.pids)).flip(0)[:40]
-    some = replace(
-        q,
-        **{name: getattr(q, name)[back] for name in ("features", "pids", "cameras", "sequences")},
-        paths=tuple(q.paths[i].replace("/data", "/elsewhere") for i in back.tolist()),
-    )
-    whole = make_run(tmp_path / "a", GOOD)
-    part = make_run(tmp_path / "b", FeatureTable(some, GOOD.gallery))
-    for order in ((whole, part), (part, whole)):
-        pair = only(compare_runs(order))
+    back = torch.arange(len(GOOD.query.pids)).flip(0)[:40]
+    tensors = {name: tensor[back] for name, tensor in GOOD.query.tensors.items()}
+    paths = (GOOD.query.paths[i].replace("/data", "/elsewhere") for i in back.tolist())
+    some = FeatureTable(Images(**tensors, paths=tuple(paths)), GOOD.gallery)
+    whole, part = make_run(tmp_path / "a", GOOD), make_run(tmp_path / "b", some)
+    for pair in (pair_of(whole, part), pair_of(part, whole)):
         assert pair.queries == 40
         assert all(d.value == d.low == d.high == 0 for d in pair.differences.values())
 
@@ -96,25 +89,22 @@ def test_a_leaking_test_is_decided_on_unseen_identities(tmp_path: Path) -> None:
     # b is perfect on identities that it was trained on, and worse on the others
     noisy, clean = features(TEST, 0.9, seed=1), features(TEST, 0.0)
     known = (noisy.query.pids <= 10)[:, None]
-    mixed = FeatureTable(
-        *(
-            part.with_features(torch.where(known, ideal.features, part.features))
-            for part, ideal in ((noisy.query, clean.query), (noisy.gallery, clean.gallery))
-        )
-    )
-    a, b = make_run(tmp_path / "a", GOOD), make_run(tmp_path / "b", mixed, seen=range(1, 11))
-    pair = only(compare_runs((a, b)))
+    parts = ((noisy.query, clean.query), (noisy.gallery, clean.gallery))
+    mixed = (p.with_features(torch.where(known, q.features, p.features)) for p, q in parts)
+    a = make_run(tmp_path / "a", GOOD)
+    b = make_run(tmp_path / "b", FeatureTable(*mixed), seen=range(1, 11))
+    pair = pair_of(a, b)
     assert (pair.queries, pair.identities, pair.leaked) == (30, 10, 10)
     assert pair.better == str(a)
     assert "10 identities that one of them was trained on are left out" in pair.verdict
     change(a, seen_complete=False)
     found = compare_runs((a, b))
-    assert "not all training identities" in only(found).verdict
+    assert "not all training identities" in found.pairs[0].verdict
     (scores,) = (table for table in found.tables() if table.title.startswith("Test"))
     rows = [row[0].removeprefix(f"{tmp_path}/") for row in scores.rows]
     assert rows == ["a", "b", "b, 10 seen identities", "b, 10 unseen identities"]
     c = make_run(tmp_path / "c", noisy, seen=range(1, 21))
-    assert "trained on each of the 20 identities" in only(compare_runs((a, c))).verdict
+    assert "trained on each of the 20 identities" in pair_of(a, c).verdict
 
 
 def test_tables_and_files_hold_every_run(tmp_path: Path) -> None:
@@ -126,17 +116,12 @@ def test_tables_and_files_hold_every_run(tmp_path: Path) -> None:
     assert found.options["split.by"] == ["image", "(not set)", "(not set)"]
     assert found.options["model.name"] == ["(not set)", "small", "(not set)"]
     assert "run_dir" not in found.options
-    tables = {table.title: table for table in found.tables()}
-    (checks,) = (table for title, table in tables.items() if title.startswith("Head check"))
+    (checks,) = (table for table in found.tables() if table.title.startswith("Head check"))
     assert [row[-2] for row in checks.rows] == ["75.0 %", "50.0 %", "75.0 %"]
-    for table in tables.values():
-        assert {len(row) for row in table.rows} == {len(table.columns)}
-        assert table.title in found.to_markdown()
-    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert [p["verdict"] for p in content["pairs"]] == [p.verdict for p in found.pairs]
-    assert [(p["first"][-1], p["second"][-1]) for p in content["pairs"]] == [
-        ("a", "b"), ("a", "c"), ("b", "c")
-    ]  # fmt: skip
+    assert all(len(row) == len(table.columns) for table in found.tables() for row in table.rows)
+    pairs = json.loads(json.dumps(found.to_json(), allow_nan=False))["pairs"]
+    assert [pair["verdict"] for pair in pairs] == [pair.verdict for pair in found.pairs]
+    assert [pair["first"][-1] + pair["second"][-1] for pair in pairs] == ["ab", "ac", "bc"]
 
 
 def test_what_is_not_two_tested_runs_is_refused(tmp_path: Path) -> None:

@@ -42,7 +42,6 @@ def test_single_camera_validation_excludes_the_sequence_of_the_query(
     module = tiny_module(split.labels)
     runner = trainer()
     sequences = sequences_of(split.val)
-    assert sequences is not None
     pids, index = torch.tensor([r.pid for r in split.val]), torch.arange(len(split.val))
     runner.validate(module, data, verbose=False)
     module.eval()

@@ -1,7 +1,9 @@
 """Frozen parts stay as they are, and train later."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -18,21 +20,14 @@ Trainer = Callable[..., pl.Trainer]
 class Watch(pl.Callback):
     """The parts that each step moves."""
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.moved: list[set[str]] = []
-        self.last = self.copy(pl_module)
+        self.last = deepcopy(module.model.state_dict())
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
-    ) -> None:
-        new = self.copy(pl_module)
-        moved = {k for k, v in new.items() if not torch.equal(v, self.last[k])}
-        self.moved.append({k.split(".")[0] for k in moved})
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *args: object) -> None:
+        new, old = deepcopy(module.model.state_dict()), self.last
+        self.moved.append({k.split(".")[0] for k, v in new.items() if not torch.equal(v, old[k])})
         self.last = new
-
-    @staticmethod
-    def copy(module: pl.LightningModule) -> dict[str, torch.Tensor]:
-        return {k: v.clone() for k, v in module.model.state_dict().items()}
 
 
 @pytest.fixture
@@ -49,29 +44,24 @@ def test_frozen_parts_move_from_the_given_moment_on(
     freeze = Freeze(["backbone.trunk"], length)
     runner = trainer(max_epochs=2, limit_train_batches=2, callbacks=[freeze, watch])
     runner.fit(module, data)
-    assert len(watch.moved) == 4
-    assert all(parts == {"neck", "heads"} for parts in watch.moved[:2])
-    assert all("backbone" in parts for parts in watch.moved[2:])
+    assert watch.moved == [{"neck", "heads"}] * 2 + [{"backbone", "neck", "heads"}] * 2
 
 
 def test_a_longer_resumed_run_does_not_freeze_again(
     data: ReIDDataModule, trainer: Trainer, tmp_path: Path
 ) -> None:
-    module = tiny_module(data.split.labels)
-    options = {"limit_train_batches": 2}
-    runner = trainer(max_epochs=2, callbacks=[Freeze(["backbone"], 0.5)], **options)
-    runner.fit(module, data)
-    runner.save_checkpoint(tmp_path / "last.ckpt")
-    watch, freeze = Watch(), Freeze(["backbone"], 0.5)
-    runner = trainer(max_epochs=8, max_steps=6, callbacks=[freeze, watch], **options)
-    runner.fit(module, data, ckpt_path=tmp_path / "last.ckpt")
-    assert len(watch.moved) == 2
-    assert all("backbone" in parts for parts in watch.moved)
+    module, last, watch = tiny_module(data.split.labels), tmp_path / "last.ckpt", Watch()
+    options = {"limit_train_batches": 2, "callbacks": [Freeze(["backbone"], 0.5), watch]}
+    first = trainer(max_epochs=2, **options)
+    first.fit(module, data)
+    first.save_checkpoint(last)
+    trainer(max_epochs=8, max_steps=6, **options).fit(module, data, ckpt_path=last)
+    assert ["backbone" in parts for parts in watch.moved] == [True, True]
 
 
 def test_names_are_exact(data: ReIDDataModule, trainer: Trainer) -> None:
     freeze = Freeze(["backbone.trunks"], 1)
-    with pytest.raises(InputError, match=r"similar names are backbone\.trunk"):
+    with pytest.raises(InputError, match=r"try backbone\.trunk"):
         trainer(callbacks=[freeze]).fit(tiny_module(data.split.labels), data)
     with pytest.raises(InputError, match="expected a number of at least 0"):
         Freeze(["backbone"], -1)

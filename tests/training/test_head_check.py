@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from camreid.data import OriginalSplit, Records, ReIDDataModule
-from camreid.errors import HeadMismatch, InputError
+from camreid.errors import HeadMismatch
 from camreid.labels import LabelMap
 from camreid.models import RemapHead
 from camreid.provenance import Parent, SplitRecord
@@ -82,11 +82,9 @@ def test_a_loader_without_a_data_module_is_checked_too(records: Records, trainer
 
 def test_of_a_foreign_loader_the_first_batch_is_checked(records: Records, trainer: Trainer) -> None:
     batch = {
-        "images": torch.randint(0, 256, (8, 3, 64, 32)).float(),
-        "targets": torch.arange(8),
-        "camids": torch.zeros(8, dtype=torch.int64),
-        "img_paths": [f"x/{r.name}" for r in records.train[:8]],
-    }
+        "images": torch.randint(0, 256, (8, 3, 64, 32)).float(), "targets": torch.arange(8),
+        "camids": torch.arange(8) * 0, "img_paths": [f"x/{r.name}" for r in records.train[:8]],
+    }  # fmt: skip
     loader = torch.utils.data.DataLoader([batch, batch], batch_size=None)
     runner = trainer(callbacks=[HeadCheck(0.01)])
     runner.fit(tiny_module(LabelMap.of(r.pid for r in records.train)), loader)
@@ -95,8 +93,3 @@ def test_of_a_foreign_loader_the_first_batch_is_checked(records: Records, traine
     with pytest.raises(HeadMismatch, match="0 of the split's"):
         runner.fit(tiny_module(LabelMap((5000, 5001)), unknown="forbid"), loader)
     assert runner.global_step == 0
-
-
-def test_a_coverage_that_is_no_share_is_refused() -> None:
-    with pytest.raises(InputError, match="min_coverage=30"):
-        HeadCheck(min_coverage=30)

@@ -62,24 +62,21 @@ def worst(ours: Tensor, theirs: np.ndarray) -> float:
     return ((ours - expected).abs().max() / expected.abs().max()).item()
 
 
-def head_name(config: str, name: str) -> str:
-    return "identity" if name == "heads" else name.removesuffix("_head")
-
-
 @pytest.mark.parametrize("config", CONFIGS)
 def test_train_outputs_losses_and_gradients(config: str) -> None:
     golden = json.loads((GOLDEN / f"fastreid_{config}.json").read_text())["train"]
     arrays = np.load(GOLDEN / f"fastreid_{config}_train.npz")
-    model = network(config).double().train()
-    output = model(torch.from_numpy(images("train", 8, 128, 64)), TARGETS)
+    model, raw = network(config).double().train(), torch.from_numpy(images("train", 8, 128, 64))
+    output = model(raw, TARGETS)
     _check_statistics(model, config, golden["bn_stats_after_one_forward_float64"])
-    plain = model(torch.from_numpy(images("train", 8, 128, 64))).logits  # no rows, no margin
+    plain = model(raw).logits  # no rows, no margin
     for key in arrays:
         name, _, what = key.partition(".")
+        head = "identity" if name == "heads" else name.removesuffix("_head")
         ours = {
-            "cls_outputs": output.logits[head_name(config, name)],
-            "pred_class_logits": plain[head_name(config, name)],
-            "features": _metric_feature(output, head_name(config, name)),
+            "cls_outputs": output.logits[head],
+            "pred_class_logits": plain[head],
+            "features": _metric_feature(output, head),
         }
         assert worst(ours[what], arrays[key]) < 1e-3, key
     soft = config != "bagtricks_R50"
@@ -93,7 +90,10 @@ def test_train_outputs_losses_and_gradients(config: str) -> None:
     theirs = {k.removeprefix("loss_"): v for k, v in golden["losses_float64"].items()}
     assert {k: v.item() for k, v in ours.items()} == pytest.approx(theirs, rel=1e-4)
     torch.stack(list(ours.values())).sum().backward()
-    _check_gradients(model, config, golden["grads_of_total_loss_float64"])
+    parameters, (names, _) = dict(model.named_parameters()), fastreid_names(filled(config), config)
+    for name, expected in golden["grads_of_total_loss_float64"].items():
+        norm = parameters[names[name]].grad.norm().item()
+        assert norm == pytest.approx(expected["norm"], rel=1e-2), name
 
 
 def _metric_feature(output: ReIDOutput, head: str) -> Tensor:
@@ -115,14 +115,6 @@ def _check_statistics(
         variance = state[f"{start}running_var"][:3].tolist()
         assert variance == pytest.approx(expected["var_first"], rel=1e-4)
         assert state[f"{start}num_batches_tracked"] == expected["tracked"]
-
-
-def _check_gradients(model: ReIDNetwork, config: str, golden: dict[str, dict[str, float]]) -> None:
-    parameters = dict(model.named_parameters())
-    names, _ = fastreid_names(filled(config), config)
-    for name, expected in golden.items():
-        norm = parameters[names[name]].grad.norm().item()
-        assert norm == pytest.approx(expected["norm"], rel=1e-2), name
 
 
 def test_flip_test_is_the_proper_mean() -> None:

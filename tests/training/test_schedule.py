@@ -1,22 +1,57 @@
-"""Optimisers, and learning rates over a run."""
+"""Optimisers, and the learning rates and validations of a run."""
 
 import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from camreid.errors import InputError
-from camreid.training import OptimizerConfig, Schedule
+from camreid.training import OptimizerConfig, ReIDModule, Schedule
+from camreid.training.evaluation_loop import RetrievalModule
 from tests.conftest import GOLDEN
-from tests.training.one_weight import OneWeight
 
 Trainer = Callable[..., pl.Trainer]
+
+
+class OneWeight(RetrievalModule):
+    """Keeps the factor of each learning rate and the step of each validation."""
+
+    configure_optimizers = ReIDModule.configure_optimizers
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.schedule, self.optimizer_config = schedule, OptimizerConfig("sgd", 0.5, 0.0)
+        self.factors: list[float] = []
+        self.validated: list[int] = []
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.weight.sum()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.factors.append(optimizer.param_groups[0]["lr"] / 0.5)
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.validated.append(self.global_step)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/mAP", float(self.global_step))
+
+
+def run(trainer: pl.Trainer, schedule: Schedule, **options: object) -> OneWeight:
+    """A run with 4 batches in an epoch."""
+    module = OneWeight(schedule)
+    loaders = DataLoader(torch.zeros(4, 1)), DataLoader(torch.zeros(1, 1))  # type: ignore[arg-type]
+    trainer.fit(module, *loaders, **options)  # type: ignore[arg-type]
+    return module
 
 
 def factors(schedule: Schedule, epochs: int) -> list[float]:
@@ -25,26 +60,20 @@ def factors(schedule: Schedule, epochs: int) -> list[float]:
 
 def test_warm_up_is_linear_by_the_step() -> None:
     schedule = Schedule(warmup=10, warmup_factor=0.1, decay="constant")
-    assert schedule.factor(0, 120) == pytest.approx(0.1)
-    assert schedule.factor(2.5, 120) == pytest.approx(0.325)
-    assert schedule.factor(10, 120) == schedule.factor(119.9, 120) == 1.0
+    found = [schedule.factor(epoch, 120) for epoch in (0, 2.5, 10, 119.9)]
+    assert found == pytest.approx([0.1, 0.325, 1, 1])
 
 
 def test_milestones_are_epochs_or_fractions() -> None:
-    by_epoch = Schedule(0, 0.1, "multistep", milestones=(40, 90))
-    by_fraction = Schedule(0, 0.1, "multistep", milestones=(1 / 3, 0.75))
-    assert factors(by_epoch, 120) == pytest.approx(factors(by_fraction, 120))
-    assert factors(by_epoch, 120)[39:41] == pytest.approx([1, 0.1])
-    assert factors(by_epoch, 120)[-1] == pytest.approx(0.01)
+    for milestones in (40, 90), (1 / 3, 0.75):
+        found = factors(Schedule(0, 0.1, "multistep", milestones=milestones), 120)
+        assert found == pytest.approx([1] * 40 + [0.1] * 50 + [0.01] * 30)
 
 
 def test_cosine_ends_at_its_final_factor() -> None:
     schedule = Schedule(warmup=2, warmup_factor=0.1, decay="cosine", final_factor=0.02)
-    assert schedule.factor(2, 12) == 1.0
-    assert schedule.factor(7, 12) == pytest.approx(0.51)
-    assert schedule.factor(12, 12) == pytest.approx(0.02)
-    values = factors(schedule, 12)[2:]
-    assert values == sorted(values, reverse=True)
+    found = [schedule.factor(epoch, 12) for epoch in (2, 7, 12)]
+    assert found == pytest.approx([1, 0.51, 0.02])
 
 
 @pytest.mark.parametrize("decay", ["multistep", "cosine", "constant"])
@@ -73,13 +102,6 @@ def test_learning_rates_are_fastreids(config: str) -> None:
         assert 3.5e-4 * schedule.factor(int(iteration) / 202, epochs) == pytest.approx(rate)
 
 
-def run(trainer: pl.Trainer, schedule: Schedule, **options: object) -> list[float]:
-    """The factor of each optimisation step, with 4 batches in an epoch."""
-    module = OneWeight(schedule)
-    trainer.fit(module, DataLoader(torch.zeros(4, 1)), **options)  # type: ignore[arg-type]
-    return module.factors
-
-
 @pytest.mark.parametrize(
     ("options", "steps", "per_epoch"),
     [
@@ -94,11 +116,8 @@ def test_lengths_are_of_the_steps_that_run(
     trainer: Trainer, options: dict[str, int], steps: int, per_epoch: int
 ) -> None:
     schedule, epochs = Schedule(2, 0.1, "multistep", milestones=(0.5,)), steps / per_epoch
-    found = run(trainer(**options), schedule)
+    found = run(trainer(**options), schedule).factors
     assert found == pytest.approx([schedule.factor(i / per_epoch, epochs) for i in range(steps)])
-    warm = min(steps, 2 * per_epoch)
-    expected = [0.1 + 0.9 * step / (2 * per_epoch) for step in range(warm)]
-    assert found[:warm] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 7, 8])
@@ -112,25 +131,51 @@ def test_lengths_are_of_the_steps_that_run(
 def test_more_epochs_do_not_raise_the_learning_rate(
     trainer: Trainer, tmp_path: Path, schedule: Schedule, stop: int
 ) -> None:
-    whole = run(trainer(max_epochs=8), schedule)
-    first = trainer(max_epochs=8, callbacks=[StopAfter(stop)])
+    whole = run(trainer(max_epochs=8), schedule).factors
+    first = trainer(max_epochs=8, callbacks=[StopAt(4 * stop)])
     run(first, schedule)
     first.save_checkpoint(tmp_path / "last.ckpt")
-    rest = run(trainer(max_epochs=16), schedule, ckpt_path=tmp_path / "last.ckpt")
-    done = 4 * stop
-    assert len(rest) == 64 - done
-    assert rest[: 32 - done] == pytest.approx(whole[done:])
-    assert rest[32 - done :] == pytest.approx([schedule.factor(8, 8)] * 32)
+    rest = run(trainer(max_epochs=16), schedule, ckpt_path=tmp_path / "last.ckpt").factors
+    assert rest == pytest.approx(whole[4 * stop :] + [schedule.factor(8, 8)] * 32)
 
 
-class StopAfter(pl.Callback):
-    """Ends a run after a number of epochs."""
+class StopAt(pl.Callback):
+    """Ends a run after a number of steps."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self, step: int) -> None:
+        self.step = step
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        trainer.should_stop = trainer.global_step >= self.step
+
+
+@pytest.mark.parametrize(
+    ("options", "validated"),
+    [
+        ({"max_epochs": 2, "check_val_every_n_epoch": 10}, [8]),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2}, [8, 12]),
+        ({"max_epochs": 2}, [4, 8]),
+        ({"max_epochs": 9, "max_steps": 3}, [3]),
+        ({"max_epochs": -1, "max_steps": 6}, [4, 6]),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2, "max_steps": 10}, [8, 10]),
+        ({"max_epochs": 2, "check_val_every_n_epoch": None, "val_check_interval": 5}, [5, 8]),
+        ({"max_epochs": 1, "check_val_every_n_epoch": None, "val_check_interval": 50}, [4]),
+        ({"max_epochs": 1, "val_check_interval": 3}, [3, 4]),
+        ({"max_epochs": 2, "accumulate_grad_batches": 3, "max_steps": 3}, [2, 3]),
+        ({"max_epochs": 3, "min_epochs": 3, "check_val_every_n_epoch": 2}, [8, 12]),
+        ({"max_epochs": 9, "callbacks": [StopAt(2)]}, [2]),
+        ({"max_epochs": 9, "callbacks": [StopAt(2)], "min_epochs": 2}, [4, 8]),
+    ],
+)
+def test_the_last_step_is_validated_once(
+    trainer: Trainer, tmp_path: Path, options: dict[str, Any], validated: list[int]
+) -> None:
+    best = ModelCheckpoint(tmp_path, "best", monitor="val/mAP", mode="max")
+    callbacks = [*options.get("callbacks", ()), best]
+    runner = trainer(**{**options, "enable_checkpointing": True, "callbacks": callbacks})
+    assert run(runner, Schedule(0, 1.0, "constant")).validated == validated
+    assert best.best_model_score == validated[-1]
+    assert runner.check_val_every_n_epoch == options.get("check_val_every_n_epoch", 1)
 
 
 def test_a_loader_without_a_length_is_refused(trainer: Trainer) -> None:
@@ -138,10 +183,8 @@ def test_a_loader_without_a_length_is_refused(trainer: Trainer) -> None:
         def __iter__(self) -> Iterator[torch.Tensor]:
             yield torch.zeros(1)
 
-    loader, module = DataLoader(Endless()), OneWeight(Schedule(1, 0.1, "constant"))
     with pytest.raises(InputError, match="limit_train_batches"):
-        trainer().fit(module, loader)
-    trainer(limit_train_batches=1).fit(module, loader)
+        trainer().fit(OneWeight(Schedule(1, 0.1, "constant")), DataLoader(Endless()))
 
 
 def test_norms_and_biases_may_decay_otherwise() -> None:

@@ -1,8 +1,4 @@
-"""Model soups: one network with the mean weights of several (Wortsman et al. 2022).
-
-Weights of networks that started from the same weights can be averaged. The mean of others is poor,
-as its test shows.
-"""
+"""Model soups: the mean weights of networks of one start (Wortsman et al. 2022)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,19 +11,15 @@ from camreid.checkpoints.io import Checkpoint
 from camreid.errors import InputError
 from camreid.labels import LabelMap, rows_of
 from camreid.models.camera_norm import CameraNorm
-from camreid.models.evaluating import evaluating
+from camreid.models.network import evaluating
 from camreid.training.batch import read_cameras
 from camreid.training.module import ReIDModule
 
 
 def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
-    """The mean of the weights, in evaluation mode on the CPU.
+    """The mean of the weights, and for each identity of its rows; in evaluation mode on the CPU.
 
-    A head has a row for each identity of any checkpoint: the mean of the identity's rows. The mean
-    BatchNorm statistics do not fit the mean weights; see `update_batch_norm`.
-
-    Raises:
-        InputError: fewer than two checkpoints, or architectures that differ.
+    The mean BatchNorm statistics do not fit the mean weights; see `update_batch_norm`.
     """
     if len(checkpoints) < 2:
         raise InputError(f"a soup needs two checkpoints or more: {len(checkpoints)} given.")
@@ -67,21 +59,15 @@ def _mean_rows(fresh: Tensor, heads: Sequence[Tensor], rows: Sequence[Tensor]) -
 
 
 @torch.no_grad()
-def update_batch_norm(
-    network: nn.Module, batches: Iterable[Mapping[str, Any]], device: torch.device | str = "cpu"
-) -> None:
+def update_batch_norm(network: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
     """Take the running statistics of every BatchNorm anew, as the plain mean over batches.
 
     Unlike in `torch.optim.swa_utils.update_bn`, all else stays in evaluation mode, and a
     `CameraNorm` takes the statistics of each camera from the camera's images.
-
-    Args:
-        network: on `device`.
-        batches: dicts of `images`, and of `camids` for a network with camera options.
-        device: of the network.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm | CameraNorm)]
     momenta = [norm.momentum for norm in norms]
+    device = next(network.parameters()).device
     with evaluating(network):
         for norm in norms:
             norm.reset_running_stats()

@@ -14,18 +14,17 @@ from camreid.files import write_whole
 from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
-from camreid.models.weights import unreadable
-from camreid.provenance import Provenance
+from camreid.models.weights import read_content
+from camreid.provenance import Provenance, versions
 from camreid.training.checkpoint_io import check_content
 from camreid.training.module import ReIDModule
-from camreid.versions import versions
 
 _NETWORK = "model."
 _EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
 
 
 class UntrustedNetwork(InputError):
-    """A file names a network that is not camreid's."""
+    """A file names a network that is not camreid's; `target` is its dotted name."""
 
     def __init__(self, path: str | Path, target: str) -> None:
         super().__init__(
@@ -86,11 +85,8 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
     if "provenance" not in notes:
         raise InputError(f"{path} was written by camreid 0.1; train or import it again.")
     config = _read_config(path, content["hyper_parameters"].get("config"), trusted)
-    state = {
-        name.removeprefix(_NETWORK): tensor
-        for name, tensor in content["state_dict"].items()
-        if name.startswith(_NETWORK)
-    }
+    tensors = content["state_dict"].items()
+    state = {k.removeprefix(_NETWORK): v for k, v in tensors if k.startswith(_NETWORK)}
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
         maps = _label_maps(state)
@@ -130,14 +126,11 @@ def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> Mode
 
 def _label_maps(state: Mapping[str, Tensor]) -> dict[str, LabelMap]:
     """The label map of each head; ValueError for pids that are none."""
-    maps = {}
-    for name, pids in state.items():
-        head = re.fullmatch(r"heads\.(\w+)\.pids", name)
-        if head and (pids.ndim != 1 or pids.dtype != torch.int64):
-            raise ValueError(f"its {name} is no vector of whole numbers.")
-        if head:
-            maps[head[1]] = LabelMap(tuple(pids.tolist()))
-    return maps
+    pids = {m[1]: v for k, v in state.items() if (m := re.fullmatch(r"heads\.(\w+)\.pids", k))}
+    for name, own in pids.items():
+        if own.ndim != 1 or own.dtype != torch.int64:
+            raise ValueError(f"the pids of its head {name} are no vector of whole numbers.")
+    return {name: LabelMap(tuple(own.tolist())) for name, own in pids.items()}
 
 
 def _network_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -155,11 +148,11 @@ def _network_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def differing_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that only one of two networks has, or in another shape or kind."""
-    forms = [
+    mine, other = (
         {name: (t.shape, t.is_floating_point()) for name, t in state.items()}
         for state in (first, second)
-    ]
-    return sorted({k for k in first.keys() | second.keys() if forms[0].get(k) != forms[1].get(k)})
+    )
+    return sorted({k for k in mine.keys() | other.keys() if mine.get(k) != other.get(k)})
 
 
 def load(path: str | Path, trusted: Collection[str] = ()) -> ReIDModule:
@@ -168,11 +161,11 @@ def load(path: str | Path, trusted: Collection[str] = ()) -> ReIDModule:
 
 
 def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
-    """Write a module as a checkpoint that `load`, `init=` and `camreid-evaluate` read.
+    """Write a module as a checkpoint that `load` reads, whole or not at all.
 
     Args:
         module: any module, such as an imported one.
-        path: the file; written whole or not at all.
+        path: of the file.
         notes: more about its origin, primitives by name.
     """
     content: dict[str, Any] = {
@@ -186,31 +179,17 @@ def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None =
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    """The content of a Lightning checkpoint."""
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.ckpt"))
         hint = f" In that folder: {', '.join(near[:5])}." if near else ""
         raise InputError(f"no checkpoint at {path}. {_EXPECTED}{hint}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if "numpy" in str(error) and "scalar" in str(error):  # as torchreid's files hold
-            raise _foreign(path) from error
-        raise InputError(f"{path} is no checkpoint: {unreadable(path, error)}") from error
+    content = read_content(path)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, no checkpoint. {_EXPECTED}")
-    own = [content.get(key) for key in ("state_dict", "hyper_parameters")]
-    if all(isinstance(part, Mapping) for part in own):
-        return dict(content)
-    nested = any(isinstance(content.get(key), Mapping) for key in ("model", "state_dict"))
-    if nested or (content and all(isinstance(value, Tensor) for value in content.values())):
-        raise _foreign(path)
-    keys = ", ".join(map(str, list(content)[:5]))
-    raise InputError(f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED}")
-
-
-def _foreign(path: Path) -> InputError:
-    return InputError(
-        f"{path} is no camreid checkpoint but looks like weights of FastReID, torchreid or timm: "
-        "import it first (camreid-import), and give the checkpoint that the import writes."
-    )
+    if not all(isinstance(content.get(key), Mapping) for key in ("state_dict", "hyper_parameters")):
+        keys = ", ".join(map(str, list(content)[:5]))
+        raise InputError(
+            f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED} Weights of FastReID, "
+            "torchreid or timm: import them first, and give the checkpoint that the import writes."
+        )
+    return dict(content)

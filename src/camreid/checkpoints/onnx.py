@@ -3,7 +3,7 @@
 import copy
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from camreid import __version__
 from camreid.errors import InputError, require_choice
 from camreid.files import write_whole
-from camreid.models.evaluating import forward_raw
 from camreid.training.module import ReIDModule
 
 Input = Literal["uint8", "float"]
@@ -24,8 +23,8 @@ OPSET = 18  # of what the exporter writes without converting, the one that most 
 TOLERANCE = 1e-3  # of the largest value; float32 sums in another order differ by about 1e-6
 
 
-class RawNetwork(nn.Module):
-    """A network as the file has it: raw pixels to features and maybe logits; see `export_onnx`."""
+class _RawNetwork(nn.Module):
+    """A network from raw pixels to a tuple of its outputs; `outputs` are their names."""
 
     def __init__(self, module: ReIDModule, normalize: bool, logits: bool) -> None:
         super().__init__()
@@ -36,8 +35,7 @@ class RawNetwork(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, D) features and (B, rows) logits of (B, 3, H, W) raw images."""
-        output = forward_raw(self.network, images)
+        output = self.network.forward_raw(images)
         features = F.normalize(output.features) if self.normalize else output.features
         return features, *(output.logits[name] for name in self.heads)
 
@@ -78,73 +76,69 @@ def export_onnx(
         raise InputError("logits=true: the model has no rows.", logits=False)
     if path.suffix != ".onnx":
         raise InputError(f"path={path}: expected a file that ends in .onnx.", path="model.onnx")
-    _require_packages()
-    network, name = RawNetwork(module, normalize, logits), module.config.name
-    one, two, five = (_pixels(count, module.config.image_size, input) for count in (1, 2, 5))
-    proto = _trace(network, two, name)
-    _describe(proto, {**_metadata(module, normalize), **(notes or {})})
-    parity: dict[str, float] = {}
-
-    def write(draft: Path) -> None:
-        draft.write_bytes(proto.SerializeToString())
-        for images in (one, five):
-            for output, share in zip(
-                network.outputs, _compare(network, draft, images), strict=True
-            ):
-                parity[output] = max(share, parity.get(output, 0.0))
-                if not share <= TOLERANCE:  # NaN is refused, too
-                    raise InputError(
-                        f"{output} of {name} differ between PyTorch and onnxruntime by {share:.1e} "
-                        f"of the largest value, and {TOLERANCE:.0e} is the most that passes; "
-                        "nothing was written. Check the weights for NaN, and try other versions "
-                        "of torch, onnxscript and onnxruntime."
-                    )
-
+    network = _RawNetwork(module, normalize, logits)
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (5, 3, *module.config.image_size), generator=random)
+    images = pixels.to(torch.uint8 if input == "uint8" else torch.float32)
     try:
-        write_whole(path, write)
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            import_module(package)
+        proto = _trace(network, images[:2])
+        _describe(proto, {**_metadata(module, normalize), **(notes or {})})
+        content = proto.SerializeToString()
+        parity = _check(network, content, (images[:1], images))
+        write_whole(path, lambda draft: draft.write_bytes(content))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"path={path} can't be written ({error}).", path="model.onnx") from error
+    except Exception as error:  # of torch.onnx, protobuf or onnxruntime, without a common class
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise InputError(
+            f"PyTorch {torch.__version__} can't export {module.config.name} to ONNX ({reason}). "
+            "Try pip install -U 'camreid[onnx]'. A file holds 2 GiB at most, and a network of your "
+            "own needs operations that torch.export takes."
+        ) from error
     return parity
 
 
 @torch.inference_mode()
-def _compare(network: RawNetwork, path: Path, images: Tensor) -> list[float]:
-    """Of each output, the largest difference of a file as a share of the largest value."""
+def _check(network: _RawNetwork, file: bytes, batches: Iterable[Tensor]) -> dict[str, float]:
+    """By output, the largest difference of a file as a share of the largest value."""
     runtime = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    found = session.run(list(network.outputs), {"images": images.numpy()})
-    pairs = zip(network(images), map(torch.from_numpy, found), strict=True)
-    return [((b - a).abs().max() / a.abs().max().clamp(min=1e-12)).item() for a, b in pairs]
+    session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    parity = dict.fromkeys(network.outputs, 0.0)
+    for images in batches:
+        found = map(torch.from_numpy, session.run([*parity], {"images": images.numpy()}))
+        for output, expected, given in zip(parity, network(images), found, strict=True):
+            largest = expected.abs().max().clamp(min=1e-12)
+            share = ((given - expected).abs().max() / largest).item()
+            if not share <= TOLERANCE:  # NaN is refused, too
+                raise InputError(
+                    f"{output} differ between PyTorch and onnxruntime by {share:.1e} of the "
+                    f"largest value, and {TOLERANCE:.0e} is the most that passes; nothing was "
+                    "written. Check the weights for NaN, and try other versions of torch, "
+                    "onnxscript and onnxruntime."
+                )
+            parity[output] = max(share, parity[output])
+    return parity
 
 
-def _pixels(batch: int, size: tuple[int, int], input: Input) -> Tensor:
-    random = torch.Generator().manual_seed(batch)
-    images = torch.randint(0, 256, (batch, 3, *size), generator=random, dtype=torch.uint8)
-    return images if input == "uint8" else images.float()
-
-
-def _trace(network: RawNetwork, images: Tensor, name: str) -> Any:
+def _trace(network: _RawNetwork, images: Tensor) -> Any:
     """The graph as an `onnx.ModelProto`."""
-    try:
-        with redirect_stdout(io.StringIO()):  # onnxscript counts its rewrites there
-            program = torch.onnx.export(
-                network,
-                (images,),
-                input_names=["images"],
-                output_names=list(network.outputs),
-                opset_version=OPSET,
-                dynamo=True,
-                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-                verbose=False,
-            )
-    except (torch.onnx.OnnxExporterError, ImportError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise InputError(
-            f"PyTorch {torch.__version__} can't export {name} to ONNX ({reason}). Upgrade onnx and "
-            "onnxscript; a network of your own needs operations that torch.export takes."
-        ) from error
+    with redirect_stdout(io.StringIO()):  # onnxscript counts its rewrites there
+        program = torch.onnx.export(
+            network,
+            (images,),
+            input_names=["images"],
+            output_names=list(network.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            verbose=False,
+        )
     assert program is not None
     return program.model_proto
 
@@ -179,14 +173,3 @@ def _metadata(module: ReIDModule, normalize: bool) -> dict[str, str]:
         "features_normalized": json.dumps(normalize),
         **cameras,
     }
-
-
-def _require_packages() -> None:
-    try:
-        for name in ("onnx", "onnxruntime", "onnxscript"):
-            import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"ONNX files need the packages of the extra `onnx` ({error}); pip install "
-            "'camreid[onnx]', or pip install '.[onnx]' in a checkout."
-        ) from error

@@ -9,9 +9,8 @@ from torch import Tensor
 from camreid.checkpoints.io import Checkpoint, differing_tensors
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.models.camera_embedding import CameraEmbedding
 from camreid.models.camera_norm import CameraNorm
-from camreid.models.cameras import used_cameras
+from camreid.models.cameras import CameraEmbedding, used_cameras
 from camreid.models.network import ReIDNetwork
 from camreid.training.module import ReIDModule
 
@@ -21,28 +20,26 @@ _HEAD = "heads.identity."
 def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     """Start a model from a checkpoint: the trunk as it is, the rows identity by identity.
 
-    With `model.unknown=reinit` the heads stay fresh. Otherwise each identity of both keeps its own
-    row, whatever order either side uses; the identities that the checkpoint has no row for are the
+    With `unknown=reinit` the heads stay fresh. Otherwise each identity of both keeps its own row,
+    whatever order either side uses; the identities that the checkpoint has no row for are the
     module's `new_identities`. Camera options that the checkpoint lacks start from what it has.
 
     Raises:
         InputError: the architectures differ.
     """
-    checkpoint = replace(checkpoint, state=_with_cameras(module.model, checkpoint.state))
-    _check_network(module, checkpoint)
-    trunk = {k: v for k, v in checkpoint.state.items() if not k.startswith("heads.")}
+    state = _with_cameras(module.model, checkpoint.state)
+    _check_network(module, checkpoint, state)
+    trunk = {k: v for k, v in state.items() if not k.startswith("heads.")}
     module.model.load_state_dict({**module.model.state_dict(), **trunk})
     module.provenance = module.provenance.after("init", {checkpoint.path: checkpoint.provenance})
     if not len(checkpoint.labels) and module.config.unknown != "extend":
-        return  # a trunk without rows gets them as a run without init= does
+        return  # a trunk without rows gets them as fresh weights do
     heads = module.model.remap_heads()
     inherited: dict[str, tuple[int, ...]] = dict.fromkeys(heads, ())
     for name, head in heads.items() if module.config.unknown != "reinit" else ():
-        pids = tuple(checkpoint.state[f"heads.{name}.pids"].tolist())
-        weight = checkpoint.state[f"heads.{name}.weight"]
-        bias = checkpoint.state.get(f"heads.{name}.bias")
-        head.take(weight, LabelMap(pids), bias)
-        inherited[name] = (head.labels & LabelMap(pids)).pids
+        labels = LabelMap(tuple(state[f"heads.{name}.pids"].tolist()))
+        head.take(state[f"heads.{name}.weight"], labels, state.get(f"heads.{name}.bias"))
+        inherited[name] = (head.labels & labels).pids
     module.provenance = replace(module.provenance, inherited=inherited)
 
 
@@ -72,22 +69,21 @@ def _with_cameras(network: ReIDNetwork, state: Mapping[str, Tensor]) -> dict[str
     return found
 
 
-def _check_network(module: ReIDModule, checkpoint: Checkpoint) -> None:
-    """Refuse another architecture, and options that only the features show."""
-    theirs, ours = used_cameras(checkpoint.config.network), module.model.cameras
-    if theirs and theirs != ours:
+def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
+    cameras, own = used_cameras(checkpoint.config.network), module.model.cameras
+    if cameras and cameras != own:
         raise InputError(
-            f"{checkpoint.path} has parameters for the cameras {list(theirs)}, and this model for "
-            f"{list(ours) or 'none'}. Take the checkpoint's own model, or its cameras and camera "
+            f"{checkpoint.path} has parameters for the cameras {list(cameras)}, and this model for "
+            f"{list(own) or 'none'}. Take the checkpoint's own model, or its cameras and camera "
             "options; images of other cameras are then treated as of an unknown one.",
-            cameras=list(theirs),
+            cameras=list(cameras),
         )
     trunks = (
-        {name: tensor for name, tensor in state.items() if not name.startswith("heads.")}
-        for state in (checkpoint.state, module.model.state_dict())
+        {name: tensor for name, tensor in tensors.items() if not name.startswith("heads.")}
+        for tensors in (state, module.model.state_dict())
     )
     needed = {f"heads.{name}.weight" for name in module.model.remap_heads()}
-    differing = [*differing_tensors(*trunks), *sorted(needed - checkpoint.state.keys())]
+    differing = [*differing_tensors(*trunks), *sorted(needed - state.keys())]
     if differing:
         raise InputError(
             f"{checkpoint.path} is a {checkpoint.config.name} model and this run builds a "
@@ -95,17 +91,12 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint) -> None:
             f"{', '.join(differing[:3])}. Take the checkpoint's own model, or its network options.",
             model=checkpoint.config.name,
         )
-    traceless: dict[str, object] = {
-        "stem_padding": 1,
-        "last_stride": None,
-        "pool": "avg",
-    }  # not among the tensors
-    if theirs:
-        traceless["camera_embedding"] = 0.0
-    options = [c.network for c in (checkpoint.config, module.config)]
-    chosen = [{k: network.get(k, usual) for k, usual in traceless.items()} for network in options]
-    if chosen[0] != chosen[1]:
+    usual: dict[str, object] = {"stem_padding": 1, "last_stride": None, "pool": "avg"}
+    usual |= {"camera_embedding": 0.0} if cameras else {}
+    networks = (checkpoint.config.network, module.config.network)
+    start, run = ({k: network.get(k, v) for k, v in usual.items()} for network in networks)
+    if start != run:  # no tensor shows these
         raise InputError(
             f"{checkpoint.path} was trained with other network options than this run has.",
-            **{f"network__{k}": v for k, v in chosen[0].items() - chosen[1].items()},
+            **{f"network__{k}": v for k, v in start.items() - run.items()},
         )

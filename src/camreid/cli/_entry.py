@@ -31,24 +31,17 @@ matrix = partial(_start, "matrix", "matrix", "matrix_run")
 
 
 def read_arguments(name: str) -> None:
-    """Turn `sys.argv` into what Hydra takes.
-
-    `split=NAME` and `experiment=NAME` go with a plus, `-m` may stand anywhere, and processes of
-    ranks above 0 write logs of their own.
-    """
+    """Turn `sys.argv` into what Hydra takes: a plus before `split=` and `experiment=`, -m first."""
     typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in sys.argv[1:]]
     if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):
+        # each process of a higher rank has a log of its own
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun
         typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]
     sys.argv[1:] = sorted(typed, key=lambda a: a not in ("-m", "--multirun"))
 
 
 def require_split(config: DictConfig) -> None:
-    """Refuse a run without a split, or with one that has no strategy.
-
-    Raises:
-        InputError: names the splits that there are.
-    """
+    """Refuse a run without a split, or with one that has no strategy."""
     choices = (
         "type +split=original (the official train/test division, for all cameras or "
         "split.camera=N) or +split=resplit (a new division of the identities, or of their images)."

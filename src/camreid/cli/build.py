@@ -46,7 +46,7 @@ def data_root(config: DictConfig) -> str:
 
 
 def build_split(config: DictConfig) -> Split:
-    """Divide the data, which are rendered first if they are synthetic; or read the manifest."""
+    """Divide the data, or read the manifest."""
     root = data_root(config)
     options = dict(config.split)
     manifest = options.pop("manifest", None)
@@ -61,12 +61,7 @@ def build_split(config: DictConfig) -> Split:
 
 
 def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> ModelConfig:
-    """The model that `model=` or the experiment chooses, otherwise that of the starting weights.
-
-    Options of the experiment and the command line are applied to either, as are this run's
-    `model.unknown` (but that of a resumed run) and `model.pixels`. Camera options get the cameras
-    of the train images. `config.model` becomes what is built.
-    """
+    """The model that was chosen, else that of the starting weights, with the typed options."""
     if config.get("model") is None:
         raise InputError("there is no model to build; type model=bot_r50 or model=small.")
     model = config.model.copy()
@@ -81,6 +76,8 @@ def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> M
     if any(map(read.network.get, OPTIONS)) and read.network.get("cameras") is None:
         cameras = sorted({record.camera for record in split.train})
         read = replace(read, network={**read.network, "cameras": cameras})
+    if read.network.get("camera_norm") and config.trainer.sync_batchnorm:
+        raise InputError("camera_norm=True cannot be synchronised.", sync_batchnorm=False)
     with open_dict(config):
         config.model = OmegaConf.create(read.primitives())
     return read
@@ -111,7 +108,7 @@ def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDData
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
-    """The callbacks of the config, without what this run has no validation or logger for."""
+    """The callbacks of the config, as far as this run has validation and a logger for them."""
     chosen = {k: v for k, v in (config.get("callbacks") or {}).items() if v is not None}
     if not split.val and "early_stopping" in chosen:
         raise InputError("early stopping needs validation identities.", val_fraction=0.1)

@@ -11,7 +11,6 @@ from camreid.checkpoints import io
 from camreid.cli.errors import trusted
 from camreid.errors import InputError
 from camreid.provenance import Provenance
-from camreid.training.module import ReIDModule
 
 
 def read_checkpoint(path: str | Path) -> io.Checkpoint:
@@ -22,17 +21,8 @@ def read_checkpoint(path: str | Path) -> io.Checkpoint:
         raise InputError(f"{error} Type ++model.network._target_={error.target}.") from error
 
 
-def load(path: str | Path) -> ReIDModule:
-    """The model of a checkpoint, in evaluation mode on the CPU."""
-    return read_checkpoint(path).module()
-
-
 def matching(option: str, name: str) -> list[str]:
-    """The files that a path or pattern names, in order; a path need not exist.
-
-    Raises:
-        InputError: a pattern without any file.
-    """
+    """The files that a path or pattern names, in order; a path need not exist."""
     if Path(name).exists() or not glob.has_magic(name):
         return [name]
     found = sorted(glob.glob(name))
@@ -44,11 +34,7 @@ def matching(option: str, name: str) -> list[str]:
 
 
 def read_start(config: DictConfig) -> io.Checkpoint | None:
-    """The checkpoint of `init=`, None without one.
-
-    With `init_dataset=other` its identities leave the provenance: equal pids of two datasets are
-    different identities.
-    """
+    """The checkpoint of `init=`, None without one."""
     if config.init_dataset not in ("same", "other"):
         raise InputError(f"init_dataset={config.init_dataset}: expected same or other.")
     if config.init_dataset == "same":
@@ -62,14 +48,12 @@ def read_start(config: DictConfig) -> io.Checkpoint | None:
             f"unknown={config.model.unknown} would train them on this one.",
             unknown="reinit",
         )
+    # equal pids of two datasets are different identities
     return replace(start, provenance=Provenance(split=start.provenance.split))
 
 
 def seen_identities(given: Any) -> tuple[int, ...]:
-    """The identities that any checkpoint of `split.exclude_seen` has seen, in numeric order.
-
-    `given` is None, the path of a checkpoint or a pattern of several, or a list of them.
-    """
+    """The training identities of the checkpoints of `split.exclude_seen`, in numeric order."""
     names = given if isinstance(given, ListConfig | list) else [given]
     seen: set[int] = set()
     for path in [p for n in names if n is not None for p in matching("split.exclude_seen", str(n))]:

@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
         "the paired difference of each two runs with a verdict.",
     )
     found.add_argument("runs", nargs="+", metavar="RUN", help="folders of two runs or more")
-    found.add_argument("-o", "--output", metavar="FILE", type=Path, help="a .json or .md file")
+    found.add_argument("-o", "--output", metavar="FILE", type=Path, help="a .json file")
     return found
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     with one_paragraph("camreid-compare"):
         typed = parser().parse_args()
         if typed.output:
-            check_output("camreid-compare", typed.output, (".json", ".md"))
+            check_output("camreid-compare", typed.output, ".json")
         from camreid.cli.terminal import be_quiet, show  # torch only now: --help is quick
         from camreid.runs.compare import compare_runs
 
@@ -33,9 +33,7 @@ def main() -> None:
         found = compare_runs(typed.runs)
         show(*found.tables(), "", *(pair.verdict for pair in found.pairs))
         if typed.output:
-            as_json = typed.output.suffix == ".json"
-            text = json.dumps(found.to_json(), indent=1) if as_json else found.to_markdown()
-            write_output(typed.output, text)
+            write_output(typed.output, json.dumps(found.to_json(), indent=1))
 
 
 if __name__ == "__main__":

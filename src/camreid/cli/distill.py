@@ -16,11 +16,7 @@ from camreid.training.module import ReIDModule
 
 
 def read_teachers(config: DictConfig, resumed: Checkpoint | None) -> list[Expert]:
-    """The teachers of a config without their weights; `distill.teachers` becomes their files.
-
-    Raises:
-        InputError: no teachers, files that are no checkpoints, or a resumed run had others.
-    """
+    """The teachers of a config without their weights; `distill.teachers` becomes their files."""
     experts: list[Expert] = []
     if config.get("distill") is not None:
         if not OmegaConf.is_dict(config.distill):
@@ -38,11 +34,7 @@ def read_teachers(config: DictConfig, resumed: Checkpoint | None) -> list[Expert
 
 
 def add_distillation(config: DictConfig, module: ReIDModule, experts: Sequence[Expert]) -> None:
-    """Add the losses of the teachers, and the teachers to the provenance.
-
-    Raises:
-        InputError: a teacher of another dataset, or an option out of range.
-    """
+    """Add the losses of the teachers, and the teachers to the provenance."""
     if not experts:
         return
     given = {str(k): v for k, v in config.distill.items() if k != "teachers"}

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,10 +29,7 @@ _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment
 
 
 def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> None:
-    """Run the command of a config; a user's mistake ends in SystemExit with one paragraph.
-
-    A run that fails before it has any result leaves no file behind.
-    """
+    """Run a command; one that fails before it has any result leaves no file behind."""
 
     def guarded(config: DictConfig) -> None:
         trusted[:] = [str(OmegaConf.select(config, "model.network._target_"))]
@@ -69,7 +66,10 @@ def one_paragraph(name: str) -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(128 + signal.SIGPIPE) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning makes an exit of an interrupt
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         print(f"{name}: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
     except InputError as error:
@@ -92,7 +92,8 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
         if isinstance(error, ModuleNotFoundError):
             return f"a package is missing: {error}. Install it, or leave out what needs it."
         if type(error).__name__ == "MisconfigurationException":  # of Lightning
-            return f"the trainer refuses: {' '.join(str(error).split())} Change trainer= options."
+            reason = " ".join(str(error).split())
+            return f"the trainer refuses its options: {reason} Without a GPU, type trainer=cpu."
         if type(error).__name__ == "OutOfMemoryError":  # of torch
             return (
                 "the device ran out of memory. Lower data.identities, data.instances or "
@@ -103,14 +104,7 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
 
 
 def _with_remedy(error: InputError, config: DictConfig) -> str:
-    """The message, and its remedy as overrides to type.
-
-    >>> config = DictConfig({"split": {"seed": -1}, "data": {"root": "x"}, "seed": 0})
-    >>> _with_remedy(InputError("no images.", root="datasets"), config)
-    'no images. Type data.root=datasets.'
-    >>> _with_remedy(InputError("seed=-1: expected 0 or more.", seed=1), config)
-    'seed=-1: expected 0 or more. Type split.seed=1.'
-    """
+    """The message, and its remedy as overrides: of equal keys, the one that the message names."""
     text = error.message
     if "Original Traceback" in text:  # of a loader process
         text = text.rsplit("Error: ", 1)[-1].strip()
@@ -135,6 +129,10 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def _of_hydra(error: Exception) -> str:
     """Hydra's message on the arguments, and what to type instead."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        choices = ", ".join(n for n in error.options if not n.startswith("_"))
+        return f"there is no {group}={name}. Choose {group}= from {choices}."
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         names = [str(name) for name in cause.parent_node or () if name != "hydra"]

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.cli import build
-from camreid.cli.checkpoints import load
+from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
@@ -19,8 +19,8 @@ from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions
-from camreid.runs.folder import Metrics, RunFolder
-from camreid.runs.results import result_tables
+from camreid.runs.folder import RunFolder
+from camreid.runs.metrics import Metrics
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 
@@ -36,7 +36,7 @@ def evaluate_run(config: DictConfig) -> None:
             "features=runs/RUN/features.safetensors."
         )
     build.seed(config)
-    module = load(config.checkpoint)
+    module = read_checkpoint(config.checkpoint).module()
     set_evaluation(module, config.evaluation)
     split = build.build_split(config)
     require_test(split, config.evaluation.protocol)
@@ -67,7 +67,7 @@ def rank_features(config: DictConfig) -> None:
         "seen_complete": table.notes.get("seen_complete", bool(seen)),
         "partial": bool(table.notes.get("partial")),
         "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
-        "origin": origin(config),
+        "origin": origin(),
     }
     tested = EvaluationResult(result, seen, protocols=protocols)
     _report(content, tested, f"Test of {config.features}")
@@ -116,7 +116,7 @@ def test(
         "rows": len(module.labels),
         "seen_complete": module.provenance.complete,
         "evaluation": OmegaConf.to_container(config.evaluation),
-        "origin": origin(config),
+        "origin": origin(),
     }
     if trainer.is_global_zero and module.test_result is not None:
         where = " on a part of the images only" if content["partial"] else ""
@@ -124,20 +124,18 @@ def test(
 
 
 def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
-    """Notes for features: the identities seen by their model, and how they were computed."""
-    return {
-        "seen": sorted(module.provenance.seen),
-        "seen_complete": module.provenance.complete,
-        "model": module.config.name,
-        "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
-    }
+    """The identities seen by the model of features, and how they were computed."""
+    computed = {key: options[key] for key in ("flip", "normalize", "neck")}
+    seen, complete = sorted(module.provenance.seen), module.provenance.complete
+    name = module.config.name
+    return {"seen": seen, "seen_complete": complete, "model": name, "computed": computed}
 
 
 def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> None:
     """Write metrics.json and print the tables."""
     metrics = Metrics(**content, **result.summary())
     path = RunFolder(build.run_folder()).write(metrics)
-    show(*result_tables(title, metrics), f"Written to {path}")
+    show(*metrics.tables(title), f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints that an option names: experts, baselines, teachers."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
@@ -14,16 +14,9 @@ from camreid.provenance import Provenance
 
 @dataclass(frozen=True)
 class Expert:
-    """A checkpoint without its weights.
+    """A checkpoint without its weights."""
 
-    Attributes:
-        name: unique among those that were read together.
-        path: the file.
-        labels: the identities of its classifier rows.
-        provenance: what it was trained on.
-    """
-
-    name: str
+    name: str  # unique in the command
     path: str
     labels: LabelMap
     provenance: Provenance
@@ -46,16 +39,10 @@ def read_experts(
     by_camera: bool = True,
     taken: Collection[str] = (),
 ) -> list[Expert]:
-    """The checkpoints that an option names, each file once.
+    """The checkpoints of paths or patterns that an option names, each file once.
 
-    Args:
-        option: what the user types.
-        given: a path or pattern, or several.
-        by_camera: name the expert of camera 3 `c3`; otherwise by its run folder or file.
-        taken: names of other rows.
-
-    Raises:
-        InputError: no file, a pattern without any, or a file that is no checkpoint.
+    With `by_camera` the expert of camera 3 has the name `c3`; others have that of their run folder
+    or file. A number is added to names that are `taken`.
     """
     if not given:
         raise InputError(
@@ -66,21 +53,18 @@ def read_experts(
     experts: dict[str, Expert] = {}
     for path, typed in files.items():
         found = read_checkpoint(typed)
-        expert = Expert("", typed, found.labels, found.provenance)
+        split = found.provenance.split
         name = path.parents[1].name if path.parent.name == "checkpoints" else path.stem
-        name = f"c{expert.camera}" if by_camera and expert.camera else name
+        if by_camera and split and split.camera:
+            name = f"c{split.camera}"
         candidates = chain([name], (f"{name}-{number}" for number in count(2)))
         name = next(n for n in candidates if n not in experts and n not in taken)
-        experts[name] = replace(expert, name=name)
+        experts[name] = Expert(name, typed, found.labels, found.provenance)
     return list(experts.values())
 
 
 def check_dataset(experts: Sequence[Expert], root: str) -> list[str]:
-    """Notes on experts with identities that the dataset does not have.
-
-    Raises:
-        InputError: an expert of another dataset, by most of its identities.
-    """
+    """Notes on identities that the dataset does not have; InputError if most of an expert's."""
     try:
         records = read_market1501(root)
     except MissingDataset:  # a manifest names its own files

@@ -16,10 +16,7 @@ from camreid.cli.folder import ERROR, discard
 
 
 class FirstFailure(pl.Callback):
-    """Ends all processes when one fails, and prints the error of the first, not those it causes.
-
-    A file in the run folder, which all processes share, marks the first.
-    """
+    """Ends all processes when one fails, and prints the error of the first alone."""
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
@@ -32,7 +29,7 @@ class FirstFailure(pl.Callback):
             return
         run, message = HydraConfig.get(), paragraph(exception, self.config)
         folder = Path(run.runtime.output_dir)
-        try:
+        try:  # a file in the folder, which all processes share, marks the first
             (folder / ERROR).open("x", encoding="utf-8").write(f"{message or repr(exception)}\n")
         except OSError:
             message = ""

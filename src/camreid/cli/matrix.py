@@ -1,6 +1,6 @@
 """camreid-matrix: experts, baselines and fusions on every query camera of one test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.checkpoints.average import soup, update_batch_norm
 from camreid.checkpoints.io import save
 from camreid.cli import build, evaluate
-from camreid.cli.checkpoints import load, read_checkpoint
+from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.experts import Expert, check_dataset, read_experts
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import show
@@ -19,8 +19,9 @@ from camreid.errors import InputError, require_number
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
 from camreid.evaluation.matrix import Row, comparison
-from camreid.runs.folder import Matrix, RunFolder, plain
-from camreid.runs.matrix_tables import matrix_tables
+from camreid.runs.folder import RunFolder
+from camreid.runs.matrix import Matrix
+from camreid.runs.record import plain
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 
@@ -33,9 +34,9 @@ def matrix_run(config: DictConfig) -> None:
     build.seed(config)
     fusions = _read_fusions(config)
     experts = read_experts("experts", config.get("experts"), taken=FUSIONS)
-    taken = (*FUSIONS, *(expert.name for expert in experts))
     baselines = []
     if config.baselines:
+        taken = (*FUSIONS, *(expert.name for expert in experts))
         baselines = read_experts("baselines", config.baselines, by_camera=False, taken=taken)
     split = build.build_split(config)
     evaluate.require_test(split, config.evaluation.protocol)
@@ -49,39 +50,38 @@ def matrix_run(config: DictConfig) -> None:
         f"         {len(split.query)} query and {len(split.gallery)} gallery images",
         *(f"Expert   {expert.name}: {expert.path}" for expert in experts),
         *(f"Baseline {baseline.name}: {baseline.path}" for baseline in baselines),
-        *(f"Note     {note}" for note in notes),
         f"Run      {build.run_folder()}",
     )
-    test = Test(config, split, trainer)
-    tables = {expert.name: test.add_model(expert.name, load(expert.path)) for expert in experts}
+    test = Test(config, split, trainer, experts, baselines)
+    tables = {
+        expert.name: test.add_model(expert.name, read_checkpoint(expert.path).module())
+        for expert in experts
+    }
     for baseline in baselines:
-        test.add_model(baseline.name, load(baseline.path))
+        test.add_model(baseline.name, read_checkpoint(baseline.path).module())
     left_out = {}
     for name in fusions:
         try:
             if name == "soup":
-                test.add_soup(experts)
+                test.add_soup()
             else:
-                test.add_fusion(name, tables, experts)
+                test.add_fusion(name, tables)
         except InputError as error:
             left_out[name] = str(error)
-    _report(test, experts, baselines, {"notes": notes, "left_out": left_out})
+    matrix = test.record(notes, left_out)
+    path = RunFolder(build.run_folder()).write(matrix)
+    show(*matrix.tables(), f"Written to {path}")
 
 
 @dataclass(frozen=True)
 class Test:
-    """One test of many models; `rows` is filled on the way.
-
-    Attributes:
-        config: of the command.
-        split: of the test.
-        trainer: computes features.
-        rows: what was tested, by name.
-    """
+    """One test of many models; `rows` are added one by one."""
 
     config: DictConfig
     split: Split
     trainer: pl.Trainer
+    experts: list[Expert]
+    baselines: list[Expert]
     rows: dict[str, Row] = field(default_factory=dict)
 
     def add_model(self, name: str, module: ReIDModule) -> FeatureTable:
@@ -110,75 +110,58 @@ class Test:
             table.save(path)
         return table
 
-    def add_fusion(
-        self, name: Fusion, tables: Mapping[str, FeatureTable], experts: Sequence[Expert]
-    ) -> None:
-        """Add the row of a fusion of features."""
+    def add_fusion(self, name: Fusion, tables: Mapping[str, FeatureTable]) -> None:
+        """Add the row of a fusion of the experts' features."""
         options = evaluate.rank_options(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
             raise InputError(
                 "evaluation.rerank and evaluation.expand compare queries with each other, and here "
                 "two queries have features of different experts."
             )
-        cameras = {expert.name: expert.camera for expert in experts}
+        cameras = {expert.name: expert.camera for expert in self.experts}
         table = fuse(name, tables, cameras, self.config.min_agreement)
         result, _ = options.rank(table, self.trainer.strategy.root_device)
-        rows = [self.rows[expert.name] for expert in experts]
+        rows = [self.rows[expert.name] for expert in self.experts]
         seen = frozenset().union(*(row.seen for row in rows))
         complete = all(row.seen_complete for row in rows)
         self.rows[name] = Row(result, table.query.cameras, seen, complete)
 
-    def add_soup(self, experts: Sequence[Expert]) -> None:
-        """Add the row of the experts' mean weights, and write them to `soups/soup.ckpt`.
-
-        BatchNorm statistics are those of train images, evenly chosen, in whole batches.
-        """
+    def add_soup(self) -> None:
+        """Add the row of the experts' mean weights, and write them to `soups/soup.ckpt`."""
         train, size = self.split.train, self.config.data.eval_batch_size
         if not train:
             raise InputError("a soup needs train images, for its BatchNorm statistics.")
+        module = soup([read_checkpoint(expert.path) for expert in self.experts])
         count = min(SOUP_IMAGES, len(train))
-        count -= count % size if count > size else 0
-        checkpoints = [read_checkpoint(expert.path) for expert in experts]
-        module = soup(checkpoints)
-        data = build.build_data(self.config, self.split, module.config)
+        count -= count % size if count > size else 0  # whole batches
         records = [train[place * len(train) // count] for place in range(count)]
-        batches = data.eval_dataloader(records, padded=False)
-        device = self.trainer.strategy.root_device
-        update_batch_norm(module.model.to(device), batches, device)
+        data = build.build_data(self.config, self.split, module.config)
+        network = module.model.to(self.trainer.strategy.root_device)
+        update_batch_norm(network, data.eval_dataloader(records, padded=False))
         save(module, build.run_folder() / "soups" / "soup.ckpt")
         self.add_model("soup", module)
 
-
-def _report(
-    test: Test, experts: Sequence[Expert], baselines: Sequence[Expert], notes: dict[str, Any]
-) -> None:
-    """Write matrix.json and print its tables."""
-    summaries = {name: row.summary() for name, row in test.rows.items()}
-    for row in (*experts, *baselines):
-        summaries[row.name] |= {
-            "checkpoint": row.path,
-            "camera": row.camera,
-            "rows": len(row.labels),
-            "coverage": row.coverage(test.split),
+    def record(self, notes: list[str], left_out: dict[str, str]) -> Matrix:
+        """All rows, and their comparison."""
+        summaries = {name: row.summary() for name, row in self.rows.items()}
+        for row in (*self.experts, *self.baselines):
+            about = {"checkpoint": row.path, "camera": row.camera, "rows": len(row.labels)}
+            summaries[row.name] |= {**about, "coverage": row.coverage(self.split)}
+        content = {
+            "experts": {expert.name: summaries.pop(expert.name) for expert in self.experts},
+            "baselines": {base.name: summaries.pop(base.name) for base in self.baselines},
+            "fusions": summaries,
+            "cameras": sorted({record.camera for record in self.split.query}),
+            "protocol": self.config.evaluation.protocol,
+            "evaluation": OmegaConf.to_container(self.config.evaluation),
+            "partial": is_partial(self.trainer),
+            "split": self.split.record.to_json(),
+            "origin": origin(),
+            "notes": notes,
+            "left_out": left_out,
+            **comparison(self.rows, [expert.name for expert in self.experts]),
         }
-    content = {
-        "experts": {expert.name: summaries.pop(expert.name) for expert in experts},
-        "baselines": {baseline.name: summaries.pop(baseline.name) for baseline in baselines},
-        "fusions": summaries,
-        "cameras": sorted({record.camera for record in test.split.query}),
-        "protocol": test.config.evaluation.protocol,
-        "evaluation": OmegaConf.to_container(test.config.evaluation),
-        "partial": is_partial(test.trainer),
-        "split": test.split.record.to_json(),
-        "origin": origin(test.config),
-        **comparison(test.rows, [expert.name for expert in experts]),
-        **notes,
-    }
-    matrix = Matrix.from_json(plain(content))
-    path = RunFolder(build.run_folder()).write(matrix)
-    show(*matrix_tables(matrix))
-    show(*(f"No row {name}: {reason}" for name, reason in matrix.left_out.items()))
-    show(f"Written to {path}")
+        return Matrix.from_json(plain(content))
 
 
 def _read_fusions(config: DictConfig) -> list[Any]:

@@ -7,22 +7,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.versions import versions
+from camreid.provenance import versions
 
 
 def notes(config: DictConfig) -> dict[str, Any]:
     """For every checkpoint: config as text, command, commit."""
-    return {
-        "config": OmegaConf.to_yaml(config, resolve=True),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
-    }
+    return {"config": OmegaConf.to_yaml(config, resolve=True), **_source()}
 
 
-def origin(config: DictConfig) -> dict[str, Any]:
+def origin() -> dict[str, Any]:
     """For a file of numbers: command, commit, versions."""
-    kept = notes(config)
-    return {"command": kept["command"], "commit": kept["commit"], "versions": versions()}
+    return {**_source(), "versions": versions()}
+
+
+def _source() -> dict[str, Any]:
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"command": command, "commit": _commit()}
 
 
 def _commit() -> str | None:

@@ -37,7 +37,7 @@ def main() -> None:
     with one_paragraph("camreid-report"):
         typed = parser().parse_args()
         path = typed.output or typed.runs[0] / "report.html"
-        check_output("camreid-report", path, (".html",))
+        check_output("camreid-report", path, ".html")
         try:
             from camreid.runs.report.page import build_page  # torch only now: --help is quick
         except ModuleNotFoundError as error:

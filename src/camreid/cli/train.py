@@ -4,7 +4,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -37,19 +37,16 @@ def train_run(config: DictConfig) -> None:
         evaluate.require_test(split, config.evaluation.protocol)
     if split.val and not split.rankable["val"]:
         raise InputError("no validation image has a match among the others.", val_fraction=0)
-    module = build_module(config, split, start, resumed)
+    model = build.build_model(config, split, start or resumed)
+    if resumed is not None:
+        _check_resumable(resumed, split, model, epochs)
+    module = build_module(model, split, start, resumed)
     add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config)
     if module.config.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
-    if resumed and 1 <= config.trainer.max_epochs <= resumed.epochs:
-        raise InputError(
-            f"resume={resumed.path} has finished {resumed.epochs} epochs of "
-            f"max_epochs={config.trainer.max_epochs}.",
-            max_epochs=2 * resumed.epochs,
-        )
     gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
     gather_metrics(resuming=True)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
@@ -64,28 +61,30 @@ def train_run(config: DictConfig) -> None:
 
 
 def build_module(
-    config: DictConfig, split: Split, start: Checkpoint | None, resumed: Checkpoint | None
+    model: ModelConfig, split: Split, start: Checkpoint | None, resumed: Checkpoint | None
 ) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
-    model = build.build_model(config, split, start or resumed)
-    own_heads = bool(model.network.get("camera_heads"))
     if resumed is not None:
-        _check_resumable(resumed, split, model)
-        module = ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
-    elif start is not None:
-        labels: HeadLabels = fit_labels(start.labels, split.labels, model.unknown)
-        if own_heads:
-            given = start.camera_labels or start.labels
-            labels = fit_camera_labels(given, split.camera_labels, model.unknown)
-        module = ReIDModule(model.without_weights(), labels)
-        start_from(module, start)
-    else:
-        module = ReIDModule(model, split.camera_labels if own_heads else split.labels)
+        return ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
+    own_heads = bool(model.network.get("camera_heads"))
+    if start is None:
+        return ReIDModule(model, split.camera_labels if own_heads else split.labels)
+    labels: HeadLabels = fit_labels(start.labels, split.labels, model.unknown)
+    if own_heads:
+        given = start.camera_labels or start.labels
+        labels = fit_camera_labels(given, split.camera_labels, model.unknown)
+    module = ReIDModule(model.without_weights(), labels)
+    start_from(module, start)
     return module
 
 
-def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig) -> None:
-    """Refuse to continue on another split, or as another network with tensors of equal shapes."""
+def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig, epochs: int) -> None:
+    """Refuse another split, another network with tensors of equal shapes, or a finished run."""
+    if 1 <= epochs <= resumed.epochs:
+        raise InputError(
+            f"resume={resumed.path} has finished {resumed.epochs} epochs of max_epochs={epochs}.",
+            max_epochs=2 * resumed.epochs,
+        )
     then = resumed.provenance.split
     if then is not None and then.digest not in (None, split.digest):
         raise InputError(
@@ -105,7 +104,7 @@ def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig) -> N
 def _announce(
     config: DictConfig, split: Split, module: ReIDModule, resumed: Checkpoint | None
 ) -> None:
-    """Print what is about to happen, and keep the means to do it again."""
+    """Print what is about to happen, and keep the config and the split."""
     evaluate.keep(config, split)
     evaluate.show_parts(split, module)
     if config.init and not resumed:
@@ -142,9 +141,6 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
             f"resume={resume} cannot be continued: its training state does not fit this run "
             f"({' '.join(str(error).split())[:200]})."
         ) from error
-    for callback in trainer.callbacks:
-        if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-            show(f"Stopped after epoch {callback.stopped_epoch + 1}: no better validation.")
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ class ReIDDataModule(pl.LightningDataModule):
         self._sampler(rank=0, world_size=1)
         if self.identities * self.instances == 1:
             raise InputError(
-                "identities=1 and instances=1 make train batches of a single image, and batch "
-                "normalisation and metric losses need at least 2.",
+                "identities=1 and instances=1 make train batches of 1 image; batch normalisation "
+                "needs at least 2.",
                 instances=4,
             )
 

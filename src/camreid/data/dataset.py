@@ -40,7 +40,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     ) -> None:
         require_choice("interpolation", interpolation, Interpolation)
         self.records = tuple(records)
-        self.size, self.interpolation = (int(size[0]), int(size[1])), interpolation
+        self.size, self.interpolation = size, interpolation
 
     def __len__(self) -> int:
         return len(self.records)

@@ -26,11 +26,11 @@ class Split:
 
     Attributes:
         train: images to learn from.
-        val: images for model selection, each ranked against all the others; may be empty.
+        val: images for model selection, each ranked against the others; may be empty.
         query: images to look for.
-        gallery: images to look in, distractors (pid 0) among them.
+        gallery: images to look in, with distractors (pid 0).
         labels: the identities of `train` in row order.
-        record: how the split was made, and its digest; no part of its content.
+        record: how the split was made, and its digest.
     """
 
     train: tuple[ImageRecord, ...]
@@ -148,32 +148,28 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
         )
     if pid <= DISTRACTOR and subset != "gallery":
         raise InputError(
-            f"line {number} of {path} puts pid {pid} into {subset}. Pids -1 (junk) and 0 "
-            "(distractor) are no identities; only the gallery may hold them. If the dataset "
-            "numbers its identities from 0, add 1 to every pid; otherwise delete these lines."
+            f"line {number} of {path} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) "
+            "may be in the gallery only. If the dataset numbers its identities from 0, add 1 to "
+            "every pid; otherwise delete these lines."
         )
     return replace(parse_name(image) or ImageRecord(image, pid, camera), pid=pid, camera=camera)
 
 
 def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> list[ImageRecord]:
     """The records with the path at which each image was found."""
-    homes: list[Path] = []
-    if root is not None and Path(root).is_dir():
-        homes = [Path(root), *(p for p in sorted(Path(root).iterdir()) if p.is_dir())]
-
-    def found(r: ImageRecord) -> str | None:
+    homes = [] if root is None else [Path(root), *sorted(Path(root).glob("*/"))]
+    found = []
+    for r in records:
         places = (r.path, *(str(home / p) for home in homes for p in (r.name, r.path)))
-        return next((place for place in places if os.path.exists(place)), None)
-
-    located = [(r, found(r)) for r in records]
-    lost = [r.path for r, place in located if place is None]
+        found.append(replace(r, path=next(filter(os.path.exists, places), "")))
+    lost = [r.path for r, there in zip(records, found, strict=True) if not there.path]
     if lost:
         raise InputError(
             f"{path} names {len(lost)} images that are not there, such as {', '.join(lost[:3])} "
             f"(also looked for below root={root}).",
             root="FOLDER",
         )
-    return [replace(r, path=place) for r, place in located if place]
+    return found
 
 
 def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> LabelMap:
@@ -184,7 +180,7 @@ def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> L
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
             f"the rows of {path} are not one for each train identity, from 0 without gaps: "
-            f"{len(rows)} identities have rows {min(rows.values())}..{max(rows.values())}, and "
-            f"{len(without)} train identities have none. Correct the column or leave it out."
+            f"{len(rows)} are in {min(rows.values())}..{max(rows.values())}, and {len(without)} "
+            "train identities have none. Correct the column or leave it out."
         )
     return LabelMap(tuple(ordered))

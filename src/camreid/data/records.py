@@ -88,10 +88,7 @@ def read_market1501(root: str | Path) -> Records:
     home = _find(root)
     train, query, gallery = (_read_folder(home / folder) for folder in FOLDERS)
     if not train:
-        raise MissingDataset(
-            f"{home / TRAIN} holds no images; expected .jpg or .png files named like {GRAMMAR}. "
-            f"Unpack the dataset again. {TRY}"
-        )
+        raise MissingDataset(f"{home / TRAIN} holds no images like {GRAMMAR}. {TRY}")
     zeros = [r.path for r in (*train, *query) if r.pid == DISTRACTOR]
     if zeros:
         raise InputError(
@@ -103,26 +100,22 @@ def read_market1501(root: str | Path) -> Records:
 
 
 def _find(root: str | Path) -> Path:
-    if not isinstance(root, str | Path) or not Path(root).expanduser().is_dir():
-        raise MissingDataset(
-            f"no dataset at root={root}: there is no such folder. Expected {OFFICIAL}, with "
-            f"{', '.join(FOLDERS)} in it, or its parent. {TRY}",
-            root="FOLDER",
-        )
-    root = Path(root).expanduser().absolute()
-    homes = _with_images(root, root / OFFICIAL)[:1] or _with_images(*root.glob("[!.]*"))
-    if len(homes) > 1:
+    home = Path(str(root)).expanduser().absolute()
+    homes = _with_images(home, home / OFFICIAL)[:1] or _with_images(*home.glob("[!.]*"))
+    if len(homes) == 1:
+        return homes[0]
+    if homes:
         names = ", ".join(h.name for h in homes)
         raise InputError(f"root={root} holds {len(homes)} datasets: {names}.", root=homes[0])
-    if not homes:
-        near = _with_images(*root.parents[:2], *root.glob("*/*"))
-        found = ", ".join(sorted(os.listdir(root))[:4]) or "nothing"
-        raise MissingDataset(
-            f"no Market-1501 layout at root={root}: expected {', '.join(FOLDERS)} there or in "
-            f"one folder below, found {found}. {TRY}",
-            root=near[0] if near else "FOLDER",
-        )
-    return homes[0]
+    found = "no such folder"
+    if home.is_dir():
+        found = ", ".join(sorted(os.listdir(home))[:4]) or "nothing"
+    near = _with_images(*home.parents[:2], *home.glob("*/*"))
+    raise MissingDataset(
+        f"no dataset at root={root}: expected {OFFICIAL}, with {', '.join(FOLDERS)} in it, or its "
+        f"parent, found {found}. {TRY}",
+        root=near[0] if near else "FOLDER",
+    )
 
 
 def _with_images(*folders: Path) -> list[Path]:

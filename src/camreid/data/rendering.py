@@ -117,7 +117,6 @@ def _cloth(rng: random.Random, palette: Sequence[Colour], plain: float) -> Image
 
 @cache
 def _pattern(name: str, period: int) -> Image.Image:
-    """Where the second colour of a cloth shows."""
     # Off the whole numbers: where a wave is close to 0, its sign would depend on the processor.
     x, y = np.meshgrid(np.arange(-64, 64) + 0.37, np.arange(144) + 0.37)
     across, down = (np.sin(2 * math.pi * places / period) for places in (x, y))
@@ -187,7 +186,6 @@ def _draw(
 
 @cache
 def _scene(seed: int, camera: int) -> Image.Image:
-    """The view of a camera, 5 boxes wide."""
     rng = random.Random(f"scene {seed} {camera}")
     view = CAMERAS[(camera - 1) % len(CAMERAS)]
     scene = Image.new("RGB", (5 * WIDTH, HEIGHT + 16), view.ground)
@@ -215,7 +213,6 @@ def _expose(crop: Image.Image, camera: Camera, chance: random.Random) -> Image.I
 
 @cache
 def _noise(deviation: float) -> Image.Image:
-    """Noise around 128, twice the size of a crop."""
     # RandomState, because NumPy never changes its stream
     noise = np.random.RandomState(0).normal(128, deviation, (2 * HEIGHT, 2 * WIDTH, 3))
     return Image.fromarray(noise.round().astype(np.uint8))

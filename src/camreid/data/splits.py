@@ -88,7 +88,6 @@ class Resplit:
         require_whole("seed", self.seed, least=0)
         require_choice("by", self.by, By)
         require_choice("pool", self.pool, Pool)
-        object.__setattr__(self, "seen", tuple(sorted({int(pid) for pid in self.seen})))
         if self.seen and self.by == "image":
             raise InputError(
                 "by=image tests images of every identity, so seen identities cannot be excluded.",
@@ -96,13 +95,13 @@ class Resplit:
             )
 
     def __call__(self, records: Records) -> Split:
-        """Divide `records`; InputError if there are too few identities for it."""
+        """Divide `records`; InputError if there are too few identities."""
         rng = random.Random(self.seed)
         images = _all_images(records) if self.pool == "all" else records.train
         pool = _sorted(r for r in images if r.pid > DISTRACTOR)
         distractors = _sorted(r for r in records.gallery if r.pid == DISTRACTOR)
         if self.by == "identity":
-            known, test = _divide_identities(pool, self.train_fraction, rng, self.seen)
+            known, test = _divide_identities(pool, self.train_fraction, rng, set(self.seen))
             val, train = _hold_out(known, self.val_fraction, rng)
         else:
             known, test = _divide_images(pool, self.train_fraction, rng)
@@ -159,7 +158,6 @@ def _all_images(records: Records) -> Images:
 
 
 def _sorted(records: Iterable[ImageRecord]) -> Images:
-    """In an order that depends neither on the listing nor on where the dataset lies."""
     return tuple(sorted(records, key=lambda r: r.name))
 
 
@@ -192,10 +190,7 @@ def _divide_images(records: Images, fraction: float, rng: random.Random) -> tupl
 
 
 def _hold_out(records: Images, fraction: float, rng: random.Random) -> tuple[Images, Images]:
-    """Validation images of `fraction` of the identities, two at least, and the train images.
-
-    Only identities with a match are held out: images of two cameras, or two of the only camera.
-    """
+    """Validation images of `fraction` of the identities, those with a match, and the others."""
     if fraction == 0:
         return (), records
     cameras = _cameras(records)
@@ -207,11 +202,8 @@ def _hold_out(records: Images, fraction: float, rng: random.Random) -> tuple[Ima
 
 
 def _hold_out_images(records: Images, fraction: float, rng: random.Random) -> tuple[Images, Images]:
-    """Validation images of about `fraction`, and the train images, some of every identity.
-
-    Half the images of 2 x `fraction` of the identities, as a single image has no match.
-    """
-    share = min(1.0, 2 * fraction)
+    """Validation images of about `fraction`, and the train images, some of every identity."""
+    share = min(1.0, 2 * fraction)  # of the identities, by halves: a single image has no match
     some, others = _divide_identities(records, share, rng)
     train, val = _divide_images(some, 1 - fraction / share if share else 1.0, rng)
     return val, _sorted((*train, *others))
@@ -229,18 +221,13 @@ def _pick_queries(records: Images, rng: random.Random) -> tuple[Images, Images]:
 def _split(
     train: Images, val: Images, query: Images, gallery: Images, record: SplitRecord
 ) -> Split:
-    labels = LabelMap.of(identities(train), order="fastreid")
-    held_out = len(identities(val))
-    if record.options["val_fraction"] and (held_out < 2 or not count_rankable(val)):
+    labels, held_out = LabelMap.of(identities(train), order="fastreid"), len(identities(val))
+    has_val = record.options["val_fraction"] == 0 or (held_out > 1 and count_rankable(val))
+    if len(labels) < 2 or not has_val:
         raise InputError(
-            f"val_fraction={record.options['val_fraction']} holds out {held_out} identities "
-            f"({len(val)} images), and no image of them has a match. Hold out more, or none.",
-            val_fraction=0,
-        )
-    if len(labels) < 2:
-        raise InputError(
-            f"the split ({record}) leaves {len(labels)} identities to train on; at least 2 are "
-            "needed. Choose other fractions, or a dataset with more identities.",
+            f"the split ({record}) has {len(labels)} train identities and {held_out} for "
+            f"validation, with {count_rankable(val)} images that have a match. At least 2 are "
+            "needed of each. Choose other fractions, or a dataset with more identities.",
             val_fraction=0,
         )
     return Split(train, val, query, gallery, labels, record)

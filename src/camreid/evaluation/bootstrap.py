@@ -1,7 +1,4 @@
-"""Intervals and paired differences of results, by bootstrap over identities.
-
-Queries of one identity are not independent, so identities are drawn, each with all its queries.
-"""
+"""Intervals and paired differences of results: identities are drawn with all their queries."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError, require_number, require_whole
+from camreid.errors import InputError
 from camreid.evaluation.result import NUMBERS, RankingResult
 
 EXACT = 9  # identities up to which all ways to swap two results are tried
@@ -17,30 +14,20 @@ EXACT = 9  # identities up to which all ways to swap two results are tried
 
 @dataclass(frozen=True)
 class Difference:
-    """The first result minus the second on the same queries.
-
-    `low` and `high` are the ends of the interval, NaN where there is one identity. `p` is the
-    two-sided p-value of a randomisation test, see `compare`.
-    """
+    """The first result minus the second on the same queries; see `compare`."""
 
     value: float
-    low: float
+    low: float  # ends of the interval, NaN where there is one identity
     high: float
-    p: float
+    p: float  # two-sided
 
 
 def intervals(
     result: RankingResult, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of `mAP`, `mINP`, `rank1`, `rank5` and `rank10`.
+    """Intervals of `mAP`, `mINP`, `rank1`, `rank5`, `rank10` that hold the share `level` of draws.
 
-    Both ends are NaN where all valid queries are of one identity.
-
-    Args:
-        result: a ranking.
-        resamples: number of draws of identities.
-        seed: of the draws.
-        level: share of the resamples inside the interval.
+    Identities are drawn; both ends are NaN where all valid queries are of one.
 
     >>> from camreid.evaluation import rank_distances
     >>> labels = (torch.tensor(t) for t in ([1, 2], [1, 2], [0, 0], [1, 1]))
@@ -63,11 +50,16 @@ def compare(
     p is by randomisation (Smucker et al. 2007): the share of ways to swap the two results,
     identity by identity, that give as large a difference. All ways are tried for up to 9
     identities, otherwise `resamples` at random; so p is never below 0.05 for 5 identities or fewer.
-
-    Raises:
-        InputError: the results are of different queries, or an argument is out of range.
+    InputError if the results are of different queries.
     """
-    _check_pair(first, second)
+    if not torch.equal(first.query_pids, second.query_pids):
+        raise InputError("the results are of different queries, or in another order.")
+    if not torch.equal(first.valid, second.valid):
+        differ = (first.valid != second.valid).nonzero().flatten()
+        raise InputError(
+            f"{len(differ)} queries, the first at {differ[:5].tolist()}, have a match in one "
+            "result only: rank both against the same gallery, by the same protocol."
+        )
     values = first.per_query - second.per_query
     sums = _by_identity(first, values)
     low, high = _ends(sums, resamples, seed, level)
@@ -84,12 +76,7 @@ def _by_identity(result: RankingResult, values: Tensor) -> Tensor:
 
 
 def _ends(sums: Tensor, resamples: int, seed: int, level: float) -> tuple[list[float], list[float]]:
-    """Ends of the interval of each mean, from the sums (I, N + 1) of each identity."""
-    require_whole("resamples", resamples, least=1)
-    require_whole("seed", seed, least=0)
-    require_number("level", level, 0, 1)
-    identities = len(sums)
-    if identities < 2:
+    if (identities := len(sums)) < 2:
         return [math.nan] * len(NUMBERS), [math.nan] * len(NUMBERS)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(identities, (resamples, identities), generator=generator)
@@ -116,14 +103,3 @@ def _randomised(sums: Tensor, resamples: int, seed: int) -> Tensor:
     as_large = (totals.abs() >= observed * (1 - 1e-9)).sum(0)
     # the observed way is one of all, or counts as one more, so that no p is 0
     return as_large / len(swapped) if exact else (as_large + 1) / (len(swapped) + 1)
-
-
-def _check_pair(first: RankingResult, second: RankingResult) -> None:
-    if not torch.equal(first.query_pids, second.query_pids):
-        raise InputError("the results are of different queries, or in another order.")
-    if not torch.equal(first.valid, second.valid):
-        differ = (first.valid != second.valid).nonzero().flatten()
-        raise InputError(
-            f"{len(differ)} queries, the first at {differ[:5].tolist()}, have a match in one "
-            "result only: rank both against the same gallery, by the same protocol."
-        )

@@ -16,7 +16,6 @@ from torch import Tensor
 from camreid.errors import InputError
 from camreid.files import write_whole
 
-_NEEDED = ("features", "pids", "cameras")
 _HELP = (
     "expected a safetensors or npz file of query_features (Q, D), query_pids (Q,), query_cameras "
     "(Q,), the same of gallery_, and optionally query_sequences and gallery_sequences"
@@ -30,7 +29,7 @@ class Images:
     features: Tensor  # of any float type
     pids: Tensor  # -1 is junk, 0 a distractor
     cameras: Tensor  # of one base throughout
-    sequences: Tensor | None = None  # recordings, -1 where unknown; None if none is known
+    sequences: Tensor | None = None  # recordings, -1 where unknown
     paths: tuple[str, ...] = ()  # the files, in order; empty if they are not known
     index: Tensor | None = None  # numbers by which a query image is found in the gallery
 
@@ -68,10 +67,8 @@ class FeatureTable:
 
     def normalized(self) -> "FeatureTable":
         """The same with features of unit length."""
-        query, gallery = (
-            part.with_features(F.normalize(part.features.float()))
-            for part in (self.query, self.gallery)
-        )
+        parts = (self.query, self.gallery)
+        query, gallery = (p.with_features(F.normalize(p.features.float())) for p in parts)
         notes = {**self.notes, "computed": {**self.notes.get("computed", {}), "normalize": True}}
         return FeatureTable(query, gallery, notes)
 
@@ -137,11 +134,9 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _images(part: str, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> Images:
     """The images of one part; its paths are taken out of the notes."""
-    names = (*_NEEDED, "sequences")
-    columns = {name: tensors[f"{part}_{name}"] for name in names if f"{part}_{name}" in tensors}
-    missing = [f"{part}_{name}" for name in _NEEDED if name not in columns]
-    if missing:
-        raise KeyError(f"no {', '.join(missing)}")
+    columns = {name: tensors[f"{part}_{name}"] for name in ("features", "pids", "cameras")}
+    if f"{part}_sequences" in tensors:
+        columns["sequences"] = tensors[f"{part}_sequences"]
     for name, column in columns.items():
         if column.is_floating_point() != (name == "features"):
             raise TypeError(f"{part}_{name} are {column.dtype}")

@@ -1,7 +1,4 @@
-"""Fusion of experts: their features of the same images as one `FeatureTable`.
-
-All fusions take unit features, and are ranked with the cosine metric.
-"""
+"""Fusion of experts: their unit features of the same images as one table, for the cosine metric."""
 
 from collections.abc import Mapping
 from itertools import permutations
@@ -16,67 +13,49 @@ from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.protocols import JUNK
 
 Fusion = Literal["concat", "mean", "query_camera"]
-Tables = Mapping[str, FeatureTable]
+Units = Mapping[str, Tensor]  # unit features of the images by expert, (N, D) each
 
 
 def fuse(
-    fusion: Fusion, tables: Tables, cameras: Mapping[str, int | None], min_agreement: float
+    fusion: Fusion,
+    tables: Mapping[str, FeatureTable],
+    cameras: Mapping[str, int | None],
+    min_agreement: float,
 ) -> FeatureTable:
-    """The experts as one table.
+    """The experts as one table; InputError where they do not allow the fusion.
 
     Args:
-        fusion: `concat`, `mean` or `query_camera`; see the functions of these names.
+        fusion: `concat` compares by the mean of the experts' cosines, `mean` by the mean feature,
+            and `query_camera` each query by the expert of its camera, with the whole gallery.
         tables: by expert, of the same images in the same order.
         cameras: that each expert was trained on, 1-based; None for several, or if it is unknown.
-        min_agreement: see `mean`.
-
-    Raises:
-        InputError: these experts do not allow this fusion.
+        min_agreement: of each two experts' features, for `mean`; see `agreement`.
     """
     if len(tables) < 2:
         raise InputError(f"a fusion needs two experts or more: {len(tables)} given.")
     images = [(t.query.paths, t.query.pids.tolist(), t.gallery.paths) for t in tables.values()]
     if any(other != images[0] for other in images):
         raise InputError("the tables of a fusion hold different images: evaluate one split.")
+    query, gallery = (
+        {name: F.normalize(getattr(t, part).features.float()) for name, t in tables.items()}
+        for part in ("query", "gallery")
+    )
+    first = next(iter(tables.values()))
     if fusion == "mean":
-        return mean(tables, min_agreement)
-    return concat(tables) if fusion == "concat" else query_camera(tables, cameras)
-
-
-def concat(tables: Tables) -> FeatureTable:
-    """Unit features side by side: their cosine is the mean of the experts' cosines."""
-    return _table(tables, *(torch.cat(_units(tables, part), 1) for part in ("query", "gallery")))
-
-
-def mean(tables: Tables, min_agreement: float) -> FeatureTable:
-    """The mean of unit features, which must be of one embedding space; see `agreement`.
-
-    Raises:
-        InputError: two experts' features differ in width, or agree on less than `min_agreement`.
-    """
-    query, gallery = _units(tables, "query"), _units(tables, "gallery")
-    real = next(iter(tables.values())).gallery.pids != JUNK
-    spaces = zip(tables, gallery, strict=True)
-    for (one, first), (other, second) in permutations(spaces, 2):
-        is_alike = first.shape == second.shape
-        share = agreement(first[real], second[real]) if is_alike else 0.0
-        if share < min_agreement or not is_alike:
-            raise InputError(
-                f"the features of {one} ({first.shape[1]} wide) and {other} ({second.shape[1]} "
-                f"wide) are not comparable: {100 * share:.1f} % of the images are nearest to "
-                f"themselves across the two, and {100 * min_agreement:.0f} % are asked for. "
-                "Experts that start from the same weights usually agree."
-            )
-    return _table(tables, *(F.normalize(torch.stack(units).mean(0)) for units in (query, gallery)))
+        real = first.gallery.pids != JUNK
+        _check_agreement({name: unit[real] for name, unit in gallery.items()}, min_agreement)
+        fused = [F.normalize(torch.stack([*u.values()]).mean(0)) for u in (query, gallery)]
+    else:
+        if fusion == "query_camera":
+            query = _routed(query, first.query.cameras, cameras)
+        fused = [torch.cat([*units.values()], 1) for units in (query, gallery)]
+    return FeatureTable(first.query.with_features(fused[0]), first.gallery.with_features(fused[1]))
 
 
 def agreement(first: Tensor, second: Tensor, images: int = 1000) -> float:
-    """Share of images whose nearest neighbour in another embedding space is the image itself.
+    """Share of images that are nearest to themselves across two embedding spaces.
 
-    Args:
-        first: (N, D) unit features.
-        second: (N, D) unit features of the same images in the other space.
-        images: number of images that are compared, evenly chosen.
+    `first` and `second` are (N, D) unit features; at most `images` are compared, evenly chosen.
 
     >>> agreement(torch.eye(2), torch.eye(2)), agreement(torch.eye(2), torch.eye(2).flip(1))
     (1.0, 0.0)
@@ -87,33 +66,28 @@ def agreement(first: Tensor, second: Tensor, images: int = 1000) -> float:
     return (nearest.cpu() == torch.arange(count)).float().mean().item()
 
 
-def query_camera(tables: Tables, cameras: Mapping[str, int | None]) -> FeatureTable:
-    """Each query is compared by the expert of its camera, with the whole gallery.
+def _check_agreement(units: Units, least: float) -> None:
+    for (one, first), (other, second) in permutations(units.items(), 2):
+        is_alike = first.shape == second.shape
+        share = agreement(first, second) if is_alike else 0.0
+        if share < least or not is_alike:
+            raise InputError(
+                f"the features of {one} ({first.shape[1]} wide) and {other} ({second.shape[1]} "
+                f"wide) are not comparable: {100 * share:.1f} % of the images are nearest to "
+                f"themselves across the two; min_agreement is {100 * least:.0f} %. Experts that "
+                "start from the same weights usually agree."
+            )
 
-    The query is that expert's part of a concatenation, with zeros elsewhere, so embedding spaces
-    need not agree. A query of a camera without an expert is compared by all, as in `concat`.
 
-    Raises:
-        InputError: no expert's camera is known, or two experts are of one camera.
-    """
-    known = [camera for name in tables if (camera := cameras[name])]
+def _routed(units: Units, own: Tensor, cameras: Mapping[str, int | None]) -> dict[str, Tensor]:
+    """Query features, zeros but for the expert of the query's camera; all where it has none."""
+    known = [camera for name in units if (camera := cameras[name])]
     if not known or len(set(known)) < len(known):
         raise InputError(
             f"the experts are of the cameras {known}: routing by the query's camera needs at least "
             "one, and one expert for each."
         )
-    own = next(iter(tables.values())).query.cameras
-    routed = torch.stack([own == (cameras[name] or -1) for name in tables])  # (E, Q)
+    routed = torch.stack([own == (cameras[name] or -1) for name in units])  # (E, Q)
     routed |= ~routed.any(0)
-    units = zip(_units(tables, "query"), routed, strict=True)
-    query = torch.cat([unit * mask[:, None] for unit, mask in units], 1)
-    return _table(tables, query, torch.cat(_units(tables, "gallery"), 1))
-
-
-def _units(tables: Tables, part: str) -> list[Tensor]:
-    return [F.normalize(getattr(table, part).features.float()) for table in tables.values()]
-
-
-def _table(tables: Tables, query: Tensor, gallery: Tensor) -> FeatureTable:
-    first = next(iter(tables.values()))
-    return FeatureTable(first.query.with_features(query), first.gallery.with_features(gallery))
+    parts = zip(units.items(), routed, strict=True)
+    return {name: unit * mask[:, None] for (name, unit), mask in parts}

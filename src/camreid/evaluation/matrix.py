@@ -16,19 +16,12 @@ from camreid.evaluation.summary import leakage
 
 @dataclass(frozen=True)
 class Row:
-    """An expert, a baseline or a fusion, as tested.
+    """An expert, a baseline or a fusion, as tested."""
 
-    Attributes:
-        ranking: of all queries.
-        query_cameras: (Q,) int64 camera of each query, 1-based.
-        seen: training identities of its weights.
-        seen_complete: whether `seen` are all.
-    """
-
-    ranking: RankingResult
-    query_cameras: Tensor
-    seen: frozenset[int]
-    seen_complete: bool = True
+    ranking: RankingResult  # of all queries
+    query_cameras: Tensor  # (Q,) int64, 1-based
+    seen: frozenset[int]  # training identities of its weights
+    seen_complete: bool = True  # whether `seen` are all
 
     def summary(self) -> dict[str, Any]:
         """`numbers` of all queries, and `leak`, see `leakage`."""
@@ -37,17 +30,10 @@ class Row:
         return {**numbers, "leak": leak, "seen_complete": self.seen_complete}
 
     def numbers(self, queries: Tensor) -> dict[str, Any]:
-        """`retrieval` and 95 % `intervals` of some queries, also `by_camera`.
-
-        Args:
-            queries: (Q,) bool, of which one has a match.
-
-        Returns:
-            Nested plain values; a camera without a match is None.
-        """
-        cameras = torch.unique(self.query_cameras).tolist()
-        by_camera: dict[str, Any] = dict.fromkeys(map(str, cameras))
-        for camera in cameras:
+        """Numbers of some queries, (Q,) bool, and `by_camera`: None for one without a match."""
+        by_camera: dict[str, Any] = {}
+        for camera in torch.unique(self.query_cameras).tolist():
+            by_camera[str(camera)] = None
             with suppress(NoValidQuery):
                 part = self.ranking.of(queries & (self.query_cameras == camera))
                 by_camera[str(camera)] = _scores(part)
@@ -55,19 +41,9 @@ class Row:
 
 
 def comparison(rows: Mapping[str, Row], experts: Sequence[str]) -> dict[str, Any]:
-    """The strongest expert and the difference of each other row from it.
+    """The strongest expert, and each row minus it, on the identities that no row was trained on.
 
-    Rows are compared on the identities that are training identities of none of them.
-
-    Args:
-        rows: by name, of the same queries.
-        experts: names of the rows among which the strongest is chosen.
-
-    Returns:
-        `compared`: whether a row `leaks`, whether all training identities are known (`complete`),
-        the `identities` and valid `queries` that are compared, and where these are not all, the
-        numbers of the `rows` on them; `strongest`, the expert with the largest mAP, None where
-        nothing can be compared; `differences` from it by row and score, see `compare`.
+    `compared` has the numbers of the `rows` on these identities where they are not all.
     """
     ranking = next(iter(rows.values())).ranking
     seen = sorted(set().union(*(row.seen for row in rows.values())))
@@ -76,21 +52,19 @@ def comparison(rows: Mapping[str, Row], experts: Sequence[str]) -> dict[str, Any
     fair = {name: row.ranking.of(unseen) for name, row in rows.items()} if valid.any() else {}
     strongest = max(experts, key=lambda name: fair[name].mAP) if fair else None
     leaks = not bool(unseen.all())
-    return {
-        "compared": {
-            "leaks": leaks,
-            "complete": all(row.seen_complete for row in rows.values()),
-            "identities": len(torch.unique(ranking.query_pids[valid])),
-            "queries": int(valid.sum()),
-            "rows": {name: rows[name].numbers(unseen) for name in fair if leaks},
-        },
-        "strongest": strongest,
-        "differences": {
-            name: {k: asdict(d) for k, d in compare(result, fair[strongest]).items()}
-            for name, result in fair.items()
-            if strongest is not None and name != strongest
-        },
+    compared = {
+        "leaks": leaks,
+        "complete": all(row.seen_complete for row in rows.values()),
+        "identities": len(torch.unique(ranking.query_pids[valid])),
+        "queries": int(valid.sum()),
+        "rows": {name: rows[name].numbers(unseen) for name in fair if leaks},
     }
+    differences = {
+        name: {score: asdict(d) for score, d in compare(result, fair[strongest]).items()}
+        for name, result in fair.items()
+        if strongest is not None and name != strongest
+    }
+    return {"compared": compared, "strongest": strongest, "differences": differences}
 
 
 def _scores(ranking: RankingResult) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Retrieval as a torchmetrics metric: features in, mAP and Rank-k out, each image once."""
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,20 +17,18 @@ from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric as Distance
 
 Role = Literal["query", "gallery", "both"]
-_ROLES: tuple[Role, ...] = ("query", "gallery", "both")
+_ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class RetrievalMetric(Metric):
-    """mAP, mINP and Rank-1, -5, -10 of images, each of which counts once.
+    """mAP, mINP and Rank-1, -5, -10; images of one role and index, as repeated by DDP, count once.
 
-    Images are identified by (role, index), so repeats of distributed loaders count once. Features
-    are kept on the CPU, and ranked on the metric's device.
+    Features are kept on the CPU, and ranked on the metric's device.
 
     Args:
         distance: `cosine` or `euclidean`.
-        protocol: see `rank`; `auto` is `within-camera` where all images are of one camera, and
-            `cross-camera` otherwise. Where within-camera with sequences has no valid query,
-            `auto` excludes only the query image.
+        protocol: see `rank`; `auto` is `within-camera` for images of one camera, else
+            `cross-camera`. It excludes only the query image where no identity has two sequences.
 
     >>> metric = RetrievalMetric()
     >>> pids, cameras, index = torch.tensor([5, 7, 5]), torch.tensor([0, 0, 1]), torch.arange(3)
@@ -40,8 +38,6 @@ class RetrievalMetric(Metric):
     """
 
     full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
 
     features: list[Tensor]
     labels: list[Tensor]
@@ -66,10 +62,9 @@ class RetrievalMetric(Metric):
         role: Role,
         sequences: Tensor | None = None,
     ) -> None:
-        """Add a batch of (B, D) features with (B,) int64 labels; see `Images`.
+        """Add (B, D) features with (B,) int64 labels; `index` numbers the images of a role.
 
-        `index` is the image's number among those of its role. Images of the role `both` are each
-        ranked against all the others.
+        Images of the role `both` are each ranked against all the others.
         """
         sequences = torch.full_like(pids, -1) if sequences is None else sequences
         kind = torch.full_like(pids, _ROLES.index(role))
@@ -87,44 +82,34 @@ class RetrievalMetric(Metric):
         cameras = torch.unique(torch.cat([table.query.cameras, table.gallery.cameras]))
         auto: Protocol = "within-camera" if len(cameras) == 1 else "cross-camera"
         protocol = auto if self.protocol == "auto" else self.protocol
-        options: dict[str, Any] = {
-            "metric": self.distance,
-            "protocol": protocol,
-            "device": self.device,
-        }
+        ranked = partial(rank, metric=self.distance, protocol=protocol, device=self.device)
         try:
-            return rank(**table.tensors, **options)
+            return ranked(**table.tensors)
         except NoValidQuery:
             if self.protocol != "auto" or auto == "cross-camera":
                 raise
         # every identity of this camera is in one sequence only
-        unknown = {"query_sequences": None, "gallery_sequences": None}
-        return rank(**{**table.tensors, **options, **unknown})
+        return ranked(**{**table.tensors, "query_sequences": None})
 
     def table(self, split: Any = None) -> FeatureTable:
-        """Query and gallery over all processes, in the order of their indices.
-
-        Sequences and paths come from the records of a `split`, by index.
-        """
+        """All images by index, with sequences and paths of the records of a `split`."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            labels, keep = each_once(dim_zero_cat(self.labels))
-            features = dim_zero_cat(self.features)[keep]
+            labels, features = dim_zero_cat(self.labels), dim_zero_cat(self.features)
+        keep = each_once(labels)
+        labels, features = labels[keep], features[keep]
         roles = labels[:, 0]
+        ranks_all = bool((roles == _ROLES.index("both")).any())
 
         def part(name: Role, other: Role) -> Images:
             own = roles != _ROLES.index(other)
             _, index, pids, cameras, sequences = labels[own].unbind(1)
-            images = Images(features[own], pids, cameras, sequences if known else None)
-            if bool((roles == _ROLES.index("both")).any()):
-                images = replace(images, index=index)
-            records = getattr(split, name, ())
-            if not records or max(index.tolist(), default=0) >= len(records):
-                return images
-            chosen = [records[i] for i in index.tolist()]
-            paths = tuple(str(r.path) for r in chosen)
-            return replace(images, sequences=sequences_of(chosen), paths=paths)
+            records, paths = getattr(split, name, ()), tuple[str, ...]()
+            if records and max(index.tolist(), default=0) < len(records):
+                chosen = [records[i] for i in index.tolist()]
+                sequences, paths = sequences_of(chosen), tuple(str(r.path) for r in chosen)
+            numbers = index if ranks_all else None
+            return Images(features[own], pids, cameras, sequences, paths, numbers)
 
-        known = bool((labels[:, 4] > 0).any())
         return FeatureTable(part("query", "gallery"), part("gallery", "query"))
 
 
@@ -138,8 +123,6 @@ class IdentityAccuracy(Metric):
     """
 
     full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
 
     seen: list[Tensor]
 
@@ -148,14 +131,15 @@ class IdentityAccuracy(Metric):
         self.add_state("seen", default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, rows: Tensor, index: Tensor, role: Role = "both") -> None:
-        """Add a batch: (B, C) logits, (B,) true rows or -1, and image numbers of that role."""
+        """Add (B, C) logits, (B,) true rows or -1, and (B,) image numbers of that role."""
         kind = torch.full_like(rows, _ROLES.index(role))
         guess = logits.argmax(1) if logits.shape[1] else torch.full_like(rows, -2)
         self.seen.append(torch.stack([kind, index, rows, guess], dim=1))
 
     def compute(self) -> dict[str, Tensor]:
         """`accuracy` (NaN where no identity has a row) and `coverage` in 0..1, and `images`."""
-        _, _, rows, guess = each_once(dim_zero_cat(self.seen).cpu())[0].unbind(1)
+        seen = dim_zero_cat(self.seen).cpu()
+        _, _, rows, guess = seen[each_once(seen)].unbind(1)
         known = rows >= 0
         return {
             "accuracy": (guess == rows)[known].double().mean(),
@@ -164,15 +148,10 @@ class IdentityAccuracy(Metric):
         }
 
 
-def sequences_of(records: Iterable[Any]) -> Tensor | None:
-    """(N,) int64 sequences of records, -1 where unknown; None if none is known.
-
-    >>> from types import SimpleNamespace
-    >>> sequences_of([SimpleNamespace(sequence=s) for s in (None, 3)])
-    tensor([-1,  3])
-    """
+def sequences_of(records: Iterable[Any]) -> Tensor:
+    """(N,) int64 sequences of records, -1 where unknown."""
     sequences = [-1 if r.sequence is None else r.sequence for r in records]
-    return torch.tensor(sequences) if any(s > 0 for s in sequences) else None
+    return torch.tensor(sequences, dtype=torch.int64)
 
 
 def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:
@@ -182,15 +161,7 @@ def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:
     return [part.cpu() for part in gather_all_tensors(sent, group)]
 
 
-def each_once(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of (N, C) int64 with each pair of the first two columns once, and their places.
-
-    >>> each_once(torch.tensor([[0, 1, 7], [0, 0, 5], [0, 1, 7]]))
-    (tensor([[0, 0, 5],
-            [0, 1, 7]]), tensor([1, 0]))
-    """
-    order = labels[:, 1].argsort(stable=True)
-    order = order[labels[order, 0].argsort(stable=True)]
-    changes = labels[order, :2].diff(dim=0).any(1)
-    keep = order[torch.cat([changes.new_ones(min(1, len(order))), changes])]
-    return labels[keep], keep
+def each_once(labels: Tensor) -> Tensor:
+    """Places of (N, C) int64 rows, ordered by their first two columns, one of each pair."""
+    places = {(role, n): place for place, (role, n) in enumerate(labels[:, :2].tolist())}
+    return torch.tensor([places[key] for key in sorted(places)], dtype=torch.int64)

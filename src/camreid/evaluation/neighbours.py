@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camreid.errors import InputError, require_number, require_whole
+from camreid.errors import require_number, require_whole
 from camreid.evaluation.scores import check_features, float32_products
 
 BLOCK = 1024  # images at a time; memory grows with BLOCK x N
@@ -25,14 +25,12 @@ class Neighbours:
 
 
 class Distances:
-    """Squared euclidean distances between (N, D) float32 features, each pair computed once.
-
-    `blocks` leaves those of the first images, the queries, to the rest in `query_gallery`, (Q, G).
-    """
+    """Squared euclidean distances between (N, D) float32 features, each pair computed once."""
 
     def __init__(self, features: Tensor, queries: int) -> None:
         self.features, self.queries, self.size = features, queries, len(features)
         self.squares = features.square().sum(1)
+        # (Q, G), filled by `blocks`; the first images are the queries
         self.query_gallery = features.new_empty(queries, self.size - queries)
 
     def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
@@ -65,12 +63,7 @@ class Distances:
 
 
 def nearest(distances: Distances, count: int) -> Neighbours:
-    """The `count` images nearest to each image, itself among them; equal ones in their order.
-
-    >>> line = torch.tensor([[0.0], [1.0], [3.0]])
-    >>> nearest(Distances(line, queries=1), 2).index.tolist()
-    [[0, 1], [1, 0], [2, 1]]
-    """
+    """The `count` images nearest to each image, itself among them; equal ones in their order."""
     # one more than asked for: where it equals the last, the scan's choice was arbitrary
     keep = min(count + 1, distances.size)
     best = distances.features.new_full((distances.size, keep), torch.inf)
@@ -126,31 +119,19 @@ def expand_queries(
 ) -> tuple[Tensor, Tensor]:
     """Average query expansion: mean over the k nearest features, weighted by cosine ** alpha.
 
-    Queries and gallery are expanded together, each image among its own k, as FastReID's
-    `TEST.AQE` does (Chum et al. 2007; alpha: Radenović et al. 2019). Features keep their length
-    in the mean.
-
-    Args:
-        query_features: (Q, D).
-        gallery_features: (G, D).
-        k: features in the mean, 1..Q + G.
-        alpha: 0 for the plain mean; a cosine below 0 counts as 0 where alpha is not whole.
-        times: how often.
-
-    Returns:
-        (Q, D) and (G, D) float32.
-
-    Raises:
-        InputError: shapes do not fit together, features are not finite, or k is too large.
+    Queries (Q, D) and gallery (G, D) are expanded together, each image among its own k, `times`
+    times, as FastReID's `TEST.AQE` does (Chum et al. 2007; alpha: Radenović et al. 2019). Features
+    keep their length in the mean. `alpha` is 0 for the plain mean; where it is not whole, a
+    cosine below 0 counts as 0. InputError if features do not fit together or are not finite, or k
+    is not in 1..Q + G.
 
     >>> query, gallery = expand_queries(torch.eye(2)[:1], torch.eye(2), k=2)
     >>> gallery.tolist()
     [[1.0, 0.0], [0.0, 0.5]]
     """
-    features = joint_features(query_features, gallery_features)
+    check_features(query_features, gallery_features, "cosine", query_features.device)
+    features = torch.cat([query_features.float(), gallery_features.float()])
     require_neighbours("k", k, len(features))
-    require_whole("times", times, least=0)
-    require_number("alpha", alpha, 0)
     with float32_products(features.device):
         for _ in range(times):
             near = nearest(Distances(F.normalize(features, dim=1), 0), k)
@@ -161,15 +142,7 @@ def expand_queries(
     return features[: len(query_features)], features[len(query_features) :]
 
 
-def joint_features(query: Tensor, gallery: Tensor, metric: str = "cosine") -> Tensor:
-    """Features of queries, (Q, D), and gallery, (G, D), one below the other in float32."""
-    check_features(query, gallery, metric, query.device)
-    return torch.cat([query.float(), gallery.float()])
-
-
-def require_neighbours(name: str, value: int, most: int) -> None:
-    """Refuse a number of neighbours that is not in 1..`most`, the number of images."""
+def require_neighbours(name: str, value: int, images: int) -> None:
+    """Refuse what is not a whole number in 1..`images`."""
     require_whole(name, value, least=1)
-    if value > most:
-        message = f"{name}={value} neighbours of {most} images: expected 1..{most}."
-        raise InputError(message, **{name: max(1, most // 2)})
+    require_number(name, value, 1, images)

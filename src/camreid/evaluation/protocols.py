@@ -30,24 +30,14 @@ class View:
 
 
 class Rules:
-    """Which pairs are matches, and which segments (by camera and distractor) a query sees.
-
-    Where the sequences of a side are not known, within-camera excludes the query image alone.
-    """
+    """Which pairs are matches, and which segments (by camera and distractor) a query sees."""
 
     def __init__(self, query: Images, gallery: Images) -> None:
         self.query, self.gallery = _labels(query), _labels(gallery)
         self.cameras = torch.unique(torch.cat([self.query["cameras"], self.gallery["cameras"]]))
-
-    @property
-    def known(self) -> set[str]:
-        """The labels that both sides have."""
-        return self.query.keys() & self.gallery.keys()
-
-    @property
-    def within(self) -> bool:
-        """Whether a query's own image or sequence can be found in the gallery."""
-        return not self.known.isdisjoint(("sequences", "index"))
+        self.known = self.query.keys() & self.gallery.keys()
+        # whether a query's own image or sequence can be found; without sequences, the image alone
+        self.within = not self.known.isdisjoint(("sequences", "index"))
 
     def segments(self, view: View | None = None) -> list[Tensor]:
         """Gallery rows by camera, then the distractors by camera; of a `view`, all as one."""

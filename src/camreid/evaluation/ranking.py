@@ -17,13 +17,10 @@ from camreid.evaluation.sweep import Sweep
 
 @dataclass(frozen=True)
 class CameraPairs:
-    """Query cameras (rows) by gallery cameras: (C, C) float64, NaN where no query is valid.
-
-    On the diagonal is the within-camera protocol.
-    """
+    """Query cameras (rows) by gallery cameras, (C, C) each; NaN where no query is valid."""
 
     cameras: tuple[int, ...]
-    mAP: Tensor
+    mAP: Tensor  # on the diagonal within-camera
     rank1: Tensor
     valid_queries: Tensor
 
@@ -56,31 +53,19 @@ def rank(
 ) -> RankingResult:
     """Rank the gallery for each query, closest first; of equals, the earlier gallery image.
 
-    Junk (pid -1) in the gallery is ignored; distractors (pid 0) match no query. A query without a
-    match is left out of all means, as in the official protocol. Products are float32, with TF32
-    off. Besides the features, less than 400 MB are in use at any time.
+    Features are (Q, D) and (G, D), of any float type on any device; labels are (Q,) and (G,)
+    int64. Junk (pid -1) in the gallery is ignored; distractors (pid 0) match no query, and are left
+    out for `distractors=False`. A query without a match is left out of all means, as in the
+    official protocol. Products are float32, with TF32 off. Besides the features, less than 400 MB
+    are in use at any time.
 
-    Args:
-        query_features: (Q, D), of any float type; they need not be on the device that ranks.
-        gallery_features: (G, D), likewise.
-        query_pids: (Q,) int64.
-        gallery_pids: (G,) int64.
-        query_cameras: (Q,) int64, of the same base as the gallery's.
-        gallery_cameras: (G,) int64.
-        metric: `cosine`, or `euclidean`.
-        max_rank: length of the CMC curve.
-        protocol: `cross-camera`, the official one, leaves out the query's identity in its camera;
-            `within-camera` leaves out all other cameras, and the query's identity in its sequence.
-        distractors: whether pid 0 stays in the gallery.
-        query_sequences: (Q,) int64 recordings; -1 where unknown, and all 0 count as unknown.
-        gallery_sequences: (G,) int64.
-        query_index: (Q,) int64 image numbers; a query's own image is left out of its gallery.
-        gallery_index: (G,) int64.
-        device: that ranks; the queries' if None.
+    The protocol `cross-camera`, the official one, leaves out the query's identity in its camera.
+    `within-camera` leaves out all other cameras, and the query's identity in its sequence (-1 where
+    unknown, and all 0 count as unknown). An image with the query's index is left out by both.
+    The CMC curve has `max_rank` values. `device` ranks, the queries' if None.
 
     Raises:
-        InputError: shapes do not fit together, features are not finite, or there is no such
-            metric or protocol.
+        InputError: shapes do not fit together, features are not finite, or a value is unknown.
         NoValidQuery: no query has a match.
 
     >>> f = torch.eye(3)
@@ -185,12 +170,13 @@ def _measure(
             found = measure(rules.matches(view, pairs), (closer * seen).sum(2))
             for column, values in zip(columns[view], found, strict=True):
                 column[pairs.queries] = values
-    about = {view: (view.protocol or "cross-camera", view.distractors) for view in views}
-    return {view: RankingResult(*columns[view], pids, *about[view], max_rank) for view in views}
+    return {
+        v: RankingResult(*columns[v], pids, v.protocol or "cross-camera", v.distractors, max_rank)
+        for v in views
+    }
 
 
 def _camera_pairs(rules: Rules, by_camera: Sequence[RankingResult]) -> CameraPairs:
-    """From the result of each camera as the gallery."""
     rows = (rules.query["cameras"] == rules.cameras[:, None]).double()  # (C, Q)
     columns = [(r.valid, r.average_precision.nan_to_num(0), r.first_match == 1) for r in by_camera]
     tables = (torch.stack(column, dim=1).double() for column in zip(*columns, strict=True))

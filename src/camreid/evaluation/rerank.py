@@ -8,14 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid.errors import require_number
-from camreid.evaluation.neighbours import (
-    Distances,
-    Neighbours,
-    joint_features,
-    nearest,
-    require_neighbours,
-)
-from camreid.evaluation.scores import Metric, float32_products
+from camreid.evaluation.neighbours import Distances, Neighbours, nearest, require_neighbours
+from camreid.evaluation.scores import Metric, check_features, float32_products
 
 _ENTRIES = 2**22  # at a time: a few hundred MB of index tensors at the most
 
@@ -36,25 +30,17 @@ def rerank(
     with the Jaccard distance of k-reciprocal neighbours. Of equal distances, the earlier image
     counts as nearer, queries before the gallery.
 
-    Args:
-        query_features: (Q, D), any float type; computed in float32.
-        gallery_features: (G, D).
-        k1: neighbours that count, 1..G.
-        k2: neighbours over which encodings are averaged, 1..k1; 1 for no averaging.
-        lambda_value: share of the original distance, 0..1.
-        metric: `cosine` to compare unit features, `euclidean` to compare them as they are.
-
-    Returns:
-        (Q, G) float32, smallest first; for `rank_distances`.
-
-    Raises:
-        InputError: features do not fit together or are not finite, or a number is out of range.
+    Features, (Q, D) and (G, D), may be of any float type. The result is (Q, G) float32, smallest
+    first, for `rank_distances`. `k1` neighbours count, 1..G; encodings are averaged over `k2`,
+    1..k1; `lambda_value` is the share of the original distance, 0..1. `cosine` compares unit
+    features, `euclidean` features as they are. InputError for arguments that do not fit.
 
     >>> query, gallery = torch.tensor([[0.0]]), torch.tensor([[1.0], [-1.0], [-1.5]])
     >>> rerank(query, gallery, k1=1, k2=1, metric="euclidean")
     tensor([[0.3151, 0.8333, 1.0000]])
     """
-    features = joint_features(query_features, gallery_features, metric)
+    check_features(query_features, gallery_features, metric, query_features.device)
+    features = torch.cat([query_features.float(), gallery_features.float()])
     require_neighbours("k1", k1, len(gallery_features))
     require_neighbours("k2", k2, k1)
     require_number("lambda_value", lambda_value, 0, 1)
@@ -80,37 +66,17 @@ class SparseRows:
     columns: Tensor  # (E,) int64
     values: Tensor  # (E,) float32
 
-    @property
-    def rows(self) -> Tensor:
-        """(E,) int64 row of each entry."""
-        return _numbers(self.counts)
-
     def entries(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Places of the entries of (n,) rows, and which of the n each belongs to."""
         counts = self.counts[rows]
-        owner = _numbers(counts)
+        owner = torch.repeat_interleave(counts)
         starts = self.counts.cumsum(0) - self.counts
         shift = starts[rows] - (counts.cumsum(0) - counts)
         return torch.arange(len(owner), device=rows.device) + shift[owner], owner
 
-    def part(self, start: int, stop: int) -> "SparseRows":
-        """Some consecutive rows."""
-        before = int(self.counts[:start].sum())
-        entries = slice(before, before + int(self.counts[start:stop].sum()))
-        return SparseRows(self.counts[start:stop], self.columns[entries], self.values[entries])
-
-    def transposed(self, columns: int) -> "SparseRows":
-        """The same matrix by its columns: for each, the rows that have it."""
-        order = self.columns.argsort(stable=True)
-        counts = self.columns.bincount(minlength=columns)
-        return SparseRows(counts, self.rows[order], self.values[order])
-
 
 def encode(distances: Distances, near: Neighbours, k1: int, k2: int, scale: Tensor) -> SparseRows:
-    """Each image as weights over its expanded k-reciprocal neighbours: (N, N), rows sum to 1.
-
-    (N,) `scale` multiplies the squared distances of each image before exp(-d).
-    """
+    """(N, N) weights exp(-scale d) over expanded k-reciprocal neighbours; rows sum to 1."""
     half = near.index[:, : round(k1 / 2) + 1]
     rows, columns = _expand(near.index, half)
     values = (-_squared(distances, near, rows, columns) * scale[rows]).exp()
@@ -120,24 +86,25 @@ def encode(distances: Distances, near: Neighbours, k1: int, k2: int, scale: Tens
 
 
 def jaccard(encoded: SparseRows, queries: int) -> Iterator[tuple[slice, Tensor]]:
-    """Jaccard distances of some queries at a time to the gallery: (b, G) in 0..1.
-
-    Rows sum to 1, so the distance is 1 - m / (2 - m), with m the sum of the elementwise minima.
-    An image that is not among its own nearest, because others are equal to it, has an empty row
-    and the distance 1, as in the authors' code.
-    """
-    images = len(encoded.counts)
+    """Jaccard distances of some queries at a time to the gallery: (b, G) in 0..1."""
+    # rows sum to 1, so the distance is 1 - m / (2 - m), m the sum of the elementwise minima; an
+    # image not among its own nearest, for others equal it, has an empty row and the distance 1
+    images, device = len(encoded.counts), encoded.counts.device
     gallery = images - queries
-    having = encoded.part(queries, images).transposed(images)
-    query = encoded.part(0, queries)
-    pairs = torch.zeros_like(query.counts).index_add_(0, query.rows, having.counts[query.columns])
+    places, owner = encoded.entries(torch.arange(queries, images, device=device))
+    columns, order = encoded.columns[places].sort(stable=True)
+    counts = columns.bincount(minlength=images)
+    having = SparseRows(counts, owner[order], encoded.values[places][order])  # by column
+    places, owner = encoded.entries(torch.arange(queries, device=device))
+    pairs = torch.zeros_like(encoded.counts[:queries])
+    pairs.index_add_(0, owner, counts[encoded.columns[places]])
     blocks = (pairs + gallery).cumsum(0) // _ENTRIES
     start = 0
     for size in torch.unique_consecutive(blocks, return_counts=True)[1].tolist():
-        part = query.part(start, start + size)
-        places, owner = having.entries(part.columns)
-        minima = torch.minimum(part.values[owner], having.values[places])
-        target = part.rows[owner] * gallery + having.columns[places]
+        own, row = encoded.entries(torch.arange(start, start + size, device=device))
+        places, owner = having.entries(encoded.columns[own])
+        minima = torch.minimum(encoded.values[own][owner], having.values[places])
+        target = row[owner] * gallery + having.columns[places]
         shared = minima.new_zeros(size * gallery).index_add_(0, target, minima)
         distances = shared.sub_(2).reciprocal_().mul_(2).add_(2)  # 1 - m / (2 - m), in place
         yield slice(start, start + size), distances.clamp_(min=0).view(size, gallery)
@@ -145,11 +112,7 @@ def jaccard(encoded: SparseRows, queries: int) -> Iterator[tuple[slice, Tensor]]
 
 
 def _expand(near: Tensor, half: Tensor) -> Tensor:
-    """The expanded k-reciprocal neighbours of all images, as (2, E) int64 rows and columns.
-
-    A reciprocal neighbour adds its own (by half of k1) where more than two thirds of them are the
-    image's already; the paper writes "at least", its authors' code "more than".
-    """
+    """The expanded k-reciprocal neighbours of all images, as (2, E) int64 rows and columns."""
     size, first = len(near), torch.arange(len(near), device=near.device)
     mutual, half_mutual = _mutual(near), _mutual(half)
     parts = [(first[:, None] * size + near)[mutual]]
@@ -160,6 +123,7 @@ def _expand(near: Tensor, half: Tensor) -> Tensor:
         known[image, own] = True
         others, offered = half[own], half_mutual[own]  # (p, H)
         shared = known[image[:, None], others] & offered
+        # more than two thirds of them, as in the authors' code; the paper writes "at least"
         joins = 3 * shared.sum(1) > 2 * offered.sum(1)
         added = others + (image[:, None] + span.start) * size
         parts.append(added[offered & ~shared & joins[:, None]])
@@ -202,11 +166,6 @@ def _averaged(encoded: SparseRows, near: Tensor) -> SparseRows:
         parts.append((counts, keys % size, values))
     counts, columns, values = (torch.cat(part) for part in zip(*parts, strict=True))
     return SparseRows(counts, columns, values)
-
-
-def _numbers(counts: Tensor) -> Tensor:
-    """0 as often as the first count, then 1, and so on."""
-    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
 
 
 def _spans(length: int, entries_each: int) -> Iterator[slice]:

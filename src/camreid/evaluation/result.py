@@ -72,13 +72,7 @@ class RankingResult:
 
 
 def measure(matches: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Average precision, inverse penalty and rank of the first match of each query, (b,) each.
-
-    From (b, P) matches, closest first, and how many images of other identities are closer.
-
-    >>> measure(torch.tensor([[True, True]]), torch.tensor([[0, 1]]))
-    (tensor([0.8333], dtype=torch.float64), tensor([0.6667], dtype=torch.float64), tensor([1]))
-    """
+    """AP, inverse penalty and first rank from (b, P) matches and counts of closer others."""
     hits = matches.cumsum(1)
     ranks = hits + closer
     count = hits[:, -1]

@@ -1,7 +1,7 @@
 """Scores of a block of queries against the gallery, from features of any type on any device."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,13 +17,9 @@ _SHORTEST = 1e-12  # a shorter feature counts as this long, so that zeros have t
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of queries against the gallery, `shift + raw * scale`; higher is closer.
+    """Scores `shift + raw * scale`, higher is closer; no gallery is copied to be normalised."""
 
-    So no gallery is ever copied to be normalised. `raw` takes (b,) int64 queries and writes their
-    (b, G) values to its second argument.
-    """
-
-    raw: Callable[[Tensor, Tensor], Tensor]
+    raw: Callable[[Tensor, Tensor], Tensor]  # of (b,) queries, written to a (b, G) tensor
     scale: Tensor  # (G,) above 0
     shift: Tensor  # (G,)
 
@@ -35,11 +31,10 @@ def feature_scores(
     query, gallery = query.detach(), gallery.detach()
     device = torch.device(query.device if device is None else device)
     lengths = check_features(query, gallery, metric, device)
+    scale, shift = torch.ones_like(lengths), torch.zeros_like(lengths)
     if metric == "cosine":
         scale = lengths.clamp(min=_SHORTEST).reciprocal()
-        shift = torch.zeros_like(scale)
     else:
-        scale = torch.ones_like(lengths)
         shift = _by_row(gallery, device, lambda chunk: chunk.square().sum(1)) / -2
 
     def raw(queries: Tensor, out: Tensor) -> Tensor:
@@ -89,24 +84,15 @@ def check_features(query: Tensor, gallery: Tensor, metric: str, device: torch.de
 def float32_products(device: torch.device) -> Iterator[None]:
     """Within it, float32 matrices are multiplied in float32, without TF32 or autocast."""
     backends: Any = torch.backends
-    with torch.autocast(device.type, enabled=False):
-        if not hasattr(backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
-            before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("highest")
-            try:
-                yield
-            finally:
-                torch.set_float32_matmul_precision(before)
-            return
-        targets = (backends.cuda.matmul, backends.mkldnn.matmul)
-        modes = [target.fp32_precision for target in targets]
-        try:
-            for target in targets:
+    with torch.autocast(device.type, enabled=False), ExitStack() as undo:
+        if hasattr(backends.cuda.matmul, "fp32_precision"):
+            for target in (backends.cuda.matmul, backends.mkldnn.matmul):
+                undo.callback(setattr, target, "fp32_precision", target.fp32_precision)
                 target.fp32_precision = "ieee"
-            yield
-        finally:
-            for target, mode in zip(targets, modes, strict=True):
-                target.fp32_precision = mode
+        else:  # before torch 2.9
+            undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        yield
 
 
 def _chunks(values: Tensor, device: torch.device) -> Iterator[tuple[slice, Tensor]]:

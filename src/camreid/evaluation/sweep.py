@@ -20,8 +20,7 @@ _BUDGET = 176 * 2**20  # bytes in work for a block of queries
 _ROWS = 1024  # queries in a block: the fewer blocks, the less waiting between them
 _PAIR_BYTES = 96  # of a pair's columns, masks, scores and sums, while they last
 _SEGMENT_BYTES = 32  # of a pair's count in a segment, while it lasts
-_TIE_BYTES = 2**25  # in work for pairs that others equal
-_TIE_IMAGE_BYTES = 64  # of an image that is compared with such a pair
+_TIES = 2**19  # images that are compared with pairs of equal scores at a time
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class Sweep:
     def _block(
         self, pairs: Pairs, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor
     ) -> tuple[Pairs, Tensor]:
-        """Count for pairs (b, P), by raw scores (b, G)."""
         scale, shift = self.scores.scale, self.scores.shift
         columns, own = pairs.columns, raw.gather(1, pairs.columns)
         scores = torch.addcmul(pick(shift, columns), own, pick(scale, columns))
@@ -81,29 +79,20 @@ class Sweep:
 
     @cached_property
     def _parts(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, scale and shift of each segment."""
         scale, shift = self.scores.scale, self.scores.shift
         return [(rows, pick(scale, rows), pick(shift, rows)) for rows in self.segments]
 
     def _sorted(self, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor) -> list[Tensor]:
-        """(b, n) scores of each segment, rows ascending, from (b, G) raw ones.
-
-        On the CPU, NumPy's sort of keys alone is vectorised and leaves the interpreter's lock;
-        `torch.sort` carries indices along and is an order of magnitude slower. One thread scales
-        and sorts a row while it is in cache.
-        """
+        """(b, n) scores of each segment, rows ascending, from (b, G) raw ones."""
         parts = self._parts
         if raw.device.type != "cpu":
             return [torch.addcmul(b, raw[:, rows], a).sort(dim=1).values for rows, a, b in parts]
-        flat = torch.split(
-            buffer[: len(raw) * sum(map(len, self.segments))],
-            [len(raw) * len(rows) for rows in self.segments],
-        )
+        # NumPy's sort of keys alone is ten times as fast as `torch.sort`, which has indices too,
+        # and leaves the interpreter's lock; a thread scales and sorts a row while it is in cache
+        sizes = [len(raw) * len(rows) for rows in self.segments]
+        flat = torch.split(buffer[: sum(sizes)], sizes)
         tables = [t.view(len(raw), len(rows)) for t, rows in zip(flat, self.segments, strict=True)]
-        arrays = [
-            (table.numpy(), *(x.numpy() for x in part))
-            for table, part in zip(tables, parts, strict=True)
-        ]
+        arrays = [(t.numpy(), *(x.numpy() for x in p)) for t, p in zip(tables, parts, strict=True)]
         source = raw.numpy()
 
         def task(start: int) -> None:
@@ -124,9 +113,9 @@ class Sweep:
     def _add_earlier_equals(
         self, pairs: Pairs, raw: Tensor, scores: Tensor, closer: Tensor, equal: Tensor
     ) -> None:
-        """Count, for pairs with equal scores of other identities, those earlier in the gallery."""
+        # of equal scores of other identities, those that are earlier in the gallery
         position = torch.arange(raw.shape[1], device=raw.device)
-        size = max(1, _TIE_BYTES // (_TIE_IMAGE_BYTES * len(position)))
+        size = max(1, _TIES // len(position))
         for entries in torch.split(equal.nonzero(), size):
             row, place = entries.unbind(1)
             other = self.gallery_pids != pick(self.query_pids, pairs.queries[row])[:, None]
@@ -138,12 +127,7 @@ class Sweep:
 
 
 def count_above(tables: Sequence[Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
-    """How many values of each (b, n) table are higher than (b, P) scores, and which are equalled.
-
-    >>> count_above([torch.tensor([[1.0, 2, 3]])], torch.tensor([[2.0, 9]]))
-    (tensor([[[1],
-             [0]]]), tensor([[ True, False]]))
-    """
+    """(b, P, S) values of each (b, n) table above (b, P) scores, and whether any is equal."""
     counts, equal = [], torch.zeros_like(scores, dtype=torch.bool)
     for table in tables:
         below = torch.searchsorted(table, scores, right=True)  # and equal

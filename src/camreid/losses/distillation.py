@@ -6,16 +6,10 @@ from torch import Tensor
 
 
 def similarity_loss(student: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """KL divergence of the similarities to the other images of the batch: (B,).
+    """(B,) KL divergence of the similarities to the other images of a batch, both (B, B).
 
-    Each row without its diagonal becomes a distribution over the other images, its softmax at a
-    temperature: probabilistic knowledge transfer (Passalis & Tefas 2018) with the softmax of SEED
-    (Fang et al. 2021).
-
-    Args:
-        student: (B, B).
-        target: (B, B).
-        temperature: above 0; both are divided by it.
+    Each row without its diagonal becomes a distribution, its softmax at a temperature:
+    probabilistic knowledge transfer (Passalis & Tefas 2018) with the softmax of SEED (Fang 2021).
 
     >>> cosine = torch.tensor([[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]])
     >>> similarity_loss(cosine, cosine - 0.3, 0.1).abs().max().item() < 1e-6  # shifts do not count
@@ -27,15 +21,10 @@ def similarity_loss(student: Tensor, target: Tensor, temperature: float) -> Tens
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL divergence of the student's softmax from the teacher's: (B,).
+    """(B,) KL divergence of softmaxes of (B, P) logits of the same P identities.
 
     Both are divided by a temperature T and the divergence is multiplied by T^2, so that gradients
     keep their size (Hinton et al. 2015).
-
-    Args:
-        student: (B, P) logits of P identities.
-        teacher: (B, P) logits of the same identities in the same order.
-        temperature: above 0.
 
     >>> logit_loss(torch.zeros(1, 2), torch.tensor([[0.0, 100.0]]), 1.0)
     tensor([0.6931])

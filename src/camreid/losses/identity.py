@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError, require_choice, require_number
+from camreid.errors import require_number
 from camreid.losses.triplet import Margin, Mining, Pair, PairLoss, TripletLoss
 
 Smoothing = float | Literal["adaptive"]
@@ -48,16 +48,12 @@ class LossConfig:
     """How the losses add up; each is a mean over heads.
 
     Attributes:
-        identity_weight: of the identity loss.
         smoothing: label smoothing, 0..1, or `adaptive`; see `identity_loss`.
-        triplet_weight: of the triplet loss; 0 for none.
+        triplet_weight: 0 for no triplet loss.
         triplet_margin: a number, or `soft`.
-        triplet_mining: see `TripletLoss`.
-        triplet_normalize: see `TripletLoss`.
+        triplet_mining: see `TripletLoss`, as `triplet_normalize`.
         pair: form of an additional `PairLoss`, None for none.
-        pair_weight: of the pair loss.
-        pair_margin: see `PairLoss`.
-        pair_scale: see `PairLoss`.
+        pair_weight: of the pair loss; see `PairLoss` for `pair_margin` and `pair_scale`.
     """
 
     identity_weight: float
@@ -66,46 +62,36 @@ class LossConfig:
     triplet_margin: Margin
     triplet_mining: Mining = "hard"
     triplet_normalize: bool = False
-    pair: Pair | None = None
+    pair: Literal[Pair, None] = None
     pair_weight: float = 1.0
     pair_margin: float = 0.25
     pair_scale: float = 128.0
 
     def __post_init__(self) -> None:
-        for name, word in (("triplet_margin", "soft"), ("smoothing", "adaptive")):
-            value = getattr(self, name)
-            if value != word and not isinstance(value, int | float):
-                raise InputError(f"{name}={value}: expected a number or {word}.", **{name: word})
+        if self.triplet_margin != "soft":
+            require_number("triplet_margin", self.triplet_margin, 0)
         if self.smoothing != "adaptive":
             require_number("smoothing", self.smoothing, 0, 1)
-        for name in ("identity_weight", "triplet_weight", "pair_weight", "pair_margin"):
-            require_number(name, getattr(self, name), least=0)
-        require_number("pair_scale", self.pair_scale, least=0)
-        require_choice("triplet_mining", self.triplet_mining, Mining)
-        if self.pair is not None:
-            require_choice("pair", self.pair, Pair)
+        others = ("identity_weight", "triplet_weight", "pair_weight", "pair_margin", "pair_scale")
+        for name in others:
+            require_number(name, getattr(self, name), 0)
 
     def metric_losses(self) -> dict[str, tuple[float, TripletLoss | PairLoss]]:
         """Weight and loss of embeddings and pids, by name."""
         triplet = TripletLoss(self.triplet_margin, self.triplet_mining, self.triplet_normalize)
-        losses: dict[str, tuple[float, TripletLoss | PairLoss]]
-        losses = {"triplet": (self.triplet_weight, triplet)}
-        if self.pair is not None:
+        losses: dict[str, tuple[float, TripletLoss | PairLoss]] = {}
+        if self.triplet_weight:
+            losses["triplet"] = (self.triplet_weight, triplet)
+        if self.pair is not None and self.pair_weight:
             pair = PairLoss(self.pair, self.pair_margin, self.pair_scale)
             losses[self.pair] = (self.pair_weight, pair)
-        return {name: loss for name, loss in losses.items() if loss[0]}
+        return losses
 
 
 def identity_loss_of_heads(
     logits: Mapping[str, Tensor], rows: Mapping[str, Tensor], smoothing: Smoothing = 0.0
 ) -> Tensor:
-    """The mean of `identity_loss` over all pairs of a head and an image with a row in it.
-
-    Args:
-        logits: (B, rows) of each head.
-        rows: (B,) true rows in each head, -1 for none.
-        smoothing: see `identity_loss`.
-    """
+    """The mean of `identity_loss` over all pairs of a head and an image with a row in it."""
     losses = [identity_loss(logits[name], own, smoothing) for name, own in rows.items()]
     counts = torch.stack([(own >= 0).sum() for own in rows.values()])
     return (torch.stack(losses) * counts).sum() / counts.sum().clamp(min=1)

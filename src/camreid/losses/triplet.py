@@ -43,7 +43,7 @@ class TripletLoss(nn.Module):
 
     def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
         """Mean over the images with a positive and a negative, of (B, d) embeddings; 0 without."""
-        embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         if self.mining == "hard":
             loss: Tensor = self.hard(embeddings, pids, self.miner(embeddings, pids))
         else:
@@ -83,13 +83,7 @@ def _weighted_mean(distances: Tensor, chosen: Tensor, scores: Tensor, fastreid: 
 
 
 class PairLoss(nn.Module):
-    """Circle loss (Sun et al. 2020) or pairwise CosFace on the cosines of all pairs of a batch.
-
-    Args:
-        form: `circle` or `cosface`.
-        margin: m.
-        scale: gamma.
-    """
+    """Circle loss (Sun et al. 2020) or pairwise CosFace on the cosines of all pairs of a batch."""
 
     def __init__(self, form: Pair, margin: float = 0.25, scale: float = 128.0) -> None:
         super().__init__()
@@ -97,7 +91,7 @@ class PairLoss(nn.Module):
 
     def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
         """Mean over all images of (B, d) embeddings; 0 for one without positive or negative."""
-        embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         with torch.autocast(embeddings.device.type, enabled=False):  # the scale is large
             cosine = F.normalize(embeddings) @ F.normalize(embeddings).T
         same = pids[:, None] == pids
@@ -119,19 +113,9 @@ class PairLoss(nn.Module):
 def within_cameras(
     loss: TripletLoss | PairLoss, embeddings: Tensor, pids: Tensor, cameras: Tensor
 ) -> Tensor:
-    """A metric loss that compares images of one camera only.
+    """The mean of a loss over cameras, weighted by the images with a positive and a negative.
 
-    Where identities are labelled within each camera, images of two cameras are neither positives
-    nor negatives.
-
-    Args:
-        loss: of embeddings and pids.
-        embeddings: (B, d).
-        pids: (B,).
-        cameras: (B,).
-
-    Returns:
-        The mean of the cameras' losses, weighted by the images with a positive and a negative.
+    Identities are labelled within each camera, so images of two cameras are no pair.
     """
     own = [cameras == camera for camera in set(cameras.tolist())]
     counts = torch.stack([_anchors(pids[images]).sum() for images in own])

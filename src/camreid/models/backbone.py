@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from camreid.errors import InputError, require_choice, require_number
+from camreid.errors import InputError
 from camreid.models.osnet import OSNet
 from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local
 from camreid.models.weights import load_trunk
@@ -20,41 +20,20 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions:
-    """Weights, pooling, and changes to a ResNet, which other backbones refuse.
+    """Weights, pooling, and changes to a ResNet, which other backbones refuse."""
 
-    Attributes:
-        pretrained: fetch timm's weights.
-        weights: a file of weights instead; see `load_trunk`.
-        drop_path: stochastic depth of the last block, 0..1.
-        pool: of a map (B, C, h, w): `avg`; `gem`, the generalised mean (Radenovic et al. 2018)
-            with p = 3; or `gem_learned`. Backbones without a map, as transformers and OSNets, pool
-            by their own head under `avg`, and refuse the others.
-        last_stride: 1 removes the last stage's stride (Luo et al. 2019); None leaves it.
-        ibn: instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018).
-        non_local: non-local blocks in stages 2 and 3 (Ye et al. 2021).
-        stem_padding: padding of the stem's max-pool: 1 as torchvision and timm, 0 (and rounding
-            up) as FastReID since November 2020.
-    """
-
-    pretrained: bool = False
-    weights: str | None = None
-    drop_path: float = 0.0
+    pretrained: bool = False  # timm's weights
+    weights: str | None = None  # a file instead
+    drop_path: float = 0.0  # stochastic depth of the last block
+    # of a map (B, C, h, w); backbones without one pool by their own head and refuse gem
     pool: Pool = "avg"
-    last_stride: int | None = None
-    ibn: bool = False
-    non_local: bool = False
-    stem_padding: int = 1
-
-    def __post_init__(self) -> None:
-        require_number("drop_path", self.drop_path, 0, 1)
-        require_choice("pool", self.pool, Pool)
-        if self.last_stride not in (None, 1):
-            raise InputError(f"last_stride={self.last_stride}: expected 1 or None.", last_stride=1)
-        if self.stem_padding not in (0, 1):
-            raise InputError(f"stem_padding={self.stem_padding}: expected 0 or 1.", stem_padding=1)
+    last_stride: Literal[1, None] = None  # 1 removes the last stage's stride (Luo et al. 2019)
+    ibn: bool = False  # instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018)
+    non_local: bool = False  # non-local blocks in stages 2 and 3 (Ye et al. 2021)
+    stem_padding: Literal[1, 0] = 1  # 0 and rounding up as FastReID since November 2020
 
     def change(self, trunk: nn.Module, name: str) -> None:
-        """Change a ResNet in place; InputError if the trunk is none."""
+        """Change a ResNet in place."""
         usual = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
         wanted = {key: value for key, value in usual.items() if getattr(self, key) != value}
         if wanted and not isinstance(getattr(trunk, "layer4", None), nn.Module):
@@ -90,15 +69,11 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self,
-        name: str,
-        image_size: tuple[int, int],
-        options: BackboneOptions | None = None,
+        self, name: str, image_size: tuple[int, int], options: BackboneOptions = BackboneOptions()
     ) -> None:
         super().__init__()
-        options = options or BackboneOptions()
-        pool, fetch = options.pool, options.pretrained and options.weights is None
-        self.trunk = _create(name, fetch, image_size, options.drop_path)
+        pool = options.pool
+        self.trunk = _create(name, image_size, options)
         options.change(self.trunk, name)
         if options.weights is not None:
             load_trunk(self.trunk, options.weights)
@@ -148,11 +123,7 @@ class Backbone(nn.Module):
 
 
 class GeM(nn.Module):
-    """Generalised mean of (B, C, h, w) over the map: (B, C).
-
-    Args:
-        p: 1 is the mean, infinity the maximum.
-        learned: whether p is trained.
+    """Generalised mean of (B, C, h, w) over the map: (B, C) (Radenovic et al. 2018).
 
     >>> round(GeM()(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).item() ** 3, 3)
     4.5
@@ -160,12 +131,12 @@ class GeM(nn.Module):
 
     p: Tensor
 
-    def __init__(self, p: float = 3.0, learned: bool = False) -> None:
+    def __init__(self, learned: bool = False) -> None:
         super().__init__()
         if learned:
-            self.p = nn.Parameter(torch.tensor([p]))
+            self.p = nn.Parameter(torch.tensor([3.0]))
         else:
-            self.register_buffer("p", torch.tensor([p]), persistent=False)
+            self.register_buffer("p", torch.tensor([3.0]), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C) of (B, C, h, w)."""
@@ -173,7 +144,8 @@ class GeM(nn.Module):
         return pooled
 
 
-def _create(name: str, pretrained: bool, image_size: tuple[int, int], drop_path: float) -> Any:
+def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:
+    pretrained = own.pretrained and own.weights is None
     osnet = re.fullmatch(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)", name)
     if osnet:
         if pretrained:
@@ -186,8 +158,8 @@ def _create(name: str, pretrained: bool, image_size: tuple[int, int], drop_path:
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
         raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
-    if drop_path:
-        options["drop_path_rate"] = drop_path
+    if own.drop_path:
+        options["drop_path_rate"] = own.drop_path
     try:
         try:
             return timm.create_model(name, img_size=image_size, **options)

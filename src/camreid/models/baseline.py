@@ -6,57 +6,34 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from camreid.errors import require_choice
 from camreid.labels import HeadLabels
 from camreid.models.backbone import Backbone, BackboneOptions
-from camreid.models.camera_embedding import use_camera_embedding
 from camreid.models.camera_norm import use_camera_norm
-from camreid.models.cameras import CameraIndex, CameraOptions, used_cameras
+from camreid.models.cameras import CameraIndex, CameraOptions, use_camera_embedding, used_cameras
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
 from camreid.models.network import ReIDNetwork, ReIDOutput, Rows, Side
 from camreid.models.pixels import PixelNorm, Pixels
 
-Neck = Literal["bn", "none"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineOptions(BackboneOptions, CameraOptions):
-    """Options of `Baseline`, besides those of the backbone and of the cameras.
-
-    Attributes:
-        backbone: a timm model name.
-        projection: width that a linear layer, batch norm and ReLU reduce the features to before
-            the neck, as in torchreid's `fc512` models; None for none.
-        neck: `bn`, the BNNeck, or `none`.
-        classifier: see `RemapHead`, as `scale`, `margin` and `bias`.
-        metric_feature: the metric loss takes features `before` or `after` the neck.
-    """
+    """Options of `Baseline`: the backbone's, the cameras', those of `RemapHead`, and its own."""
 
     backbone: str
-    projection: int | None = None
-    neck: Neck = "bn"
+    projection: int | None = None  # width before the neck, as in torchreid's `fc512` models
+    neck: Literal["bn", "none"] = "bn"
     classifier: Classifier = "linear"
     scale: float = 1.0
     margin: float = 0.0
     bias: bool = False
-    metric_feature: Side = "before"
-
-    def __post_init__(self) -> None:
-        BackboneOptions.__post_init__(self)
-        CameraOptions.__post_init__(self)
-        require_choice("neck", self.neck, Neck)
-        require_choice("metric_feature", self.metric_feature, Side)
+    metric_feature: Side = "before"  # of the neck
 
 
 class Baseline(ReIDNetwork):
     """One backbone, one BNNeck, one head: bag of tricks (Luo et al. 2019) and its kin.
 
-    Args:
-        labels: the identities, in row order; with `camera_heads` those of each camera.
-        image_size: (H, W) in pixels.
-        pixels: see `PixelNorm`.
-        options: see `BaselineOptions`.
+    With `camera_heads` it takes a label map for each camera. Options: see `BaselineOptions`.
     """
 
     def __init__(
@@ -67,18 +44,22 @@ class Baseline(ReIDNetwork):
         **options: Any,
     ) -> None:
         super().__init__()
-        own = build_options(BaselineOptions, "model.network", options)
+        own = build_options(BaselineOptions, "network", options)
         self.metric_feature = own.metric_feature
         self.backbone = Backbone(own.backbone, image_size, own)
         self.pixel_norm = PixelNorm(pixels, self.backbone.mean, self.backbone.std)
         dim = self.backbone.dim
         self.projection = nn.Sequential()
         if own.projection is not None:
-            linear = nn.Linear(dim, own.projection)
-            dim = own.projection
-            self.projection.extend([linear, nn.BatchNorm1d(dim), nn.ReLU()])
+            reduction = nn.Linear(dim, own.projection), nn.BatchNorm1d(own.projection), nn.ReLU()
+            self.projection, dim = nn.Sequential(*reduction), own.projection
         self.neck = bn_neck(dim) if own.neck == "bn" else nn.Identity()
-        self._use_cameras(own)
+        self.cameras = used_cameras(options)
+        self.camera_index = CameraIndex(self.cameras)
+        if own.camera_norm:
+            use_camera_norm(self, self.camera_index)
+        if own.camera_embedding:
+            use_camera_embedding(self.backbone.trunk, own.camera_embedding, self.camera_index)
         how = (own.classifier, own.scale, own.margin, own.bias)
         self.heads = nn.ModuleDict(
             {f"c{c}": RemapHead(dim, labels.get(c, ()), *how, camera=c) for c in self.cameras}
@@ -86,14 +67,6 @@ class Baseline(ReIDNetwork):
             else {"identity": RemapHead(dim, labels, *how)}
         )
         self.widths = dict.fromkeys(self.heads, dim)
-
-    def _use_cameras(self, options: CameraOptions) -> None:
-        self.cameras = used_cameras(vars(options))
-        self.camera_index = CameraIndex(self.cameras)
-        if options.camera_norm:
-            use_camera_norm(self, self.camera_index)
-        if options.camera_embedding:
-            use_camera_embedding(self.backbone.trunk, options.camera_embedding, self.camera_index)
 
     def forward(
         self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None

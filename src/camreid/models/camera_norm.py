@@ -1,7 +1,6 @@
 """Batch norm by camera: each image is normalised by the statistics of its own camera."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,29 +15,21 @@ class CameraNorm(nn.Module):
     running statistics of the camera follow these. Images of an unknown camera, and of one with
     fewer than `CameraIndex.least` images in the batch, are normalised by the whole batch, as in
     plain BatchNorm. In evaluation, an image is normalised by the running statistics of its camera,
-    or by those of all images where its camera is unknown or untrained. With one camera, or without
-    camera numbers, this is plain BatchNorm.
+    or by those of all images where its camera is unknown or untrained.
 
     It is no subclass of torch's BatchNorm, so `trainer.sync_batchnorm` leaves it alone: under DDP,
     each process normalises by its own images, and rank 0's running statistics are kept.
 
-    Args:
-        norm: the BatchNorm to replace; its parameters, running statistics and names stay. The
-            running statistics of every camera start from them.
-        cameras: the camera of each image.
-
-    Attributes:
-        camera_mean: (C, dim) running means of the cameras.
-        camera_var: (C, dim) running variances, unbiased.
-        camera_batches: (C,) number of batches in these; 0 for untrained cameras.
+    The parameters and buffers of the replaced BatchNorm keep their names, and the running
+    statistics of every camera start from its own.
     """
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
-    camera_mean: Tensor
-    camera_var: Tensor
-    camera_batches: Tensor
+    camera_mean: Tensor  # (C, dim)
+    camera_var: Tensor  # (C, dim), unbiased
+    camera_batches: Tensor  # (C,), 0 for untrained cameras
 
     def __init__(self, norm: _BatchNorm, cameras: CameraIndex) -> None:
         super().__init__()
@@ -58,8 +49,12 @@ class CameraNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, dim) or (B, dim, h, w), normalised."""
-        normalised = self._train(features) if self.training else self._evaluate(features)
-        activated: Tensor = self.act(self.drop(normalised))
+        mean, var = self._of_batch(features) if self.training else self._running()
+        scale = (var + self.eps).rsqrt() * self.weight
+        shift = self.bias - mean * scale
+        shape = (*scale.shape, *[1] * (features.ndim - 2))
+        normalised = torch.addcmul(shift.view(shape), features, scale.view(shape))
+        activated: Tensor = self.act(self.drop(normalised.to(features.dtype)))
         return activated
 
     def reset_running_stats(self) -> None:
@@ -71,45 +66,39 @@ class CameraNorm(nn.Module):
         for batches in (self.num_batches_tracked, self.camera_batches):
             batches.zero_()
 
-    def _train(self, features: Tensor) -> Tensor:
-        normalised, mean, var = self._normalise(features)
-        if len(features):
-            self._follow(self.num_batches_tracked, self.running_mean, self.running_var, mean, var)
-        for place, images in self.cameras.groups.items():
-            part, mean, var = self._normalise(features[images])
-            batches, means, variances = self.camera_batches, self.camera_mean, self.camera_var
-            self._follow(batches[place], means[place], variances[place], mean, var)
-            normalised = normalised.index_copy_(0, images, part)
-        return normalised
-
-    def _normalise(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features by their own statistics, and those: mean and unbiased variance, both (dim,)."""
-        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        # with a momentum of 1 the running statistics become those of these features
-        out = F.batch_norm(features, mean, var, self.weight, self.bias, True, 1.0, self.eps)
-        return out, mean, var
+    def _of_batch(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance for each image, both (B, dim); the running statistics follow."""
+        groups, members = self.cameras.groups(len(features), features.device)
+        pixels = features.to(self.running_mean.dtype)[..., None].flatten(2)  # (B, dim, N)
+        var, mean = torch.var_mean(pixels, 2, correction=0)
+        counts = members.sum(1, keepdim=True)  # (1 + C, 1)
+        share = (members.to(mean.dtype) / counts.clamp(min=1))[..., None]  # (1 + C, B, 1)
+        means = (share * mean).sum(1)  # (1 + C, dim)
+        variances = (share * (var + (mean - means[:, None]).square())).sum(1)
+        self._follow(counts, pixels.shape[2], means, variances)
+        return means[groups], variances[groups]
 
     @torch.no_grad()
-    def _follow(
-        self, batches: Tensor, running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor
-    ) -> None:
-        batches += 1
-        step = 1 / batches.to(mean) if self.momentum is None else self.momentum
-        running_mean.lerp_(mean, step)
-        running_var.lerp_(var, step)
+    def _follow(self, counts: Tensor, pixels: int, means: Tensor, variances: Tensor) -> None:
+        seen = counts > 0
+        self.num_batches_tracked += seen[0, 0]
+        self.camera_batches += seen[1:, 0]
+        batches = torch.cat((self.num_batches_tracked[None], self.camera_batches))[:, None]
+        step = seen.to(means) * (self.momentum or 1 / batches.clamp(min=1))
+        size = counts.to(means) * pixels
+        unbiased = variances * size / (size - 1).clamp(min=1)
+        for kind, values in (("mean", means), ("var", unbiased)):
+            self.get_buffer(f"running_{kind}").lerp_(values[0], step[0])
+            self.get_buffer(f"camera_{kind}").lerp_(values[1:], step[1:])
 
-    def _evaluate(self, features: Tensor) -> Tensor:
-        places, mean, var = self.cameras.places, self.running_mean, self.running_var
+    def _running(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance: (B, dim), or (dim,) where no cameras are known."""
+        places = self.cameras.places
         if places is None:
-            return F.batch_norm(features, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+            return self.running_mean, self.running_var
         trained = ((places >= 0) & (self.camera_batches[places] > 0))[:, None]
-        mean = torch.where(trained, self.camera_mean[places], mean)  # (B, dim)
-        var = torch.where(trained, self.camera_var[places], var)
-        scale = (var + self.eps).rsqrt()
-        scale = scale if self.weight is None else scale * self.weight
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        shape = (*scale.shape, *[1] * (features.ndim - 2))
-        return torch.addcmul(shift.view(shape), features, scale.view(shape)).to(features.dtype)
+        mean = torch.where(trained, self.camera_mean[places], self.running_mean)
+        return mean, torch.where(trained, self.camera_var[places], self.running_var)
 
 
 def use_camera_norm(network: nn.Module, cameras: CameraIndex) -> None:
@@ -117,9 +106,6 @@ def use_camera_norm(network: nn.Module, cameras: CameraIndex) -> None:
 
     Features after the neck are compared across cameras, and there a camera's offset and spread do
     the most harm. Instance norms stay.
-
-    Raises:
-        InputError: there is none.
     """
     norms = [
         (parent, name, child)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.labels import Unknown
@@ -25,8 +25,7 @@ class ModelConfig:
         schedule: see `Schedule`.
         unknown: what happens to identities without a row: skip, drop, extend, reinit or forbid.
         pixels: what a batch of images holds: `raw` (0..255) or `imagenet` (normalised).
-        interpolation: of the resize to `image_size`: `bicubic` as FastReID, `bilinear` as
-            torchreid.
+        interpolation: of the resize: `bicubic` as FastReID, `bilinear` as torchreid.
     """
 
     name: str
@@ -45,9 +44,6 @@ class ModelConfig:
             raise InputError(f"image_size={self.image_size}: expected (H, W).")
         for pixels in self.image_size:
             require_whole("image_size: height or width", pixels, least=16)
-        choices = {"unknown": Unknown, "pixels": Pixels, "interpolation": Interpolation}
-        for name, kind in choices.items():
-            require_choice(name, getattr(self, name), kind)
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "ModelConfig":
@@ -57,8 +53,9 @@ class ModelConfig:
     def without_weights(self) -> "ModelConfig":
         """The same model without backbone weights, because others follow."""
         none = {"pretrained": False, "weights": None}
-        known = {key: value for key, value in none.items() if key in self.network}
-        return replace(self, network={**self.network, **known})
+        return replace(
+            self, network={**self.network, **{k: none[k] for k in none if k in self.network}}
+        )
 
     def primitives(self) -> dict[str, Any]:
         """Nested dicts of primitives, as `read` takes them."""
@@ -67,10 +64,14 @@ class ModelConfig:
 
 def build_options(kind: type[Part], where: str, options: Mapping[str, Any]) -> Part:
     """A dataclass from a mapping; `where` is the name of the options in messages."""
-    for field in fields(kind):  # type: ignore[arg-type]
-        value = options.get(field.name, 0)
-        if field.type is float and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise InputError(f"{where}.{field.name}={value}: expected a number.")
+    types = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    for name, value in options.items():
+        if get_origin(types.get(name)) is Literal:
+            require_choice(name, value, types[name])
+        if types.get(name) is float and (
+            isinstance(value, bool) or not isinstance(value, int | float)
+        ):
+            raise InputError(f"{where}.{name}={value}: expected a number.")
     try:
         return kind(**options)
     except TypeError as error:

@@ -31,9 +31,6 @@ class RemapHead(nn.Module):
     Args:
         dim: width of the features.
         labels: the identities, in row order.
-        classifier: form of the logits.
-        scale: s.
-        margin: m.
         bias: of `linear` logits, as in torchreid's classifiers.
         camera: 1-based, of the images that the head classifies; None for all cameras.
     """
@@ -55,7 +52,7 @@ class RemapHead(nn.Module):
         require_number("scale", scale, least=0)
         require_number("margin", margin, least=0)
         self.classifier, self.scale, self.margin = classifier, float(scale), float(margin)
-        self.camera = camera
+        self.dim, self.camera = dim, camera
         labels = labels if isinstance(labels, LabelMap) else LabelMap(tuple(labels))
         self.weight = nn.Parameter(torch.empty(len(labels), dim))
         self.bias = nn.Parameter(torch.zeros(len(labels))) if bias else None
@@ -63,22 +60,14 @@ class RemapHead(nn.Module):
         nn.init.normal_(self.weight, std=0.01)
 
     @property
-    def dim(self) -> int:
-        """Width of the rows."""
-        return self.weight.shape[1]
-
-    @property
     def labels(self) -> LabelMap:
         """The identities, in row order."""
         return LabelMap(tuple(self.pids.tolist()))
 
     def rows(self, pids: Tensor, cameras: Tensor | None = None) -> Tensor:
-        """Row of each pid, -1 where it has none.
+        """(B,) row of each of (B,) pids, -1 where it has none.
 
-        Args:
-            pids: (B,) int64.
-            cameras: (B,) int64, 1-based; images of other cameras than the head's have no row. None
-                for images of the head's camera.
+        Images of other `cameras` than the head's have none: (B,) int64, 1-based; None for its own.
         """
         rows = rows_of(self.pids, pids)
         if self.camera is None or cameras is None:
@@ -86,29 +75,15 @@ class RemapHead(nn.Module):
         return rows.where(cameras == self.camera, -1)
 
     def forward(self, features: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits.
-
-        Args:
-            features: (B, dim).
-            rows: (B,) int64 true rows, for the margin; -1 for none.
-
-        Returns:
-            (B, rows) logits, scaled, with margin if `rows` are given.
-        """
+        """(B, rows) logits of (B, dim) features; (B,) true `rows`, -1 for none, get the margin."""
         if self.classifier == "linear":
             return self.scale * F.linear(features, self.weight, self.bias)
-        cosine = self._cosine(features)
+        with torch.autocast(features.device.type, enabled=False):  # the scale is large
+            cosine = F.linear(F.normalize(features.to(self.weight.dtype)), F.normalize(self.weight))
         if rows is None:
             return self.scale * cosine
         true = rows[:, None] == torch.arange(len(self.pids), device=rows.device)
         return self.scale * self._margin(cosine, true)
-
-    def _cosine(self, features: Tensor) -> Tensor:
-        """(B, rows), at single precision at least, because the scale is large."""
-        if not torch.is_autocast_enabled(features.device.type):
-            return F.linear(F.normalize(features), F.normalize(self.weight))
-        with torch.autocast(features.device.type, enabled=False):
-            return F.linear(F.normalize(features.float()), F.normalize(self.weight))
 
     def _margin(self, c: Tensor, true: Tensor) -> Tensor:
         m = self.margin
@@ -124,22 +99,15 @@ class RemapHead(nn.Module):
         return torch.where(true, positive, negative)
 
     @torch.no_grad()
-    def take(self, weight: Tensor, labels: LabelMap, bias: Tensor | None = None) -> LabelMap:
-        """Copy the rows of the identities that `labels` shares with this head.
+    def take(self, weight: Tensor, labels: LabelMap, bias: Tensor | None = None) -> None:
+        """Copy the rows of the identities that this head shares with another.
 
-        Args:
-            weight: (len(labels), dim) rows of another head.
-            labels: the identities of these rows.
-            bias: (len(labels),) of the other head, if it has one; taken if this one has too.
-
-        Returns:
-            The identities of this head that `labels` does not have; their rows stay.
+        `weight` (N, dim) and `bias` (N,) are of the other head, `labels` its N identities.
         """
         if weight.shape != (len(labels), self.dim):
             raise HeadMismatch(
                 f"the starting head is {tuple(weight.shape)}, but its label map names "
-                f"{len(labels)} identities and the features are {self.dim} wide. Start with "
-                "the model and label map that the weights were made with."
+                f"{len(labels)} identities and the features are {self.dim} wide."
             )
         rows = labels.rows(self.pids.cpu())
         known = (rows >= 0).to(self.weight.device)
@@ -147,16 +115,13 @@ class RemapHead(nn.Module):
         self.weight[known] = weight.to(self.weight)[theirs]
         if self.bias is not None and bias is not None:
             self.bias[known] = bias.to(self.bias)[theirs]
-        return self.labels - labels
 
     @torch.no_grad()
     def start_rows(self, pids: Tensor, directions: Tensor) -> None:
-        """Set rows from features: weight imprinting (Qi et al. 2018).
+        """Set the rows of (N,) pids from (N, dim) mean features: imprinting (Qi et al. 2018).
 
-        Args:
-            pids: (N,) identities of the rows.
-            directions: (N, dim) mean features; only their direction counts. Rows get the mean
-                length of the other rows, so that a linear head does not prefer either.
+        Only directions count. Rows get the mean length of the other rows, so that a linear head
+        does not prefer either.
         """
         rows = self.rows(pids.to(self.pids.device))
         others = torch.ones_like(self.pids, dtype=torch.bool)

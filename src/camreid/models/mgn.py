@@ -2,14 +2,14 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from camreid.errors import InputError
 from camreid.labels import Identities
-from camreid.models.backbone import Backbone, BackboneOptions, GeM, Pool
+from camreid.models.backbone import Backbone, BackboneOptions, GeM
 from camreid.models.baseline import bn_neck
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
@@ -19,31 +19,20 @@ from camreid.models.pixels import PixelNorm, Pixels
 # the order of the parts in the feature: whole maps first
 PARTS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
 # a metric loss takes the stripes of a branch as one
-JOINED = {
-    "b1": ("b1",),
-    "b2": ("b2",),
-    "b3": ("b3",),
-    "b22": ("b21", "b22"),
-    "b33": ("b31", "b32", "b33"),
-}
+JOINED = {"b1": PARTS[:1], "b2": PARTS[1:2], "b3": PARTS[2:3], "b22": PARTS[3:5], "b33": PARTS[5:]}
 
 
 @dataclass(frozen=True, kw_only=True)
-class MGNOptions(BackboneOptions):
-    """Options of `MGN`, besides those of the backbone.
+class MGNOptions:
+    """Options of `MGN`: those of `BackboneOptions` and `RemapHead`, and its own."""
 
-    Attributes:
-        backbone: a timm ResNet of bottlenecks.
-        dim: width of each part.
-        extra_norm: batch norm and ReLU between reduction and neck, as FastReID v0.1.1 had.
-        classifier: see `RemapHead`, as `scale` and `margin`.
-    """
-
-    backbone: str
-    last_stride: int | None = 1
-    pool: Pool = "gem_learned"
-    dim: int = 256
-    extra_norm: bool = False
+    backbone: str  # a timm ResNet of bottlenecks
+    pretrained: bool = False
+    weights: str | None = None
+    ibn: bool = False
+    stem_padding: Literal[1, 0] = 1
+    dim: int = 256  # of each part
+    extra_norm: bool = False  # and ReLU between reduction and neck, as FastReID v0.1.1
     classifier: Classifier = "circle"
     scale: float = 64.0
     margin: float = 0.35
@@ -53,15 +42,10 @@ class MGN(ReIDNetwork):
     """A ResNet up to the first block of stage 3, then three copies of the rest.
 
     Branch 1 takes the whole map, branch 2 the whole and two stripes, branch 3 the whole and three.
-    Each of the eight parts is pooled, reduced by a 1 x 1 convolution and batch-normalised,
-    and has a head; all heads are over one label map. The feature is the eight parts one after the
-    other, in the order of `PARTS`.
+    Each of the eight parts is pooled, reduced by a 1 x 1 convolution and batch-normalised, and has
+    a head; all heads are over one label map. The feature is the parts in the order of `PARTS`.
 
-    Args:
-        labels: the identities, in row order.
-        image_size: (H, W) in pixels; the map of H / 16 rows must have three stripes.
-        pixels: see `PixelNorm`.
-        options: see `MGNOptions`.
+    Options: see `MGNOptions`. The map of H / 16 rows must have three stripes.
     """
 
     def __init__(
@@ -72,22 +56,22 @@ class MGN(ReIDNetwork):
         **options: Any,
     ) -> None:
         super().__init__()
-        own = build_options(MGNOptions, "model.network", options)
+        own = build_options(MGNOptions, "network", options)
         stripes = [len(torch.arange(-(-image_size[0] // 16)).chunk(n)) for n in (2, 3)]
         if stripes != [2, 3]:
             raise InputError(
                 f"image_size={list(image_size)}: MGN needs three stripes of the map.",
                 image_size=[384, 128],
             )
-        whole = Backbone(own.backbone, image_size, own)
+        given = {k: getattr(own, k) for k in ("pretrained", "weights", "ibn", "stem_padding")}
+        whole = Backbone(own.backbone, image_size, BackboneOptions(last_stride=1, **given))
         self.pixel_norm = PixelNorm(pixels, whole.mean, whole.std)
         trunk = whole.trunk
         stem = (trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool)
         self.trunk = nn.Sequential(*stem, trunk.layer1, trunk.layer2, trunk.layer3[0])
         rest = nn.Sequential(nn.Sequential(*trunk.layer3[1:]), trunk.layer4)
         self.branches = nn.ModuleDict({name: copy.deepcopy(rest) for name in ("b1", "b2", "b3")})
-        power, learned = 1.0 if own.pool == "avg" else 3.0, own.pool == "gem_learned"
-        self.pools = nn.ModuleDict({part: GeM(power, learned) for part in PARTS})
+        self.pools = nn.ModuleDict({part: GeM(learned=True) for part in PARTS})
         self.reductions = nn.ModuleDict(
             {part: nn.Conv2d(whole.dim, own.dim, 1, bias=False) for part in PARTS}
         )
@@ -97,8 +81,8 @@ class MGN(ReIDNetwork):
         how = (own.dim, labels, own.classifier, own.scale, own.margin)
         self.heads = nn.ModuleDict({part: RemapHead(*how) for part in PARTS})
         self.widths = dict.fromkeys(PARTS, own.dim)
-        for part in PARTS:
-            nn.init.kaiming_normal_(self.get_parameter(f"reductions.{part}.weight"), mode="fan_out")
+        for reduction in self.reductions.parameters():
+            nn.init.kaiming_normal_(reduction, mode="fan_out")
 
     def forward(
         self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
@@ -120,9 +104,7 @@ class MGN(ReIDNetwork):
     def _reduced(self, part: str, features: Tensor) -> Tensor:
         pooled = self.pools[part](features)[:, :, None, None]
         reduced: Tensor = self.reductions[part](pooled).flatten(1)
-        if part in self.norms:
-            reduced = self.norms[part](reduced).relu()
-        return reduced
+        return self.norms[part](reduced).relu() if part in self.norms else reduced
 
     def parts(self, features: Tensor) -> dict[str, Tensor]:
         """The slice of each head."""

@@ -1,8 +1,8 @@
 """Images to features to logits: what every architecture has in common."""
 
-import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camreid.errors import InputError, require_choice
 from camreid.labels import HeadLabels, LabelMap
 from camreid.models.head import RemapHead
-from camreid.models.pixels import Pixels
+from camreid.models.pixels import PixelNorm, Pixels
 
 Side = Literal["after", "before"]
 Rows = Tensor | Mapping[str, Tensor] | None
@@ -72,7 +72,9 @@ class FeatureOptions:
 
 
 class ReIDNetwork(nn.Module):
-    """Base of all architectures.
+    """Base of all architectures: `Network(labels, image_size, pixels, **options)`.
+
+    The images have `image_size` (H, W) and are `raw`, or `imagenet` where they are normalised.
 
     Attributes:
         heads: `RemapHead`s by name: all over one label map, or one per camera, each over its own.
@@ -91,8 +93,7 @@ class ReIDNetwork(nn.Module):
 
         Args:
             images: (B, 3, H, W) as declared by `pixels`: raw uint8 or float in 0..255 by default.
-            rows: (B,) true rows, one tensor or one of each head, for classifiers with a margin; -1
-                for none.
+            rows: (B,) true rows, -1 for none, of all heads or each, for classifiers with a margin.
             cameras: (B,) int64, 1-based; None for unknown ones.
         """
         raise NotImplementedError
@@ -109,6 +110,14 @@ class ReIDNetwork(nn.Module):
     def remap_heads(self) -> dict[str, RemapHead]:
         """The heads by name."""
         return {name: head for name, head in self.heads.items() if isinstance(head, RemapHead)}
+
+    def forward_raw(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
+        """`forward` of raw pixels, also of a network that was trained on normalised ones."""
+        for part in self.modules():
+            if isinstance(part, PixelNorm) and part.pixels == "imagenet":
+                images = part.normalize(images)
+        output: ReIDOutput = self(images, cameras=cameras)
+        return output
 
     @property
     def camera_labels(self) -> dict[int, LabelMap]:
@@ -127,6 +136,18 @@ class ReIDNetwork(nn.Module):
         return {name: head.rows(pids, cameras) for name, head in self.remap_heads().items()}
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards each part has its earlier mode again."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def build_network(
     config: Mapping[str, Any], labels: HeadLabels, image_size: tuple[int, int], pixels: Pixels
 ) -> ReIDNetwork:
@@ -137,7 +158,7 @@ def build_network(
         network = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"_target_={target} can't be imported: {error}.") from error
-    if not (inspect.isclass(network) and issubclass(network, ReIDNetwork)):
+    if not (isinstance(network, type) and issubclass(network, ReIDNetwork)):
         raise InputError(
             f"_target_={target} is no camreid.models.ReIDNetwork.", _target_=NETWORKS[0]
         )
@@ -146,8 +167,4 @@ def build_network(
             "a model with camera_heads=true takes a label map for each camera, such as "
             "split.camera_labels, and any other model one label map."
         )
-    try:
-        inspect.signature(network).bind(labels, image_size, pixels=pixels, **options)
-    except TypeError as error:
-        raise InputError(f"model.network does not fit {target}: {error}.") from error
     return network(labels, image_size, pixels=pixels, **options)

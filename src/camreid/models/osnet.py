@@ -22,10 +22,9 @@ _PLACES: dict[Norm, tuple[tuple[Instance, Instance], ...]] = {
 
 
 class OSNet(nn.Module):
-    """Normalised RGB images (B, 3, H, W) to features (B, 512), state dict as torchreid's.
+    """Normalised RGB images (B, 3, H, W) to features (B, 512).
 
-    The state dict has the names, shapes and order of torchreid's `osnet_x1_0`, `osnet_ibn_x1_0`
-    and `osnet_ain_x1_0` without their `classifier.`; the smaller widths follow the same names.
+    The state dict has the names, shapes and order of torchreid's, without `classifier.`.
 
     Args:
         width: factor on the channels 64, 256, 384, 512: 1, 0.75, 0.5 or 0.25.
@@ -40,22 +39,18 @@ class OSNet(nn.Module):
         super().__init__()
         self.head_hidden_size = _FEATURES
         channels = [int(width * count) for count in _CHANNELS]
-        apart = norm == "ain"
-        stages = [
-            (OSBlock(inputs, outputs, first, apart), OSBlock(outputs, outputs, second, apart))
-            for inputs, outputs, (first, second) in zip(
-                channels[:-1], channels[1:], _PLACES[norm], strict=True
-            )
-        ]
-        pool2, pool3 = (nn.Sequential(_conv(c, c), nn.AvgPool2d(2)) for c in channels[1:3])
-        self.conv1 = _conv(3, channels[0], 7, "batch" if norm == "bn" else "instance")
+        self.conv1 = _conv(3, channels[0], 7, nn.BatchNorm2d if norm == "bn" else nn.InstanceNorm2d)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        # torchreid has the transitions outside the stages in AIN, inside elsewhere
-        self.conv2 = nn.Sequential(*stages[0], *(() if apart else (pool2,)))
-        self.pool2 = pool2 if apart else nn.Sequential()
-        self.conv3 = nn.Sequential(*stages[1], *(() if apart else (pool3,)))
-        self.pool3 = pool3 if apart else nn.Sequential()
-        self.conv4 = nn.Sequential(*stages[2])
+        apart = norm == "ain"
+        for n, (first, second) in enumerate(_PLACES[norm]):
+            inputs, outputs = channels[n : n + 2]
+            stage = nn.Sequential(
+                OSBlock(inputs, outputs, first, apart), OSBlock(outputs, outputs, second, apart)
+            )
+            self.add_module(f"conv{n + 2}", stage)
+            if n < 2:  # torchreid has the transitions outside the stages in AIN, inside elsewhere
+                pool = nn.Sequential(_conv(outputs, outputs), nn.AvgPool2d(2))
+                (self if apart else stage).add_module(f"pool{n + 2}" if apart else "2", pool)
         self.conv5 = _conv(channels[3], channels[3])
         self.fc = nn.Sequential(
             nn.Linear(channels[3], _FEATURES), nn.BatchNorm1d(_FEATURES), nn.ReLU(inplace=True)
@@ -72,11 +67,10 @@ class OSNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The map (B, 512 * width, H/16, W/16), before pooling."""
-        x = self.maxpool(self.conv1(images))  # H/4
-        x = self.pool2(self.conv2(x))  # H/8
-        x = self.pool3(self.conv3(x))  # H/16
-        features: Tensor = self.conv5(self.conv4(x))
-        return features
+        *parts, _ = self.children()  # without fc
+        for part in parts:
+            images = part(images)
+        return images
 
     def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
         """(B, 512) of such maps; there are no logits."""
@@ -87,12 +81,8 @@ class OSNet(nn.Module):
 class OSBlock(nn.Module):
     """Residual bottleneck whose streams see 3x3, 5x5, 7x7 and 9x9, mixed by one shared gate.
 
-    Args:
-        inputs: channels of its input.
-        outputs: channels of its output; the streams have a quarter.
-        instance: instance norm `inside` the residual branch, in place of its last batch norm, or
-            `after` the sum.
-        searched: whether the streams have the names of OSNet-AIN.
+    Instance norm is `inside` the residual branch, in place of its last batch norm, or `after` the
+    sum; `searched` streams have the names of OSNet-AIN.
     """
 
     def __init__(self, inputs: int, outputs: int, instance: Instance, searched: bool) -> None:
@@ -108,7 +98,7 @@ class OSBlock(nn.Module):
             self.conv2a = streams[0][0]
             self.conv2b, self.conv2c, self.conv2d = streams[1:]
         self.gate = SEModule(middle, rd_channels=middle // 16)
-        last: Literal["batch", "none"] = "none" if instance == "inside" else "batch"
+        last = nn.Identity if instance == "inside" else nn.BatchNorm2d
         self.conv3 = _conv(middle, outputs, norm=last, relu=False)
         same = inputs == outputs
         self.downsample = nn.Identity() if same else _conv(inputs, outputs, relu=False)
@@ -120,8 +110,7 @@ class OSBlock(nn.Module):
         """(B, outputs, h, w) of (B, inputs, h, w)."""
         plain = () if self.searched else (self.conv2a, self.conv2b, self.conv2c, self.conv2d)
         narrow = self.conv1(x)
-        mixed = sum(self.gate(stream(narrow)) for stream in plain or self.conv2)
-        residual = self.conv3(mixed)
+        residual = self.conv3(sum(self.gate(stream(narrow)) for stream in plain or self.conv2))
         if self.instance == "inside":
             residual = self.IN(residual)
         total = residual + self.downsample(x)
@@ -134,29 +123,21 @@ def _conv(
     inputs: int,
     outputs: int,
     size: int = 1,
-    norm: Literal["batch", "instance", "none"] = "batch",
+    norm: type[nn.Module] = nn.BatchNorm2d,
     relu: bool = True,
 ) -> nn.Sequential:
     """Convolution, norm and ReLU; the 7x7 of the stem halves the map."""
-    stride = 2 if size > 1 else 1
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
-    if norm == "batch":
-        layers["bn"] = nn.BatchNorm2d(outputs)
-    elif norm == "instance":
-        layers["bn"] = nn.InstanceNorm2d(outputs, affine=True)
-    if relu:
-        layers["relu"] = nn.ReLU(inplace=True)
-    return nn.Sequential(layers)
+    conv = nn.Conv2d(inputs, outputs, size, 2 if size > 1 else 1, size // 2, bias=False)
+    layers = {"conv": conv, "bn": norm(outputs, affine=True)}
+    return nn.Sequential(OrderedDict({**layers, "relu": nn.ReLU(inplace=True)} if relu else layers))
 
 
 def _lite(channels: int) -> nn.Sequential:
     """Lite 3x3: pointwise then depthwise, the reverse of MobileNet, with one norm and ReLU."""
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(channels, channels, 1, bias=False),
-            conv2=nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-            bn=nn.BatchNorm2d(channels),
-            relu=nn.ReLU(inplace=True),
-        )
-    )
+    layers = {
+        "conv1": nn.Conv2d(channels, channels, 1, bias=False),
+        "conv2": nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+        "bn": nn.BatchNorm2d(channels),
+        "relu": nn.ReLU(inplace=True),
+    }
+    return nn.Sequential(OrderedDict(layers))

@@ -15,11 +15,7 @@ class PixelNorm(nn.Module):
 
     uint8 batches need no check of their values. Others are checked every time on the CPU; on a
     GPU, where reading a value waits for the device, the first ten of each mode and every 100th.
-
-    Args:
-        pixels: `raw` for uint8 or float in 0..255; `imagenet` for normalised images.
-        mean: (3,) in raw units.
-        std: (3,) in raw units.
+    The (3,) `mean` and `std` are in raw units.
     """
 
     mean: Tensor
@@ -62,12 +58,7 @@ class PixelNorm(nn.Module):
 
 
 def check_raw(images: Tensor, otherwise: str = "") -> None:
-    """Refuse pixels outside 0..255, and float pixels in 0..1.
-
-    Args:
-        images: of any shape, not empty.
-        otherwise: an alternative, for the message.
-    """
+    """Refuse pixels outside 0..255, and float pixels in 0..1; `otherwise` ends the message."""
     if images.dtype == torch.uint8:
         return
     low, high = (value.item() for value in images.aminmax())

@@ -8,9 +8,6 @@ class IBN(nn.Module):
     """Instance norm for the first half of the channels, batch norm for the others: IBN-a.
 
     Pan et al. 2018. The instance norm keeps no running statistics.
-
-    Args:
-        channels: of the input, even.
     """
 
     def __init__(self, channels: int) -> None:
@@ -31,9 +28,6 @@ class NonLocal(nn.Module):
     z = x + BN(W y), y_i = theta_i * mean_j(phi_j g_j): the pairwise products are averaged over the
     positions, without a softmax, so y needs no (N, N) matrix. The batch norm starts at 0, which
     makes the new block an identity.
-
-    Args:
-        channels: of the input.
     """
 
     def __init__(self, channels: int) -> None:

@@ -22,24 +22,11 @@ _HEADS = ("fc.", "classifier.", "head.", "heads.")
 def read_state(path: str | Path, option: str = "path") -> State:
     """The tensors of a file by name, bare or under `model` or `state_dict`, without `module.`.
 
-    Args:
-        path: a file of torch.save.
-        option: the argument, for messages.
-
-    Raises:
-        InputError: no such file, a broken one, or one with pickled code, which is not run.
+    `option` is the argument, for messages. A file with pickled code is refused, not run.
     """
     if not Path(path).is_file():
         raise InputError(f"no file at {option}={path}.", **{option: "FILE"})
-    scalar: Any = np.float64(0).__reduce__()[0]
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
-    kinds: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype]
-    kinds += [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "efd?"]
-    try:
-        with torch.serialization.safe_globals(kinds):  # torchreid keeps rank1 as a NumPy scalar
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{option}={path}: {unreadable(path, error)}") from error
+    content = read_content(path)
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -52,6 +39,19 @@ def read_state(path: str | Path, option: str = "path") -> State:
     return tensors
 
 
+def read_content(path: str | Path) -> Any:
+    """The content of a file of torch.save, on the CPU; InputError for one with pickled code."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+    kinds: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype]
+    kinds += [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "efd?"]
+    try:
+        with torch.serialization.safe_globals(kinds):  # torchreid keeps rank1 as a NumPy scalar
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path}: {_unreadable(path, error)}") from error
+
+
 def is_dense(value: Tensor) -> bool:
     """Whether a tensor holds all of its values, so that it is no larger than its file."""
     if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
@@ -59,7 +59,7 @@ def is_dense(value: Tensor) -> bool:
     return value.nbytes <= value.untyped_storage().nbytes()
 
 
-def unreadable(path: str | Path, error: Exception) -> str:
+def _unreadable(path: str | Path, error: Exception) -> str:
     """Why a file could not be read, and what to do."""
     if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error).upper():
         name = str(error).partition("GLOBAL ")[2].split(" ")[0]
@@ -76,21 +76,13 @@ def unreadable(path: str | Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class TrunkFit:
-    """The names of a file's tensors that are a trunk's, and the rest.
+    """The names of a file's tensors that are a trunk's, and the rest."""
 
-    Attributes:
-        names: the file's name by the trunk's name.
-        heads: the file's names of a classifier.
-        left_over: the file's names beside the trunk's that the trunk does not have.
-        outside: the file's other names, such as those of a second encoder.
-        missing: the trunk's names that the file lacks.
-    """
-
-    names: dict[str, str]
-    heads: tuple[str, ...]
-    left_over: tuple[str, ...]
-    outside: tuple[str, ...]
-    missing: tuple[str, ...]
+    names: dict[str, str]  # the file's name by the trunk's name
+    heads: tuple[str, ...]  # of a classifier in the file
+    left_over: tuple[str, ...]  # beside the trunk's in the file, without a place in the trunk
+    outside: tuple[str, ...]  # the file's others, such as those of a second encoder
+    missing: tuple[str, ...]  # the trunk's that the file lacks
 
 
 def fit_trunk(state: Mapping[str, Tensor], trunk: nn.Module) -> TrunkFit:
@@ -142,11 +134,7 @@ def _behind_blocks(expected: Iterable[str]) -> dict[str, str]:
 
 
 def load_trunk(trunk: nn.Module, path: str) -> None:
-    """Load a file of backbone weights; a classifier and a second encoder in it are left out.
-
-    Raises:
-        InputError: no such file, no state dict, or other keys or shapes.
-    """
+    """Load a file of backbone weights; a classifier and a second encoder in it are left out."""
     state = read_state(path, "weights")
     fit = fit_trunk(state, trunk)
     if fit.missing or fit.left_over:

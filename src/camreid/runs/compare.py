@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 
 from camreid.errors import InputError, NoValidQuery
 from camreid.evaluation import Difference, Images, RankingResult, compare
-from camreid.runs.folder import RunFolder, plain
-from camreid.runs.results import SCORES, head_check_table, score_table
+from camreid.runs.folder import RunFolder
+from camreid.runs.metrics import SCORES, head_check_table, points, score_table
+from camreid.runs.record import plain
 from camreid.runs.table import Table, interval
 
 ALPHA = 0.05
@@ -60,9 +61,8 @@ class Pair:
             return f"{self.first} and {self.second} are not comparable: {self.reason}"
         found = self.differences["mAP"]
         ends = interval(found.low, found.high)
-        text = f"inconclusive, as {self.doubt}: {self.first} minus {self.second} is"
-        if self.better:
-            text = f"{self.first} is better than {self.second} by"
+        start = f"inconclusive, as {self.doubt}: {self.first} minus {self.second} is"
+        text = f"{self.first} is better than {self.second} by" if self.better else start
         text += f" {100 * found.value:.1f} points mAP ({ends and f'95 % interval {ends}, '}"
         text += f"p = {found.p:.2g}) on {self.queries} queries of {self.identities} identities"
         if self.leaked:
@@ -83,10 +83,9 @@ class Comparison:
     def options(self) -> dict[str, list[str]]:
         """The options in which the runs differ, with the value of each run."""
         found = [_flat(run.config) for run in self.runs]
-        keys = dict.fromkeys(key for options in found for key in options)
-        rows = {key: [str(options.get(key, "(not set)")) for options in found] for key in keys}
-        same = ("run_dir", "save_dir")
-        return {k: v for k, v in rows.items() if len(set(v)) > 1 and k.split(".")[-1] not in same}
+        keys = dict.fromkeys(chain(*found))
+        rows = {key: [options.get(key, "(not set)") for options in found] for key in keys}
+        return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
     def tables(self) -> list[Table]:
         """Options, head checks, scores and paired differences; none is empty."""
@@ -103,12 +102,6 @@ class Comparison:
         ]
         return [table for table in tables if table.rows]
 
-    def to_markdown(self) -> str:
-        """Verdicts and tables as a page."""
-        tables = [f"## {table.to_markdown()}" for table in self.tables()]
-        verdicts = [pair.verdict for pair in self.pairs]
-        return "\n\n".join(["# camreid-compare", *verdicts, *tables]) + "\n"
-
     def to_json(self) -> dict[str, Any]:
         """Nested plain values; shares are in 0..1."""
         pairs = [{"verdict": p.verdict, "better": p.better, **asdict(p)} for p in self.pairs]
@@ -116,11 +109,7 @@ class Comparison:
 
 
 def compare_runs(paths: Sequence[str | Path]) -> Comparison:
-    """Compare each two run folders.
-
-    Raises:
-        InputError: fewer than two folders, one twice, or one without the numbers of a test.
-    """
+    """Compare each two of several run folders; InputError for one that is not tested."""
     if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
         raise InputError(f"runs={[str(path) for path in paths]}: expected two or more run folders.")
     runs = [RunFolder.existing(path) for path in paths]
@@ -181,17 +170,18 @@ def _rows(images: Images) -> dict[tuple[str, int, int], int]:
     return {image: row for row, image in enumerate(labels)}
 
 
-def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Options by dotted key."""
-    found: dict[str, Any] = {}
+def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Options by dotted key, without the folders that a run writes to."""
+    found: dict[str, str] = {}
     for key, value in config.items():
-        nested = isinstance(value, Mapping)
-        found |= _flat(value, f"{above}{key}.") if nested else {f"{above}{key}": value}
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{key}.")
+        elif key not in ("run_dir", "save_dir", "dirpath"):
+            found[f"{above}{key}"] = str(value)
     return found
 
 
 def _row(pair: Pair) -> list[str]:
-    scores = [pair.differences[key] for key in SCORES]
-    cells = (f"{100 * d.value:+.1f}\n{interval(d.low, d.high)}".rstrip() for d in scores)
-    name, p = f"{pair.first} - {pair.second}", pair.differences["mAP"].p
-    return [name, str(pair.queries), *cells, f"{p:.2g}"]
+    cells = [points(pair.differences[score]) for score in SCORES]
+    p = f"{pair.differences['mAP'].p:.2g}"
+    return [f"{pair.first} - {pair.second}", str(pair.queries), *cells, p]

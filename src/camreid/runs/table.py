@@ -1,9 +1,8 @@
-"""One table for the terminal, HTML and Markdown, and how numbers are written in it."""
+"""The table of terminal and report, and how numbers are written in it."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
@@ -11,12 +10,7 @@ from rich.table import Table as RichTable
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of text with notes below; a console of rich prints it as it is.
-
-    >>> table = Table("mAP", ("model", "mAP"), [("a<b", "50.0 %")], ["one run"])
-    >>> "a&lt;b" in table.to_html(), table.to_markdown().splitlines()[2]
-    (True, '| model | mAP |')
-    """
+    """A titled table of text with notes; rich prints it, and `page.html.j2` has its HTML."""
 
     title: str
     columns: Sequence[str]
@@ -41,33 +35,14 @@ class Table:
         """Print on the terminal."""
         Console(markup=False).print(self)
 
-    def to_html(self) -> str:
-        """As an HTML figure; all text is escaped."""
-        head, *body = (
-            "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
-            for tag, row in [("th", self.columns), *(("td", row) for row in self.rows)]
-        )
-        notes = "".join(f"<p class=note>{escape(note)}</p>" for note in self.notes)
-        return (
-            f"<figure><figcaption>{escape(self.title)}</figcaption><div class=scroll><table>"
-            f"<thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}"
-            f"</tbody></table></div>{notes}</figure>"
-        )
-
-    def to_markdown(self) -> str:
-        """As a Markdown table under its title."""
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        text = "\n".join(f"| {' | '.join(line)} |".replace("\n", "<br>") for line in lines)
-        return "\n\n".join([self.title, text, *self.notes])
-
 
 def percent(share: float | None) -> str:
     """A share as per cent with one digit.
 
-    >>> percent(0.1234), percent(None)
+    >>> percent(0.1234), percent(float("nan"))
     ('12.3 %', 'n/a')
     """
-    return "n/a" if share is None else f"{100 * share:.1f} %"
+    return "n/a" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def interval(low: float | None, high: float | None) -> str:

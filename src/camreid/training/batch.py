@@ -15,19 +15,12 @@ from camreid.labels import LabelMap
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and their labels.
+    """Images and their labels."""
 
-    Attributes:
-        images: (B, 3, H, W) uint8, or float as declared by `model.pixels`.
-        pids: (B,) int64 raw identities.
-        cameras: (B,) int64, 1-based; 0 where unknown.
-        index: (B,) int64 the image's number in its loader; None if the batch has none.
-    """
-
-    images: Tensor
-    pids: Tensor
-    cameras: Tensor
-    index: Tensor | None = None
+    images: Tensor  # (B, 3, H, W) uint8, or float as declared by `pixels`
+    pids: Tensor  # (B,) int64 raw identities
+    cameras: Tensor  # (B,) int64, 1-based; 0 where unknown
+    index: Tensor | None = None  # (B,) int64 the image's number in its loader
 
 
 def read_batch(
@@ -35,8 +28,8 @@ def read_batch(
 ) -> Batch:
     """Read a batch dict, camreid's (`pids`) or FastReID's (`targets`).
 
-    FastReID's training `targets` are positions in that run's sorted list and its `camids` are
-    0-based: identities and cameras come from the official file names in `img_paths`.
+    FastReID's training `targets` are positions in that run's sorted list: identities and cameras
+    come from the official file names in `img_paths`.
 
     Args:
         batch: has `images` and `pids`, or `targets`, `camids` and `img_paths`.
@@ -54,13 +47,13 @@ def read_batch(
     """
     if "images" not in batch:
         raise InputError(
-            f"a batch with the keys {', '.join(map(str, batch))} has no 'images'; expected a dict "
-            "of images, pids, camids, img_paths, index, or FastReID's images, targets, camids, "
-            "img_paths."
+            f"a batch with the keys {', '.join(map(str, batch))} has no 'images'; expected images, "
+            "pids, camids, img_paths, index, or FastReID's images, targets, camids, img_paths."
         )
     index, paths = batch.get("index"), batch.get("img_paths", ())
     if index is None and len(paths) == len(batch["images"]):
-        index = [_number(path) for path in paths]
+        digests = [hashlib.blake2b(str(path).encode(), digest_size=8).digest() for path in paths]
+        index = [int.from_bytes(digest) >> 1 for digest in digests]  # the same on every rank
     pids = _column(batch, _pids(batch, target_labels, training))
     index = None if index is None else _column(batch, index)
     return Batch(batch["images"], pids, read_cameras(batch), index)
@@ -75,12 +68,9 @@ def read_cameras(batch: Mapping[str, Any]) -> Tensor:
     tensor([3])
     """
     is_own = "pids" in batch and "camids" in batch
-    names = [] if is_own else _names(batch)
-    if names:
+    if not is_own and (names := _names(batch)):
         return _column(batch, [name.camera for name in names])
-    if "camids" in batch:
-        return _column(batch, batch["camids"]) + 1
-    return _column(batch, [0] * len(batch["images"]))
+    return _column(batch, batch.get("camids", [-1] * len(batch["images"]))) + 1
 
 
 def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> Any:
@@ -88,21 +78,21 @@ def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> 
         return batch["pids"]
     if training and "targets" in batch and labels is not None:
         targets = _column(batch, batch["targets"])
-        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(labels):
+        low, high = targets.min().item(), targets.max().item()
+        if not 0 <= low <= high < len(labels):
             raise InputError(
-                f"`targets` from {int(targets.min())} to {int(targets.max())} are not all rows of "
-                f"target_labels, which has {len(labels)} identities."
+                f"`targets` from {low} to {high} are not all rows of target_labels, which has "
+                f"{len(labels)} identities."
             )
         return _column(batch, labels.pids)[targets]
-    names = _names(batch)
-    if names:
+    if names := _names(batch):
         return [name.pid for name in names]
     if not training and "targets" in batch:
         return batch["targets"]
     raise InputError(
-        f"a batch with the keys {', '.join(batch)} has no identities: not all of its img_paths "
-        f"are named like {GRAMMAR}, and `targets` are positions in another run's list. Give "
-        "`pids`, official file names, or the label map of the targets (target_labels)."
+        f"a batch with the keys {', '.join(batch)} has no identities: its img_paths are not all "
+        f"named like {GRAMMAR}, and `targets` are positions in another run's list. Give `pids`, "
+        "official file names, or the label map of the targets (target_labels)."
     )
 
 
@@ -115,8 +105,3 @@ def _names(batch: Mapping[str, Any]) -> list[ImageRecord]:
 
 def _column(batch: Mapping[str, Any], values: Any) -> Tensor:
     return torch.as_tensor(values, dtype=torch.int64, device=batch["images"].device)
-
-
-def _number(path: str) -> int:
-    """63 bits of a path, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(str(path).encode(), digest_size=8).digest()) >> 1

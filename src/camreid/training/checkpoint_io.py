@@ -12,8 +12,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.models.weights import is_dense, unreadable
-from camreid.versions import versions
+from camreid.models.weights import is_dense, read_content
+from camreid.provenance import versions
 
 _TYPES: dict[str, type] = {
     "epoch": int,
@@ -35,10 +35,7 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     """The known keys of a checkpoint file as read with `weights_only=True`.
 
     Each value has its type and is plain: text, numbers, None, dense tensors, and lists, tuples and
-    mappings of plain values.
-
-    Raises:
-        InputError: names the file and the key.
+    mappings of plain values. Otherwise InputError names the file and the key.
     """
     known = {key: content[key] for key in _TYPES if key in content}
     for key, value in known.items():
@@ -123,7 +120,7 @@ def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any])
 
 
 class RunCheckpoints(TorchCheckpointIO):
-    """Reads and removes checkpoint files for the trainer of one run.
+    """Reads checkpoint files for the trainer of one run.
 
     The states in a file take the form of this run's. Paths in the states of `ModelCheckpoint` are
     replaced by files of the same name in this run's own folder, or by nothing.
@@ -135,17 +132,10 @@ class RunCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The known keys of a local file on the CPU; pickled code in it is not run.
-
-        Raises:
-            InputError: no file, or not a checkpoint of camreid.
-        """
+        """The known keys of a local file on the CPU; InputError if it is no camreid checkpoint."""
         if not Path(path).is_file():
             raise InputError(f"no checkpoint at {path}.")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise InputError(f"{path}: {unreadable(path, error)}") from error
+        content = read_content(path)
         known = check_content(path, content if isinstance(content, Mapping) else {})
         if self.trainer.state.fn == TrainerFn.FITTING:
             for key in ("optimizer_states", "lr_schedulers"):
@@ -168,15 +158,6 @@ class RunCheckpoints(TorchCheckpointIO):
         except ValueError as error:
             raise InputError(f"{path} does not fit this run: {error}.") from error
         return {**known, "pytorch-lightning_version": versions()["pytorch-lightning"]}
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Remove a file of this run; InputError outside the run's folders of checkpoints."""
-        callbacks = self.trainer.checkpoint_callbacks
-        given = [c.dirpath for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
-        own = Path(self.trainer.default_root_dir) / "checkpoints"
-        if Path(path).resolve().parent not in {Path(folder).resolve() for folder in (own, *given)}:
-            raise InputError(f"{path} is not removed: it is not a checkpoint of this run.")
-        super().remove_checkpoint(path)
 
 
 def _restored(callback: Callback, state: Any) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Distillation of several teachers into one student.
 
 The teachers see the student's images with the same augmentation: "consistent" teaching (Beyer et
-al. 2022). They are not part of the student's module, so its optimiser and checkpoints do not hold
-them.
+al. 2022). The student's optimiser and checkpoints do not hold them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from camreid.errors import InputError, require_number
 from camreid.losses.distillation import cosines, logit_loss, similarity_loss
-from camreid.models.evaluating import forward_raw
 from camreid.models.head import RemapHead
 from camreid.models.network import ReIDNetwork, ReIDOutput
 from camreid.models.pixels import PixelNorm
@@ -24,30 +22,17 @@ from camreid.training.module import ReIDModule
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Weights and temperatures of the distillation losses.
+    """Weights and temperatures of the distillation losses."""
 
-    Attributes:
-        similarity_weight: of `similarity_loss`, towards the mean of the teachers' cosines.
-        similarity_temperature: divides cosines; a small one emphasises similar images.
-        logit_weight: of `logit_loss`.
-        logit_temperature: divides logits; a large one emphasises unlikely identities.
-
-    Raises:
-        InputError: one of them is out of range, or all weights are 0.
-    """
-
-    similarity_weight: float
-    similarity_temperature: float
-    logit_weight: float
-    logit_temperature: float
+    similarity_weight: float  # of `similarity_loss`, towards the mean of the teachers' cosines
+    similarity_temperature: float  # divides cosines; a small one emphasises similar images
+    logit_weight: float  # of `logit_loss`
+    logit_temperature: float  # divides logits; a large one emphasises unlikely identities
 
     def __post_init__(self) -> None:
         for name in ("similarity", "logit"):
             require_number(f"{name}_weight", getattr(self, f"{name}_weight"), least=0)
-            temperature = f"{name}_temperature"
-            require_number(temperature, getattr(self, temperature), least=0)
-            if getattr(self, temperature) == 0:
-                raise InputError(f"{temperature}=0: expected a number above 0.", **{temperature: 1})
+            require_number(f"{name}_temperature", getattr(self, f"{name}_temperature"), least=1e-3)
         if not self.similarity_weight + self.logit_weight:
             raise InputError(
                 "similarity_weight=0 and logit_weight=0 leave no loss to distil by.", logit_weight=1
@@ -56,17 +41,11 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher network.
+    """A teacher network."""
 
-    Attributes:
-        network: in evaluation mode, without gradients.
-        image_size: (H, W) that it was trained on.
-        camera: that it was trained on, 1-based; None for several or an unknown one.
-    """
-
-    network: ReIDNetwork
-    image_size: tuple[int, int]
-    camera: int | None
+    network: ReIDNetwork  # in evaluation mode, without gradients
+    image_size: tuple[int, int]  # (H, W) that it was trained on
+    camera: int | None  # that it was trained on, 1-based; None for several or an unknown one
 
     @classmethod
     def of(cls, module: ReIDModule, camera: int | None) -> "Teacher":
@@ -80,20 +59,11 @@ class Teacher:
         if images.shape[2:] != self.image_size:
             images = F.interpolate(images.float(), self.image_size, mode="bicubic", antialias=True)
             images = images.clamp(0, 255)  # bicubic overshoots at edges
-        return forward_raw(self.network, images, cameras)
+        return self.network.forward_raw(images, cameras)
 
 
 class Distillation:
-    """The losses of a student with teachers, as `ReIDModule.extra_losses` takes them.
-
-    Args:
-        teachers: at least one.
-        student: the network of the module in training; its rows must be final.
-        config: weights and temperatures.
-
-    Raises:
-        InputError: no teachers, or none shares two identities with the student.
-    """
+    """The losses of a student with final rows; InputError if no teacher shares two of them."""
 
     def __init__(
         self, teachers: Sequence[Teacher], student: ReIDNetwork, config: DistillConfig
@@ -101,8 +71,6 @@ class Distillation:
         self.teachers, self.student, self.config = tuple(teachers), student, config
         heads = student.remap_heads() if config.logit_weight else {}
         self.shared = [_shared_rows(teacher, heads) for teacher in self.teachers]
-        if not self.teachers:
-            raise InputError("no teachers were given; a student needs at least one.")
         if config.logit_weight and not any(self.shared):
             raise InputError(
                 "no teacher has a head with two of the student's identities, so there are no "
@@ -123,9 +91,8 @@ class Distillation:
         logits = {name: head(parts[name]) for name, head in heads.items()}
         similarities, divergences = [], [0.0 * own[:0].sum(1) for own in logits.values()]
         for teacher, shared in zip(self.teachers, self.shared, strict=True):
-            everywhere = torch.ones_like(cameras, dtype=torch.bool)
-            own = everywhere if teacher.camera is None else cameras == teacher.camera
-            shown = everywhere if config.similarity_weight else own
+            own = cameras == (cameras if teacher.camera is None else teacher.camera)
+            shown = own | (config.similarity_weight > 0)
             if not shown.any():
                 continue
             theirs = teacher(images[shown], cameras[shown])
@@ -147,10 +114,10 @@ class Distillation:
 
     def _raw(self, images: Tensor) -> Tensor:
         """The student's images as raw pixels, also those that `pixels=imagenet` declares."""
-        norm = next((part for part in self.student.modules() if isinstance(part, PixelNorm)), None)
-        if norm is None or norm.pixels == "raw":
-            return images
-        return (images * norm.std + norm.mean).clamp(0, 255)  # rounding leaves the range
+        for part in self.student.modules():
+            if isinstance(part, PixelNorm) and part.pixels == "imagenet":
+                images = (images * part.std + part.mean).clamp(0, 255)  # rounding leaves the range
+        return images
 
 
 def _shared_rows(

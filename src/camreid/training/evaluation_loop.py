@@ -21,14 +21,7 @@ from camreid.training.batch import Batch, read_batch
 
 
 class RetrievalModule(pl.LightningModule):
-    """The evaluation hooks of a module that has a network.
-
-    Attributes:
-        feature_options: what is compared in validation and test.
-        rank_options: how the test is ranked.
-        test_features: of the last test, cameras 1-based.
-        test_result: the numbers of the last test.
-    """
+    """The evaluation hooks of a module that has a network."""
 
     model: ReIDNetwork
     provenance: Provenance  # of the weights, in this run and before it
@@ -38,9 +31,8 @@ class RetrievalModule(pl.LightningModule):
         self.val_metric = RetrievalMetric(protocol="auto")
         self.test_metric, self.test_accuracy = RetrievalMetric(), IdentityAccuracy()
         self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
-        self.test_features: FeatureTable | None = None
+        self.test_features: FeatureTable | None = None  # of the last test
         self.test_result: EvaluationResult | None = None
-        self._val_every: int | None = None
 
     def on_train_start(self) -> None:
         """Keep the interval of validations."""
@@ -60,7 +52,7 @@ class RetrievalModule(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """Rank 0's running statistics for all, so that all ranks evaluate what will be saved."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if self.trainer.world_size > 1:
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
@@ -84,7 +76,7 @@ class RetrievalModule(pl.LightningModule):
             self.log(f"val/{name}", value.to(self.device), prog_bar=name == "mAP", sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
-        """Reset the metrics."""
+        """Forget an earlier test."""
         self.test_metric.reset()
         self.test_accuracy.reset()
 
@@ -92,10 +84,9 @@ class RetrievalModule(pl.LightningModule):
         """Collect features and predictions of the query (loader 0) and the gallery (loader 1)."""
         role: Role = "query" if dataloader_idx == 0 else "gallery"
         read = read_batch(batch, training=False)
-        network = partial(self.model, cameras=read.cameras)
+        network, index = partial(self.model, cameras=read.cameras), self._index(read, batch_idx)
         output: ReIDOutput = network(read.images)
         features = self.feature_options(network, read.images, output)
-        index = self._index(read, batch_idx)
         self.test_metric.update(features, read.pids, read.cameras, index, role)
         self.test_accuracy.update(*self._predict(read, output), index, role)
 
@@ -112,8 +103,7 @@ class RetrievalModule(pl.LightningModule):
         numbers = index.tolist()
         if max(numbers, default=0) >= len(self._val_records):
             return None
-        sequences = sequences_of(self._val_records[i] for i in numbers)
-        return None if sequences is None else sequences.to(index.device)
+        return sequences_of(self._val_records[i] for i in numbers).to(index.device)
 
     @property
     def _datamodule(self) -> Any:

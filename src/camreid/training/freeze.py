@@ -15,19 +15,17 @@ from camreid.training.optim import RunLength, in_epochs
 class Freeze(pl.Callback):
     """Trains the new parts of a network before the rest.
 
-    Frozen batch norms use and keep their running statistics. Frozen gradients reach neither the
-    optimiser nor a clipping of gradients. In FastReID a name freezes every module that begins with
-    it; here names are exact.
+    Frozen batch norms use and keep their running statistics. Names are exact, where FastReID
+    freezes every module that begins with one.
 
     Args:
         modules: dotted names within the network, such as `backbone.trunk`, or `trunk` and
             `branches` of MGN.
-        length: in epochs, or a fraction of the run below 1, from the start of the run; a resumed
-            run keeps the length of its start.
+        length: in epochs from the start, or a fraction of the run below 1; a resumed run keeps it.
     """
 
     def __init__(self, modules: Sequence[str], length: float) -> None:
-        require_number("freeze.length", length, least=0)
+        require_number("length", length, least=0)
         self.modules, self.length = tuple(modules), length
         self._frozen: list[nn.Module] = []
         self._end = 0.0  # in optimisation steps
@@ -44,12 +42,9 @@ class Freeze(pl.Callback):
         """Find the modules; InputError suggests names."""
         found = dict(pl_module.model.named_modules())  # type: ignore[union-attr]
         for name in self.modules:
-            if not name or name not in found:
-                near = get_close_matches(name, found, n=3) or list(found)[1:4]
-                raise InputError(
-                    f"freeze.modules={name}: the network has no such module; similar names are "
-                    f"{', '.join(near)}."
-                )
+            if name not in found:
+                near = ", ".join(get_close_matches(name, found, n=3) or list(found)[1:4])
+                raise InputError(f"modules={name}: the network has no such part; try {near}.")
         self._frozen = [found[name] for name in self.modules]
         if trainer.ckpt_path is None:
             run = RunLength.of(trainer)

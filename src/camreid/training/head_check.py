@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 from camreid.errors import HeadMismatch, require_number
 from camreid.labels import LabelMap
 from camreid.models.head import RemapHead
-from camreid.runs.folder import HeadCheckRecord, RunFolder
-from camreid.runs.results import head_check_table
+from camreid.runs.folder import RunFolder
+from camreid.runs.metrics import HeadCheckRecord
 from camreid.training.batch import read_batch
 from camreid.training.module import ReIDModule
 
@@ -36,14 +36,7 @@ class HeadFit:
 def check_head(
     name: str, head: RemapHead, images: Images, new: Collection[int] | LabelMap = ()
 ) -> HeadFit:
-    """Measure the fit of one head.
-
-    Args:
-        name: the head's name.
-        head: the head.
-        images: number of train images by identity and camera.
-        new: identities whose row is not from the starting weights.
-    """
+    """The fit of one head; `new` are identities whose row is not from the starting weights."""
     counts: Counter[int] = Counter()
     for (pid, camera), count in images.items():
         if head.camera in (None, camera):
@@ -66,13 +59,9 @@ class HeadCheck(pl.Callback):
     """Checks every head before the first step, prints a table and writes `head_check.json`.
 
     The train identities are those of the data module's `split`, or of a dataset's `records`. Other
-    loaders, such as FastReID's, are checked on their first batch, without its coverage.
-
-    Args:
-        min_coverage: least share of the train identities with a row, 0..1, of `skip` and `drop`.
-
-    Raises:
-        HeadMismatch: with the counts and the overrides that would fix it.
+    loaders, such as FastReID's, are checked on their first batch, without its coverage. Raises
+    HeadMismatch with the counts and the overrides that would fix it. `min_coverage` is the least
+    share of the train identities with a row, 0..1, of `skip` and `drop`.
     """
 
     def __init__(self, min_coverage: float = 0.01) -> None:
@@ -82,10 +71,14 @@ class HeadCheck(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Check against the train identities of the data module or loader, if it has any."""
-        images = _train_images(trainer)
-        self._is_checked = bool(images)
-        if images:
-            self._check(trainer, pl_module, images, whole=True)
+        data = getattr(trainer, "datamodule", None)
+        records: Any = getattr(getattr(data, "split", None), "train", None)
+        if records is None:
+            trainer.fit_loop.setup_data()
+            records = getattr(getattr(trainer.train_dataloader, "dataset", None), "records", ())
+        self._is_checked = bool(records)
+        if records:
+            self._check(trainer, pl_module, Counter((r.pid, r.camera) for r in records), whole=True)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
@@ -101,12 +94,12 @@ class HeadCheck(pl.Callback):
         heads, new = module.model.remap_heads(), module.new_rows
         fits = [check_head(name, head, images, new[name]) for name, head in heads.items()]
         faults = [fault for fit in fits for fault in self._faults(module, fit, whole)]
-        record = HeadCheckRecord(module.config.unknown, [asdict(fit) for fit in fits], faults)
+        record = HeadCheckRecord(module.config.unknown, [asdict(fit) for fit in fits])
         if trainer.is_global_zero:
-            RunFolder(trainer.default_root_dir).write(record)
+            RunFolder(trainer.default_root_dir).write(replace(record, faults=faults))
             where = "" if whole else " of the first batch"
-            title = f"Head check{where} (unknown={record.unknown})"
-            head_check_table(title, {fit["head"]: fit for fit in record.heads}).show()
+            for table in record.tables(where):
+                table.show()
         if faults:
             raise HeadMismatch(" ".join([*faults, _remedy(module)]))
 
@@ -141,16 +134,6 @@ class HeadCheck(pl.Callback):
                 f"callbacks.head_check.min_coverage={self.min_coverage}."
             )
         return faults
-
-
-def _train_images(trainer: pl.Trainer) -> Images:
-    """Number of train images; empty without a data module or dataset."""
-    data = getattr(trainer, "datamodule", None)
-    records: Any = getattr(getattr(data, "split", None), "train", None)
-    if records is None:
-        trainer.fit_loop.setup_data()
-        records = getattr(getattr(trainer.train_dataloader, "dataset", None), "records", ())
-    return Counter((r.pid, r.camera) for r in records)
 
 
 def _remedy(module: ReIDModule) -> str:

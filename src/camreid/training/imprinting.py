@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camreid.models.evaluating import evaluating
-from camreid.models.network import ReIDNetwork
+from camreid.models.network import ReIDNetwork, evaluating
 from camreid.training.batch import read_batch
 
 

@@ -11,17 +11,16 @@ from torch import Tensor
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import HeadLabels, LabelMap
 from camreid.losses.identity import LossConfig, identity_loss_of_heads
-from camreid.losses.triplet import PairLoss, TripletLoss, within_cameras
+from camreid.losses.triplet import within_cameras
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
-from camreid.provenance import Provenance
+from camreid.provenance import Provenance, versions
 from camreid.training.batch import Batch, read_batch, read_cameras
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
-from camreid.versions import versions
 
 # weight and value of each loss, by name
 ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
@@ -61,11 +60,9 @@ class ReIDModule(RetrievalModule):
         self.extra_losses: list[ExtraLoss] = []
         self.notes: dict[str, Any] = {}
         self.rows_started = self._reads_records = False
-        by_camera = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
+        rows = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
         primitives = config.without_weights().primitives()
-        self.save_hyperparameters(
-            {"config": primitives, "labels": by_camera or list(self.labels.pids)}
-        )
+        self.save_hyperparameters({"config": primitives, "labels": rows or list(self.labels.pids)})
 
     @property
     def labels(self) -> LabelMap:
@@ -80,12 +77,10 @@ class ReIDModule(RetrievalModule):
     @property
     def new_rows(self) -> dict[str, LabelMap]:
         """By head, the identities without a row in the starting weights."""
-        heads, inherited = self.model.remap_heads(), self.provenance.inherited
-        if inherited is None:
+        heads, old = self.model.remap_heads(), self.provenance.inherited
+        if old is None:
             return dict.fromkeys(heads, LabelMap(()))
-        return {
-            name: head.labels - LabelMap(inherited.get(name, ())) for name, head in heads.items()
-        }
+        return {name: head.labels - LabelMap(old.get(name, ())) for name, head in heads.items()}
 
     @property
     def new_identities(self) -> LabelMap:
@@ -94,10 +89,8 @@ class ReIDModule(RetrievalModule):
 
     def add_identities(self, pids: Iterable[int]) -> None:
         """Record training identities; pids below 1 are none."""
-        new = {pid for pid in pids if pid > 0} - self.provenance.identities
-        if new:
-            identities = self.provenance.identities | new
-            self.provenance = replace(self.provenance, identities=identities)
+        identities = self.provenance.identities.union(pid for pid in pids if pid > 0)
+        self.provenance = replace(self.provenance, identities=identities)
 
     def forward(self, batch: Mapping[str, Any] | Tensor) -> ReIDOutput:
         """Features and logits of a batch dict, or of (B, 3, H, W) images."""
@@ -109,9 +102,9 @@ class ReIDModule(RetrievalModule):
 
     def setup(self, stage: str) -> None:
         """Set up the loader for `model.unknown=drop`."""
-        is_drop = stage == "fit" and self.config.unknown == "drop"
-        if is_drop and hasattr(self._datamodule, "keep_only"):
-            self._datamodule.keep_only(self.camera_labels or self.labels)
+        data = self._datamodule
+        if stage == "fit" and self.config.unknown == "drop" and hasattr(data, "keep_only"):
+            data.keep_only(self.camera_labels or self.labels)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and triplet losses; unknown identities have only the latter."""
@@ -128,19 +121,20 @@ class ReIDModule(RetrievalModule):
         identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
         losses = {"identity": (self.loss.identity_weight, identity)}
         for name, (weight, metric) in self.metric_losses.items():
-            losses[name] = (weight, self._metric_loss(metric, read, output))
+            compare: Any = metric
+            if self.camera_labels:
+                compare = partial(within_cameras, metric, cameras=read.cameras)
+            of_heads = [compare(e, read.pids) for e in output.embeddings.values()]
+            losses[name] = (weight, torch.stack(of_heads).mean())
         for extra in self.extra_losses:
             losses.update(extra(read, output))
         total = torch.stack([weight * value for weight, value in losses.values()]).sum()
         values = {f"train/{name}_loss": value for name, (_, value) in losses.items()}
         values |= {"train/loss": total, "train/known": known.float().mean()}
-        options: dict[str, Any] = {
-            "on_step": False,
-            "on_epoch": True,
-            "sync_dist": True,
-            "prog_bar": True,
-        }
-        self.log_dict(values, batch_size=len(read.pids), **options)
+        size = len(read.pids)
+        self.log_dict(
+            values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=size
+        )
         return total
 
     def _note_identities(self, pids: Tensor, known: Tensor) -> None:
@@ -154,16 +148,6 @@ class ReIDModule(RetrievalModule):
                 f"({unknown[:5]}), and model.unknown={self.config.unknown}. Type "
                 "model.unknown=skip, extend or reinit, or train on the split of the head."
             )
-
-    def _metric_loss(
-        self, loss: TripletLoss | PairLoss, batch: Batch, output: ReIDOutput
-    ) -> Tensor:
-        compare: Any = partial(within_cameras, loss, cameras=batch.cameras)
-        losses = [
-            (compare if self.camera_labels else loss)(embeddings, batch.pids)
-            for embeddings in output.embeddings.values()
-        ]
-        return torch.stack(losses).mean()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient of each tensor to the norm `clip` of the optimiser config."""
@@ -201,11 +185,7 @@ class ReIDModule(RetrievalModule):
         self.add_identities((*self.labels.pids, *(r.pid for r in records)))
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
-        """Start the rows of `new_rows` from the mean of their features.
-
-        Args:
-            loader: batches of their images, this process's share; sums travel between processes.
-        """
+        """Start `new_rows` from mean features; `loader` has this process's share of the images."""
         self.rows_started = True
         for name, sums in feature_sums(self.model, loader, self.device).items():
             if self._trainer is not None:

@@ -20,23 +20,14 @@ Decay = Literal["multistep", "cosine", "constant"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimiser.
+    """The optimiser."""
 
-    Attributes:
-        name: `adam` (coupled weight decay, as FastReID's), `adamw` or `sgd`.
-        lr: the learning rate after the warm-up.
-        momentum: of `sgd`.
-        norm_weight_decay: of tensors with one dimension: biases, norms, exponents of pooling;
-            None for `weight_decay`.
-        clip: largest gradient norm of each single tensor; None for no limit.
-    """
-
-    name: Optimizer
-    lr: float
+    name: Optimizer  # adam has coupled weight decay, as FastReID's
+    lr: float  # after the warm-up
     weight_decay: float
-    momentum: float = 0.9
-    norm_weight_decay: float | None = None
-    clip: float | None = None
+    momentum: float = 0.9  # of sgd
+    norm_weight_decay: float | None = None  # of biases, norms and exponents of pooling
+    clip: float | None = None  # largest gradient norm of each single tensor
 
     def __post_init__(self) -> None:
         require_choice("optimizer.name", self.name, Optimizer)
@@ -71,11 +62,8 @@ class RunLength:
         trainer.fit_loop.setup_data()
         batches = trainer.num_training_batches if trainer.limit_train_batches else 0
         if batches == math.inf:
-            raise InputError(
-                "the train loader has no length, and the schedule counts epochs; limit the "
-                "batches of an epoch.",
-                limit_train_batches=200,
-            )
+            message = "the train loader has no length, and the schedule counts epochs."
+            raise InputError(message, limit_train_batches=200)
         steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
         return cls(steps, trainer.estimated_stepping_batches / steps)
 
@@ -95,30 +83,20 @@ class Schedule:
 
     Linear warm-up by the step, then a decay by the epoch. See `in_epochs` for lengths.
 
-    Attributes:
-        warmup: length of the warm-up; a fraction of the first epoch in a run without end.
-        warmup_factor: where the warm-up starts.
-        decay: `multistep`, `cosine` or `constant`.
-        milestones: where `multistep` multiplies by `gamma`.
-        gamma: the factor of each milestone.
-        final_factor: where `cosine` ends.
-        delay: length before `cosine` begins, at least the warm-up.
-
     >>> s = Schedule(warmup=1, warmup_factor=0.1, decay="multistep", milestones=(0.5,), gamma=0.1)
     >>> [round(s.factor(epoch, epochs=4), 3) for epoch in (0, 0.5, 1, 2, 3)]
     [0.1, 0.55, 1.0, 0.1, 0.1]
     """
 
-    warmup: float
-    warmup_factor: float
+    warmup: float  # length; a fraction of the first epoch in a run without end
+    warmup_factor: float  # where the warm-up starts
     decay: Decay
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[float, ...] = ()  # where multistep multiplies by gamma
     gamma: float = 0.1
-    final_factor: float = 0.0
-    delay: float = 0.0
+    final_factor: float = 0.0  # where cosine ends
+    delay: float = 0.0  # length before cosine begins, at least the warm-up
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones))
         require_choice("schedule.decay", self.decay, Decay)
         lengths = [("warmup", self.warmup), ("delay", self.delay)]
         for name, length in (*lengths, *(("milestones", m) for m in self.milestones)):
@@ -164,3 +142,7 @@ class ScheduleLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a state of `state_dict`; ValueError for another form."""
         super().load_state_dict(conform("lr_schedulers", self.state_dict(), state_dict))
+        try:
+            self.get_lr()
+        except ArithmeticError as error:
+            raise ValueError(f"lr_schedulers gives no learning rate ({error})") from error

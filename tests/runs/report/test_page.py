@@ -76,7 +76,7 @@ def test_runs_are_paired_with_the_first_and_a_matrix_stands_alone(
     shown = cells(page[page.index(f"<h2>{matrix}") :], "mAP")
     for name, row in RunFolder(matrix).matrix.experts.items():
         assert any(f"{100 * row['retrieval']['mAP']:.1f}" in cell for cell in shown[name])
-    assert "No expert is of camera 4. mean is left out: the <features> differ" in notes(page)
+    assert "No expert is of camera 4. No row mean: the <features> differ" in notes(page)
 
 
 def test_names_are_text_and_the_page_fetches_nothing(tmp_path: Path, records: Records) -> None:

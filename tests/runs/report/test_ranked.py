@@ -28,15 +28,14 @@ def test_lists_are_those_of_sorting_everything(
     assert list(chosen.values()) == ["Best"] * 6 + ["Worst"] * 6 + ["Random"] * 6
     ap, queries = result.average_precision, list(chosen)
     assert (ap[queries[0]], ap[queries[6]]) == (ap[result.valid].max(), ap[result.valid].min())
-    for shown, (i, kind) in zip(lists, chosen.items(), strict=True):
+    for (title, (query, *gallery)), (i, kind) in zip(lists, chosen.items(), strict=True):
         if metric == "cosine":
             scores = [-F.cosine_similarity(q.features[i], f, dim=0).item() for f in g.features]
         else:
             scores = [(q.features[i] - f).norm().item() for f in g.features]
         order = sorted(range(len(scores)), key=lambda j: scores[j])
         order = [j for j in order if g.pids[j] != -1 and _visible(q, g, i, j, protocol)][:10]
-        assert shown.title.startswith(f"{kind}: identity {int(q.pids[i])}, ")
-        query, *gallery = shown.images
+        assert title.startswith(f"{kind}: identity {int(q.pids[i])}, ")
         assert query.picture == thumbnail(q.paths[i])
         assert [image.picture for image in gallery] == [thumbnail(g.paths[j]) for j in order]
         marks = ["hit" if g.pids[j] == q.pids[i] else "miss" for j in order]

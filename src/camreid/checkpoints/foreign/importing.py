@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,23 +21,14 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Import:
-    """A model read from a foreign file, and what became of the file's keys.
-
-    Attributes:
-        module: the model, in evaluation mode on the CPU.
-        generation: the release that names its tensors as the file does.
-        loaded: names in the file that were taken, and their names in the model.
-        needless: names in the file that the model does not need, and why.
-        left_over: names in the file that were not taken.
-        missing: names of the model that the file does not have.
-    """
+    """A model, and what became of the file's keys."""
 
     module: ReIDModule
-    generation: str
-    loaded: dict[str, str] = field(repr=False)
-    needless: dict[str, str]
-    left_over: tuple[str, ...]
-    missing: tuple[str, ...]
+    generation: str  # the release that names its tensors as the file does
+    loaded: dict[str, str]  # names in the model, by name in the file
+    needless: dict[str, str]  # why the model does not need a tensor, by name in the file
+    left_over: tuple[str, ...]  # names in the file that were not taken
+    missing: tuple[str, ...]  # names in the model that the file does not have
 
 
 def import_weights(
@@ -47,7 +38,23 @@ def import_weights(
     labels: LabelMap | None = None,
     **options: Any,
 ) -> ReIDModule:
-    """The model of a foreign file, in evaluation mode on the CPU; see `import_file`."""
+    """The model of a FastReID, torchreid or timm file, in evaluation mode on the CPU.
+
+    Args:
+        path: the file; pickled code in it is not run.
+        source: the program that wrote it; `timm` for a trunk alone under timm's or torchvision's
+            names, as LUPerson's. Its model has no rows yet.
+        model: the file of `conf/model/` that it is a model of.
+        labels: the identities in row order; without them the head is anonymous.
+        options: what differs from the config, see `camreid.create_model`. Also `stem_padding` of
+            the max-pool: 1, or 0 and rounding up, which FastReID has had since November 2020 (by
+            default 0 for files with FastReID's names from v1.0 on, else 1); and `allow_partial`,
+            to import although keys are missing or left over.
+
+    Raises:
+        InputError: no such file, or keys other than class rows that do not fit the model.
+        HeadMismatch: the number of rows is not that of the labels.
+    """
     return import_file(path, source, model, labels, **options).module
 
 
@@ -61,29 +68,15 @@ def import_file(
     allow_partial: bool = False,
     **options: Any,
 ) -> Import:
-    """The model of a FastReID, torchreid or timm file, with the account of its keys.
-
-    Args:
-        path: the file; pickled code in it is not run.
-        source: the program that wrote it; `timm` for a trunk alone under timm's or torchvision's
-            names, as LUPerson's. Its model has no rows yet.
-        model: the file of `conf/model/` that it is a model of.
-        labels: the identities in row order; without them the head is anonymous.
-        stem_padding: of the max-pool: 1, or 0 and rounding up, which FastReID has had since
-            November 2020. By default 0 for files with FastReID's names from v1.0 on, else 1.
-        allow_partial: import although keys are missing or left over.
-        options: what differs from the config; see `camreid.create_model`.
-
-    Raises:
-        InputError: no such file, or keys other than class rows that do not fit the model.
-        HeadMismatch: the number of rows is not that of the labels.
-    """
+    """The model and the account of the keys; see `import_weights`."""
     require_choice("source", source, Source)
     if stem_padding is not None:
         options["network__stem_padding"] = stem_padding
     file = read_state(path)
-    take = _import_trunk if source == "timm" else _import_model
-    result = take(path, file, source, model, labels, options)
+    if source == "timm":
+        result = _import_trunk(file, model, options)
+    else:
+        result = _import_model(file, source, model, labels, options)
     missing = [k for k in result.missing if not k.startswith("heads.")]
     if not allow_partial and (missing or result.left_over):
         raise InputError(
@@ -93,7 +86,7 @@ def import_file(
             f"left over ({', '.join(result.left_over[:3]) or 'none'}); {len(result.loaded)} fit. "
             "Give the model and the source of the training; allow_partial imports what fits."
         )
-    if labels is not None and len(missing) < len(result.missing):
+    if labels is not None and (source == "timm" or len(missing) < len(result.missing)):
         raise HeadMismatch(
             f"{path} has no class rows that fit {model}, so the labels of {len(labels)} "
             "identities would name untrained rows. Leave the labels out."
@@ -103,18 +96,13 @@ def import_file(
 
 
 def _import_model(
-    path: str | Path,
-    file: State,
-    source: Source,
-    model: str,
-    labels: LabelMap | None,
-    options: Mapping[str, Any],
+    file: State, source: Source, model: str, labels: LabelMap | None, options: Mapping[str, Any]
 ) -> Import:
     is_torchreid = source == "torchreid"
     names, needless = (torchreid_names(file), {}) if is_torchreid else fastreid_names(file, model)
     state = {own: file[name] for name, own in names.items()}
     generation = "torchreid" if is_torchreid else _generation(file)
-    rows = _label_map(path, state, labels)
+    rows = _label_map(state, labels)
     module = create_model(model, rows, **{**_options(model, generation, state), **options})
     own = module.model.state_dict()
     fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
@@ -131,25 +119,17 @@ def _import_model(
     )
 
 
-def _import_trunk(
-    path: str | Path,
-    file: State,
-    source: Source,
-    model: str,
-    labels: LabelMap | None,
-    options: Mapping[str, Any],
-) -> Import:
-    module = create_model(model, _label_map(path, {}, labels), **options)
+def _import_trunk(file: State, model: str, options: Mapping[str, Any]) -> Import:
+    module = create_model(model, LabelMap(()), **options)
     trunk = getattr(getattr(module.model, "backbone", None), "trunk", None)
     if trunk is None:
-        raise InputError(f"model={model} has no single trunk that source={source} could fill.")
+        raise InputError(f"model={model} has no single trunk that source=timm could fill.")
     fit = fit_trunk(file, trunk)
-    trunk.load_state_dict(
-        {**trunk.state_dict(), **{own: file[name] for own, name in fit.names.items()}}
-    )
+    fits = {own: file[name] for own, name in fit.names.items()}
+    trunk.load_state_dict({**trunk.state_dict(), **fits})
     return Import(
         module.eval(),
-        source,
+        "timm",
         {name: f"backbone.trunk.{own}" for own, name in fit.names.items()},
         dict.fromkeys(fit.heads, "a classifier of other classes"),
         (*fit.left_over, *fit.outside),
@@ -160,9 +140,8 @@ def _import_trunk(
 def _generation(names: State) -> str:
     if any("bnneck" in name for name in names):
         return "FastReID v0.1.1"
-    if any(".classifier.weight" in name for name in names):
-        return "FastReID v1.0"
-    return "FastReID v1.3"
+    is_older = any(".classifier.weight" in name for name in names)
+    return "FastReID v1.0" if is_older else "FastReID v1.3"
 
 
 def _options(model: str, generation: str, state: State) -> dict[str, Any]:
@@ -186,14 +165,14 @@ def _options(model: str, generation: str, state: State) -> dict[str, Any]:
     return {**network, "interpolation": "bilinear" if is_torchreid else "bicubic"}
 
 
-def _label_map(path: str | Path, state: State, labels: LabelMap | None) -> LabelMap:
-    """The label map of a state dict under camreid's names; anonymous without labels."""
-    heads = {k: v for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k)}
-    rows = {v.shape[:1].numel() for v in heads.values()} or {0}
+def _label_map(state: State, labels: LabelMap | None) -> LabelMap:
+    """The label map of the heads in a state dict; anonymous without labels."""
+    heads = (v for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k))
+    rows = {weight.shape[:1].numel() for weight in heads} or {0}
     if len(rows) > 1 or (labels is not None and rows != {len(labels)}):
         raise HeadMismatch(
-            f"the head of {path} has {', '.join(map(str, sorted(rows)))} rows, and the label map "
+            f"the head in the file has {', '.join(map(str, sorted(rows)))} rows, and the label map "
             f"{len(labels or ())} identities. Give the label map of the split that it was trained "
-            "on, such as labels.camera=3 of the right camera, or none for features alone."
+            "on, of the right camera, or none for features alone."
         )
     return LabelMap.anonymous(rows.pop()) if labels is None else labels

@@ -42,12 +42,7 @@ _TORCHREID: Rules = (
 
 
 def fastreid_names(file: Iterable[str], model: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Names in camreid of a FastReID file's tensors, and why others are not needed, by name.
-
-    Args:
-        file: the names in it, of any release.
-        model: the file of `conf/model/` that it is a model of.
-    """
+    """Names in camreid of a FastReID file's tensors, and why others are not needed, by name."""
     latest = {name: _rename(name, _FASTREID_OLDER) for name in file}
     needless = {
         name: f"the file has it as {new} too"  # as hybrid files of the model zoo
@@ -75,7 +70,6 @@ def torchreid_names(file: Iterable[str]) -> dict[str, str]:
 
 
 def _rename(name: str, rules: Rules) -> str:
-    """The name by the first rule that matches."""
     for pattern, replacement in rules:
         if re.search(pattern, name):
             return re.sub(pattern, replacement, name, count=1)

@@ -26,37 +26,31 @@ class Shown:
     caption: str  # camera, and cosine similarity or distance to the query
 
 
-@dataclass(frozen=True)
-class RankedList:
-    """A query, then its first gallery images, closest first."""
-
-    title: str
-    images: list[Shown]
-
-
 def ranked_lists(
     table: FeatureTable, result: RankingResult, options: RankOptions
-) -> list[RankedList]:
-    """Best, worst and random queries by average precision; `result` is without re-ranking."""
+) -> list[tuple[str, list[Shown]]]:
+    """Titles of the best, worst and random queries, and each with its first gallery images."""
     table = table.numbered()
     q, g, rules = table.query, table.gallery, Rules(table.query, table.gallery)
     sign = 1 if options.metric == "cosine" else -1
     lists = []
     for query, kind in choose(result.average_precision, QUERIES).items():
         pid, ap = int(q.pids[query]), result.average_precision[query]
-        scores = similarities(table, query, options.metric)
+        own, others = q.features[query, None].float(), g.features.float()
+        cosine = F.normalize(own) @ F.normalize(others).T
+        scores = (cosine if options.metric == "cosine" else -torch.cdist(own, others))[0]
         visible = rules.visible(View(options.protocol), query)
         images = [_shown("query", q, query, "query")]
         order = scores.argsort(descending=True, stable=True)
         for i in order[visible[order]][:SHOWN].tolist():
             mark = "hit" if g.pids[i] == pid else "miss"
             images.append(_shown(mark, g, i, f"{sign * scores[i]:.2f}"))
-        lists.append(RankedList(f"{kind}: identity {pid}, average precision {ap:.1%}", images))
+        lists.append((f"{kind}: identity {pid}, average precision {ap:.1%}", images))
     return lists
 
 
 def choose(ap: Tensor, count: int) -> dict[int, str]:
-    """The kind of the chosen queries, at most `count` of each; `ap` (Q,) is NaN without a match.
+    """The kinds of at most `count` queries each; `ap` (Q,) is NaN without a match.
 
     >>> choose(torch.tensor([0.1, 0.9, 0.5, torch.nan]), 1)
     {1: 'Best', 0: 'Worst', 2: 'Random'}
@@ -70,17 +64,9 @@ def choose(ap: Tensor, count: int) -> dict[int, str]:
     return chosen
 
 
-def similarities(table: FeatureTable, query: int, metric: str) -> Tensor:
-    """(G,) cosine similarities of a query to the gallery, or negative distances."""
-    own, gallery = table.query.features[query, None].float(), table.gallery.features.float()
-    if metric == "euclidean":
-        return -torch.cdist(own, gallery)[0]
-    return (F.normalize(own) @ F.normalize(gallery).T)[0]
-
-
 def _shown(mark: str, images: Images, row: int, score: str) -> Shown:
-    path = images.paths[row] if images.paths else ""
-    return Shown(mark, thumbnail(path), f"c{int(images.cameras[row])} {score}")
+    picture = thumbnail(images.paths[row]) if images.paths else None
+    return Shown(mark, picture, f"c{int(images.cameras[row])} {score}")
 
 
 def thumbnail(path: str) -> str | None:

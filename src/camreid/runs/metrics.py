@@ -1,0 +1,125 @@
+"""The records of a test and of a head check, and their tables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from camreid.evaluation import Difference, RankOptions
+from camreid.runs.record import Record
+from camreid.runs.table import Table, interval, percent
+
+SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
+
+
+@dataclass(frozen=True)
+class HeadCheckRecord(Record):
+    """`head_check.json`."""
+
+    file = "head_check.json"
+    unknown: str  # the setting `model.unknown`
+    heads: list[dict[str, Any]]  # the fields of each head's `HeadFit`
+    faults: list[str] = field(default_factory=list)  # why the run was refused
+
+    @property
+    def lowest(self) -> dict[str, Any]:
+        """The head with the lowest coverage, of those with identities to train."""
+        return min(self.heads, key=lambda head: (not head["identities"], head["coverage"]))
+
+    def tables(self, where: str = "") -> list[Table]:
+        """How each head fits the train identities."""
+        title = f"Head check{where} (unknown={self.unknown})"
+        return [head_check_table(title, {fit["head"]: fit for fit in self.heads}, self.faults)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics(Record):
+    """`metrics.json`: the numbers of a test; shares are in 0..1."""
+
+    file = "metrics.json"
+    retrieval: dict[str, float]  # mAP, mINP, rank1 ... over all valid queries
+    intervals: dict[str, list[float | None]]  # of 95 %
+    leak: dict[str, dict[str, Any]]  # the numbers over all, seen and unseen identities
+    evaluation: dict[str, Any]  # the options of the test
+    protocol: str = "cross-camera"
+    partial: bool = False  # whether only a part of the images was tested
+    seen_complete: bool = True  # whether all training identities of the weights are known
+    dropped_queries: int = 0  # without a match
+    weights: str | None = None  # the checkpoint; None for features without one
+    features: str | None = None  # the file that was ranked, where no model was run
+    rows: int | None = None  # of the classifier
+    identity: dict[str, float] | None = None  # closed-set accuracy and its coverage
+    protocols: dict[str, dict[str, float]] | None = None  # None where re-ranked
+    camera_pairs: dict[str, Any] | None = None  # mAP, rank1: query cameras by gallery cameras
+    split: dict[str, Any] | None = None  # a `SplitRecord`; None where it is unknown
+    origin: dict[str, Any] | None = None  # command, commit and versions
+
+    @property
+    def rank_options(self) -> RankOptions:
+        """The ranking part of `evaluation`."""
+        known = {option.name for option in fields(RankOptions)}
+        return RankOptions(**{k: v for k, v in self.evaluation.items() if k in known})
+
+    def tables(self, title: str = "Test") -> list[Table]:
+        """Scores by protocol, and mAP by camera pair."""
+        tables = [score_table(title, {self.protocol: self}, protocols=True)]
+        pairs = self.camera_pairs
+        if pairs and len(pairs["cameras"]) > 1:
+            names = [f"c{camera}" for camera in pairs["cameras"]]
+            rows = [[n, *map(percent, row)] for n, row in zip(names, pairs["mAP"], strict=True)]
+            tables.append(
+                Table("mAP by query camera (rows) and gallery camera", ["", *names], rows)
+            )
+        return tables
+
+
+def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = False) -> Table:
+    """Scores by name, in a leaking test by seen and unseen identities, and by other `protocols`."""
+    rows, notes = [], []
+    for name, metrics in results.items():
+        leak = metrics.leak
+        rows.append(_scores(name, metrics.retrieval, metrics.intervals))
+        if leak["seen"]["identities"]:
+            notes.append(f"Leakage: report the scores of {name} over unseen identities.")
+            for part in ("seen", "unseen"):
+                row = f"{name}, {leak[part]['identities']} {part} identities"
+                rows.append(_scores(row, leak[part]))
+        if not metrics.seen_complete:
+            notes.append(f"{name}: not all training identities are known; leakage may be larger.")
+        if metrics.partial:
+            notes.append(f"{name}: only a part of the images was tested.")
+        if metrics.rank_options.rerank:
+            notes.append(f"{name}: after {metrics.rank_options.rerank} re-ranking.")
+        if metrics.identity and metrics.identity["coverage"]:
+            shares = (percent(metrics.identity[key]) for key in ("accuracy", "coverage"))
+            notes.append("{}: accuracy {} on the {} of images with a row.".format(name, *shares))
+        if protocols and metrics.protocols:
+            others = {k: v for k, v in metrics.protocols.items() if k != metrics.protocol}
+            rows += [_scores(other, scores) for other, scores in others.items()]
+    columns = ("", "queries", *SCORES.values())
+    return Table(f"{title}; below a score, its 95 % interval", columns, rows, notes)
+
+
+def head_check_table(
+    title: str, heads: Mapping[str, Mapping[str, Any]], notes: list[str] | None = None
+) -> Table:
+    """How each head fits the train identities: the fields of its `HeadFit`, by name of the row."""
+    counts = ("rows", "dim", "identities", "shared", "unknown")
+    shares = ("coverage", "image_coverage")
+    rows = [
+        [name, *(str(fit[key]) for key in counts), *(percent(fit[key]) for key in shares)]
+        for name, fit in heads.items()
+    ]
+    return Table(title, ("head", *counts, "coverage", "of images"), rows, notes or [])
+
+
+def points(found: Difference) -> str:
+    """A difference in points, below it the ends of its interval."""
+    return f"{100 * found.value:+.1f}\n{interval(found.low, found.high)}".rstrip()
+
+
+def _scores(
+    name: str, scores: Mapping[str, Any], ends: Mapping[str, list[float | None]] | None = None
+) -> list[str]:
+    queries = f"{scores['valid_queries'] or 0:.0f}"
+    cells = [f"{percent(scores[k])}\n{interval(*ends[k]) if ends else ''}" for k in SCORES]
+    return [name, queries, *map(str.rstrip, cells)]
