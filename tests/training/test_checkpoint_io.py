@@ -77,7 +77,7 @@ def test_paths_become_this_runs_or_none(loaded: Loaded, path: str) -> None:
 def test_a_file_without_a_score_is_not_the_best(loaded: Loaded) -> None:
     (loaded.folder / "best.ckpt").touch()
     key, nan = loaded.best.state_key, torch.tensor(torch.nan)
-    state = best_state(loaded, "best.ckpt") | {"best_k_models": {"best.ckpt": nan}}
+    state = best_state("best.ckpt") | {"best_k_models": {"best.ckpt": nan}}
     assert loaded.of(**{key: state})[key]["best_k_models"] == {}
 
 
