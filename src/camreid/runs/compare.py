@@ -81,9 +81,10 @@ class Comparison:
 
     @property
     def options(self) -> dict[str, list[str]]:
-        """The options in which the runs differ, with the value of each run."""
+        """The options in which the runs differ, of the sections of the config that all have."""
         found = [_flat(run.config) for run in self.runs]
-        keys = dict.fromkeys(chain(*found))
+        shared = set.intersection(*({key.split(".")[0] for key in options} for options in found))
+        keys = [key for key in dict.fromkeys(chain(*found)) if key.split(".")[0] in shared]
         rows = {key: [options.get(key, "(not set)") for options in found] for key in keys}
         return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
