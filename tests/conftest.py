@@ -65,7 +65,7 @@ def tiny_module(labels: LabelMap, **options: object) -> ReIDModule:
 @pytest.fixture(scope="session")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered dataset of 24 identities."""
-    render = SyntheticMarket(identities=24, images_per_identity=8, distractors=6, junk=4)
+    render = SyntheticMarket(people=24, images_per_person=8, distractors=6, junk=4)
     return render.render(tmp_path_factory.mktemp("datasets"))
 
 

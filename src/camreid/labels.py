@@ -139,14 +139,7 @@ def fit_labels(start: LabelMap, split: LabelMap, unknown: Unknown) -> LabelMap:
 def fit_camera_labels(
     start: LabelMap | Mapping[int, LabelMap], split: Mapping[int, LabelMap], unknown: Unknown
 ) -> dict[int, LabelMap]:
-    """`fit_labels` of each camera's head, from such heads or from one plain head.
-
-    >>> expert, new = LabelMap((10, 2, 7)), {1: LabelMap((2, 5)), 3: LabelMap((7,))}
-    >>> [m.pids for m in fit_camera_labels(expert, new, "skip").values()]
-    [(2,), (7,)]
-    >>> [m.pids for m in fit_camera_labels({1: expert}, new, "extend").values()]
-    [(10, 2, 7, 5), (7,)]
-    """
+    """`fit_labels` of each camera's head, from such heads or from one plain head."""
     if isinstance(start, LabelMap):
         start = {c: start if start.is_anonymous else start & own for c, own in split.items()}
     none = LabelMap(())

@@ -99,11 +99,7 @@ class Provenance:
         return self.identities | self.val_identities
 
     def after(self, role: str, parents: "Mapping[str, Provenance]") -> "Provenance":
-        """This record with that of the parents, given by path.
-
-        >>> Provenance().after("init", {"a": Provenance(identities=frozenset({3}))}).seen
-        frozenset({3})
-        """
+        """This record with that of the parents, given by path."""
         records = parents.values()
         return replace(
             self,

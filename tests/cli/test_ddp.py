@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from camreid.checkpoints.io import load
+from camreid.cli.folder import ERROR
 from camreid.data import ReIDDataModule, Split
 from tests.conftest import TINY
 
@@ -144,6 +145,7 @@ def test_the_error_of_rank_one_is_what_the_user_sees(market: Path, tmp_path: Pat
     ran = launch(*TRAIN, *typed, folder=tmp_path)
     assert ran.returncode not in (0, None)
     assert images[1].name in ran.stderr
+    assert (tmp_path / "run" / ERROR).read_text().strip() in ran.stderr
     assert ran.stderr.count("camreid-train: ") == 1
     assert "Traceback" not in ran.stderr
     assert "onnection" not in ran.stderr

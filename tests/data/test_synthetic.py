@@ -10,7 +10,7 @@ from camreid.data.dataset import read_image
 from camreid.data.records import GALLERY, QUERY, TRAIN, parse_name
 from camreid.errors import InputError
 
-SMALL = SyntheticMarket(identities=12, images_per_identity=6, distractors=5, junk=4)
+SMALL = SyntheticMarket(people=12, images_per_person=6, distractors=5, junk=4)
 
 
 def names_of(files: list[str], *folders: str) -> list[ImageRecord]:
@@ -121,7 +121,7 @@ def test_a_list_of_names_is_rendered_as_the_tree_renders_it(tmp_path, tree):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("identities", 11), ("images_per_identity", float("nan")), ("junk", -3), ("seed", None)],
+    [("people", 11), ("images_per_person", float("nan")), ("junk", -3), ("seed", None)],
 )
 def test_a_parameter_out_of_range_is_named(option, value):
     with pytest.raises(InputError, match=f"{option}={value}"):

@@ -74,6 +74,13 @@ def test_paths_become_this_runs_or_none(loaded: Loaded, path: str) -> None:
     assert loaded.best.kth_value == 0.5
 
 
+def test_a_file_without_a_score_is_not_the_best(loaded: Loaded) -> None:
+    (loaded.folder / "best.ckpt").touch()
+    key, nan = loaded.best.state_key, torch.tensor(torch.nan)
+    state = best_state("best.ckpt") | {"best_k_models": {"best.ckpt": nan}}
+    assert loaded.of(**{key: state})[key]["best_k_models"] == {}
+
+
 def test_a_link_to_a_file_elsewhere_is_not_this_runs(loaded: Loaded, tmp_path: Path) -> None:
     (tmp_path / "other.ckpt").touch()
     (loaded.folder / "best.ckpt").symlink_to(tmp_path / "other.ckpt")

@@ -30,15 +30,15 @@ class FirstFailure(pl.Callback):
         run, message = HydraConfig.get(), paragraph(exception, self.config)
         folder = Path(run.runtime.output_dir)
         try:  # a file in the folder, which all processes share, marks the first
-            (folder / ERROR).open("x", encoding="utf-8").write(f"{message or exception!r}\n")
+            (folder / ERROR).open("x", encoding="utf-8").write(f"{message or repr(exception)}\n")
         except OSError:
             message = ""
+            time.sleep(0.2)  # the first to fail may still print
         if message:
             print(f"camreid-{run.job.config_name}: {message}", file=sys.stderr)
         elif message is None:
             traceback.print_exception(exception)
         sys.stderr.flush()
-        time.sleep(1)  # the first to fail may still print
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGKILL)
         if message is not None:

@@ -72,12 +72,7 @@ class Look:
 
 
 def render_jpeg(seed: int, image: ImageRecord) -> bytes:
-    """The JPEG file of one image: 64 wide, 128 high, RGB.
-
-    >>> image = ImageRecord("0704_c1s3_069626_01.jpg", 704, camera=1, sequence=3)
-    >>> Image.open(io.BytesIO(render_jpeg(0, image))).size
-    (64, 128)
-    """
+    """The JPEG file of one image: 64 wide, 128 high, RGB."""
     pid, own = image.pid, f"{seed} {PurePath(image.path).name}"
     camera = CAMERAS[(image.camera - 1) % len(CAMERAS)]
     chance = random.Random(f"frame {own}")

@@ -27,28 +27,28 @@ class SyntheticMarket:
     """A rendered dataset in the Market-1501 layout; the same parameters give the same bytes.
 
     Attributes:
-        identities: labelled identities in all; half of them are in the official train set.
-        images_per_identity: mean of an identity, about; each of its cameras takes one or more.
+        people: labelled identities in all; half of them are in the official train set.
+        images_per_person: mean of an identity, about; each of its cameras takes one or more.
         distractors: images of pid 0 in the gallery.
         junk: images of pid -1 in the gallery.
         seed: of everything.
         names: a text file of image names, one per line: exactly these are rendered, into
             `bounding_box_train/` unless a line names another folder (`query/0002_c1s1_...jpg`).
 
-    >>> SyntheticMarket(identities=12, images_per_identity=6).files()[-1]
+    >>> SyntheticMarket(people=12, images_per_person=6).files()[-1]
     'query/0793_c6s5_010280_00.jpg'
     """
 
-    identities: int = 240
-    images_per_identity: float = 14.0
+    people: int = 240
+    images_per_person: float = 14.0
     distractors: int = 200
     junk: int = 100
     seed: int = 0
     names: str | None = None
 
     def __post_init__(self) -> None:
-        require_whole("identities", self.identities, least=12)
-        require_number("images_per_identity", self.images_per_identity, 5, _MOST_PER_CAMERA)
+        require_whole("people", self.people, least=12)
+        require_number("images_per_person", self.images_per_person, 5, _MOST_PER_CAMERA)
         for name in ("distractors", "junk", "seed"):
             require_whole(name, getattr(self, name), least=0)
 
@@ -112,11 +112,11 @@ def _listed(path: str) -> set[str]:
 
 def _drawn(market: SyntheticMarket) -> Iterator[str]:
     rng = random.Random(f"market {market.seed}")
-    pids = rng.sample(range(1, max(1501, market.identities) + 1), market.identities)
-    half = market.identities // 2
+    pids = rng.sample(range(1, max(1501, market.people) + 1), market.people)
+    half = market.people // 2
     for part, folder in ((pids[:half], TRAIN), (pids[half:], GALLERY)):
         pairs = _pairs(part, rng)
-        mean = math.log(market.images_per_identity * len(part) / len(pairs)) - _SPREAD**2 / 2
+        mean = math.log(market.images_per_person * len(part) / len(pairs)) - _SPREAD**2 / 2
         for pid, camera in pairs:
             images = min(_MOST_PER_CAMERA, max(1, round(rng.lognormvariate(mean, _SPREAD))))
             start, sequence = rng.randrange(100_000), rng.randint(1, 6)

@@ -19,9 +19,6 @@ class CameraNorm(nn.Module):
 
     It is no subclass of torch's BatchNorm, so `trainer.sync_batchnorm` leaves it alone: under DDP,
     each process normalises by its own images, and rank 0's running statistics are kept.
-
-    The parameters and buffers of the replaced BatchNorm keep their names, and the running
-    statistics of every camera start from its own.
     """
 
     running_mean: Tensor

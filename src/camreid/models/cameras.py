@@ -81,12 +81,6 @@ class CameraIndex:
 
         Returns:
             (B,) int64 group of each image, 0 for the whole batch; (1 + C, B) bool members.
-
-        >>> index = CameraIndex((2, 5), least=2)
-        >>> with index.of(torch.tensor([5, 9, 2, 5])):
-        ...     groups, members = index.groups(4, torch.device("cpu"))
-        >>> groups, members.sum(1)
-        (tensor([2, 0, 0, 2]), tensor([4, 0, 2]))
         """
         places = torch.full((images,), -1, device=device) if self.places is None else self.places
         members = places == torch.arange(-1, len(self.numbers), device=device)[:, None]

@@ -29,10 +29,6 @@ class OSNet(nn.Module):
     Args:
         width: factor on the channels 64, 256, 384, 512: 1, 0.75, 0.5 or 0.25.
         norm: `bn` is OSNet, `ibn` OSNet-IBN, `ain` OSNet-AIN.
-
-    >>> import torch
-    >>> OSNet(width=0.25)(torch.zeros(2, 3, 64, 32)).shape
-    torch.Size([2, 512])
     """
 
     def __init__(self, width: float = 1.0, norm: Norm = "bn") -> None:

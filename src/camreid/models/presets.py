@@ -20,15 +20,7 @@ def model_names() -> list[str]:
 
 
 def read_model(name: str, **options: object) -> ModelConfig:
-    """The config of a file of `conf/model/`.
-
-    Args:
-        name: of the file, such as `bot_r50`.
-        options: values that differ from the file; nested ones with dots replaced by `__`:
-            `network__backbone="resnet18"`.
-
-    Raises:
-        InputError: no such model or option.
+    """The config of a file of `conf/model/` with other `options`; `__` stands for a dot.
 
     >>> read_model("small", network__pool="avg").network["pool"]
     'avg'

@@ -28,11 +28,7 @@ class Record:
 
 
 def plain(value: Any) -> Any:
-    """Nested dicts and lists with None for NaN, which JSON does not have.
-
-    >>> plain({"low": math.nan, "ends": (0.5, math.nan)})
-    {'low': None, 'ends': [0.5, None]}
-    """
+    """Nested dicts and lists with None for NaN, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -37,20 +37,12 @@ class Table:
 
 
 def percent(share: float | None) -> str:
-    """A share as per cent with one digit.
-
-    >>> percent(0.1234), percent(None)
-    ('12.3 %', 'n/a')
-    """
-    return "n/a" if share is None else f"{100 * share:.1f} %"
+    """A share as per cent with one digit; `n/a` for None and NaN."""
+    return "n/a" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """The ends of an interval in per cent or points; empty where there is none.
-
-    >>> interval(-0.1, 0.25), interval(None, None)
-    ('-10.0..25.0', '')
-    """
+    """The ends of an interval in per cent or points; empty where there is none."""
     if low is None or high is None or math.isnan(low):
         return ""
     return f"{100 * low:.1f}..{100 * high:.1f}"

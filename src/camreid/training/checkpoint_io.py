@@ -168,12 +168,13 @@ def _restored(callback: Callback, state: Any) -> dict[str, Any]:
     conform(name, {"best_k_models": {}}, state)
     scores = state.get("best_k_models", {})
     scores = conform(name, dict.fromkeys(scores, torch.zeros(())), scores)
-    kept = {file: scores[path] for path in scores if (file := _own_file(callback, path))}
+    ranked = [path for path in scores if not scores[path].isnan()]
+    kept = {file: scores[path] for path in ranked if (file := _own_file(callback, path))}
     paths = ("best_model_path", "last_model_path")
     restored = own | {key: _own_file(callback, state.get(key)) for key in paths}
     if kept:
-        ranked = sorted(kept, key=lambda file: kept[file].item(), reverse=callback.mode == "max")
-        best, worst = ranked[0], ranked[-1]
+        files = sorted(kept, key=lambda file: kept[file].item(), reverse=callback.mode == "max")
+        best, worst = files[0], files[-1]
         restored.update(
             best_k_models=kept, best_model_path=best, best_model_score=kept[best],
             kth_best_model_path=worst, kth_value=kept[worst],

@@ -50,11 +50,7 @@ def ranked_lists(
 
 
 def choose(ap: Tensor, count: int) -> dict[int, str]:
-    """The kinds of at most `count` queries each; `ap` (Q,) is NaN without a match.
-
-    >>> choose(torch.tensor([0.1, 0.9, 0.5, torch.nan]), 1)
-    {1: 'Best', 0: 'Worst', 2: 'Random'}
-    """
+    """The kinds of at most `count` queries each; `ap` (Q,) is NaN without a match."""
     valid = [query for query in ap.argsort(stable=True).tolist() if not ap[query].isnan()]
     drawn = random.Random(0).sample(valid, len(valid))
     chosen: dict[int, str] = {}
