@@ -166,7 +166,7 @@ def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> 
     if lost:
         raise InputError(
             f"{path} names {len(lost)} images that are not there, such as {', '.join(lost[:3])} "
-            f"(also looked for below root={root}).",
+            f"(also searched below root={root}).",
             root="FOLDER",
         )
     return found
@@ -179,7 +179,7 @@ def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> L
     without = [pid for pid in identities(train) if pid not in rows]
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
-            f"the rows of {path} are not one for each train identity, from 0 without gaps: "
+            f"the column row of {path} must give each train identity one row, 0, 1, 2 and so on: "
             f"{len(rows)} are in {min(rows.values())}..{max(rows.values())}, and {len(without)} "
             "train identities have none. Correct the column or leave it out."
         )
