@@ -189,7 +189,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not all(isinstance(content.get(key), Mapping) for key in ("state_dict", "hyper_parameters")):
         keys = ", ".join(map(str, list(content)[:5]))
         raise InputError(
-            f"{path} is not a camreid checkpoint: it holds {keys}. {_EXPECTED} Import weights of "
-            "FastReID, torchreid or timm first, and give the imported checkpoint."
+            f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED} For weights of "
+            "FastReID, torchreid or timm: import them first."
         )
     return dict(content)
