@@ -18,7 +18,7 @@ _HEAD = "heads.identity."
 
 
 def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
-    """Start a model from a checkpoint: the trunk as it is, the rows identity by identity.
+    """Start a model from a checkpoint: copy the trunk, and the rows by identity.
 
     With `unknown=reinit` the heads stay fresh. Otherwise each identity of both keeps its own row,
     whatever order either side uses; the identities that the checkpoint has no row for are the

@@ -27,8 +27,8 @@ class Split:
     Attributes:
         train: images to learn from.
         val: images for model selection, each ranked against the others; may be empty.
-        query: images to look for.
-        gallery: images to look in, with distractors (pid 0).
+        query: query images of the test.
+        gallery: gallery images of the test, with distractors (pid 0).
         labels: the identities of `train` in row order.
         record: how the split was made, and its digest.
     """
@@ -84,7 +84,7 @@ class Split:
 
         Args:
             path: a file as written by `save`, or by hand; without rows, they are in FastReID order.
-            root: where to look for images that are not at their path: in it and each folder of it.
+            root: searched, with each folder in it, for images that are not at their path.
 
         Raises:
             InputError: a column, value or image file is missing; train, val or query holds pid -1

@@ -42,9 +42,9 @@ def import_weights(
 
     Args:
         path: the file; pickled code in it is not run.
-        source: the program that wrote it; `timm` for a trunk alone under timm's or torchvision's
-            names, as LUPerson's. Its model has no rows yet.
-        model: the file of `conf/model/` that it is a model of.
+        source: the program that wrote it; `timm` for a trunk with timm's or torchvision's names,
+            such as LUPerson's. The imported model has no rows yet.
+        model: the name of its architecture, a file of `conf/model/`.
         labels: the identities in row order; without them the head is anonymous.
         options: what differs from the config, see `camreid.create_model`. Also `stem_padding` of
             the max-pool: 1, or 0 and rounding up, which FastReID has had since November 2020 (by
