@@ -4,11 +4,11 @@
     python scripts/experts.py runs/experts --baselines
 
 Expert N is `camreid-train OPTIONS +split=original split.camera=N run_dir=FOLDER/cN`, with OPTIONS
-after `--`; FOLDER/cN.log has its output. Interrupted by Ctrl-C, the same line continues: a run with
-metrics.json is finished, one with checkpoints/last.ckpt is resumed. `--baselines` then trains joint
-models of all cameras at as many optimisation steps as all experts together: `joint`, and
-`joint-cN`, a joint model `start` that is fine-tuned on camera N for the last 1 / (number of
-experts) of these steps, with the options after `--finetune`.
+after `--`; FOLDER/cN.log has its output. After an interruption, the same command continues: a run
+with metrics.json is finished, and a run with checkpoints/last.ckpt is resumed. `--baselines` also
+trains joint models of all cameras, with as many optimisation steps as all experts together. `joint`
+is one model. `joint-cN` is fine-tuned on camera N for the last 1 / (number of experts) of these
+steps, with the options after `--finetune`. It starts from the joint model `start`.
 """
 
 import argparse
@@ -86,10 +86,10 @@ def read_arguments() -> argparse.Namespace:
     """What was typed; `options` are those after `--`."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("folder", type=Path, help="of the run folders c1, c2, ...")
+    parser.add_argument("folder", type=Path, help="parent of the run folders c1, c2, ...")
     parser.add_argument("--cameras", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
-    parser.add_argument("--baselines", action="store_true", help="train joint models, too")
-    parser.add_argument("--finetune", nargs="+", default=[], help="options of joint-cN")
+    parser.add_argument("--baselines", action="store_true", help="also train joint models")
+    parser.add_argument("--finetune", nargs="+", default=[], help="options for joint-cN")
     parser.add_argument("--devices", nargs="+", help="numbers of GPUs, or cpu; default: all GPUs")
     words = [*sys.argv[1:], "--"]
     typed = parser.parse_args(words[: words.index("--")])

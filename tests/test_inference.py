@@ -139,15 +139,6 @@ def test_a_model_of_normalised_pixels_is_given_raw_images(module: ReIDModule) ->
     close(FeatureExtractor(other)(images), FeatureExtractor(module)(images))
 
 
-def test_mixed_precision_is_close_and_comes_back_as_float32(module: ReIDModule) -> None:
-    images = noise(3, *SIZE, 3)
-    exact = FeatureExtractor(module)(images)
-    rough = FeatureExtractor(module, precision="bfloat16")(images)
-    assert rough.dtype == torch.float32
-    assert not torch.equal(rough, exact)
-    assert F.cosine_similarity(rough, exact).min() > 0.999
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")
 def test_a_device_gives_the_same_and_leaves_the_module_where_it_is(module: ReIDModule) -> None:
     images = noise(9, 90, 40, 3)
@@ -208,11 +199,3 @@ def test_bad_images_are_refused_in_one_paragraph(
         extractor(images)
     assert "\n" not in str(refused.value)
     assert isinstance(refused.value, PixelRangeError) == ("raw pixels" in expected)
-
-
-@pytest.mark.parametrize(
-    "option", [{"device": "cuda:99"}, {"precision": "half"}, {"batch_size": 0}, {"workers": -1}]
-)
-def test_impossible_options_are_refused(module: ReIDModule, option: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="{}={}".format(*next(iter(option.items())))):
-        FeatureExtractor(module, **option)

@@ -84,6 +84,7 @@ def wait_for(path: Path) -> None:
     time.sleep(0.3)
 
 
+@pytest.mark.slow
 def test_one_training_at_a_time_on_each_device(start: Start) -> None:
     code, out = end(start("--cameras", "1", "2", "5", "--devices", "0", "4", "--", "seed=1"))
     assert code == 0, out
@@ -109,6 +110,7 @@ def test_finished_ones_are_skipped_and_failed_ones_continue(start: Start) -> Non
     assert trained("c2")["gpu"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "marker"), [(signal.SIGINT, "waits"), (signal.SIGTERM, "waits-early")]
 )

@@ -1,9 +1,9 @@
 """Which rows train: an expert's head fine-tuned on a re-split, rows by position and by identity.
 
-Claim (README): with a head of camera 3's 694 identities and a re-split of the official train
-identities, FastReID's class positions train the wrong row for all but a few images, without an
-error; matched by identity, every image of a known identity trains its own row. Counts, not
-timings: the same on any machine.
+Claim (README): the head of camera 3 has 694 rows. After a re-split of the official training
+identities, FastReID's class positions train a wrong row for every image, without an error. Matched
+by identity, every image of a known identity trains its own row. The counts do not depend on the
+machine.
 
     python scripts/bench/rows.py DATASET [CAMERA]
 

@@ -23,7 +23,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class FeatureExtractor:
-    """Images of any size to features, those that `camreid-evaluate` compares.
+    """Extracts the features that `camreid-evaluate` compares, from images of any size.
 
     Args:
         module: a checkpoint's path, or a `ReIDModule`; its modes stay as they are.

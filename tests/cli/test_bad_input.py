@@ -111,24 +111,15 @@ def test_nothing_to_test_on(train: Run, market: Path) -> None:
     assert "has a match in another camera" in message
 
 
+TWO_JOBS = "-m split.camera=1,2 trainer=ddp trainer.accelerator=cpu trainer.devices=2"
+
+
 @pytest.mark.parametrize(
-    ("typed", "expected"),
-    [
-        (("model.pixels=imagenet",), "model.pixels=raw"),  # and raw images come
-        (
-            (
-                "split.camera=1,2",
-                "trainer=ddp",
-                "trainer.accelerator=cpu",
-                "trainer.devices=2",
-                "-m",
-            ),
-            "trainer=gpu",
-        ),
-    ],
+    ("typed", "expected"),  # the images that come are raw
+    [("model.pixels=imagenet", "model.pixels=raw"), (TWO_JOBS, "trainer=gpu")],
 )
-def test_what_is_found_late(train: Run, typed: tuple[str, ...], expected: str) -> None:
-    ran = train(ORIGINAL, "trainer.max_epochs=1", *typed)
+def test_what_is_found_late(train: Run, typed: str, expected: str) -> None:
+    ran = train(ORIGINAL, "trainer.max_epochs=1", *typed.split())
     assert ran.code == 1
     assert expected in ran.err
     assert "Traceback" not in ran.err

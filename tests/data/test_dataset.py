@@ -43,8 +43,3 @@ def test_a_broken_file_is_named(content: bytes | None, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:300] if content is None else content)
     with pytest.raises(InputError, match=r"x.jpg can't be read as an image"):
         read_image(str(path))
-
-
-def test_an_unknown_interpolation_is_refused() -> None:
-    with pytest.raises(InputError, match="interpolation=nearest: expected bicubic, bilinear"):
-        ImageDataset([], (96, 48), "nearest")  # type: ignore[arg-type]

@@ -148,23 +148,6 @@ def test_stratified_gives_every_stratum_its_share(
         assert abs(taken[stratum] - count * len(first) / len(items)) < 1 + 1e-9
 
 
-@pytest.mark.parametrize(
-    ("strategy", "option", "value"),
-    [
-        (Resplit, "train_fraction", 0),
-        (Resplit, "train_fraction", "half"),
-        (OriginalSplit, "val_fraction", 1.0),
-        (Resplit, "by", "camera"),
-        (Resplit, "pool", "test"),
-        (Resplit, "seed", None),
-        (OriginalSplit, "camera", 0),
-    ],
-)
-def test_bad_options_are_refused(strategy: type, option: str, value: object) -> None:
-    with pytest.raises(InputError, match=f"{option}={value}: expected"):
-        strategy(**{option: value})
-
-
 def test_what_the_records_cannot_give_is_refused(records: Records) -> None:
     with pytest.raises(InputError, match="the cameras are 1, 2, 3, 4, 5, 6"):
         OriginalSplit(camera=7)(records)

@@ -119,15 +119,6 @@ def test_a_list_of_names_is_rendered_as_the_tree_renders_it(tmp_path, tree):
     assert root.name == f"synthetic-{SyntheticMarket(names=str(listings[1])).digest}"
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("people", 11), ("images_per_person", float("nan")), ("junk", -3), ("seed", None)],
-)
-def test_a_parameter_out_of_range_is_named(option, value):
-    with pytest.raises(InputError, match=f"{option}={value}"):
-        SyntheticMarket(**{option: value})
-
-
 def test_a_bad_list_of_names_is_refused(tmp_path):
     names = tmp_path / "names.txt"
     with pytest.raises(InputError, match="cannot be read"):

@@ -3,7 +3,6 @@ import torch
 
 from camreid.data import Augment
 from camreid.data.transforms import flip, pad_and_crop, stream
-from camreid.errors import InputError
 
 
 @pytest.fixture
@@ -50,9 +49,3 @@ def test_erasing_fills_one_rectangle_with_the_mean(images: torch.Tensor) -> None
         box = new[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert torch.equal(box, mean[:, None, None].expand_as(box))
         assert box[0].numel() <= 0.4 * 24 * 12
-
-
-def test_bad_options_are_refused() -> None:
-    for options in ({"flip": 2.0}, {"pad": -1}):
-        with pytest.raises(InputError, match="expected a"):
-            Augment(**options)

@@ -1,7 +1,6 @@
 """Features in files, and how they are ranked."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -98,21 +97,5 @@ def test_re_ranking_and_expansion_change_the_ranking(table: FeatureTable) -> Non
         assert (protocols is None) == ("rerank" in options)
     with pytest.raises(InputError, match="k1"):
         RankOptions(rerank="k-reciprocal", rerank_k1=100).rank(table)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("metric", "l1"), ("protocol", "any"), ("rerank", "best"), ("expand", -1), ("expand_k", 0)],
-)
-def test_wrong_options_are_refused(name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"{name}={value}"):
-        RankOptions(**{name: value})
     with pytest.raises(InputError, match="protocol=within-camera"):
         RankOptions(rerank="k-reciprocal", protocol="within-camera")
-
-
-def test_unit_features_rank_by_euclidean_distance_as_by_cosine(table: FeatureTable) -> None:
-    unit = table.normalized()
-    cosine, euclidean = RankOptions().rank(table)[0], RankOptions(metric="euclidean").rank(unit)[0]
-    assert euclidean.mAP == pytest.approx(cosine.mAP, abs=1e-6)
-    assert unit.notes["computed"] == {"normalize": True}

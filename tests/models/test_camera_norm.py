@@ -1,7 +1,6 @@
 """Camera-based batch norm against one nn.BatchNorm for each camera."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from camreid import create_model
 from camreid.errors import InputError
-from camreid.models.camera_norm import CameraNorm, use_camera_norm
+from camreid.models.camera_norm import CameraNorm
 from camreid.models.cameras import CameraIndex
 
 VECTORS, MAPS = (4,), (4, 3, 2)
@@ -156,22 +155,6 @@ def test_neither_images_of_other_cameras_nor_the_order_matter(raw: Tensor) -> No
     torch.testing.assert_close(found[cameras == 2], changed[cameras == 2])
     assert not torch.allclose(found[cameras == 1], changed[cameras == 1])
     torch.testing.assert_close(found[order], moved)
-
-
-def test_copies_and_pickles_have_an_index_of_their_own(raw: Tensor) -> None:
-    network = small(camera_norm=True, cameras=[1, 2])
-    cameras = torch.tensor([2, 1, 2, 1, 2, 1])
-    network(raw, cameras=cameras)
-    expected = network.eval()(raw, cameras=cameras).features
-    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert other.camera_index is not network.camera_index
-        assert torch.equal(other(raw, cameras=cameras).features, expected)
-    assert network.camera_index.places is None
-
-
-def test_a_network_without_batch_norm_is_refused() -> None:
-    with pytest.raises(InputError, match="has no BatchNorm"):
-        use_camera_norm(nn.Sequential(nn.Linear(2, 2)), CameraIndex((1,)))
 
 
 @pytest.mark.parametrize(

@@ -174,13 +174,6 @@ def test_pretrained_weights_that_can_not_be_had_say_what_to_set(
         Backbone("test_resnet", (64, 32), BackboneOptions(pretrained=True))
 
 
-def test_the_neck_decides_what_the_metric_loss_sees(raw: torch.Tensor) -> None:
-    before, after = baseline()(raw), baseline(metric_feature="after")(raw)
-    assert not torch.equal(before.embeddings["identity"], before.features)
-    assert torch.equal(after.embeddings["identity"], after.features)
-    assert not baseline().neck.bias.requires_grad
-
-
 def test_options_that_a_network_does_not_have_are_refused() -> None:
     config = {"_target_": "camreid.models.Baseline", "backbone": "test_resnet"}
     with pytest.raises(InputError, match="unexpected keyword argument 'stride'"):

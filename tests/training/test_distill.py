@@ -212,20 +212,6 @@ def test_teachers_without_shared_identities_are_refused(pair: tuple[Teacher, Tea
             Distillation(teachers, student, BOTH)
 
 
-@pytest.mark.parametrize(
-    ("options", "part"),
-    [
-        ((-1.0, 0.1, 1.0, 4.0), "similarity_weight=-1.0"),
-        ((1.0, 0.0, 1.0, 4.0), "similarity_temperature=0"),
-        ((1.0, 0.1, "much", 4.0), "logit_weight=much"),
-        ((0.0, 0.1, 0.0, 4.0), "logit_weight=0"),
-    ],
-)
-def test_options_out_of_range_are_refused(options: tuple[object, ...], part: str) -> None:
-    with pytest.raises(InputError, match=part):
-        DistillConfig(*options)  # type: ignore[arg-type]
-
-
 def test_a_head_of_a_camera_learns_from_its_teacher(pair: tuple[Teacher, Teacher]) -> None:
     labels = {1: LabelMap((2, 5, 9)), 2: LabelMap((2, 3))}
     network = {**CONFIG["network"], "cameras": [1, 2], "camera_heads": True}

@@ -73,13 +73,6 @@ def test_rows_and_width_are_those_of_label_map_and_features(
         fit_with(module, records, trainer, HeadCheck(0.0))
 
 
-def test_a_loader_without_a_data_module_is_checked_too(records: Records, trainer: Trainer) -> None:
-    split = OriginalSplit()(records)
-    loader = ReIDDataModule(split, (64, 32), identities=4, workers=0).train_dataloader()
-    with pytest.raises(HeadMismatch, match="0 of the split's"):
-        trainer(callbacks=[HeadCheck(0.01)]).fit(tiny_module(LabelMap((5000, 5001))), loader)
-
-
 def test_of_a_foreign_loader_the_first_batch_is_checked(records: Records, trainer: Trainer) -> None:
     batch = {
         "images": torch.randint(0, 256, (8, 3, 64, 32)).float(), "targets": torch.arange(8),

@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
 
 from camreid.checkpoints.io import load, read_checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.data import Augment, OriginalSplit, Records, ReIDDataModule, Resplit, Split
-from camreid.errors import HeadMismatch, PixelRangeError
+from camreid.errors import HeadMismatch
 from camreid.labels import LabelMap, fit_labels
 from camreid.losses import identity_loss
 from camreid.training import ReIDModule
@@ -77,41 +76,6 @@ def test_fit_and_test_run_end_to_end(resplit: Split, trainer: Trainer) -> None:
     assert summary["leak"]["seen"]["queries"] == 0
 
 
-def test_fastreid_batches_train_the_same(records: Records, batch: dict[str, torch.Tensor]) -> None:
-    of_another_run = torch.zeros(16, dtype=torch.int64)  # not to be trusted
-    theirs = {
-        "images": batch["images"].float(), "targets": of_another_run, "camids": of_another_run,
-        "img_paths": batch["img_paths"],
-    }  # fmt: skip
-    modules = [tiny_module(OriginalSplit()(records).labels) for _ in range(2)]
-    for module in modules:
-        without_log(module)
-    assert modules[0].training_step(batch, 0) == modules[1].training_step(theirs, 0)
-
-
-def test_each_identity_trains_its_own_row(resplit: Split, expert: Path) -> None:
-    module = started(expert, resplit, "skip")
-    without_log(module)
-    head = module.model.heads["identity"]
-    for batch in data_of(resplit).train_dataloader():
-        known = head.rows(batch["pids"])
-        module.zero_grad()
-        module.training_step(batch, 0).backward()
-        output = module.model(batch["images"])
-        # the gradient is (softmax - target) x feature: negative along the identity's own row
-        for pid in set(batch["pids"][known >= 0].tolist()):
-            mean = output.features[batch["pids"] == pid].mean(0)
-            assert (-head.weight.grad @ mean).argmax() == head.labels.row(pid)
-
-
-def test_a_batch_of_unknown_identities_gives_a_finite_loss(batch: dict[str, torch.Tensor]) -> None:
-    module = tiny_module(LabelMap((5001, 5002)))
-    logged = without_log(module)
-    module.training_step(batch, 0).backward()
-    assert logged["train/identity_loss"] == logged["train/known"] == 0
-    assert logged["train/loss"] == logged["train/triplet_loss"] > 0
-
-
 def test_extend_starts_new_rows_from_features_once(
     resplit: Split, expert: Path, trainer: Trainer
 ) -> None:
@@ -154,14 +118,6 @@ def test_forbid_stops_before_the_first_step(
         without_callback.training_step(batch, 0)
 
 
-def test_normalised_images_stop_the_first_step(
-    batch: dict[str, torch.Tensor], trainer: Trainer
-) -> None:
-    normalised = [{**batch, "images": batch["images"] / 255}]
-    with pytest.raises(PixelRangeError, match=r"from \S+ to 1: expected raw pixels"):
-        trainer().fit(tiny_module(LabelMap((1, 2))), DataLoader(normalised, batch_size=None))
-
-
 def test_train_and_validation_identities_add_up_over_runs(
     records: Records, resplit: Split, expert: Path, trainer: Trainer
 ) -> None:
@@ -185,32 +141,6 @@ def test_identities_of_plain_loaders_are_recorded(records: Records, trainer: Tra
     module = tiny_module(LabelMap(split.labels.pids[:3]))
     trainer().fit(module, data_of(split).train_dataloader())
     assert module.provenance.seen == set(split.labels.pids)
-
-
-def test_closed_set_accuracy_is_of_known_identities(records: Records, trainer: Trainer) -> None:
-    split = Resplit(0.6, 0.0, 0, by="image")(records)
-    module, data = tiny_module(split.labels), data_of(split)
-    trainer().test(module, data, verbose=False)
-    identity = module.test_result.summary()["identity"]
-    known = [r for r in (*split.query, *split.gallery) if r.pid > 0]
-    assert identity["coverage"] == pytest.approx(len(known) / identity["images"])
-    assert 0 <= identity["accuracy"] <= 1
-
-
-def test_a_loaded_model_is_fitted_in_train_mode(
-    records: Records, expert: Path, trainer: Trainer
-) -> None:
-    module = load(expert)
-    before = module.model.neck.running_mean.clone()
-    trainer(limit_train_batches=1).fit(module, data_of(OriginalSplit(camera=3)(records)))
-    assert not torch.equal(module.model.neck.running_mean, before)
-
-
-def test_drop_leaves_unknown_identities_out(resplit: Split, expert: Path, trainer: Trainer) -> None:
-    module, data = started(expert, resplit, "drop"), data_of(resplit, identities=2)
-    trainer(limit_train_batches=1).fit(module, data)
-    shown = {pid for batch in data.train_dataloader() for pid in batch["pids"].tolist()}
-    assert shown == set((resplit.labels & module.labels).pids) != set(resplit.labels.pids)
 
 
 def test_each_epoch_and_rank_draws_its_own_augmentation(records: Records) -> None:

@@ -1,4 +1,4 @@
-"""Files and weights."""
+"""Read, write, import and export checkpoints."""
 
 from camreid.checkpoints.foreign.importing import import_weights
 from camreid.checkpoints.io import Checkpoint, load, read_checkpoint, save

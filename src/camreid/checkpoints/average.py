@@ -1,4 +1,4 @@
-"""Model soups: the mean weights of networks of one start (Wortsman et al. 2022)."""
+"""Model soups: mean weights of networks with the same starting weights (Wortsman et al. 2022)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from camreid.training.module import ReIDModule
 
 
 def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
-    """The mean of the weights, and for each identity of its rows; in evaluation mode on the CPU.
+    """Mean weights, with rows averaged by identity; in evaluation mode on the CPU.
 
     The mean BatchNorm statistics do not fit the mean weights; see `update_batch_norm`.
     """
@@ -60,10 +60,10 @@ def _mean_rows(fresh: Tensor, heads: Sequence[Tensor], rows: Sequence[Tensor]) -
 
 @torch.no_grad()
 def update_batch_norm(network: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
-    """Take the running statistics of every BatchNorm anew, as the plain mean over batches.
+    """Recompute the running statistics of every BatchNorm as the mean over batches.
 
-    Unlike in `torch.optim.swa_utils.update_bn`, all else stays in evaluation mode, and a
-    `CameraNorm` takes the statistics of each camera from the camera's images.
+    Unlike `torch.optim.swa_utils.update_bn`, it keeps other modules in evaluation mode. A
+    `CameraNorm` computes the statistics of each camera from the images of that camera.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm | CameraNorm)]
     momenta = [norm.momentum for norm in norms]

@@ -28,8 +28,8 @@ class UntrustedNetwork(InputError):
 
     def __init__(self, path: str | Path, target: str) -> None:
         super().__init__(
-            f"{path} names the network {target}, which is not camreid's and is not imported for a "
-            "file. If you trust its code, name it in `trusted`."
+            f"{path} names the network {target}. It is not part of camreid, so it is not imported. "
+            "If you trust its code, name it in `trusted`."
         )
         self.target = target
 
@@ -115,7 +115,7 @@ def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> Mode
     """The model's config of a file; refuses a network before anything is imported."""
     network = given.get("network") if isinstance(given, Mapping) else None
     if not isinstance(network, Mapping) or "${" in repr(given):
-        raise InputError(f"{path} is no checkpoint of a camreid model: it has no config of one.")
+        raise InputError(f"{path} is not a camreid checkpoint: it has no model config.")
     target = network.get("_target_", NETWORKS[0])
     if not isinstance(target, str) or not re.fullmatch(r"[\w.:]+", target):
         raise InputError(f"{path} has a _target_ that names no network.")
@@ -129,7 +129,7 @@ def _label_maps(state: Mapping[str, Tensor]) -> dict[str, LabelMap]:
     pids = {m[1]: v for k, v in state.items() if (m := re.fullmatch(r"heads\.(\w+)\.pids", k))}
     for name, own in pids.items():
         if own.ndim != 1 or own.dtype != torch.int64:
-            raise ValueError(f"the pids of its head {name} are no vector of whole numbers.")
+            raise ValueError(f"the pids of its head {name} are not a vector of integers.")
     return {name: LabelMap(tuple(own.tolist())) for name, own in pids.items()}
 
 
@@ -185,11 +185,11 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise InputError(f"no checkpoint at {path}. {_EXPECTED}{hint}")
     content = read_content(path)
     if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, no checkpoint. {_EXPECTED}")
+        raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint. {_EXPECTED}")
     if not all(isinstance(content.get(key), Mapping) for key in ("state_dict", "hyper_parameters")):
         keys = ", ".join(map(str, list(content)[:5]))
         raise InputError(
-            f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED} Weights of FastReID, "
-            "torchreid or timm: import them first, and give the checkpoint that the import writes."
+            f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED} For weights of "
+            "FastReID, torchreid or timm: import them first."
         )
     return dict(content)

@@ -96,8 +96,8 @@ def export_onnx(
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
             f"PyTorch {torch.__version__} can't export {module.config.name} to ONNX ({reason}). "
-            "Try pip install -U 'camreid[onnx]'. A file holds 2 GiB at most, and a network of your "
-            "own needs operations that torch.export takes."
+            "Try pip install -U 'camreid[onnx]'. A file holds at most 2 GiB. A custom network may "
+            "use only operations that torch.export supports."
         ) from error
     return parity
 
@@ -118,9 +118,8 @@ def _check(network: _RawNetwork, file: bytes, batches: Iterable[Tensor]) -> dict
             if not share <= TOLERANCE:  # NaN is refused, too
                 raise InputError(
                     f"{output} differ between PyTorch and onnxruntime by {share:.1e} of the "
-                    f"largest value, and {TOLERANCE:.0e} is the most that passes; nothing was "
-                    "written. Check the weights for NaN, and try other versions of torch, "
-                    "onnxscript and onnxruntime."
+                    f"largest value; the limit is {TOLERANCE:.0e}, so nothing was written. Check "
+                    "the weights for NaN, or try other versions of torch, onnxscript, onnxruntime."
                 )
             parity[output] = max(share, parity[output])
     return parity

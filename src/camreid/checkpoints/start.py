@@ -18,7 +18,7 @@ _HEAD = "heads.identity."
 
 
 def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
-    """Start a model from a checkpoint: the trunk as it is, the rows identity by identity.
+    """Start a model from a checkpoint: copy the trunk, and the rows by identity.
 
     With `unknown=reinit` the heads stay fresh. Otherwise each identity of both keeps its own row,
     whatever order either side uses; the identities that the checkpoint has no row for are the
@@ -74,8 +74,8 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
     if cameras and cameras != own:
         raise InputError(
             f"{checkpoint.path} has parameters for the cameras {list(cameras)}, and this model for "
-            f"{list(own) or 'none'}. Take the checkpoint's own model, or its cameras and camera "
-            "options; images of other cameras are then treated as of an unknown one.",
+            f"{list(own) or 'none'}. Use the model of the checkpoint, or its cameras and camera "
+            "options. Images of other cameras then count as images of an unknown camera.",
             cameras=list(cameras),
         )
     trunks = (
@@ -88,7 +88,7 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
         raise InputError(
             f"{checkpoint.path} is a {checkpoint.config.name} model and this run builds a "
             f"{module.config.name}: {len(differing)} tensors differ, such as "
-            f"{', '.join(differing[:3])}. Take the checkpoint's own model, or its network options.",
+            f"{', '.join(differing[:3])}. Use the checkpoint's model or its network options.",
             model=checkpoint.config.name,
         )
     usual: dict[str, object] = {"stem_padding": 1, "last_stride": None, "pool": "avg"}
@@ -97,6 +97,6 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
     start, run = ({k: network.get(k, v) for k, v in usual.items()} for network in networks)
     if start != run:  # no tensor shows these
         raise InputError(
-            f"{checkpoint.path} was trained with other network options than this run has.",
+            f"the network options of {checkpoint.path} differ from those of this run.",
             **{f"network__{k}": v for k, v in start.items() - run.items()},
         )

@@ -1,4 +1,4 @@
-"""The commands. Hydra lives here and nowhere else."""
+"""The commands. Only this package imports Hydra."""
 
 from pathlib import Path
 

@@ -52,7 +52,7 @@ def build_split(config: DictConfig) -> Split:
     manifest = options.pop("manifest", None)
     seen = seen_identities(options.pop("exclude_seen", None))
     if manifest and seen:
-        raise InputError("split.manifest and split.exclude_seen both choose the test identities.")
+        raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         return Split.load(manifest, root)
     strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
@@ -126,7 +126,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     if on_cpu and str(devices).isdigit() and int(devices) > cores:
         raise InputError(
-            f"devices={devices} starts {devices} processes, and there are {cores} cores.", devices=1
+            f"devices={devices} starts {devices} processes on only {cores} cores.", devices=1
         )
     callbacks = [FirstFailure(config), *options.pop("callbacks", ())]
     trainer: pl.Trainer = instantiate(
@@ -141,8 +141,8 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     )
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise InputError(
-            "-m runs jobs in one process, and this trainer starts several. Type trainer=gpu with "
-            "-m, or one camreid-train trainer=ddp for each job."
+            "-m runs jobs in one process, but this trainer starts several. Type trainer=gpu with "
+            "-m, or run camreid-train trainer=ddp once per job."
         )
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     return trainer

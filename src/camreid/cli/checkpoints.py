@@ -40,12 +40,12 @@ def read_start(config: DictConfig) -> io.Checkpoint | None:
     if config.init_dataset == "same":
         return read_checkpoint(config.init) if config.init else None
     if not config.init:
-        raise InputError("init_dataset=other describes init=, and there is no init=.")
+        raise InputError("init_dataset=other needs init=, but there is no init=.")
     start = read_checkpoint(config.init)
     if config.model.unknown != "reinit":
         raise InputError(
-            f"the rows of {config.init} are identities of another dataset, and "
-            f"unknown={config.model.unknown} would train them on this one.",
+            f"the rows of {config.init} are identities of another dataset, but "
+            f"unknown={config.model.unknown} trains them with this dataset.",
             unknown="reinit",
         )
     # equal pids of two datasets are different identities
@@ -60,8 +60,8 @@ def seen_identities(given: Any) -> tuple[int, ...]:
         provenance = read_checkpoint(path).provenance
         if not provenance.seen or not provenance.complete:
             raise InputError(
-                f"exclude_seen={path}: its training identities are not all known. Import it, or "
-                "what it was started from, with labels.root= and labels.camera=, or leave it out."
+                f"exclude_seen={path}: not all of its training identities are known. Import it, or "
+                "its starting weights, with labels.root= and labels.camera=, or leave it out."
             )
         seen |= provenance.seen
     return tuple(sorted(seen))

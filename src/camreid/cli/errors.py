@@ -29,7 +29,7 @@ _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment
 
 
 def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> None:
-    """Run a command; one that fails before it has any result leaves no file behind."""
+    """Run a command; if it fails before it has a result, it leaves no file behind."""
 
     def guarded(config: DictConfig) -> None:
         trusted[:] = [str(OmegaConf.select(config, "model.network._target_"))]

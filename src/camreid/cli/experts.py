@@ -79,7 +79,7 @@ def check_dataset(experts: Sequence[Expert], root: str) -> list[str]:
             raise InputError(
                 f"{expert.path} was trained on another dataset: {found}, such as {foreign[:3]}, "
                 f"are not among the {len(pids)} of data.root={root}. Equal numbers of two datasets "
-                "are different identities: leave it out, or type its dataset."
+                "are different identities: leave it out, or set data.root to its dataset."
             )
         if foreign:
             notes.append(f"{expert.name}: {found} are not in this dataset.")

@@ -74,7 +74,7 @@ def read_labels(
             return LabelMap(tuple(pids)), (), None
         except (OSError, ValueError) as error:
             raise InputError(
-                f"labels.pids={config.pids}: {error}; expected one pid a line, in row order."
+                f"labels.pids={config.pids}: {error}; expected one pid per line, in row order."
             ) from error
     if "manifest" in given and given <= {"manifest", "root"}:
         split = Split.load(config.manifest, config.root)

@@ -115,8 +115,8 @@ class Test:
         options = evaluate.rank_options(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
             raise InputError(
-                "evaluation.rerank and evaluation.expand compare queries with each other, and here "
-                "two queries have features of different experts."
+                "evaluation.rerank and evaluation.expand compare queries with each other, but "
+                "query_camera uses features of different experts for different queries."
             )
         cameras = {expert.name: expert.camera for expert in self.experts}
         table = fuse(name, tables, cameras, self.config.min_agreement)

@@ -1,4 +1,4 @@
-"""Files that a user names: what another program wrote is never replaced."""
+"""Files that a user names; files of other programs are never replaced."""
 
 from pathlib import Path
 

@@ -88,14 +88,14 @@ def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig, epoc
     then = resumed.provenance.split
     if then is not None and then.digest not in (None, split.digest):
         raise InputError(
-            f"resume={resumed.path} was trained on another split ({then}) than this command makes "
+            f"resume={resumed.path} was trained on another split ({then}). This command makes "
             f"({split.record}). Type {then.overrides or 'the same split options and data'}, or "
             f"init={resumed.path} to start a new run."
         )
     same_network = model.without_weights().network == resumed.config.network
     if not same_network or model.image_size != resumed.config.image_size:
         raise InputError(
-            f"resume={resumed.path} continues the same model, and this command builds another. "
+            f"this command builds another model than that of resume={resumed.path}. "
             f"Leave model= out, or type init={resumed.path} to start a new run."
         )
 
@@ -124,14 +124,14 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
     begun: list[bool] = []  # once everything is restored
     trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: begun.append(True)))
     if resume and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
-        raise InputError("resume= needs a strategy that reads one file: one device or ddp.")
+        raise InputError("resume= works only on one device or with trainer=ddp.")
     try:
         trainer.fit(module, data, ckpt_path=resume)
     except SystemExit:
         if not trainer.interrupted:
             raise
         last = build.run_folder() / "checkpoints" / "last.ckpt"
-        how = f"Continue with the same options and resume={last}" if last.exists() else "Start anew"
+        how = f"Continue with the same options and resume={last}" if last.exists() else "Start over"
         show(f"Interrupted in epoch {trainer.current_epoch + 1}. {how}.")
         raise SystemExit(130) from None
     except Exception as error:

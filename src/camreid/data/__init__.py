@@ -1,4 +1,4 @@
-"""What the images are and who sees which."""
+"""Image records, splits and batches."""
 
 from camreid.data.datamodule import ReIDDataModule
 from camreid.data.dataset import ImageDataset

@@ -27,8 +27,8 @@ class Split:
     Attributes:
         train: images to learn from.
         val: images for model selection, each ranked against the others; may be empty.
-        query: images to look for.
-        gallery: images to look in, with distractors (pid 0).
+        query: query images of the test.
+        gallery: gallery images of the test, with distractors (pid 0).
         labels: the identities of `train` in row order.
         record: how the split was made, and its digest.
     """
@@ -84,7 +84,7 @@ class Split:
 
         Args:
             path: a file as written by `save`, or by hand; without rows, they are in FastReID order.
-            root: where to look for images that are not at their path: in it and each folder of it.
+            root: searched, with each folder in it, for images that are not at their path.
 
         Raises:
             InputError: a column, value or image file is missing; train, val or query holds pid -1
@@ -166,7 +166,7 @@ def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> 
     if lost:
         raise InputError(
             f"{path} names {len(lost)} images that are not there, such as {', '.join(lost[:3])} "
-            f"(also looked for below root={root}).",
+            f"(also searched below root={root}).",
             root="FOLDER",
         )
     return found
@@ -179,7 +179,7 @@ def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> L
     without = [pid for pid in identities(train) if pid not in rows]
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
-            f"the rows of {path} are not one for each train identity, from 0 without gaps: "
+            f"the column row of {path} must give each train identity one row, from 0 without gaps: "
             f"{len(rows)} are in {min(rows.values())}..{max(rows.values())}, and {len(without)} "
             "train identities have none. Correct the column or leave it out."
         )

@@ -74,7 +74,7 @@ class Records:
 def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout.
 
-    Only base names are read, so folders called `exp_1_c2` do no harm. Junk (pid -1) is left out;
+    Only base names are read; folder names do not matter. Junk (pid -1) is left out;
     distractors (pid 0) stay in the gallery. `query` and `bounding_box_test` may be missing.
 
     Args:

@@ -9,7 +9,7 @@ from camreid.errors import InputError
 
 
 class IdentitySampler(Sampler[int]):
-    """Indices whose consecutive runs of P*K are batches of P different identities, K images each.
+    """Indices in batches of P*K: P different identities with K images each.
 
     An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`. Every
     identity gives n // K groups of its n images to an epoch, but at least one, with repeats if n is

@@ -113,7 +113,7 @@ class Resplit:
             if sum(len(cameras) > 1 for cameras in _cameras(test).values()) < 2:
                 raise InputError(
                     f"seen holds {options['excluded']} of the {len(pids)} identities of pool="
-                    f"{self.pool}, so fewer than 2 test identities are under more than one camera. "
+                    f"{self.pool}, so fewer than 2 test identities are seen by several cameras. "
                     "Exclude fewer checkpoints, or choose pool=all or a lower train_fraction."
                 )
         query, gallery = _pick_queries(test, rng)
@@ -150,7 +150,7 @@ def _all_images(records: Records) -> Images:
     if shared:
         raise InputError(
             f"pool=all: {len(shared)} pids are in both the train and the test part, such as "
-            f"{sorted(shared)[:3]}. Where each part is numbered from the start (MSMT17), equal "
+            f"{sorted(shared)[:3]}. If each part has its own numbering (as in MSMT17), equal "
             "pids are different identities.",
             pool="train",
         )

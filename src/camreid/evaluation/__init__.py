@@ -1,4 +1,4 @@
-"""Features to ranking, ranking to numbers."""
+"""Ranking of features, and retrieval metrics."""
 
 from camreid.evaluation.bootstrap import Difference, compare, intervals
 from camreid.evaluation.features import FeatureTable, Images

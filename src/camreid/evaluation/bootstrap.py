@@ -47,9 +47,9 @@ def compare(
 ) -> dict[str, Difference]:
     """Paired differences of two results in the numbers of `intervals`, with its arguments.
 
-    p is by randomisation (Smucker et al. 2007): the share of ways to swap the two results,
-    identity by identity, that give as large a difference. All ways are tried for up to 9
-    identities, otherwise `resamples` at random; so p is never below 0.05 for 5 identities or fewer.
+    p is from a randomisation test (Smucker et al. 2007): the share of the ways to swap the two
+    results by identity with a difference at least as large. Up to 9 identities, all ways are
+    tried, else `resamples` random ones; so p is never below 0.05 for 5 identities or fewer.
     InputError if the results are of different queries.
     """
     if not torch.equal(first.query_pids, second.query_pids):

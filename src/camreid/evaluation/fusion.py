@@ -73,9 +73,9 @@ def _check_agreement(units: Units, least: float) -> None:
         if share < least or not is_alike:
             raise InputError(
                 f"the features of {one} ({first.shape[1]} wide) and {other} ({second.shape[1]} "
-                f"wide) are not comparable: {100 * share:.1f} % of the images are nearest to "
-                f"themselves across the two; min_agreement is {100 * least:.0f} %. Experts that "
-                "start from the same weights usually agree."
+                f"wide) are not comparable: for {100 * share:.1f} % of the images, the nearest "
+                f"feature of the other is the same image; min_agreement is {100 * least:.0f} %. "
+                "Experts that start from the same weights usually agree."
             )
 
 
@@ -84,8 +84,8 @@ def _routed(units: Units, own: Tensor, cameras: Mapping[str, int | None]) -> dic
     known = [camera for name in units if (camera := cameras[name])]
     if not known or len(set(known)) < len(known):
         raise InputError(
-            f"the experts are of the cameras {known}: routing by the query's camera needs at least "
-            "one, and one expert for each."
+            f"the cameras of the experts are {known}: query_camera needs at least one known "
+            "camera, and one expert for each."
         )
     routed = torch.stack([own == (cameras[name] or -1) for name in units])  # (E, Q)
     routed |= ~routed.any(0)

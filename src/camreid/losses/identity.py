@@ -14,11 +14,11 @@ Smoothing = float | Literal["adaptive"]
 
 
 def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> Tensor:
-    """Cross-entropy over the images whose identity has a row; 0 if none has.
+    """Mean cross-entropy of the images with a row; 0 if no image has one.
 
     Smoothing gives `smoothing` / (rows - 1) to each wrong row, as in FastReID and in Szegedy's
-    erratum, where PyTorch's own form spreads it over all rows. FastReID leaves images out of the
-    mean whose loss is exactly 0; here they are part of it.
+    erratum, where PyTorch's own form spreads it over all rows. FastReID leaves images
+    with a loss of exactly 0 out of the mean; here they are part of it.
 
     Args:
         logits: (B, rows).
@@ -45,7 +45,7 @@ def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> T
 
 @dataclass(frozen=True)
 class LossConfig:
-    """How the losses add up; each is a mean over heads.
+    """Weights and options of the losses; each loss is a mean over heads.
 
     Attributes:
         smoothing: label smoothing, 0..1, or `adaptive`; see `identity_loss`.

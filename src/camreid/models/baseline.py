@@ -85,7 +85,7 @@ class Baseline(ReIDNetwork):
 
 
 def bn_neck(dim: int) -> nn.BatchNorm1d:
-    """Batch norm whose shift stays 0, so that the cosine after it has meaning (Luo et al. 2019)."""
+    """Batch norm with a shift fixed at 0, for the cosine metric after it (Luo et al. 2019)."""
     neck = nn.BatchNorm1d(dim)
     neck.bias.requires_grad_(False)
     return neck

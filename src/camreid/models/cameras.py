@@ -43,7 +43,7 @@ class CameraOptions:
         on, cameras = [name for name in OPTIONS if getattr(self, name)], self.cameras or ()
         if on and not cameras:
             raise InputError(
-                f"{on[0]}={getattr(self, on[0])} needs the cameras of the network; a list of "
+                f"{on[0]}={getattr(self, on[0])} needs the cameras of the network, a list of "
                 "1-based numbers.",
                 cameras=[1, 2, 3],
             )

@@ -75,4 +75,4 @@ def build_options(kind: type[Part], where: str, options: Mapping[str, Any]) -> P
     try:
         return kind(**options)
     except TypeError as error:
-        raise InputError(f"{where} is not complete or has an option too many: {error}.") from error
+        raise InputError(f"{where} has missing or unknown options: {error}.") from error

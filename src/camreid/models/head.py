@@ -14,7 +14,7 @@ Classifier = Literal["linear", "cosine", "arc", "circle"]
 
 
 class RemapHead(nn.Module):
-    """Classifier rows over features, one row for each identity, which are a buffer.
+    """A classifier with one row per identity; the identities are a buffer.
 
     With c the cosine of feature and row, s `scale` and m `margin`, the logits of the true row and
     of the others are

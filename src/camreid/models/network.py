@@ -41,8 +41,8 @@ class FeatureOptions:
     """The features of validation, test and prediction.
 
     Attributes:
-        flip: the mean of the features of an image and of its mirror image. FastReID's flip test
-            normalises the pixels of the second twice; here both are normalised once.
+        flip: the mean of the features of an image and of its mirror image. FastReID normalises
+            the pixels of the mirror image twice; here both are normalised once.
         normalize: L2-normalised, as cosine distances do anyway.
         neck: features `after` the neck, as in training, or `before` it.
     """

@@ -75,7 +75,7 @@ class OSNet(nn.Module):
 
 
 class OSBlock(nn.Module):
-    """Residual bottleneck whose streams see 3x3, 5x5, 7x7 and 9x9, mixed by one shared gate.
+    """Residual bottleneck: streams of 3x3, 5x5, 7x7 and 9x9 pixels, mixed by one shared gate.
 
     Instance norm is `inside` the residual branch, in place of its last batch norm, or `after` the
     sum; `searched` streams have the names of OSNet-AIN.

@@ -64,9 +64,9 @@ def _unreadable(path: str | Path, error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error).upper():
         name = str(error).partition("GLOBAL ")[2].split(" ")[0]
         return (
-            f"the file holds pickled code{f' ({name})' if name else ''}, which could do anything "
-            "when it is read, and is therefore not read at all. Load it where you trust it and "
-            "save its state dict alone: torch.save(model.state_dict(), FILE)."
+            f"the file holds pickled code{f' ({name})' if name else ''}, so it was not read. If "
+            "you trust the file, load it in your own code and save only its state dict: "
+            "torch.save(model.state_dict(), FILE)."
         )
     return (
         f"its {Path(path).stat().st_size} bytes can't be read ({type(error).__name__}): it is cut "

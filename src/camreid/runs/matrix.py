@@ -41,7 +41,7 @@ class Matrix(Record):
     def tables(self) -> list[Table]:
         """Scores by query camera of all and compared identities, coverage, and differences."""
         compared = self.compared
-        unseen = f"{compared['identities']} identities that no row is known to be trained on"
+        unseen = f"{compared['identities']} identities that are unseen by all rows"
         notes = ["Only a part of the images was tested."] if self.partial else []
         if compared["leaks"]:
             notes.append(f"This split leaks. Experts are compared on the {unseen}.")
@@ -83,12 +83,8 @@ class Matrix(Record):
             cells = [cell for d in found for cell in (points(d), f"{d.p:.3f}")]
             rows.append([name, *cells, _leak(self.rows[name])])
         columns = ("", *(column for score in SCORES.values() for column in (score, "p")), "leak")
-        title = (
-            f"Points above {self.strongest}, the expert of the largest mAP; below, 95 % intervals"
-        )
-        chosen = (
-            "That expert was chosen on this test, which favours it; p is not adjusted for rows."
-        )
+        title = f"Difference from {self.strongest} (largest mAP) in points; below, 95 % intervals"
+        chosen = "The test that selects this expert favours it; p is not adjusted for rows."
         return Table(title, columns, rows, [*notes, chosen])
 
 

@@ -1,4 +1,4 @@
-"""Everything that is Lightning: module, callbacks, optimiser."""
+"""Training with Lightning: module, callbacks, optimiser."""
 
 from camreid.training.batch import Batch, read_batch
 from camreid.training.module import ReIDModule

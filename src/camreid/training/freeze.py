@@ -13,10 +13,10 @@ from camreid.training.optim import RunLength, in_epochs
 
 
 class Freeze(pl.Callback):
-    """Trains the new parts of a network before the rest.
+    """Freezes modules at the start, so that the new parts of a network train first.
 
-    Frozen batch norms use and keep their running statistics. Names are exact, where FastReID
-    freezes every module that begins with one.
+    Frozen batch norms use and keep their running statistics. Names are exact; FastReID freezes
+    every module with a name that begins with one of them.
 
     Args:
         modules: dotted names within the network, such as `backbone.trunk`, or `trunk` and

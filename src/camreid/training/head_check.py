@@ -36,7 +36,7 @@ class HeadFit:
 def check_head(
     name: str, head: RemapHead, images: Images, new: Collection[int] | LabelMap = ()
 ) -> HeadFit:
-    """The fit of one head; `new` are identities whose row is not from the starting weights."""
+    """The fit of one head; `new` identities have no row in the starting weights."""
     counts: Counter[int] = Counter()
     for (pid, camera), count in images.items():
         if head.camera in (None, camera):

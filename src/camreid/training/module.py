@@ -172,8 +172,8 @@ class ReIDModule(RetrievalModule):
         if new and not self.rows_started and self.trainer.ckpt_path is None:
             if not self._reads_records:
                 raise InputError(
-                    f"{len(new)} identities start from features of their images: "
-                    "fit with a ReIDDataModule, or call start_rows(loader) before."
+                    f"the rows of {len(new)} new identities start from image features: "
+                    "fit with a ReIDDataModule, or call start_rows(loader) first."
                 )
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))

@@ -1,4 +1,4 @@
-"""FastReID, torchreid and timm files as camreid models, every key accounted for."""
+"""Import of FastReID, torchreid and timm files; every key of a file is reported."""
 
 import re
 from collections.abc import Mapping
@@ -42,9 +42,9 @@ def import_weights(
 
     Args:
         path: the file; pickled code in it is not run.
-        source: the program that wrote it; `timm` for a trunk alone under timm's or torchvision's
-            names, as LUPerson's. Its model has no rows yet.
-        model: the file of `conf/model/` that it is a model of.
+        source: the program that wrote it; `timm` for a trunk with timm's or torchvision's names,
+            such as LUPerson's. The imported model has no rows yet.
+        model: the name of its architecture, a file of `conf/model/`.
         labels: the identities in row order; without them the head is anonymous.
         options: what differs from the config, see `camreid.create_model`. Also `stem_padding` of
             the max-pool: 1, or 0 and rounding up, which FastReID has had since November 2020 (by
@@ -84,12 +84,12 @@ def import_file(
             f"{len(missing)} of the model's tensors are missing "
             f"({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of the file's are "
             f"left over ({', '.join(result.left_over[:3]) or 'none'}); {len(result.loaded)} fit. "
-            "Give the model and the source of the training; allow_partial imports what fits."
+            "Give the model and source of this file; allow_partial imports the tensors that fit."
         )
     if labels is not None and (source == "timm" or len(missing) < len(result.missing)):
         raise HeadMismatch(
-            f"{path} has no class rows that fit {model}, so the labels of {len(labels)} "
-            "identities would name untrained rows. Leave the labels out."
+            f"{path} has no class rows that fit {model}. Leave out the labels of the "
+            f"{len(labels)} identities."
         )
     result.module.add_identities(() if labels is None else labels.pids)
     return result
@@ -123,7 +123,7 @@ def _import_trunk(file: State, model: str, options: Mapping[str, Any]) -> Import
     module = create_model(model, LabelMap(()), **options)
     trunk = getattr(getattr(module.model, "backbone", None), "trunk", None)
     if trunk is None:
-        raise InputError(f"model={model} has no single trunk that source=timm could fill.")
+        raise InputError(f"source=timm needs a model with one trunk; model={model} has none.")
     fit = fit_trunk(file, trunk)
     fits = {own: file[name] for own, name in fit.names.items()}
     trunk.load_state_dict({**trunk.state_dict(), **fits})
@@ -172,7 +172,7 @@ def _label_map(state: State, labels: LabelMap | None) -> LabelMap:
     if len(rows) > 1 or (labels is not None and rows != {len(labels)}):
         raise HeadMismatch(
             f"the head in the file has {', '.join(map(str, sorted(rows)))} rows, and the label map "
-            f"{len(labels or ())} identities. Give the label map of the split that it was trained "
-            "on, of the right camera, or none for features alone."
+            f"{len(labels or ())} identities. Give the label map of its training split and camera, "
+            "or no labels to use the features only."
         )
     return LabelMap.anonymous(rows.pop()) if labels is None else labels

@@ -82,7 +82,7 @@ def _depth(names: Iterable[str], stage: int) -> int:
 
 
 def _with_non_local(own: str, depth: Mapping[int, int]) -> str:
-    """The name in stages whose last blocks are pairs: block, non-local block."""
+    """The name in stages that end with pairs of a block and a non-local block."""
     found = re.fullmatch(r"backbone\.trunk\.(NL_|layer)([23])\.(\d+)\.(.*)", own)
     if not found:
         return own
