@@ -61,11 +61,14 @@ def test_every_command_refuses_it(command: tuple[str, ...], run: Run) -> None:
 
 def test_a_failed_command_takes_back_its_own_files_alone(run: Run) -> None:
     Path("mine").mkdir()
-    Path("mine/notes.log").write_text("precious")
+    for name in ("notes.log", "camreid-train-1.log"):  # the second of another rank under srun
+        Path("mine", name).write_text("precious")
+    before = contents(Path())
     for folder in ("mine", "new/er", "runs/r"):
         ran = run("camreid-train", SPLIT, "data.root=nowhere", *TINY, f"run_dir={folder}")
         assert ran.code == 1
-    assert contents(Path()) == {"mine/notes.log": "precious"}
+        assert "nowhere" in ran.err
+    assert contents(Path()) == before
     assert [p.name for p in Path().iterdir()] == ["mine"]
 
 

@@ -15,7 +15,10 @@ _RESULTS = (
 )
 _DESCRIPTION = (
     *(".hydra", "config.yaml", "split.csv", "multirun.yaml", ERROR),
-    *("camreid-*.log", "train_ddp_process_*.log"),  # the latter of Lightning's processes
+    *(
+        "camreid-*[a-z].log",
+        "train_ddp_process_*.log",
+    ),  # not of other ranks of srun: camreid-*-1.log
 )
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 _created: list[Path] = []  # the run folder and its parents, as far as this command creates them
