@@ -40,7 +40,7 @@ def read_start(config: DictConfig) -> io.Checkpoint | None:
     if config.init_dataset == "same":
         return read_checkpoint(config.init) if config.init else None
     if not config.init:
-        raise InputError("init_dataset=other needs a checkpoint in init=.")
+        raise InputError("init_dataset=other needs init=, but there is no init=.")
     start = read_checkpoint(config.init)
     if config.model.unknown != "reinit":
         raise InputError(

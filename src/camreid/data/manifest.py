@@ -179,7 +179,7 @@ def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> L
     without = [pid for pid in identities(train) if pid not in rows]
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
-            f"the column row of {path} must give each train identity one row, 0, 1, 2 and so on: "
+            f"the column row of {path} must give each train identity one row, from 0 without gaps: "
             f"{len(rows)} are in {min(rows.values())}..{max(rows.values())}, and {len(without)} "
             "train identities have none. Correct the column or leave it out."
         )
