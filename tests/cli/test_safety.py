@@ -89,21 +89,18 @@ def test_no_command_imports_a_class_that_a_file_names(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
+def test_a_training_state_that_does_not_fit_ends_in_one_paragraph(
+    train: Run, content: dict[str, Any]
+) -> None:
+    for key, value in (
         ("loops", {"fit_loop": {"epoch_progress": 3}}),
         ("optimizer_states", []),
         ("optimizer_states", [{"state": {}, "param_groups": []}]),
         ("lr_schedulers", "text"),
         ("callbacks", []),
-    ],
-)
-def test_a_training_state_that_does_not_fit_ends_in_one_paragraph(
-    train: Run, content: dict[str, Any], key: str, value: object
-) -> None:
-    torch.save({**content, key: value}, "given.ckpt")
-    ran = train("resume=given.ckpt", "run_dir=s", "trainer.max_epochs=2", "test=false")
-    assert ran.code == 1, ran.out
-    assert "Traceback" not in ran.err
-    assert len(ran.err.strip().splitlines()) == 1
+    ):
+        torch.save({**content, key: value}, "given.ckpt")
+        ran = train("resume=given.ckpt", "run_dir=s", "trainer.max_epochs=2", "test=false")
+        assert ran.code == 1, ran.out
+        assert "Traceback" not in ran.err
+        assert len(ran.err.strip().splitlines()) == 1
