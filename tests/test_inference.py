@@ -199,3 +199,12 @@ def test_bad_images_are_refused_in_one_paragraph(
         extractor(images)
     assert "\n" not in str(refused.value)
     assert isinstance(refused.value, PixelRangeError) == ("raw pixels" in expected)
+
+
+def test_mixed_precision_is_close_and_comes_back_as_float32(module: ReIDModule) -> None:
+    images = noise(3, *SIZE, 3)
+    exact = FeatureExtractor(module)(images)
+    rough = FeatureExtractor(module, precision="bfloat16")(images)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    assert F.cosine_similarity(rough, exact).min() > 0.999

@@ -190,3 +190,27 @@ def test_a_resumed_run_keeps_the_head_check_of_its_start(
     assert check.read_text() == first
     assert json.loads(first)["heads"][0]["unknown"] > 0
     assert again.provenance == module.provenance
+
+
+def test_each_identity_trains_its_own_row(resplit: Split, expert: Path) -> None:
+    module = started(expert, resplit, "skip")
+    without_log(module)
+    head = module.model.heads["identity"]
+    for batch in data_of(resplit).train_dataloader():
+        known = head.rows(batch["pids"])
+        module.zero_grad()
+        module.training_step(batch, 0).backward()
+        output = module.model(batch["images"])
+        # the gradient is (softmax - target) x feature: negative along the identity's own row
+        for pid in set(batch["pids"][known >= 0].tolist()):
+            mean = output.features[batch["pids"] == pid].mean(0)
+            assert (-head.weight.grad @ mean).argmax() == head.labels.row(pid)
+
+
+def test_a_loaded_model_is_fitted_in_train_mode(
+    records: Records, expert: Path, trainer: Trainer
+) -> None:
+    module = load(expert)
+    before = module.model.neck.running_mean.clone()
+    trainer(limit_train_batches=1).fit(module, data_of(OriginalSplit(camera=3)(records)))
+    assert not torch.equal(module.model.neck.running_mean, before)
