@@ -38,11 +38,7 @@ class SplitRecord:
 
     @property
     def overrides(self) -> str | None:
-        """Overrides that make the split again; None if they cannot.
-
-        >>> SplitRecord("original", {"camera": 3, "seed": 0}).overrides
-        '+split=original split.camera=3 split.seed=0'
-        """
+        """Overrides that make the split again; None if they cannot."""
         if self.kind not in ("original", "resplit") or "excluded" in self.options:
             return None
         options = (f"split.{k}={v}" for k, v in self.options.items() if v is not None)

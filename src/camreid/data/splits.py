@@ -128,10 +128,6 @@ def stratified(
 
     Systematic sampling (Madow 1949): items are shuffled within their stratum, strata stand side
     by side in order, and every n/`count`-th of the n items is taken from a random start.
-
-    >>> a, b = stratified(range(10), lambda i: i % 2, 4, random.Random(0))
-    >>> len(a), len(b), sum(i % 2 for i in a)
-    (4, 6, 2)
     """
     items = list(items)
     total, order = max(1, len(items)), list(range(len(items)))

@@ -56,9 +56,6 @@ def agreement(first: Tensor, second: Tensor, images: int = 1000) -> float:
     """Share of images that are nearest to themselves across two embedding spaces.
 
     `first` and `second` are (N, D) unit features; at most `images` are compared, evenly chosen.
-
-    >>> agreement(torch.eye(2), torch.eye(2)), agreement(torch.eye(2), torch.eye(2).flip(1))
-    (1.0, 0.0)
     """
     count = min(images, len(first))
     chosen = torch.arange(count, device=first.device) * len(first) // max(1, count)

@@ -52,11 +52,7 @@ def use_ibn(trunk: nn.Module) -> None:
 
 
 def plain_blocks(depth: int, stage: int) -> int:
-    """How many blocks of stage 2 or 3 (of `depth` blocks) come before the non-local ones.
-
-    >>> plain_blocks(4, 2), plain_blocks(6, 3), plain_blocks(23, 3)
-    (2, 3, 14)
-    """
+    """How many blocks of stage 2 or 3 (of `depth` blocks) come before the non-local ones."""
     return depth - (2 if stage == 2 else 3 if depth < 23 else 9)
 
 

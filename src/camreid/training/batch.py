@@ -63,9 +63,6 @@ def read_cameras(batch: Mapping[str, Any]) -> Tensor:
     """(B,) int64 cameras of a batch dict, 1-based; 0 where unknown.
 
     File names count before the `camids` of a batch without `pids`, which may be renumbered.
-
-    >>> read_cameras({"images": torch.zeros(1, 3, 8, 4), "img_paths": ["0704_c3s1_069626_01.jpg"]})
-    tensor([3])
     """
     is_own = "pids" in batch and "camids" in batch
     if not is_own and (names := _names(batch)):

@@ -78,9 +78,6 @@ def conform(where: str, own: Any, value: Any) -> Any:
 
     A mapping has the own keys, with the file's values where it has them; a list has the own
     length, a tensor the own shape. Text is always the own.
-
-    >>> conform("loops", {"done": 0, "path": "a"}, {"done": 3, "path": "b", "more": 1})
-    {'done': 3, 'path': 'a'}
     """
     if isinstance(own, str) or (own is None and isinstance(value, str)):
         return own

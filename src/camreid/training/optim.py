@@ -69,11 +69,7 @@ class RunLength:
 
 
 def in_epochs(length: float, epochs: float) -> float:
-    """A length below 1 is a fraction of a run of `epochs`, one from 1 a number of epochs.
-
-    >>> in_epochs(0.25, epochs=60), in_epochs(10, epochs=60)
-    (15.0, 10)
-    """
+    """A length below 1 is a fraction of a run of `epochs`, one from 1 a number of epochs."""
     return length * epochs if 0 < length < 1 else length
 
 
