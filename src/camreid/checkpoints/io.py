@@ -16,7 +16,7 @@ from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
 from camreid.models.weights import read_content
 from camreid.provenance import Provenance, versions
-from camreid.training.checkpoint_io import check_content
+from camreid.training.checkpoint_io import check_content, position
 from camreid.training.module import ReIDModule
 
 _NETWORK = "model."
@@ -46,6 +46,7 @@ class Checkpoint:
         camera_labels: the label map of each camera's head; empty where heads are for all cameras.
         provenance: what the weights were trained on.
         epochs: number of finished epochs.
+        batches: number of finished batches of the next epoch.
         notes: config as text, command, versions, and what else was kept.
     """
 
@@ -56,6 +57,7 @@ class Checkpoint:
     camera_labels: dict[int, LabelMap]
     provenance: Provenance
     epochs: int
+    batches: int
     notes: dict[str, Any]
 
     def module(self) -> ReIDModule:
@@ -90,6 +92,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
         maps = _label_maps(state)
+        epochs, batches = position(content)
     except ValueError as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
     checkpoint = Checkpoint(
@@ -99,7 +102,8 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         labels=LabelMap(tuple(dict.fromkeys(pid for own in maps.values() for pid in own.pids))),
         camera_labels={int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)},
         provenance=provenance,
-        epochs=int(content.get("epoch", -1)) + 1,
+        epochs=epochs,
+        batches=batches,
         notes=notes,
     )
     differing = differing_tensors(state, _network_state(checkpoint))

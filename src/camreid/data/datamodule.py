@@ -62,6 +62,7 @@ class ReIDDataModule(pl.LightningDataModule):
         self.seed, self.augment, self.within_camera = seed, augment, within_camera
         self.train_records = split.train
         self._stream: tuple[int, torch.Generator] | None = None
+        self._start = (0, 0)
 
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
@@ -84,9 +85,15 @@ class ReIDDataModule(pl.LightningDataModule):
                 instances=4,
             )
 
+    def resume_at(self, epoch: int, batch: int) -> None:
+        """Start the next train loader at a batch of an epoch; both count from 0."""
+        self._start = epoch, batch
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """P x K batches of this rank."""
         sampler = self._sampler(*self._place())
+        # workers draw batches before Lightning sets the epoch
+        (sampler.epoch, sampler.start), self._start = self._start, (0, 0)
         size = self.identities * self.instances
         return self._loader(self.train_records, sampler, size, drop_last=True)
 

@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.files import write_whole
 from camreid.models.weights import is_dense, read_content
 from camreid.provenance import versions
 
@@ -99,6 +100,22 @@ def _form(value: object) -> str:
     return "a number" if type(value) in (int, float) else type(value).__name__
 
 
+def position(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
+    """Finished epochs of a checkpoint, and finished batches of the next; ValueError if malformed.
+
+    An epoch is finished once all of its batches are, also if its validation is not.
+    """
+    ready = int(checkpoint.get("epoch", -1)) + 1
+    own = {
+        "epoch_progress": {"current": {"processed": 0, "ready": ready}},
+        "epoch_loop.batch_progress": {"current": {"ready": 0}, "is_last_batch": True},
+    }
+    loop = conform("loops", {"fit_loop": own}, checkpoint.get("loops", {}))["fit_loop"]
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    finished = max(epochs["processed"], epochs["ready"] - (not batches["is_last_batch"]))
+    return finished, 0 if finished == epochs["ready"] else batches["current"]["ready"]
+
+
 def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
     """A file's state in the form of the optimizer's: a pre-hook of its `load_state_dict`."""
     is_sgd = isinstance(optimizer, torch.optim.SGD)
@@ -117,7 +134,7 @@ def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any])
 
 
 class RunCheckpoints(TorchCheckpointIO):
-    """Reads checkpoint files for the trainer of one run.
+    """Reads and writes checkpoint files for the trainer of one run, each whole or not at all.
 
     The states in a file take the form of this run's. Paths in the states of `ModelCheckpoint` are
     replaced by files of the same name in this run's own folder, or by nothing.
@@ -125,6 +142,12 @@ class RunCheckpoints(TorchCheckpointIO):
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self.trainer = trainer
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Replace a local file; until it is written, the one before stays."""
+        write_whole(path, lambda draft: torch.save(checkpoint, draft))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None

@@ -1,0 +1,100 @@
+"""A run that is stopped and resumed, and the run that is not, are equal to the bit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from camreid.data import Augment, Records, ReIDDataModule, Resplit
+from camreid.training.checkpoint_io import RunCheckpoints
+from camreid.training.last_checkpoint import LastCheckpoint
+from tests.conftest import CONFIG, tiny_module
+
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")
+DROPPING = {"_target_": "camreid.models.Baseline", "backbone": "test_vit", "drop_path": 0.5}
+
+
+class At(pl.Callback):
+    """Calls a function at the start of a batch, counted from 0 over the run."""
+
+    def __init__(self, batch: int, call: Any) -> None:
+        self.left, self.call = batch, call
+
+    def on_train_batch_start(self, *_: object) -> None:
+        self.left -= 1
+        if self.left < 0:
+            self.call()
+
+
+def kill() -> None:
+    raise RuntimeError("killed")
+
+
+def fit(
+    records: Records,
+    folder: Path,
+    *callbacks: pl.Callback,
+    every: int | None = None,
+    workers: int = 0,
+    auto: float = 0.0,
+    network: Any = None,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Two epochs of at most five batches, resumed where there is a checkpoint: what it saves."""
+    last = folder / "last.ckpt"
+    data = ReIDDataModule(
+        Resplit(0.5, 0.3, 0)(records), (64, 32), identities=2, instances=4, workers=workers,
+        seed=seed, augment=Augment(auto=auto) if auto else None,
+    )  # fmt: skip
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, num_sanity_val_steps=0,
+        callbacks=[*callbacks, LastCheckpoint(folder, every)], **{"max_epochs": 2} | options,
+    )  # fmt: skip
+    trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
+    module = tiny_module(data.split.labels, network=network or CONFIG["network"])
+    trainer.fit(module, data, ckpt_path=last if last.exists() else None)
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    content = torch.load(last, weights_only=True)
+    del content["callbacks"]  # they hold paths
+    return {**content, "metrics": {k: v for k, v in metrics.items() if k.startswith("val/")}}
+
+
+def differing(first: Any, second: Any, at: str = "") -> list[str]:
+    """Where two nested values differ."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [at]
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), at
+        return [d for k in first for d in differing(first[k], second[k], f"{at}.{k}")]
+    if isinstance(first, list | tuple):
+        pairs = enumerate(zip(first, second, strict=True))
+        return [d for n, (a, b) in pairs for d in differing(a, b, f"{at}.{n}")]
+    return [] if first == second else [f"{at} is {first} and {second}"]
+
+
+CASES: dict[str, tuple[list[int], dict[str, Any]]] = {  # batches before it is killed, and options
+    "plain": ([2, 5, 9], {}),
+    "auto augment": ([3], {"auto": 0.8}),
+    "workers": ([3, 6], {"workers": 2}),
+    "accumulated": ([4, 8], {"accumulate_grad_batches": 2}),
+    "part of an epoch": ([2, 3, 4], {"limit_train_batches": 3}),
+    "stochastic depth": ([3], {"network": DROPPING}),
+    "steps": ([3, 5, 7], {"max_steps": 10, "max_epochs": -1}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
+    case: str, records: Records, tmp_path: Path
+) -> None:
+    kills, options = CASES[case]
+    whole = fit(records, tmp_path / "whole", **options)
+    for batches in kills:
+        part = tmp_path / str(batches)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(records, part, At(batches, kill), every=1, **options)
+        assert not differing(whole, fit(records, part, every=1, **options)), batches
