@@ -9,7 +9,7 @@ import torch
 
 from camreid.data import Augment, Records, ReIDDataModule, Resplit
 from camreid.training.checkpoint_io import RunCheckpoints
-from camreid.training.last_checkpoint import LastCheckpoint
+from camreid.training.resuming import LastCheckpoint
 from tests.conftest import CONFIG, tiny_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")

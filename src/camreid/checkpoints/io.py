@@ -16,8 +16,9 @@ from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
 from camreid.models.weights import read_content
 from camreid.provenance import Provenance, versions
-from camreid.training.checkpoint_io import check_content, position
+from camreid.training.checkpoint_io import check_content
 from camreid.training.module import ReIDModule
+from camreid.training.resuming import position
 
 _NETWORK = "model."
 _EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."

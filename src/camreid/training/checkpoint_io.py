@@ -100,22 +100,6 @@ def _form(value: object) -> str:
     return "a number" if type(value) in (int, float) else type(value).__name__
 
 
-def position(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
-    """Finished epochs of a checkpoint, and finished batches of the next; ValueError if malformed.
-
-    An epoch is finished once all of its batches are, also if its validation is not.
-    """
-    ready = int(checkpoint.get("epoch", -1)) + 1
-    own = {
-        "epoch_progress": {"current": {"processed": 0, "ready": ready}},
-        "epoch_loop.batch_progress": {"current": {"ready": 0}, "is_last_batch": True},
-    }
-    loop = conform("loops", {"fit_loop": own}, checkpoint.get("loops", {}))["fit_loop"]
-    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
-    finished = max(epochs["processed"], epochs["ready"] - (not batches["is_last_batch"]))
-    return finished, 0 if finished == epochs["ready"] else batches["current"]["ready"]
-
-
 def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
     """A file's state in the form of the optimizer's: a pre-hook of its `load_state_dict`."""
     is_sgd = isinstance(optimizer, torch.optim.SGD)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camreid.data.transforms import stream
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import HeadLabels, LabelMap
 from camreid.losses.identity import LossConfig, identity_loss_of_heads
@@ -18,10 +17,11 @@ from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
 from camreid.provenance import Provenance, versions
 from camreid.training.batch import Batch, read_batch, read_cameras
-from camreid.training.checkpoint_io import conform_optimizer, position
+from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
+from camreid.training.resuming import resume, seed_step
 
 # weight and value of each loss, by name
 ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
@@ -108,15 +108,8 @@ class ReIDModule(RetrievalModule):
             data.keep_only(self.camera_labels or self.labels)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed the step, its dropout for example, by its place in the run: resuming needs no state.
-
-        The seed is that of a `ReIDDataModule`; with other loaders, the global stream goes on.
-        """
-        seed = getattr(self._datamodule, "seed", None)
-        if seed is not None:
-            # -1: another stream than that of the augmentation
-            step = stream(seed, self.current_epoch, batch_idx, self.global_rank, -1)
-            torch.manual_seed(step.initial_seed())
+        """See `seed_step`."""
+        seed_step(self.trainer, batch_idx)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and triplet losses; unknown identities have only the latter."""
@@ -225,11 +218,11 @@ class ReIDModule(RetrievalModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read the provenance and the loader's position; the rows of the file were started."""
+        """Read the provenance; the rows of the file were started."""
         self.provenance = Provenance.from_json(checkpoint.get("camreid", {}).get("provenance"))
         self.rows_started = True
-        if hasattr(data := self._datamodule, "resume_at"):
-            data.resume_at(*position(checkpoint))
+        if self._trainer is not None and self.trainer.training:
+            resume(self.trainer, checkpoint)
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
