@@ -1,5 +1,7 @@
 """A run that is stopped and resumed, and the run that is not, are equal to the bit."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from camreid.checkpoints import read_checkpoint
 from camreid.data import Augment, Records, ReIDDataModule, Resplit
 from camreid.training.checkpoint_io import RunCheckpoints
-from camreid.training.resuming import LastCheckpoint
+from camreid.training.resuming import LastCheckpoint, position
 from tests.conftest import CONFIG, tiny_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")
@@ -24,7 +27,7 @@ class At(pl.Callback):
 
     def on_train_batch_start(self, *_: object) -> None:
         self.left -= 1
-        if self.left < 0:
+        if self.left == -1:
             self.call()
 
 
@@ -52,7 +55,7 @@ def fit(
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, num_sanity_val_steps=0,
-        callbacks=[*callbacks, LastCheckpoint(folder, every)], **{"max_epochs": 2} | options,
+        callbacks=[*callbacks, LastCheckpoint(folder, every)], **{"max_epochs": 2, "limit_train_batches": 5} | options,
     )  # fmt: skip
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     module = tiny_module(data.split.labels, network=network or CONFIG["network"])
@@ -98,3 +101,56 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
         with pytest.raises(RuntimeError, match="killed"):
             fit(records, part, At(batches, kill), every=1, **options)
         assert not differing(whole, fit(records, part, every=1, **options)), batches
+
+
+@pytest.mark.parametrize(("number", "batch"), [(signal.SIGINT, 2), (signal.SIGTERM, 4)])
+def test_a_signal_stops_after_the_step_and_saves(
+    number: int, batch: int, records: Records, tmp_path: Path
+) -> None:
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    options = {"accumulate_grad_batches": 2}
+    whole = fit(records, tmp_path / "whole", **options)
+    with pytest.raises(SystemExit):
+        fit(records, tmp_path / "part", At(batch, lambda: os.kill(os.getpid(), number)), **options)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    saved = torch.load(tmp_path / "part/last.ckpt", weights_only=True)
+    assert position(saved) == ((0, 4) if batch == 2 else (1, 0))
+    assert not differing(whole, fit(records, tmp_path / "part", **options))
+
+
+@pytest.mark.parametrize(("batches", "expected"), [(3, (0, 3)), (5, (1, 0))])
+def test_a_checkpoint_has_its_place_in_the_run(
+    batches: int, expected: tuple[int, int], records: Records, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(records, tmp_path, At(batches, kill), every=1)
+    checkpoint = read_checkpoint(tmp_path / "last.ckpt")
+    assert (checkpoint.epochs, checkpoint.batches) == expected
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_seed_gives_the_same_weights(
+    workers: int, records: Records, tmp_path: Path
+) -> None:
+    options = {"workers": workers, "max_epochs": 1, "network": DROPPING}
+    first, again, other = (
+        fit(records, tmp_path / str(n), seed=seed, **options) for n, seed in enumerate((0, 0, 1))
+    )
+    assert not differing(first, again)
+    assert differing(first["state_dict"], other["state_dict"])
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(content: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    fit(records, tmp_path, max_epochs=1)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        fit(records, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_bytes() == before
