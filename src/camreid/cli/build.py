@@ -96,14 +96,14 @@ def _is_model_chosen() -> bool:
 
 def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
     """The loaders of a split, its images resized for a model."""
-    names = ("identities", "instances", "eval_batch_size", "workers", "within_camera")
+    names = ("identities", "instances", "eval_batch_size", "workers", "within_camera", "cache")
     return ReIDDataModule(
         split,
         model.image_size,
         seed=config.seed,
         augment=instantiate(config.data.augment, _target_="camreid.data.Augment"),
         interpolation=model.interpolation,
-        **{name: config.data[name] for name in names},
+        **{name: config.data[name] for name in (*names, "cache_dir")},
     )
 
 

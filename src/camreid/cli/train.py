@@ -47,6 +47,8 @@ def train_run(config: DictConfig) -> None:
     if module.config.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
+    if config.test:
+        data.setup("test")
     gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
     gather_metrics(resuming=True)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
