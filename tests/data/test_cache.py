@@ -59,8 +59,7 @@ def read(folder: Path) -> torch.Tensor:
     return torch.stack([read_image(str(path), SIZE) for path in sorted(folder.iterdir())])
 
 
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("kind", ["disk", "memory"])
+@pytest.mark.parametrize(("kind", "interpolation"), [("disk", "bicubic"), ("memory", "bilinear")])
 def test_batches_are_those_of_the_image_files(
     kind: str, interpolation: str, records: Records, tmp_path: Path
 ) -> None:
