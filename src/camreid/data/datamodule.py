@@ -71,7 +71,6 @@ class ReIDDataModule(pl.LightningDataModule):
         self.cache = None
         if cache != "none":
             self.cache = ImageCache(size, interpolation, cache_dir, in_memory=cache == "memory")
-        self._stream: tuple[int, torch.Generator] | None = None
 
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
@@ -147,10 +146,9 @@ class ReIDDataModule(pl.LightningDataModule):
         """Augment train batches, on the device they are on."""
         if self.augment is None or self.trainer is None or not self.trainer.training:
             return batch
-        epoch = self.trainer.current_epoch
-        if self._stream is None or self._stream[0] != epoch:
-            self._stream = epoch, stream(self.seed, epoch, self._place()[0])
-        return {**batch, "images": self.augment(batch["images"], self._stream[1])}
+        number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        draws = stream(self.seed, self.trainer.current_epoch, number)
+        return {**batch, "images": self.augment(batch["images"], draws, *self._place())}
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
