@@ -50,7 +50,7 @@ def fit(
     last = folder / "last.ckpt"
     data = ReIDDataModule(
         Resplit(0.5, 0.3, 0)(records), (64, 32), identities=2, instances=4, workers=workers,
-        seed=seed, augment=Augment(auto=auto) if auto else None,
+        seed=seed, augment=Augment(auto=auto),
     )  # fmt: skip
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,

@@ -21,6 +21,7 @@ from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
+from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
 
 # weight and value of each loss, by name
@@ -112,7 +113,11 @@ class ReIDModule(RetrievalModule):
         seed_step(self.trainer, batch_idx)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Weighted sum of identity and triplet losses; unknown identities have only the latter."""
+        """Weighted sum of identity and metric losses; unknown identities have only the latter.
+
+        Metric losses compare the images of all ranks. The mean over ranks is the loss of one rank
+        with the whole batch.
+        """
         read = read_batch(batch, self.target_labels)
         if self.camera_labels and not read.cameras.all():
             raise InputError(
@@ -123,14 +128,16 @@ class ReIDModule(RetrievalModule):
         known = torch.stack(list(rows.values())).amax(0) >= 0
         self._note_identities(read.pids, known)
         output: ReIDOutput = self.model(read.images, rows, read.cameras)
-        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
+        pairs = (torch.stack(list(rows.values())) >= 0).sum()
+        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing) * share(pairs)
         losses = {"identity": (self.loss.identity_weight, identity)}
+        pids, cameras = gather(read.pids), gather(read.cameras)
+        embeddings = [gather(own) for own in output.embeddings.values()]
         for name, (weight, metric) in self.metric_losses.items():
             compare: Any = metric
             if self.camera_labels:
-                compare = partial(within_cameras, metric, cameras=read.cameras)
-            of_heads = [compare(e, read.pids) for e in output.embeddings.values()]
-            losses[name] = (weight, torch.stack(of_heads).mean())
+                compare = partial(within_cameras, metric, cameras=cameras)
+            losses[name] = (weight, torch.stack([compare(e, pids) for e in embeddings]).mean())
         for extra in self.extra_losses:
             losses.update(extra(read, output))
         total = torch.stack([weight * value for weight, value in losses.values()]).sum()
