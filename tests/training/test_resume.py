@@ -52,10 +52,11 @@ def fit(
         Resplit(0.5, 0.3, 0)(records), (64, 32), identities=2, instances=4, workers=workers,
         seed=seed, augment=Augment(auto=auto),
     )  # fmt: skip
+    options = {"max_epochs": 2, "limit_train_batches": 5} | options
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, num_sanity_val_steps=0,
-        callbacks=[*callbacks, LastCheckpoint(folder, every)], **{"max_epochs": 2, "limit_train_batches": 5} | options,
+        callbacks=[*callbacks, LastCheckpoint(folder, every)], **options,
     )  # fmt: skip
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     module = tiny_module(data.split.labels, network=network or CONFIG["network"])
