@@ -1,6 +1,8 @@
-"""Pages that mkdocs makes: README as the first page, and every option of conf/ with its comment."""
+"""Pages that mkdocs makes: README as the first page, the options of conf/, tables of benchmarks."""
 
+import json
 from pathlib import Path
+from runpy import run_path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -40,12 +42,23 @@ def _page(path: Path, title: str) -> str:
     return f"### {title}\n\n```yaml\n{path.read_text().rstrip()}\n```\n"
 
 
+def performance() -> str:
+    """The tables of all benchmarks with a JSON file in `docs/performance/`."""
+    table = run_path(str(ROOT / "scripts" / "bench" / "measure.py"))["table"]
+    parts = []
+    for path in sorted((ROOT / "docs" / "performance").glob("*.json")):
+        result = json.loads(path.read_text())
+        parts.append(f"## {path.stem}\n\n`scripts/bench/{result['name']}.py`\n\n{table(result)}")
+    return "\n".join(parts)
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Document what `import camreid` offers where it is defined, since its names are lazy."""
+    """Fill in the benchmarks, and what `import camreid` offers, where it is defined."""
     names = "\n".join(
         f"::: {home}.{name}\n    options: {{heading_level: 3, show_root_full_path: false}}\n"
         for name, home in camreid._HOMES.items()
     )
+    markdown = markdown.replace("<!-- performance -->", performance())
     return markdown.replace("<!-- camreid -->", f"## camreid\n\n{names}")
 
 

@@ -1,21 +1,59 @@
-"""Shared by the benchmarks: alternating timings and memory of this process."""
+"""Shared by the benchmarks: alternating timings, memory of this process, and their result.
 
+A result is one JSON file: `{name, hardware, versions, load, n, rounds, rows}`. `n` is the size of
+the work as text. `load` is the load average before the benchmark. A row is `{what, value, unit,
+ratio}`; its ratio is to the row that the benchmark compares with, or null.
+"""
+
+import json
 import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
+from typing import Any
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+LOAD = os.getloadavg()[0]
 
 
 def machine() -> str:
-    """Processor, cores, threads and torch version, for the first line of a result."""
+    """Processor, cores, threads, and the GPU if there is one."""
+    import torch
+
     info = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
-    threads = torch.get_num_threads()
-    return f"{info}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{info}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}"
+
+
+def row(what: str, value: float, unit: str, base: float | None = None) -> dict[str, Any]:
+    """A row of a result, with its ratio to the value of another row."""
+    ratio = None if base is None else round(value / base, 3)
+    return {"what": what, "value": float(f"{value:.4g}"), "unit": unit, "ratio": ratio}
+
+
+def report(
+    name: str, rows: list[dict[str, Any]], n: str, rounds: int, path: Path | None = None
+) -> None:
+    """Print the table of a result, and write its JSON where `path` names a file."""
+    from camreid.provenance import versions
+
+    head = {"name": name, "hardware": machine(), "versions": versions(), "load": round(LOAD, 2)}
+    result = {**head, "n": n, "rounds": rounds, "rows": rows}
+    print(table(result))
+    if path is not None:
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as Markdown: its table, then hardware, versions, load and n."""
+    lines = ["| | value | unit | ratio |", "|---|---|---|---|"]
+    for line in result["rows"]:
+        ratio = "" if line["ratio"] is None else f"{line['ratio']:.2f}"
+        lines.append(f"| {line['what']} | {line['value']:,.6g} | {line['unit']} | {ratio} |")
+    used = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
+    about = f"{result['n']}. Median of {result['rounds']} rounds. {result['hardware']}. Load at the"
+    return "\n".join([*lines, "", f"{about} start: {result['load']}. {used}.", ""])
 
 
 def median_times(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -3,9 +3,9 @@
 Claim (README): on features of Market-1501's size (3,368 queries, 15,913 images, 2,048 float32) the
 exact ranking takes at most 1.25 times its matrix product, is at least twice as fast as torchreid's
 product and Cython ranking, and holds less than 400 MB above the features, also at MSMT17's size
-(11,659 x 82,161). Medians of alternating rounds; hardware, threads and n are printed.
+(11,659 x 82,161). Medians of alternating rounds.
 
-    python scripts/bench/ranking.py [--size market | msmt17] [--rounds 5] [--torchreid CHECKOUT]
+    python scripts/bench/ranking.py [--size msmt17] [--torchreid CHECKOUT] [--json FILE]
 
 torchreid's Cython code is built in a temporary copy, which needs Cython and a compiler. Each
 identity's features have a common centre, as a trained network gives them.
@@ -24,7 +24,7 @@ from runpy import run_path
 
 import numpy as np
 import torch
-from measure import machine, median_times, memory_of
+from measure import median_times, memory_of, report, row
 from torch import Tensor
 
 from camreid.evaluation import intervals, rank, rank_protocols
@@ -80,23 +80,20 @@ def torchreid_ranking(checkout: Path, folder: Path) -> Callable[[Problem], float
     return run
 
 
-def print_times(p: Problem, rounds: int, checkout: Path | None) -> None:
+def times_of(p: Problem, rounds: int, checkout: Path | None) -> dict[str, float]:
     result = rank(*p)
     work: dict[str, Callable[[], object]] = {
-        "product": lambda: product(p[0], p[1]),
-        "rank": lambda: rank(*p),
-        "rank_protocols": lambda: rank_protocols(*p),
-        "intervals": lambda: intervals(result),
+        "matrix product alone": lambda: product(p[0], p[1]),
+        "`camreid.rank`: mAP, mINP, CMC": lambda: rank(*p),
+        "`rank_protocols`: all protocols": lambda: rank_protocols(*p),
+        "`intervals`: bootstrap": lambda: intervals(result),
     }
     with tempfile.TemporaryDirectory() as folder:
         if checkout is not None:
             theirs = torchreid_ranking(checkout, Path(folder))
             print(f"mAP {result.mAP:.6f}, torchreid's {theirs(p):.6f}")
-            work["torchreid, Cython"] = lambda: theirs(p)
-        times = median_times(work, rounds)
-    print(f"{'':20s} {'median s':>9s} {'of product':>11s}")
-    for name, seconds in times.items():
-        print(f"{name:20s} {seconds:9.3f} {seconds / times['product']:11.2f}")
+            work["torchreid: product and Cython ranking"] = lambda: theirs(p)
+        return median_times(work, rounds)
 
 
 def main() -> None:
@@ -104,14 +101,18 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="market")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torchreid", type=Path)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     queries, images, *_ = SIZES[options.size]
-    print(f"{machine()}, {options.rounds} rounds")
-    print(f"{queries} x {images} x {WIDTH} float32")
     p = problem(options.size)
     rank(*(column[:64] for column in p))  # a library's first use is not the ranking's memory
-    print(f"rank holds {memory_of(lambda: rank(*p)) / 1e6:.0f} MB above the features")
-    print_times(p, options.rounds, options.torchreid)
+    memory = memory_of(lambda: rank(*p)) / 1e6
+    times = times_of(p, options.rounds, options.torchreid)
+    base = times["matrix product alone"]
+    rows = [row(name, seconds, "s", base) for name, seconds in times.items()]
+    rows.append(row("memory of `camreid.rank` above the features", memory, "MB"))
+    n = f"{queries} queries x {images} images x {WIDTH} float32"
+    report("ranking", rows, n, options.rounds, options.json)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Claim (docs): `camreid.evaluation.rerank` gives torchreid's `re_ranking` of the 
 distances to 1e-5, but for neighbours whose order depends on rounding; faster, and in at most a
 fifth of its memory above the inputs. Each side runs in its own process, in turn.
 
-    python scripts/bench/reranking.py [--torchreid CHECKOUT] [--queries 3368] [--gallery 15913]
+    python scripts/bench/reranking.py [--torchreid CHECKOUT] [--gallery 15913] [--json FILE]
 
 CHECKOUT is a clone of github.com/KaiyangZhou/deep-person-reid; without it, only camreid is timed.
 The features are synthetic: identities around common centres, and distractors without one. Memory is
@@ -23,7 +23,7 @@ from runpy import run_path
 
 import numpy as np
 import torch
-from measure import machine, memory_of
+from measure import memory_of, report, row
 
 from camreid.evaluation import rerank
 
@@ -37,6 +37,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=3368)
     parser.add_argument("--gallery", type=int, default=15913)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -90,8 +91,6 @@ def main() -> None:
     options = parse()
     if options.side:
         return measure_side(options.side, options.folder, options.torchreid)
-    print(machine())
-    print(f"{options.queries} x {options.gallery} x {DIM}, k1=20, k2=6, lambda=0.3")
     sides = ["products", "camreid"] + ["torchreid"] * bool(options.torchreid)
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(options.queries, options.gallery, Path(folder))
@@ -101,16 +100,19 @@ def main() -> None:
                 words = [__file__, *sys.argv[1:], "--side", side, "--folder", folder]
                 done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE)
                 runs[side].append(json.loads(done.stdout))
-        print("| | median, s | all runs, s | GB above the inputs |\n|---|---|---|---|")
-        for side, measured in runs.items():
-            seconds = [run["seconds"] for run in measured]
-            memory = max(run["GB"] for run in measured)
-            each = " ".join(f"{s:.1f}" for s in seconds)
-            print(f"| {side} | {statistics.median(seconds):.2f} | {each} | {memory:.2f} |")
         if "torchreid" in runs:
             ours, theirs = (np.load(f"{folder}/{side}-result.npy") for side in sides[1:])
             apart = np.abs(ours - theirs)
             print(f"largest difference {apart.max():.1e}; above 1e-5: {(apart > 1e-5).mean():.1e}")
+    seconds = {side: statistics.median(r["seconds"] for r in done) for side, done in runs.items()}
+    memory = {side: max(run["GB"] for run in done) for side, done in runs.items()}
+    rows = [row(f"{side}, time", s, "s", seconds["camreid"]) for side, s in seconds.items()]
+    rows += [
+        row(f"{side}, memory above the inputs", memory[side], "GB", memory["camreid"])
+        for side in sides[1:]
+    ]
+    n = f"{options.queries} x {options.gallery} x {DIM} features, k1=20, k2=6, lambda=0.3"
+    report("reranking", rows, n, options.repeats, options.json)
     return None
 
 

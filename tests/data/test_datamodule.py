@@ -1,10 +1,11 @@
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from camreid.data import Augment, OriginalSplit, Records, ReIDDataModule, Resplit
+from camreid.data import Augment, ImageRecord, OriginalSplit, Records, ReIDDataModule, Resplit
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 
@@ -71,3 +72,31 @@ def test_within_camera_the_images_of_a_group_are_of_one_camera(records: Records)
         if within:
             used = set(zip(pids[:, 0].tolist(), cameras[:, 0].tolist(), strict=True))
             assert used == {(r.pid, r.camera) for r in split.train}
+
+
+@pytest.mark.parametrize(
+    ("images", "within", "identities", "world_size", "shape"),
+    [
+        ([9] * 40, False, 16, 1, (16, 4)),
+        ([3, 3, 3, 9] * 10, False, 16, 1, (21, 3)),
+        ([1] * 39 + [50], False, 16, 1, (32, 2)),
+        ([9] * 5, False, 16, 1, (5, 4)),  # a camera with fewer than P identities
+        ([9] * 5, False, 16, 2, (2, 4)),
+        ([6] * 40, True, 16, 1, (21, 3)),  # three images under each of two cameras
+    ],
+)
+def test_auto_instances_follow_the_images_of_an_identity(
+    images: list[int], within: bool, identities: int, world_size: int, shape: tuple[int, int]
+) -> None:
+    train = tuple(
+        ImageRecord(f"{pid}_{n}.jpg", pid, 1 + n % 2, 1, n)
+        for pid, count in enumerate(images, start=1)
+        for n in range(count)
+    )
+    split = SimpleNamespace(train=train)
+    data = ReIDDataModule(
+        split, (32, 16), identities=identities, instances="auto", within_camera=within
+    )
+    data.setup("fit")
+    sampler = data.train_sampler(0, world_size)
+    assert (sampler.identities, sampler.instances) == shape

@@ -16,7 +16,7 @@ from camreid.cli.checkpoints import read_checkpoint, read_start
 from camreid.cli.distill import add_distillation, read_teachers
 from camreid.cli.provenance import notes
 from camreid.cli.terminal import show
-from camreid.data import ReIDDataModule, Split
+from camreid.data import IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.config import ModelConfig
@@ -57,7 +57,8 @@ def train_run(config: DictConfig) -> None:
     module.notes = notes(config)
     callbacks = build.build_callbacks(config, split)
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
-    _announce(config, split, module, resumed)
+    batches = data.train_sampler(world_size=trainer.world_size)
+    _announce(config, split, module, batches, resumed)
     _fit(trainer, module, data, config.resume)
     if config.test:
         evaluate.test(config, trainer, module, data, title="Test")
@@ -117,12 +118,18 @@ def _step(config: DictConfig, module: ReIDModule) -> str:
 
 @rank_zero_only
 def _announce(
-    config: DictConfig, split: Split, module: ReIDModule, resumed: Checkpoint | None
+    config: DictConfig,
+    split: Split,
+    module: ReIDModule,
+    batches: IdentitySampler,
+    resumed: Checkpoint | None,
 ) -> None:
     """Print what is about to happen, and keep the config and the split."""
     evaluate.keep(config, split)
     evaluate.show_parts(split, module)
     show(f"Step   {_step(config, module)}")
+    ranks = f" in each of {batches.world_size} processes" if batches.world_size > 1 else ""
+    show(f"Batch  {batches.identities} identities x {batches.instances} images{ranks}")
     if config.init and not resumed:
         inherited = module.provenance.inherited or {}
         rows = len({pid for pids in inherited.values() for pid in pids})

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
@@ -26,7 +27,8 @@ class ReIDDataModule(pl.LightningDataModule):
         split: the images of train and test.
         size: (H, W) in pixels.
         identities: P, identities in a train batch of each rank.
-        instances: K, images of each.
+        instances: K, images of each. `auto` is the median number of images of an identity, from 2
+            to 4; P is then such that batches keep 4 x `identities` images, or all identities.
         eval_batch_size: images in an evaluation batch.
         workers: loader processes; None for as many as there are cores for this rank, at most 8.
         seed: of sampling and augmentation.
@@ -42,7 +44,7 @@ class ReIDDataModule(pl.LightningDataModule):
         size: tuple[int, int],
         *,
         identities: int = 16,
-        instances: int = 4,
+        instances: int | Literal["auto"] = 4,
         eval_batch_size: int = 128,
         workers: int | None = None,
         seed: int = 0,
@@ -51,7 +53,7 @@ class ReIDDataModule(pl.LightningDataModule):
         within_camera: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {"identities": identities, "instances": instances}
+        sizes = {"identities": identities, "instances": 4 if instances == "auto" else instances}
         for name, value in {**sizes, "eval_batch_size": eval_batch_size}.items():
             require_whole(name, value, least=1)
         for name, value in {"seed": seed, "workers": workers or 0}.items():
@@ -61,7 +63,6 @@ class ReIDDataModule(pl.LightningDataModule):
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.seed, self.augment, self.within_camera = seed, augment, within_camera
         self.train_records = split.train
-        self._stream: tuple[int, torch.Generator] | None = None
 
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
@@ -76,18 +77,30 @@ class ReIDDataModule(pl.LightningDataModule):
         """InputError if P x K batches cannot be made."""
         if stage != "fit":
             return
-        self._sampler(rank=0, world_size=1)
-        if self.identities * self.instances == 1:
+        sampler = self.train_sampler(*self._place())
+        if sampler.identities * sampler.instances == 1:
             raise InputError(
                 "identities=1 and instances=1 make train batches of 1 image; batch normalisation "
                 "needs at least 2.",
                 instances=4,
             )
 
+    def train_sampler(self, rank: int = 0, world_size: int = 1) -> IdentitySampler:
+        """The indices of a rank's train batches; InputError if P x K batches cannot be made."""
+        pids = np.array([r.pid for r in self.train_records], dtype=np.int64)
+        if self.within_camera:
+            pids += (1 + pids.max(initial=0)) * np.array([r.camera for r in self.train_records])
+        p, k = self.identities, self.instances
+        if k == "auto":
+            counts = np.unique(pids, return_counts=True)[1]
+            k = int(np.median(counts).clip(2, 4))
+            p = min(4 * p // k, len(counts) // world_size) or 1
+        return IdentitySampler(pids, p, k, self.seed, rank, world_size)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """P x K batches of this rank."""
-        sampler = self._sampler(*self._place())
-        size = self.identities * self.instances
+        sampler = self.train_sampler(*self._place())
+        size = sampler.identities * sampler.instances
         return self._loader(self.train_records, sampler, size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -114,19 +127,12 @@ class ReIDDataModule(pl.LightningDataModule):
         """Augment train batches, on the device they are on."""
         if self.augment is None or self.trainer is None or not self.trainer.training:
             return batch
-        epoch = self.trainer.current_epoch
-        if self._stream is None or self._stream[0] != epoch:
-            self._stream = epoch, stream(self.seed, epoch, self._place()[0])
-        return {**batch, "images": self.augment(batch["images"], self._stream[1])}
+        number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        draws = stream(self.seed, self.trainer.current_epoch, number)
+        return {**batch, "images": self.augment(batch["images"], draws, *self._place())}
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _sampler(self, rank: int, world_size: int) -> IdentitySampler:
-        pairs = [(r.pid, r.camera if self.within_camera else 0) for r in self.train_records]
-        number = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
-        groups = [number[pair] for pair in pairs]
-        return IdentitySampler(groups, self.identities, self.instances, self.seed, rank, world_size)
 
     def _loader(
         self,

@@ -11,10 +11,18 @@ from camreid.errors import InputError
 class IdentitySampler(Sampler[int]):
     """Indices in batches of P*K: P different identities with K images each.
 
-    An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`. Every
-    identity gives n // K groups of its n images to an epoch, but at least one, with repeats if n is
-    below K, and at most one for each batch. Groups go to the emptiest batches, and the last places
-    to identities drawn at random, so the length is the same on every rank.
+    An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`.
+
+    An identity of n images is drawn ceil(n / K) times to an epoch, at most once for each batch, so
+    that an epoch shows every image: whole groups alone would leave out 3 of 7 images at K=4. The
+    images of an identity differ by at most one draw, and those with one more take turns from epoch
+    to epoch. K images differ if n is at least K. Identities drawn at random, once more each, fill
+    the last batches. An epoch has as many batches as these draws need, the same on every rank. An
+    identity with more than a P-th of the draws is in every batch, and an epoch shows a part of its
+    images, in turn; the others are then drawn more often, in proportion to their images.
+
+    Ranks share batches: those of W ranks with P identities each are, in rank order, those of one
+    rank with W*P identities.
 
     Args:
         pids: identity of each image.
@@ -24,13 +32,17 @@ class IdentitySampler(Sampler[int]):
         rank: of this process.
         world_size: number of processes.
 
+    Attributes:
+        batches: of an epoch, per rank.
+        start: batches of the epoch to leave out, until another epoch is set.
+
     Raises:
-        InputError: fewer than P identities.
+        InputError: fewer than W*P identities.
     """
 
     def __init__(
         self,
-        pids: Sequence[int],
+        pids: Sequence[int] | np.ndarray,
         identities: int,
         instances: int,
         seed: int = 0,
@@ -39,56 +51,93 @@ class IdentitySampler(Sampler[int]):
     ) -> None:
         self.identities, self.instances = identities, instances
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch = 0
-        array = np.asarray(pids)
-        order = np.argsort(array, kind="stable")
-        starts = np.unique(array[order], return_index=True)[1]
-        self._images = np.split(order, starts[1:])
-        if len(starts) < identities:
-            raise InputError(
-                f"batches of {identities} identities x {instances} images can't be made from "
-                f"{len(starts)} identities ({len(array)} images).",
-                identities=max(1, len(starts)),
-            )
-        groups = np.array([max(1, len(images) // instances) for images in self._images])
-        batches = -(-int(groups.sum()) // identities)
-        self.batches = -(-batches // world_size)  # per rank
-        self._groups = groups.clip(max=self.batches * world_size)
+        self.epoch = self.start = 0
+        _, owners, self._sizes = np.unique(pids, return_inverse=True, return_counts=True)
+        self._require(len(self._sizes), len(owners))
+        random = np.random.default_rng(seed).random(len(owners))
+        self._images = np.lexsort((random, owners))  # by identity
+        self._owners = owners[self._images]
+        self._first = self._sizes.cumsum() - self._sizes  # place of an identity in `_images`
+        places = identities * world_size
+        self.batches = -(-int(np.ceil(self._sizes / instances).sum()) // places)
+        self._groups = _spread(self._sizes / instances, self.batches, places)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew for this epoch."""
+        self.start = self.start if epoch == self.epoch else 0
         self.epoch = epoch
 
     def __len__(self) -> int:
+        """Indices of an epoch, those before `start` included."""
         return self.batches * self.identities * self.instances
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        groups = [self._cut(images, rng) for images in self._images]
-        for number, chosen in enumerate(self._deal(rng)):
-            # every rank draws for all, so that the streams stay together
-            batch = np.concatenate([next(groups[identity]) for identity in chosen])
-            if number % self.world_size == self.rank:
-                yield from batch.tolist()
+        groups = self._groups.copy()
+        places = self.batches * self.identities * self.world_size
+        spare = np.flatnonzero(groups < self.batches)
+        groups[rng.choice(spare, places - groups.sum(), replace=False)] += 1
+        order = rng.permutation(len(groups))
+        owners = np.repeat(order, groups[order])  # of each group
+        turns = np.arange(places) - np.repeat(groups[order].cumsum() - groups[order], groups[order])
+        images = self._shuffle(groups * self.instances, rng)
+        own = slice(self.rank * self.identities, (self.rank + 1) * self.identities)
+        dealt = _deal(owners.reshape(-1, self.batches), rng)[self.start :, own, None]
+        draws = turns[dealt] * self.instances + np.arange(self.instances)  # (batches, P, K)
+        chosen = images[self._first[owners[dealt]] + draws % self._sizes[owners[dealt]]]
+        yield from chosen.ravel().tolist()
 
-    def _deal(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """The identities of each batch of all ranks."""
-        total = self.batches * self.world_size
-        load = np.zeros(total, dtype=np.int64)
-        dealt: list[list[int]] = [[] for _ in range(total)]
-        for identity in rng.permutation(len(self._images)):
-            emptiest = np.argsort(load + rng.random(total), kind="stable")[: self._groups[identity]]
-            load[emptiest] += 1
-            for batch in emptiest:
-                dealt[batch].append(identity)
-        for chosen in dealt:
-            others = np.setdiff1d(np.arange(len(self._images)), chosen)
-            added = rng.choice(others, self.identities - len(chosen), replace=False)
-            yield rng.permutation([*chosen, *added])
+    def _require(self, found: int, images: int) -> None:
+        """Refuse fewer than W*P identities."""
+        ranks = self.world_size
+        if found < self.identities * ranks:
+            each = f" in each of {ranks} processes" if ranks > 1 else ""
+            raise InputError(
+                f"batches of {self.identities} identities x {self.instances} images{each} can't "
+                f"be made from {found} identities ({images} images).",
+                **({"identities": found // ranks} if found >= ranks else {"devices": 1}),
+            )
 
-    def _cut(self, images: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Groups of K images of one identity, without end; left-over images wait for a shuffle."""
-        while True:
-            shuffled = rng.permutation(images)
-            whole = max(1, len(images) // self.instances) * self.instances
-            yield from np.resize(shuffled, whole).reshape(-1, self.instances)
+    def _shuffle(self, draws: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The images by identity in random order, those with one draw more first.
+
+        These follow, in a fixed circle of the identity's images, those of the last epoch.
+        """
+        begin = self.epoch * self._groups * self.instances
+        circle = np.arange(len(self._owners)) - (self._first + begin)[self._owners]
+        late = circle % self._sizes[self._owners] >= (draws % self._sizes)[self._owners]
+        return self._images[np.argsort(self._owners + 0.5 * late + 0.4 * rng.random(len(late)))]
+
+
+def _spread(need: np.ndarray, batches: int, places: int) -> np.ndarray:
+    """Groups of each identity: at most one for each of `batches`, which have `places` identities.
+
+    That is `need`, rounded up; where a large identity leaves places free, the greatest common
+    multiple of it that fits. No more places stay free than there are identities to take one.
+    """
+    low, high = 1.0, batches / need.min() + 1
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        fits = np.ceil(middle * need).clip(max=batches).sum() <= batches * places
+        low, high = (middle, high) if fits else (low, middle)
+    return np.ceil(low * need).clip(max=batches).astype(np.int64)
+
+
+def _deal(owners: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(batches, places) number of each group in a (places, batches) array of their identities.
+
+    The groups of an identity follow each other, in one row or in two. Each row goes to the batches
+    in random order; a row's first identity leaves out those that it has from the row before.
+    """
+    places, batches = owners.shape
+    dealt = np.empty((batches, places), dtype=np.int64)
+    taken, last = np.zeros(batches, dtype=bool), -1
+    for place, row in enumerate(owners):
+        columns = rng.permutation(batches)
+        columns = np.concatenate((columns[~taken[columns]], columns[taken[columns]]))
+        rng.shuffle(columns[np.count_nonzero(row == last) :])
+        dealt[columns, place] = place * batches + np.arange(batches)
+        last = row[-1]
+        taken = np.zeros(batches, dtype=bool)
+        taken[columns[row == last]] = True
+    return dealt

@@ -128,7 +128,7 @@ class ReIDModule(RetrievalModule):
         identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
         losses = {"identity": (self.loss.identity_weight, identity)}
         for name, (weight, metric) in self.metric_losses.items():
-            cameras = read.cameras if self.camera_labels else None
+            cameras = read.cameras if self.config.network.get("camera_heads") else None
             of_heads = [metric(e, read.pids, cameras) for e in output.embeddings.values()]
             losses[name] = (weight, torch.stack(of_heads).mean())
         for extra in self.extra_losses:
