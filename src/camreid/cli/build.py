@@ -97,14 +97,14 @@ def _is_model_chosen() -> bool:
 
 def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
     """The loaders of a split, its images resized for a model."""
-    names = ("identities", "instances", "eval_batch_size", "workers", "within_camera")
+    names = ("identities", "instances", "eval_batch_size", "workers", "within_camera", "cache")
     return ReIDDataModule(
         split,
         model.image_size,
         seed=config.seed,
         augment=instantiate(config.data.augment, _target_="camreid.data.Augment"),
         interpolation=model.interpolation,
-        **{name: config.data[name] for name in names},
+        **{name: config.data[name] for name in (*names, "cache_dir")},
     )
 
 
@@ -144,6 +144,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
         default_root_dir=str(run_folder()),
         use_distributed_sampler=False,  # the samplers know their rank
         benchmark=not config.trainer.deterministic,  # all batches have one size
+        sync_batchnorm=False,  # the model has synchronised ones
         num_sanity_val_steps=0,  # a few batches hold no matches
         enable_model_summary=False,
         callbacks=callbacks,
@@ -155,5 +156,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
             "-m runs jobs in one process, but this trainer starts several. Type trainer=gpu with "
             "-m, or run camreid-train trainer=ddp once per job."
         )
+    if config.trainer.sync_batchnorm and on_cpu and trainer.world_size > 1:
+        raise InputError("sync_batchnorm=True works on GPUs only.", sync_batchnorm=False)
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     return trainer

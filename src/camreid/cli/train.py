@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
+from timm.layers.norm_act import convert_sync_batchnorm
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
@@ -43,6 +44,8 @@ def train_run(config: DictConfig) -> None:
     if resumed is not None:
         _check_resumable(resumed, split, model, epochs)
     module = build_module(model, split, start, resumed)
+    if config.trainer.sync_batchnorm:  # Lightning's would drop the activations of timm's norms
+        convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
     if config.compile:
@@ -51,6 +54,8 @@ def train_run(config: DictConfig) -> None:
     if module.config.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
+    if config.test:
+        data.setup("test")
     gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
     gather_metrics(resuming=True)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]

@@ -19,6 +19,7 @@ from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
+from camreid.training.ranks import gather, share
 from camreid.training.step import compiled, memory_format
 
 # weight and value of each loss, by name
@@ -118,18 +119,25 @@ class ReIDModule(RetrievalModule):
             self.model.to(memory_format=memory_format(self.model))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Weighted sum of identity and triplet losses; unknown identities have only the latter."""
+        """Weighted sum of identity and metric losses; unknown identities have only the latter.
+
+        Metric losses compare the images of all ranks. The mean over ranks is the loss of one rank
+        with the whole batch.
+        """
         read = read_batch(batch, self.target_labels)
         if not self._reads_records:
             self._note_identities(read.pids, read.cameras)
         rows = self.model.rows(read.pids, read.cameras)
         known = torch.stack(list(rows.values())).amax(0) >= 0
         output: ReIDOutput = self.network(read.images, rows, read.cameras)
-        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
+        pairs = (torch.stack(list(rows.values())) >= 0).sum()
+        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing) * share(pairs)
         losses = {"identity": (self.loss.identity_weight, identity)}
+        pids, cameras = gather(read.pids), gather(read.cameras)
+        embeddings = [gather(own) for own in output.embeddings.values()]
         for name, (weight, metric) in self.metric_losses.items():
-            cameras = read.cameras if self.config.network.get("camera_heads") else None
-            of_heads = [metric(e, read.pids, cameras) for e in output.embeddings.values()]
+            within = cameras if self.config.network.get("camera_heads") else None
+            of_heads = [metric(e, pids, within) for e in embeddings]
             losses[name] = (weight, torch.stack(of_heads).mean())
         for extra in self.extra_losses:
             losses.update(extra(read, output))
