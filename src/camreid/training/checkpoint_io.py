@@ -111,9 +111,17 @@ def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any])
             for place, p in enumerate(parameters)
         }
     }
+    # how a step is computed is of this run: the file may be of another device
+    mine = {"params", "foreach", "fused", "capturable", "differentiable"}
+    groups = own["param_groups"]
+    own["param_groups"] = [{k: v for k, v in g.items() if k not in mine} for g in groups]
     found: dict[str, Any] = conform("optimizer_states", own, content)
-    for group, mine in zip(found["param_groups"], own["param_groups"], strict=True):
-        group["params"] = mine["params"]
+    for group, of_run in zip(found["param_groups"], groups, strict=True):
+        group.update({key: of_run[key] for key in mine & of_run.keys()})
+    for place, p in enumerate(parameters):  # a fused step expects the layout of the parameter
+        for name in set(moments) - {"step"}:
+            state = found["state"][place]
+            state[name] = torch.empty_like(p, device="cpu").copy_(state[name])
     return found
 
 
