@@ -50,7 +50,7 @@ def resume(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
     if trainer.max_steps != -1 and epochs["current"]["processed"] == epochs["current"]["ready"]:
         for progress in epochs.values():
             progress["completed"] = progress["processed"]
-        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches.update(current=dict.fromkeys(batches["current"], 0), is_last_batch=False)
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # the restart adds one
 
 
