@@ -140,7 +140,8 @@ def _announce(
         rows = len({pid for pids in inherited.values() for pid in pids})
         show(f"Init   {config.init}: the trunk, and {rows} of {len(module.labels)} rows")
     if resumed:
-        show(f"Resume {resumed.path}: {resumed.epochs} epochs done")
+        more = f" and {resumed.batches} batches" if resumed.batches else ""
+        show(f"Resume {resumed.path}: {resumed.epochs} epochs{more} done")
     if not split.val:
         show("No identities are held out for validation: best.ckpt is the last epoch.")
     elif split.val_within_camera:

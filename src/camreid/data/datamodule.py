@@ -38,6 +38,9 @@ class ReIDDataModule(pl.LightningDataModule):
             two cameras counts as two then.
         cache: of decoded images: on `disk` for all runs, in `memory` for this one, or `none`.
         cache_dir: of `disk`; None for `camreid` in XDG_CACHE_HOME, which is ~/.cache by default.
+
+    Attributes:
+        start: epoch and batch, from 0, of the next train loader; a resumed run sets it.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class ReIDDataModule(pl.LightningDataModule):
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.seed, self.augment, self.within_camera = seed, augment, within_camera
         self.train_records = split.train
+        self.start = (0, 0)
         self.cache = None
         if cache != "none":
             self.cache = ImageCache(size, interpolation, cache_dir, in_memory=cache == "memory")
@@ -119,6 +123,8 @@ class ReIDDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """P x K batches of this rank."""
         sampler = self.train_sampler(*self._place())
+        # workers draw batches before Lightning sets the epoch
+        (sampler.epoch, sampler.start), self.start = self.start, (0, 0)
         size = sampler.identities * sampler.instances
         return self._loader(self.train_records, sampler, size, drop_last=True)
 

@@ -20,6 +20,7 @@ from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
 from camreid.training.ranks import gather, share
+from camreid.training.resuming import resume, seed_step
 from camreid.training.step import compiled, memory_format
 
 # weight and value of each loss, by name
@@ -117,6 +118,10 @@ class ReIDModule(RetrievalModule):
             data.keep_only(self.camera_labels or self.labels)
         if stage == "fit":
             self.model.to(memory_format=memory_format(self.model))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """See `seed_step`."""
+        seed_step(self.trainer, batch_idx)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and metric losses; unknown identities have only the latter.
@@ -238,6 +243,8 @@ class ReIDModule(RetrievalModule):
         """Read the provenance; the rows of the file were started."""
         self.provenance = Provenance.from_json(checkpoint.get("camreid", {}).get("provenance"))
         self.rows_started = True
+        if self._trainer is not None and self.trainer.training:
+            resume(self.trainer, checkpoint)
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
