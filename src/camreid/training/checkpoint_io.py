@@ -26,6 +26,8 @@ _TYPES: dict[str, type] = {
     "optimizer_states": list,
     "lr_schedulers": list,
     "MixedPrecision": Mapping,  # the gradient scaler
+    "current_model_state": Mapping,  # where `state_dict` is an average
+    "averaging_state": Mapping,
     "camreid": Mapping,
 }
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
