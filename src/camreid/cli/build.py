@@ -23,6 +23,7 @@ from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.training.checkpoint_io import RunCheckpoints
+from camreid.training.step import resolve_precision
 
 
 def run_folder() -> Path:
@@ -96,14 +97,14 @@ def _is_model_chosen() -> bool:
 
 def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
     """The loaders of a split, its images resized for a model."""
-    names = ("identities", "instances", "eval_batch_size", "workers", "within_camera")
+    names = ("identities", "instances", "eval_batch_size", "workers", "within_camera", "cache")
     return ReIDDataModule(
         split,
         model.image_size,
         seed=config.seed,
         augment=instantiate(config.data.augment, _target_="camreid.data.Augment"),
         interpolation=model.interpolation,
-        **{name: config.data[name] for name in names},
+        **{name: config.data[name] for name in (*names, "cache_dir")},
     )
 
 
@@ -120,19 +121,29 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
     return [instantiate(options) for options in chosen.values()]
 
 
+def device_type(config: DictConfig) -> str:
+    """Where the trainer computes: `cpu`, or `cuda` if there is a GPU of that kind."""
+    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    return "cpu" if on_cpu else "cuda"
+
+
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     """The trainer, its folder the run's; validation starts with whole epochs only."""
     devices, cores = config.trainer.devices, os.cpu_count() or 1
-    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    on_cpu = device_type(config) == "cpu"
     if on_cpu and str(devices).isdigit() and int(devices) > cores:
         raise InputError(
             f"devices={devices} starts {devices} processes on only {cores} cores.", devices=1
         )
+    config.trainer.precision = resolve_precision(
+        config.trainer.precision, device_type(config), training="callbacks" in options
+    )
     callbacks = [FirstFailure(config), *options.pop("callbacks", ())]
     trainer: pl.Trainer = instantiate(
         config.trainer,
         default_root_dir=str(run_folder()),
         use_distributed_sampler=False,  # the samplers know their rank
+        benchmark=not config.trainer.deterministic,  # all batches have one size
         sync_batchnorm=False,  # the model has synchronised ones
         num_sanity_val_steps=0,  # a few batches hold no matches
         enable_model_summary=False,
