@@ -162,7 +162,7 @@ def test_a_small_disk_is_refused_with_the_bytes(
 
 def test_too_little_memory_is_refused() -> None:
     paths = [f"{number}.png" for number in range(100_000)]
-    with pytest.raises(InputError, match=r"cache=memory: .* Unable to allocate") as caught:
+    with pytest.raises(InputError, match=r"cache=memory: .*Unable to allocate") as caught:
         ImageCache((2**14, 2**14), "bicubic", in_memory=True).locate(paths)
     assert caught.value.remedy == {"cache": "none"}
 
