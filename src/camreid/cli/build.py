@@ -13,11 +13,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.cli.checkpoints import seen_identities
 from camreid.cli.first_failure import FirstFailure
+from camreid.cli.folder import launched
 from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
@@ -120,14 +122,37 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
     return [instantiate(options) for options in chosen.values()]
 
 
+def _check_devices(config: DictConfig) -> None:
+    """Refuse devices that are none, more than there are cores, or not those of the launcher."""
+    devices, machines = config.trainer.devices, config.trainer.num_nodes
+    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    on_cpu = config.trainer.accelerator == "cpu" or not gpus
+    count = int(devices) if str(devices).isdigit() else 0
+    if not on_cpu and OmegaConf.is_list(devices):
+        count = len(devices)
+    if devices == "auto" or (devices == -1 and not on_cpu):
+        count = gpus or 1
+    if not count:
+        gpu = "" if on_cpu else ", or a list of GPUs such as [0,1]"
+        raise InputError(f"devices={devices}: expected a number from 1{gpu}.", devices=1)
+    if on_cpu and count > cores:
+        raise InputError(f"devices={count} starts {count} processes on {cores} cores.", devices=1)
+    launcher, processes, nodes = launched()
+    if launcher == "srun" and processes > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise InputError(f"srun has no --ntasks-per-node: expected --ntasks-per-node={processes}.")
+    if launcher and (count, machines) != (processes, nodes):
+        raise InputError(
+            f"{launcher} has started {processes} processes on each of {nodes} machines, but "
+            f"devices={devices} and num_nodes={machines}.",
+            trainer="ddp", devices=processes, num_nodes=nodes,
+        )  # fmt: skip
+
+
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     """The trainer, its folder the run's; validation starts with whole epochs only."""
-    devices, cores = config.trainer.devices, os.cpu_count() or 1
-    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-    if on_cpu and str(devices).isdigit() and int(devices) > cores:
-        raise InputError(
-            f"devices={devices} starts {devices} processes on only {cores} cores.", devices=1
-        )
+    _check_devices(config)
+    if launched()[0] == "srun":  # resume= continues, in the run's own folder
+        options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     callbacks = [FirstFailure(config), *options.pop("callbacks", ())]
     trainer: pl.Trainer = instantiate(
         config.trainer,

@@ -27,10 +27,30 @@ _created: list[Path] = []  # the run folder and its parents, as far as this comm
 def _of_resumed(resume: str | None, new: str) -> str:
     """The folder of the run that is resumed, or that of a new run."""
     checkpoints = Path(resume or new).resolve().parent
-    return str(checkpoints.parent) if resume and checkpoints.name == "checkpoints" else new
+    if resume and checkpoints.name == "checkpoints":
+        return str(checkpoints.parent)
+    launcher, processes, machines = launched()
+    if processes * machines > 1:  # each would take the time of its own start
+        raise SystemExit(
+            f"camreid: {launcher} has started {processes * machines} processes, which share one "
+            "run folder. Type run_dir=FOLDER."
+        )
+    return new
 
 
 OmegaConf.register_new_resolver("run_folder", _of_resumed, replace=True)
+
+
+def launched() -> tuple[str, int, int]:
+    """The launcher of all processes, torchrun or srun, with processes per machine and machines."""
+    get = os.environ.get
+    if get("TORCHELASTIC_RUN_ID"):
+        local = int(get("LOCAL_WORLD_SIZE", "1"))
+        return "torchrun", local, int(get("WORLD_SIZE", "1")) // local
+    if not get("SLURM_NTASKS") or get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return "", 1, 1
+    tasks, machines = int(get("SLURM_NTASKS", "1")), int(get("SLURM_NNODES", "1"))
+    return "srun", int(get("SLURM_NTASKS_PER_NODE") or -(-tasks // machines)), machines
 
 
 def is_first() -> bool:

@@ -23,8 +23,11 @@ from camreid.runs.folder import RunFolder
 from camreid.training.module import ReIDModule
 
 
-def train_run(config: DictConfig) -> None:
-    """Build the parts, fit, test, and leave everything in the run folder."""
+def train_run(config: DictConfig) -> float | None:
+    """Build the parts, fit, test, and leave everything in the run folder.
+
+    The result is the best validation mAP, in 0..1, for a sweeper; None without validation.
+    """
     epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
     if epochs != -1 or steps == -1:
         require_whole("max_epochs", epochs, least=1)
@@ -59,6 +62,8 @@ def train_run(config: DictConfig) -> None:
     if config.test:
         evaluate.test(config, trainer, module, data, title="Test")
     gather_metrics()
+    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    return None if best is None else float(best)
 
 
 def build_module(
