@@ -105,7 +105,10 @@ class Ran:
 
 @pytest.fixture
 def run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Callable[..., Ran]]:
     """Run a command, such as `camreid-train`, in this process, in a folder of its own."""
 
@@ -129,6 +132,7 @@ def run(
         return Ran(code, streams.out, streams.err)
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     yield command
     _close_logs()
 

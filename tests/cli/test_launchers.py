@@ -75,39 +75,18 @@ def test_srun_trains_once(market: Path, tmp_path: Path) -> None:
     is_trained_once(tmp_path, first[1] + second[1])
 
 
-@pytest.mark.slow
-def test_srun_shows_the_error_of_any_rank(market: Path, tmp_path: Path) -> None:
-    manifest = tmp_path / "m.csv"
-    broken = tmp_path / "0001_c1s1_000001_00.jpg"
-    broken.write_bytes(b"broken")
-    pids = [(pid, camera) for pid in (1, 2, 3, 4) for camera in (1, 2)]
-    images = sorted((market / "bounding_box_train").glob("*.jpg"))
-    rows = [f"train,{images[n]},{pid},{camera}," for n, (pid, camera) in enumerate(pids)]
-    test = [f"{part},{images[0]},9,{n}," for n, part in enumerate(("query", "gallery"), 1)]
-    test.insert(1, f"query,{broken},9,1,")  # the second query is that of rank 1
-    manifest.write_text("\n".join(["subset,path,pid,camera,row", *rows, *test]) + "\n")
-    options = ("+split=original", "split.manifest=m.csv", f"data.root={market}", "run_dir=r")
-    ended = srun(*options, folder=tmp_path, port=29612)
-    assert all(code not in (0, None) for code, *_ in ended)
-    errors = "".join(err for *_, err in ended)
-    assert errors.count("camreid-train: ") == 1, errors
-    assert broken.name in errors
-    assert "Traceback" not in errors
-
-
 @pytest.mark.parametrize(
     ("variables", "options", "expected"),
     [
-        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"},
          ("run_dir=r",), "trainer=ddp trainer.devices=2"),
-        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-         (), "2 processes, which share one run folder. Type run_dir="),
-        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "512", "LOCAL_WORLD_SIZE": "512"},
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, (), "run_dir="),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "512"},
          ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=512", "run_dir=r"),
          "starts 512 processes"),
         (SRUN, ("run_dir=r",), "srun has started 2 processes on each of 1 machines"),
         ({**SRUN, "SLURM_NNODES": "2"}, ("run_dir=r",), "trainer.num_nodes=2"),
-        ({**SRUN, "SLURM_NTASKS_PER_NODE": ""}, (), "run_dir="),
+        (SRUN, (), "run_dir="),
     ],
 )  # fmt: skip
 def test_other_processes_than_configured_are_refused(
@@ -117,7 +96,14 @@ def test_other_processes_than_configured_are_refused(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert expected in refused(
-        run("camreid-train", *TINY, "+split=original", f"data.root={market}", *options)
+        run(
+            "camreid-train",
+            *TINY,
+            *options,
+            "+split=original",
+            f"data.root={market}",
+            "data.cache=none",
+        )
     )
 
 

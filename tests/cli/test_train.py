@@ -252,3 +252,13 @@ def test_the_last_epoch_is_kept_whenever_validation_is(passed: Run, val_fraction
 def test_groups_can_be_left_out(passed: Run) -> None:
     for name, left_out in enumerate((("~callbacks", "~logger"), ("~logger",), ("~callbacks",))):
         passed(ORIGINAL, *left_out, "test=false", f"run_dir=r{name}")
+
+
+def test_synchronised_norms_keep_the_activations_of_timm(passed: Run) -> None:
+    efficientnet = ("model.network.backbone=test_efficientnet", "model.network.last_stride=null")
+    for folder, on in (("a", "false"), ("b", "true")):
+        sync = (f"trainer.sync_batchnorm={on}", f"run_dir={folder}", "trainer.max_steps=2")
+        ran = passed(RESPLIT, "test=false", "data.instances=auto", *efficientnet, *sync)
+        assert "Batch  4 identities x 4 images" in ran.out
+    a, b = weights("a/checkpoints/last.ckpt"), weights("b/checkpoints/last.ckpt")
+    assert all(torch.equal(value, b[name]) for name, value in a.items())

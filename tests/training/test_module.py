@@ -143,16 +143,24 @@ def test_identities_of_plain_loaders_are_recorded(records: Records, trainer: Tra
     assert module.provenance.seen == set(split.labels.pids)
 
 
-def test_each_epoch_and_rank_draws_its_own_augmentation(records: Records) -> None:
+def test_each_epoch_batch_and_rank_draws_its_own_augmentation(records: Records) -> None:
     images = torch.randint(0, 256, (8, 3, 64, 32), dtype=torch.uint8)
 
-    drawn = []
-    for epoch, rank in ((0, 0), (1, 0), (0, 1), (0, 0)):
+    def augmented(epoch: int, batch: int, rank: int, world_size: int = 2) -> torch.Tensor:
         data = data_of(OriginalSplit()(records), augment=Augment())
-        place = {"training": True, "world_size": 2, "current_epoch": epoch, "global_rank": rank}
-        data.trainer = SimpleNamespace(**place)
-        drawn.append(data.on_after_batch_transfer({"images": images}, 0)["images"])
-    assert [torch.equal(drawn[0], other) for other in drawn] == [True, False, False, True]
+        progress = SimpleNamespace(current=SimpleNamespace(ready=batch))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        place = {"world_size": world_size, "current_epoch": epoch, "global_rank": rank}
+        data.trainer = SimpleNamespace(training=True, fit_loop=loop, **place)
+        share = images.chunk(world_size)[rank]
+        return data.on_after_batch_transfer({"images": share}, 0)["images"]
+
+    first = augmented(0, 3, 0)
+    assert torch.equal(first, augmented(0, 3, 0))
+    assert not torch.equal(first, augmented(1, 3, 0))
+    assert not torch.equal(first, augmented(0, 4, 0))
+    both = torch.cat([first, augmented(0, 3, 1)])
+    assert torch.equal(both, augmented(0, 3, 0, world_size=1))
 
 
 def test_the_loss_is_the_weighted_sum_with_margins(

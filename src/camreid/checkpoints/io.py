@@ -18,6 +18,7 @@ from camreid.models.weights import read_content
 from camreid.provenance import Provenance, versions
 from camreid.training.checkpoint_io import check_content
 from camreid.training.module import ReIDModule
+from camreid.training.resuming import position
 
 _NETWORK = "model."
 _EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
@@ -46,6 +47,7 @@ class Checkpoint:
         camera_labels: the label map of each camera's head; empty where heads are for all cameras.
         provenance: what the weights were trained on.
         epochs: number of finished epochs.
+        batches: number of finished batches of the next epoch.
         notes: config as text, command, versions, and what else was kept.
     """
 
@@ -56,6 +58,7 @@ class Checkpoint:
     camera_labels: dict[int, LabelMap]
     provenance: Provenance
     epochs: int
+    batches: int
     notes: dict[str, Any]
 
     def module(self) -> ReIDModule:
@@ -90,6 +93,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
         maps = _label_maps(state)
+        epochs, batches = position(content)
     except ValueError as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
     checkpoint = Checkpoint(
@@ -99,7 +103,8 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         labels=LabelMap(tuple(dict.fromkeys(pid for own in maps.values() for pid in own.pids))),
         camera_labels={int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)},
         provenance=provenance,
-        epochs=int(content.get("epoch", -1)) + 1,
+        epochs=epochs,
+        batches=batches,
         notes=notes,
     )
     differing = differing_tensors(state, _network_state(checkpoint))

@@ -5,7 +5,6 @@ import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,7 +15,7 @@ from camreid.errors import InputError
 
 
 def _start(command: str, module: str, function: str) -> None:
-    def run(config: DictConfig) -> Any:
+    def run(config: DictConfig) -> object:
         if command in ("train", "evaluate", "matrix") and config.get("features") is None:
             require_split(config)
         import_module("camreid.cli.terminal").be_quiet()
@@ -24,9 +23,10 @@ def _start(command: str, module: str, function: str) -> None:
 
     if {"-h", "--help"}.intersection(sys.argv):
         with one_paragraph(f"camreid-{command}"):
-            return show_help(command)
+            show_help(command)
+        return
     read_arguments(f"camreid-{command}")
-    return launch(f"camreid-{command}", command, run)
+    launch(f"camreid-{command}", command, run)
 
 
 train = partial(_start, "train", "train", "train_run")
@@ -38,13 +38,12 @@ matrix = partial(_start, "matrix", "matrix", "matrix_run")
 
 def show_help(command: str) -> None:
     """Print the help of a command, which Hydra takes seconds to do."""
-    text = OmegaConf.load(Path(CONF, "hydra", "help", f"{command}.yaml"))
-    choices = ""
-    for group in sorted(path for path in Path(CONF).iterdir() if path.is_dir()):
-        names = sorted(path.stem for path in group.glob("[!_]*.yaml"))
-        choices += f"{group.name}: {', '.join(names)}\n" if names else ""
-    template = OmegaConf.create({"hydra": {"help": text}}).hydra.help.template
-    print(template.replace("$APP_CONFIG_GROUPS", choices))
+    text = {"hydra": {"help": OmegaConf.load(Path(CONF, "hydra", "help", f"{command}.yaml"))}}
+    groups: dict[str, list[str]] = {}
+    for path in sorted(Path(CONF).glob("*/[!_]*.yaml")):
+        groups.setdefault(path.parent.name, []).append(path.stem)
+    choices = "".join(f"{name}: {', '.join(files)}\n" for name, files in groups.items())
+    print(OmegaConf.create(text).hydra.help.template.replace("$APP_CONFIG_GROUPS", choices))
 
 
 def read_arguments(name: str) -> None:

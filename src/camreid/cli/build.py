@@ -25,6 +25,7 @@ from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.training.checkpoint_io import RunCheckpoints
+from camreid.training.step import resolve_precision
 
 
 def run_folder() -> Path:
@@ -98,14 +99,14 @@ def _is_model_chosen() -> bool:
 
 def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
     """The loaders of a split, its images resized for a model."""
-    names = ("identities", "instances", "eval_batch_size", "workers", "within_camera")
+    names = ("identities", "instances", "eval_batch_size", "workers", "within_camera", "cache")
     return ReIDDataModule(
         split,
         model.image_size,
         seed=config.seed,
         augment=instantiate(config.data.augment, _target_="camreid.data.Augment"),
         interpolation=model.interpolation,
-        **{name: config.data[name] for name in names},
+        **{name: config.data[name] for name in (*names, "cache_dir")},
     )
 
 
@@ -122,30 +123,22 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
     return [instantiate(options) for options in chosen.values()]
 
 
+def device_type(config: DictConfig) -> str:
+    """Where the trainer computes: `cpu`, or `cuda` if there is a GPU of that kind."""
+    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    return "cpu" if on_cpu else "cuda"
+
+
 def _check_devices(config: DictConfig) -> None:
-    """Refuse devices that are none, more than there are cores, or not those of the launcher."""
-    devices, machines = config.trainer.devices, config.trainer.num_nodes
-    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    on_cpu = config.trainer.accelerator == "cpu" or not gpus
-    count = int(devices) if str(devices).isdigit() else 0
-    if not on_cpu and OmegaConf.is_list(devices):
-        count = len(devices)
-    if devices == "auto" or (devices == -1 and not on_cpu):
-        count = gpus or 1
-    if not count:
-        gpu = "" if on_cpu else ", or a list of GPUs such as [0,1]"
-        raise InputError(f"devices={devices}: expected a number from 1{gpu}.", devices=1)
-    if on_cpu and count > cores:
-        raise InputError(f"devices={count} starts {count} processes on {cores} cores.", devices=1)
+    """Refuse more processes than there are cores, or others than those of the launcher."""
+    devices, machines, cores = config.trainer.devices, config.trainer.num_nodes, os.cpu_count() or 1
+    count = len(devices) if OmegaConf.is_list(devices) else devices
+    if device_type(config) == "cpu" and isinstance(count, int) and count > cores:
+        raise InputError(f"devices={devices} starts {count} processes on {cores} cores.", devices=1)
     launcher, processes, nodes = launched()
-    if launcher == "srun" and processes > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise InputError(f"srun has no --ntasks-per-node: expected --ntasks-per-node={processes}.")
-    if launcher and (count, machines) != (processes, nodes):
-        raise InputError(
-            f"{launcher} has started {processes} processes on each of {nodes} machines, but "
-            f"devices={devices} and num_nodes={machines}.",
-            trainer="ddp", devices=processes, num_nodes=nodes,
-        )  # fmt: skip
+    if launcher and (machines != nodes or count not in ("auto", -1, processes)):
+        found = f"{launcher} has started {processes} processes on each of {nodes} machines."
+        raise InputError(found, trainer="ddp", devices=processes, num_nodes=nodes)
 
 
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
@@ -153,11 +146,16 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     _check_devices(config)
     if launched()[0] == "srun":  # resume= continues, in the run's own folder
         options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+    config.trainer.precision = resolve_precision(
+        config.trainer.precision, device_type(config), training="callbacks" in options
+    )
     callbacks = [FirstFailure(config), *options.pop("callbacks", ())]
     trainer: pl.Trainer = instantiate(
         config.trainer,
         default_root_dir=str(run_folder()),
         use_distributed_sampler=False,  # the samplers know their rank
+        benchmark=not config.trainer.deterministic,  # all batches have one size
+        sync_batchnorm=False,  # the model has synchronised ones
         num_sanity_val_steps=0,  # a few batches hold no matches
         enable_model_summary=False,
         callbacks=callbacks,
@@ -169,5 +167,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
             "-m runs jobs in one process, but this trainer starts several. Type trainer=gpu with "
             "-m, or run camreid-train trainer=ddp once per job."
         )
+    if config.trainer.sync_batchnorm and device_type(config) == "cpu" and trainer.world_size > 1:
+        raise InputError("sync_batchnorm=True works on GPUs only.", sync_batchnorm=False)
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     return trainer

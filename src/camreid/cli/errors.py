@@ -29,10 +29,6 @@ _OF_FOLDER = (FileExistsError, NotADirectoryError, PermissionError)
 _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment=distill"}
 
 
-class JobFailed(Exception):
-    """The message of a job of `-m`, and the processes that share its terminal."""
-
-
 def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> None:
     """Run a command; if it fails before it has a result, it leaves no file behind."""
 
@@ -46,22 +42,21 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
             message, job = paragraph(error, config), HydraConfig.get()
             if message is None:
                 traceback.print_exception(error)
+                message = f"unexpected {type(error).__name__}, see its traceback above."
             else:
                 discard(Path(job.runtime.output_dir))
             if job.mode != RunMode.MULTIRUN:
                 stop(name, message)
             with suppress(SystemExit):  # the other jobs go on
                 stop(f"{name}, job {job.job.num}", message)
-            raise JobFailed(message or repr(error), os.getpid(), os.getppid()) from None
+            raise InputError(f"job {job.job.num} failed: {message}") from None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors
     with one_paragraph(name):
         try:
             hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(guarded)()
         except (*_OF_HYDRA, ValueError) as error:
-            stop(name, _of_hydra(error))
-        except JobFailed as error:
-            stop(name, None if os.getpid() in error.args else error.args[0])
+            stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
         except _OF_FOLDER as error:
             stop(name, f"run_dir= cannot be created: {error.strerror}: {error.filename}.")
 
@@ -87,11 +82,10 @@ def one_paragraph(name: str) -> Iterator[None]:
         stop(name, str(error))
 
 
-def stop(name: str, message: str | None) -> NoReturn:
-    """Print a message, if there is one, keep it in the log, and exit."""
-    if message is not None:
-        logging.getLogger("camreid").info(message)
-        print(f"{name}: {message}", file=sys.stderr)
+def stop(name: str, message: str) -> NoReturn:
+    """Print a message, keep it in the log, and exit."""
+    logging.getLogger("camreid").info(message)
+    print(f"{name}: {message}", file=sys.stderr)
     raise SystemExit(1) from None
 
 

@@ -15,10 +15,7 @@ _RESULTS = (
 )
 _DESCRIPTION = (
     *(".hydra", "config.yaml", "split.csv", "multirun.yaml", ERROR),
-    *(
-        "camreid-*[a-z].log",
-        "train_ddp_process_*.log",
-    ),  # not of other ranks of srun: camreid-*-1.log
+    *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 _created: list[Path] = []  # the run folder and its parents, as far as this command creates them
@@ -29,12 +26,8 @@ def _of_resumed(resume: str | None, new: str) -> str:
     checkpoints = Path(resume or new).resolve().parent
     if resume and checkpoints.name == "checkpoints":
         return str(checkpoints.parent)
-    launcher, processes, machines = launched()
-    if processes * machines > 1:  # each would take the time of its own start
-        raise SystemExit(
-            f"camreid: {launcher} has started {processes * machines} processes, which share one "
-            "run folder. Type run_dir=FOLDER."
-        )
+    if launched()[1:] != (1, 1):  # each process would take the time of its own start
+        raise SystemExit("camreid: the processes share one run folder. Type run_dir=FOLDER.")
     return new
 
 
@@ -42,15 +35,13 @@ OmegaConf.register_new_resolver("run_folder", _of_resumed, replace=True)
 
 
 def launched() -> tuple[str, int, int]:
-    """The launcher of all processes, torchrun or srun, with processes per machine and machines."""
+    """What started all processes, torchrun or srun: its name, processes per machine, machines."""
     get = os.environ.get
     if get("TORCHELASTIC_RUN_ID"):
-        local = int(get("LOCAL_WORLD_SIZE", "1"))
-        return "torchrun", local, int(get("WORLD_SIZE", "1")) // local
-    if not get("SLURM_NTASKS") or get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        return "", 1, 1
-    tasks, machines = int(get("SLURM_NTASKS", "1")), int(get("SLURM_NNODES", "1"))
-    return "srun", int(get("SLURM_NTASKS_PER_NODE") or -(-tasks // machines)), machines
+        return "torchrun", int(get("LOCAL_WORLD_SIZE", "1")), int(get("GROUP_WORLD_SIZE", "1"))
+    if get("SLURM_NTASKS") and get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return "srun", int(get("SLURM_NTASKS_PER_NODE", "1")), int(get("SLURM_NNODES", "1"))
+    return "", 1, 1
 
 
 def is_first() -> bool:

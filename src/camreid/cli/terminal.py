@@ -16,6 +16,7 @@ _NOISE = (
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch 2.15
     "Total length of `list` across ranks is zero.*",  # no validation, which was announced
     "The number of training batches .* is smaller than the logging interval.*",  # logged by epoch
+    "You're resuming from a checkpoint that ended before the epoch ended.*",  # our sampler goes on
     "Grad strides do not match bucket view strides.*",  # of 1 x 1 convolutions; costs a copy
 )
 _QUIET = {

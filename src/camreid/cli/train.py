@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
+from timm.layers.norm_act import convert_sync_batchnorm
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
@@ -21,13 +23,11 @@ from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.config import ModelConfig
 from camreid.runs.folder import RunFolder
 from camreid.training.module import ReIDModule
+from camreid.training.step import has_bf16, memory_format
 
 
 def train_run(config: DictConfig) -> float | None:
-    """Build the parts, fit, test, and leave everything in the run folder.
-
-    The result is the best validation mAP, in 0..1, for a sweeper; None without validation.
-    """
+    """Build the parts, fit, test, fill the run folder; the best validation mAP, for a sweeper."""
     epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
     if epochs != -1 or steps == -1:
         require_whole("max_epochs", epochs, least=1)
@@ -44,12 +44,18 @@ def train_run(config: DictConfig) -> float | None:
     if resumed is not None:
         _check_resumable(resumed, split, model, epochs)
     module = build_module(model, split, start, resumed)
+    if config.trainer.sync_batchnorm:  # Lightning's would drop the activations of timm's norms
+        convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
+    if config.compile:
+        module.compile_network("default" if config.compile is True else str(config.compile))
     data = build.build_data(config, split, module.config)
     if module.config.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
     data.setup("fit")  # refuses impossible batches before anything is written
+    if config.test:
+        data.setup("test")
     gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
     gather_metrics(resuming=True)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
@@ -106,6 +112,17 @@ def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig, epoc
         )
 
 
+def _step(config: DictConfig, module: ReIDModule) -> str:
+    """How steps are computed, as a line."""
+    precision, device = str(config.trainer.precision), build.device_type(config)
+    slow = precision.startswith("bf16") and not has_bf16(device)
+    parts = [precision + " (slower than 32-true here: no bf16 instructions)" * slow]
+    if memory_format(module.model) == torch.channels_last:
+        parts.append("channels_last")
+    parts.append("fused " * (precision != "16-mixed") + module.optimizer_config.name)
+    return ", ".join([*parts, *["compiled, which takes minutes at first"] * bool(config.compile)])
+
+
 @rank_zero_only
 def _announce(
     config: DictConfig,
@@ -117,6 +134,7 @@ def _announce(
     """Print what is about to happen, and keep the config and the split."""
     evaluate.keep(config, split)
     evaluate.show_parts(split, module)
+    show(f"Step   {_step(config, module)}")
     ranks = f" in each of {batches.world_size} processes" if batches.world_size > 1 else ""
     show(f"Batch  {batches.identities} identities x {batches.instances} images{ranks}")
     if config.init and not resumed:
@@ -124,7 +142,8 @@ def _announce(
         rows = len({pid for pids in inherited.values() for pid in pids})
         show(f"Init   {config.init}: the trunk, and {rows} of {len(module.labels)} rows")
     if resumed:
-        show(f"Resume {resumed.path}: {resumed.epochs} epochs done")
+        more = f" and {resumed.batches} batches" if resumed.batches else ""
+        show(f"Resume {resumed.path}: {resumed.epochs} epochs{more} done")
     if not split.val:
         show("No identities are held out for validation: best.ckpt is the last epoch.")
     elif split.val_within_camera:

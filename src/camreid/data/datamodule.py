@@ -7,21 +7,20 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, default_convert
 
-from camreid.data.dataset import ImageDataset, Interpolation
+from camreid.data.cache import ImageCache, Kind, cores
+from camreid.data.dataset import Batch, ImageBatches, Interpolation
 from camreid.data.manifest import Split
 from camreid.data.records import ImageRecord
 from camreid.data.sampler import IdentitySampler
 from camreid.data.transforms import Augment, stream
-from camreid.errors import InputError, require_whole
+from camreid.errors import InputError, require_choice, require_whole
 from camreid.labels import LabelMap
-
-Batch = dict[str, Any]
 
 
 class ReIDDataModule(pl.LightningDataModule):
-    """Train, val, test and predict loaders of a split; batches are items of `ImageDataset`.
+    """Train, val, test and predict loaders of a split; batches are those of `ImageBatches`.
 
     Args:
         split: the images of train and test.
@@ -30,12 +29,18 @@ class ReIDDataModule(pl.LightningDataModule):
         instances: K, images of each. `auto` is the median number of images of an identity, from 2
             to 4; P is then such that batches keep 4 x `identities` images, or all identities.
         eval_batch_size: images in an evaluation batch.
-        workers: loader processes; None for as many as there are cores for this rank, at most 8.
+        workers: loader processes; None for as many as there are cores for this rank, at most 8;
+            with a cache at most 2, and none on the CPU.
         seed: of sampling and augmentation.
         augment: of train batches, on their device.
         interpolation: of the resize: `bicubic` or `bilinear`.
         within_camera: whether the K images of an identity are of one camera; an identity under
             two cameras counts as two then.
+        cache: of decoded images: on `disk` for all runs, in `memory` for this one, or `none`.
+        cache_dir: of `disk`; None for `camreid` in XDG_CACHE_HOME, which is ~/.cache by default.
+
+    Attributes:
+        start: epoch and batch, from 0, of the next train loader; a resumed run sets it.
     """
 
     def __init__(
@@ -51,6 +56,8 @@ class ReIDDataModule(pl.LightningDataModule):
         augment: Augment | None = None,
         interpolation: Interpolation = "bicubic",
         within_camera: bool = False,
+        cache: Kind = "none",
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__()
         sizes = {"identities": identities, "instances": 4 if instances == "auto" else instances}
@@ -58,12 +65,16 @@ class ReIDDataModule(pl.LightningDataModule):
             require_whole(name, value, least=1)
         for name, value in {"seed": seed, "workers": workers or 0}.items():
             require_whole(name, value, least=0)
+        require_choice("cache", cache, Kind)
         self.split, self.size, self.interpolation = split, size, interpolation
         self.identities, self.instances = identities, instances
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.seed, self.augment, self.within_camera = seed, augment, within_camera
         self.train_records = split.train
-        self._stream: tuple[int, torch.Generator] | None = None
+        self.start = (0, 0)
+        self.cache = None
+        if cache != "none":
+            self.cache = ImageCache(size, interpolation, cache_dir, in_memory=cache == "memory")
 
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
@@ -75,16 +86,27 @@ class ReIDDataModule(pl.LightningDataModule):
         self.train_records = tuple(filter(is_known, self.split.train))
 
     def setup(self, stage: str) -> None:
-        """InputError if P x K batches cannot be made."""
-        if stage != "fit":
-            return
-        sampler = self.train_sampler(*self._place())
-        if sampler.identities * sampler.instances == 1:
-            raise InputError(
-                "identities=1 and instances=1 make train batches of 1 image; batch normalisation "
-                "needs at least 2.",
-                instances=4,
-            )
+        """Fill the cache; InputError if that fails, or if P x K batches cannot be made."""
+        if stage == "fit":
+            sampler = self.train_sampler(*self._place())
+            if sampler.identities * sampler.instances == 1:
+                raise InputError(
+                    "identities=1 and instances=1 make train batches of 1 image; batch "
+                    "normalisation needs at least 2.",
+                    instances=4,
+                )
+        if self.cache and not (self.cache.in_memory and self.trainer is None):
+            self._fill(self.cache, stage)
+
+    def _fill(self, cache: ImageCache, stage: str) -> None:
+        """Decode the images of a stage, and the split's others in the same folders."""
+        train, test = (*self.split.train, *self.split.val), (*self.split.query, *self.split.gallery)
+        of_stage = train if stage in ("fit", "validate") else test
+        folders = {os.path.dirname(r.path) for r in of_stage}
+        cache.locate([r.path for r in (*train, *test) if os.path.dirname(r.path) in folders])
+        if self.trainer is not None:
+            self.trainer.strategy.barrier()  # until all processes have opened the files
+        cache.release()
 
     def train_sampler(self, rank: int = 0, world_size: int = 1) -> IdentitySampler:
         """The indices of a rank's train batches; InputError if P x K batches cannot be made."""
@@ -101,6 +123,8 @@ class ReIDDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """P x K batches of this rank."""
         sampler = self.train_sampler(*self._place())
+        # workers draw batches before Lightning sets the epoch
+        (sampler.epoch, sampler.start), self.start = self.start, (0, 0)
         size = sampler.identities * sampler.instances
         return self._loader(self.train_records, sampler, size, drop_last=True)
 
@@ -128,10 +152,9 @@ class ReIDDataModule(pl.LightningDataModule):
         """Augment train batches, on the device they are on."""
         if self.augment is None or self.trainer is None or not self.trainer.training:
             return batch
-        epoch = self.trainer.current_epoch
-        if self._stream is None or self._stream[0] != epoch:
-            self._stream = epoch, stream(self.seed, epoch, self._place()[0])
-        return {**batch, "images": self.augment(batch["images"], self._stream[1])}
+        number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        draws = stream(self.seed, self.trainer.current_epoch, number)
+        return {**batch, "images": self.augment(batch["images"], draws, *self._place())}
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -143,15 +166,21 @@ class ReIDDataModule(pl.LightningDataModule):
         batch_size: int,
         drop_last: bool = False,
     ) -> DataLoader[Batch]:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        local = self.trainer.num_devices if self.trainer else 1
-        workers = min(8, (cores or 1) // max(1, local)) if self.workers is None else self.workers
+        workers, located = self.workers, None
+        if self.cache:
+            located = self.cache.locate([r.path for r in records])
+            self.cache.release()
+        if workers is None:
+            most = 8 if located is None else 2 * torch.cuda.is_available()
+            workers = min(most, cores() // max(1, self.trainer.num_devices if self.trainer else 1))
         return DataLoader(
-            ImageDataset(records, self.size, self.interpolation),
+            ImageBatches(records, self.size, self.interpolation, located),
             batch_size,
             sampler=sampler,
             num_workers=workers,
+            collate_fn=default_convert,
             persistent_workers=workers > 0,
+            multiprocessing_context="fork" if located and workers else None,  # shares the files
             pin_memory=torch.cuda.is_available(),
             drop_last=drop_last,
         )

@@ -1,5 +1,6 @@
 """Images as uint8 tensors of the model's size: from records, files, arrays or PIL images."""
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from os import PathLike
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,6 +20,10 @@ from camreid.data.records import ImageRecord
 from camreid.errors import InputError, require_choice
 
 OneImage: TypeAlias = str | PathLike[str] | Image.Image | NDArray[Any] | Tensor
+Batch: TypeAlias = dict[str, Any]
+Pixels: TypeAlias = NDArray[np.uint8]  # (N, 3, H, W), of a cache file
+# cache files, and (N, 2) the number of each image's file and its place there
+Located: TypeAlias = tuple[list[Pixels], NDArray[np.int64]]
 Interpolation = Literal["bicubic", "bilinear"]
 _EXPECTED = (
     "expected paths, PIL images, RGB arrays (H, W, 3) of uint8, or RGB tensors (3, H, W) of uint8 "
@@ -26,7 +32,7 @@ _EXPECTED = (
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Items of a batch, resized to `size` (H, W) in pixels.
+    """Items of a batch, resized to `size` (H, W) in pixels, or `located` in a cache.
 
     An item holds `images` (3, H, W) uint8 RGB, `pids` raw identity, `camids` 0-based camera,
     `img_paths` the file, and `index` the place in `records`.
@@ -37,23 +43,43 @@ class ImageDataset(Dataset[dict[str, Any]]):
         records: Sequence[ImageRecord],
         size: tuple[int, int],
         interpolation: Interpolation = "bicubic",
+        located: Located | None = None,
     ) -> None:
         require_choice("interpolation", interpolation, Interpolation)
         self.records = tuple(records)
-        self.size, self.interpolation = size, interpolation
+        self.size, self.interpolation, self._located = size, interpolation, located
+        # arrays, because the use of an object in a loader process copies its memory page
+        self._pids = torch.tensor([r.pid for r in records], dtype=torch.int64)
+        self._camids = torch.tensor([r.camera - 1 for r in records], dtype=torch.int64)
+        self._paths = np.array([os.fsencode(r.path) for r in records], np.bytes_)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self._paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.records[index]
-        return {
-            "images": read_image(record.path, self.size, self.interpolation),
-            "pids": record.pid,
-            "camids": record.camera - 1,
-            "img_paths": record.path,
-            "index": index,
-        }
+        return {name: column[0] for name, column in self.batch([index]).items()}
+
+    def batch(self, indices: list[int]) -> Batch:
+        """A batch: `images` (B, 3, H, W), a tensor for each other column, `img_paths` a list."""
+        index = torch.tensor(indices, dtype=torch.int64)
+        paths = [os.fsdecode(path) for path in self._paths[indices]]
+        images = torch.empty(len(indices), 3, *self.size, dtype=torch.uint8)
+        if self._located is None:
+            for image, path in zip(images, paths, strict=True):
+                image.copy_(read_image(path, self.size, self.interpolation))
+        else:
+            files, where = self._located
+            pixels = images.numpy()
+            for place, (file, image) in enumerate(where[indices].tolist()):
+                pixels[place] = files[file][image]
+        columns = {"pids": self._pids[index], "camids": self._camids[index]}
+        return {"images": images, **columns, "img_paths": paths, "index": index}
+
+
+class ImageBatches(ImageDataset):
+    """An `ImageDataset` for loaders with `collate_fn=default_convert`: it makes whole batches."""
+
+    __getitems__ = ImageDataset.batch
 
 
 def read_image(

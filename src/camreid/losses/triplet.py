@@ -1,13 +1,11 @@
 """Losses of embeddings and pids: triplets and pairs."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
-from pytorch_metric_learning.losses import TripletMarginLoss
-from pytorch_metric_learning.miners import BatchHardMiner
-from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor, nn
 
 Margin = float | Literal["soft"]
@@ -30,46 +28,70 @@ class TripletLoss(nn.Module):
 
     def __init__(self, margin: Margin, mining: Mining = "hard", normalize: bool = False) -> None:
         super().__init__()
-        power = 2 if normalize else 1
         self.margin, self.mining = margin, mining
-        self.distance = LpDistance(normalize_embeddings=normalize, power=power)
-        self.miner = BatchHardMiner(distance=self.distance)
-        self.hard = TripletMarginLoss(
-            margin=0.0 if margin == "soft" else margin,
-            smooth_loss=margin == "soft",
-            distance=self.distance,
-            reducer=MeanReducer(),
+        self.distance = LpDistance(normalize_embeddings=normalize, power=2 if normalize else 1)
+
+    def forward(self, embeddings: Tensor, pids: Tensor, cameras: Tensor | None = None) -> Tensor:
+        """Mean over the images with a positive and a negative, of (B, d) embeddings; 0 without.
+
+        Images of two of (B,) `cameras` are no pair: identities are labelled within each camera.
+        """
+        embeddings = _single(embeddings)
+        pairs = _Pairs.of(pids, cameras)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            distances = self.distance(embeddings)
+        positive, negative = self._mine(distances, pairs)
+        gap = (positive - negative).where(pairs.anchors, 0.0)
+        if self.margin == "soft":
+            losses = F.softplus(gap)
+            if self.mining == "weighted_fastreid":
+                losses = torch.where(gap.exp().isinf().any(), (gap + 0.3).relu(), losses)
+        else:
+            losses = (gap + self.margin).relu()
+        # the second term keeps the graph where there was no triplet
+        return pairs.mean(losses) + 0.0 * embeddings.sum()
+
+    def _mine(self, distances: Tensor, pairs: "_Pairs") -> tuple[Tensor, Tensor]:
+        """(B,) distances to positives and to negatives; those of no anchor have no meaning."""
+        if self.mining == "hard":
+            return (
+                distances.masked_fill(~pairs.positive, -torch.inf).max(1).values,
+                distances.masked_fill(~pairs.negative, torch.inf).min(1).values,
+            )
+        fastreid, same = self.mining == "weighted_fastreid", pairs.positive | pairs.itself
+        return (
+            _weighted_mean(distances, same | ~pairs.anchors[:, None], distances, fastreid),
+            _weighted_mean(
+                distances, pairs.negative | ~pairs.anchors[:, None], -distances, fastreid
+            ),
         )
 
-    def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
-        """Mean over the images with a positive and a negative, of (B, d) embeddings; 0 without."""
-        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        if self.mining == "hard":
-            loss: Tensor = self.hard(embeddings, pids, self.miner(embeddings, pids))
-        else:
-            loss = self._weighted(self.distance(embeddings), pids)
-        return loss + 0.0 * embeddings.sum()  # keeps the graph where there was no triplet
 
-    def _weighted(self, distances: Tensor, pids: Tensor) -> Tensor:
-        same, anchors = pids[:, None] == pids, _anchors(pids)
-        if not anchors.any():
-            return distances.new_zeros(())
-        distances, same = distances[anchors], same[anchors]
-        fastreid = self.mining == "weighted_fastreid"
-        positive = _weighted_mean(distances, same, distances, fastreid)
-        negative = _weighted_mean(distances, ~same, -distances, fastreid)
-        gap = positive - negative
-        if self.margin != "soft":
-            return (gap + self.margin).relu().mean()
-        soft = F.softplus(gap).mean()
-        overflows = fastreid & gap.exp().isinf().any()
-        return torch.where(overflows, (gap + 0.3).relu().mean(), soft)
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs of a batch, as masks, because a selection by them would wait for the device."""
+
+    positive: Tensor  # (B, B) bool: two images of an identity
+    negative: Tensor  # (B, B) bool: images of two identities
+    itself: Tensor  # (B, B) bool: the diagonal
+    anchors: Tensor  # (B,) bool: images with a positive and a negative
+
+    @classmethod
+    def of(cls, pids: Tensor, cameras: Tensor | None) -> "_Pairs":
+        same = pids[:, None] == pids
+        itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+        pair = torch.ones_like(same) if cameras is None else cameras[:, None] == cameras
+        positive, negative = same & pair & ~itself, ~same & pair
+        return cls(positive, negative, itself, positive.any(1) & negative.any(1))
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """The mean of (B,) losses over the anchors."""
+        return losses.where(self.anchors, 0.0).sum() / self.anchors.sum().clamp(min=1)
 
 
-def _anchors(pids: Tensor) -> Tensor:
-    """(B,) bool: images that have a positive and a negative."""
-    same = pids[:, None] == pids
-    return (same.sum(1) > 1) & ~same.all(1)
+def _single(values: Tensor) -> Tensor:
+    """At least single precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _weighted_mean(distances: Tensor, chosen: Tensor, scores: Tensor, fastreid: bool) -> Tensor:
@@ -89,35 +111,28 @@ class PairLoss(nn.Module):
         super().__init__()
         self.form, self.margin, self.scale = form, margin, scale
 
-    def forward(self, embeddings: Tensor, pids: Tensor) -> Tensor:
-        """Mean over all images of (B, d) embeddings; 0 for one without positive or negative."""
-        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    def forward(self, embeddings: Tensor, pids: Tensor, cameras: Tensor | None = None) -> Tensor:
+        """Mean over all images of (B, d) embeddings; 0 for one without positive or negative.
+
+        With `cameras`, as in `TripletLoss`, the mean of the means of all cameras, weighted by the
+        images with a positive and a negative.
+        """
+        embeddings = _single(embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):  # the scale is large
             cosine = F.normalize(embeddings) @ F.normalize(embeddings).T
-        same = pids[:, None] == pids
-        itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
-        m = self.margin
+        pairs, m = _Pairs.of(pids, cameras), self.margin
         if self.form == "circle":
             positive = -(1 + m - cosine).clamp(min=0).detach() * (cosine - (1 - m))
             negative = (cosine + m).clamp(min=0).detach() * (cosine - m)
         else:
             positive, negative = -cosine, cosine + m
-        anchors = _anchors(pids)
         sums = [
-            (self.scale * terms).masked_fill(~chosen, -torch.inf)[anchors].logsumexp(1)
-            for terms, chosen in ((positive, same & ~itself), (negative, ~same))
+            (self.scale * terms)
+            .masked_fill(~chosen, -torch.inf)
+            .masked_fill(~pairs.anchors[:, None], 0.0)
+            .logsumexp(1)
+            for terms, chosen in ((positive, pairs.positive), (negative, pairs.negative))
         ]
-        return F.softplus(sums[0] + sums[1]).sum() / len(pids) + 0.0 * embeddings.sum()
-
-
-def within_cameras(
-    loss: TripletLoss | PairLoss, embeddings: Tensor, pids: Tensor, cameras: Tensor
-) -> Tensor:
-    """The mean of a loss over cameras, weighted by the images with a positive and a negative.
-
-    Identities are labelled within each camera, so images of two cameras are no pair.
-    """
-    own = [cameras == camera for camera in set(cameras.tolist())]
-    counts = torch.stack([_anchors(pids[images]).sum() for images in own])
-    losses = torch.stack([loss(embeddings[images], pids[images]) for images in own])
-    return (losses * counts).sum() / counts.sum().clamp(min=1)
+        near = pairs.positive | pairs.negative | pairs.itself  # of one camera
+        share = (near & pairs.anchors).sum(1) / near.sum(1)
+        return pairs.mean(F.softplus(sums[0] + sums[1]) * share) + 0.0 * embeddings.sum()

@@ -93,7 +93,7 @@ class Backbone(nn.Module):
         if self.pool is not None:
             features = self.pool(features)
         elif self._has_map:
-            features = features.mean((2, 3))
+            features = _single(features).mean((2, 3))
         else:
             features = self.trunk.forward_head(features, pre_logits=True)
         pooled: Tensor = features
@@ -140,8 +140,14 @@ class GeM(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C) of (B, C, h, w)."""
+        features = _single(features)
         pooled: Tensor = features.clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
         return pooled
+
+
+def _single(features: Tensor) -> Tensor:
+    """At least single precision: a mean of bfloat16 has three digits."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:

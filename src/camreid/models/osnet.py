@@ -1,8 +1,10 @@
 """OSNet, the omni-scale network of Zhou et al. (ICCV 2019), and its instance-norm descendants."""
 
 from collections import OrderedDict
+from functools import reduce
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
@@ -106,7 +108,8 @@ class OSBlock(nn.Module):
         """(B, outputs, h, w) of (B, inputs, h, w)."""
         plain = () if self.searched else (self.conv2a, self.conv2b, self.conv2c, self.conv2d)
         narrow = self.conv1(x)
-        residual = self.conv3(sum(self.gate(stream(narrow)) for stream in plain or self.conv2))
+        streams = [self.gate(stream(narrow)) for stream in plain or self.conv2]
+        residual = self.conv3(reduce(torch.add, streams))
         if self.instance == "inside":
             residual = self.IN(residual)
         total = residual + self.downsample(x)

@@ -32,7 +32,7 @@ class PixelNorm(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Float images as the backbone expects them; `images` (B, 3, H, W) are not modified."""
         if not torch.compiler.is_compiling():
-            self._check(images)
+            self.check(images)
         if self.pixels == "imagenet":
             return images.to(self.mean.dtype)
         return self.normalize(images)
@@ -41,7 +41,8 @@ class PixelNorm(nn.Module):
         """(B, 3, H, W) of raw pixels."""
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
-    def _check(self, images: Tensor) -> None:
+    def check(self, images: Tensor) -> None:
+        """PixelRangeError for another range; see above for how often."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images of shape {tuple(images.shape)}: expected (B, 3, H, W), RGB.")
         count = self._batches[self.training]

@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.files import write_whole
 from camreid.models.weights import is_dense, read_content
 from camreid.provenance import versions
 
@@ -25,6 +26,8 @@ _TYPES: dict[str, type] = {
     "optimizer_states": list,
     "lr_schedulers": list,
     "MixedPrecision": Mapping,  # the gradient scaler
+    "current_model_state": Mapping,  # where `state_dict` is an average
+    "averaging_state": Mapping,
     "camreid": Mapping,
 }
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
@@ -110,14 +113,22 @@ def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any])
             for place, p in enumerate(parameters)
         }
     }
+    # how a step is computed is of this run: the file may be of another device
+    mine = {"params", "foreach", "fused", "capturable", "differentiable"}
+    groups = own["param_groups"]
+    own["param_groups"] = [{k: v for k, v in g.items() if k not in mine} for g in groups]
     found: dict[str, Any] = conform("optimizer_states", own, content)
-    for group, mine in zip(found["param_groups"], own["param_groups"], strict=True):
-        group["params"] = mine["params"]
+    for group, of_run in zip(found["param_groups"], groups, strict=True):
+        group.update({key: of_run[key] for key in mine & of_run.keys()})
+    for place, p in enumerate(parameters):  # a fused step expects the layout of the parameter
+        for name in set(moments) - {"step"}:
+            state = found["state"][place]
+            state[name] = torch.empty_like(p, device="cpu").copy_(state[name])
     return found
 
 
 class RunCheckpoints(TorchCheckpointIO):
-    """Reads checkpoint files for the trainer of one run.
+    """Reads and writes checkpoint files for the trainer of one run, each whole or not at all.
 
     The states in a file take the form of this run's. Paths in the states of `ModelCheckpoint` are
     replaced by files of the same name in this run's own folder, or by nothing.
@@ -125,6 +136,12 @@ class RunCheckpoints(TorchCheckpointIO):
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self.trainer = trainer
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Replace a local file; until it is written, the one before stays."""
+        write_whole(path, lambda draft: torch.save(checkpoint, draft))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None

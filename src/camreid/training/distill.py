@@ -18,6 +18,7 @@ from camreid.models.network import ReIDNetwork, ReIDOutput
 from camreid.models.pixels import PixelNorm
 from camreid.training.batch import Batch
 from camreid.training.module import ReIDModule
+from camreid.training.ranks import gather, share
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Distillation:
             if not shown.any():
                 continue
             theirs = teacher(images[shown], cameras[shown])
-            similarities.append(cosines(theirs.features))
+            similarities.append(cosines(gather(theirs.features)))
             for name, (their_rows, our_rows) in shared.items():
                 mean = torch.stack(list(theirs.logits.values())).mean(0)
                 target = theirs.logits.get(name, mean)[own[shown]][:, their_rows]
@@ -105,11 +106,14 @@ class Distillation:
         losses: dict[str, tuple[float, Tensor]] = {}
         if config.similarity_weight:
             target = torch.stack(similarities).mean(0)
-            loss = similarity_loss(cosines(output.features), target, config.similarity_temperature)
+            ours = cosines(gather(output.features))
+            loss = similarity_loss(ours, target, config.similarity_temperature)
             losses["similarity"] = (config.similarity_weight, loss.mean())
         if config.logit_weight:
             found = torch.cat(divergences)
-            losses["logit"] = (config.logit_weight, found.sum() / max(1, len(found)))
+            count = torch.tensor(len(found), device=found.device)
+            mean = found.sum() / max(1, len(found)) * share(count)
+            losses["logit"] = (config.logit_weight, mean)
         return losses
 
     def _raw(self, images: Tensor) -> Tensor:

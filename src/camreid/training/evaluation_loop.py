@@ -21,7 +21,7 @@ from camreid.training.batch import Batch, read_batch
 
 
 class RetrievalModule(pl.LightningModule):
-    """The evaluation hooks of a module that has a network."""
+    """The evaluation hooks of a module that has a network; single precision in mixed precision."""
 
     model: ReIDNetwork
     provenance: Provenance  # of the weights, in this run and before it
@@ -60,7 +60,9 @@ class RetrievalModule(pl.LightningModule):
         """Collect features; each image is ranked against all the others."""
         read = read_batch(batch, training=False)
         network, index = partial(self.model, cameras=read.cameras), self._index(read, batch_idx)
-        features, sequences = self.feature_options(network, read.images), self._sequences(index)
+        with torch.autocast(self.device.type, enabled=False):
+            features = self.feature_options(network, read.images)
+        sequences = self._sequences(index)
         self.val_metric.update(features, read.pids, read.cameras, index, "both", sequences)
 
     def on_validation_epoch_end(self) -> None:
@@ -85,8 +87,9 @@ class RetrievalModule(pl.LightningModule):
         role: Role = "query" if dataloader_idx == 0 else "gallery"
         read = read_batch(batch, training=False)
         network, index = partial(self.model, cameras=read.cameras), self._index(read, batch_idx)
-        output: ReIDOutput = network(read.images)
-        features = self.feature_options(network, read.images, output)
+        with torch.autocast(self.device.type, enabled=False):
+            output: ReIDOutput = network(read.images)
+            features = self.feature_options(network, read.images, output)
         self.test_metric.update(features, read.pids, read.cameras, index, role)
         self.test_accuracy.update(*self._predict(read, output), index, role)
 

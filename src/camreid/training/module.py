@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import HeadLabels, LabelMap
 from camreid.losses.identity import LossConfig, identity_loss_of_heads
-from camreid.losses.triplet import within_cameras
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
@@ -20,7 +18,10 @@ from camreid.training.batch import Batch, read_batch, read_cameras
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
-from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR
+from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
+from camreid.training.ranks import gather, share
+from camreid.training.resuming import resume, seed_step
+from camreid.training.step import compiled, memory_format
 
 # weight and value of each loss, by name
 ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
@@ -60,6 +61,7 @@ class ReIDModule(RetrievalModule):
         self.extra_losses: list[ExtraLoss] = []
         self.notes: dict[str, Any] = {}
         self.rows_started = self._reads_records = False
+        self._compiled: Callable[..., ReIDOutput] | None = None
         rows = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
         primitives = config.without_weights().primitives()
         self.save_hyperparameters({"config": primitives, "labels": rows or list(self.labels.pids)})
@@ -100,31 +102,47 @@ class ReIDModule(RetrievalModule):
             output = self.model(batch["images"], cameras=read_cameras(batch))
         return output
 
+    def compile_network(self, mode: str) -> None:
+        """Train with a compiled network; see `camreid.training.step.compiled`."""
+        self._compiled = compiled(self.model, mode)
+
+    @property
+    def network(self) -> Callable[..., ReIDOutput]:
+        """The model as training calls it: compiled after `compile_network`."""
+        return self._compiled or self.model
+
     def setup(self, stage: str) -> None:
-        """Set up the loader for `model.unknown=drop`."""
+        """Set up the loader for `model.unknown=drop`, and the memory format of the weights."""
         data = self._datamodule
         if stage == "fit" and self.config.unknown == "drop" and hasattr(data, "keep_only"):
             data.keep_only(self.camera_labels or self.labels)
+        if stage == "fit":
+            self.model.to(memory_format=memory_format(self.model))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """See `seed_step`."""
+        seed_step(self.trainer, batch_idx)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Weighted sum of identity and triplet losses; unknown identities have only the latter."""
+        """Weighted sum of identity and metric losses; unknown identities have only the latter.
+
+        Metric losses compare the images of all ranks. The mean over ranks is the loss of one rank
+        with the whole batch.
+        """
         read = read_batch(batch, self.target_labels)
-        if self.camera_labels and not read.cameras.all():
-            raise InputError(
-                "heads per camera need the camera of each image, and this batch has none; give "
-                "`camids`, or official file names in `img_paths`."
-            )
+        if not self._reads_records:
+            self._note_identities(read.pids, read.cameras)
         rows = self.model.rows(read.pids, read.cameras)
         known = torch.stack(list(rows.values())).amax(0) >= 0
-        self._note_identities(read.pids, known)
-        output: ReIDOutput = self.model(read.images, rows, read.cameras)
-        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
+        output: ReIDOutput = self.network(read.images, rows, read.cameras)
+        pairs = (torch.stack(list(rows.values())) >= 0).sum()
+        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing) * share(pairs)
         losses = {"identity": (self.loss.identity_weight, identity)}
+        pids, cameras = gather(read.pids), gather(read.cameras)
+        embeddings = [gather(own) for own in output.embeddings.values()]
         for name, (weight, metric) in self.metric_losses.items():
-            compare: Any = metric
-            if self.camera_labels:
-                compare = partial(within_cameras, metric, cameras=read.cameras)
-            of_heads = [compare(e, read.pids) for e in output.embeddings.values()]
+            within = cameras if self.config.network.get("camera_heads") else None
+            of_heads = [metric(e, pids, within) for e in embeddings]
             losses[name] = (weight, torch.stack(of_heads).mean())
         for extra in self.extra_losses:
             losses.update(extra(read, output))
@@ -137,10 +155,16 @@ class ReIDModule(RetrievalModule):
         )
         return total
 
-    def _note_identities(self, pids: Tensor, known: Tensor) -> None:
-        """Record a batch's identities; refuse unknown ones where `model.unknown` does."""
-        if self._trainer is not None and not self._reads_records:
+    def _note_identities(self, pids: Tensor, cameras: Tensor) -> None:
+        """Record identities; refuse unknown ones where `model.unknown` does. Waits for a device."""
+        if self.camera_labels and not cameras.all():
+            raise InputError(
+                "heads per camera need the camera of each image, and this batch has none; give "
+                "`camids`, or official file names in `img_paths`."
+            )
+        if self._trainer is not None:
             self.add_identities(pids.tolist())
+        known = torch.stack(list(self.model.rows(pids, cameras).values())).amax(0) >= 0
         if self.config.unknown in ("forbid", "drop") and not known.all():
             unknown = sorted(set(pids[~known].tolist()))
             raise HeadMismatch(
@@ -152,12 +176,12 @@ class ReIDModule(RetrievalModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient of each tensor to the norm `clip` of the optimiser config."""
         if self.optimizer_config.clip is not None:
-            for parameter in self.parameters():
-                torch.nn.utils.clip_grad_norm_(parameter, self.optimizer_config.clip)
+            clip_each(self.parameters(), self.optimizer_config.clip)
 
     def configure_optimizers(self) -> Any:
         """The config's optimiser, its learning rate set before every step."""
-        optimizer = self.optimizer_config.build(self.parameters())
+        scales = self.trainer.scaler is not None  # a fused step would unscale after the clipping
+        optimizer = self.optimizer_config.build(self.parameters(), fused=not scales)
         optimizer.register_load_state_dict_pre_hook(conform_optimizer)
         scheduler = ScheduleLR(optimizer, self.schedule, RunLength.of(self.trainer))
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "lr"}]
@@ -183,6 +207,9 @@ class ReIDModule(RetrievalModule):
             self.provenance, split=getattr(split, "record", None), val_identities=val
         )
         self.add_identities((*self.labels.pids, *(r.pid for r in records)))
+        if records:  # no step checks them
+            columns = zip(*((r.pid, r.camera) for r in records), strict=True)
+            self._note_identities(*(torch.tensor(own, device=self.device) for own in columns))
 
     def start_rows(self, loader: Iterable[Mapping[str, Any]]) -> None:
         """Start `new_rows` from mean features; `loader` has this process's share of the images."""
@@ -216,6 +243,8 @@ class ReIDModule(RetrievalModule):
         """Read the provenance; the rows of the file were started."""
         self.provenance = Provenance.from_json(checkpoint.get("camreid", {}).get("provenance"))
         self.rows_started = True
+        if self._trainer is not None and self.trainer.training:
+            resume(self.trainer, checkpoint)
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:

@@ -35,8 +35,13 @@ class OptimizerConfig:
             if getattr(self, name) is not None:
                 require_number(f"optimizer.{name}", getattr(self, name), least=0)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of the parameters that require a gradient."""
+    def build(
+        self, parameters: Iterable[nn.Parameter], fused: bool = False
+    ) -> torch.optim.Optimizer:
+        """The optimiser of the parameters that require a gradient.
+
+        `fused` steps all tensors in one kernel, where their devices have it.
+        """
         trained = [p for p in parameters if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": trained}]
         if self.norm_weight_decay is not None:
@@ -46,7 +51,18 @@ class OptimizerConfig:
                 {"params": [p for p in trained if p.ndim <= 1], **norms},
             ]
         name = "momentum" if self.name == "sgd" else self.name  # timm's sgd is Nesterov's
-        return create_optimizer_v2(groups, name, self.lr, self.weight_decay, self.momentum)
+        fused &= all(p.device.type in ("cpu", "cuda") for p in trained)
+        how: dict[str, Any] = {"fused": True} if fused else {}
+        return create_optimizer_v2(groups, name, self.lr, self.weight_decay, self.momentum, **how)
+
+
+@torch.no_grad()
+def clip_each(parameters: Iterable[nn.Parameter], norm: float) -> None:
+    """Scale the gradient of each tensor to at most a norm, without waiting for a device."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        scales = [(norm / (own + 1e-6)).clamp(max=1) for own in torch._foreach_norm(gradients)]
+        torch._foreach_mul_(gradients, scales)
 
 
 @dataclass(frozen=True)

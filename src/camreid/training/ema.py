@@ -1,0 +1,66 @@
+"""The moving average of the weights, which is evaluated and saved in place of the last ones."""
+
+from itertools import chain
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from camreid.errors import require_number
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of weights and running statistics.
+
+    Validation, test, `state_dict` of checkpoints and the module after training have the average. A
+    checkpoint keeps the trained weights as `current_model_state`, and a resumed run continues both.
+
+    Args:
+        decay: 0..1, the share of the average that each optimisation step keeps. After t steps it
+            is at most (1 + t) / (10 + t), so that short runs forget their first weights.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        require_number("decay", decay, 0, 1)
+        super().__init__()
+        self.decay = decay
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """Update the average after an optimisation step, without waiting for the device."""
+        done = self._latest_update_step
+        if trainer.global_step == done or self._average_model is None:
+            return
+        decay = min(self.decay, (1 + done) / (10 + done)) if done else 0.0
+        pairs = zip(_tensors(self._average_model.module), _tensors(pl_module), strict=True)
+        moving: list[tuple[Tensor, Tensor]] = []
+        for average, now in pairs:
+            if average.is_floating_point():
+                moving.append((average, now))
+            else:
+                average.copy_(now)
+        averages, weights = (list(own) for own in zip(*moving, strict=True))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        self._average_model.n_averaged += 1
+        self._latest_update_step = trainer.global_step
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Continue the average and the trained weights; a test keeps the average."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate the average, on all ranks with the running statistics of rank 0."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        pl_module.on_validation_start()
+
+
+def _tensors(module: nn.Module) -> "chain[Tensor]":
+    return chain(module.parameters(), module.buffers())
