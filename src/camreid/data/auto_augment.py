@@ -43,36 +43,17 @@ def draw_operations(probability: float, draws: Tensor) -> tuple[Groups, Groups]:
     return groups
 
 
-def _warp(images: Tensor, degrees: float, slope: float) -> Tensor:
-    """Turned about the centre or sheared along the rows, by nearest pixels; black outside."""
-    height, width = images.shape[2:]
-    y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
-    x = torch.arange(width, device=images.device) - (width - 1) / 2
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    columns = (cos * x + (slope - sin) * y + (slope * height + width - 1) / 2).round().long()
-    rows = (sin * x + cos * y + (height - 1) / 2).round().long()
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    index = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)  # (H, W)
-    pixels = images.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, index.flatten())
-    return (pixels * inside.view(-1, 1)).view(-1, height, width, 3).permute(0, 3, 1, 2)
-
-
-def _sharpen(images: Tensor, factor: float) -> Tensor:
-    """torchvision's, which copies its kernel to the device and waits there."""
-    pixels = images.float()
-    centre = pixels[..., 1:-1, 1:-1]
-    sums = torch.nn.functional.avg_pool2d(pixels, 3, 1, divisor_override=1)
-    blurred = ((sums + 4 * centre) / 13).round()
-    centre.add_(blurred - centre, alpha=1 - factor)
-    return pixels.clamp_(0, 255).to(images.dtype)
+def _shear(images: Tensor, slope: float) -> Tensor:
+    degrees = math.degrees(math.atan(slope))
+    return F.affine(images, 0.0, [0, 0], 1.0, [degrees, 0.0], center=[0.0, 0.0])
 
 
 OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "Rotate": lambda images, degrees: _warp(images, degrees, 0.0),
-    "ShearX": lambda images, slope: _warp(images, 0.0, slope),
+    "Rotate": F.rotate,
+    "ShearX": _shear,
     "Color": lambda images, by: F.adjust_saturation(images, 1 + by),
     "Contrast": lambda images, by: F.adjust_contrast(images, 1 + by),
-    "Sharpness": lambda images, by: _sharpen(images, 1 + by),
+    "Sharpness": lambda images, by: F.adjust_sharpness(images, 1 + by),
     "Posterize": lambda images, bits: F.posterize(images, int(bits)),
     "Solarize": F.solarize,
     "AutoContrast": lambda images, _: F.autocontrast(images),
