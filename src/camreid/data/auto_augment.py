@@ -45,7 +45,8 @@ def draw_operations(probability: float, draws: Tensor) -> tuple[Groups, Groups]:
 
 def _shear(images: Tensor, slope: float) -> Tensor:
     degrees = math.degrees(math.atan(slope))
-    return F.affine(images, 0.0, [0, 0], 1.0, [degrees, 0.0], center=[0.0, 0.0])
+    sheared: Tensor = F.affine(images, 0.0, [0, 0], 1.0, [degrees, 0.0], center=[0.0, 0.0])
+    return sheared
 
 
 OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
