@@ -87,7 +87,8 @@ def test_all_protocols_agree_with_a_ranking_by_hand(table, rows) -> None:
 
 def test_without_sequences_and_indices_there_is_no_within_camera() -> None:
     table = twin.random_table(8, 60, 3, 2, 50, seed=0)
-    protocols = rank_protocols(table.query, table.gallery)
+    parts = (Images(p.features, p.pids, p.cameras) for p in (table.query, table.gallery))
+    protocols = rank_protocols(*parts)
     assert {protocol for protocol, _ in protocols.results} == {"cross-camera"}
     assert protocols.camera_pairs.mAP.diagonal().isnan().all()
     assert not protocols.camera_pairs.valid_queries.diagonal().any()
