@@ -28,9 +28,6 @@ class IdentitySampler(Sampler[int]):
         pids: identity of each image.
         identities: P, per rank.
         instances: K.
-        seed: the run's seed.
-        rank: of this process.
-        world_size: number of processes.
 
     Attributes:
         batches: of an epoch, per rank.
@@ -53,7 +50,15 @@ class IdentitySampler(Sampler[int]):
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = self.start = 0
         _, owners, self._sizes = np.unique(pids, return_inverse=True, return_counts=True)
-        self._require(len(self._sizes), len(owners))
+        found = len(self._sizes)
+        if found < identities * world_size:
+            each = f" in each of {world_size} processes" if world_size > 1 else ""
+            fit = {"identities": found // world_size} if found >= world_size else {"devices": 1}
+            raise InputError(
+                f"batches of {identities} identities x {instances} images{each} can't be made from "
+                f"{found} identities ({len(owners)} images).",
+                **fit,
+            )
         random = np.random.default_rng(seed).random(len(owners))
         self._images = np.lexsort((random, owners))  # by identity
         self._owners = owners[self._images]
@@ -86,17 +91,6 @@ class IdentitySampler(Sampler[int]):
         draws = turns[dealt] * self.instances + np.arange(self.instances)  # (batches, P, K)
         chosen = images[self._first[owners[dealt]] + draws % self._sizes[owners[dealt]]]
         yield from chosen.ravel().tolist()
-
-    def _require(self, found: int, images: int) -> None:
-        """Refuse fewer than W*P identities."""
-        ranks = self.world_size
-        if found < self.identities * ranks:
-            each = f" in each of {ranks} processes" if ranks > 1 else ""
-            raise InputError(
-                f"batches of {self.identities} identities x {self.instances} images{each} can't "
-                f"be made from {found} identities ({images} images).",
-                **({"identities": found // ranks} if found >= ranks else {"devices": 1}),
-            )
 
     def _shuffle(self, draws: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The images by identity in random order, those with one draw more first.

@@ -28,8 +28,7 @@ class OriginalSplit:
 
     Attributes:
         camera: 1-based; None for all cameras.
-        val_fraction: share of the train identities held out for model selection, 0 for none.
-        seed: decides which identities are held out.
+        val_fraction: share of the train identities held out for model selection.
     """
 
     camera: int | None = None
@@ -67,9 +66,7 @@ class Resplit:
 
     Attributes:
         train_fraction: share of the identities (or images) not tested on, between 0 and 1.
-        val_fraction: share of those held out for model selection, 0 for none.
-        seed: decides the division.
-        by: what is divided.
+        val_fraction: share of those held out for model selection.
         pool: divide all labelled identities, or only those of the official train set.
         seen: identities that are not tested, such as those of a checkpoint; by identity only.
             `train_fraction` is a share of the others.

@@ -31,7 +31,6 @@ class SyntheticMarket:
         images_per_person: mean of an identity, about; each of its cameras takes one or more.
         distractors: images of pid 0 in the gallery.
         junk: images of pid -1 in the gallery.
-        seed: of everything.
         names: a text file of image names, one per line: exactly these are rendered, into
             `bounding_box_train/` unless a line names another folder (`query/0002_c1s1_...jpg`).
 
@@ -70,7 +69,12 @@ class SyntheticMarket:
         final.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
         try:
-            self._write(draft)
+            for part in FOLDERS:
+                (draft / part).mkdir()
+            for file in tqdm(self.files(), "rendering", unit="image", delay=2, disable=None):
+                record = parse_name(file)
+                assert record is not None  # files() checked or made it
+                (draft / file).write_bytes(rendering.render_jpeg(self.seed, record))
             draft.chmod(0o755)
             draft.rename(final)
         except OSError:
@@ -79,14 +83,6 @@ class SyntheticMarket:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return final
-
-    def _write(self, folder: Path) -> None:
-        for part in FOLDERS:
-            (folder / part).mkdir()
-        for file in tqdm(self.files(), "rendering", unit="image", delay=2, disable=None):
-            record = parse_name(file)
-            assert record is not None  # files() checked or made it
-            (folder / file).write_bytes(rendering.render_jpeg(self.seed, record))
 
 
 def _listed(path: str) -> set[str]:

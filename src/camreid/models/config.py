@@ -20,10 +20,8 @@ class ModelConfig:
         name: of the file in `conf/model/`, or any other.
         image_size: (H, W) in pixels.
         network: `_target_`, a `ReIDNetwork`, and its options.
-        loss: see `LossConfig`.
-        optimizer: see `OptimizerConfig`.
-        schedule: see `Schedule`.
-        unknown: what happens to identities without a row: skip, drop, extend, reinit or forbid.
+        loss: see `LossConfig`; `OptimizerConfig` for `optimizer`, `Schedule` for `schedule`.
+        unknown: what happens to identities without a row.
         pixels: what a batch of images holds: `raw` (0..255) or `imagenet` (normalised).
         interpolation: of the resize: `bicubic` as FastReID, `bilinear` as torchreid.
     """
@@ -53,9 +51,7 @@ class ModelConfig:
     def without_weights(self) -> "ModelConfig":
         """The same model without backbone weights, because others follow."""
         none = {"pretrained": False, "weights": None}
-        return replace(
-            self, network={**self.network, **{k: none[k] for k in none if k in self.network}}
-        )
+        return replace(self, network={k: none.get(k, v) for k, v in self.network.items()})
 
     def primitives(self) -> dict[str, Any]:
         """Nested dicts of primitives, as `read` takes them."""
