@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from camreid import create_model
-from camreid.cli import CONF
 from camreid.data import Augment, OriginalSplit, Resplit, SyntheticMarket
 from camreid.errors import InputError
+from camreid.files import CONF
 from camreid.labels import LabelMap
 from camreid.training.head_check import HeadCheck
 

@@ -37,29 +37,17 @@ class UntrustedNetwork(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A camreid checkpoint as read from its file.
-
-    Attributes:
-        path: the file.
-        config: the model it was made with.
-        state: the network's tensors by name, with the names and shapes that the config gives.
-        labels: the identities of its heads: in row order, or camera by camera.
-        camera_labels: the label map of each camera's head; empty where heads are for all cameras.
-        provenance: what the weights were trained on.
-        epochs: number of finished epochs.
-        batches: number of finished batches of the next epoch.
-        notes: config as text, command, versions, and what else was kept.
-    """
+    """A camreid checkpoint as read from its file."""
 
     path: str
-    config: ModelConfig
-    state: dict[str, Tensor]
-    labels: LabelMap
-    camera_labels: dict[int, LabelMap]
-    provenance: Provenance
-    epochs: int
-    batches: int
-    notes: dict[str, Any]
+    config: ModelConfig  # the model it was made with
+    state: dict[str, Tensor]  # of the network, with the names and shapes that the config gives
+    labels: LabelMap  # of its heads: in row order, or camera by camera
+    camera_labels: dict[int, LabelMap]  # of each camera's head; empty where heads are for all
+    provenance: Provenance  # what the weights were trained on
+    epochs: int  # finished ones
+    batches: int  # finished ones of the next epoch
+    notes: dict[str, Any]  # config as text, command, versions, and what else was kept
 
     def module(self) -> ReIDModule:
         """The model, in evaluation mode on the CPU; InputError if its losses can't be built."""
@@ -75,13 +63,9 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoint:
     """Read a file that a run saved; no code of it is run, and no class that it names is imported.
 
-    Args:
-        path: of the file.
-        trusted: dotted names of networks that the file may have, besides those of camreid.
-
-    Raises:
-        InputError: no file, no camreid checkpoint, a network that is not trusted, or tensors that
-            are not those of the network.
+    `trusted` are dotted names of networks that the file may have, besides those of camreid.
+    InputError for no file, no camreid checkpoint, a network that is not trusted, or tensors that
+    are not those of the network.
     """
     content = check_content(path, _read_file(Path(path)))
     notes = dict(content.get("camreid", {}))
@@ -168,10 +152,7 @@ def load(path: str | Path, trusted: Collection[str] = ()) -> ReIDModule:
 def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
     """Write a module as a checkpoint that `load` reads, whole or not at all.
 
-    Args:
-        module: any module, such as an imported one.
-        path: of the file.
-        notes: more about its origin, primitives by name.
+    `notes` are more about its origin, primitives by name.
     """
     content: dict[str, Any] = {
         "state_dict": module.state_dict(),

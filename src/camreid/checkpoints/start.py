@@ -23,9 +23,7 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
     With `unknown=reinit` the heads stay fresh. Otherwise each identity of both keeps its own row,
     whatever order either side uses; the identities that the checkpoint has no row for are the
     module's `new_identities`. Camera options that the checkpoint lacks start from what it has.
-
-    Raises:
-        InputError: the architectures differ.
+    InputError if the architectures differ.
     """
     state = _with_cameras(module.model, checkpoint.state)
     _check_network(module, checkpoint, state)
