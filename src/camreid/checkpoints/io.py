@@ -40,13 +40,13 @@ class Checkpoint:
     """A camreid checkpoint as read from its file."""
 
     path: str
-    config: ModelConfig  # the model it was made with
+    config: ModelConfig
     state: dict[str, Tensor]  # of the network, with the names and shapes that the config gives
-    labels: LabelMap  # of its heads: in row order, or camera by camera
-    camera_labels: dict[int, LabelMap]  # of each camera's head; empty where heads are for all
-    provenance: Provenance  # what the weights were trained on
-    epochs: int  # finished ones
-    batches: int  # finished ones of the next epoch
+    labels: LabelMap  # the identities of its heads: in row order, or camera by camera
+    camera_labels: dict[int, LabelMap]  # of each camera's head; empty for heads of all cameras
+    provenance: Provenance
+    epochs: int  # finished
+    batches: int  # of the next epoch, finished
     notes: dict[str, Any]  # config as text, command, versions, and what else was kept
 
     def module(self) -> ReIDModule:
@@ -63,9 +63,11 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoint:
     """Read a file that a run saved; no code of it is run, and no class that it names is imported.
 
-    `trusted` are dotted names of networks that the file may have, besides those of camreid.
-    InputError for no file, no camreid checkpoint, a network that is not trusted, or tensors that
-    are not those of the network.
+    Networks are camreid's, or one that `trusted` has by its dotted name.
+
+    Raises:
+        InputError: no file, no camreid checkpoint, a network that is not trusted, or tensors that
+            are not those of the network.
     """
     content = check_content(path, _read_file(Path(path)))
     notes = dict(content.get("camreid", {}))
@@ -84,7 +86,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         path=str(path),
         config=config,
         state=state,
-        labels=LabelMap(tuple(dict.fromkeys(pid for own in maps.values() for pid in own.pids))),
+        labels=LabelMap.union(maps.values()),
         camera_labels={int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)},
         provenance=provenance,
         epochs=epochs,
@@ -150,10 +152,7 @@ def load(path: str | Path, trusted: Collection[str] = ()) -> ReIDModule:
 
 
 def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
-    """Write a module as a checkpoint that `load` reads, whole or not at all.
-
-    `notes` are more about its origin, primitives by name.
-    """
+    """Write a module as a checkpoint that `load` reads, with primitives as notes on its origin."""
     content: dict[str, Any] = {
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
