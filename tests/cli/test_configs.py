@@ -21,7 +21,7 @@ FILES = {g: [p.stem for p in sorted(Path(CONF, g).glob("[!_]*.yaml"))] for g in 
 
 
 def composed(*typed: str) -> DictConfig:
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", [*typed, "run_dir=r"])
 
 
