@@ -129,7 +129,7 @@ class ReIDNetwork(nn.Module):
     def labels(self) -> LabelMap:
         """The identities of all heads: in row order, or camera by camera."""
         heads = self.remap_heads().values()
-        return LabelMap(tuple(dict.fromkeys(pid for h in heads for pid in h.labels.pids)))
+        return LabelMap.union(head.labels for head in heads)
 
     def rows(self, pids: Tensor, cameras: Tensor) -> dict[str, Tensor]:
         """(B,) row in each head of images of (B,) identities and cameras; -1 for none."""
