@@ -43,18 +43,12 @@ class ImageCache:
 
     A file is of one image folder, size and interpolation. If it lacks an image, or an image has
     changed, it is written anew; pixels of unchanged images are copied.
-
-    Attributes:
-        size: (H, W) in pixels.
-        interpolation: of the resize.
-        folder: of the files; None for `camreid` in XDG_CACHE_HOME, which is ~/.cache by default.
-        in_memory: keep the pixels in this process and its forks, without files.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, int]  # (H, W) in pixels
     interpolation: Interpolation
-    folder: str | Path | None = None
-    in_memory: bool = False
+    folder: str | Path | None = None  # None for `camreid` in XDG_CACHE_HOME, by default ~/.cache
+    in_memory: bool = False  # keep the pixels in this process and its forks, without files
     _folders: dict[str, _Folder] = field(default_factory=dict, init=False, repr=False)
 
     def locate(self, paths: Sequence[str]) -> Located:

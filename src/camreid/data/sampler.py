@@ -22,7 +22,7 @@ class IdentitySampler(Sampler[int]):
     images, in turn; the others are then drawn more often, in proportion to their images.
 
     Ranks share batches: those of W ranks with P identities each are, in rank order, those of one
-    rank with W*P identities.
+    rank with W*P identities. InputError for fewer identities.
 
     Args:
         pids: identity of each image.
@@ -32,9 +32,6 @@ class IdentitySampler(Sampler[int]):
     Attributes:
         batches: of an epoch, per rank.
         start: batches of the epoch to leave out, until another epoch is set.
-
-    Raises:
-        InputError: fewer than W*P identities.
     """
 
     def __init__(
@@ -50,20 +47,18 @@ class IdentitySampler(Sampler[int]):
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = self.start = 0
         _, owners, self._sizes = np.unique(pids, return_inverse=True, return_counts=True)
-        found = len(self._sizes)
-        if found < identities * world_size:
+        found, places = len(self._sizes), identities * world_size
+        if found < places:
             each = f" in each of {world_size} processes" if world_size > 1 else ""
-            fit = {"identities": found // world_size} if found >= world_size else {"devices": 1}
             raise InputError(
                 f"batches of {identities} identities x {instances} images{each} can't be made from "
                 f"{found} identities ({len(owners)} images).",
-                **fit,
+                **({"identities": found // world_size} if found >= world_size else {"devices": 1}),
             )
         random = np.random.default_rng(seed).random(len(owners))
         self._images = np.lexsort((random, owners))  # by identity
         self._owners = owners[self._images]
         self._first = self._sizes.cumsum() - self._sizes  # place of an identity in `_images`
-        places = identities * world_size
         self.batches = -(-int(np.ceil(self._sizes / instances).sum()) // places)
         self._groups = _spread(self._sizes / instances, self.batches, places)
 
