@@ -2,6 +2,11 @@
 
 import csv
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
