@@ -58,7 +58,7 @@ def fit(
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, num_sanity_val_steps=0,
-        callbacks=[*callbacks, *([EMA(0.9)] if average else []), LastCheckpoint(folder, every)], **options,
+        callbacks=[*callbacks, *([EMA(0.9)] * average), LastCheckpoint(folder, every)], **options,
     )  # fmt: skip
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     module = tiny_module(data.split.labels, network=network or CONFIG["network"])
