@@ -2,11 +2,6 @@
 
 import csv
 import json
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -267,33 +262,3 @@ def test_synchronised_norms_keep_the_activations_of_timm(passed: Run) -> None:
         assert "Batch  4 identities x 4 images" in ran.out
     a, b = weights("a/checkpoints/last.ckpt"), weights("b/checkpoints/last.ckpt")
     assert all(torch.equal(value, b[name]) for name, value in a.items())
-
-
-@pytest.mark.slow
-def test_a_command_that_is_killed_at_any_moment_goes_on_to_the_same_weights(
-    passed: Run, market: Path
-) -> None:
-    options = (
-        ORIGINAL, f"data.root={market}", *TINY, "test=false", "trainer.max_epochs=3",
-        "callbacks.last.every_n_train_steps=1",
-    )  # fmt: skip
-    passed(*options, "run_dir=whole")
-    last, moments = Path("part/checkpoints/last.ckpt"), random.Random(0)
-    for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
-        more = f"resume={last}" if last.exists() else "run_dir=part"
-        before = last.stat().st_mtime_ns if last.exists() else 0
-        command = [sys.executable, "-m", "camreid.cli.train", *options, more]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            while process.poll() is None:
-                if last.exists() and last.stat().st_mtime_ns != before:
-                    time.sleep(moments.random() / 4)
-                    process.send_signal(number)
-                    break
-                time.sleep(0.02)
-            out = process.communicate()[0]
-        if number == signal.SIGINT and process.returncode:
-            assert process.returncode == 130
-            assert f"resume={last.resolve()}" in out
-    passed(*options, f"resume={last}")
-    whole, part = (weights(f"{name}/checkpoints/last.ckpt") for name in ("whole", "part"))
-    assert all(torch.equal(whole[k], part[k]) for k in whole)
