@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from pytorch_metric_learning.losses import SupConLoss
 from torch import nn
 
 from camreid.losses import PairLoss, TripletLoss, identity_loss
@@ -61,6 +62,12 @@ def test_pair_losses_are_fastreids(form: str) -> None:
     check(f"{form}.m0.25.gamma128", loss, inputs)
 
 
+def test_supervised_contrast_is_pytorch_metric_learnings() -> None:
+    inputs = embeddings()
+    expected = SupConLoss(temperature=0.1)(inputs, TARGETS)
+    assert PairLoss("supcon", scale=10)(inputs, TARGETS).item() == pytest.approx(expected.item())
+
+
 def test_the_weighted_triplet_loss_is_a_plain_loop() -> None:
     inputs = 30 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     pids = [3, 3, 3, 8, 8, 5]
@@ -99,6 +106,7 @@ def test_unknown_identities_give_no_identity_loss() -> None:
         TripletLoss(0.3, "weighted_fastreid"),
         PairLoss("circle"),
         PairLoss("cosface"),
+        PairLoss("supcon"),
     ],
 )
 def test_metric_losses_without_a_triplet_are_zero(pids: list[int], metric: nn.Module) -> None:

@@ -41,7 +41,8 @@ class ImageRecord:
     @property
     def name(self) -> str:
         """Folder and file name, the same wherever the dataset lies."""
-        return "/".join(Path(self.path).parts[-2:])
+        folder, file = os.path.split(self.path)  # Path takes ten times as long
+        return f"{os.path.basename(folder)}/{file}" if folder else file
 
 
 def parse_name(path: str | PurePath) -> ImageRecord | None:
@@ -52,7 +53,7 @@ def parse_name(path: str | PurePath) -> ImageRecord | None:
     >>> parse_name("-1_c6s4_002902_05.jpg").pid, parse_name("0001_c2_f0046182.jpg").sequence
     (-1, None)
     """
-    found = _NAME.match(PurePath(path).name)
+    found = _NAME.match(os.path.basename(path))
     if found is None:
         return None
     pid, camera, frame = int(found[1]), int(found[2]), int(found[4] or 0)
@@ -129,7 +130,7 @@ def _read_folder(folder: Path) -> tuple[ImageRecord, ...]:
     for name in sorted(os.listdir(folder)):
         if name.startswith(".") or not name.lower().endswith((".jpg", ".jpeg", ".png")):
             continue
-        parsed = parse_name(folder / name)
+        parsed = parse_name(os.path.join(folder, name))
         if parsed is None:
             raise InputError(
                 f"{folder / name} is not named as in Market-1501; expected names like {GRAMMAR}, "

@@ -44,13 +44,9 @@ class Augment:
     def __call__(
         self, images: Tensor, generator: torch.Generator, rank: int = 0, world_size: int = 1
     ) -> Tensor:
-        """Augmented copies of (B, 3, H, W) raw pixels, in the same memory format.
+        """Augmented copies of (B, 3, H, W) uint8, this rank's share, in the same memory format.
 
-        Args:
-            images: the share of this rank, uint8.
-            generator: on the CPU, in the same state on each rank.
-            rank: of `world_size`, which augment their shares as one rank augments the whole.
-            world_size: ranks with B images each.
+        Each rank brings a CPU generator in the same state; together they augment as one rank.
         """
         batch, _, height, width = images.shape
         draws = torch.rand(6 + 2 * _ERASE_TRIES + DRAWS, world_size * batch, generator=generator)
@@ -114,17 +110,14 @@ def _place_on_cpu(images: Tensor, table: Tensor) -> Tensor:
     source, target, mean = images.numpy(), moved.numpy(), fill.numpy()
     for i, (mirrored, down, across, top, left, tall, wide) in enumerate(table.T.tolist()):
         image = images[i : i + 1].flip(-1).numpy()[0] if mirrored else source[i]
-        (y, from_y), (x, from_x) = _overlap(down, height), _overlap(across, width)
-        target[i, :, y, x] = image[:, from_y, from_x]
+        shown = image[
+            :, max(0, down) : max(0, height + down), max(0, across) : max(0, width + across)
+        ]
+        _, tall_shown, wide_shown = shown.shape
+        y, x = max(0, -down), max(0, -across)
+        target[i, :, y : y + tall_shown, x : x + wide_shown] = shown
         target[i, :, top : top + tall, left : left + wide] = mean[0, :, :tall, :wide]
     return moved
-
-
-def _overlap(shift: int, length: int) -> tuple[slice, slice]:
-    """The pixels of a line that a line moved by `shift` covers, and where they come from."""
-    start = min(length, max(0, -shift))
-    stop = max(start, min(length, length - shift))
-    return slice(start, stop), slice(start + shift, stop + shift)
 
 
 def stream(*key: int) -> torch.Generator:

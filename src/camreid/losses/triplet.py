@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 Margin = float | Literal["soft"]
 Mining = Literal["hard", "weighted", "weighted_fastreid"]
-Pair = Literal["circle", "cosface"]
+Pair = Literal["circle", "cosface", "supcon"]
 
 
 class TripletLoss(nn.Module):
@@ -105,7 +105,10 @@ def _weighted_mean(distances: Tensor, chosen: Tensor, scores: Tensor, fastreid: 
 
 
 class PairLoss(nn.Module):
-    """Circle loss (Sun et al. 2020) or pairwise CosFace on the cosines of all pairs of a batch."""
+    """Circle loss (Sun et al. 2020), pairwise CosFace, or supervised contrast, on cosines of pairs.
+
+    Supervised contrast (`supcon`, Khosla et al. 2020) has the temperature 1 / `scale`.
+    """
 
     def __init__(self, form: Pair, margin: float = 0.25, scale: float = 128.0) -> None:
         super().__init__()
@@ -114,13 +117,25 @@ class PairLoss(nn.Module):
     def forward(self, embeddings: Tensor, pids: Tensor, cameras: Tensor | None = None) -> Tensor:
         """Mean over all images of (B, d) embeddings; 0 for one without positive or negative.
 
-        With `cameras`, as in `TripletLoss`, the mean of the means of all cameras, weighted by the
-        images with a positive and a negative.
+        See `TripletLoss` for `cameras`.
         """
         embeddings = _single(embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):  # the scale is large
             cosine = F.normalize(embeddings) @ F.normalize(embeddings).T
-        pairs, m = _Pairs.of(pids, cameras), self.margin
+        pairs = _Pairs.of(pids, cameras)
+        losses = (
+            self._contrast(cosine, pairs) if self.form == "supcon" else self._pairs(cosine, pairs)
+        )
+        return losses.where(pairs.anchors, 0.0).sum() / len(pids) + 0.0 * embeddings.sum()
+
+    def _contrast(self, cosine: Tensor, pairs: "_Pairs") -> Tensor:
+        others = pairs.positive | pairs.negative | ~pairs.anchors[:, None]
+        scores = (self.scale * cosine).masked_fill(~others, -torch.inf).log_softmax(1)
+        count = pairs.positive.sum(1).clamp(min=1)
+        return -scores.where(pairs.positive, 0.0).sum(1) / count
+
+    def _pairs(self, cosine: Tensor, pairs: "_Pairs") -> Tensor:
+        m = self.margin
         if self.form == "circle":
             positive = -(1 + m - cosine).clamp(min=0).detach() * (cosine - (1 - m))
             negative = (cosine + m).clamp(min=0).detach() * (cosine - m)
@@ -133,6 +148,4 @@ class PairLoss(nn.Module):
             .logsumexp(1)
             for terms, chosen in ((positive, pairs.positive), (negative, pairs.negative))
         ]
-        near = pairs.positive | pairs.negative | pairs.itself  # of one camera
-        share = (near & pairs.anchors).sum(1) / near.sum(1)
-        return pairs.mean(F.softplus(sums[0] + sums[1]) * share) + 0.0 * embeddings.sum()
+        return F.softplus(sums[0] + sums[1])

@@ -16,6 +16,7 @@ from camreid.models.presets import read_model
 from camreid.provenance import Provenance, versions
 from camreid.training.batch import Batch, read_batch, read_cameras
 from camreid.training.checkpoint_io import conform_optimizer
+from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
@@ -149,6 +150,7 @@ class ReIDModule(RetrievalModule):
         total = torch.stack([weight * value for weight, value in losses.values()]).sum()
         values = {f"train/{name}_loss": value for name, (_, value) in losses.items()}
         values |= {"train/loss": total, "train/known": known.float().mean()}
+        values[METRIC] = torch.stack([separation(e, pids) for e in embeddings]).mean()
         size = len(read.pids)
         self.log_dict(
             values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=size

@@ -15,7 +15,7 @@ from camreid.errors import InputError, require_choice, require_number
 from camreid.training.checkpoint_io import conform
 
 Optimizer = Literal["adam", "adamw", "sgd"]
-Decay = Literal["multistep", "cosine", "constant"]
+Decay = Literal["multistep", "cosine", "cosine_steps", "constant"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def in_epochs(length: float, epochs: float) -> float:
 class Schedule:
     """The learning rate over a run, as a factor of the optimiser's.
 
-    Linear warm-up by the step, then a decay by the epoch. See `in_epochs` for lengths.
+    Linear warm-up by the step, then a decay by the epoch, or by the step for `cosine_steps`. See
+    `in_epochs` for lengths.
 
     >>> s = Schedule(warmup=1, warmup_factor=0.1, decay="multistep", milestones=(0.5,), gamma=0.1)
     >>> [round(s.factor(epoch, epochs=4), 3) for epoch in (0, 0.5, 1, 2, 3)]
@@ -119,12 +120,12 @@ class Schedule:
         warmup = in_epochs(self.warmup, epochs if epochs < math.inf else 1)
         if epoch < warmup:
             return self.warmup_factor + (1 - self.warmup_factor) * epoch / warmup
-        done = math.floor(epoch + 1e-6)
+        done = epoch if self.decay == "cosine_steps" else math.floor(epoch + 1e-6)
         if self.decay == "multistep":
             return self.gamma ** sum(done >= in_epochs(m, epochs) for m in self.milestones)
         start = max(warmup, in_epochs(self.delay, epochs))
-        if self.decay == "cosine" and done > start:
-            share = min(1.0, (done - start) / max(1.0, epochs - start))
+        if self.decay.startswith("cosine") and done > start:
+            share = (done - start) / (epochs - start) if done < epochs else 1.0
             return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * share)) / 2
         return 1.0
 

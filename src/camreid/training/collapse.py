@@ -1,0 +1,52 @@
+"""Notice while a network trains that its embedding does not separate identities."""
+
+import logging
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+METRIC = "train/separation"
+
+
+def separation(embeddings: Tensor, pids: Tensor) -> Tensor:
+    """() 1 - p / n: mean distances p within identities and n between those of (B, d) embeddings.
+
+    It is 0 where identities are not separated, and for a batch without one of the two.
+    """
+    values = embeddings.detach().float()
+    distances, same = torch.cdist(values, values), pids[:, None] == pids
+    counts = same.sum() - len(pids), (~same).sum()  # an image and itself have no distance
+    within, between = (
+        (distances * m).sum() / n for m, n in zip((same, ~same), counts, strict=True)
+    )
+    return torch.nan_to_num(1 - within / between, posinf=0.0, neginf=0.0)
+
+
+class CollapseWarning(pl.Callback):
+    """Warns once, in the log, after an epoch whose embedding does not separate identities.
+
+    Args:
+        least: mean `separation` of an epoch. Networks with random weights have 0.03, trained ones
+            0.2 and more; hard triplets with a margin take random weights to 0.
+        start: epochs that are not judged.
+    """
+
+    def __init__(self, least: float = 0.01, start: int = 1) -> None:
+        self.least, self.start = least, start
+        self._has_warned = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the mean of the epoch."""
+        found = float(trainer.callback_metrics.get(METRIC, 1.0))
+        if trainer.current_epoch < self.start or found >= self.least or self._has_warned:
+            return
+        self._has_warned = True
+        if trainer.is_global_zero:
+            logging.getLogger("camreid").warning(
+                f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed. Images of one "
+                f"identity are as far apart as those of two: train/separation is {found:.3f}, and "
+                "about 0.03 with random weights. Hard triplets do this to a network without "
+                "pretrained weights. Type +experiment=from_scratch, or start from trained weights "
+                "with init= or model.network.weights=."
+            )
