@@ -22,7 +22,7 @@ from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
 from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
-from camreid.training.step import compiled, memory_format
+from camreid.training.step import compiled, keep_freed_memory, memory_format
 
 # weight and value of each loss, by name
 ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
@@ -119,6 +119,8 @@ class ReIDModule(RetrievalModule):
             data.keep_only(self.camera_labels or self.labels)
         if stage == "fit":
             self.model.to(memory_format=memory_format(self.model))
+            if self.trainer.strategy.root_device.type == "cpu":
+                keep_freed_memory()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """See `seed_step`."""
