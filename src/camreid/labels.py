@@ -68,6 +68,11 @@ class LabelMap:
         return cls(tuple(sorted(unique, key=str if order == "fastreid" else int)))
 
     @classmethod
+    def union(cls, maps: Iterable["LabelMap"]) -> "LabelMap":
+        """The identities of all maps, one map after the other."""
+        return cls(tuple(dict.fromkeys(pid for own in maps for pid in own.pids)))
+
+    @classmethod
     def anonymous(cls, rows: int) -> "LabelMap":
         """Rows without identities, as a foreign file without labels has.
 

@@ -149,16 +149,22 @@ def test_a_corrupt_image_is_named_and_the_cache_stays(tree: Path, tmp_path: Path
     assert [path.suffix for path in home.iterdir() if path != file] == [".lock"]
 
 
-@pytest.mark.parametrize("in_memory", [False, True])
 def test_a_small_disk_is_refused_with_the_bytes(
-    in_memory: bool, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=12_345)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(InputError, match=r"3\d,\d{3} bytes are needed, 12,345 are free") as caught:
-        cached(tree, tmp_path / "cache", in_memory=in_memory)
-    assert caught.value.remedy == {"cache": "none" if in_memory else "memory"}
+        cached(tree, tmp_path / "cache")
+    assert caught.value.remedy == {"cache": "memory"}
     assert not list((tmp_path / "cache").glob("*.images"))
+
+
+def test_too_little_memory_is_refused() -> None:
+    paths = [f"{number}.png" for number in range(100_000)]
+    with pytest.raises(InputError, match=r"cache=memory: .*Unable to allocate") as caught:
+        ImageCache((2**14, 2**14), "bicubic", in_memory=True).locate(paths)
+    assert caught.value.remedy == {"cache": "none"}
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tree: Path, tmp_path: Path) -> None:

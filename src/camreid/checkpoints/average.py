@@ -28,8 +28,9 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
         if any(getattr(c.config, option) != getattr(first.config, option) for c in checkpoints):
             paths = ", ".join(c.path for c in checkpoints)
             raise InputError(f"the weights of {paths} can't be averaged: their {option} differs.")
-    by_camera = {i: _union(c.camera_labels[i] for c in checkpoints) for i in first.camera_labels}
-    module = ReIDModule(first.config, by_camera or _union(c.labels for c in checkpoints))
+    union = LabelMap.union
+    by_camera = {i: union(c.camera_labels[i] for c in checkpoints) for i in first.camera_labels}
+    module = ReIDModule(first.config, by_camera or union(c.labels for c in checkpoints))
     state = module.model.state_dict()
     for name, tensor in state.items():
         values = [c.state[name] for c in checkpoints]
@@ -43,10 +44,6 @@ def soup(checkpoints: Sequence[Checkpoint]) -> ReIDModule:
     parents = {c.path: c.provenance for c in checkpoints}
     module.provenance = module.provenance.after("average", parents)
     return module.eval()
-
-
-def _union(labels: Iterable[LabelMap]) -> LabelMap:
-    return LabelMap(tuple(dict.fromkeys(pid for own in labels for pid in own.pids)))
 
 
 def _mean_rows(fresh: Tensor, heads: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:

@@ -37,29 +37,17 @@ class UntrustedNetwork(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A camreid checkpoint as read from its file.
-
-    Attributes:
-        path: the file.
-        config: the model it was made with.
-        state: the network's tensors by name, with the names and shapes that the config gives.
-        labels: the identities of its heads: in row order, or camera by camera.
-        camera_labels: the label map of each camera's head; empty where heads are for all cameras.
-        provenance: what the weights were trained on.
-        epochs: number of finished epochs.
-        batches: number of finished batches of the next epoch.
-        notes: config as text, command, versions, and what else was kept.
-    """
+    """A camreid checkpoint as read from its file."""
 
     path: str
     config: ModelConfig
-    state: dict[str, Tensor]
-    labels: LabelMap
-    camera_labels: dict[int, LabelMap]
+    state: dict[str, Tensor]  # of the network, with the names and shapes that the config gives
+    labels: LabelMap  # the identities of its heads: in row order, or camera by camera
+    camera_labels: dict[int, LabelMap]  # of each camera's head; empty for heads of all cameras
     provenance: Provenance
-    epochs: int
-    batches: int
-    notes: dict[str, Any]
+    epochs: int  # finished
+    batches: int  # of the next epoch, finished
+    notes: dict[str, Any]  # config as text, command, versions, and what else was kept
 
     def module(self) -> ReIDModule:
         """The model, in evaluation mode on the CPU; InputError if its losses can't be built."""
@@ -75,9 +63,7 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoint:
     """Read a file that a run saved; no code of it is run, and no class that it names is imported.
 
-    Args:
-        path: of the file.
-        trusted: dotted names of networks that the file may have, besides those of camreid.
+    Networks are camreid's, or one that `trusted` has by its dotted name.
 
     Raises:
         InputError: no file, no camreid checkpoint, a network that is not trusted, or tensors that
@@ -100,7 +86,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         path=str(path),
         config=config,
         state=state,
-        labels=LabelMap(tuple(dict.fromkeys(pid for own in maps.values() for pid in own.pids))),
+        labels=LabelMap.union(maps.values()),
         camera_labels={int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)},
         provenance=provenance,
         epochs=epochs,
@@ -166,13 +152,7 @@ def load(path: str | Path, trusted: Collection[str] = ()) -> ReIDModule:
 
 
 def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
-    """Write a module as a checkpoint that `load` reads, whole or not at all.
-
-    Args:
-        module: any module, such as an imported one.
-        path: of the file.
-        notes: more about its origin, primitives by name.
-    """
+    """Write a module as a checkpoint that `load` reads, with primitives as notes on its origin."""
     content: dict[str, Any] = {
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),

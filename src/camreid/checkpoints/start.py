@@ -18,14 +18,11 @@ _HEAD = "heads.identity."
 
 
 def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
-    """Start a model from a checkpoint: copy the trunk, and the rows by identity.
+    """Copy trunk, and rows by identity, from a checkpoint; InputError for another architecture.
 
     With `unknown=reinit` the heads stay fresh. Otherwise each identity of both keeps its own row,
     whatever order either side uses; the identities that the checkpoint has no row for are the
     module's `new_identities`. Camera options that the checkpoint lacks start from what it has.
-
-    Raises:
-        InputError: the architectures differ.
     """
     state = _with_cameras(module.model, checkpoint.state)
     _check_network(module, checkpoint, state)

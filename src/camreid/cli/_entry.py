@@ -4,21 +4,27 @@ import os
 import sys
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.cli.errors import launch
+from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.folder import is_first
 from camreid.errors import InputError
+from camreid.files import CONF
 
 
 def _start(command: str, module: str, function: str) -> None:
-    def run(config: DictConfig) -> None:
+    def run(config: DictConfig) -> object:
         if command in ("train", "evaluate", "matrix") and config.get("features") is None:
             require_split(config)
         import_module("camreid.cli.terminal").be_quiet()
-        getattr(import_module(f"camreid.cli.{module}"), function)(config)
+        return getattr(import_module(f"camreid.cli.{module}"), function)(config)
 
+    if {"-h", "--help"}.intersection(sys.argv):
+        with one_paragraph(f"camreid-{command}"):
+            show_help(command)
+        return
     read_arguments(f"camreid-{command}")
     launch(f"camreid-{command}", command, run)
 
@@ -28,6 +34,16 @@ evaluate = partial(_start, "evaluate", "evaluate", "evaluate_run")
 import_weights = partial(_start, "import", "import_weights", "import_run")
 export = partial(_start, "export", "export", "export_run")
 matrix = partial(_start, "matrix", "matrix", "matrix_run")
+
+
+def show_help(command: str) -> None:
+    """Print the help of a command, which Hydra takes seconds to do."""
+    text = {"hydra": {"help": OmegaConf.load(Path(CONF, "hydra", "help", f"{command}.yaml"))}}
+    groups: dict[str, list[str]] = {}
+    for path in sorted(Path(CONF).glob("*/[!_]*.yaml")):
+        groups.setdefault(path.parent.name, []).append(path.stem)
+    choices = "".join(f"{name}: {', '.join(files)}\n" for name, files in groups.items())
+    print(OmegaConf.create(text).hydra.help.template.replace("$APP_CONFIG_GROUPS", choices))
 
 
 def read_arguments(name: str) -> None:

@@ -13,11 +13,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.cli.checkpoints import seen_identities
 from camreid.cli.first_failure import FirstFailure
+from camreid.cli.folder import launched
 from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
@@ -127,14 +129,23 @@ def device_type(config: DictConfig) -> str:
     return "cpu" if on_cpu else "cuda"
 
 
+def _check_devices(config: DictConfig) -> None:
+    """Refuse more processes than there are cores, or others than those of the launcher."""
+    devices, machines, cores = config.trainer.devices, config.trainer.num_nodes, os.cpu_count() or 1
+    count = len(devices) if OmegaConf.is_list(devices) else devices
+    if device_type(config) == "cpu" and isinstance(count, int) and count > cores:
+        raise InputError(f"devices={devices} starts {count} processes on {cores} cores.", devices=1)
+    launcher, processes, nodes = launched()
+    if launcher and (machines != nodes or count not in ("auto", -1, processes)):
+        found = f"{launcher} has started {processes} processes on each of {nodes} machines."
+        raise InputError(found, trainer="ddp", devices=processes, num_nodes=nodes)
+
+
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     """The trainer, its folder the run's; validation starts with whole epochs only."""
-    devices, cores = config.trainer.devices, os.cpu_count() or 1
-    on_cpu = device_type(config) == "cpu"
-    if on_cpu and str(devices).isdigit() and int(devices) > cores:
-        raise InputError(
-            f"devices={devices} starts {devices} processes on only {cores} cores.", devices=1
-        )
+    _check_devices(config)
+    if launched()[0] == "srun":  # resume= continues, in the run's own folder
+        options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     config.trainer.precision = resolve_precision(
         config.trainer.precision, device_type(config), training="callbacks" in options
     )
@@ -156,7 +167,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
             "-m runs jobs in one process, but this trainer starts several. Type trainer=gpu with "
             "-m, or run camreid-train trainer=ddp once per job."
         )
-    if config.trainer.sync_batchnorm and on_cpu and trainer.world_size > 1:
+    if config.trainer.sync_batchnorm and device_type(config) == "cpu" and trainer.world_size > 1:
         raise InputError("sync_batchnorm=True works on GPUs only.", sync_batchnorm=False)
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     return trainer

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from camreid.cli import CONF
 from camreid.cli.folder import discard
 from camreid.errors import InputError
+from camreid.files import CONF
 
 trusted: list[str] = []  # the network class that the user typed, for `cli.checkpoints`
 _OF_HYDRA = (HydraException, OmegaConfBaseException)
@@ -28,29 +29,36 @@ _OF_FOLDER = (FileExistsError, NotADirectoryError, PermissionError)
 _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment=distill"}
 
 
-def launch(name: str, config_name: str, run: Callable[[DictConfig], None]) -> None:
+def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> None:
     """Run a command; if it fails before it has a result, it leaves no file behind."""
 
-    def guarded(config: DictConfig) -> None:
+    def guarded(config: DictConfig) -> Any:
         trusted[:] = [str(OmegaConf.select(config, "model.network._target_"))]
         try:
-            run(config)
+            return run(config)
         except BrokenPipeError:
             raise
         except Exception as error:
-            message = paragraph(error, config)
+            message, job = paragraph(error, config), HydraConfig.get()
             if message is None:
                 traceback.print_exception(error)
-                raise SystemExit(1) from None
-            discard(Path(HydraConfig.get().runtime.output_dir))
-            stop(name, message)
+                message = f"unexpected {type(error).__name__}, see its traceback above."
+            else:
+                discard(Path(job.runtime.output_dir))
+            if job.mode != RunMode.MULTIRUN:
+                stop(name, message)
+            with suppress(SystemExit):  # the other jobs go on
+                stop(f"{name}, job {job.job.num}", message)
+            raise InputError(f"job {job.job.num} failed: {message}") from None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors
     with one_paragraph(name):
         try:
-            hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(guarded)()
+            hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(
+                guarded
+            )()
         except (*_OF_HYDRA, ValueError) as error:
-            stop(name, _of_hydra(error))
+            stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
         except _OF_FOLDER as error:
             stop(name, f"run_dir= cannot be created: {error.strerror}: {error.filename}.")
 

@@ -15,10 +15,7 @@ _RESULTS = (
 )
 _DESCRIPTION = (
     *(".hydra", "config.yaml", "split.csv", "multirun.yaml", ERROR),
-    *(
-        "camreid-*[a-z].log",
-        "train_ddp_process_*.log",
-    ),  # not of other ranks of srun: camreid-*-1.log
+    *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 _created: list[Path] = []  # the run folder and its parents, as far as this command creates them
@@ -27,10 +24,24 @@ _created: list[Path] = []  # the run folder and its parents, as far as this comm
 def _of_resumed(resume: str | None, new: str) -> str:
     """The folder of the run that is resumed, or that of a new run."""
     checkpoints = Path(resume or new).resolve().parent
-    return str(checkpoints.parent) if resume and checkpoints.name == "checkpoints" else new
+    if resume and checkpoints.name == "checkpoints":
+        return str(checkpoints.parent)
+    if launched()[1:] != (1, 1):  # each process would take the time of its own start
+        raise SystemExit("camreid: the processes share one run folder. Type run_dir=FOLDER.")
+    return new
 
 
 OmegaConf.register_new_resolver("run_folder", _of_resumed, replace=True)
+
+
+def launched() -> tuple[str, int, int]:
+    """What started all processes, torchrun or srun: its name, processes per machine, machines."""
+    get = os.environ.get
+    if get("TORCHELASTIC_RUN_ID"):
+        return "torchrun", int(get("LOCAL_WORLD_SIZE", "1")), int(get("GROUP_WORLD_SIZE", "1"))
+    if get("SLURM_NTASKS") and get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return "srun", int(get("SLURM_NTASKS_PER_NODE", "1")), int(get("SLURM_NNODES", "1"))
+    return "", 1, 1
 
 
 def is_first() -> bool:

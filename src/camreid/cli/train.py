@@ -26,8 +26,8 @@ from camreid.training.module import ReIDModule
 from camreid.training.step import has_bf16, memory_format
 
 
-def train_run(config: DictConfig) -> None:
-    """Build the parts, fit, test, and leave everything in the run folder."""
+def train_run(config: DictConfig) -> float | None:
+    """Build the parts, fit, test, fill the run folder; the best validation mAP, for a sweeper."""
     epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
     if epochs != -1 or steps == -1:
         require_whole("max_epochs", epochs, least=1)
@@ -68,6 +68,8 @@ def train_run(config: DictConfig) -> None:
     if config.test:
         evaluate.test(config, trainer, module, data, title="Test")
     gather_metrics()
+    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    return None if best is None else float(best)
 
 
 def build_module(

@@ -43,14 +43,11 @@ def draw_operations(probability: float, draws: Tensor) -> tuple[Groups, Groups]:
     return groups
 
 
-def _shear(images: Tensor, slope: float) -> Tensor:
-    degrees = math.degrees(math.atan(slope))
-    return F.affine(images, 0.0, [0, 0], 1.0, [degrees, 0.0], center=[0.0, 0.0])
-
-
 OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "Rotate": F.rotate,
-    "ShearX": _shear,
+    "ShearX": lambda images, slope: F.affine(
+        images, 0.0, [0, 0], 1.0, [math.degrees(math.atan(slope)), 0.0], center=[0.0, 0.0]
+    ),
     "Color": lambda images, by: F.adjust_saturation(images, 1 + by),
     "Contrast": lambda images, by: F.adjust_contrast(images, 1 + by),
     "Sharpness": lambda images, by: F.adjust_sharpness(images, 1 + by),

@@ -1,14 +1,14 @@
-"""Decoded images in memory-mapped files, one for each image folder."""
+"""Decoded images in memory-mapped files, one for each image folder, or in memory."""
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,13 +26,15 @@ Stamps = dict[str, Any]  # size in bytes and modification time in ns of each ima
 _FORMAT, _AHEAD = 1, 512  # of the files; images decoded before they are written
 
 
-class _File(NamedTuple):
-    path: Path
+class _Folder(NamedTuple):
     stamps: Stamps
     pixels: Pixels  # in the order of `stamps`
 
     def has(self, stamps: Stamps) -> bool:
         return all(stamp and self.stamps.get(name) == stamp for name, stamp in stamps.items())
+
+
+_EMPTY = _Folder({}, np.empty(0, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -41,113 +43,87 @@ class ImageCache:
 
     A file is of one image folder, size and interpolation. If it lacks an image, or an image has
     changed, it is written anew; pixels of unchanged images are copied.
-
-    Attributes:
-        size: (H, W) in pixels.
-        interpolation: of the resize.
-        folder: of the files; None for `camreid` in XDG_CACHE_HOME, which is ~/.cache by default.
-        in_memory: keep the files in shared memory, until `release`.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, int]  # (H, W) in pixels
     interpolation: Interpolation
-    folder: str | Path | None = None
-    in_memory: bool = False
-    _files: dict[str, _File] = field(default_factory=dict, init=False, repr=False)
+    folder: str | Path | None = None  # None for `camreid` in XDG_CACHE_HOME, by default ~/.cache
+    in_memory: bool = False  # keep the pixels in this process and its forks, without files
+    _folders: dict[str, _Folder] = field(default_factory=dict, init=False, repr=False)
 
     def locate(self, paths: Sequence[str]) -> Located:
-        """Open the files of these images; InputError if an image or a file makes that fail."""
+        """The pixels of these images; InputError if an image or a file makes that fail."""
         folders = np.array([os.fsencode(os.path.dirname(path)) for path in paths], np.bytes_)
         where, files = np.empty((len(paths), 2), np.int64), []
         for number, folder in enumerate(np.unique(folders)):
             chosen = np.flatnonzero(folders == folder)
             names = [os.path.basename(paths[i]) for i in chosen.tolist()]
-            file = self._open(os.path.realpath(os.fsdecode(folder)), names)
-            places = {name: place for place, name in enumerate(file.stamps)}
+            found = self._open(os.path.realpath(os.fsdecode(folder)), names)
+            places = {name: place for place, name in enumerate(found.stamps)}
             where[chosen] = [(number, places[name]) for name in names]
-            files.append(file.pixels)
+            files.append(found.pixels)
         return files, where
 
-    def release(self) -> None:
-        """Unlink files in shared memory; they are freed when the last process has ended."""
-        for file in self._files.values() if self.in_memory else ():
-            file.path.unlink(missing_ok=True)
-
-    def _open(self, folder: str, names: Sequence[str]) -> _File:
-        file = self._files.get(folder)
-        if file is None or not file.stamps.keys() >= set(names):
+    def _open(self, folder: str, names: Sequence[str]) -> _Folder:
+        found = self._folders.get(folder, _EMPTY)
+        if not found.stamps.keys() >= set(names):
             stamps = {name: _stamp(folder, name) for name in names}
-            key = [_FORMAT, folder, *self.size, self.interpolation]
-            path = self._path(key, len(names))
             try:
-                file = self._files[folder] = self._built(path, key, stamps)
-            except OSError as error:
-                raise self._refusal(path, str(error)) from error
-        return file
+                found = (self._in_memory if self.in_memory else self._on_disk)(folder, stamps)
+            except (OSError, MemoryError) as error:
+                raise self._refusal(str(error)) from error
+            self._folders[folder] = found
+        return found
 
-    def _path(self, key: list[Any], images: int) -> Path:
-        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        name = f"{os.path.basename(key[1])}-{digest}.images"
-        if not self.in_memory:
-            default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "camreid"
-            return Path(self.folder or default).expanduser() / name
-        shared = Path("/dev/shm")
-        if not shared.is_dir() or shutil.disk_usage(shared).total < images * self._bytes:
-            shared = Path(tempfile.gettempdir())
-        return shared / f"camreid-{Path(os.path.expanduser('~')).name}-{name}"
+    def _in_memory(self, folder: str, stamps: Stamps) -> _Folder:
+        image = np.dtype((np.uint8, (3, *self.size)))
+        return _Folder(stamps, np.fromiter(self._pixels(folder, stamps), image, len(stamps)))
 
-    @property
-    def _bytes(self) -> int:
-        return 3 * self.size[0] * self.size[1]
-
-    def _built(self, path: Path, key: list[Any], stamps: Stamps) -> _File:
+    def _on_disk(self, folder: str, stamps: Stamps) -> _Folder:
         """The file with all images as they are now; only one process writes it."""
+        key = [_FORMAT, folder, *self.size, self.interpolation]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        path = self._home() / f"{os.path.basename(folder)}-{digest}.images"
         if (file := self._read(path, key)).has(stamps):
             return file
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock")
-        with FileLock(lock), ExitStack() as end:
-            if self.in_memory:
-                end.callback(lock.unlink, missing_ok=True)
+        with FileLock(path.with_suffix(".lock")):
             old = self._read(path, key)
             if not old.has(stamps):
                 for draft in path.parent.glob(f".{path.name}.*.part"):
                     draft.unlink()  # of a killed process, which no longer holds the lock
-                kept = {name: s for name, s in old.stamps.items() if s == _stamp(key[1], name)}
+                kept = {name: s for name, s in old.stamps.items() if s == _stamp(folder, name)}
                 write_whole(path, lambda draft: self._write(draft, key, kept | stamps, old))
             return self._read(path, key)
 
-    def _read(self, path: Path, key: list[Any]) -> _File:
-        """A file; without images if it is missing, cut short, damaged or of another folder."""
+    def _read(self, path: Path, key: list[Any]) -> _Folder:
+        """A file; empty if it is missing, cut short, damaged or of another folder."""
         line = b""
         with suppress(OSError), path.open("rb") as file:
             line = file.readline()
         digest, _, text = line.partition(b" ")
         if digest == hashlib.sha256(text).hexdigest().encode():
             own, stamps = json.loads(text)
-            if own == key and path.stat().st_size == len(line) + len(stamps) * self._bytes:
-                pixels = np.memmap(path, np.uint8, "r", len(line), (len(stamps), 3, *self.size))
-                return _File(path, stamps, np.asarray(pixels))
-        return _File(path, {}, np.empty((0, 3, *self.size), np.uint8))
+            shape = (len(stamps), 3, *self.size)
+            if own == key and path.stat().st_size == len(line) + math.prod(shape):
+                return _Folder(stamps, np.asarray(np.memmap(path, np.uint8, "r", len(line), shape)))
+        return _EMPTY
 
-    def _write(self, draft: Path, key: list[Any], stamps: Stamps, old: _File) -> None:
+    def _write(self, draft: Path, key: list[Any], stamps: Stamps, old: _Folder) -> None:
         text = json.dumps([key, stamps]).encode() + b"\n"
         line = hashlib.sha256(text).hexdigest().encode() + b" " + text
-        needed, free = len(line) + len(stamps) * self._bytes, shutil.disk_usage(draft.parent).free
+        needed = len(line) + math.prod((len(stamps), 3, *self.size))
+        free = shutil.disk_usage(draft.parent).free
         if needed > free:
-            raise self._refusal(draft, f"{needed:,} bytes are needed, {free:,} are free")
-        title = f"Caching {key[1]}"
-        if not sys.stderr.isatty():
-            print(f"{title}: {len(stamps):,} images, {needed / 1e9:.2f} GB", file=sys.stderr)
+            raise self._refusal(f"{needed:,} bytes are needed, {free:,} are free")
         with draft.open("wb") as file:
             file.write(line)
-            decoded = self._pixels(key[1], stamps, old)
-            for pixels in tqdm(decoded, title, len(stamps), unit="image", delay=1, disable=None):
+            for pixels in self._pixels(key[1], stamps, old):
                 file.write(pixels.data)
             file.flush()
             os.fsync(file.fileno())
 
-    def _pixels(self, folder: str, stamps: Stamps, old: _File) -> Iterator[Pixels]:
+    def _pixels(self, folder: str, stamps: Stamps, old: _Folder = _EMPTY) -> Iterator[Pixels]:
         places = {name: place for place, name in enumerate(old.stamps)}
 
         def pixels_of(name: str) -> Any:
@@ -156,16 +132,24 @@ class ImageCache:
             image = read_image(os.path.join(folder, name), self.size, self.interpolation)
             return np.ascontiguousarray(image)
 
-        names = list(stamps)
+        names, title = list(stamps), f"Caching {folder}"
+        if not sys.stderr.isatty():
+            print(f"{title}: {len(names):,} images", file=sys.stderr)
         with ThreadPoolExecutor(cores()) as pool:
-            for start in range(0, len(names), _AHEAD):
-                yield from pool.map(pixels_of, names[start : start + _AHEAD])
+            parts = (names[start : start + _AHEAD] for start in range(0, len(names), _AHEAD))
+            decoded = (pixels for part in parts for pixels in pool.map(pixels_of, part))
+            yield from tqdm(decoded, title, len(names), unit="image", delay=1, disable=None)
 
-    def _refusal(self, path: Path, reason: str) -> InputError:
+    def _home(self) -> Path:
+        default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "camreid"
+        return Path(self.folder or default).expanduser()
+
+    def _refusal(self, reason: str) -> InputError:
+        place = "in memory" if self.in_memory else f"in {self._home()}"
         return InputError(
-            f"cache={'memory' if self.in_memory else 'disk'}: decoded images cannot be written to "
-            f"{path.parent} ({reason}). cache_dir= names another folder, cache=memory keeps them "
-            "for this run only, cache=none decodes them again in each epoch.",
+            f"cache={'memory' if self.in_memory else 'disk'}: decoded images cannot be kept "
+            f"{place} ({reason}). cache_dir= names another folder of cache=disk, cache=memory "
+            "keeps them for this run only, cache=none decodes them again in each epoch.",
             cache="none" if self.in_memory else "memory",
         )
 

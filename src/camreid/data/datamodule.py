@@ -36,7 +36,8 @@ class ReIDDataModule(pl.LightningDataModule):
         interpolation: of the resize: `bicubic` or `bilinear`.
         within_camera: whether the K images of an identity are of one camera; an identity under
             two cameras counts as two then.
-        cache: of decoded images: on `disk` for all runs, in `memory` for this one, or `none`.
+        cache: of decoded images: on `disk` for all runs, in the `memory` of each process of this
+            one, or `none`.
         cache_dir: of `disk`; None for `camreid` in XDG_CACHE_HOME, which is ~/.cache by default.
 
     Attributes:
@@ -95,18 +96,12 @@ class ReIDDataModule(pl.LightningDataModule):
                     "normalisation needs at least 2.",
                     instances=4,
                 )
-        if self.cache and not (self.cache.in_memory and self.trainer is None):
-            self._fill(self.cache, stage)
-
-    def _fill(self, cache: ImageCache, stage: str) -> None:
-        """Decode the images of a stage, and the split's others in the same folders."""
-        train, test = (*self.split.train, *self.split.val), (*self.split.query, *self.split.gallery)
-        of_stage = train if stage in ("fit", "validate") else test
-        folders = {os.path.dirname(r.path) for r in of_stage}
-        cache.locate([r.path for r in (*train, *test) if os.path.dirname(r.path) in folders])
-        if self.trainer is not None:
-            self.trainer.strategy.barrier()  # until all processes have opened the files
-        cache.release()
+        if self.cache:
+            images = (*self.split.train, *self.split.val, *self.split.query, *self.split.gallery)
+            trains = stage in ("fit", "validate")
+            parts = ("train", "val") if trains else ("query", "gallery")
+            folders = {os.path.dirname(r.path) for p in parts for r in getattr(self.split, p)}
+            self.cache.locate([r.path for r in images if os.path.dirname(r.path) in folders])
 
     def train_sampler(self, rank: int = 0, world_size: int = 1) -> IdentitySampler:
         """The indices of a rank's train batches; InputError if P x K batches cannot be made."""
@@ -166,10 +161,8 @@ class ReIDDataModule(pl.LightningDataModule):
         batch_size: int,
         drop_last: bool = False,
     ) -> DataLoader[Batch]:
-        workers, located = self.workers, None
-        if self.cache:
-            located = self.cache.locate([r.path for r in records])
-            self.cache.release()
+        workers = self.workers
+        located = self.cache.locate([r.path for r in records]) if self.cache else None
         if workers is None:
             most = 8 if located is None else 2 * torch.cuda.is_available()
             workers = min(most, cores() // max(1, self.trainer.num_devices if self.trainer else 1))

@@ -22,23 +22,14 @@ COLUMNS = ("subset", "path", "pid", "camera", "row")
 
 @dataclass(frozen=True)
 class Split:
-    """The images of train and test.
-
-    Attributes:
-        train: images to learn from.
-        val: images for model selection, each ranked against the others; may be empty.
-        query: query images of the test.
-        gallery: gallery images of the test, with distractors (pid 0).
-        labels: the identities of `train` in row order.
-        record: how the split was made, and its digest.
-    """
+    """The images of train and test, and the identities of `train` in row order."""
 
     train: tuple[ImageRecord, ...]
-    val: tuple[ImageRecord, ...]
+    val: tuple[ImageRecord, ...]  # for model selection, each ranked against the others; or empty
     query: tuple[ImageRecord, ...]
-    gallery: tuple[ImageRecord, ...]
+    gallery: tuple[ImageRecord, ...]  # with distractors (pid 0)
     labels: LabelMap
-    record: SplitRecord = field(default=SplitRecord("custom"), compare=False)
+    record: SplitRecord = field(default=SplitRecord("custom"), compare=False)  # with the digest
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", replace(self.record, digest=self.digest))
@@ -80,15 +71,10 @@ class Split:
 
     @classmethod
     def load(cls, path: str | Path, root: str | Path | None = None) -> "Split":
-        """Read a manifest.
+        """Read a manifest as written by `save`, or by hand; missing rows are in FastReID order.
 
-        Args:
-            path: a file as written by `save`, or by hand; without rows, they are in FastReID order.
-            root: searched, with each folder in it, for images that are not at their path.
-
-        Raises:
-            InputError: a column, value or image file is missing; train, val or query holds pid -1
-                or 0.
+        `root`, with each folder in it, is searched for images that are not at their path.
+        InputError if a column, value or image is missing, or train, val or query has pid -1 or 0.
         """
         path = Path(path)
         lines = _read_lines(path)

@@ -22,21 +22,13 @@ _NAME = re.compile(r"(-1|\d+)_c(\d+)(?:s(\d+))?(?:_f?(\d+))?")  # pid, camera, s
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One crop of one identity.
-
-    Attributes:
-        path: the image file.
-        pid: identity; 0 is a distractor, -1 junk.
-        camera: 1-based, as in the file name.
-        sequence: recording of that camera; None if it is unknown.
-        frame: number within the recording.
-    """
+    """One crop of one identity."""
 
     path: str
-    pid: int
-    camera: int
-    sequence: int | None = None
-    frame: int = 0
+    pid: int  # identity; 0 is a distractor, -1 junk
+    camera: int  # 1-based, as in the file name
+    sequence: int | None = None  # recording of that camera; None if it is unknown
+    frame: int = 0  # number within the recording
 
     @property
     def name(self) -> str:
@@ -76,11 +68,8 @@ def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout.
 
     Only base names are read; folder names do not matter. Junk (pid -1) is left out;
-    distractors (pid 0) stay in the gallery. `query` and `bounding_box_test` may be missing.
-
-    Args:
-        root: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`, or its
-            parent.
+    distractors (pid 0) stay in the gallery. `root` holds `bounding_box_train`, `query` and
+    `bounding_box_test`, or is the parent of that folder; the last two may be missing.
 
     Raises:
         MissingDataset: there is no such folder, or there are no train images in it.

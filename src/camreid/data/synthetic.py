@@ -26,24 +26,17 @@ _SPREAD = 0.7  # of the logarithm of images per identity and camera; officially 
 class SyntheticMarket:
     """A rendered dataset in the Market-1501 layout; the same parameters give the same bytes.
 
-    Attributes:
-        people: labelled identities in all; half of them are in the official train set.
-        images_per_person: mean of an identity, about; each of its cameras takes one or more.
-        distractors: images of pid 0 in the gallery.
-        junk: images of pid -1 in the gallery.
-        seed: of everything.
-        names: a text file of image names, one per line: exactly these are rendered, into
-            `bounding_box_train/` unless a line names another folder (`query/0002_c1s1_...jpg`).
-
     >>> SyntheticMarket(people=12, images_per_person=6).files()[-1]
     'query/0793_c6s5_010280_00.jpg'
     """
 
-    people: int = 240
-    images_per_person: float = 14.0
-    distractors: int = 200
-    junk: int = 100
-    seed: int = 0
+    people: int = 240  # labelled identities in all; half of them are in the official train set
+    images_per_person: float = 14.0  # mean, about; each camera of an identity takes one or more
+    distractors: int = 200  # images of pid 0 in the gallery
+    junk: int = 100  # images of pid -1 in the gallery
+    seed: int = 0  # of everything
+    # a text file of image names, one per line: exactly these are rendered, into
+    # `bounding_box_train/` unless a line names another folder (`query/0002_c1s1_...jpg`)
     names: str | None = None
 
     def __post_init__(self) -> None:

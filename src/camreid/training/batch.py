@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from camreid.data.records import GRAMMAR, ImageRecord, parse_name
-from camreid.errors import InputError
-from camreid.labels import LabelMap
+from camreid.errors import HeadMismatch, InputError
+from camreid.labels import LabelMap, Unknown
+from camreid.models.network import ReIDNetwork
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Batch:
 def read_batch(
     batch: Mapping[str, Any], target_labels: LabelMap | None = None, training: bool = True
 ) -> Batch:
-    """Read a batch dict, camreid's (`pids`) or FastReID's (`targets`).
+    """Read a batch dict, camreid's or FastReID's; InputError without images or identities.
 
     FastReID's training `targets` are positions in that run's sorted list: identities and cameras
     come from the official file names in `img_paths`.
@@ -35,9 +36,6 @@ def read_batch(
         batch: has `images` and `pids`, or `targets`, `camids` and `img_paths`.
         target_labels: the identity of each target, where file names have none.
         training: whether `targets` are positions rather than pids.
-
-    Raises:
-        InputError: the batch has no images, or no identities.
 
     >>> path = "query/0704_c3s1_069626_01.jpg"
     >>> batch = {"images": torch.zeros(1, 3, 8, 4), "targets": torch.tensor([582]),
@@ -68,6 +66,23 @@ def read_cameras(batch: Mapping[str, Any]) -> Tensor:
     if not is_own and (names := _names(batch)):
         return _column(batch, [name.camera for name in names])
     return _column(batch, batch.get("camids", [-1] * len(batch["images"]))) + 1
+
+
+def check_labels(network: ReIDNetwork, unknown: Unknown, pids: Tensor, cameras: Tensor) -> None:
+    """Refuse missing cameras of heads per camera, and identities that `unknown` refuses."""
+    if network.camera_labels and not cameras.all():
+        raise InputError(
+            "heads per camera need the camera of each image, and this batch has none; give "
+            "`camids`, or official file names in `img_paths`."
+        )
+    known = torch.stack(list(network.rows(pids, cameras).values())).amax(0) >= 0
+    if unknown in ("forbid", "drop") and not known.all():
+        missing = sorted(set(pids[~known].tolist()))
+        raise HeadMismatch(
+            f"a batch holds {len(missing)} identities without a row in the head ({missing[:5]}), "
+            f"and model.unknown={unknown}. Type model.unknown=skip, extend or reinit, or train on "
+            "the split of the head."
+        )
 
 
 def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> Any:

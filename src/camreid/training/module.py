@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camreid.errors import HeadMismatch, InputError
+from camreid.errors import InputError
 from camreid.labels import HeadLabels, LabelMap
 from camreid.losses.identity import LossConfig, identity_loss_of_heads
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
 from camreid.provenance import Provenance, versions
-from camreid.training.batch import Batch, read_batch, read_cameras
+from camreid.training.batch import Batch, check_labels, read_batch, read_cameras
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
@@ -37,11 +37,6 @@ class ReIDModule(RetrievalModule):
             `split.camera_labels`, for a model with heads per camera.
         target_labels: the identity of each of a FastReID batch's `targets`, for file names without
             identities.
-
-    Attributes:
-        extra_losses: added to the losses of the config, such as a distillation.
-        rows_started: whether the rows of `new_identities` were started from features.
-        notes: primitives to save in checkpoints, such as the config as text.
     """
 
     def __init__(
@@ -59,9 +54,10 @@ class ReIDModule(RetrievalModule):
         self.schedule = build_options(Schedule, "model.schedule", config.schedule)
         self.metric_losses = self.loss.metric_losses()
         self.provenance = Provenance(complete=not self.labels.is_anonymous)
-        self.extra_losses: list[ExtraLoss] = []
-        self.notes: dict[str, Any] = {}
-        self.rows_started = self._reads_records = False
+        self.extra_losses: list[ExtraLoss] = []  # beside those of the config
+        self.notes: dict[str, Any] = {}  # primitives to save in checkpoints
+        self.rows_started = False  # whether `new_identities` have rows from features
+        self._reads_records = False
         self._compiled: Callable[..., ReIDOutput] | None = None
         rows = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
         primitives = config.without_weights().primitives()
@@ -88,7 +84,7 @@ class ReIDModule(RetrievalModule):
     @property
     def new_identities(self) -> LabelMap:
         """The identities of `new_rows`."""
-        return LabelMap(tuple(dict.fromkeys(p for own in self.new_rows.values() for p in own.pids)))
+        return LabelMap.union(self.new_rows.values())
 
     def add_identities(self, pids: Iterable[int]) -> None:
         """Record training identities; pids below 1 are none."""
@@ -107,20 +103,14 @@ class ReIDModule(RetrievalModule):
         """Train with a compiled network; see `camreid.training.step.compiled`."""
         self._compiled = compiled(self.model, mode)
 
-    @property
-    def network(self) -> Callable[..., ReIDOutput]:
-        """The model as training calls it: compiled after `compile_network`."""
-        return self._compiled or self.model
-
     def setup(self, stage: str) -> None:
         """Set up the loader for `model.unknown=drop`, and the memory format of the weights."""
-        data = self._datamodule
-        if stage == "fit" and self.config.unknown == "drop" and hasattr(data, "keep_only"):
-            data.keep_only(self.camera_labels or self.labels)
         if stage == "fit":
             self.model.to(memory_format=memory_format(self.model))
             if self.trainer.strategy.root_device.type == "cpu":
                 keep_freed_memory()
+            if self.config.unknown == "drop" and hasattr(self._datamodule, "keep_only"):
+                self._datamodule.keep_only(self.camera_labels or self.labels)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """See `seed_step`."""
@@ -136,11 +126,10 @@ class ReIDModule(RetrievalModule):
         if not self._reads_records:
             self._note_identities(read.pids, read.cameras)
         rows = self.model.rows(read.pids, read.cameras)
-        known = torch.stack(list(rows.values())).amax(0) >= 0
-        output: ReIDOutput = self.network(read.images, rows, read.cameras)
-        pairs = (torch.stack(list(rows.values())) >= 0).sum()
-        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing) * share(pairs)
-        losses = {"identity": (self.loss.identity_weight, identity)}
+        known = torch.stack(list(rows.values())) >= 0  # (heads, B)
+        output = (self._compiled or self.model)(read.images, rows, read.cameras)
+        identity = identity_loss_of_heads(output.logits, rows, self.loss.smoothing)
+        losses = {"identity": (self.loss.identity_weight, identity * share(known.sum()))}
         pids, cameras = gather(read.pids), gather(read.cameras)
         embeddings = [gather(own) for own in output.embeddings.values()]
         for name, (weight, metric) in self.metric_losses.items():
@@ -151,7 +140,7 @@ class ReIDModule(RetrievalModule):
             losses.update(extra(read, output))
         total = torch.stack([weight * value for weight, value in losses.values()]).sum()
         values = {f"train/{name}_loss": value for name, (_, value) in losses.items()}
-        values |= {"train/loss": total, "train/known": known.float().mean()}
+        values |= {"train/loss": total, "train/known": known.any(0).float().mean()}
         values[METRIC] = torch.stack([separation(e, pids) for e in embeddings]).mean()
         size = len(read.pids)
         self.log_dict(
@@ -161,21 +150,9 @@ class ReIDModule(RetrievalModule):
 
     def _note_identities(self, pids: Tensor, cameras: Tensor) -> None:
         """Record identities; refuse unknown ones where `model.unknown` does. Waits for a device."""
-        if self.camera_labels and not cameras.all():
-            raise InputError(
-                "heads per camera need the camera of each image, and this batch has none; give "
-                "`camids`, or official file names in `img_paths`."
-            )
+        check_labels(self.model, self.config.unknown, pids, cameras)
         if self._trainer is not None:
             self.add_identities(pids.tolist())
-        known = torch.stack(list(self.model.rows(pids, cameras).values())).amax(0) >= 0
-        if self.config.unknown in ("forbid", "drop") and not known.all():
-            unknown = sorted(set(pids[~known].tolist()))
-            raise HeadMismatch(
-                f"a batch holds {len(unknown)} identities without a row in the head "
-                f"({unknown[:5]}), and model.unknown={self.config.unknown}. Type "
-                "model.unknown=skip, extend or reinit, or train on the split of the head."
-            )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient of each tensor to the norm `clip` of the optimiser config."""
@@ -195,6 +172,7 @@ class ReIDModule(RetrievalModule):
         self.train()  # `checkpoints.load` gives models in evaluation mode
         data = self._datamodule
         records = getattr(data, "train_records", ())
+        split = getattr(getattr(data, "split", None), "record", None)
         self._reads_records = hasattr(data, "train_records")
         new = set() if self.config.unknown == "reinit" else set(self.new_identities.pids)
         if new and not self.rows_started and self.trainer.ckpt_path is None:
@@ -205,11 +183,8 @@ class ReIDModule(RetrievalModule):
                 )
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))
-        split = getattr(data, "split", None)
         val = self.provenance.val_identities.union(r.pid for r in self._val_records if r.pid > 0)
-        self.provenance = replace(
-            self.provenance, split=getattr(split, "record", None), val_identities=val
-        )
+        self.provenance = replace(self.provenance, split=split, val_identities=val)
         self.add_identities((*self.labels.pids, *(r.pid for r in records)))
         if records:  # no step checks them
             columns = zip(*((r.pid, r.camera) for r in records), strict=True)
@@ -252,15 +227,12 @@ class ReIDModule(RetrievalModule):
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
-    """A model of `conf/model/` with fresh weights; no weights are fetched.
+    """A model of `conf/model/` with fresh weights; InputError for no such model or option.
 
     Args:
         name: a file of `conf/model/`, such as `bot_r50`.
         labels: the identities of its heads, in row order.
         options: see `camreid.models.presets.read_model`.
-
-    Raises:
-        InputError: no such model or option.
 
     >>> module = create_model("small", labels=[2, 7, 10])
     >>> module.model.heads["identity"].weight.shape[0]

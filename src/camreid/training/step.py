@@ -27,8 +27,7 @@ def has_bf16(device: str) -> bool:
 def resolve_precision(precision: str, device: str, training: bool = True) -> str:
     """`auto` is `bf16-mixed` for training on a device that has it, else `32-true`.
 
-    Raises:
-        InputError: bf16 on a GPU without it; a CPU emulates it slowly.
+    InputError for bf16 on a GPU without it; a CPU emulates it slowly.
     """
     if precision == "auto":
         return "bf16-mixed" if training and has_bf16(device) else "32-true"
@@ -61,12 +60,7 @@ def keep_freed_memory() -> None:
 def compiled(network: ReIDNetwork, mode: str = "default") -> Callable[..., ReIDOutput]:
     """The forward pass of a network by `torch.compile`; the network itself is not modified.
 
-    Args:
-        network: any; its float images are still checked.
-        mode: of `torch.compile`: default, reduce-overhead, max-autotune, or with -no-cudagraphs.
-
-    Raises:
-        InputError: no such mode, or no C++ compiler.
+    Its float images are still checked. InputError for no such `mode`, or no C++ compiler.
     """
     modes = torch._inductor.list_mode_options()
     if mode not in modes:
