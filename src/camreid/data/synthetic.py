@@ -63,7 +63,12 @@ class SyntheticMarket:
         final.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
         try:
-            self._write(draft)
+            for part in FOLDERS:
+                (draft / part).mkdir()
+            for file in tqdm(self.files(), "rendering", unit="image", delay=2, disable=None):
+                record = parse_name(file)
+                assert record is not None  # files() checked or made it
+                (draft / file).write_bytes(rendering.render_jpeg(self.seed, record))
             draft.chmod(0o755)
             draft.rename(final)
         except OSError:
@@ -72,14 +77,6 @@ class SyntheticMarket:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return final
-
-    def _write(self, folder: Path) -> None:
-        for part in FOLDERS:
-            (folder / part).mkdir()
-        for file in tqdm(self.files(), "rendering", unit="image", delay=2, disable=None):
-            record = parse_name(file)
-            assert record is not None  # files() checked or made it
-            (folder / file).write_bytes(rendering.render_jpeg(self.seed, record))
 
 
 def _listed(path: str) -> set[str]:

@@ -70,13 +70,12 @@ class LossConfig:
     def metric_losses(self) -> dict[str, tuple[float, TripletLoss | PairLoss]]:
         """Weight and loss of embeddings and pids, by name."""
         triplet = TripletLoss(self.triplet_margin, self.triplet_mining, self.triplet_normalize)
-        losses: dict[str, tuple[float, TripletLoss | PairLoss]] = {}
-        if self.triplet_weight:
-            losses["triplet"] = (self.triplet_weight, triplet)
-        if self.pair is not None and self.pair_weight:
+        losses: dict[str, tuple[float, TripletLoss | PairLoss]]
+        losses = {"triplet": (self.triplet_weight, triplet)}
+        if self.pair is not None:
             pair = PairLoss(self.pair, self.pair_margin, self.pair_scale)
             losses[self.pair] = (self.pair_weight, pair)
-        return losses
+        return {name: (weight, loss) for name, (weight, loss) in losses.items() if weight}
 
 
 def identity_loss_of_heads(

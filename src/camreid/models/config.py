@@ -41,9 +41,7 @@ class ModelConfig:
     def without_weights(self) -> "ModelConfig":
         """The same model without backbone weights, because others follow."""
         none = {"pretrained": False, "weights": None}
-        return replace(
-            self, network={**self.network, **{k: none[k] for k in none if k in self.network}}
-        )
+        return replace(self, network={k: none.get(k, v) for k, v in self.network.items()})
 
     def primitives(self) -> dict[str, Any]:
         """Nested dicts of primitives, as `read` takes them."""
