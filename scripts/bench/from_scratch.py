@@ -19,7 +19,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 SIZE = (128, 64)
 COMMANDS = Path(sys.executable).parent
@@ -43,37 +42,17 @@ PARTS = {
 
 def train_torchreid(root: str, checkout: Path, seconds: float) -> dict[str, float]:
     """Scores and images of torchreid's softmax engine after a time, at torchreid's defaults."""
-    sys.path.insert(0, str(checkout.resolve()))
-    for unused in ("cv2", "gdown", "torch.utils.tensorboard"):  # drawing, downloads, curves
-        sys.modules[unused] = MagicMock()
     import torch
-    from torchreid.data import ImageDataManager, ImageDataset, register_image_dataset
-    from torchreid.engine import ImageSoftmaxEngine
-    from torchreid.models import build_model
-    from torchreid.optim import build_lr_scheduler, build_optimizer
+    from peer import softmax_engine
 
     from camreid.data import read_market1501
     from camreid.data.dataset import read_image
     from camreid.evaluation import rank
 
     records = read_market1501(root)
-    number = {pid: row for row, pid in enumerate(sorted({r.pid for r in records.train}))}
-
-    class Tree(ImageDataset):  # torchreid's own takes no identity above 1501
-        def __init__(self, root: str = "", **options: Any) -> None:
-            train = [(r.path, number[r.pid], r.camera - 1) for r in records.train]
-            parts = records.query, records.gallery
-            tested = [[(r.path, r.pid, r.camera - 1) for r in part] for part in parts]
-            super().__init__(train, *tested, **options)
-
-    register_image_dataset("tree", Tree)
-    data = ImageDataManager(sources="tree", height=SIZE[0], width=SIZE[1], use_gpu=False)
-    model = build_model("osnet_x0_25", data.num_train_pids, pretrained=False)
-    optimizer = build_optimizer(model)
-    scheduler = build_lr_scheduler(optimizer)
-    engine = ImageSoftmaxEngine(data, model, optimizer, scheduler, use_gpu=False)
+    engine = softmax_engine(checkout, root, "osnet_x0_25", height=SIZE[0], width=SIZE[1])
+    model = engine.model
     start, steps, step = time.perf_counter(), 0, engine.forward_backward
-    engine.max_epoch, engine.writer = 10**6, None
 
     def until_the_end(batch: Any) -> Any:
         nonlocal steps
