@@ -96,8 +96,7 @@ class ReIDDataModule(pl.LightningDataModule):
                 )
         if self.cache:
             images = (*self.split.train, *self.split.val, *self.split.query, *self.split.gallery)
-            trains = stage in ("fit", "validate")
-            parts = ("train", "val") if trains else ("query", "gallery")
+            parts = ("train", "val") if stage in ("fit", "validate") else ("query", "gallery")
             folders = {os.path.dirname(r.path) for p in parts for r in getattr(self.split, p)}
             self.cache.locate([r.path for r in images if os.path.dirname(r.path) in folders])
 

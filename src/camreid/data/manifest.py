@@ -37,8 +37,7 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """Hash of the content, whatever the order of the images and the place of the dataset."""
-        images = self._images()
-        rows = sorted(f"{s},{r.name},{r.pid},{r.camera},{self._row(r)}" for s, r in images)
+        rows = sorted(f"{s},{r.name},{r.pid},{r.camera},{row}" for s, r, row in self._rows())
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
     @property
@@ -65,8 +64,8 @@ class Split:
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(COLUMNS)
-        for subset, r in self._images():
-            rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, self._row(r)))
+        for subset, r, row in self._rows():
+            rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, row))
         write_text(path, text.getvalue())
 
     @classmethod
@@ -89,13 +88,11 @@ class Split:
         made = SplitRecord("manifest", {"path": str(path)})
         return cls(train, val, query, gallery, _labels(path, train, rows), made)
 
-    def _images(self) -> Iterator[tuple[str, ImageRecord]]:
+    def _rows(self) -> Iterator[tuple[str, ImageRecord, int | str]]:
         for subset in SUBSETS:
             for record in getattr(self, subset):
-                yield subset, record
-
-    def _row(self, record: ImageRecord) -> int | str:
-        return self.labels.row(record.pid) if record.pid in self.labels else ""
+                known = record.pid in self.labels
+                yield subset, record, self.labels.row(record.pid) if known else ""
 
 
 def count_rankable(records: Sequence[ImageRecord]) -> int:
