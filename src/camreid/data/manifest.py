@@ -37,7 +37,8 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """Hash of the content, whatever the order of the images and the place of the dataset."""
-        rows = sorted(f"{s},{r.name},{r.pid},{r.camera},{row}" for s, r, row in self._rows())
+        images = self._images()
+        rows = sorted(f"{s},{r.name},{r.pid},{r.camera},{row}" for s, r, row in images)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
     @property
@@ -64,7 +65,7 @@ class Split:
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(COLUMNS)
-        for subset, r, row in self._rows():
+        for subset, r, row in self._images():
             rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, row))
         write_text(path, text.getvalue())
 
@@ -88,11 +89,11 @@ class Split:
         made = SplitRecord("manifest", {"path": str(path)})
         return cls(train, val, query, gallery, _labels(path, train, rows), made)
 
-    def _rows(self) -> Iterator[tuple[str, ImageRecord, int | str]]:
+    def _images(self) -> Iterator[tuple[str, ImageRecord, int | str]]:
+        rows = {pid: row for row, pid in enumerate(self.labels.pids)}
         for subset in SUBSETS:
             for record in getattr(self, subset):
-                known = record.pid in self.labels
-                yield subset, record, self.labels.row(record.pid) if known else ""
+                yield subset, record, rows.get(record.pid, "")
 
 
 def count_rankable(records: Sequence[ImageRecord]) -> int:
