@@ -19,8 +19,8 @@ from camreid.cli.build import build_data
 from camreid.data import OriginalSplit, Records
 from camreid.data.dataset import read_image
 from camreid.errors import InputError, PixelRangeError
+from camreid.files import CONF
 from camreid.labels import LabelMap
-from camreid.models.presets import CONF
 from camreid.training import ReIDModule
 from tests.conftest import tiny_module
 

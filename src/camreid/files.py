@@ -1,8 +1,12 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the folder of the configs."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+# beside the package in a wheel, at the top of a checkout
+CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if p.is_dir())
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:

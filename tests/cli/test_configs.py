@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from camreid import create_model
-from camreid.cli import CONF
 from camreid.data import Augment, OriginalSplit, Resplit, SyntheticMarket
 from camreid.errors import InputError
+from camreid.files import CONF
 from camreid.labels import LabelMap
 from camreid.training.head_check import HeadCheck
 
@@ -21,7 +21,7 @@ FILES = {g: [p.stem for p in sorted(Path(CONF, g).glob("[!_]*.yaml"))] for g in 
 
 
 def composed(*typed: str) -> DictConfig:
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", [*typed, "run_dir=r"])
 
 

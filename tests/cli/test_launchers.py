@@ -130,5 +130,5 @@ def test_jobs_side_by_side_keep_their_results(market: Path, tmp_path: Path) -> N
     for job, camera in (("0", 1), ("2", 2)):
         assert (tmp_path / "r" / job / "checkpoints" / "last.ckpt").is_file()
         log = (tmp_path / "r" / job / "camreid-train.log").read_text()
-        assert log.count("Head check (") == 1
+        assert log.count("Batch  4 identities") == 1
         assert f"camera: {camera}" in (tmp_path / "r" / job / "config.yaml").read_text()

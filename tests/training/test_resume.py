@@ -12,6 +12,7 @@ import torch
 from camreid.checkpoints import read_checkpoint
 from camreid.data import Augment, Records, ReIDDataModule, Resplit
 from camreid.training.checkpoint_io import RunCheckpoints
+from camreid.training.ema import EMA
 from camreid.training.resuming import LastCheckpoint, position
 from tests.conftest import CONFIG, tiny_module
 
@@ -44,6 +45,7 @@ def fit(
     auto: float = 0.0,
     network: Any = None,
     seed: int = 0,
+    average: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Two epochs of at most five batches, resumed where there is a checkpoint: what it saves."""
@@ -56,7 +58,7 @@ def fit(
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, num_sanity_val_steps=0,
-        callbacks=[*callbacks, LastCheckpoint(folder, every)], **options,
+        callbacks=[*callbacks, *([EMA(0.9)] * average), LastCheckpoint(folder, every)], **options,
     )  # fmt: skip
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     module = tiny_module(data.split.labels, network=network or CONFIG["network"])
@@ -88,6 +90,7 @@ CASES: dict[str, tuple[list[int], dict[str, Any]]] = {  # batches before it is k
     "accumulated": ([4, 8], {"accumulate_grad_batches": 2}),
     "part of an epoch": ([2, 3, 4], {"limit_train_batches": 3}),
     "stochastic depth": ([3], {"network": DROPPING}),
+    "moving average": ([3, 5], {"average": True}),
     "steps": ([3, 5, 7], {"max_steps": 10, "max_epochs": -1}),
 }
 

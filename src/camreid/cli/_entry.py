@@ -8,10 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.cli import CONF
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.folder import is_first
 from camreid.errors import InputError
+from camreid.files import CONF
 
 
 def _start(command: str, module: str, function: str) -> None:

@@ -19,9 +19,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from camreid.cli import CONF
 from camreid.cli.folder import discard
 from camreid.errors import InputError
+from camreid.files import CONF
 
 trusted: list[str] = []  # the network class that the user typed, for `cli.checkpoints`
 _OF_HYDRA = (HydraException, OmegaConfBaseException)
@@ -54,7 +54,9 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors
     with one_paragraph(name):
         try:
-            hydra.main(config_path=CONF, config_name=config_name, version_base="1.3")(guarded)()
+            hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(
+                guarded
+            )()
         except (*_OF_HYDRA, ValueError) as error:
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
         except _OF_FOLDER as error:

@@ -6,7 +6,8 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,37 +44,33 @@ class ImageCache:
 
     A file is of one image folder, size and interpolation. If it lacks an image, or an image has
     changed, it is written anew; pixels of unchanged images are copied.
-
-    Attributes:
-        size: (H, W) in pixels.
-        interpolation: of the resize.
-        folder: of the files; None for `camreid` in XDG_CACHE_HOME, which is ~/.cache by default.
-        in_memory: keep the pixels in this process and its forks, without files.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, int]  # (H, W) in pixels
     interpolation: Interpolation
-    folder: str | Path | None = None
-    in_memory: bool = False
+    folder: str | Path | None = None  # None for `camreid` in XDG_CACHE_HOME, by default ~/.cache
+    in_memory: bool = False  # keep the pixels in this process and its forks, without files
     _folders: dict[str, _Folder] = field(default_factory=dict, init=False, repr=False)
 
     def locate(self, paths: Sequence[str]) -> Located:
         """The pixels of these images; InputError if an image or a file makes that fail."""
-        folders = np.array([os.fsencode(os.path.dirname(path)) for path in paths], np.bytes_)
+        folders: dict[str, dict[int, str]] = defaultdict(dict)  # name of each path, by its place
+        for place, path in enumerate(paths):
+            folder, _, name = path.rpartition(os.sep)
+            folders[folder or os.sep * path.startswith(os.sep)][place] = name
         where, files = np.empty((len(paths), 2), np.int64), []
-        for number, folder in enumerate(np.unique(folders)):
-            chosen = np.flatnonzero(folders == folder)
-            names = [os.path.basename(paths[i]) for i in chosen.tolist()]
-            found = self._open(os.path.realpath(os.fsdecode(folder)), names)
+        for number, (folder, names) in enumerate(folders.items()):
+            found = self._open(os.path.realpath(folder), names.values())
             places = {name: place for place, name in enumerate(found.stamps)}
-            where[chosen] = [(number, places[name]) for name in names]
+            where[list(names), 0] = number
+            where[list(names), 1] = [places[name] for name in names.values()]
             files.append(found.pixels)
         return files, where
 
-    def _open(self, folder: str, names: Sequence[str]) -> _Folder:
+    def _open(self, folder: str, names: Collection[str]) -> _Folder:
         found = self._folders.get(folder, _EMPTY)
         if not found.stamps.keys() >= set(names):
-            stamps = {name: _stamp(folder, name) for name in names}
+            stamps = _stamps(folder, names)
             try:
                 found = (self._in_memory if self.in_memory else self._on_disk)(folder, stamps)
             except (OSError, MemoryError) as error:
@@ -98,7 +95,8 @@ class ImageCache:
             if not old.has(stamps):
                 for draft in path.parent.glob(f".{path.name}.*.part"):
                     draft.unlink()  # of a killed process, which no longer holds the lock
-                kept = {name: s for name, s in old.stamps.items() if s == _stamp(folder, name)}
+                now = _stamps(folder, old.stamps)
+                kept = {name: stamp for name, stamp in now.items() if stamp == old.stamps[name]}
                 write_whole(path, lambda draft: self._write(draft, key, kept | stamps, old))
             return self._read(path, key)
 
@@ -165,8 +163,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _stamp(folder: str, name: str) -> list[int] | None:
-    with suppress(OSError):  # reading the image explains it
-        status = os.stat(os.path.join(folder, name))
-        return [status.st_size, status.st_mtime_ns]
-    return None
+def _stamps(folder: str, names: Collection[str]) -> Stamps:
+    stamps: Stamps = dict.fromkeys(names)
+    with suppress(OSError), os.scandir(folder) as entries:  # reading an image explains it
+        for entry in entries:
+            if entry.name in stamps and entry.is_file():  # not a broken link
+                status = entry.stat()
+                stamps[entry.name] = [status.st_size, status.st_mtime_ns]
+    return stamps

@@ -23,7 +23,6 @@ class ReIDDataModule(pl.LightningDataModule):
     """Train, val, test and predict loaders of a split; batches are those of `ImageBatches`.
 
     Args:
-        split: the images of train and test.
         size: (H, W) in pixels.
         identities: P, identities in a train batch of each rank.
         instances: K, images of each. `auto` is the median number of images of an identity, from 2
@@ -33,7 +32,6 @@ class ReIDDataModule(pl.LightningDataModule):
             with a cache at most 2, and none on the CPU.
         seed: of sampling and augmentation.
         augment: of train batches, on their device.
-        interpolation: of the resize: `bicubic` or `bilinear`.
         within_camera: whether the K images of an identity are of one camera; an identity under
             two cameras counts as two then.
         cache: of decoded images: on `disk` for all runs, in the `memory` of each process of this

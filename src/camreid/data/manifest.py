@@ -22,23 +22,14 @@ COLUMNS = ("subset", "path", "pid", "camera", "row")
 
 @dataclass(frozen=True)
 class Split:
-    """The images of train and test.
-
-    Attributes:
-        train: images to learn from.
-        val: images for model selection, each ranked against the others; may be empty.
-        query: query images of the test.
-        gallery: gallery images of the test, with distractors (pid 0).
-        labels: the identities of `train` in row order.
-        record: how the split was made, and its digest.
-    """
+    """The images of train and test, and the identities of `train` in row order."""
 
     train: tuple[ImageRecord, ...]
-    val: tuple[ImageRecord, ...]
+    val: tuple[ImageRecord, ...]  # for model selection, each ranked against the others; or empty
     query: tuple[ImageRecord, ...]
-    gallery: tuple[ImageRecord, ...]
+    gallery: tuple[ImageRecord, ...]  # with distractors (pid 0)
     labels: LabelMap
-    record: SplitRecord = field(default=SplitRecord("custom"), compare=False)
+    record: SplitRecord = field(default=SplitRecord("custom"), compare=False)  # with the digest
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", replace(self.record, digest=self.digest))
@@ -47,7 +38,7 @@ class Split:
     def digest(self) -> str:
         """Hash of the content, whatever the order of the images and the place of the dataset."""
         images = self._images()
-        rows = sorted(f"{s},{r.name},{r.pid},{r.camera},{self._row(r)}" for s, r in images)
+        rows = sorted(f"{s},{r.name},{r.pid},{r.camera},{row}" for s, r, row in images)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
     @property
@@ -74,21 +65,16 @@ class Split:
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(COLUMNS)
-        for subset, r in self._images():
-            rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, self._row(r)))
+        for subset, r, row in self._images():
+            rows.writerow((subset, os.path.abspath(r.path), r.pid, r.camera, row))
         write_text(path, text.getvalue())
 
     @classmethod
     def load(cls, path: str | Path, root: str | Path | None = None) -> "Split":
-        """Read a manifest.
+        """Read a manifest as written by `save`, or by hand; missing rows are in FastReID order.
 
-        Args:
-            path: a file as written by `save`, or by hand; without rows, they are in FastReID order.
-            root: searched, with each folder in it, for images that are not at their path.
-
-        Raises:
-            InputError: a column, value or image file is missing; train, val or query holds pid -1
-                or 0.
+        `root`, with each folder in it, is searched for images that are not at their path.
+        InputError if a column, value or image is missing, or train, val or query has pid -1 or 0.
         """
         path = Path(path)
         lines = _read_lines(path)
@@ -103,13 +89,11 @@ class Split:
         made = SplitRecord("manifest", {"path": str(path)})
         return cls(train, val, query, gallery, _labels(path, train, rows), made)
 
-    def _images(self) -> Iterator[tuple[str, ImageRecord]]:
+    def _images(self) -> Iterator[tuple[str, ImageRecord, int | str]]:
+        rows = {pid: row for row, pid in enumerate(self.labels.pids)}
         for subset in SUBSETS:
             for record in getattr(self, subset):
-                yield subset, record
-
-    def _row(self, record: ImageRecord) -> int | str:
-        return self.labels.row(record.pid) if record.pid in self.labels else ""
+                yield subset, record, rows.get(record.pid, "")
 
 
 def count_rankable(records: Sequence[ImageRecord]) -> int:

@@ -22,27 +22,18 @@ _NAME = re.compile(r"(-1|\d+)_c(\d+)(?:s(\d+))?(?:_f?(\d+))?")  # pid, camera, s
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One crop of one identity.
-
-    Attributes:
-        path: the image file.
-        pid: identity; 0 is a distractor, -1 junk.
-        camera: 1-based, as in the file name.
-        sequence: recording of that camera; None if it is unknown.
-        frame: number within the recording.
-    """
+    """One crop of one identity."""
 
     path: str
-    pid: int
-    camera: int
-    sequence: int | None = None
-    frame: int = 0
+    pid: int  # identity; 0 is a distractor, -1 junk
+    camera: int  # 1-based, as in the file name
+    sequence: int | None = None  # recording of that camera; None if it is unknown
+    frame: int = 0  # number within the recording
 
     @property
     def name(self) -> str:
         """Folder and file name, the same wherever the dataset lies."""
-        folder, file = os.path.split(self.path)  # Path takes ten times as long
-        return f"{os.path.basename(folder)}/{file}" if folder else file
+        return "/".join(self.path.replace(os.sep, "/").rsplit("/", 2)[-2:])  # Path is slow
 
 
 def parse_name(path: str | PurePath) -> ImageRecord | None:
@@ -76,11 +67,8 @@ def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout.
 
     Only base names are read; folder names do not matter. Junk (pid -1) is left out;
-    distractors (pid 0) stay in the gallery. `query` and `bounding_box_test` may be missing.
-
-    Args:
-        root: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`, or its
-            parent.
+    distractors (pid 0) stay in the gallery. `root` holds `bounding_box_train`, `query` and
+    `bounding_box_test`, or is the parent of that folder; the last two may be missing.
 
     Raises:
         MissingDataset: there is no such folder, or there are no train images in it.
@@ -126,11 +114,11 @@ def _with_images(*folders: Path) -> list[Path]:
 def _read_folder(folder: Path) -> tuple[ImageRecord, ...]:
     if not folder.is_dir():
         return ()
-    records = []
+    records, home = [], os.path.join(folder, "")
     for name in sorted(os.listdir(folder)):
         if name.startswith(".") or not name.lower().endswith((".jpg", ".jpeg", ".png")):
             continue
-        parsed = parse_name(os.path.join(folder, name))
+        parsed = parse_name(home + name)
         if parsed is None:
             raise InputError(
                 f"{folder / name} is not named as in Market-1501; expected names like {GRAMMAR}, "

@@ -22,22 +22,16 @@ class IdentitySampler(Sampler[int]):
     images, in turn; the others are then drawn more often, in proportion to their images.
 
     Ranks share batches: those of W ranks with P identities each are, in rank order, those of one
-    rank with W*P identities.
+    rank with W*P identities. InputError for fewer identities.
 
     Args:
         pids: identity of each image.
         identities: P, per rank.
         instances: K.
-        seed: the run's seed.
-        rank: of this process.
-        world_size: number of processes.
 
     Attributes:
         batches: of an epoch, per rank.
         start: batches of the epoch to leave out, until another epoch is set.
-
-    Raises:
-        InputError: fewer than W*P identities.
     """
 
     def __init__(
@@ -53,12 +47,18 @@ class IdentitySampler(Sampler[int]):
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = self.start = 0
         _, owners, self._sizes = np.unique(pids, return_inverse=True, return_counts=True)
-        self._require(len(self._sizes), len(owners))
+        found, places = len(self._sizes), identities * world_size
+        if found < places:
+            each = f" in each of {world_size} processes" if world_size > 1 else ""
+            raise InputError(
+                f"batches of {identities} identities x {instances} images{each} can't be made from "
+                f"{found} identities ({len(owners)} images).",
+                **({"identities": found // world_size} if found >= world_size else {"devices": 1}),
+            )
         random = np.random.default_rng(seed).random(len(owners))
         self._images = np.lexsort((random, owners))  # by identity
         self._owners = owners[self._images]
         self._first = self._sizes.cumsum() - self._sizes  # place of an identity in `_images`
-        places = identities * world_size
         self.batches = -(-int(np.ceil(self._sizes / instances).sum()) // places)
         self._groups = _spread(self._sizes / instances, self.batches, places)
 
@@ -86,17 +86,6 @@ class IdentitySampler(Sampler[int]):
         draws = turns[dealt] * self.instances + np.arange(self.instances)  # (batches, P, K)
         chosen = images[self._first[owners[dealt]] + draws % self._sizes[owners[dealt]]]
         yield from chosen.ravel().tolist()
-
-    def _require(self, found: int, images: int) -> None:
-        """Refuse fewer than W*P identities."""
-        ranks = self.world_size
-        if found < self.identities * ranks:
-            each = f" in each of {ranks} processes" if ranks > 1 else ""
-            raise InputError(
-                f"batches of {self.identities} identities x {self.instances} images{each} can't "
-                f"be made from {found} identities ({images} images).",
-                **({"identities": found // ranks} if found >= ranks else {"devices": 1}),
-            )
 
     def _shuffle(self, draws: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The images by identity in random order, those with one draw more first.

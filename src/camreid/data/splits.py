@@ -25,16 +25,11 @@ class OriginalSplit:
     """The official train/test division, for all cameras or for one camera.
 
     Query and gallery are the official ones of all cameras, also for an expert of one camera.
-
-    Attributes:
-        camera: 1-based; None for all cameras.
-        val_fraction: share of the train identities held out for model selection, 0 for none.
-        seed: decides which identities are held out.
     """
 
-    camera: int | None = None
-    val_fraction: float = 0.0
-    seed: int = 0
+    camera: int | None = None  # 1-based; None for all cameras
+    val_fraction: float = 0.0  # share of the train identities held out for model selection
+    seed: int = 0  # decides which identities are held out
 
     def __post_init__(self) -> None:
         require_number("val_fraction", self.val_fraction, 0, MOST)
@@ -64,22 +59,14 @@ class Resplit:
     By identity, train and test identities are disjoint and each camera gives its share of them. By
     image, the images of every identity are divided, for closed-set accuracy. One query per (pid,
     camera), the rest and all distractors are the gallery.
-
-    Attributes:
-        train_fraction: share of the identities (or images) not tested on, between 0 and 1.
-        val_fraction: share of those held out for model selection, 0 for none.
-        seed: decides the division.
-        by: what is divided.
-        pool: divide all labelled identities, or only those of the official train set.
-        seen: identities that are not tested, such as those of a checkpoint; by identity only.
-            `train_fraction` is a share of the others.
     """
 
-    train_fraction: float = 0.5
-    val_fraction: float = 0.1
-    seed: int = 0
-    by: By = "identity"
-    pool: Pool = "all"
+    train_fraction: float = 0.5  # share of the identities (or images) not tested on
+    val_fraction: float = 0.1  # share of those held out for model selection, 0 for none
+    seed: int = 0  # decides the division
+    by: By = "identity"  # what is divided
+    pool: Pool = "all"  # all labelled identities, or those of the official train set
+    # identities not tested, by identity only; `train_fraction` is then a share of the others
     seen: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:

@@ -26,24 +26,17 @@ _SPREAD = 0.7  # of the logarithm of images per identity and camera; officially 
 class SyntheticMarket:
     """A rendered dataset in the Market-1501 layout; the same parameters give the same bytes.
 
-    Attributes:
-        people: labelled identities in all; half of them are in the official train set.
-        images_per_person: mean of an identity, about; each of its cameras takes one or more.
-        distractors: images of pid 0 in the gallery.
-        junk: images of pid -1 in the gallery.
-        seed: of everything.
-        names: a text file of image names, one per line: exactly these are rendered, into
-            `bounding_box_train/` unless a line names another folder (`query/0002_c1s1_...jpg`).
-
     >>> SyntheticMarket(people=12, images_per_person=6).files()[-1]
     'query/0793_c6s5_010280_00.jpg'
     """
 
-    people: int = 240
-    images_per_person: float = 14.0
-    distractors: int = 200
-    junk: int = 100
-    seed: int = 0
+    people: int = 240  # labelled identities in all; half of them are in the official train set
+    images_per_person: float = 14.0  # mean, about; each camera of an identity takes one or more
+    distractors: int = 200  # images of pid 0 in the gallery
+    junk: int = 100  # images of pid -1 in the gallery
+    seed: int = 0  # of everything
+    # a text file of image names, one per line: exactly these are rendered, into
+    # `bounding_box_train/` unless a line names another folder (`query/0002_c1s1_...jpg`)
     names: str | None = None
 
     def __post_init__(self) -> None:
@@ -70,7 +63,12 @@ class SyntheticMarket:
         final.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
         try:
-            self._write(draft)
+            for part in FOLDERS:
+                (draft / part).mkdir()
+            for file in tqdm(self.files(), "rendering", unit="image", delay=2, disable=None):
+                record = parse_name(file)
+                assert record is not None  # files() checked or made it
+                (draft / file).write_bytes(rendering.render_jpeg(self.seed, record))
             draft.chmod(0o755)
             draft.rename(final)
         except OSError:
@@ -79,14 +77,6 @@ class SyntheticMarket:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return final
-
-    def _write(self, folder: Path) -> None:
-        for part in FOLDERS:
-            (folder / part).mkdir()
-        for file in tqdm(self.files(), "rendering", unit="image", delay=2, disable=None):
-            record = parse_name(file)
-            assert record is not None  # files() checked or made it
-            (folder / file).write_bytes(rendering.render_jpeg(self.seed, record))
 
 
 def _listed(path: str) -> set[str]:

@@ -23,18 +23,12 @@ class Augment:
     """Flip, pad and crop, random erasing; each image of a batch draws its own.
 
     The distributions are those of torchvision's transforms for one image.
-
-    Attributes:
-        flip: probability of a mirror image.
-        pad: black pixels added on each side before a random crop back to size.
-        erase: probability of erasing a rectangle (Zhong et al. 2017).
-        auto: probability of an AutoAugment policy (Cubuk et al. 2019), before the others.
     """
 
-    flip: float = 0.5
-    pad: int = 10
-    erase: float = 0.5
-    auto: float = 0.0
+    flip: float = 0.5  # probability of a mirror image
+    pad: int = 10  # black pixels added on each side before a random crop back to size
+    erase: float = 0.5  # probability of erasing a rectangle (Zhong et al. 2017)
+    auto: float = 0.0  # probability of an AutoAugment policy (Cubuk et al. 2019), before the others
 
     def __post_init__(self) -> None:
         for name in ("flip", "erase", "auto"):

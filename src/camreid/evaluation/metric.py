@@ -79,17 +79,16 @@ class RetrievalMetric(Metric):
     def ranking(self) -> RankingResult:
         """The whole result, over all processes."""
         table = self.table()
+        ranked = partial(rank, **table.tensors, metric=self.distance, device=self.device)
+        if self.protocol != "auto":
+            return ranked(protocol=self.protocol)
         cameras = torch.unique(torch.cat([table.query.cameras, table.gallery.cameras]))
-        auto: Protocol = "within-camera" if len(cameras) == 1 else "cross-camera"
-        protocol = auto if self.protocol == "auto" else self.protocol
-        ranked = partial(rank, metric=self.distance, protocol=protocol, device=self.device)
+        if len(cameras) != 1:
+            return ranked()
         try:
-            return ranked(**table.tensors)
-        except NoValidQuery:
-            if self.protocol != "auto" or auto == "cross-camera":
-                raise
-        # every identity of this camera is in one sequence only
-        return ranked(**{**table.tensors, "query_sequences": None})
+            return ranked(protocol="within-camera")
+        except NoValidQuery:  # every identity of this camera is in one sequence only
+            return ranked(protocol="within-camera", query_sequences=None)
 
     def table(self, split: Any = None) -> FeatureTable:
         """All images by index, with sequences and paths of the records of a `split`."""

@@ -45,24 +45,15 @@ def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> T
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights and options of the losses; each loss is a mean over heads.
-
-    Attributes:
-        smoothing: label smoothing, 0..1, or `adaptive`; see `identity_loss`.
-        triplet_weight: 0 for no triplet loss.
-        triplet_margin: a number, or `soft`.
-        triplet_mining: see `TripletLoss`, as `triplet_normalize`.
-        pair: form of an additional `PairLoss`, None for none.
-        pair_weight: of the pair loss; see `PairLoss` for `pair_margin` and `pair_scale`.
-    """
+    """Weights and options of the losses; each loss is a mean over heads."""
 
     identity_weight: float
-    smoothing: Smoothing
-    triplet_weight: float
+    smoothing: Smoothing  # of labels, see `identity_loss`
+    triplet_weight: float  # 0 for no triplet loss
     triplet_margin: Margin
-    triplet_mining: Mining = "hard"
+    triplet_mining: Mining = "hard"  # see `TripletLoss`
     triplet_normalize: bool = False
-    pair: Literal[Pair, None] = None
+    pair: Literal[Pair, None] = None  # form of an additional `PairLoss`
     pair_weight: float = 1.0
     pair_margin: float = 0.25
     pair_scale: float = 128.0
@@ -79,13 +70,12 @@ class LossConfig:
     def metric_losses(self) -> dict[str, tuple[float, TripletLoss | PairLoss]]:
         """Weight and loss of embeddings and pids, by name."""
         triplet = TripletLoss(self.triplet_margin, self.triplet_mining, self.triplet_normalize)
-        losses: dict[str, tuple[float, TripletLoss | PairLoss]] = {}
-        if self.triplet_weight:
-            losses["triplet"] = (self.triplet_weight, triplet)
-        if self.pair is not None and self.pair_weight:
+        losses: dict[str, tuple[float, TripletLoss | PairLoss]]
+        losses = {"triplet": (self.triplet_weight, triplet)}
+        if self.pair is not None:
             pair = PairLoss(self.pair, self.pair_margin, self.pair_scale)
             losses[self.pair] = (self.pair_weight, pair)
-        return losses
+        return {name: (weight, loss) for name, (weight, loss) in losses.items() if weight}
 
 
 def identity_loss_of_heads(

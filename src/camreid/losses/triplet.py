@@ -59,11 +59,10 @@ class TripletLoss(nn.Module):
                 distances.masked_fill(~pairs.negative, torch.inf).min(1).values,
             )
         fastreid, same = self.mining == "weighted_fastreid", pairs.positive | pairs.itself
+        others = ~pairs.anchors[:, None]
         return (
-            _weighted_mean(distances, same | ~pairs.anchors[:, None], distances, fastreid),
-            _weighted_mean(
-                distances, pairs.negative | ~pairs.anchors[:, None], -distances, fastreid
-            ),
+            _weighted_mean(distances, same | others, distances, fastreid),
+            _weighted_mean(distances, pairs.negative | others, -distances, fastreid),
         )
 
 
@@ -123,9 +122,7 @@ class PairLoss(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):  # the scale is large
             cosine = F.normalize(embeddings) @ F.normalize(embeddings).T
         pairs = _Pairs.of(pids, cameras)
-        losses = (
-            self._contrast(cosine, pairs) if self.form == "supcon" else self._pairs(cosine, pairs)
-        )
+        losses = (self._contrast if self.form == "supcon" else self._pairs)(cosine, pairs)
         return losses.where(pairs.anchors, 0.0).sum() / len(pids) + 0.0 * embeddings.sum()
 
     def _contrast(self, cosine: Tensor, pairs: "_Pairs") -> Tensor:

@@ -56,12 +56,8 @@ class CameraNorm(nn.Module):
 
     def reset_running_stats(self) -> None:
         """Forget all statistics."""
-        for mean in (self.running_mean, self.camera_mean):
-            mean.zero_()
-        for var in (self.running_var, self.camera_var):
-            var.fill_(1)
-        for batches in (self.num_batches_tracked, self.camera_batches):
-            batches.zero_()
+        for name, statistics in self.named_buffers(recurse=False):
+            statistics.fill_(1 if name.endswith("var") else 0)
 
     def _of_batch(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance for each image, both (B, dim); the running statistics follow."""

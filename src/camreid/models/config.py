@@ -14,29 +14,17 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture, losses, optimiser, schedule, and the handling of unknown identities.
+    """Architecture, losses, optimiser, schedule, and the handling of unknown identities."""
 
-    Attributes:
-        name: of the file in `conf/model/`, or any other.
-        image_size: (H, W) in pixels.
-        network: `_target_`, a `ReIDNetwork`, and its options.
-        loss: see `LossConfig`.
-        optimizer: see `OptimizerConfig`.
-        schedule: see `Schedule`.
-        unknown: what happens to identities without a row: skip, drop, extend, reinit or forbid.
-        pixels: what a batch of images holds: `raw` (0..255) or `imagenet` (normalised).
-        interpolation: of the resize: `bicubic` as FastReID, `bilinear` as torchreid.
-    """
-
-    name: str
-    image_size: tuple[int, int]
-    network: dict[str, Any]
-    loss: dict[str, Any]
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    unknown: Unknown
-    pixels: Pixels
-    interpolation: Interpolation = "bicubic"
+    name: str  # of the file in `conf/model/`, or any other
+    image_size: tuple[int, int]  # (H, W) in pixels
+    network: dict[str, Any]  # `_target_`, a `ReIDNetwork`, and its options
+    loss: dict[str, Any]  # see `LossConfig`
+    optimizer: dict[str, Any]  # see `OptimizerConfig`
+    schedule: dict[str, Any]  # see `Schedule`
+    unknown: Unknown  # what happens to identities without a row
+    pixels: Pixels  # what a batch of images holds: `raw` (0..255) or `imagenet` (normalised)
+    interpolation: Interpolation = "bicubic"  # as FastReID; `bilinear` as torchreid
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(self.image_size))
@@ -53,9 +41,7 @@ class ModelConfig:
     def without_weights(self) -> "ModelConfig":
         """The same model without backbone weights, because others follow."""
         none = {"pretrained": False, "weights": None}
-        return replace(
-            self, network={**self.network, **{k: none[k] for k in none if k in self.network}}
-        )
+        return replace(self, network={k: none.get(k, v) for k, v in self.network.items()})
 
     def primitives(self) -> dict[str, Any]:
         """Nested dicts of primitives, as `read` takes them."""

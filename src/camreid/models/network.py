@@ -21,35 +21,24 @@ NETWORKS = ("camreid.models.Baseline", "camreid.models.MGN")  # a checkpoint may
 
 @dataclass(frozen=True)
 class ReIDOutput:
-    """The output of a network, the same in training and in evaluation.
+    """The output of a network, the same in training and in evaluation."""
 
-    Attributes:
-        features: (B, D), compared at test time: after the neck, not L2-normalised.
-        embeddings: (B, d) feature of each metric loss.
-        logits: (B, rows) of each head.
-        before: (B, D), the features before the neck; None where there is no neck.
-    """
-
-    features: Tensor
-    embeddings: dict[str, Tensor]
-    logits: dict[str, Tensor]
-    before: Tensor | None = None
+    features: Tensor  # (B, D), compared at test time: after the neck, not L2-normalised
+    embeddings: dict[str, Tensor]  # (B, d) feature of each metric loss
+    logits: dict[str, Tensor]  # (B, rows) of each head
+    before: Tensor | None = None  # (B, D), before the neck; None where there is no neck
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
     """The features of validation, test and prediction.
 
-    Attributes:
-        flip: the mean of the features of an image and of its mirror image. FastReID normalises
-            the pixels of the mirror image twice; here both are normalised once.
-        normalize: L2-normalised, as cosine distances do anyway.
-        neck: features `after` the neck, as in training, or `before` it.
+    FastReID normalises the pixels of a mirror image twice; here both are normalised once.
     """
 
-    flip: bool = False
-    normalize: bool = False
-    neck: Side = "after"
+    flip: bool = False  # the mean of the features of an image and of its mirror image
+    normalize: bool = False  # L2-normalised, as cosine distances do anyway
+    neck: Side = "after"  # the neck, as in training
 
     def __post_init__(self) -> None:
         require_choice("neck", self.neck, Side)

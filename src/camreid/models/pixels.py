@@ -73,5 +73,5 @@ def check_raw(images: Tensor, otherwise: str = "") -> None:
 
 
 def _seen(images: Tensor) -> str:
-    low, high = (value.item() for value in images.aminmax())
+    low, high = images.aminmax()
     return f"{str(images.dtype).removeprefix('torch.')} images from {low:.4g} to {high:.4g}"

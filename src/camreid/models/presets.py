@@ -1,17 +1,13 @@
 """The models of `conf/model/`, read without Hydra."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from camreid.errors import InputError
+from camreid.files import CONF
 from camreid.models.config import ModelConfig
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-# beside the package in a wheel, at the top of a checkout
-CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if p.is_dir())
 
 
 def model_names() -> list[str]:

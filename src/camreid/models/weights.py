@@ -1,7 +1,7 @@
 """Weights that other programs wrote: read without running code, and fitted to a trunk."""
 
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,9 @@ def fit_trunk(state: Mapping[str, Tensor], trunk: nn.Module) -> TrunkFit:
     """
     expected = trunk.state_dict()
     prefix = _prefix(state, expected)
-    behind = _behind_blocks(expected)
+    blocks = [n.removesuffix(".1") for n, m in trunk.named_modules() if isinstance(m, NonLocal)]
+    moved = [(k, block) for k in expected for block in blocks if k.startswith(f"{block}.0.")]
+    behind = {k.replace(f"{block}.0.", f"{block}.", 1): k for k, block in moved}
     names: dict[str, str] = {}
     rest: dict[bool, list[str]] = {True: [], False: []}  # whether of a classifier
     for original in (k for k in state if k.startswith(prefix)):
@@ -103,7 +105,7 @@ def fit_trunk(state: Mapping[str, Tensor], trunk: nn.Module) -> TrunkFit:
             names[own] = original
         else:
             rest[own not in expected and name.startswith(_HEADS)].append(original)
-    fresh = tuple(f"{n}." for n, m in trunk.named_modules() if isinstance(m, NonLocal))
+    fresh = tuple(f"{block}.1." for block in blocks)
     optional = () if any(k.startswith(fresh) for k in names) else fresh
     missing = (k for k in expected if k not in names and not k.startswith(optional))
     return TrunkFit(
@@ -120,17 +122,6 @@ def _prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     first = next(iter(expected))
     found = dict.fromkeys(k.removesuffix(first) for k in state if k.endswith(first))
     return max(found or [""], key=lambda prefix: sum(prefix + k in state for k in expected))
-
-
-def _behind_blocks(expected: Iterable[str]) -> dict[str, str]:
-    """The trunk's name by the plain name, of blocks with a non-local block behind them."""
-    wrapped = {k.rpartition(".1.theta")[0] for k in expected if k.endswith(".1.theta.weight")}
-    return {
-        k.replace(f"{block}.0.", f"{block}.", 1): k
-        for block in wrapped
-        for k in expected
-        if k.startswith(f"{block}.0.")
-    }
 
 
 def load_trunk(trunk: nn.Module, path: str) -> None:

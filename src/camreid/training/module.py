@@ -22,7 +22,7 @@ from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
 from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
-from camreid.training.step import compiled, memory_format
+from camreid.training.step import compiled, keep_freed_memory, memory_format
 
 # weight and value of each loss, by name
 ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
@@ -107,6 +107,8 @@ class ReIDModule(RetrievalModule):
         """Set up the loader for `model.unknown=drop`, and the memory format of the weights."""
         if stage == "fit":
             self.model.to(memory_format=memory_format(self.model))
+            if self.trainer.strategy.root_device.type == "cpu":
+                keep_freed_memory()
             if self.config.unknown == "drop" and hasattr(self._datamodule, "keep_only"):
                 self._datamodule.keep_only(self.camera_labels or self.labels)
 

@@ -55,10 +55,10 @@ def resume(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Saves `last.ckpt` by the epoch, every N steps, and when SIGINT or SIGTERM stops the run.
+    """Saves `last.ckpt` after every epoch, every N steps, and when SIGINT or SIGTERM stops the run.
 
     The first signal stops the run after an optimisation step, the second at once. Several ranks
-    stop together, at a logging interval.
+    stop together, at a logging interval. N is `every_n_train_steps`, None for epochs alone.
     """
 
     def __init__(self, dirpath: str | Path, every_n_train_steps: int | None = None) -> None:
