@@ -24,9 +24,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument(
-        "runs", nargs="+", metavar="RUN", type=Path, help="folder of a run or matrix"
-    )
+    about = "folder of a run or matrix"
+    found.add_argument("runs", nargs="+", metavar="RUN", type=Path, help=about)
     about = "a .html file; report.html in the first RUN if not given"
     found.add_argument("-o", "--output", metavar="FILE", type=Path, help=about)
     return found
@@ -45,7 +44,3 @@ def main() -> None:
                 f"a report needs {error.name}: type pip install 'camreid[report]'."
             ) from error
         write_output(path, build_page(typed.runs))
-
-
-if __name__ == "__main__":
-    main()

@@ -138,8 +138,8 @@ class HeadCheck(pl.Callback):
 
 def _remedy(module: ReIDModule) -> str:
     """What to type; names the split of the starting weights where it is known."""
-    known = [p.split for p in module.provenance.parents if p.role == "init" and p.split]
-    origin = known[0].overrides if known else None
+    parents = module.provenance.parents
+    origin = next((p.split.overrides for p in parents if p.role == "init" and p.split), None)
     return (
         "Fine-tune with model.unknown=skip (train the known rows), extend (add rows) or reinit "
         "(new head), or train on the split that the head was made for: "
