@@ -40,7 +40,6 @@ def main() -> None:
         try:
             from camreid.runs.report.page import build_page  # torch only now: --help is quick
         except ModuleNotFoundError as error:
-            raise InputError(
-                f"a report needs {error.name}: type pip install 'camreid[report]'."
-            ) from error
+            message = f"a report needs {error.name}: type pip install 'camreid[report]'."
+            raise InputError(message) from error
         write_output(path, build_page(typed.runs))

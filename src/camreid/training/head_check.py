@@ -121,10 +121,8 @@ class HeadCheck(pl.Callback):
             )
             return faults
         of = "" if fit.camera is None else f" of camera {fit.camera}"
-        counts = (
-            f"{name} has {fit.rows} rows; {fit.shared} of the split's {fit.identities} train "
-            f"identities{of} are among them, {fit.unknown} are not"
-        )
+        counts = f"{name} has {fit.rows} rows; {fit.shared} of the split's {fit.identities} train "
+        counts += f"identities{of} are among them, {fit.unknown} are not"
         needs_coverage = whole and unknown in ("skip", "drop") and (fit.identities or not of)
         if unknown == "forbid" and fit.unknown:
             faults.append(f"{counts}, and model.unknown=forbid.")
