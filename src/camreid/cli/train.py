@@ -53,16 +53,16 @@ def train_run(config: DictConfig) -> float | None:
     data = build.build_data(config, split, module.config)
     if module.config.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
-    data.setup("fit")  # refuses impossible batches before anything is written
-    if config.test:
-        data.setup("test")
-    gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
-    gather_metrics(resuming=True)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
     module.notes = notes(config)
     callbacks = build.build_callbacks(config, split)
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     batches = data.train_sampler(world_size=trainer.world_size)
+    data.setup("fit")  # refuses impossible batches before anything is written
+    if config.test:
+        data.setup("test")
+    gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
+    gather_metrics(resuming=True)
     _announce(config, split, module, batches, resumed)
     _fit(trainer, module, data, config.resume)
     if config.test:
