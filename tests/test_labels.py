@@ -1,4 +1,5 @@
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camreid.errors import InputError
-from camreid.labels import UNKNOWN, LabelMap, fit_labels
+from camreid.labels import LabelMap, Unknown, fit_labels
 from tests.conftest import GOLDEN
 
 identities = st.lists(st.integers(-1, 2000), unique=True, max_size=40)
@@ -31,7 +32,7 @@ def test_orders_are_fastreids_and_torchreids_for_market1501() -> None:
     assert not any(a == b for a, b in same)
 
 
-@given(identities, identities, st.sampled_from(UNKNOWN))
+@given(identities, identities, st.sampled_from(get_args(Unknown)))
 def test_known_identities_keep_their_rows_unless_reinit(
     a: list[int], b: list[int], how: str
 ) -> None:

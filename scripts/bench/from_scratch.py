@@ -22,7 +22,8 @@ from typing import Any
 from unittest.mock import MagicMock
 
 SIZE = (128, 64)
-TRAIN = [sys.executable, "-m", "camreid.cli.train", "+split=original", "+experiment=from_scratch"]
+COMMANDS = Path(sys.executable).parent
+TRAIN = [f"{COMMANDS}/camreid-train", "+split=original", "+experiment=from_scratch"]
 PARTS = {
     "the recipe": [],
     "hard triplets in place of supervised contrast": [
@@ -127,7 +128,7 @@ def train_camreid(root: str, options: list[str], seconds: float) -> dict[str, fl
 
 def evaluate(root: str, checkpoint: str, folder: str) -> dict[str, float]:
     command = [
-        sys.executable, "-m", "camreid.cli.evaluate", f"checkpoint={checkpoint}", "+split=original",
+        f"{COMMANDS}/camreid-evaluate", f"checkpoint={checkpoint}", "+split=original",
         f"data.root={root}", "data.cache=none", f"run_dir={folder}",
     ]  # fmt: skip
     seconds_of(command)

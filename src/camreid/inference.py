@@ -23,7 +23,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class FeatureExtractor:
-    """Extracts the features that `camreid-evaluate` compares, from images of any size.
+    """The features that `camreid-evaluate` compares; InputError for arguments of no use.
 
     Args:
         module: a checkpoint's path, or a `ReIDModule`; its modes stay as they are.
@@ -35,9 +35,6 @@ class FeatureExtractor:
         flip: average the features of each image and its mirror image, before normalising.
         precision: `float32`; `bfloat16` or `float16` for mixed precision.
         neck: features `after` or `before` the neck.
-
-    Raises:
-        InputError: no such checkpoint, device or precision.
 
     >>> import numpy as np
     >>> from camreid import create_model
@@ -65,9 +62,7 @@ class FeatureExtractor:
         self.options = FeatureOptions(flip=flip, neck=neck)
         if not isinstance(module, ReIDModule | str | Path):
             kind = type(module).__name__
-            raise InputError(
-                f"module is of type {kind}: expected a ReIDModule or a checkpoint's path."
-            )
+            raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
         loaded = module if isinstance(module, ReIDModule) else load(module)
         self.image_size = loaded.config.image_size
         self.interpolation = loaded.config.interpolation
@@ -95,16 +90,15 @@ class FeatureExtractor:
         """
         many = list_images(images)
         numbers = None if cameras is None else self._cameras(cameras, len(many))
+        some = many or [torch.zeros(3, *self.image_size, dtype=torch.uint8)]  # for their width
         with evaluating(self.network), torch.inference_mode():
             parts, done = [], 0
-            if not many:
-                nothing = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8)
-                parts.append(self._features(nothing, None)[:0])
-            for batch in self._batches(many):
-                own = None if numbers is None else numbers[done : done + len(batch)]
+            for batch in self._batches(some):
+                own = numbers[done : done + len(batch)] if many and numbers is not None else None
                 parts.append(self._features(batch, own))
                 done += len(batch)
-        features = torch.cat(parts)  # outside inference mode, so that it can be trained on
+        # outside inference mode, so that it can be trained on
+        features = torch.cat(parts)[: len(many)]
         return F.normalize(features) if self.normalize else features
 
     def _cameras(self, cameras: Any, count: int) -> Tensor:

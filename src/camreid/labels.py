@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from camreid.errors import InputError, require_choice
 
 Order = Literal["numeric", "fastreid"]
 Unknown = Literal["skip", "drop", "extend", "reinit", "forbid"]
-UNKNOWN: tuple[Unknown, ...] = get_args(Unknown)
 
 
 def rows_of(table: Tensor, pids: Tensor) -> Tensor:

@@ -45,7 +45,6 @@ class SplitRecord:
         return shlex.join([f"+split={self.kind}", *options])
 
     def __str__(self) -> str:
-        """The kind, the options and the digest."""
         options = [f"{k}={v}" for k, v in self.options.items() if v is not None]
         return ", ".join([self.kind, *options, *([f"digest {self.digest}"] if self.digest else [])])
 

@@ -93,10 +93,10 @@ def test_the_device_refuses_float64() -> None:
 def test_ranking(problem: Any, metric: Any) -> None:
     options: dict[str, Any] = {**problem.tensors, "metric": metric}
     expected = rank(**options, protocol="within-camera")
-    pairs = rank_protocols(problem.query, problem.gallery, metric).camera_pairs
+    pairs = rank_protocols(**options).camera_pairs
     with Pretend():
         found = rank(**options, protocol="within-camera", device=DEVICE)
-        same = rank_protocols(problem.query, problem.gallery, metric, device=DEVICE).camera_pairs
+        same = rank_protocols(**options, device=DEVICE).camera_pairs
     assert torch.equal(found.first_match, expected.first_match)
     assert torch.equal(pairs.mAP.nan_to_num(-1), same.mAP.nan_to_num(-1))
 

@@ -75,12 +75,10 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
             "options. Images of other cameras then count as images of an unknown camera.",
             cameras=list(cameras),
         )
-    trunks = (
-        {name: tensor for name, tensor in tensors.items() if not name.startswith("heads.")}
-        for tensors in (state, module.model.state_dict())
-    )
+    differing = differing_tensors(state, module.model.state_dict())
+    differing = [name for name in differing if not name.startswith("heads.")]
     needed = {f"heads.{name}.weight" for name in module.model.remap_heads()}
-    differing = [*differing_tensors(*trunks), *sorted(needed - state.keys())]
+    differing += sorted(needed - state.keys())
     if differing:
         raise InputError(
             f"{checkpoint.path} is a {checkpoint.config.name} model and this run builds a "

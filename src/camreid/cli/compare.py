@@ -34,7 +34,3 @@ def main() -> None:
         show(*found.tables(), "", *(pair.verdict for pair in found.pairs))
         if typed.output:
             write_output(typed.output, json.dumps(found.to_json(), indent=1))
-
-
-if __name__ == "__main__":
-    main()

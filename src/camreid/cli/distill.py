@@ -41,13 +41,9 @@ def add_distillation(config: DictConfig, module: ReIDModule, experts: Sequence[E
     options = build_options(DistillConfig, "distill", given)
     notes = check_dataset(experts, data_root(config))
     notes += [f"{e.name}: its rows have no identities." for e in experts if e.labels.is_anonymous]
-    checkpoints = [read_checkpoint(expert.path) for expert in experts]
-    teachers = [
-        Teacher.of(checkpoint.module(), expert.camera)
-        for checkpoint, expert in zip(checkpoints, experts, strict=True)
-    ]
+    teachers = [Teacher.of(read_checkpoint(e.path).module(), e.camera) for e in experts]
     module.extra_losses.append(Distillation(teachers, module.model, options))
-    records = {checkpoint.path: checkpoint.provenance for checkpoint in checkpoints}
+    records = {expert.path: expert.provenance for expert in experts}
     module.provenance = module.provenance.after("teacher", records)
     lines = [f"Teacher {expert.name}: {expert.path}" for expert in experts]
     show(*lines, *(f"Note    {note}" for note in notes))

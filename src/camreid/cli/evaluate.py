@@ -57,8 +57,7 @@ def rank_features(config: DictConfig) -> None:
     table = FeatureTable.load(config.features)
     if config.evaluation.normalize:
         table = table.normalized()
-    on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
-    result, protocols = options.rank(table, torch.device("cuda" if on_gpu else "cpu"))
+    result, protocols = options.rank(table, torch.device(build.device_type(config)))
     seen = frozenset(table.notes.get("seen") or ())
     content = {
         "split": table.notes.get("split"),

@@ -90,13 +90,10 @@ class Test:
         evaluate.set_evaluation(module, options)
         data = build.build_data(self.config, self.split, module.config)
         self.trainer.test(module, data, verbose=False)
-        table, tested, provenance = module.test_features, module.test_result, module.provenance
+        table, tested, known = module.test_features, module.test_result, module.provenance
         if table is None or tested is None:
-            raise InputError(
-                "no tested query has a match; type a larger trainer.limit_test_batches."
-            )
-        seen, complete = provenance.seen, provenance.complete
-        self.rows[name] = Row(tested.ranking, table.query.cameras, seen, complete)
+            raise InputError("no tested query has a match.", limit_test_batches=1.0)
+        self.rows[name] = Row(tested.ranking, table.query.cameras, known.seen, known.complete)
         notes = {
             **evaluate.feature_notes(module, options),
             "split": self.split.record.to_json(),
@@ -106,7 +103,6 @@ class Test:
         table = replace(table, notes=notes)
         if options.save_features:
             path = build.run_folder() / "features" / f"{name}.safetensors"
-            path.parent.mkdir(exist_ok=True)
             table.save(path)
         return table
 

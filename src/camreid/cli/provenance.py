@@ -28,13 +28,10 @@ def _source() -> dict[str, Any]:
 def _commit() -> str | None:
     """The commit of camreid, if it runs from a repository that holds it."""
     here = Path(__file__)
-    known = _git(here.parent, "ls-files", here.name)
-    return _git(here.parent, "rev-parse", "HEAD") if known else None
-
-
-def _git(folder: Path, *command: str) -> str | None:
+    git = ("git", "-C", here.parent)
     try:
-        found = subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True)
+        known = subprocess.run([*git, "ls-files", here.name], capture_output=True).stdout
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     except FileNotFoundError:
         return None
-    return found.stdout.strip() or None
+    return head.strip() or None if known else None

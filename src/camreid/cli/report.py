@@ -24,9 +24,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument(
-        "runs", nargs="+", metavar="RUN", type=Path, help="folder of a run or matrix"
-    )
+    about = "folder of a run or matrix"
+    found.add_argument("runs", nargs="+", metavar="RUN", type=Path, help=about)
     about = "a .html file; report.html in the first RUN if not given"
     found.add_argument("-o", "--output", metavar="FILE", type=Path, help=about)
     return found
@@ -41,11 +40,6 @@ def main() -> None:
         try:
             from camreid.runs.report.page import build_page  # torch only now: --help is quick
         except ModuleNotFoundError as error:
-            raise InputError(
-                f"a report needs {error.name}: type pip install 'camreid[report]'."
-            ) from error
+            message = f"a report needs {error.name}: type pip install 'camreid[report]'."
+            raise InputError(message) from error
         write_output(path, build_page(typed.runs))
-
-
-if __name__ == "__main__":
-    main()

@@ -27,7 +27,6 @@ class ReIDDataModule(pl.LightningDataModule):
         identities: P, identities in a train batch of each rank.
         instances: K, images of each. `auto` is the median number of images of an identity, from 2
             to 4; P is then such that batches keep 4 x `identities` images, or all identities.
-        eval_batch_size: images in an evaluation batch.
         workers: loader processes; None for as many as there are cores for this rank, at most 8;
             with a cache at most 2, and none on the CPU.
         seed: of sampling and augmentation.
@@ -96,8 +95,7 @@ class ReIDDataModule(pl.LightningDataModule):
                 )
         if self.cache:
             images = (*self.split.train, *self.split.val, *self.split.query, *self.split.gallery)
-            trains = stage in ("fit", "validate")
-            parts = ("train", "val") if trains else ("query", "gallery")
+            parts = ("train", "val") if stage in ("fit", "validate") else ("query", "gallery")
             folders = {os.path.dirname(r.path) for p in parts for r in getattr(self.split, p)}
             self.cache.locate([r.path for r in images if os.path.dirname(r.path) in folders])
 

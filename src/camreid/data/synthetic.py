@@ -124,7 +124,6 @@ def _pairs(pids: list[int], rng: random.Random) -> list[tuple[int, int]]:
     """Which identities each camera sees: the official share, and two cameras for each identity."""
     pairs = {(p, c) for c, n in _SEEN.items() for p in rng.sample(pids, round(n * len(pids) / 751))}
     for pid in pids:
-        cameras = [camera for camera in _SEEN if (pid, camera) in pairs]
-        if len(cameras) < 2:
-            pairs.update((pid, camera) for camera in [c for c in (1, 3) if c not in cameras])
+        if sum((pid, camera) in pairs for camera in _SEEN) < 2:
+            pairs.update({(pid, 1), (pid, 3)})
     return sorted(pairs)

@@ -5,13 +5,7 @@ from camreid.evaluation.features import FeatureTable, Images
 from camreid.evaluation.metric import RetrievalMetric
 from camreid.evaluation.neighbours import expand_queries
 from camreid.evaluation.options import RankOptions
-from camreid.evaluation.ranking import (
-    CameraPairs,
-    Protocols,
-    rank,
-    rank_distances,
-    rank_protocols,
-)
+from camreid.evaluation.ranking import CameraPairs, Protocols, rank, rank_distances, rank_protocols
 from camreid.evaluation.rerank import rerank
 from camreid.evaluation.result import RankingResult
 

@@ -48,8 +48,9 @@ class TripletLoss(nn.Module):
                 losses = torch.where(gap.exp().isinf().any(), (gap + 0.3).relu(), losses)
         else:
             losses = (gap + self.margin).relu()
+        mean = losses.where(pairs.anchors, 0.0).sum() / pairs.anchors.sum().clamp(min=1)
         # the second term keeps the graph where there was no triplet
-        return pairs.mean(losses) + 0.0 * embeddings.sum()
+        return mean + 0.0 * embeddings.sum()
 
     def _mine(self, distances: Tensor, pairs: "_Pairs") -> tuple[Tensor, Tensor]:
         """(B,) distances to positives and to negatives; those of no anchor have no meaning."""
@@ -82,10 +83,6 @@ class _Pairs:
         pair = torch.ones_like(same) if cameras is None else cameras[:, None] == cameras
         positive, negative = same & pair & ~itself, ~same & pair
         return cls(positive, negative, itself, positive.any(1) & negative.any(1))
-
-    def mean(self, losses: Tensor) -> Tensor:
-        """The mean of (B,) losses over the anchors."""
-        return losses.where(self.anchors, 0.0).sum() / self.anchors.sum().clamp(min=1)
 
 
 def _single(values: Tensor) -> Tensor:

@@ -89,15 +89,14 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, dim): the pooled map, or the output of the model's own head."""
-        features = self.trunk.forward_features(images)
+        features: Tensor = self.trunk.forward_features(images)
         if self.pool is not None:
             features = self.pool(features)
         elif self._has_map:
             features = _single(features).mean((2, 3))
         else:
             features = self.trunk.forward_head(features, pre_logits=True)
-        pooled: Tensor = features
-        return pooled
+        return features
 
     @torch.no_grad()
     def _probe(self, name: str, image_size: tuple[int, int]) -> None:

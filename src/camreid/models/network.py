@@ -117,8 +117,7 @@ class ReIDNetwork(nn.Module):
     @property
     def labels(self) -> LabelMap:
         """The identities of all heads: in row order, or camera by camera."""
-        heads = self.remap_heads().values()
-        return LabelMap.union(head.labels for head in heads)
+        return LabelMap.union(head.labels for head in self.remap_heads().values())
 
     def rows(self, pids: Tensor, cameras: Tensor) -> dict[str, Tensor]:
         """(B,) row in each head of images of (B,) identities and cameras; -1 for none."""

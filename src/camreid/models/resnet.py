@@ -5,10 +5,7 @@ from torch import Tensor, nn
 
 
 class IBN(nn.Module):
-    """Instance norm for the first half of the channels, batch norm for the others: IBN-a.
-
-    Pan et al. 2018. The instance norm keeps no running statistics.
-    """
+    """IBN-a (Pan et al. 2018): instance norm of half of the channels, batch norm of the others."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -92,8 +92,13 @@ class RunFolder:
     @property
     def _metrics_lines(self) -> list[dict[str, float]]:
         """What was logged before the run was resumed, and since."""
+
+        def parse(text: str) -> list[dict[str, float]]:
+            rows = csv.DictReader(text.splitlines())
+            return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
         paths = [self.path / name for name in _METRICS]
-        return [line for path in paths if path.is_file() for line in _read(path, _csv)]
+        return [line for path in paths if path.is_file() for line in _read(path, parse)]
 
     def gather_metrics(self, resuming: bool = False) -> None:
         """Join the parts; `resuming` keeps them aside, as the logger starts `metrics.csv` anew."""
@@ -126,11 +131,6 @@ class RunFolder:
 
         path = self.path / kind.file
         return _read(path, parse) if path.exists() else None
-
-
-def _csv(text: str) -> list[dict[str, float]]:
-    rows = csv.DictReader(text.splitlines())
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 def _read(path: Path, parse: Callable[[str], T]) -> T:

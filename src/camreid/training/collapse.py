@@ -16,10 +16,8 @@ def separation(embeddings: Tensor, pids: Tensor) -> Tensor:
     """
     values = embeddings.detach().float()
     distances, same = torch.cdist(values, values), pids[:, None] == pids
-    counts = same.sum() - len(pids), (~same).sum()  # an image and itself have no distance
-    within, between = (
-        (distances * m).sum() / n for m, n in zip((same, ~same), counts, strict=True)
-    )
+    within = (distances * same).sum() / (same.sum() - len(pids))  # not of an image and itself
+    between = (distances * ~same).sum() / (~same).sum()
     return torch.nan_to_num(1 - within / between, posinf=0.0, neginf=0.0)
 
 

@@ -121,10 +121,8 @@ class HeadCheck(pl.Callback):
             )
             return faults
         of = "" if fit.camera is None else f" of camera {fit.camera}"
-        counts = (
-            f"{name} has {fit.rows} rows; {fit.shared} of the split's {fit.identities} train "
-            f"identities{of} are among them, {fit.unknown} are not"
-        )
+        counts = f"{name} has {fit.rows} rows; {fit.shared} of the split's {fit.identities} train "
+        counts += f"identities{of} are among them, {fit.unknown} are not"
         needs_coverage = whole and unknown in ("skip", "drop") and (fit.identities or not of)
         if unknown == "forbid" and fit.unknown:
             faults.append(f"{counts}, and model.unknown=forbid.")
@@ -138,8 +136,8 @@ class HeadCheck(pl.Callback):
 
 def _remedy(module: ReIDModule) -> str:
     """What to type; names the split of the starting weights where it is known."""
-    known = [p.split for p in module.provenance.parents if p.role == "init" and p.split]
-    origin = known[0].overrides if known else None
+    parents = module.provenance.parents
+    origin = next((p.split.overrides for p in parents if p.role == "init" and p.split), None)
     return (
         "Fine-tune with model.unknown=skip (train the known rows), extend (add rows) or reinit "
         "(new head), or train on the split that the head was made for: "

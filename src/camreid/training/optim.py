@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
-from torch import nn
+from torch import nn, optim
 from torch.optim.lr_scheduler import LRScheduler
 
 from camreid.errors import InputError, require_choice, require_number
@@ -35,9 +35,7 @@ class OptimizerConfig:
             if getattr(self, name) is not None:
                 require_number(f"optimizer.{name}", getattr(self, name), least=0)
 
-    def build(
-        self, parameters: Iterable[nn.Parameter], fused: bool = False
-    ) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> optim.Optimizer:
         """The optimiser of the parameters that require a gradient.
 
         `fused` steps all tensors in one kernel, where their devices have it.
@@ -45,11 +43,9 @@ class OptimizerConfig:
         trained = [p for p in parameters if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": trained}]
         if self.norm_weight_decay is not None:
-            norms = {"weight_decay": self.norm_weight_decay}
-            groups = [
-                {"params": [p for p in trained if p.ndim > 1]},
-                {"params": [p for p in trained if p.ndim <= 1], **norms},
-            ]
+            norms = [p for p in trained if p.ndim <= 1]
+            groups = [{"params": [p for p in trained if p.ndim > 1]}]
+            groups.append({"params": norms, "weight_decay": self.norm_weight_decay})
         name = "momentum" if self.name == "sgd" else self.name  # timm's sgd is Nesterov's
         fused &= all(p.device.type in ("cpu", "cuda") for p in trained)
         how: dict[str, Any] = {"fused": True} if fused else {}
@@ -136,9 +132,7 @@ class ScheduleLR(LRScheduler):
     Its state holds the run's length: a resumed run keeps its milestones, also if it gets longer.
     """
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, schedule: Schedule, run: RunLength
-    ) -> None:
+    def __init__(self, optimizer: optim.Optimizer, schedule: Schedule, run: RunLength) -> None:
         self.schedule = schedule
         self.steps_per_epoch, self.epochs = run.steps_per_epoch, run.epochs
         super().__init__(optimizer)

@@ -35,10 +35,7 @@ _FASTREID_MGN: Rules = (
     (r"^backbone\.", "trunk."),
     (r"^(b[123])\.", r"branches.\1."),
 )
-_TORCHREID: Rules = (
-    (r"^classifier\.", "heads.identity."),
-    (r"^", "backbone.trunk."),
-)
+_TORCHREID: Rules = ((r"^classifier\.", "heads.identity."), (r"^", "backbone.trunk."))
 
 
 def fastreid_names(file: Iterable[str], model: str) -> tuple[dict[str, str], dict[str, str]]:
