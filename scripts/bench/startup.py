@@ -38,9 +38,7 @@ def steps(root: Path) -> dict[str, Callable[[], object]]:
         "OriginalSplit, with its digest": lambda: OriginalSplit()(records),
         "digest": lambda: replace(split),  # the copy computes its own
         "save of the manifest": lambda: split.save(root / "split.csv"),
-        "IdentitySampler, an epoch": lambda: list(
-            IdentitySampler([r.pid for r in split.train], *BATCH)
-        ),
+        "draw of an epoch": lambda: list(IdentitySampler([r.pid for r in split.train], *BATCH)),
     }
 
 
