@@ -141,7 +141,7 @@ def test_the_error_of_rank_one_is_what_the_user_sees(market: Path, tmp_path: Pat
     shutil.copytree(market, tmp_path / "data")
     images = sorted((tmp_path / "data" / "query").glob("*.jpg"))
     images[1].write_bytes(b"broken")
-    typed = ("+split=original", "data.root=data", "trainer.max_epochs=1")
+    typed = ("+split=original", "data.root=data", "data.cache=none", "trainer.max_epochs=1")
     ran = launch(*TRAIN, *typed, folder=tmp_path)
     assert ran.returncode not in (0, None)
     assert images[1].name in ran.stderr

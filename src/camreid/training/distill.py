@@ -97,7 +97,8 @@ class Distillation:
             if not shown.any():
                 continue
             theirs = teacher(images[shown], cameras[shown])
-            similarities.append(cosines(gather(theirs.features)))
+            if config.similarity_weight:  # all images are shown, so ranks have equal shapes
+                similarities.append(cosines(gather(theirs.features)))
             for name, (their_rows, our_rows) in shared.items():
                 mean = torch.stack(list(theirs.logits.values())).mean(0)
                 target = theirs.logits.get(name, mean)[own[shown]][:, their_rows]
