@@ -1,7 +1,7 @@
 """Accuracy per minute: a network from scratch beside torchreid, in the same wall time.
 
-Claim: on two cores, `+experiment=from_scratch` reaches 3 times the mAP of torchreid's softmax
-engine at its defaults, with OSNet x0.25 at 128x64.
+Target: on two cores, `+experiment=from_scratch` with 3 times the mAP of torchreid's softmax engine
+at its defaults, with OSNet x0.25 at 128x64.
 
     python scripts/bench/from_scratch.py --root DATASET --torchreid CHECKOUT [--minutes 8] [--parts]
 

@@ -1,8 +1,8 @@
 """Training beside torchreid's engine and beside a plain step: images per second, waits, memory.
 
-Claim: camreid trains OSNet x0.25 at 1.5 times the images per second of torchreid's softmax engine
-on a CPU, and its step is 1.7 times as fast as a plain float32 step where the CPU has bf16
-instructions. On a GPU, ResNet-50 with the loader reaches 95 % of the rate of a batch on the device.
+Targets: on a CPU, OSNet x0.25 at 1.5 times the images per second of torchreid's softmax engine,
+and a step 1.7 times as fast as a plain float32 one. On a GPU, ResNet-50 with the loader at 95 % of
+the rate of a batch on the device.
 
     python scripts/bench/train.py --root DATASET [--size 256 128] [--torchreid CHECKOUT] [--json F]
 

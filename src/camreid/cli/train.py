@@ -50,9 +50,7 @@ def train_run(config: DictConfig) -> float | None:
     evaluate.set_evaluation(module, config.evaluation)
     if config.compile:
         module.compile_network("default" if config.compile is True else str(config.compile))
-    data = build.build_data(config, split, module.config)
-    if module.config.unknown == "drop":
-        data.keep_only(module.camera_labels or module.labels)
+    data = _build_data(config, split, module)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
     module.notes = notes(config)
     callbacks = build.build_callbacks(config, split)
@@ -70,6 +68,14 @@ def train_run(config: DictConfig) -> float | None:
     gather_metrics()
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return None if best is None else float(best)
+
+
+def _build_data(config: DictConfig, split: Split, module: ReIDModule) -> ReIDDataModule:
+    """The loaders; with `unknown=drop`, of images with a row alone."""
+    data = build.build_data(config, split, module.config)
+    if module.config.unknown == "drop":
+        data.keep_only(module.camera_labels or module.labels)
+    return data
 
 
 def build_module(

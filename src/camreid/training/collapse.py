@@ -12,21 +12,20 @@ METRIC = "train/separation"
 def separation(embeddings: Tensor, pids: Tensor) -> Tensor:
     """() 1 - p / n: mean distances p within identities and n between those of (B, d) embeddings.
 
-    It is 0 where identities are not separated, and for a batch without one of the two.
+    It is 0 where identities are not separated, and 1 for a batch that lacks one kind of pair.
     """
     values = embeddings.detach().float()
     distances, same = torch.cdist(values, values), pids[:, None] == pids
-    within = (distances * same).sum() / (same.sum() - len(pids))  # not of an image and itself
-    between = (distances * ~same).sum() / (~same).sum()
-    return torch.nan_to_num(1 - within / between, posinf=0.0, neginf=0.0)
+    pairs, others = same.sum() - len(pids), (~same).sum()  # no pair of an image and itself
+    ratio = (distances * same).sum() / pairs / ((distances * ~same).sum() / others)
+    return torch.where((pairs > 0) & (others > 0), torch.nan_to_num(1 - ratio, neginf=0.0), 1.0)
 
 
 class CollapseWarning(pl.Callback):
-    """Warns once, in the log, after an epoch whose embedding does not separate identities.
+    """Warns once, in the log, if the embedding of an epoch does not separate identities.
 
     Args:
-        least: mean `separation` of an epoch. Networks with random weights have 0.03, trained ones
-            0.2 and more; hard triplets with a margin take random weights to 0.
+        least: mean `separation` of an epoch.
         start: epochs that are not judged.
     """
 
@@ -43,8 +42,8 @@ class CollapseWarning(pl.Callback):
         if trainer.is_global_zero:
             logging.getLogger("camreid").warning(
                 f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed. Images of one "
-                f"identity are as far apart as those of two: train/separation is {found:.3f}, and "
-                "about 0.03 with random weights. Hard triplets do this to a network without "
-                "pretrained weights. Type +experiment=from_scratch, or start from trained weights "
-                "with init= or model.network.weights=."
+                f"identity are as far apart as those of two: train/separation is {found:.3f}. Hard "
+                "triplets do this to a network without pretrained weights. Type "
+                "+experiment=from_scratch, or start from trained weights with init= or "
+                "model.network.weights=."
             )
