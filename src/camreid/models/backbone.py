@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camreid.errors import InputError
+from camreid.models.human import create_human, is_human
 from camreid.models.osnet import OSNet
 from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local
 from camreid.models.weights import load_trunk
@@ -24,6 +25,7 @@ class BackboneOptions:
 
     pretrained: bool = False  # timm's weights
     weights: str | None = None  # a file instead
+    allow_partial: bool = False  # take weights that do not cover the whole backbone
     drop_path: float = 0.0  # stochastic depth of the last block
     # of a map (B, C, h, w); backbones without one pool by their own head and refuse gem
     pool: Pool = "avg"
@@ -31,10 +33,12 @@ class BackboneOptions:
     ibn: bool = False  # instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018)
     non_local: bool = False  # non-local blocks in stages 2 and 3 (Ye et al. 2021)
     stem_padding: Literal[1, 0] = 1  # 0 and rounding up as FastReID since November 2020
+    stem_relu: bool = True  # False as reid-strong-baseline
 
     def change(self, trunk: nn.Module, name: str) -> None:
         """Change a ResNet in place."""
         usual = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
+        usual["stem_relu"] = True
         wanted = {key: value for key, value in usual.items() if getattr(self, key) != value}
         if wanted and not isinstance(getattr(trunk, "layer4", None), nn.Module):
             given = ", ".join(f"{key}={getattr(self, key)}" for key in wanted)
@@ -43,6 +47,8 @@ class BackboneOptions:
             remove_last_stride(trunk)
         if self.stem_padding == 0:
             trunk.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+        if not self.stem_relu:
+            trunk.act1 = nn.Identity()
         if self.ibn:
             use_ibn(trunk)
         if self.non_local:
@@ -54,7 +60,9 @@ class Backbone(nn.Module):
 
     Args:
         name: a timm model name, such as `resnet50.tv_in1k`, or an OSNet: `osnet_x1_0`,
-            `osnet_x0_75`, `osnet_x0_5`, `osnet_x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`.
+            `osnet_x0_75`, `osnet_x0_5`, `osnet_x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`; or one
+            for human-pretrained weights: `solider_swin_tiny`, `solider_swin_small`,
+            `solider_swin_base`, `ics_vit_small`, `ics_vit_base`.
         image_size: (H, W) in pixels.
         options: weights, pooling and changes.
 
@@ -62,6 +70,7 @@ class Backbone(nn.Module):
         dim: width of the features.
         mean: (3,) of the pixels that the weights expect, in 0..255.
         std: (3,) likewise.
+        loaded: what became of the tensors of the weight file, as a line; empty without a file.
 
     Raises:
         InputError: an unknown name, a model that does not take this image size, no such weights,
@@ -75,8 +84,9 @@ class Backbone(nn.Module):
         pool = options.pool
         self.trunk = _create(name, image_size, options)
         options.change(self.trunk, name)
+        self.loaded = ""
         if options.weights is not None:
-            load_trunk(self.trunk, options.weights)
+            self.loaded = load_trunk(self.trunk, options.weights, options.allow_partial)
         self.pool = GeM(learned=pool == "gem_learned") if pool != "avg" else None
         config = getattr(self.trunk, "pretrained_cfg", {}) or {}
         self.mean = 255 * torch.tensor(config.get("mean", _IMAGENET_MEAN))
@@ -151,21 +161,23 @@ def _single(features: Tensor) -> Tensor:
 
 def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:
     pretrained = own.pretrained and own.weights is None
-    osnet = re.fullmatch(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)", name)
-    if osnet:
-        if pretrained:
-            raise InputError(
-                f"pretrained=True: timm has no weights of {name}; weights=FILE takes a file.",
-                pretrained=False,
-            )
-        return OSNet(float(osnet[2].replace("_", ".")), osnet[1] or "bn")  # type: ignore[arg-type]
-    if not timm.is_model(name):
-        near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
-        raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
     if own.drop_path:
         options["drop_path_rate"] = own.drop_path
+    osnet = re.fullmatch(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)", name)
+    if pretrained and (osnet or is_human(name)):
+        raise InputError(
+            f"pretrained=True: timm has no weights of {name}; weights=FILE takes a file.",
+            pretrained=False,
+        )
+    if osnet:
+        return OSNet(float(osnet[2].replace("_", ".")), osnet[1] or "bn")  # type: ignore[arg-type]
+    if not timm.is_model(name) and not is_human(name):
+        near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
+        raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
     try:
+        if is_human(name):
+            return create_human(name, image_size, **options)
         try:
             return timm.create_model(name, img_size=image_size, **options)
         except TypeError:  # most convolutional networks have no image size

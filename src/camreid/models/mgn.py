@@ -29,6 +29,7 @@ class MGNOptions:
     backbone: str  # a timm ResNet of bottlenecks
     pretrained: bool = False
     weights: str | None = None
+    allow_partial: bool = False
     ibn: bool = False
     stem_padding: Literal[1, 0] = 1
     dim: int = 256  # of each part
@@ -63,10 +64,11 @@ class MGN(ReIDNetwork):
                 f"image_size={list(image_size)}: MGN needs three stripes of the map.",
                 image_size=[384, 128],
             )
-        given = {k: getattr(own, k) for k in ("pretrained", "weights", "ibn", "stem_padding")}
+        shared = ("pretrained", "weights", "allow_partial", "ibn", "stem_padding")
+        given = {k: getattr(own, k) for k in shared}
         whole = Backbone(own.backbone, image_size, BackboneOptions(last_stride=1, **given))
         self.pixel_norm = PixelNorm(pixels, whole.mean, whole.std)
-        trunk = whole.trunk
+        trunk, self.loaded = whole.trunk, whole.loaded
         stem = (trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool)
         self.trunk = nn.Sequential(*stem, trunk.layer1, trunk.layer2, trunk.layer3[0])
         rest = nn.Sequential(nn.Sequential(*trunk.layer3[1:]), trunk.layer4)

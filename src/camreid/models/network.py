@@ -69,11 +69,13 @@ class ReIDNetwork(nn.Module):
         heads: `RemapHead`s by name: all over one label map, or one per camera, each over its own.
         widths: width of the features of each head.
         cameras: 1-based, that the network tells apart; none by default.
+        loaded: coverage of the trunk by its weight file, as a line; empty without a file.
     """
 
     heads: nn.ModuleDict
     widths: dict[str, int]
     cameras: tuple[int, ...] = ()
+    loaded: str = ""
 
     def forward(
         self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None

@@ -1,34 +1,20 @@
-"""Import of FastReID, torchreid and timm files; every key of a file is reported."""
+"""Import of other programs' files; every key of a file is reported."""
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor
-
-from camreid.checkpoints.foreign.names import fastreid_names, torchreid_names
+from camreid.checkpoints.foreign.building import (
+    Import,
+    Source,
+    import_model,
+    import_transreid,
+    import_trunk,
+)
 from camreid.errors import HeadMismatch, InputError, require_choice
 from camreid.labels import LabelMap
-from camreid.models.presets import read_model
-from camreid.models.weights import fit_trunk, read_state
-from camreid.training.module import ReIDModule, create_model
-
-Source = Literal["fastreid", "torchreid", "timm"]
-State = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Import:
-    """A model, and what became of the file's keys."""
-
-    module: ReIDModule
-    generation: str  # the release that names its tensors as the file does
-    loaded: dict[str, str]  # names in the model, by name in the file
-    needless: dict[str, str]  # why the model does not need a tensor, by name in the file
-    left_over: tuple[str, ...]  # names in the file that were not taken
-    missing: tuple[str, ...]  # names in the model that the file does not have
+from camreid.models.reading import read_states
+from camreid.training.module import ReIDModule
 
 
 def import_weights(
@@ -38,18 +24,20 @@ def import_weights(
     labels: LabelMap | None = None,
     **options: Any,
 ) -> ReIDModule:
-    """The model of a FastReID, torchreid or timm file, in evaluation mode on the CPU.
+    """The model of another program's file, in evaluation mode on the CPU.
 
     Args:
         path: the file; pickled code in it is not run.
-        source: the program that wrote it; `timm` for a trunk with timm's or torchvision's names,
-            such as LUPerson's. The imported model has no rows yet.
+        source: the program that wrote it: `transreid` also for BoT, PersonViT, SOLIDER-REID and
+            CLIP-ReID; `timm` for a trunk alone, such as LUPerson's, TransReID-SSL's, SOLIDER's or
+            CLIP's. The model of a trunk alone has no rows yet.
         model: the name of its architecture, a file of `conf/model/`.
         labels: the identities in row order; without them the head is anonymous.
         options: what differs from the config, see `camreid.create_model`. Also `stem_padding` of
             the max-pool: 1, or 0 and rounding up, which FastReID has had since November 2020 (by
             default 0 for files with FastReID's names from v1.0 on, else 1); and `allow_partial`,
-            to import although keys are missing or left over.
+            to import although keys are missing or left over. TransReID's camera embedding needs
+            `network__camera_embedding` and `network__cameras`.
 
     Raises:
         InputError: no such file, or keys other than class rows that do not fit the model.
@@ -72,11 +60,19 @@ def import_file(
     require_choice("source", source, Source)
     if stem_padding is not None:
         options["network__stem_padding"] = stem_padding
-    file = read_state(path)
+    states = read_states(path)
     if source == "timm":
-        result = _import_trunk(file, model, options)
+        result = import_trunk(states, model, options)
     else:
-        result = _import_model(file, source, model, labels, options)
+        # of containers with as many tensors, the first is preferred
+        container = max(states, key=lambda name: len(states[name]))
+        how = import_transreid if source == "transreid" else import_model
+        result = how(states[container], source, model, labels, options)
+        same = [k for k, v in states.items() if 2 * len(v.keys() & states[container]) > len(v)]
+        others = [k for k in same if k != container]
+        note = f"{', '.join(others)} has the same names" if others else ""
+        place = f"from {container}" if container else ""
+        result = replace(result, notes=tuple(filter(None, (place, note, *result.notes))))
     missing = [k for k in result.missing if not k.startswith("heads.")]
     if not allow_partial and (missing or result.left_over):
         raise InputError(
@@ -84,7 +80,8 @@ def import_file(
             f"{len(missing)} of the model's tensors are missing "
             f"({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of the file's are "
             f"left over ({', '.join(result.left_over[:3]) or 'none'}); {len(result.loaded)} fit. "
-            "Give the model and source of this file; allow_partial imports the tensors that fit."
+            f"Give the model and source of this file{result.hint}; allow_partial imports the "
+            "tensors that fit."
         )
     if labels is not None and (source == "timm" or len(missing) < len(result.missing)):
         raise HeadMismatch(
@@ -93,86 +90,3 @@ def import_file(
         )
     result.module.add_identities(() if labels is None else labels.pids)
     return result
-
-
-def _import_model(
-    file: State, source: Source, model: str, labels: LabelMap | None, options: Mapping[str, Any]
-) -> Import:
-    is_torchreid = source == "torchreid"
-    names, needless = (torchreid_names(file), {}) if is_torchreid else fastreid_names(file, model)
-    state = {own: file[name] for name, own in names.items()}
-    generation = "torchreid" if is_torchreid else _generation(file)
-    rows = _label_map(state, labels)
-    module = create_model(model, rows, **{**_options(model, generation, state), **options})
-    own = module.model.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    module.model.load_state_dict({**own, **fits})
-    optional = ("num_batches_tracked", ".pids")  # not in every file; from the labels
-    missing = (k for k in own if k not in fits and not k.endswith(optional))
-    return Import(
-        module.eval(),
-        generation,
-        {name: k for name, k in names.items() if k in fits},
-        needless,
-        tuple(name for name, k in names.items() if k not in fits),
-        tuple(k for k in missing if not k.startswith("pixel_norm.")),
-    )
-
-
-def _import_trunk(file: State, model: str, options: Mapping[str, Any]) -> Import:
-    module = create_model(model, LabelMap(()), **options)
-    trunk = getattr(getattr(module.model, "backbone", None), "trunk", None)
-    if trunk is None:
-        raise InputError(f"source=timm needs a model with one trunk; model={model} has none.")
-    fit = fit_trunk(file, trunk)
-    fits = {own: file[name] for own, name in fit.names.items()}
-    trunk.load_state_dict({**trunk.state_dict(), **fits})
-    return Import(
-        module.eval(),
-        "timm",
-        {name: f"backbone.trunk.{own}" for own, name in fit.names.items()},
-        dict.fromkeys(fit.heads, "a classifier of other classes"),
-        (*fit.left_over, *fit.outside),
-        tuple(f"backbone.trunk.{k}" for k in fit.missing),
-    )
-
-
-def _generation(names: State) -> str:
-    if any("bnneck" in name for name in names):
-        return "FastReID v0.1.1"
-    is_older = any(".classifier.weight" in name for name in names)
-    return "FastReID v1.0" if is_older else "FastReID v1.3"
-
-
-def _options(model: str, generation: str, state: State) -> dict[str, Any]:
-    """What the file's release and tensors (camreid's names) show of the architecture."""
-    found: dict[str, Any] = {}
-    is_torchreid = generation == "torchreid"
-    if is_torchreid:
-        found = {"neck": "none", "bias": "heads.identity.bias" in state}
-        if "backbone.trunk.layer4.0.conv1.weight" in state:
-            reduced = state.get("projection.0.weight")
-            found["projection"] = None if reduced is None else reduced.shape[:1].numel()
-            found["last_stride"] = None if reduced is None else 1
-    if any(".layer1." in name for name in state) or "trunk.0.weight" in state:
-        found["stem_padding"] = int(generation in ("FastReID v0.1.1", "torchreid"))
-    if any(name.startswith("norms.") for name in state):
-        found["extra_norm"] = True  # MGN of v0.1.1
-    if model.startswith("agw") and "backbone.pool.p" in state:
-        found["pool"] = "gem_learned"  # AGW of v0.1.1
-    takes = read_model(model).network
-    network = {f"network__{key}": value for key, value in found.items() if key in takes}
-    return {**network, "interpolation": "bilinear" if is_torchreid else "bicubic"}
-
-
-def _label_map(state: State, labels: LabelMap | None) -> LabelMap:
-    """The label map of the heads in a state dict; anonymous without labels."""
-    heads = (v for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k))
-    rows = {weight.shape[:1].numel() for weight in heads} or {0}
-    if len(rows) > 1 or (labels is not None and rows != {len(labels)}):
-        raise HeadMismatch(
-            f"the head in the file has {', '.join(map(str, sorted(rows)))} rows, and the label map "
-            f"{len(labels or ())} identities. Give the label map of its training split and camera, "
-            "or no labels to use the features only."
-        )
-    return LabelMap.anonymous(rows.pop()) if labels is None else labels

@@ -1,4 +1,4 @@
-"""camreid's names of the tensors in FastReID and torchreid files: facts of the files, no code."""
+"""camreid's names of the tensors in other programs' files: facts of the files, no code."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -36,6 +36,17 @@ _FASTREID_MGN: Rules = (
     (r"^(b[123])\.", r"branches.\1."),
 )
 _TORCHREID: Rules = ((r"^classifier\.", "heads.identity."), (r"^", "backbone.trunk."))
+_TRANSREID: Rules = (
+    (r"^classifier\.", "heads.identity."),
+    (r"^bottleneck\.", "neck."),
+    (r"^(base|image_encoder|backbone)\.", "backbone.trunk."),
+)
+_TRANSREID_NEEDLESS = (
+    (r"^(b2|bottleneck_\d|classifier_\d)\.", "a local branch of TransReID (JPM)"),
+    (r"^(bottleneck|classifier)_proj\.|^image_encoder\.(proj$|attnpool\.)", "CLIP's projection"),
+    (r"^(prompt_learner|text_encoder)\.|^logit_scale$", "the texts of CLIP-ReID"),
+    (r"^cv_embed$", "CLIP-ReID's camera embedding, of the class token alone"),
+)
 
 
 def fastreid_names(file: Iterable[str], model: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -54,7 +65,7 @@ def fastreid_names(file: Iterable[str], model: str) -> tuple[dict[str, str], dic
     rules = _FASTREID_MGN if any(name.startswith("b1_head.") for name in latest) else _FASTREID
     used = {name: _rename(new, rules) for name, new in latest.items() if name not in needless}
     if any(name.startswith("backbone.NL_") for name in latest):
-        depth = {stage: _depth(latest, stage) for stage in (2, 3)}
+        depth = {stage: _depth(latest, rf"backbone\.layer{stage}") for stage in (2, 3)}
         used = {name: _with_non_local(own, depth) for name, own in used.items()}
     return used, needless
 
@@ -66,6 +77,32 @@ def torchreid_names(file: Iterable[str]) -> dict[str, str]:
     return {name: _rename(name, rules) for name in names}
 
 
+def transreid_names(file: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Names in camreid of the tensors of BoT, TransReID and their kin, and why others are not used.
+
+    Those of the trunk end as in the file. The global feature of TransReID's JPM comes from its own
+    copies of last block and norm, `b1`.
+    """
+    names = tuple(file)
+    needless = {
+        name: reason
+        for name in names
+        for pattern, reason in _TRANSREID_NEEDLESS
+        if re.search(pattern, name)
+    }
+    used = {name: _rename(name, _TRANSREID) for name in names if name not in needless}
+    if "b1.1.weight" in names:
+        depth = _depth(names, r"base\.blocks")
+        copies = {"b1.0.": f"base.blocks.{depth - 1}.", "b1.1.": "base.norm."}
+        for copy, original in copies.items():
+            for name in (name for name in names if name.startswith(original)):
+                del used[name]
+                needless[name] = f"{copy}* of JPM takes its place"
+            found = (name for name in names if name.startswith(copy))
+            used |= {n: _rename(n.replace(copy, original, 1), _TRANSREID) for n in found}
+    return used, needless
+
+
 def _rename(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         if re.search(pattern, name):
@@ -73,8 +110,8 @@ def _rename(name: str, rules: Rules) -> str:
     return name
 
 
-def _depth(names: Iterable[str], stage: int) -> int:
-    found = (re.match(rf"backbone\.layer{stage}\.(\d+)\.", name) for name in names)
+def _depth(names: Iterable[str], blocks: str) -> int:
+    found = (re.match(rf"{blocks}\.(\d+)\.", name) for name in names)
     return 1 + max((int(match[1]) for match in found if match), default=0)
 
 
