@@ -96,11 +96,8 @@ def test_the_global_branch_of_jpm_has_its_own_last_block(
         if k.startswith("b1."):
             own = k.replace("b1.0", f"blocks.{last}").replace("b1.1", "norm")
             vit.get_parameter(own).copy_(v)
-    assert torch.allclose(
-        imported.module.model(raw).features,
-        expected_features(vit(raw / 127.5 - 1), state),
-        atol=1e-5,
-    )
+    expected = expected_features(vit(raw / 127.5 - 1), state)
+    assert torch.allclose(imported.module.model(raw).features, expected, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
@@ -139,7 +136,7 @@ def test_a_finetuned_solider_is_a_model(tmp_path: Path) -> None:
     expected = expected_features(plain_swin.features(base, raw / 127.5 - 1), state)
     found = imported.module.model(raw).features
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
-    with pytest.raises(InputError, match="solider_swin_tiny"):
+    with pytest.raises(InputError, match=r"reduction\.bias|semantic_embed_b"):
         import_file(
             tmp_path / "s.pth", "transreid", "vit_small", LABELS, image_size=[224, 224],
             network__backbone="swin_tiny_patch4_window7_224",
@@ -157,7 +154,7 @@ def test_the_stem_of_bot_has_no_relu(raw: Tensor, tmp_path: Path) -> None:
         network__backbone="resnet26", network__last_stride=None,
     )  # fmt: skip
     assert imported.left_over == imported.missing == ()
-    assert imported.notes[0] == "from model"
+    assert imported.notes[0] == "taken from model"
     trunk.act1 = nn.Identity()
     mean, std = (torch.tensor(trunk.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
     expected = expected_features(trunk((raw / 255 - mean) / std), state)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camreid.errors import InputError
-from camreid.models.human import create_human, is_human
+from camreid.models.human import TRUNKS, create_human
 from camreid.models.osnet import OSNet
 from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local
 from camreid.models.weights import load_trunk
@@ -165,18 +165,18 @@ def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any
     if own.drop_path:
         options["drop_path_rate"] = own.drop_path
     osnet = re.fullmatch(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)", name)
-    if pretrained and (osnet or is_human(name)):
+    if pretrained and (osnet or name in TRUNKS):
         raise InputError(
             f"pretrained=True: timm has no weights of {name}; weights=FILE takes a file.",
             pretrained=False,
         )
     if osnet:
         return OSNet(float(osnet[2].replace("_", ".")), osnet[1] or "bn")  # type: ignore[arg-type]
-    if not timm.is_model(name) and not is_human(name):
+    if name not in TRUNKS and not timm.is_model(name):
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
         raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
     try:
-        if is_human(name):
+        if name in TRUNKS:
             return create_human(name, image_size, **options)
         try:
             return timm.create_model(name, img_size=image_size, **options)

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from camreid.models.reading import State
 from camreid.models.resnet import IBN
 
+# camreid's trunks by name, and those of timm that they are made of
+TRUNKS = {f"solider_swin_{s}": f"swin_{s}_patch4_window7_224" for s in ("tiny", "small", "base")}
+TRUNKS |= {f"ics_vit_{size}": f"vit_{size}_patch16_224" for size in ("small", "base")}
 # SOLIDER's share of appearance in its semantic condition, as its ReID configs have it
 SEMANTIC_WEIGHT = 0.2
-_NAME = re.compile(r"solider_swin_(tiny|small|base)|ics_vit_(small|base)")
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 # of mmsegmentation's Swin, in timm's names
 _MMSEG = (
@@ -28,11 +30,6 @@ _MMSEG = (
 )
 
 
-def is_human(name: str) -> bool:
-    """Whether a backbone is one of these."""
-    return _NAME.fullmatch(name) is not None
-
-
 def create_human(name: str, image_size: tuple[int, int], **options: Any) -> Any:
     """A trunk by name, with pixels of mean and std 0.5.
 
@@ -41,19 +38,16 @@ def create_human(name: str, image_size: tuple[int, int], **options: Any) -> Any:
     semantic weight (Chen et al. 2023). `ics_vit_small` and `_base` are vision transformers behind
     the convolutions of TransReID-SSL's ICS (Luo et al. 2021).
     """
-    kind, size = name.rsplit("_", 1)
-    trunk: Any
-    if kind == "solider_swin":
-        timms = f"swin_{size}_patch4_window7_224"
-        trunk = timm.create_model(timms, img_size=image_size, always_partition=True, **options)
-        for part in trunk.modules():
-            if isinstance(part, SwinTransformerBlock):
-                part.__class__ = PaddedBlock
-            elif isinstance(part, PatchMerging):
-                part.reduction = nn.Linear(4 * part.dim, part.out_dim)
-    else:
-        trunk = timm.create_model(f"vit_{size}_patch16_224", img_size=image_size, **options)
+    if name.startswith("solider"):
+        options["always_partition"] = True
+    trunk: Any = timm.create_model(TRUNKS[name], img_size=image_size, **options)
+    if name.startswith("ics"):
         trunk.patch_embed.proj = StemmedPatches(trunk.embed_dim)
+    for part in trunk.modules():
+        if isinstance(part, SwinTransformerBlock):
+            part.__class__ = PaddedBlock
+        elif isinstance(part, PatchMerging):
+            part.reduction = nn.Linear(4 * part.dim, part.out_dim)
     trunk.pretrained_cfg = {**trunk.pretrained_cfg, **_HALF}
     return trunk
 
@@ -113,24 +107,20 @@ def _of_mmseg(state: State) -> tuple[State, dict[str, str]]:
             value = value.view(*value.shape[:-1], -1, 2, 2)
             value = value.movedim(-3, -1).transpose(-3, -2).flatten(-3)
         tensors[own], names[own] = value, name
-    share = torch.tensor([SEMANTIC_WEIGHT, 1 - SEMANTIC_WEIGHT])
-    for stage in (1, 2, 3):
+    condition = torch.tensor([SEMANTIC_WEIGHT, 1 - SEMANTIC_WEIGHT])
+    for stage in (n for n in (1, 2, 3) if f"layers.{n}.downsample.reduction.weight" in tensors):
         merge = f"layers.{stage}.downsample.reduction"
-        if f"{merge}.weight" not in tensors:
-            continue
-        scale, shift = (_linear(state, f"semantic_embed_{k}.{stage - 1}", share) for k in "wb")
-        if scale is not None and shift is not None:
-            weight = tensors[f"{merge}.weight"]
-            tensors[f"{merge}.weight"] = (F.softplus(scale)[:, None] * weight.float()).to(weight)
-        rows = tensors[f"{merge}.weight"].shape[0]
-        tensors[f"{merge}.bias"] = torch.zeros(rows) if shift is None else shift
-        names[f"{merge}.bias"] = f"semantic_embed_b.{stage - 1}.bias"
+        weight = tensors[f"{merge}.weight"]
+        layers = [f"semantic_embed_{kind}.{stage - 1}" for kind in "wb"]
+        scale, shift = torch.ones(len(weight)), torch.zeros(len(weight))
+        if all(f"{layer}.{kind}" in state for layer in layers for kind in ("weight", "bias")):
+            scale, shift = (
+                F.linear(
+                    condition, state[f"{layer}.weight"].float(), state[f"{layer}.bias"].float()
+                )
+                for layer in layers
+            )
+            scale = F.softplus(scale)
+        tensors[f"{merge}.weight"] = (scale[:, None] * weight.float()).to(weight)
+        tensors[f"{merge}.bias"], names[f"{merge}.bias"] = shift, f"{layers[1]}.bias"
     return tensors, names
-
-
-def _linear(state: State, name: str, inputs: Tensor) -> Tensor | None:
-    """The output of a layer of a state dict, None without it."""
-    weight, bias = (state.get(f"{name}.{kind}") for kind in ("weight", "bias"))
-    if weight is None or bias is None:
-        return None
-    return F.linear(inputs, weight.float(), bias.float())

@@ -27,17 +27,9 @@ _DEPTH = 3  # of nested containers
 _LEGACY = b"\x80\x02\x8a"  # how torch.save began before its files were archives
 _SAVE = "torch.save(model.state_dict(), FILE)"
 _KINDS = (  # first bytes, and what to say of the file
-    (rb"version https://git-lfs", "a Git LFS pointer, not the weights. Type git lfs pull there."),
-    (
-        rb"(?i)\s*(<!doctype html|<html|<head)",
-        "a web page (HTML), as some links give in place of a file. Download the file by hand.",
-    ),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc|Rar!", "a compressed archive. Unpack it."),
-    (rb"\x89HDF", f"an HDF5 file, as Keras writes. Expected a file of {_SAVE}."),
-    (
-        rb"\x08[\x01-\x20][\x12\x1a\x3a\x42]",
-        f"an ONNX model, which has no names to load by. Expected a file of {_SAVE}.",
-    ),
+    (rb"version https://git-lfs", "a Git LFS pointer. Fetch the weights there with git lfs pull."),
+    (rb"(?i)\s*<(!doctype )?html", "a web page (HTML). Download the file by hand."),
+    (rb"\x08[\x01-\x20][\x12\x1a\x3a\x42]", f"an ONNX model. Expected a file of {_SAVE}."),
 )
 
 
@@ -47,28 +39,22 @@ class _Inert:
     def __new__(cls, *_: object) -> "_Inert":
         return super().__new__(cls)
 
-    def __init__(self, *_: object) -> None:
-        pass
-
     def __setstate__(self, state: object) -> None:
         pass
 
 
 def _safe_globals() -> list[Any]:
     """NumPy scalars, and inert stand-ins for options, paths and arrays."""
-    modules = ("numpy.core", "numpy._core")  # before and since NumPy 2
     scalar: Any = np.float64(0).__reduce__()[0]
-    kinds: list[Any] = [(scalar, f"{module}.multiarray.scalar") for module in modules]
-    kinds += [np.dtype, *(type(np.dtype(k)) for k in np.typecodes["AllInteger"] + "efd?")]
-    names = ["argparse.Namespace", "types.SimpleNamespace", "numpy.ndarray"]
-    names += [
-        f"{m}.{f}" for m in modules for f in ("multiarray._reconstruct", "numeric._frombuffer")
-    ]
-    paths = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
-    names += [f"{module}.{path}" for module in ("pathlib", "pathlib._local") for path in paths]
-    lightning = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric")
-    dicts = [f"{m}.utilities.{f}.AttributeDict" for m in lightning for f in ("parsing", "data")]
-    return [*kinds, *((_Inert, name) for name in names), *((dict, name) for name in dicts)]
+    kinds: list[Any] = [np.dtype]
+    kinds += [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "efd?OUS"]
+    inert = ["argparse.Namespace", "types.SimpleNamespace", "numpy.ndarray"]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since NumPy 2
+        kinds.append((scalar, f"{module}.scalar"))
+        inert.append(f"{module}._reconstruct")
+    for path in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
+        inert += [f"pathlib.{path}", f"pathlib._local.{path}"]  # Python 3.13 has the latter
+    return [*kinds, *((_Inert, name) for name in inert)]
 
 
 def read_content(path: str | Path) -> Any:
@@ -130,10 +116,14 @@ def is_dense(value: Tensor) -> bool:
 
 def _unreadable(path: Path, error: Exception) -> str:
     """What a file is in place of weights, and what to do."""
-    if path.is_dir():
-        if not any(path.glob("**/data.pkl")):
-            return "it is a folder. Name the file in it."
-        return f"it is an unpacked file of torch.save (data.pkl). {_repack(path)}"
+    if path.is_dir() and not (path / "data.pkl").is_file():
+        return "it is a folder. Name the file in it."
+    folder = (path if path.is_dir() else path.parent).absolute()
+    if path.is_dir() or path.name == "data.pkl":
+        return (
+            "it is part of an unpacked file of torch.save. Pack it again: "
+            f"cd {folder.parent} && zip -0 -r {folder.name}.pth {folder.name}"
+        )
     if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error).upper():
         name = str(error).partition("GLOBAL ")[2].split(" ")[0]
         return (
@@ -145,11 +135,12 @@ def _unreadable(path: Path, error: Exception) -> str:
     known = [text for pattern, text in _KINDS if re.match(pattern, head)]
     if known:
         return f"it is {known[0]}"
-    if zipfile.is_zipfile(path):
-        return _of_archive(path, error)
+    if zipfile.is_zipfile(path) and any("/code/" in n for n in zipfile.ZipFile(path).namelist()):
+        return (
+            "it is a TorchScript archive, which holds code. Save its state dict alone: "
+            f"torch.save(torch.jit.load({path.name!r}).state_dict(), FILE)."
+        )
     if head.startswith(b"\x80") and not head.startswith(_LEGACY):
-        if path.name == "data.pkl" or Path(path.parent, "data").is_dir():
-            return f"it is data.pkl of an unpacked file of torch.save. {_repack(path.parent)}"
         return f"it is a plain pickle, not a file of torch.save. Load it, and save with {_SAVE}."
     text = head.decode("utf-8", "replace")
     if text.strip() and all(c.isprintable() or c.isspace() for c in text):
@@ -160,24 +151,3 @@ def _unreadable(path: Path, error: Exception) -> str:
     else:
         found = f"its {path.stat().st_size} bytes can't be read ({type(error).__name__})"
     return f"{found}: it is cut short, or no file of torch.save. Copy the file again."
-
-
-def _repack(folder: Path) -> str:
-    return (
-        f"Pack it again: cd {folder.absolute().parent} && zip -0 -r {folder.name}.pth {folder.name}"
-    )
-
-
-def _of_archive(path: Path, error: Exception) -> str:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any(re.fullmatch(r"[^/]+/(constants\.pkl|code/.*)", name) for name in names):
-        return (
-            "it is a TorchScript archive, which holds code. Save the state dict alone: "
-            f"torch.save(torch.jit.load({path.name!r}).state_dict(), FILE)."
-        )
-    if all(name.endswith(".npy") for name in names):
-        return f"it holds NumPy arrays (.npz). Expected a file of {_SAVE}."
-    if not any(name.endswith("data.pkl") for name in names):
-        return f"it is a zip archive of {len(names)} files. Unpack it, and name one of them."
-    return f"it can't be read ({type(error).__name__}: {str(error)[:150]}). Copy the file again."

@@ -7,13 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from timm.layers.pos_embed import resample_abs_pos_embed
-from torch import nn
+from torch import Tensor, nn
 
 from camreid.errors import InputError
-from camreid.models.human import timm_names
+from camreid.models.human import TRUNKS, timm_names
 from camreid.models.reading import State, preference, read_states
 from camreid.models.resnet import NonLocal
 
@@ -22,7 +22,7 @@ _NEEDLESS = (
     (
         r"(fc|classifier\w*|heads?|head_\w+|mlp_head|dino_head|ibot_head|projector|projection_head|"
         r"predictor|decoder\w*|neck|proj)(\.|$)",
-        "a classifier of other classes",
+        "a head, such as a classifier of other classes",
     ),
     (r"queue(_ptr)?$|mask_token$|center$|.*local_cls_norm\.", "of the pretraining alone"),
     (r".*(relative_position_index|attn_mask|periods|bias_mask)$", "computed, not learnt"),
@@ -41,11 +41,11 @@ class TrunkFit:
     names: dict[str, str]  # the file's name by the trunk's
     container: str  # of the file, "" for a bare state dict
     prefix: str  # of the names in it
-    needless: dict[str, str]  # why the trunk does not need a tensor, by the file's name
-    left_over: tuple[str, ...]  # beside the trunk's, without a place in the trunk
     missing: tuple[str, ...]  # the trunk's that the file lacks
+    needless: dict[str, str]  # why the trunk does not need a tensor, by the file's name
+    left_over: tuple[str, ...]  # of the file, with the prefix but without a place in the trunk
     note: str  # on the positions
-    outside: tuple[str, ...] = ()  # names without the prefix
+    outside: tuple[str, ...] = ()  # of the file, without the prefix
     others: tuple[str, ...] = ()  # places in the file with the same names
 
     @property
@@ -56,11 +56,14 @@ class TrunkFit:
     def describe(self) -> str:
         """Coverage, the place, and what was not used."""
         total = len(self.tensors) + len(self.missing)
-        parts = [f"{len(self.tensors)} of {total} tensors of the trunk, from {self.place}"]
-        parts += [f"{', '.join(self.others)} has the same names"] if self.others else []
         rest = sorted({re.split(r"\.\d|\.", k)[0] for k in (*self.needless, *self.outside)})
-        parts += [self.note] if self.note else []
-        return "; ".join([*parts, *([f"not used: {', '.join(rest[:8])}"] if rest else [])])
+        parts = [
+            f"{len(self.tensors)} of {total} tensors of the trunk, from {self.place}",
+            f"{', '.join(self.others)} has the same names" if self.others else "",
+            self.note,
+            f"not used: {', '.join(rest[:8])}" if rest else "",
+        ]
+        return "; ".join(filter(None, parts))
 
 
 def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
@@ -74,30 +77,27 @@ def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
     places = [(box, prefix) for box, state in states.items() for prefix in _prefixes(state, size)]
     fits = [_fit(states[box], trunk, box, prefix) for box, prefix in places]
 
-    def quality(fit: TrunkFit) -> tuple[int, int, int]:
-        own = [k for k in fit.tensors if not k.endswith("num_batches_tracked")]
-        return len(own), -len(fit.left_over), -preference(f"{fit.container}.{fit.prefix}")
+    def quality(fit: TrunkFit) -> tuple[int, ...]:
+        own = sum(not k.endswith("num_batches_tracked") for k in fit.tensors)
+        place = preference(f"{fit.container}.{fit.prefix}")
+        return own, -len(fit.left_over), -place, -len(fit.needless)
 
     best = max(fits, key=quality)
-    rivals = [f for f in fits if f is not best and quality(f)[0] == quality(best)[0] > 0]
-    rivals = [f for f in rivals if f.container != best.container or not _overlap(f, best)]
-    doubles = [f.prefix for f in rivals if f.container == best.container]
+    taken = set(best.names.values())
+    equal = [f for f in fits if quality(f)[0] == quality(best)[0] > 0]
+    equal = [
+        f for f in equal if f.container != best.container or taken.isdisjoint(f.names.values())
+    ]
+    double = tuple(f.prefix for f in equal if f.container == best.container)
     outside = [k for k in states[best.container] if not k.startswith(best.prefix)]
-    needless = {k: _reason(re.sub(r"^(module|model)\.", "", k)) for k in outside}
-    needless |= {k: "another encoder" for p in doubles for k in outside if k.startswith(p)}
-    known = {k: reason for k, reason in needless.items() if reason}
-    return TrunkFit(
-        **{
-            **vars(best),
-            "needless": best.needless | known,
-            "outside": tuple(k for k in outside if k not in known),
-            "others": tuple(dict.fromkeys(f.place for f in rivals)),
-        }
+    why = {k: _reason(re.sub(r"^(module|model)\.", "", k)) for k in outside}
+    why |= {k: "another encoder" for k in outside if double and k.startswith(double)}
+    return replace(
+        best,
+        needless=best.needless | {k: reason for k, reason in why.items() if reason},
+        outside=tuple(k for k, reason in why.items() if not reason),
+        others=tuple(dict.fromkeys(f.place for f in equal)),
     )
-
-
-def _overlap(one: TrunkFit, other: TrunkFit) -> bool:
-    return not set(one.names.values()).isdisjoint(other.names.values())
 
 
 def _prefixes(state: State, size: int) -> list[str]:
@@ -118,34 +118,32 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
     behind = {k.replace(f"{block}.0.", f"{block}.", 1): k for k, block in moved}
     tensors: State = {}
     placed: dict[str, str] = {}
-    needless, left_over = _unused(inner, set(names.values()))
+    why = {k: _dropped(k, v) for k, v in inner.items() if k not in names.values()}
     for name, value in found.items():
         own, original = behind.get(name, name), names.get(name, name)
-        reason = "" if own in expected else _reason(name)
         if own in expected and expected[own].shape == value.shape:
             tensors[own], placed[own] = value, prefix + original
-        elif reason:
-            needless[original] = reason
         else:
-            left_over.append(original)
+            why[original] = "" if own in expected else _reason(name)
     fresh = tuple(f"{block}.1." for block in blocks)
     optional = () if any(k.startswith(fresh) for k in tensors) else fresh
     missing = (k for k in expected if k not in tensors and not k.startswith(optional))
-    missing = (k for k in missing if not k.endswith("num_batches_tracked"))
-    needless = {prefix + k: reason for k, reason in needless.items()}
-    rest = (needless, tuple(prefix + k for k in left_over), tuple(missing), note)
-    return TrunkFit(tensors, placed, container, prefix, *rest)
+    return TrunkFit(
+        tensors,
+        placed,
+        container,
+        prefix,
+        tuple(k for k in missing if not k.endswith("num_batches_tracked")),
+        {prefix + k: reason for k, reason in why.items() if reason},
+        tuple(prefix + k for k, reason in why.items() if not reason),
+        note,
+    )
 
 
-def _unused(state: State, used: set[str]) -> tuple[dict[str, str], list[str]]:
-    """Why tensors are not needed that the conversion left out, and those that are missed."""
-    needless, missed = {}, []
-    for name in state.keys() - used:
-        if not _reason(name) and name.endswith(".bias") and state[name].any():
-            missed.append(name)  # a bias of zeros does nothing
-        else:
-            needless[name] = _reason(name) or _TIMMS
-    return needless, missed
+def _dropped(name: str, value: Tensor) -> str:
+    """Why timm's conversion leaves a tensor out; empty for a bias that does something."""
+    is_lost = name.endswith(".bias") and bool(value.any())
+    return _reason(name) or ("" if is_lost else _TIMMS)
 
 
 def _reason(name: str) -> str:
@@ -173,7 +171,7 @@ def _converted(state: State, trunk: nn.Module) -> tuple[State, dict[str, str], s
 
 
 def _resize_positions(tensors: State, trunk: nn.Module) -> str:
-    """Resize positions of maps that are not square, in place; timm takes all maps as square."""
+    """Resize position embeddings in place: timm's own conversion takes all maps as square."""
     grid = getattr(getattr(trunk, "patch_embed", None), "grid_size", None)
     own = getattr(trunk, "pos_embed", None)
     name = next((k for k in ("pos_embed", "visual.positional_embedding") if k in tensors), "")
@@ -183,10 +181,9 @@ def _resize_positions(tensors: State, trunk: nn.Module) -> str:
     old = map_of(value.shape[-2] - before)
     if old is None or value.shape[-1] != own.shape[-1] or old == tuple(grid):
         return ""
-    if old[0] != old[1]:
-        batched = value if value.ndim == 3 else value[None]
-        sized = resample_abs_pos_embed(batched, list(grid), list(old), num_prefix_tokens=before)
-        tensors[name] = sized if value.ndim == 3 else sized[0]
+    batched = value if value.ndim == 3 else value[None]
+    sized = resample_abs_pos_embed(batched, list(grid), list(old), num_prefix_tokens=before)
+    tensors[name] = sized if value.ndim == 3 else sized[0]
     return f"positions of {old[0]}x{old[1]} patches resized to {grid[0]}x{grid[1]}"
 
 
@@ -219,18 +216,8 @@ def load_trunk(trunk: nn.Module, path: str, allow_partial: bool = False) -> str:
             f"weights={path} does not fit the backbone: {len(fit.missing)} keys are missing "
             f"({', '.join(fit.missing[:3]) or 'none'}) and {len(fit.left_over)} are left over or "
             f"of another shape ({', '.join(fit.left_over[:3]) or 'none'}); {fit.describe()}. "
-            f"Choose the backbone they were made for{advice(fit)}.",
+            f"Choose the backbone they were made for, of timm or {', '.join(TRUNKS)}.",
             **remedy,
         )
     trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
     return f"{path}: {fit.describe()}"
-
-
-def advice(fit: TrunkFit) -> str:
-    """The backbone that left-over names belong to, where they show it."""
-    names = " ".join(fit.left_over)
-    if any(part in names for part in ("semantic_embed_", ".downsample.", ".w_msa.")):
-        return ", such as backbone=solider_swin_tiny, solider_swin_small or solider_swin_base"
-    if "patch_embed.conv." in names:
-        return ", such as backbone=ics_vit_small or ics_vit_base"
-    return ""

@@ -11,13 +11,13 @@ from camreid.checkpoints.foreign.names import fastreid_names, torchreid_names, t
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
 from camreid.models.presets import read_model
-from camreid.models.weights import advice, fit_trunk
+from camreid.models.weights import fit_trunk
 from camreid.training.module import ReIDModule, create_model
 
 Source = Literal["fastreid", "torchreid", "timm", "transreid"]
 State = Mapping[str, Tensor]
 _TRUNK = "backbone.trunk."
-_SIE, _TABLE = f"{_TRUNK}sie_embed", f"{_TRUNK}norm_pre.table"
+_TABLE = f"{_TRUNK}norm_pre.table"  # of the camera embedding
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class Import:
     needless: dict[str, str]  # why the model does not need a tensor, by name in the file
     left_over: tuple[str, ...]  # names in the file that were not taken
     missing: tuple[str, ...]  # names in the model that the file does not have
-    hint: str = ""  # on the model that would fit
     notes: tuple[str, ...] = ()  # where in the file the tensors are, and what was changed
 
 
@@ -75,32 +74,31 @@ def import_transreid(
 ) -> Import:
     """The model of BoT, TransReID, PersonViT, SOLIDER-REID or CLIP-ReID: trunk, neck and rows."""
     names, needless = transreid_names(file)
-    state = {own: file[name] for name, own in names.items()}
+    files = {own: name for name, own in names.items()}
+    state = {own: file[name] for own, name in files.items()}
     found: dict[str, Any] = {"network__bias": "heads.identity.bias" in state}
-    is_resnet = f"{_TRUNK}conv1.weight" in state
-    if is_resnet:  # of reid-strong-baseline, whose ResNet with IBN alone has a ReLU in the stem
+    is_resnet = f"{_TRUNK}layer1.0.conv1.weight" in state
+    if is_resnet:  # of reid-strong-baseline, where a ResNet without IBN has no ReLU in the stem
         found["network__stem_relu"] = f"{_TRUNK}layer1.0.bn1.IN.weight" in state
         found["interpolation"] = "bilinear"
     module = create_model(model, _label_map(state, labels), **{**found, **options})
     trunk = _trunk_of(module, source, model)
-    if "norm_pre.table" in trunk.state_dict() and _SIE in state:
-        names = {name: _TABLE if own == _SIE else own for name, own in names.items()}
-        state[_TABLE] = state.pop(_SIE).flatten(1)
-    files = {own: name for name, own in names.items()}
-    fit = fit_trunk({"": {k: v for k, v in state.items() if k.startswith(_TRUNK)}}, trunk)
-    needless |= {files[k]: reason for k, reason in fit.needless.items()}
-    if _SIE in fit.left_over:
-        needless[files[_SIE]] = "a camera embedding; camera_embedding=3 and cameras= take it"
-    own = {name: k for name, k in names.items() if not k.startswith(_TRUNK)}
-    own |= {files[k]: f"{_TRUNK}{k_own}" for k_own, k in fit.names.items()}
-    own |= {files[k]: k for k in fit.left_over if files[k] not in needless}  # fits nowhere
-    tensors = {k: v for k, v in state.items() if not k.startswith(_TRUNK)}
-    tensors |= {f"{_TRUNK}{k}": v for k, v in fit.tensors.items()}
     if not is_resnet:  # their pixels, whatever those of timm's weights are
         for statistic in module.model.get_submodule("pixel_norm").buffers():
             statistic.fill_(127.5)
-    result = _load(module, "TransReID", own, tensors, needless)
-    return replace(result, hint=advice(fit), notes=(fit.note,) if fit.note else ())
+    if "norm_pre.table" in trunk.state_dict() and _TABLE in state:
+        state[_TABLE] = state[_TABLE].flatten(1)
+    elif _TABLE in state:
+        needless[files[_TABLE]] = "a camera embedding; camera_embedding=3 and cameras= take it"
+        del state[_TABLE]
+    fit = fit_trunk({"": {k: v for k, v in state.items() if k.startswith(_TRUNK)}}, trunk)
+    needless |= {files[k]: reason for k, reason in fit.needless.items()}
+    rest = {k: v for k, v in state.items() if not k.startswith(_TRUNK)}
+    used = {files[k]: k for k in (*rest, *fit.left_over)}
+    used |= {files[k]: _TRUNK + own for own, k in fit.names.items()}
+    tensors = rest | {_TRUNK + own: value for own, value in fit.tensors.items()}
+    result = _load(module, "TransReID", used, tensors, needless)
+    return replace(result, notes=(fit.note,) if fit.note else ())
 
 
 def import_trunk(states: Mapping[str, State], model: str, options: Mapping[str, Any]) -> Import:
@@ -116,7 +114,6 @@ def import_trunk(states: Mapping[str, State], model: str, options: Mapping[str, 
         fit.needless,
         (*fit.left_over, *fit.outside),
         tuple(f"{_TRUNK}{k}" for k in fit.missing),
-        advice(fit),
         (fit.describe(),),
     )
 

@@ -68,11 +68,10 @@ def import_file(
         container = max(states, key=lambda name: len(states[name]))
         how = import_transreid if source == "transreid" else import_model
         result = how(states[container], source, model, labels, options)
-        same = [k for k, v in states.items() if 2 * len(v.keys() & states[container]) > len(v)]
-        others = [k for k in same if k != container]
-        note = f"{', '.join(others)} has the same names" if others else ""
-        place = f"from {container}" if container else ""
-        result = replace(result, notes=tuple(filter(None, (place, note, *result.notes))))
+        same = [k for k, v in states.items() if k != container and v.keys() & states[container]]
+        notes = [f"taken from {container}"] if container else []
+        notes += [f"{', '.join(same)} has the same names"] if same else []
+        result = replace(result, notes=(*notes, *result.notes))
     missing = [k for k in result.missing if not k.startswith("heads.")]
     if not allow_partial and (missing or result.left_over):
         raise InputError(
@@ -80,8 +79,7 @@ def import_file(
             f"{len(missing)} of the model's tensors are missing "
             f"({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of the file's are "
             f"left over ({', '.join(result.left_over[:3]) or 'none'}); {len(result.loaded)} fit. "
-            f"Give the model and source of this file{result.hint}; allow_partial imports the "
-            "tensors that fit."
+            "Give the model and source of this file; allow_partial imports the tensors that fit."
         )
     if labels is not None and (source == "timm" or len(missing) < len(result.missing)):
         raise HeadMismatch(

@@ -39,9 +39,10 @@ _TORCHREID: Rules = ((r"^classifier\.", "heads.identity."), (r"^", "backbone.tru
 _TRANSREID: Rules = (
     (r"^classifier\.", "heads.identity."),
     (r"^bottleneck\.", "neck."),
+    (r"^base\.sie_embed$", "backbone.trunk.norm_pre.table"),
     (r"^(base|image_encoder|backbone)\.", "backbone.trunk."),
 )
-_TRANSREID_NEEDLESS = (
+_TRANSREID_NEEDLESS: Rules = (
     (r"^(b2|bottleneck_\d|classifier_\d)\.", "a local branch of TransReID (JPM)"),
     (r"^(bottleneck|classifier)_proj\.|^image_encoder\.(proj$|attnpool\.)", "CLIP's projection"),
     (r"^(prompt_learner|text_encoder)\.|^logit_scale$", "the texts of CLIP-ReID"),
@@ -83,24 +84,17 @@ def transreid_names(file: Iterable[str]) -> tuple[dict[str, str], dict[str, str]
     Those of the trunk end as in the file. The global feature of TransReID's JPM comes from its own
     copies of last block and norm, `b1`.
     """
-    names = tuple(file)
-    needless = {
-        name: reason
-        for name in names
-        for pattern, reason in _TRANSREID_NEEDLESS
-        if re.search(pattern, name)
-    }
-    used = {name: _rename(name, _TRANSREID) for name in names if name not in needless}
+    names, rules, why = tuple(file), _TRANSREID, _TRANSREID_NEEDLESS
     if "b1.1.weight" in names:
-        depth = _depth(names, r"base\.blocks")
-        copies = {"b1.0.": f"base.blocks.{depth - 1}.", "b1.1.": "base.norm."}
-        for copy, original in copies.items():
-            for name in (name for name in names if name.startswith(original)):
-                del used[name]
-                needless[name] = f"{copy}* of JPM takes its place"
-            found = (name for name in names if name.startswith(copy))
-            used |= {n: _rename(n.replace(copy, original, 1), _TRANSREID) for n in found}
-    return used, needless
+        last = f"blocks.{_depth(names, r'base.blocks') - 1}."
+        rules = (
+            (r"^b1\.0\.", f"backbone.trunk.{last}"),
+            (r"^b1\.1", "backbone.trunk.norm"),
+            *rules,
+        )
+        why = ((rf"^base\.({last}|norm\.)", "b1 of JPM takes its place"), *why)
+    needless = {n: reason for n in names for pattern, reason in why if re.search(pattern, n)}
+    return {n: _rename(n, rules) for n in names if n not in needless}, needless
 
 
 def _rename(name: str, rules: Rules) -> str:
