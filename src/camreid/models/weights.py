@@ -80,7 +80,8 @@ def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
     def quality(fit: TrunkFit) -> tuple[int, ...]:
         own = sum(not k.endswith("num_batches_tracked") for k in fit.tensors)
         place = preference(f"{fit.container}.{fit.prefix}")
-        return own, -len(fit.left_over), -place, -len(fit.needless)
+        rest = (-len(fit.left_over), -place, -len(fit.needless))
+        return (own, *rest) if own else (0, -len(fit.prefix))
 
     best = max(fits, key=quality)
     taken = set(best.names.values())
@@ -118,7 +119,8 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
     behind = {k.replace(f"{block}.0.", f"{block}.", 1): k for k, block in moved}
     tensors: State = {}
     placed: dict[str, str] = {}
-    why = {k: _dropped(k, v) for k, v in inner.items() if k not in names.values()}
+    given = set(names.values())
+    why = {k: _dropped(k, v) for k, v in inner.items() if k not in given}
     for name, value in found.items():
         own, original = behind.get(name, name), names.get(name, name)
         if own in expected and expected[own].shape == value.shape:

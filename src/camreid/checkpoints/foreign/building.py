@@ -76,7 +76,7 @@ def import_transreid(
     names, needless = transreid_names(file)
     files = {own: name for name, own in names.items()}
     state = {own: file[name] for own, name in files.items()}
-    found: dict[str, Any] = {"network__bias": "heads.identity.bias" in state}
+    found: dict[str, Any] = {"network__bias": True} if "heads.identity.bias" in state else {}
     is_resnet = f"{_TRUNK}layer1.0.conv1.weight" in state
     if is_resnet:  # of reid-strong-baseline, where a ResNet without IBN has no ReLU in the stem
         found["network__stem_relu"] = f"{_TRUNK}layer1.0.bn1.IN.weight" in state
