@@ -1,20 +1,38 @@
 """Import of other programs' files; every key of a file is reported."""
 
-from dataclasses import replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from camreid.checkpoints.foreign.building import (
-    Import,
-    Source,
-    import_model,
-    import_transreid,
-    import_trunk,
-)
+from torch import Tensor, nn
+
+from camreid.checkpoints.foreign.names import fastreid_names, torchreid_names, transreid_names
 from camreid.errors import HeadMismatch, InputError, require_choice
 from camreid.labels import LabelMap
+from camreid.models.presets import read_model
 from camreid.models.reading import read_states
-from camreid.training.module import ReIDModule
+from camreid.models.weights import fit_trunk
+from camreid.training.module import ReIDModule, create_model
+
+Source = Literal["fastreid", "torchreid", "timm", "transreid"]
+State = Mapping[str, Tensor]
+_TRUNK = "backbone.trunk."
+_TABLE = f"{_TRUNK}norm_pre.table"  # of the camera embedding
+
+
+@dataclass(frozen=True)
+class Import:
+    """A model, and what became of the file's keys."""
+
+    module: ReIDModule
+    generation: str  # the release that names its tensors as the file does
+    loaded: dict[str, str]  # names in the model, by name in the file
+    needless: dict[str, str]  # why the model does not need a tensor, by name in the file
+    left_over: tuple[str, ...]  # names in the file that were not taken
+    missing: tuple[str, ...]  # names in the model that the file does not have
+    notes: tuple[str, ...] = ()  # where in the file the tensors are, and what was changed
 
 
 def import_weights(
@@ -62,11 +80,11 @@ def import_file(
         options["network__stem_padding"] = stem_padding
     states = read_states(path)
     if source == "timm":
-        result = import_trunk(states, model, options)
+        result = _import_trunk(states, model, options)
     else:
         # of containers with as many tensors, the first is preferred
         container = max(states, key=lambda name: len(states[name]))
-        how = import_transreid if source == "transreid" else import_model
+        how = _import_transreid if source == "transreid" else _import_model
         result = how(states[container], source, model, labels, options)
         same = [k for k, v in states.items() if k != container and v.keys() & states[container]]
         notes = [f"taken from {container}"] if container else []
@@ -88,3 +106,133 @@ def import_file(
         )
     result.module.add_identities(() if labels is None else labels.pids)
     return result
+
+
+def _import_model(
+    file: State, source: Source, model: str, labels: LabelMap | None, options: Mapping[str, Any]
+) -> Import:
+    is_torchreid = source == "torchreid"
+    names, needless = (torchreid_names(file), {}) if is_torchreid else fastreid_names(file, model)
+    state = {own: file[name] for name, own in names.items()}
+    generation = "torchreid" if is_torchreid else _generation(file)
+    rows = _label_map(state, labels)
+    module = create_model(model, rows, **{**_options(model, generation, state), **options})
+    return _load(module, generation, names, state, needless)
+
+
+def _load(
+    module: ReIDModule,
+    generation: str,
+    names: Mapping[str, str],
+    state: State,
+    needless: dict[str, str],
+) -> Import:
+    """Load tensors by camreid's names; `names` has camreid's name by the file's."""
+    own = module.model.state_dict()
+    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    module.model.load_state_dict({**own, **fits})
+    optional = ("num_batches_tracked", ".pids")  # not in every file; from the labels
+    missing = (k for k in own if k not in fits and not k.endswith(optional))
+    return Import(
+        module.eval(),
+        generation,
+        {name: k for name, k in names.items() if k in fits},
+        needless,
+        tuple(name for name, k in names.items() if k not in fits),
+        tuple(k for k in missing if not k.startswith("pixel_norm.")),
+    )
+
+
+def _import_transreid(
+    file: State, source: Source, model: str, labels: LabelMap | None, options: Mapping[str, Any]
+) -> Import:
+    names, needless = transreid_names(file)
+    files = {own: name for name, own in names.items()}
+    state = {own: file[name] for own, name in files.items()}
+    found: dict[str, Any] = {"network__bias": True} if "heads.identity.bias" in state else {}
+    is_resnet = f"{_TRUNK}layer1.0.conv1.weight" in state
+    if is_resnet:  # of reid-strong-baseline, where a ResNet without IBN has no ReLU in the stem
+        found["network__stem_relu"] = f"{_TRUNK}layer1.0.bn1.IN.weight" in state
+        found["interpolation"] = "bilinear"
+    module = create_model(model, _label_map(state, labels), **{**found, **options})
+    trunk = _trunk_of(module, source, model)
+    if not is_resnet:  # their pixels, whatever those of timm's weights are
+        for statistic in module.model.get_submodule("pixel_norm").buffers():
+            statistic.fill_(127.5)
+    if "norm_pre.table" in trunk.state_dict() and _TABLE in state:
+        state[_TABLE] = state[_TABLE].flatten(1)
+    elif _TABLE in state:
+        needless[files[_TABLE]] = "a camera embedding; camera_embedding=3 and cameras= take it"
+        del state[_TABLE]
+    fit = fit_trunk({"": {k: v for k, v in state.items() if k.startswith(_TRUNK)}}, trunk)
+    needless |= {files[k]: reason for k, reason in fit.needless.items()}
+    rest = {k: v for k, v in state.items() if not k.startswith(_TRUNK)}
+    used = {files[k]: k for k in (*rest, *fit.left_over)}
+    used |= {files[k]: _TRUNK + own for own, k in fit.names.items()}
+    tensors = rest | {_TRUNK + own: value for own, value in fit.tensors.items()}
+    result = _load(module, "TransReID", used, tensors, needless)
+    return replace(result, notes=(fit.note,) if fit.note else ())
+
+
+def _import_trunk(states: Mapping[str, State], model: str, options: Mapping[str, Any]) -> Import:
+    module = create_model(model, LabelMap(()), **options)
+    trunk = _trunk_of(module, "timm", model)
+    fit = fit_trunk({k: dict(v) for k, v in states.items()}, trunk)
+    trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
+    return Import(
+        module.eval(),
+        "timm",
+        {name: f"{_TRUNK}{own}" for own, name in fit.names.items()},
+        fit.needless,
+        (*fit.left_over, *fit.outside),
+        tuple(f"{_TRUNK}{k}" for k in fit.missing),
+        (fit.describe(),),
+    )
+
+
+def _trunk_of(module: ReIDModule, source: Source, model: str) -> nn.Module:
+    trunk = getattr(getattr(module.model, "backbone", None), "trunk", None)
+    if not isinstance(trunk, nn.Module):
+        raise InputError(f"source={source} needs a model with one trunk; model={model} has none.")
+    return trunk
+
+
+def _generation(names: State) -> str:
+    if any("bnneck" in name for name in names):
+        return "FastReID v0.1.1"
+    is_older = any(".classifier.weight" in name for name in names)
+    return "FastReID v1.0" if is_older else "FastReID v1.3"
+
+
+def _options(model: str, generation: str, state: State) -> dict[str, Any]:
+    """What the file's release and tensors (camreid's names) show of the architecture."""
+    found: dict[str, Any] = {}
+    is_torchreid = generation == "torchreid"
+    if is_torchreid:
+        found = {"neck": "none", "bias": "heads.identity.bias" in state}
+        if "backbone.trunk.layer4.0.conv1.weight" in state:
+            reduced = state.get("projection.0.weight")
+            found["projection"] = None if reduced is None else reduced.shape[:1].numel()
+            found["last_stride"] = None if reduced is None else 1
+    if any(".layer1." in name for name in state) or "trunk.0.weight" in state:
+        found["stem_padding"] = int(generation in ("FastReID v0.1.1", "torchreid"))
+    if any(name.startswith("norms.") for name in state):
+        found["extra_norm"] = True  # MGN of v0.1.1
+    if model.startswith("agw") and "backbone.pool.p" in state:
+        found["pool"] = "gem_learned"  # AGW of v0.1.1
+    takes = read_model(model).network
+    network = {f"network__{key}": value for key, value in found.items() if key in takes}
+    return {**network, "interpolation": "bilinear" if is_torchreid else "bicubic"}
+
+
+def _label_map(state: State, labels: LabelMap | None) -> LabelMap:
+    """The label map of the heads in a state dict; anonymous without labels."""
+    heads = (v for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k))
+    rows = {weight.shape[:1].numel() for weight in heads} or {0}
+    if len(rows) > 1 or (labels is not None and rows != {len(labels)}):
+        raise HeadMismatch(
+            f"the head in the file has {', '.join(map(str, sorted(rows)))} rows, and the label map "
+            f"{len(labels or ())} identities. Give the label map of its training split and camera, "
+            "or no labels to use the features only."
+        )
+    return LabelMap.anonymous(rows.pop()) if labels is None else labels
