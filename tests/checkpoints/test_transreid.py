@@ -183,6 +183,18 @@ def test_clip_reid_has_texts_and_a_projection_beside_the_model(tmp_path: Path) -
     assert all(torch.equal(own[k], v) for k, v in trunk.state_dict().items())
 
 
+def test_positions_of_another_size_make_another_model(vit: nn.Module, tmp_path: Path) -> None:
+    state = finetuned(vit, 64)
+    state["base.pos_embed"] = torch.randn(1, 1 + 21 * 10, 64)  # patches of stride 12
+    torch.save(state, tmp_path / "t.pth")
+    with pytest.raises(InputError, match="21x10 patches resized to 4x2"):
+        import_file(tmp_path / "t.pth", "transreid", "vit_small", LABELS, **VIT)
+    partial = import_file(
+        tmp_path / "t.pth", "transreid", "vit_small", LABELS, allow_partial=True, **VIT
+    )
+    assert "21x10" in partial.resized
+
+
 def test_what_does_not_fit_is_named(vit: nn.Module, tmp_path: Path) -> None:
     state = finetuned(vit, 64)
     torch.save(state | {"fcneck.weight": torch.zeros(3, 3)}, tmp_path / "t.pth")

@@ -32,7 +32,8 @@ class Import:
     needless: dict[str, str]  # why the model does not need a tensor, by name in the file
     left_over: tuple[str, ...]  # names in the file that were not taken
     missing: tuple[str, ...]  # names in the model that the file does not have
-    notes: tuple[str, ...] = ()  # where in the file the tensors are, and what was changed
+    notes: tuple[str, ...] = ()  # where in the file the tensors are, and what was not used
+    resized: str = ""  # positions that make another model of the file's
 
 
 def import_weights(
@@ -54,8 +55,7 @@ def import_weights(
         options: what differs from the config, see `camreid.create_model`. Also `stem_padding` of
             the max-pool: 1, or 0 and rounding up, which FastReID has had since November 2020 (by
             default 0 for files with FastReID's names from v1.0 on, else 1); and `allow_partial`,
-            to import although keys are missing or left over. TransReID's camera embedding needs
-            `network__camera_embedding` and `network__cameras`.
+            to import although keys are missing or left over, or positions are resized.
 
     Raises:
         InputError: no such file, or keys other than class rows that do not fit the model.
@@ -91,13 +91,14 @@ def import_file(
         notes += [f"{', '.join(same)} has the same names"] if same else []
         result = replace(result, notes=(*notes, *result.notes))
     missing = [k for k in result.missing if not k.startswith("heads.")]
-    if not allow_partial and (missing or result.left_over):
+    if not allow_partial and (missing or result.left_over or result.resized):
         raise InputError(
             f"{path} ({result.generation} names) is not a {model} of source={source}: "
             f"{len(missing)} of the model's tensors are missing "
             f"({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of the file's are "
-            f"left over ({', '.join(result.left_over[:3]) or 'none'}); {len(result.loaded)} fit. "
-            "Give the model and source of this file; allow_partial imports the tensors that fit."
+            f"left over ({', '.join(result.left_over[:3]) or 'none'}); {len(result.loaded)} fit"
+            f"{', ' * bool(result.resized)}{result.resized}. Give the model, image_size and source "
+            "of this file; allow_partial imports the tensors that fit."
         )
     if labels is not None and (source == "timm" or len(missing) < len(result.missing)):
         raise HeadMismatch(
@@ -171,7 +172,7 @@ def _import_transreid(
     used |= {files[k]: _TRUNK + own for own, k in fit.names.items()}
     tensors = rest | {_TRUNK + own: value for own, value in fit.tensors.items()}
     result = _load(module, "TransReID", used, tensors, needless)
-    return replace(result, notes=(fit.note,) if fit.note else ())
+    return replace(result, resized=fit.note)
 
 
 def _import_trunk(states: Mapping[str, State], model: str, options: Mapping[str, Any]) -> Import:
