@@ -51,16 +51,18 @@ def raw() -> Tensor:
     return torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "model."])
 @torch.no_grad()
 def test_features_and_rows_are_those_of_the_file(
-    vit: nn.Module, raw: Tensor, tmp_path: Path
+    wrapper: str, vit: nn.Module, raw: Tensor, tmp_path: Path
 ) -> None:
     state = finetuned(vit, 64) | {"base.fc.weight": torch.ones(1000, 64)}
-    torch.save(prefixed(state, "module."), tmp_path / "t.pth")
+    torch.save({"state_dict": prefixed(state, wrapper)}, tmp_path / "t.pth")
     imported = import_file(tmp_path / "t.pth", "transreid", "vit_small", LABELS, **VIT)
     assert imported.left_over == imported.missing == ()
-    assert imported.needless.keys() == {"base.fc.weight"}
-    assert imported.loaded.keys() | imported.needless.keys() == state.keys()
+    assert [name.removeprefix(wrapper) for name in imported.needless] == ["base.fc.weight"]
+    names = imported.loaded.keys() | imported.needless.keys()
+    assert {name.removeprefix(wrapper) for name in names} == state.keys()
     save(imported.module, tmp_path / "t.ckpt")
     features = expected_features(vit(raw / 127.5 - 1), state)
     for module in (imported.module, load(tmp_path / "t.ckpt")):

@@ -110,6 +110,7 @@ def test_part_tokens_of_pass_are_left_out(tmp_path: Path) -> None:
     state |= {"cls_pos": positions[:, :1], "pos_embed": positions[:, 1:]}
     state |= {f"part_token{n}": torch.ones(1, 1, 64) for n in (1, 2, 3)}
     state |= {f"part{n}_pos": torch.ones(1, 1, 64) for n in (1, 2, 3)}
+    state |= {"masked_embed": torch.ones(1, 64), "pre_logits.fc.bias": torch.ones(64)}
     backbone = load(tmp_path / "pass.pth", {"teacher": state}, "test_vit", (64, 32))
     assert torch.equal(backbone.trunk.pos_embed, positions)
     assert "part_token1" in backbone.loaded

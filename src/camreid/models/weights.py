@@ -24,7 +24,7 @@ _NEEDLESS = (
         r"predictor|decoder\w*|neck|proj)(\.|$)",
         "a head, such as a classifier of other classes",
     ),
-    (r"queue(_ptr)?$|mask_token$|center$|.*local_cls_norm\.", "of the pretraining alone"),
+    (r"queue(_ptr)?$|mask(ed)?_(token|embed)$|center$|local_cls_norm\.", "of the pretraining"),
     (r".*(relative_position_index|attn_mask|periods|bias_mask)$", "computed, not learnt"),
     (r"semantic_embed_[wb]\.", "part of the merges, or behind the last stage"),
     (r"norm[012]\.", "a norm of an earlier stage"),
@@ -143,8 +143,8 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
 
 
 def _dropped(name: str, value: Tensor) -> str:
-    """Why timm's conversion leaves a tensor out; empty for a bias that does something."""
-    is_lost = name.endswith(".bias") and bool(value.any())
+    """Why timm's conversion leaves a tensor out; empty where a model needs it."""
+    is_lost = name.endswith(".qkv.bias") and bool(value.any())
     return _reason(name) or ("" if is_lost else _TIMMS)
 
 

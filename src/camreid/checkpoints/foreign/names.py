@@ -84,17 +84,18 @@ def transreid_names(file: Iterable[str]) -> tuple[dict[str, str], dict[str, str]
     Those of the trunk end as in the file. The global feature of TransReID's JPM comes from its own
     copies of last block and norm, `b1`.
     """
-    names, rules, why = tuple(file), _TRANSREID, _TRANSREID_NEEDLESS
-    if "b1.1.weight" in names:
-        last = f"blocks.{_depth(names, r'base.blocks') - 1}."
+    bare = {n: re.sub(r"^((module|model|net|network|_orig_mod)\.)+", "", n) for n in file}
+    rules, why = _TRANSREID, _TRANSREID_NEEDLESS
+    if "b1.1.weight" in bare.values():
+        last = f"blocks.{_depth(bare.values(), r'base.blocks') - 1}."
         rules = (
             (r"^b1\.0\.", f"backbone.trunk.{last}"),
             (r"^b1\.1", "backbone.trunk.norm"),
             *rules,
         )
         why = ((rf"^base\.({last}|norm\.)", "b1 of JPM takes its place"), *why)
-    needless = {n: reason for n in names for pattern, reason in why if re.search(pattern, n)}
-    return {n: _rename(n, rules) for n in names if n not in needless}, needless
+    needless = {n: text for n, own in bare.items() for p, text in why if re.search(p, own)}
+    return {n: _rename(own, rules) for n, own in bare.items() if n not in needless}, needless
 
 
 def _rename(name: str, rules: Rules) -> str:
