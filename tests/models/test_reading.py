@@ -51,6 +51,8 @@ def test_safetensors_are_read_whatever_their_name(tmp_path: Path) -> None:
         ({"student": STATE, "teacher": STATE, "epoch": 3}, ["teacher", "student"]),
         ({"state_dict": STATE, "state_dict_ema": STATE}, ["state_dict_ema", "state_dict"]),
         ({"net": {"model": STATE}}, ["net.model"]),
+        ({"state_dict": STATE, "ema_state_dict": STATE}, ["ema_state_dict", "state_dict"]),
+        ({"encoder": STATE, "target_encoder": STATE}, ["target_encoder", "encoder"]),
         ({"optimizer": {"state": {0: STATE}}, "encoder": STATE}, ["encoder"]),
         ({"weights_v2": STATE, "ema": {"module": STATE}}, ["ema.module", "weights_v2"]),
         (STATE, [""]),

@@ -17,12 +17,6 @@ from camreid.errors import InputError
 
 State = dict[str, Tensor]
 
-# where programs keep weights in a file: averages first, because they are what is compared there
-CONTAINERS = (
-    "teacher", "state_dict_ema", "model_ema", "ema", "ema_model", "target_encoder", "encoder_q",
-    "model", "state_dict", "model_state_dict", "module", "network", "net", "encoder", "backbone",
-    "student",
-)  # fmt: skip
 _DEPTH = 3  # of nested containers
 _LEGACY = b"\x80\x02\x8a"  # how torch.save began before its files were archives
 _SAVE = "torch.save(model.state_dict(), FILE)"
@@ -77,8 +71,8 @@ def read_content(path: str | Path) -> Any:
 def read_states(path: str | Path, option: str = "path") -> dict[str, State]:
     """The state dicts of a file by container, such as `teacher`; that of a bare one is "".
 
-    Names have no `module.` where all have it. Averages come first, see `CONTAINERS`. `option` is
-    the argument, for messages.
+    Names have no `module.` where all have it. Averages come first. `option` is the argument, for
+    messages.
     """
     if not Path(path).exists():
         raise InputError(f"no file at {option}={path}.", **{option: "FILE"})
@@ -90,9 +84,10 @@ def read_states(path: str | Path, option: str = "path") -> dict[str, State]:
 
 
 def preference(name: str) -> int:
-    """The place of the first known container in a dotted name; low is preferred."""
-    places = (CONTAINERS.index(part) for part in name.split(".") if part in CONTAINERS)
-    return min(places, default=len(CONTAINERS))
+    """0 for the dotted name of an average, 2 for that of a second network, else 1."""
+    if re.search(r"(\b|_)(teacher|ema|target)(\b|_)", name):
+        return 0
+    return 2 if re.search(r"\b(student|encoder_k|momentum_encoder)\b", name) else 1
 
 
 def _states(

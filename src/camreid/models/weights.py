@@ -71,7 +71,7 @@ def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
 
     The file's names may have any prefix, as in LUPerson's and MoCo's files (`encoder_q.`), and lack
     the non-local blocks, which start as an identity. timm converts other programs' names, and
-    resizes positions. Of equal places an average such as `teacher` is taken, see `CONTAINERS`.
+    resizes positions. Of equal places an average, such as `teacher`, is taken.
     """
     size = len(trunk.state_dict())
     places = [(box, prefix) for box, state in states.items() for prefix in _prefixes(state, size)]
