@@ -14,7 +14,7 @@ from camreid.data.records import DISTRACTOR, LARGEST, ImageRecord, identities, p
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap
-from camreid.provenance import SplitRecord
+from camreid.provenance import Dataset, SplitRecord
 
 SUBSETS = ("train", "val", "query", "gallery")
 COLUMNS = ("subset", "path", "pid", "camera", "row")
@@ -30,6 +30,7 @@ class Split:
     gallery: tuple[ImageRecord, ...]  # with distractors (pid 0)
     labels: LabelMap
     record: SplitRecord = field(default=SplitRecord("custom"), compare=False)  # with the digest
+    datasets: tuple[Dataset, ...] = field(default=(), compare=False)  # names behind the numbers
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", replace(self.record, digest=self.digest))
@@ -70,7 +71,9 @@ class Split:
         write_text(path, text.getvalue())
 
     @classmethod
-    def load(cls, path: str | Path, root: str | Path | None = None) -> "Split":
+    def load(
+        cls, path: str | Path, root: str | Path | None = None, datasets: tuple[Dataset, ...] = ()
+    ) -> "Split":
         """Read a manifest as written by `save`, or by hand; missing rows are in FastReID order.
 
         `root`, with each folder in it, is searched for images that are not at their path.
@@ -87,7 +90,7 @@ class Split:
                 rows[record.pid] = int(line["row"])
         train, val, query, gallery = map(tuple, parts.values())
         made = SplitRecord("manifest", {"path": str(path)})
-        return cls(train, val, query, gallery, _labels(path, train, rows), made)
+        return cls(train, val, query, gallery, _labels(path, train, rows), made, datasets)
 
     def _images(self) -> Iterator[tuple[str, ImageRecord, int | str]]:
         rows = {pid: row for row, pid in enumerate(self.labels.pids)}
@@ -142,10 +145,9 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
 def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> list[ImageRecord]:
     """The records with the path at which each image was found."""
     homes = [] if root is None else [Path(root), *sorted(Path(root).glob("*/"))]
-    found = []
-    for r in records:
-        places = (r.path, *(str(home / p) for home in homes for p in (r.name, r.path)))
-        found.append(replace(r, path=next(filter(os.path.exists, places), "")))
+    found = [
+        replace(r, path=next(filter(os.path.exists, _places(r.path, homes)), "")) for r in records
+    ]
     lost = [r.path for r, there in zip(records, found, strict=True) if not there.path]
     if lost:
         raise InputError(
@@ -153,7 +155,20 @@ def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> 
             f"(also searched below root={root}).",
             root="FOLDER",
         )
+    if len({r.path for r in found}) < len({r.path for r in records}):
+        raise InputError(
+            f"{path} lists images of equal names, and root={root} lacks some.", root="FOLDER"
+        )
     return found
+
+
+def _places(path: str, homes: Sequence[Path]) -> Iterator[str]:
+    """Where an image may lie: at its path, or below a home, the longest end of the path first."""
+    yield path
+    parts = Path(path).parts
+    for place, home in enumerate(homes):
+        for start in range(max(1, len(parts) - 1)) if place == 0 else (-2, 0):
+            yield str(home.joinpath(*parts[start:]))
 
 
 def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> LabelMap:
