@@ -132,7 +132,7 @@ def test_images_without_cameras_are_ranked_across_cameras(tmp_path: Path) -> Non
         (["1.jpg", "2.jpg"], None, r"0 folders.*data=csv"),
         (["all/bob/1.jpg", "all/anna/2.jpg"], None, r"root=\S+all"),
         (["bob/1.jpg", "anna/2.jpg"], "cam(", "no regular expression"),
-        (["bob/cam1.jpg", "anna/2.jpg"], r"cam(\d+)", r"1 of 2 file names, such as \S+2\.jpg"),
+        (["bob/cam1.jpg", "anna/2.jpg"], r"cam(\d+)", r"1 of 2 images .*2\.jpg.*cam\(\\d"),
         (["bob/1.jpg", "anna/c1/2.jpg"], None, r"1 of 2 images .* such as \S+bob/1\.jpg"),
         (["train/bob/1.jpg", "query/bob/2.jpg", "gallery/anna/3.jpg"], None, ": bob"),
     ],
@@ -153,8 +153,5 @@ def test_equal_file_names_of_two_identities_stay_apart(tmp_path: Path) -> None:
     assert Resplit(0.5, 0.0)(read_folder(tmp_path / "old")) == split
     split.save(tmp_path / "split.csv")
     (tmp_path / "old").rename(tmp_path / "new")
-    moved = Split.load(tmp_path / "split.csv", tmp_path / "new")
-    assert [r.path.replace("new", "old") for r in moved.query] == [r.path for r in split.query]
-    (tmp_path / "new" / "b" / "cam1" / "1.jpg").unlink()
     with pytest.raises(InputError, match="equal names"):
         Split.load(tmp_path / "split.csv", tmp_path / "new")

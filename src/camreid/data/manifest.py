@@ -145,9 +145,10 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
 def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> list[ImageRecord]:
     """The records with the path at which each image was found."""
     homes = [] if root is None else [Path(root), *sorted(Path(root).glob("*/"))]
-    found = [
-        replace(r, path=next(filter(os.path.exists, _places(r.path, homes)), "")) for r in records
-    ]
+    found = []
+    for r in records:
+        places = (r.path, *(str(home / p) for home in homes for p in (r.name, r.path)))
+        found.append(replace(r, path=next(filter(os.path.exists, places), "")))
     lost = [r.path for r, there in zip(records, found, strict=True) if not there.path]
     if lost:
         raise InputError(
@@ -157,18 +158,10 @@ def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> 
         )
     if len({r.path for r in found}) < len({r.path for r in records}):
         raise InputError(
-            f"{path} lists images of equal names, and root={root} lacks some.", root="FOLDER"
+            f"{path} lists images of equal names, so they cannot be searched below root={root}. "
+            "Write their present paths into it."
         )
     return found
-
-
-def _places(path: str, homes: Sequence[Path]) -> Iterator[str]:
-    """Where an image may lie: at its path, or below a home, the longest end of the path first."""
-    yield path
-    parts = Path(path).parts
-    for place, home in enumerate(homes):
-        for start in range(max(1, len(parts) - 1)) if place == 0 else (-2, 0):
-            yield str(home.joinpath(*parts[start:]))
 
 
 def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> LabelMap:
