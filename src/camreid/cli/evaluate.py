@@ -86,6 +86,9 @@ def show_parts(split: Split, module: ReIDModule) -> None:
     parts = {name: getattr(split, name) for name in ("train", "val", "query", "gallery")}
     counts = ", ".join(f"{len(images)} {name}" for name, images in parts.items())
     height, width = module.config.image_size
+    for data in split.datasets:
+        cameras = [f"{n} {name}" for name, n in data.cameras.items() if name != str(n)]
+        show(f"Data   {data.name}" + f", cameras: {', '.join(cameras)}" * bool(cameras))
     show(
         f"Split  {split.record}",
         f"       {len(split.labels)} train identities; images: {counts}",

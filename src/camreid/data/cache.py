@@ -58,8 +58,8 @@ class ImageCache:
     def locate(self, paths: Sequence[str]) -> Located:
         """The pixels of these images; InputError if an image or a file makes that fail."""
         folders: dict[str, dict[int, str]] = defaultdict(dict)  # name of each path, by its place
-        if len(found := {os.path.dirname(path) for path in paths}) > _MOST:
-            self._roots.append(os.path.commonpath(found))
+        if len(used := {os.path.dirname(path) for path in paths}) > _MOST:
+            self._roots.append(os.path.commonpath(used))
         for place, path in enumerate(paths):
             root = next((r for r in self._roots if path.startswith(r + os.sep)), None)
             folder = os.path.dirname(path) if root is None else root
