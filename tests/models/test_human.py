@@ -41,7 +41,7 @@ def solider() -> State:
     return plain_swin.random_state()
 
 
-@pytest.mark.parametrize("size", [(256, 128), (384, 128)])
+@pytest.mark.parametrize("size", [(256, 128), pytest.param((384, 128), marks=pytest.mark.slow)])
 def test_soliders_swin_is_that_of_its_definition(
     size: tuple[int, int], solider: State, tmp_path: Path
 ) -> None:
@@ -54,10 +54,8 @@ def test_soliders_swin_is_that_of_its_definition(
         found = backbone(images)
     assert (found - expected).abs().max().item() < 1e-5 * max(1.0, expected.abs().max().item())
     assert torch.equal(backbone.mean, torch.full((3,), 127.5))
-    assert (
-        "178 of 178" in backbone.loaded
-        or "of the trunk, from teacher: backbone.*" in backbone.loaded
-    )
+    total = len(backbone.trunk.state_dict())
+    assert f"{total} of {total} tensors of the trunk, from teacher: backbone.*" in backbone.loaded
     assert "head" in backbone.loaded
 
 
@@ -100,8 +98,6 @@ def test_the_stem_of_ics_is_read(tmp_path: Path) -> None:
     found = backbone.trunk.patch_embed.proj
     assert torch.equal(found.stem[0].weight, convs["0.weight"] + 0.01)
     assert found(torch.zeros(1, 3, 256, 128)).shape == (1, 384, 16, 8)
-    with pytest.raises(InputError, match="ics_vit_small"):
-        load(tmp_path / "ics.pth", content, "vit_small_patch16_224", (256, 128))
 
 
 def test_part_tokens_of_pass_are_left_out(tmp_path: Path) -> None:
