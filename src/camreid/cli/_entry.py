@@ -1,32 +1,47 @@
 """Console scripts that go through Hydra; torch is imported once the arguments are read."""
 
 import os
+import re
 import sys
 from functools import partial
 from importlib import import_module
-from pathlib import Path
+from string import Template
+from tempfile import TemporaryDirectory
+from textwrap import fill
 
 from omegaconf import DictConfig, OmegaConf
 
+from camreid import __version__
+from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.folder import is_first
-from camreid.errors import InputError
+from camreid.cli.options import choices, show_options
 from camreid.files import CONF
+
+_STARTS = re.compile("(init|resume)=.")
 
 
 def _start(command: str, module: str, function: str) -> None:
     def run(config: DictConfig) -> object:
-        if command in ("train", "evaluate", "matrix") and config.get("features") is None:
-            require_split(config)
+        check(command, config)
         import_module("camreid.cli.terminal").be_quiet()
         return getattr(import_module(f"camreid.cli.{module}"), function)(config)
 
-    if {"-h", "--help"}.intersection(sys.argv):
-        with one_paragraph(f"camreid-{command}"):
-            show_help(command)
+    name = f"camreid-{command}"
+    read_arguments(name)
+    for flag, show in _QUICK.items():
+        if flag in sys.argv:
+            with one_paragraph(name):
+                show(command)
+            return
+    flags = [text for text in sys.argv if text in ("--cfg", "-c", "job")]
+    if command != "train" or len(flags) < 2 or not any(map(_STARTS.match, sys.argv)):
+        launch(name, command, run)
         return
-    read_arguments(f"camreid-{command}")
-    launch(f"camreid-{command}", command, run)
+    with TemporaryDirectory() as folder:  # Hydra would show the model that is not used
+        typed = [text for text in sys.argv[1:] if text not in flags]
+        sys.argv[1:] = [*typed, f"hydra.run.dir={folder}"]
+        launch(name, command, lambda config: import_module("camreid.cli.train").show_config(config))
 
 
 train = partial(_start, "train", "train", "train_run")
@@ -38,12 +53,19 @@ matrix = partial(_start, "matrix", "matrix", "matrix_run")
 
 def show_help(command: str) -> None:
     """Print the help of a command, which Hydra takes seconds to do."""
-    text = {"hydra": {"help": OmegaConf.load(Path(CONF, "hydra", "help", f"{command}.yaml"))}}
-    groups: dict[str, list[str]] = {}
-    for path in sorted(Path(CONF).glob("*/[!_]*.yaml")):
-        groups.setdefault(path.parent.name, []).append(path.stem)
-    choices = "".join(f"{name}: {', '.join(files)}\n" for name, files in groups.items())
-    print(OmegaConf.create(text).hydra.help.template.replace("$APP_CONFIG_GROUPS", choices))
+    text = {"hydra": {"help": OmegaConf.load(CONF / "hydra" / "help" / f"{command}.yaml")}}
+    template = Template(OmegaConf.create(text).hydra.help.template)
+    groups = {path.name: ", ".join(choices(path.name)) for path in CONF.iterdir()}
+    print(
+        template.safe_substitute(
+            {k: fill(v, 90, subsequent_indent="  ") for k, v in groups.items()}
+        )
+    )
+
+
+def show_version(_: str) -> None:
+    """Print the version."""
+    print(f"camreid {__version__}")
 
 
 def read_arguments(name: str) -> None:
@@ -56,13 +78,9 @@ def read_arguments(name: str) -> None:
     sys.argv[1:] = sorted(typed, key=lambda a: a not in ("-m", "--multirun"))
 
 
-def require_split(config: DictConfig) -> None:
-    """Refuse a run without a split, or with one that has no strategy."""
-    choices = (
-        "type +split=original (the official train/test division, for all cameras or "
-        "split.camera=N) or +split=resplit (a new division of the identities, or of their images)."
-    )
-    if OmegaConf.is_missing(config, "split") or config.split is None:
-        raise InputError(f"no split was chosen; {choices}")
-    if not OmegaConf.is_dict(config.split) or "_target_" not in config.split:
-        raise InputError(f"split={config.split} has no strategy; {choices}")
+_QUICK = {
+    "-h": show_help,
+    "--help": show_help,
+    "--version": show_version,
+    "--options": show_options,
+}

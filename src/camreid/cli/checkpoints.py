@@ -1,14 +1,14 @@
 """The checkpoints that a command names: `checkpoint=`, `init=`, `split.exclude_seen=`."""
 
-import glob
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from camreid.checkpoints import io
 from camreid.cli.errors import trusted
+from camreid.cli.options import matching
 from camreid.errors import InputError
 from camreid.provenance import Provenance
 
@@ -21,22 +21,8 @@ def read_checkpoint(path: str | Path) -> io.Checkpoint:
         raise InputError(f"{error} Type ++model.network._target_={error.target}.") from error
 
 
-def matching(option: str, name: str) -> list[str]:
-    """The files that a path or pattern names, in order; a path need not exist."""
-    if Path(name).exists() or not glob.has_magic(name):
-        return [name]
-    found = sorted(glob.glob(name))
-    if not found:
-        raise InputError(
-            f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt] or a pattern."
-        )
-    return found
-
-
 def read_start(config: DictConfig) -> io.Checkpoint | None:
     """The checkpoint of `init=`, None without one."""
-    if config.init_dataset not in ("same", "other"):
-        raise InputError(f"init_dataset={config.init_dataset}: expected same or other.")
     if config.init_dataset == "same":
         return read_checkpoint(config.init) if config.init else None
     if not config.init:
@@ -54,9 +40,8 @@ def read_start(config: DictConfig) -> io.Checkpoint | None:
 
 def seen_identities(given: Any) -> tuple[int, ...]:
     """The training identities of the checkpoints of `split.exclude_seen`, in numeric order."""
-    names = given if isinstance(given, ListConfig | list) else [given]
     seen: set[int] = set()
-    for path in [p for n in names if n is not None for p in matching("split.exclude_seen", str(n))]:
+    for path in matching("split.exclude_seen", given or []):
         provenance = read_checkpoint(path).provenance
         if not provenance.seen or not provenance.complete:
             raise InputError(

@@ -4,8 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
+from camreid import __version__
 from camreid.cli.errors import one_paragraph
-from camreid.cli.output import check_output, write_output
+from camreid.cli.output import check_output, require_existing, write_output
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
         description="Shows the differences between runs in options, heads, leakage and scores, and "
         "the paired difference of each two runs with a verdict.",
     )
+    found.add_argument("--version", action="version", version=f"camreid {__version__}")
     found.add_argument("runs", nargs="+", metavar="RUN", help="folders of two runs or more")
     found.add_argument("-o", "--output", metavar="FILE", type=Path, help="a .json file")
     return found
@@ -24,6 +26,7 @@ def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
         typed = parser().parse_args()
+        require_existing(typed.runs)
         if typed.output:
             check_output("camreid-compare", typed.output, ".json")
         from camreid.cli.terminal import be_quiet, show  # torch only now: --help is quick

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
-from camreid.cli.checkpoints import matching, read_checkpoint
+from camreid.cli.checkpoints import read_checkpoint
+from camreid.cli.options import matching
 from camreid.data import Split, read_market1501
 from camreid.errors import InputError, MissingDataset
 from camreid.labels import LabelMap
@@ -48,8 +49,7 @@ def read_experts(
         raise InputError(
             f"{option} names no checkpoint; type {option}='runs/*/checkpoints/best.ckpt'."
         )
-    names = [given] if isinstance(given, str) else given
-    files = {Path(p).resolve(): p for name in names for p in matching(option, str(name))}
+    files = {Path(path).resolve(): path for path in matching(option, given)}
     experts: dict[str, Expert] = {}
     for path, typed in files.items():
         found = read_checkpoint(typed)
