@@ -1,7 +1,6 @@
 """Console scripts that go through Hydra; torch is imported once the arguments are read."""
 
 import os
-import re
 import sys
 from functools import partial
 from importlib import import_module
@@ -11,14 +10,11 @@ from textwrap import fill
 
 from omegaconf import DictConfig, OmegaConf
 
-from camreid import __version__
 from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.folder import is_first
 from camreid.cli.options import choices, show_options
 from camreid.files import CONF
-
-_STARTS = re.compile("(init|resume)=.")
 
 
 def _start(command: str, module: str, function: str) -> None:
@@ -29,19 +25,17 @@ def _start(command: str, module: str, function: str) -> None:
 
     name = f"camreid-{command}"
     read_arguments(name)
-    for flag, show in _QUICK.items():
-        if flag in sys.argv:
-            with one_paragraph(name):
-                show(command)
-            return
-    flags = [text for text in sys.argv if text in ("--cfg", "-c", "job")]
-    if command != "train" or len(flags) < 2 or not any(map(_STARTS.match, sys.argv)):
+    asked = {"--help", "-h", "--options"}.intersection(sys.argv)
+    if asked:
+        with one_paragraph(name):
+            (show_options if "--options" in asked else show_help)(command)
+    elif "job" in sys.argv and any(text.startswith(("init=", "resume=")) for text in sys.argv):
+        typed = [text for text in sys.argv[1:] if text not in ("--cfg", "-c", "job")]
+        with TemporaryDirectory() as folder:  # Hydra shows the model of the defaults
+            sys.argv[1:] = [*typed, f"hydra.run.dir={folder}"]
+            launch(name, command, lambda c: import_module("camreid.cli.train").show_config(c))
+    else:
         launch(name, command, run)
-        return
-    with TemporaryDirectory() as folder:  # Hydra would show the model that is not used
-        typed = [text for text in sys.argv[1:] if text not in flags]
-        sys.argv[1:] = [*typed, f"hydra.run.dir={folder}"]
-        launch(name, command, lambda config: import_module("camreid.cli.train").show_config(config))
 
 
 train = partial(_start, "train", "train", "train_run")
@@ -55,17 +49,8 @@ def show_help(command: str) -> None:
     """Print the help of a command, which Hydra takes seconds to do."""
     text = {"hydra": {"help": OmegaConf.load(CONF / "hydra" / "help" / f"{command}.yaml")}}
     template = Template(OmegaConf.create(text).hydra.help.template)
-    groups = {path.name: ", ".join(choices(path.name)) for path in CONF.iterdir()}
-    print(
-        template.safe_substitute(
-            {k: fill(v, 90, subsequent_indent="  ") for k, v in groups.items()}
-        )
-    )
-
-
-def show_version(_: str) -> None:
-    """Print the version."""
-    print(f"camreid {__version__}")
+    groups = {path.name: fill(choices(path.name), 90) for path in CONF.iterdir()}
+    print(template.safe_substitute(groups))
 
 
 def read_arguments(name: str) -> None:
@@ -76,11 +61,3 @@ def read_arguments(name: str) -> None:
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun
         typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]
     sys.argv[1:] = sorted(typed, key=lambda a: a not in ("-m", "--multirun"))
-
-
-_QUICK = {
-    "-h": show_help,
-    "--help": show_help,
-    "--version": show_version,
-    "--options": show_options,
-}

@@ -4,7 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from camreid import __version__
 from camreid.cli.errors import one_paragraph
 from camreid.cli.output import check_output, require_existing, write_output
 
@@ -16,7 +15,6 @@ def parser() -> argparse.ArgumentParser:
         description="Shows the differences between runs in options, heads, leakage and scores, and "
         "the paired difference of each two runs with a verdict.",
     )
-    found.add_argument("--version", action="version", version=f"camreid {__version__}")
     found.add_argument("runs", nargs="+", metavar="RUN", help="folders of two runs or more")
     found.add_argument("-o", "--output", metavar="FILE", type=Path, help="a .json file")
     return found

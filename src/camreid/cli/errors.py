@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from camreid import __version__
 from camreid.cli.folder import discard
 from camreid.errors import InputError
 from camreid.files import CONF
@@ -69,6 +70,9 @@ def one_paragraph(name: str) -> Iterator[None]:
     """Turn a user's mistake into SystemExit with one paragraph; end quietly on a closed pipe."""
     try:
         try:
+            if "--version" in sys.argv:
+                print(f"camreid {__version__}")
+                raise SystemExit(0)
             yield
         finally:
             print(end="", flush=True)  # a closed pipe raises here, not at the exit of Python
@@ -142,21 +146,18 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _hint(cause: Any) -> str:
-    """The options of the command with nearly the same name, those beside the typed one first."""
+    """Options of the command with the same or nearly the same name, those of the group first."""
     group, _, key = cause.full_key.rpartition(".")
-    beside = [f"{group}.{name}".lstrip(".") for name in cause.parent_node or () if name != "hydra"]
-    if not beside:
-        group = cause.full_key.partition(".")[0]
+    if not cause.parent_node:
+        group = group.partition(".")[0]
         return f"Type {_CHOOSE.get(group, f'+{group}=NAME')} with it."
     every = leaves(OmegaConf.to_container(cause.parent_node._get_root()))
-    others = [name for name, _ in every if not re.match(r"hydra\.|(.*\.)?_", name)]
-    for names in (beside, others):
-        keys = {name.rpartition(".")[2] for name in names}
-        near = [key] if key in keys else get_close_matches(key, keys)
-        found = [name for name in names if name.rpartition(".")[2] in near]
-        if found:
-            return f"Did you mean {' or '.join(found)}?"
-    return f"There are {', '.join(beside)}."
+    keys = {n: n.rpartition(".")[2] for n, _ in every if not re.match(r"hydra\b|(.*\.)?_", n)}
+    beside = [name for name in keys if name.rpartition(".")[0] == group]
+    near = [key] if key in keys.values() else get_close_matches(key, {*keys.values()})
+    found = [name for name in beside if keys[name] in near]
+    found = found or [name for name in keys if keys[name] in near]
+    return f"Did you mean {' or '.join(found)}?" if found else f"There are {', '.join(beside)}."
 
 
 def _of_hydra(error: Exception) -> str:

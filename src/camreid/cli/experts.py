@@ -36,7 +36,7 @@ class Expert:
 
 def read_experts(
     option: str,
-    given: str | Sequence[str] | None,
+    given: str | Sequence[str],
     by_camera: bool = True,
     taken: Collection[str] = (),
 ) -> list[Expert]:
@@ -45,10 +45,6 @@ def read_experts(
     With `by_camera` the expert of camera 3 has the name `c3`; others have that of their run folder
     or file. A number is added to names that are `taken`.
     """
-    if not given:
-        raise InputError(
-            f"{option} names no checkpoint; type {option}='runs/*/checkpoints/best.ckpt'."
-        )
     files = {Path(path).resolve(): path for path in matching(option, given)}
     experts: dict[str, Expert] = {}
     for path, typed in files.items():

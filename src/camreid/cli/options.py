@@ -26,7 +26,7 @@ Options = dict[str, tuple[Any, str]]  # default and comment by dotted name
 
 def choices(group: str) -> str:
     """The files of a group, except bases such as `model/_training`."""
-    return ", ".join(sorted(path.stem for path in CONF.glob(f"{group}/[!_]*.yaml")))
+    return ", ".join(sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml")))
 
 
 def known_options(command: str, typed: Sequence[str]) -> Options:
@@ -39,6 +39,8 @@ def known_options(command: str, typed: Sequence[str]) -> Options:
         prefix = f"{part.package}." if part.package else ""
         comments = dict(_comments(yaml.compose(text), text.splitlines(), prefix))
         for name, default in leaves(yaml.safe_load(text), prefix):
+            if name.startswith(("hydra", f"{prefix}defaults")):
+                continue
             known[name] = default, comments.get(name) or known.get(name, (None, ""))[1]
     return known
 
@@ -51,18 +53,16 @@ def _comments(node: Any, lines: Sequence[str], prefix: str) -> Iterator[tuple[st
 
 def show_options(command: str) -> None:
     """Print the options of the group after `--options`, or all, with defaults and comments."""
-    group, *_ = [*sys.argv[sys.argv.index("--options") + 1 :], ""]
-    group = "" if "=" in group else group
+    group = [*sys.argv[sys.argv.index("--options") + 1 :], ""][0]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         known = known_options(command, [text for text in sys.argv[1:] if "=" in text])
-    names = [n for n in known if not group or f"{n}.".startswith(f"{group}.")]
-    for name in [n for n in names if "defaults" not in n and not n.startswith("hydra")]:
+    for name in [name for name in known if "=" in group or name.startswith(group)]:
         default, comment = known[name]
         line = f"{name}:" if isinstance(default, dict) else override(name, default)
         print(f"{line:<44} # {comment}" if comment else line)
-    if not names or choices(group):
-        groups = sorted({name.partition(".")[0] for name in known} - {"defaults", "hydra"})
-        print(f"Choices of {group}: {choices(group) or ', '.join(groups)}")
+    groups = ", ".join(sorted({name.partition(".")[0] for name in known}))
+    named = choices(group) if group and "=" not in group else ""
+    print(f"Choices of {group}=: {named}." if named else f"Groups: {groups}.")
 
 
 def matching(option: str, given: Any) -> list[str]:
@@ -70,8 +70,9 @@ def matching(option: str, given: Any) -> list[str]:
     files: list[str] = []
     for name in map(str, [given] if isinstance(given, str) else given):
         is_pattern = glob.has_magic(name) and not Path(name).exists()
-        files += sorted(glob.glob(name)) if is_pattern else [name]
-        if not files:
+        found = sorted(glob.glob(name)) if is_pattern else [name]
+        files += found
+        if not found:
             raise InputError(
                 f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt] or a pattern."
             )
@@ -84,23 +85,23 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
         default, comment = known[name]
         value = given.get(name, default)
         about = f" ({comment})" if comment else ""
-        if value == "???":
+        if value == "???" or (default == "???" and not value):
             raise InputError(f"{name}= is missing. Type {name}={about}.")
-        if value != default and not _takes(default, comment, value):
-            example = override(name, default)
-            raise InputError(f"{override(name, value)}: expected a value such as {example}{about}.")
+        text, example = override(name, value), override(name, default)
+        if text != example and not _takes(default, comment, value):
+            raise InputError(f"{text}: expected a value such as {example}{about}.")
         kind = "".join(re.findall(r"^(file|checkpoint|folder)s?\b(?!/)", comment))
         for path in map(Path, matching(name, value) if kind and value else ()):
             if not (path.expanduser().is_dir() if kind == "folder" else path.is_file()):
-                near = sorted(path.parent.glob("*.ckpt"))[:5] if kind == "checkpoint" else []
-                there = f" There are {', '.join(map(str, near))}." if near else ""
-                raise InputError(f"no {kind} at {path}: {name}={path}{about}.{there}")
-        needs = re.match(r"with (\w+)(?:=(\w+))?", comment) if name in typed else None
+                near = ", ".join(sorted(file.name for file in path.parent.glob("*.ckpt"))[:5])
+                near = f" Beside it: {near}." if near else ""
+                raise InputError(f"no {kind} at {path}: {name}={path}{about}.{near}")
+        needs = re.match(r"with (\w+)=?(\w*)(?:$|[:;])", comment) if name in typed else None
         other = f"{name.rpartition('.')[0]}.{needs[1]}" if needs else ""
         present = given.get(other)
         if needs and not (str(present).startswith(needs[2]) if needs[2] else present):
             raise InputError(
-                f"{override(name, value)} has no effect with {override(other, present)}. "
+                f"{text} has no effect with {override(other, present)}. "
                 f"Type {other}={needs[2] or 'VALUE'} with it, or leave it out."
             )
 
@@ -110,11 +111,12 @@ def _takes(default: Any, comment: str, value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if value == "" or default is None or override("", value)[1:] in words:
         return bool(value != "")
+    if isinstance(value, list) and "list" in words:
+        return True
     if isinstance(default, float) or "number" in words:
         return number
     if isinstance(default, str):
         return default not in words
     if isinstance(default, list) and isinstance(value, str):
         return not default or isinstance(default[0], str)
-    kinds = (type(default), *[type(None)] * isinstance(default, dict), *[list] * ("list" in words))
-    return type(value) in kinds
+    return type(value) is type(default) or (isinstance(default, dict) and value is None)

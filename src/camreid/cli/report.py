@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from camreid import __version__
 from camreid.cli.early import require_packages
 from camreid.cli.errors import one_paragraph
 from camreid.cli.output import check_output, require_existing, write_output
@@ -25,7 +24,6 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("--version", action="version", version=f"camreid {__version__}")
     about = "folder of a run or matrix"
     found.add_argument("runs", nargs="+", metavar="RUN", type=Path, help=about)
     about = "a .html file; report.html in the first RUN if not given"
