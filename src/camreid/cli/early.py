@@ -51,7 +51,8 @@ def _require_model(command: str, given: dict[str, object]) -> None:
     """Refuse no model where one is needed, a base of models, and a model that lacks parts."""
     name = str(HydraConfig.get().runtime.choices.get("model"))
     if name.startswith("_") or (given.get("model") is None and command in ("train", "import")):
-        raise InputError(f"model={name} is no model. Type model= with one of {choices('model')}.")
+        how = "path=FILE and model=NAME" if command == "import" else "model=NAME"
+        raise InputError(f"model={name} is no model. Type {how}, one of {choices('model')}.")
     parts = leaves(OmegaConf.to_container(OmegaConf.load(CONF / "model/_training.yaml")), "model.")
     lacking = [part for part, _ in parts if given.get("model") and part not in given]
     if lacking:

@@ -21,6 +21,7 @@ from camreid.cli.errors import leaves, override
 from camreid.errors import InputError
 from camreid.files import CONF
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 Options = dict[str, tuple[Any, str]]  # default and comment by dotted name
 
 
@@ -89,7 +90,8 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
             raise InputError(f"{name}= is missing. Type {name}={about}.")
         text, example = override(name, value), override(name, default)
         if text != example and not _takes(default, comment, value):
-            raise InputError(f"{text}: expected a value such as {example}{about}.")
+            expected = _KINDS.get(type(default), "another value")
+            raise InputError(f"{text}: expected {expected}, such as {example}{about}.")
         kind = "".join(re.findall(r"^(file|checkpoint|folder)s?\b(?!/)", comment))
         for path in map(Path, matching(name, value) if kind and value else ()):
             if not (path.expanduser().is_dir() if kind == "folder" else path.is_file()):
