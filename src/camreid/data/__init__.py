@@ -2,8 +2,16 @@
 
 from camreid.data.datamodule import ReIDDataModule
 from camreid.data.dataset import ImageDataset
+from camreid.data.layouts import (
+    read_cuhk03_np,
+    read_dukemtmc,
+    read_market1501,
+    read_occluded_duke,
+    read_veri,
+)
 from camreid.data.manifest import Split
-from camreid.data.records import ImageRecord, Records, read_market1501
+from camreid.data.msmt17 import read_msmt17
+from camreid.data.records import ImageRecord, Records
 from camreid.data.sampler import IdentitySampler
 from camreid.data.splits import OriginalSplit, Resplit
 from camreid.data.synthetic import SyntheticMarket
@@ -20,5 +28,10 @@ __all__ = [
     "Resplit",
     "Split",
     "SyntheticMarket",
+    "read_cuhk03_np",
+    "read_dukemtmc",
     "read_market1501",
+    "read_msmt17",
+    "read_occluded_duke",
+    "read_veri",
 ]
