@@ -52,7 +52,7 @@ LAYOUTS = (
     Layout("market1501", "Market-1501", FOLDERS, "", GRAMMAR),
 )
 SIZES = {  # images of train, query and gallery, by release
-    "msmt17": ((32621, 11659, 82161),),
+    "msmt17": ((32621, 11659, 82161), (30248, 11659, 82161)),  # without list_val.txt
     "veri": ((37746, 1678, 11579), (37778, 1678, 11579)),
     "dukemtmc": ((16522, 2228, 17661),),
     "occluded_duke": ((15618, 2210, 17661),),
