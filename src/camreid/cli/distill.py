@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.io import Checkpoint
-from camreid.cli.build import data_root
 from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.experts import Expert, check_dataset, read_experts
 from camreid.cli.terminal import show
@@ -39,7 +38,7 @@ def add_distillation(config: DictConfig, module: ReIDModule, experts: Sequence[E
         return
     given = {str(k): v for k, v in config.distill.items() if k != "teachers"}
     options = build_options(DistillConfig, "distill", given)
-    notes = check_dataset(experts, data_root(config))
+    notes = check_dataset(experts, config.data)
     notes += [f"{e.name}: its rows have no identities." for e in experts if e.labels.is_anonymous]
     teachers = [Teacher.of(read_checkpoint(e.path).module(), e.camera) for e in experts]
     module.extra_losses.append(Distillation(teachers, module.model, options))

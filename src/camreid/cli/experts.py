@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from camreid.cli.checkpoints import matching, read_checkpoint
-from camreid.data import Split, read_market1501
+from camreid.cli.dataset import read_dataset
+from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.labels import LabelMap
 from camreid.provenance import Provenance
@@ -63,10 +66,10 @@ def read_experts(
     return list(experts.values())
 
 
-def check_dataset(experts: Sequence[Expert], root: str) -> list[str]:
+def check_dataset(experts: Sequence[Expert], data: DictConfig) -> list[str]:
     """Notes on identities that the dataset does not have; InputError if most of an expert's."""
     try:
-        records = read_market1501(root)
+        records = read_dataset(data)
     except MissingDataset:  # a manifest names its own files
         return []
     pids = {r.pid for r in (*records.train, *records.query, *records.gallery)}
@@ -78,8 +81,8 @@ def check_dataset(experts: Sequence[Expert], root: str) -> list[str]:
         if 2 * len(foreign) > len(own):
             raise InputError(
                 f"{expert.path} was trained on another dataset: {found}, such as {foreign[:3]}, "
-                f"are not among the {len(pids)} of data.root={root}. Equal numbers of two datasets "
-                "are different identities: leave it out, or set data.root to its dataset."
+                f"are not among the {len(pids)} of data.root={data.root}. Equal numbers of two "
+                "datasets are different identities: leave it out, or set data.root to its dataset."
             )
         if foreign:
             notes.append(f"{expert.name}: {found} are not in this dataset.")

@@ -11,8 +11,9 @@ from camreid.checkpoints.foreign.importing import import_file
 from camreid.checkpoints.foreign.rows import check_rows
 from camreid.checkpoints.io import save
 from camreid.cli.build import run_folder
+from camreid.cli.dataset import read_dataset
 from camreid.cli.terminal import show
-from camreid.data import OriginalSplit, Split, read_market1501
+from camreid.data import OriginalSplit, Split
 from camreid.data.records import ImageRecord
 from camreid.errors import InputError
 from camreid.files import write_text
@@ -26,7 +27,7 @@ def import_run(config: DictConfig) -> None:
         raise InputError(
             "camreid-import needs path=FILE and model=NAME, such as model=mgn_r50_ibn; see --help."
         )
-    labels, images, split = read_labels(config.labels, config.source)
+    labels, images, split = read_labels(config.labels, config.source, config.data)
     name = str(HydraConfig.get().runtime.choices["model"])
     typed = [a.partition("=")[0].lstrip("+") for a in HydraConfig.get().overrides.task]
     keys = [key.removeprefix("model.") for key in typed if key.startswith("model.")]
@@ -62,7 +63,7 @@ def import_run(config: DictConfig) -> None:
 
 
 def read_labels(
-    config: DictConfig, source: str
+    config: DictConfig, source: str, data: DictConfig
 ) -> tuple[LabelMap | None, tuple[ImageRecord, ...], SplitRecord | None]:
     """The identities of the rows; their training images and split where they are known."""
     given = {str(key) for key, value in config.items() if value is not None}
@@ -86,5 +87,5 @@ def read_labels(
             "labels.camera= and labels.order= as needed."
         )
     order: Order = config.order or ("numeric" if source == "torchreid" else "fastreid")
-    split = OriginalSplit(camera=config.camera)(read_market1501(config.root))
+    split = OriginalSplit(camera=config.camera)(read_dataset(data, config.root))
     return LabelMap.of(split.labels.pids, order=order), split.train, split.record

@@ -40,7 +40,7 @@ def matrix_run(config: DictConfig) -> None:
         baselines = read_experts("baselines", config.baselines, by_camera=False, taken=taken)
     split = build.build_split(config)
     evaluate.require_test(split, config.evaluation.protocol)
-    notes = check_dataset((*experts, *baselines), build.data_root(config))
+    notes = check_dataset((*experts, *baselines), config.data)
     trainer = build.build_trainer(config, logger=False)
     if trainer.world_size > 1:
         raise InputError("camreid-matrix runs on one device; type trainer.devices=1.")
