@@ -1,7 +1,9 @@
 """Image records, splits and batches."""
 
+from camreid.data.csv_file import read_csv
 from camreid.data.datamodule import ReIDDataModule
 from camreid.data.dataset import ImageDataset
+from camreid.data.image_folder import read_folder
 from camreid.data.layouts import (
     read_cuhk03_np,
     read_dukemtmc,
@@ -28,8 +30,10 @@ __all__ = [
     "Resplit",
     "Split",
     "SyntheticMarket",
+    "read_csv",
     "read_cuhk03_np",
     "read_dukemtmc",
+    "read_folder",
     "read_market1501",
     "read_msmt17",
     "read_occluded_duke",

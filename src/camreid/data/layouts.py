@@ -1,13 +1,13 @@
 """Public datasets by name: their folders, file names and official sizes."""
 
-import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+from camreid.data.formats import is_hidden, is_image, left_out
 from camreid.data.records import (
     DISTRACTOR,
     FOLDERS,
@@ -19,7 +19,10 @@ from camreid.data.records import (
 )
 from camreid.errors import InputError, MissingDataset
 
-TRY = "To try the program without a dataset: data=synthetic."
+TRY = (
+    "For images in another layout: data=csv or data=folder. To try the program without a dataset: "
+    "data=synthetic."
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Layout:
 
     def is_at(self, home: Path) -> bool:
         """Whether `home` holds a train folder with such names."""
-        train, match = home / self.folders[0], re.compile(self.names).match
+        train, match = part(home, self.folders[0]), re.compile(self.names).match
         paths = chain(train.glob("*"), train.glob("*/*"))
         return train.is_dir() and (not self.names or any(match(path.name) for path in paths))
 
@@ -120,8 +123,15 @@ def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     raise MissingDataset(message + TRY, root=near[0][0] if near else "FOLDER")
 
 
+def part(home: Path, name: str) -> Path:
+    """The folder of this name, in any case of letters."""
+    if (home / name).is_dir() or not home.is_dir():
+        return home / name
+    return next((p for p in sorted(home.iterdir()) if p.name.lower() == name), home / name)
+
+
 def checked(records: Records, home: Path, layout: Layout) -> Records:
-    """The records, if they can be trained on; a warning if they are not the official ones."""
+    """The records, if they can be trained on, with a note if they are not the official ones."""
     if not records.train:
         train = home / layout.folders[0]
         raise MissingDataset(f"{train} holds no images like {layout.example}. {TRY}")
@@ -129,37 +139,42 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
     if zeros:
         raise InputError(
             f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
-            "distractors of the gallery. Rename the files so that identities count from 1, or move "
-            "distractors out of the folder."
+            "distractors of the gallery. If identities are numbered from 0, describe the dataset "
+            "by data=csv, or rename the files; otherwise move distractors out of the folder."
         )
     sizes, known = (len(records.train), len(records.query), len(records.gallery)), layout.name
-    if sizes not in SIZES[known] and (layout.names or _is_named(home, known)):
-        official = " or ".join(map(str, SIZES[known]))
-        logging.getLogger("camreid").warning(
-            f"{layout.title} at {home} is not complete, or changed: {sizes} images of train, query "
-            f"and gallery; the official dataset has {official}."
-        )
-    return records
+    if sizes in SIZES[known] or not (layout.names or _is_named(home, known)):
+        return records
+    note = (
+        f"{layout.title} at {home} is not complete, or changed: {sizes} images of train, query and "
+        f"gallery; the official dataset has {' or '.join(map(str, SIZES[known]))}."
+    )
+    return replace(records, notes=(*records.notes, note))
 
 
 def _read(root: str | Path, name: str) -> Records:
     home, layout = find(root, name)
-    return checked(Records(*(_read_folder(home / f, layout) for f in layout.folders)), home, layout)
+    other: list[str] = []
+    train, query, gallery = (_read_folder(part(home, f), layout, other) for f in layout.folders)
+    return checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
 
 
-def _read_folder(folder: Path, layout: Layout) -> tuple[ImageRecord, ...]:
+def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageRecord, ...]:
+    """The images of a folder; the names of other files are added to `other`."""
     if not folder.is_dir():
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
     for name in sorted(os.listdir(folder)):
-        if name.startswith(".") or not name.lower().endswith((".jpg", ".jpeg", ".png")):
+        if not is_image(name) or is_hidden(name):
+            if not is_hidden(name):
+                other.append(name)
             continue
         parsed = parse_name(home + name)
         if parsed is None or not match(name):
             raise InputError(
                 f"{folder / name} is not named as in {layout.title}; expected names like "
-                f"{layout.example}, cameras from 1, pids below 2**63. Rename the file or move it "
-                "out of the folder."
+                f"{layout.example}, cameras from 1, pids below 2**63. Rename the file, move it out "
+                "of the folder, or describe the dataset by data=csv or data=folder."
             )
         records.append(parsed)
     return tuple(r for r in records if r.pid != JUNK)
@@ -172,7 +187,7 @@ def _at(homes: Iterable[Path], layouts: Sequence[Layout]) -> list[tuple[Path, La
 
 
 def _inside(home: Path) -> list[Path]:
-    return [path for path in sorted(home.glob("[!.]*/")) if path.name != "__MACOSX"]
+    return [path for path in sorted(home.glob("*/")) if not is_hidden(path.name)]
 
 
 def _is_named(home: Path, name: str) -> bool:

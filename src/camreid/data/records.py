@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from camreid.provenance import Dataset
+
 TRAIN, QUERY, GALLERY = FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 JUNK, DISTRACTOR = -1, 0
 LARGEST = 2**63 - 1  # pid or camera, as tensors are int64
@@ -52,11 +54,17 @@ def parse_name(path: str | PurePath) -> ImageRecord | None:
 
 @dataclass(frozen=True)
 class Records:
-    """A dataset by the official division: each part a tuple sorted by file name, without junk."""
+    """A dataset by the official division: each part a tuple sorted by file name, without junk.
+
+    Without a division, all images are in `train`.
+    """
 
     train: tuple[ImageRecord, ...]
     query: tuple[ImageRecord, ...]
     gallery: tuple[ImageRecord, ...]
+    val: tuple[ImageRecord, ...] = ()  # if the dataset has a division of its own for it
+    datasets: tuple[Dataset, ...] = ()  # the names of identities and cameras; empty for numbers
+    notes: tuple[str, ...] = ()  # lines for the user, such as on files that are left out
 
 
 def identities(records: Iterable[ImageRecord]) -> tuple[int, ...]:
