@@ -31,17 +31,18 @@ def read_msmt17(root: str | Path) -> Records:
             f"MSMT17 at {home} lacks {', '.join(lacking)}. The list files of the dataset define "
             f"train, query and gallery; copy them into that folder, beside {layout.folders[0]}."
         )
-    parts = [
+    train, query, gallery = (
         _read_lists([home / name for name in names], home / folder, digit)
         for names, folder, digit in zip(LISTS, layout.folders, "122", strict=True)
-    ]
-    lost = [r.path for part in parts for r in part if not os.path.exists(r.path)]
+    )
+    images = (*train, *query, *gallery)
+    lost = [r.path for r in images if not os.path.exists(r.path)]
     if lost:
         raise InputError(
             f"the list files of {home} name {len(lost)} images that are not there, such as "
             f"{', '.join(lost[:3])}. Unpack the dataset again, or delete these lines."
         )
-    return checked(Records(*parts), home, layout)
+    return checked(Records(train, query, gallery), home, layout)
 
 
 def _read_lists(files: list[Path], folder: Path, digit: str) -> tuple[ImageRecord, ...]:
