@@ -9,16 +9,17 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.folder import is_first
 from camreid.errors import InputError
 from camreid.files import CONF
+from camreid.progress import is_first, note
 
 
 def _start(command: str, module: str, function: str) -> None:
     def run(config: DictConfig) -> object:
         if command in ("train", "evaluate", "matrix") and config.get("features") is None:
             require_split(config)
-        import_module("camreid.cli.terminal").be_quiet()
+        begin()
+        import_module("camreid.cli.terminal").set_threads(config.get("trainer"))
         return getattr(import_module(f"camreid.cli.{module}"), function)(config)
 
     if {"-h", "--help"}.intersection(sys.argv):
@@ -34,6 +35,13 @@ evaluate = partial(_start, "evaluate", "evaluate", "evaluate_run")
 import_weights = partial(_start, "import", "import_weights", "import_run")
 export = partial(_start, "export", "export", "export_run")
 matrix = partial(_start, "matrix", "matrix", "matrix_run")
+
+
+def begin() -> None:
+    """Import torch, which takes seconds, and leave the terminal to the command."""
+    if "torch" not in sys.modules:
+        note("Loading PyTorch")
+    import_module("camreid.cli.terminal").be_quiet()
 
 
 def show_help(command: str) -> None:

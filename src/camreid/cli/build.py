@@ -24,7 +24,9 @@ from camreid.data import ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
+from camreid.progress import note
 from camreid.training.checkpoint_io import RunCheckpoints
+from camreid.training.progress import RunBar
 from camreid.training.step import resolve_precision
 
 
@@ -59,6 +61,7 @@ def build_split(config: DictConfig) -> Split:
     if manifest:
         return Split.load(manifest, root)
     strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
+    note(f"Reading {root}")
     split: Split = strategy(read_market1501(root))
     return split
 
@@ -149,9 +152,10 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     config.trainer.precision = resolve_precision(
         config.trainer.precision, device_type(config), training="callbacks" in options
     )
-    callbacks = [FirstFailure(config), *options.pop("callbacks", ())]
+    bars = [RunBar()] if config.trainer.enable_progress_bar else []
+    callbacks = [FirstFailure(config), *bars, *options.pop("callbacks", ())]
     trainer: pl.Trainer = instantiate(
-        config.trainer,
+        {str(key): value for key, value in config.trainer.items() if key != "threads"},
         default_root_dir=str(run_folder()),
         use_distributed_sampler=False,  # the samplers know their rank
         benchmark=not config.trainer.deterministic,  # all batches have one size

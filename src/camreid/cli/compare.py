@@ -4,8 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
+from camreid.cli._entry import begin
 from camreid.cli.errors import one_paragraph
 from camreid.cli.output import check_output, write_output
+from camreid.progress import note
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,10 +28,11 @@ def main() -> None:
         typed = parser().parse_args()
         if typed.output:
             check_output("camreid-compare", typed.output, ".json")
-        from camreid.cli.terminal import be_quiet, show  # torch only now: --help is quick
+        begin()
+        from camreid.cli.terminal import show  # torch only now: --help is quick
         from camreid.runs.compare import compare_runs
 
-        be_quiet()
+        note(f"Comparing {', '.join(typed.runs)}")
         found = compare_runs(typed.runs)
         show(*found.tables(), "", *(pair.verdict for pair in found.pairs))
         if typed.output:

@@ -38,6 +38,9 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
             return run(config)
         except BrokenPipeError:
             raise
+        except (KeyboardInterrupt, SystemExit):
+            discard(Path(HydraConfig.get().runtime.output_dir))
+            raise
         except Exception as error:
             message, job = paragraph(error, config), HydraConfig.get()
             if message is None:

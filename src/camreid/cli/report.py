@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from camreid.cli._entry import begin
 from camreid.cli.errors import one_paragraph
 from camreid.cli.output import check_output, write_output
 from camreid.errors import InputError
@@ -37,6 +38,7 @@ def main() -> None:
         typed = parser().parse_args()
         path = typed.output or typed.runs[0] / "report.html"
         check_output("camreid-report", path, ".html")
+        begin()
         try:
             from camreid.runs.report.page import build_page  # torch only now: --help is quick
         except ModuleNotFoundError as error:
