@@ -57,6 +57,8 @@ def show_help(command: str) -> None:
 def read_arguments(name: str) -> None:
     """Turn `sys.argv` into what Hydra takes: a plus before `split=` and `experiment=`, -m first."""
     typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in sys.argv[1:]]
+    left_out = {"logger=null": "~logger", "callbacks=null": "~callbacks"}
+    typed = [left_out.get(a, a) for a in typed]  # Hydra takes no null for a group
     if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):
         # each process of a higher rank has a log of its own
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun

@@ -138,6 +138,8 @@ def _check_devices(config: DictConfig) -> None:
     count = len(devices) if OmegaConf.is_list(devices) else devices
     if device_type(config) == "cpu" and isinstance(count, int) and count > cores:
         raise InputError(f"devices={devices} starts {count} processes on {cores} cores.", devices=1)
+    if device_type(config) == "cpu" and count in (-1, "-1"):
+        raise InputError(f"devices={devices} is all GPUs, and PyTorch uses none here.", devices=1)
     launcher, processes, nodes = launched()
     if launcher and (machines != nodes or count not in ("auto", -1, processes)):
         found = f"{launcher} has started {processes} processes on each of {nodes} machines."

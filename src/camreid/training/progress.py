@@ -33,10 +33,8 @@ class Clock:
 
     def __str__(self) -> str:
         """The epoch from 1 and, where steps limit the run, the step."""
-        run = self._trainer
-        place = f"Epoch {run.current_epoch + 1}" + f"/{run.max_epochs}" * (
-            (run.max_epochs or 0) > 0
-        )
+        run, epochs = self._trainer, self._trainer.max_epochs or -1
+        place = f"Epoch {run.current_epoch + 1}" + f"/{epochs}" * (epochs > 0)
         return place + f", step {run.global_step}/{run.max_steps}" * (run.max_steps > 0)
 
     @property
