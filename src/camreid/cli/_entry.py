@@ -5,10 +5,14 @@ import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from camreid.cli import is_imported, undo
 from camreid.cli.errors import launch, one_paragraph
+from camreid.cli.folder import discard
 from camreid.errors import InputError
 from camreid.files import CONF
 from camreid.progress import is_first, note
@@ -18,9 +22,10 @@ def _start(command: str, module: str, function: str) -> None:
     def run(config: DictConfig) -> object:
         if command in ("train", "evaluate", "matrix") and config.get("features") is None:
             require_split(config)
-        begin()
+        undo.append(partial(discard, Path(HydraConfig.get().runtime.output_dir)))
+        main = begin(f"camreid.cli.{module}")
         import_module("camreid.cli.terminal").set_threads(config.get("trainer"))
-        return getattr(import_module(f"camreid.cli.{module}"), function)(config)
+        return getattr(main, function)(config)
 
     if {"-h", "--help"}.intersection(sys.argv):
         with one_paragraph(f"camreid-{command}"):
@@ -37,11 +42,14 @@ export = partial(_start, "export", "export", "export_run")
 matrix = partial(_start, "matrix", "matrix", "matrix_run")
 
 
-def begin() -> None:
-    """Import torch, which takes seconds, and leave the terminal to the command."""
+def begin(module: str) -> Any:
+    """Import a module and torch, which takes seconds, and leave the terminal to the command."""
     if "torch" not in sys.modules:
         note("Loading PyTorch")
     import_module("camreid.cli.terminal").be_quiet()
+    found = import_module(module)
+    is_imported()
+    return found
 
 
 def show_help(command: str) -> None:

@@ -28,12 +28,11 @@ def main() -> None:
         typed = parser().parse_args()
         if typed.output:
             check_output("camreid-compare", typed.output, ".json")
-        begin()
-        from camreid.cli.terminal import show  # torch only now: --help is quick
-        from camreid.runs.compare import compare_runs
+        compare = begin("camreid.runs.compare")  # torch only now: --help is quick
+        from camreid.cli.terminal import show
 
         note(f"Comparing {', '.join(typed.runs)}")
-        found = compare_runs(typed.runs)
+        found = compare.compare_runs(typed.runs)
         show(*found.tables(), "", *(pair.verdict for pair in found.pairs))
         if typed.output:
             write_output(typed.output, json.dumps(found.to_json(), indent=1))

@@ -98,6 +98,8 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
     """The message of the first mistake among an error and its causes; None for a bug."""
     first = error
     while error is not None:
+        if isinstance(error, KeyboardInterrupt):  # what failed had been interrupted
+            raise KeyboardInterrupt from None
         if isinstance(error, InputError):
             return _with_remedy(error, config)
         if isinstance(error, ModuleNotFoundError):

@@ -38,10 +38,9 @@ def main() -> None:
         typed = parser().parse_args()
         path = typed.output or typed.runs[0] / "report.html"
         check_output("camreid-report", path, ".html")
-        begin()
         try:
-            from camreid.runs.report.page import build_page  # torch only now: --help is quick
+            page = begin("camreid.runs.report.page")  # torch only now: --help is quick
         except ModuleNotFoundError as error:
             message = f"a report needs {error.name}: type pip install 'camreid[report]'."
             raise InputError(message) from error
-        write_output(path, build_page(typed.runs))
+        write_output(path, page.build_page(typed.runs))
