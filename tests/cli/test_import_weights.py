@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from camreid.checkpoints.io import load
+from camreid.checkpoints.io import load, read_checkpoint
 from camreid.cli.import_weights import read_labels
 from camreid.data import Records
 from camreid.labels import LabelMap
@@ -54,6 +54,10 @@ def test_the_command_imports_checks_and_feeds_training(
         assert "UNCHECKED ROWS" in ran.out
         assert load(f"{folder}/checkpoints/imported.ckpt").labels == labels
         assert json.loads(Path(folder, "import.json").read_text())["rows_checked"] is False
+    Path("pids.txt").write_text("\n".join(map(str, labels.pids)))
+    ran = run(*common, "labels.pids=pids.txt", "labels.camera=3", "run_dir=p")
+    assert ran.code == 0, ran.err
+    assert read_checkpoint("p/checkpoints/imported.ckpt").provenance.split.camera == 3
 
 
 @pytest.mark.parametrize(
@@ -84,8 +88,6 @@ def test_mistakes_write_nothing(run: Callable[..., Ran], typed: list[str], expec
 def test_identities_from_a_file_with_the_camera_of_their_expert(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("7 9 4")
     given = {"pids": str(tmp_path / "p.txt"), "camera": 3, "check": True}
-    labels, images, split = read_labels(OmegaConf.create(given), "fastreid")
+    labels, split = read_labels(OmegaConf.create(given), "fastreid", OmegaConf.create())
     assert labels == LabelMap((7, 9, 4))
-    assert images == ()
-    assert split is not None
-    assert split.camera == 3
+    assert split is None

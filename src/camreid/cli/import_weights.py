@@ -15,14 +15,16 @@ from camreid.checkpoints.foreign.importing import Import, import_file
 from camreid.checkpoints.foreign.rows import check_rows
 from camreid.checkpoints.io import save
 from camreid.cli.build import run_folder
+from camreid.cli.dataset import read_dataset
 from camreid.cli.terminal import show
-from camreid.data import OriginalSplit, Split, read_market1501
+from camreid.data import OriginalSplit, Split
 from camreid.data.records import ImageRecord, identities
 from camreid.errors import HeadMismatch, InputError, require_whole
 from camreid.files import write_text
 from camreid.labels import LabelMap, Order
 from camreid.progress import note
 from camreid.provenance import SplitRecord
+from camreid.runs.folder import RunFolder
 from camreid.training.module import ReIDModule
 
 
@@ -32,7 +34,7 @@ def import_run(config: DictConfig) -> None:
         raise InputError(
             "camreid-import needs path=FILE and model=NAME, such as model=mgn_r50_ibn; see --help."
         )
-    labels, images, split = read_labels(config.labels, config.source)
+    labels, split = read_labels(config.labels, config.source, config.data)
     name = str(HydraConfig.get().runtime.choices["model"])
     imported = _import(config, name, labels)
     module = imported.module
@@ -44,9 +46,13 @@ def import_run(config: DictConfig) -> None:
         f"{len(imported.left_over)} left over, {len(imported.missing)} missing",
         f"Head   {len(module.labels)} rows{', without labels' if anonymous else ''}",
     )
-    checked = bool(labels and images) and _check(config.labels.check, module, labels, images)
+    checked = _check(config.labels.check, module, labels, split.train) if split else False
     module.cpu()
-    module.provenance = replace(module.provenance, split=split)
+    if split:
+        module.provenance = replace(module.provenance, split=split.record, datasets=split.datasets)
+    elif config.labels.camera is not None:
+        record = SplitRecord("custom", {"camera": config.labels.camera})
+        module.provenance = replace(module.provenance, split=record)
     out = run_folder() / "checkpoints" / "imported.ckpt"
     save(module, out, {"imported": str(config.path), "generation": imported.generation})
     account = {f.name: getattr(imported, f.name) for f in fields(imported) if f.name != "module"}
@@ -68,7 +74,7 @@ def _import(config: DictConfig, name: str, labels: LabelMap | None) -> Import:
     except HeadMismatch as error:
         if error.rows is None or config.labels.root is None or config.labels.manifest is not None:
             raise
-        train = read_market1501(config.labels.root).train
+        train = read_dataset(config.data, config.labels.root).train
         counts = Counter(camera for camera, _ in {(r.camera, r.pid) for r in train})
         parts: dict[Any, int] = {**dict(sorted(counts.items())), "null": len(identities(train))}
         fit = [f"labels.camera={camera}" for camera, n in parts.items() if n == error.rows]
@@ -91,27 +97,26 @@ def _check(
 
 
 def read_labels(
-    config: DictConfig, source: str
-) -> tuple[LabelMap | None, tuple[ImageRecord, ...], SplitRecord | None]:
-    """The identities of the rows; their training images and split where they are known."""
+    config: DictConfig, source: str, data: DictConfig
+) -> tuple[LabelMap | None, Split | None]:
+    """The identities of the rows; their split where it is known."""
     given = {str(key) for key, value in config.items() if value is not None} - {"check"}
     if not given:
-        return None, (), None
+        return None, None
     if "pids" in given and given <= {"pids", "camera"}:
-        camera = config.camera
-        if camera is not None:
-            require_whole("labels.camera", camera, least=1)
+        if config.camera is not None:
+            require_whole("labels.camera", config.camera, least=1)
         try:
             pids = map(int, Path(config.pids).read_text(encoding="utf-8").split())
-            record = SplitRecord("custom", {"camera": camera}) if camera else None
-            return LabelMap(tuple(pids)), (), record
+            return LabelMap(tuple(pids)), None
         except (OSError, ValueError) as error:
             raise InputError(
                 f"labels.pids={config.pids}: {error}; expected one pid per line, in row order."
             ) from error
     if "manifest" in given and given <= {"manifest", "root"}:
-        split = Split.load(config.manifest, config.root)
-        return split.labels, split.train, split.record
+        datasets = RunFolder(Path(config.manifest).parent).datasets
+        split = Split.load(config.manifest, config.root, datasets)
+        return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
         raise InputError(
             f"{' '.join(f'labels.{key}={config[key]}' for key in sorted(given))} do not go "
@@ -119,5 +124,5 @@ def read_labels(
             "labels.manifest=FILE, or labels.root=FOLDER with labels.camera= and labels.order=."
         )
     order: Order = config.order or ("numeric" if source == "torchreid" else "fastreid")
-    split = OriginalSplit(camera=config.camera)(read_market1501(config.root))
-    return LabelMap.of(split.labels.pids, order=order), split.train, split.record
+    split = OriginalSplit(camera=config.camera)(read_dataset(data, config.root))
+    return LabelMap.of(split.labels.pids, order=order), split
