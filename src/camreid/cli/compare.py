@@ -6,7 +6,7 @@ from pathlib import Path
 
 from camreid.cli._entry import begin
 from camreid.cli.errors import one_paragraph
-from camreid.cli.output import check_output, write_output
+from camreid.cli.output import check_output, require_existing, write_output
 from camreid.progress import note
 
 
@@ -26,6 +26,7 @@ def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
         typed = parser().parse_args()
+        require_existing(typed.runs)
         if typed.output:
             check_output("camreid-compare", typed.output, ".json")
         compare = begin("camreid.runs.compare")  # torch only now: --help is quick
