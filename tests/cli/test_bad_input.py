@@ -146,6 +146,7 @@ def test_an_interrupt_leaves_no_folder(run: Run, monkeypatch: pytest.MonkeyPatch
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    Path("a.ckpt").touch()
     monkeypatch.setattr("camreid.cli.export.read_checkpoint", interrupt)
     ran = run("camreid-export", "checkpoint=a.ckpt", "run_dir=r")
     assert ran.code == 130
