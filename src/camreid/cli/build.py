@@ -54,7 +54,8 @@ def build_split(config: DictConfig) -> Split:
         datasets = RunFolder(Path(manifest).parent).datasets
         return Split.load(manifest, data_root(config.data), datasets)
     records = read_dataset(config.data)
-    show(*(f"Data   {note}" for note in records.notes))
+    for note in records.notes:
+        show(f"Data   {note}")
     seen = seen_identities(given, records.datasets)
     strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
     split: Split = strategy(records)
