@@ -14,6 +14,7 @@ from camreid.models.human import TRUNKS, create_human
 from camreid.models.osnet import OSNet
 from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local
 from camreid.models.weights import load_trunk
+from camreid.progress import note
 
 Pool = Literal["avg", "gem", "gem_learned"]
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -162,6 +163,8 @@ def _single(features: Tensor) -> Tensor:
 def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:
     pretrained = own.pretrained and own.weights is None
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+    if pretrained:
+        note(f"Loading the pretrained weights of {name}")  # they may have to be fetched
     if own.drop_path:
         options["drop_path_rate"] = own.drop_path
     osnet = re.fullmatch(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)", name)
