@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.cli.checkpoints import seen_identities
+from camreid.cli.errors import _leaves as leaves
 from camreid.cli.first_failure import FirstFailure
 from camreid.cli.folder import launched
-from camreid.data import ReIDDataModule, Split, read_market1501
+from camreid.data import IdentitySampler, ReIDDataModule, Split, read_market1501
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
+from camreid.models.presets import settle
+from camreid.parts import applying, make
 from camreid.training.checkpoint_io import RunCheckpoints
 from camreid.training.step import resolve_precision
 
@@ -68,14 +73,15 @@ def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> M
     if config.get("model") is None:
         raise InputError("there is no model to build; type model=bot_r50 or model=small.")
     model = config.model.copy()
+    overrides = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]
+    changes = compose("train", [*overrides, "model=[]"]).get("model") or OmegaConf.create()
     if start is not None and not _is_model_chosen():
-        typed = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]
-        changes = compose("train", [*typed, "model=[]"]).get("model") or {}
         model = OmegaConf.merge(start.config.primitives(), changes)
         model.update(unknown=config.model.unknown, pixels=config.model.pixels)
     if config.resume and start is not None:
         model.unknown = start.config.unknown
-    read = ModelConfig.read(OmegaConf.to_container(model, resolve=True))  # type: ignore[arg-type]
+    given: Any = OmegaConf.to_container(model, resolve=True)
+    read = settle(given, dict(leaves(OmegaConf.to_container(changes))))
     if any(map(read.network.get, OPTIONS)) and read.network.get("cameras") is None:
         cameras = sorted({record.camera for record in split.train})
         read = replace(read, network={**read.network, "cameras": cameras})
@@ -104,10 +110,19 @@ def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDData
         split,
         model.image_size,
         seed=config.seed,
-        augment=instantiate(config.data.augment, _target_="camreid.data.Augment"),
+        **_own_parts(config),
         interpolation=model.interpolation,
         **{name: config.data[name] for name in (*names, "cache_dir")},
     )
+
+
+def _own_parts(config: DictConfig) -> dict[str, Any]:
+    """Augmentation and sampler, which may be a user's own."""
+    augment, sampler = config.data.augment, config.data.sampler
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    typed = {a.partition("=")[0].rpartition(".")[2] for a in overrides}
+    parts = {"augment": augment and make(Callable, applying(augment, typed, Callable))}
+    return parts | ({"sampler": partial(make, IdentitySampler, sampler)} if sampler else {})
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
@@ -120,7 +135,14 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
     if not config.get("logger"):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}
-    return [instantiate(options) for options in chosen.values()]
+    callbacks = {name: instantiate(options) for name, options in chosen.items()}
+    for name, callback in callbacks.items():
+        if not isinstance(callback, pl.Callback):
+            target = chosen[name]["_target_"]
+            raise InputError(
+                f"callbacks.{name}._target_={target} is no pytorch_lightning.Callback."
+            )
+    return list(callbacks.values())
 
 
 def device_type(config: DictConfig) -> str:

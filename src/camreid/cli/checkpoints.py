@@ -18,7 +18,8 @@ def read_checkpoint(path: str | Path) -> io.Checkpoint:
     try:
         return io.read_checkpoint(path, trusted)
     except io.UntrustedNetwork as error:
-        raise InputError(f"{error} Type ++model.network._target_={error.target}.") from error
+        typed = f"Type ++model.network._target_={error.target}."
+        raise InputError(f"{error.message} {typed}") from error
 
 
 def matching(option: str, name: str) -> list[str]:
