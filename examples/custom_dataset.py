@@ -1,4 +1,10 @@
-"""A dataset of one's own: images anywhere, as `Records` of train, query and gallery."""
+"""A dataset of one's own: a function from a folder to `Records` of train, query and gallery.
+
+From the folder of this file, with images in `mydata`:
+
+    PYTHONPATH=. camreid-train +split=original data.root=mydata \
+        data.read._target_=custom_dataset.read_pairs
+"""
 
 from pathlib import Path
 

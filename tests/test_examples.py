@@ -94,6 +94,14 @@ def test_all_parts_by_target_from_the_command_line(run: Run, market: Path) -> No
         assert ran.code == 0, ran.err
 
 
+def test_a_dataset_by_its_own_reader(run: Run, market: Path) -> None:
+    reader = "data.read._target_=custom_dataset.read_pairs"
+    train = ("+split=original", f"data.root={market}", reader, "data.name=pairs", *TINY)
+    ran = run("camreid-train", *train, "data.identities=2", "trainer.max_steps=1", "run_dir=r")
+    assert ran.code == 0, ran.err
+    assert read_checkpoint("r/checkpoints/last.ckpt").labels.pids[0] % 2 == 0
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

@@ -185,7 +185,10 @@ class ReIDModule(RetrievalModule):
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))
         val = self.provenance.val_identities.union(r.pid for r in self._val_records if r.pid > 0)
-        self.provenance = replace(self.provenance, split=split, val_identities=val)
+        datasets = self.provenance.datasets or getattr(getattr(data, "split", None), "datasets", ())
+        self.provenance = replace(
+            self.provenance, split=split, val_identities=val, datasets=datasets
+        )
         self.add_identities((*self.labels.pids, *(r.pid for r in records)))
         if records:  # no step checks them
             columns = zip(*((r.pid, r.camera) for r in records), strict=True)
@@ -228,12 +231,9 @@ class ReIDModule(RetrievalModule):
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
-    """A model of `conf/model/` with fresh weights; InputError for no such model or option.
+    """A model of `conf/model/` with fresh weights and the identities `labels` in row order.
 
-    Args:
-        name: a file of `conf/model/`, such as `bot_r50`.
-        labels: the identities of its heads, in row order.
-        options: see `camreid.models.presets.read_model`.
+    See `camreid.models.presets.read_model` for `name` and `options`, and their errors.
 
     >>> module = create_model("small", labels=[2, 7, 10])
     >>> module.model.heads["identity"].weight.shape[0]
