@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from camreid.cli.errors import one_paragraph
-from camreid.cli.output import check_output, write_output
+from camreid.cli.output import check_output, require_existing, write_output
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +24,7 @@ def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
         typed = parser().parse_args()
+        require_existing(typed.runs)
         if typed.output:
             check_output("camreid-compare", typed.output, ".json")
         from camreid.cli.terminal import be_quiet, show  # torch only now: --help is quick
