@@ -49,7 +49,7 @@ def check(command: str, config: DictConfig) -> None:
 
 def _require_model(command: str, given: dict[str, object]) -> None:
     """Refuse no model where one is needed, a base of models, and a model that lacks parts."""
-    name = str(HydraConfig.get().runtime.choices.get("model"))
+    name = HydraConfig.get().runtime.choices.get("model") or "null"
     if name.startswith("_") or (given.get("model") is None and command in ("train", "import")):
         how = "path=FILE and model=NAME" if command == "import" else "model=NAME"
         raise InputError(f"model={name} is no model. Type {how}, one of {choices('model')}.")
