@@ -53,7 +53,7 @@ def _require_model(command: str, given: dict[str, object]) -> None:
         raise InputError(f"model={name} is no model. Type {how}, one of {choices('model')}.")
     parts = leaves(OmegaConf.to_container(OmegaConf.load(CONF / "model/_training.yaml")), "model.")
     lacking = [part for part, _ in parts if part not in given]
-    if lacking and name != "None":  # options alone name a network to trust
+    if lacking and name != "null":  # options alone name a network to trust
         remedy = "Start its file with defaults: [small, _self_]."
         raise InputError(f"model={name} lacks {', '.join(lacking)}. {remedy}")
 
