@@ -1,5 +1,7 @@
 """Human-pretrained trunks from files made with their public names."""
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,13 @@ State = dict[str, Tensor]
 
 
 def load(path: Path, content: object, name: str, size: tuple[int, int], **more: object) -> Backbone:
+    """A backbone with the weights of a file; `loaded` is what was printed."""
     torch.save(content, path)
-    return Backbone(name, size, BackboneOptions(weights=str(path), **more)).eval()  # type: ignore[arg-type]
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        backbone = Backbone(name, size, BackboneOptions(weights=str(path), **more)).eval()  # type: ignore[arg-type]
+    backbone.loaded = printed.getvalue()
+    return backbone
 
 
 def small_vit(grid: tuple[int, int] = (4, 2), seed: int = 0) -> State:

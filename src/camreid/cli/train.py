@@ -150,8 +150,6 @@ def _announce(
     show(f"Step   {_step(config, module)}")
     ranks = f" in each of {batches.world_size} processes" if batches.world_size > 1 else ""
     show(f"Batch  {batches.identities} identities x {batches.instances} images{ranks}")
-    if module.model.loaded:
-        show(f"Trunk  {module.model.loaded}")
     if config.init and not resumed:
         inherited = module.provenance.inherited or {}
         rows = len({pid for pids in inherited.values() for pid in pids})

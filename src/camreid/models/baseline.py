@@ -47,7 +47,6 @@ class Baseline(ReIDNetwork):
         own = build_options(BaselineOptions, "network", options)
         self.metric_feature = own.metric_feature
         self.backbone = Backbone(own.backbone, image_size, own)
-        self.loaded = self.backbone.loaded
         self.pixel_norm = PixelNorm(pixels, self.backbone.mean, self.backbone.std)
         dim = self.backbone.dim
         self.projection = nn.Sequential()

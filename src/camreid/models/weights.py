@@ -16,6 +16,7 @@ from camreid.errors import InputError
 from camreid.models.human import TRUNKS, timm_names
 from camreid.models.reading import State, preference, read_states
 from camreid.models.resnet import NonLocal
+from camreid.progress import note
 
 # what is not part of a trunk, by its name there, and why
 _NEEDLESS = (
@@ -205,8 +206,8 @@ def map_of(count: int) -> tuple[int, int] | None:
     )
 
 
-def load_trunk(trunk: nn.Module, path: str, allow_partial: bool = False) -> str:
-    """Load a file of backbone weights; coverage and what was not used, as a line.
+def load_trunk(trunk: nn.Module, path: str, allow_partial: bool = False) -> None:
+    """Load a file of backbone weights; print its coverage, and what was not used.
 
     A classifier and a second encoder in it are left out. InputError for less than the whole trunk,
     unless `allow_partial`.
@@ -222,4 +223,4 @@ def load_trunk(trunk: nn.Module, path: str, allow_partial: bool = False) -> str:
             **remedy,
         )
     trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
-    return f"{path}: {fit.describe()}"
+    note(f"Trunk  {path}: {fit.describe()}")
