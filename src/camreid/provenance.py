@@ -44,9 +44,25 @@ class SplitRecord:
         options = (f"split.{k}={v}" for k, v in self.options.items() if v is not None)
         return shlex.join([f"+split={self.kind}", *options])
 
+    @property
+    def brief(self) -> str:
+        """Kind and camera in words."""
+        kind = {"resplit": "re-split", "original": "original split"}.get(self.kind, self.kind)
+        return kind if self.camera is None else f"{kind}, camera {self.camera}"
+
     def __str__(self) -> str:
-        options = [f"{k}={v}" for k, v in self.options.items() if v is not None]
-        return ", ".join([self.kind, *options, *([f"digest {self.digest}"] if self.digest else [])])
+        given = dict(self.options)
+        share, by, held = (given.pop(k, None) for k in ("train_fraction", "by", "val_fraction"))
+        number = {0.5: "half"}.get(share, f"{100 * share:g} %") if isinstance(share, float) else ""
+        what = {"image": "images of each identity"}.get(str(by), "identities")
+        parts = [self.brief, *([f"{number} of the {what}"] if number else [])]
+        if isinstance(held, float) and held:
+            parts.append(f"{100 * held:g} % of {'these' if number else 'the identities'} held out")
+        excluded, pool = given.pop("excluded", None), given.pop("pool", None)
+        parts += [f"{excluded} seen identities not tested"] if excluded else []
+        parts += ["official training identities only"] if pool == "train" else []
+        others = (f"{k} {v}" for k, v in given.items() if v is not None and k != "camera")
+        return ", ".join([*parts, *others, *([f"digest {self.digest}"] if self.digest else [])])
 
     def to_json(self) -> dict[str, Any]:
         """Nested primitives, for `from_json`."""

@@ -61,6 +61,16 @@ class RunFolder:
         """The head check; None without the file."""
         return self._record(HeadCheckRecord)
 
+    @property
+    def training(self) -> dict[str, Any]:
+        """Of the tested weights: `split` and `head_check`, None if unknown, and `config`."""
+        if self.metrics and self.metrics.training:
+            return self.metrics.training
+        check = self.head_check.to_json() if self.head_check else None
+        trained = self.metrics and "checkpoint" not in self.config
+        split = self.metrics.split if self.metrics and trained else None
+        return {"split": split, "config": self.config, "head_check": check}
+
     @cached_property
     def matrix(self) -> Matrix | None:
         """The numbers of a matrix; None without the file."""

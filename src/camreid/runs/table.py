@@ -46,3 +46,15 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None or math.isnan(low):
         return ""
     return f"{100 * low:.1f}..{100 * high:.1f}"
+
+
+def in_points(*shares: float) -> list[str]:
+    """Shares as points with equal decimals: two significant digits of the largest, 1 to 4.
+
+    >>> in_points(0.0004, -0.001, 0.002), in_points(0.021, -0.00004)
+    (['0.04', '-0.10', '0.20'], ['2.1', '0.0'])
+    """
+    values = [100 * share for share in shares]
+    largest = max((abs(v) for v in values if not math.isnan(v)), default=0)
+    places = min(4, max(1, 1 - math.floor(math.log10(largest)))) if largest else 1
+    return [f"{round(v, places) + 0.0:.{places}f}" for v in values]  # + 0.0: no minus zero
