@@ -12,6 +12,11 @@ from camreid import __version__
 from camreid.errors import InputError
 
 Primitive = str | int | float | bool | None
+_WORDS = {  # of the options of a split
+    "train_fraction": "* of the identities",
+    "val_fraction": "* of them held out",
+    "excluded": "* seen identities not tested",
+}
 _NOT_A_RECORD = (TypeError, KeyError, AttributeError, ValueError)
 
 
@@ -51,18 +56,13 @@ class SplitRecord:
         return kind if self.camera is None else f"{kind}, camera {self.camera}"
 
     def __str__(self) -> str:
-        given = dict(self.options)
-        share, by, held = (given.pop(k, None) for k in ("train_fraction", "by", "val_fraction"))
-        number = {0.5: "half"}.get(share, f"{100 * share:g} %") if isinstance(share, float) else ""
-        what = {"image": "images of each identity"}.get(str(by), "identities")
-        parts = [self.brief, *([f"{number} of the {what}"] if number else [])]
-        if isinstance(held, float) and held:
-            parts.append(f"{100 * held:g} % of {'these' if number else 'the identities'} held out")
-        excluded, pool = given.pop("excluded", None), given.pop("pool", None)
-        parts += [f"{excluded} seen identities not tested"] if excluded else []
-        parts += ["official training identities only"] if pool == "train" else []
-        others = (f"{k} {v}" for k, v in given.items() if v is not None and k != "camera")
-        return ", ".join([*parts, *others, *([f"digest {self.digest}"] if self.digest else [])])
+        parts = [self.brief]
+        for key, value in self.options.items():
+            if value is not None and key != "camera" and (key, value) != ("val_fraction", 0):
+                text = f"{100 * value:g} %" if isinstance(value, float) else str(value)
+                words = _WORDS.get(key, f"{key} *").replace("*", text)
+                parts.append(words.replace("50 % of", "half of"))
+        return ", ".join([*parts, *([f"digest {self.digest}"] if self.digest else [])])
 
     def to_json(self) -> dict[str, Any]:
         """Nested primitives, for `from_json`."""

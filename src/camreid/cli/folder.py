@@ -18,6 +18,7 @@ _DESCRIPTION = (
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+sweeps: list[Path] = []  # folders of the jobs of -m
 _created: list[Path] = []  # the run folder and its parents, as far as this command creates them
 
 
@@ -59,6 +60,7 @@ class RunFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of all jobs, and those of single jobs in it."""
         folder = Path(config.hydra.sweep.dir)
+        sweeps.append(folder.absolute())
         _check(config, [folder, *(path for path in folder.glob("*") if path.is_dir())])
 
 

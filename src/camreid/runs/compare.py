@@ -23,7 +23,7 @@ from camreid.runs.metrics import (
 )
 from camreid.runs.record import plain
 from camreid.runs.table import Table
-from camreid.runs.verdict import ALPHA, Verdict
+from camreid.runs.verdict import ALPHA, doubt, verdict
 
 _LIMITS = ("p is of mAP, and not adjusted for the number of pairs.",)
 _ONE_TRAINING = (
@@ -43,36 +43,27 @@ class Pair:
     complete: bool = True  # whether all training identities of both are known
     differences: Mapping[str, Difference] = field(default_factory=dict)  # first minus second
     reason: str = ""  # why they are not comparable
-    titles: tuple[str, str] = ("", "")  # their names, and what differs
+    titles: Sequence[str] = ()  # their names, and what differs
 
     @property
     def better(self) -> str | None:
         """The run with the higher mAP; None if that is not decided."""
-        return self.first if self.differences and not self._found.doubt else None
+        decided = self.differences and not doubt(self.differences["mAP"], self.identities)
+        return self.first if decided else None
 
     @property
     def verdict(self) -> str:
         """The conclusion in a sentence."""
-        first, second = (
-            title or name for title, name in zip(self.titles, self._names, strict=True)
-        )
+        first, second = self.titles or (self.first, self.second)
         if not self.differences:
             return f"{first} and {second} are not comparable: {self.reason}"
-        text = self._found.sentence(first, second)
+        text = verdict(first, second, self.differences["mAP"], self.identities)
         text += f"; tested on {self.queries} queries of {self.identities} identities"
         if self.leaked:
             text += f"; {self.leaked} identities that one of them was trained on are left out"
         if not self.complete:
             text += "; not all training identities of both are known, leakage may be larger"
         return f"{text}."
-
-    @property
-    def _names(self) -> tuple[str, str]:
-        return self.first, self.second
-
-    @property
-    def _found(self) -> Verdict:
-        return Verdict(self.differences["mAP"], self.identities)
 
 
 @dataclass(frozen=True)
@@ -125,14 +116,18 @@ class Comparison:
         return {"command": "camreid-compare", "pairs": plain(pairs), "options": self.options}
 
 
-def compare_runs(paths: Sequence[str | Path], with_first: bool = False) -> Comparison:
-    """Compare each two of several run folders, or each with the first.
+def compare_runs(
+    paths: Sequence[str | Path], names: Sequence[str] = (), with_first: bool = False
+) -> Comparison:
+    """Compare each two of several run folders, or each with the first; `names` are shown.
 
     Runs that differ only in `seed` count as one. InputError for a run that is not tested.
     """
     if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
         raise InputError(f"runs={[str(path) for path in paths]}: expected two or more run folders.")
     runs = [RunFolder.existing(path) for path in paths]
+    for run, name in zip(runs, names, strict=False):
+        run.name = name
     for run in runs:
         if run.ranked is None:
             file = "features.safetensors" if run.metrics else "metrics.json"

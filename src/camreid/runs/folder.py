@@ -28,9 +28,10 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.name = str(path)
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name
 
     @classmethod
     def existing(cls, path: str | Path) -> "RunFolder":

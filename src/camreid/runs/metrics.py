@@ -58,9 +58,7 @@ class Metrics(Record):
 
     def warnings(self, name: str) -> list[str]:
         """What limits these numbers, in sentences that name the weights."""
-        seen, tested = (self.leak[part]["identities"] for part in ("seen", "all"))
-        found = [f"Leakage: {name} was trained on {seen} of the {tested} test identities."]
-        found = found if seen else []
+        found = leak_notes(name, self.leak)
         if not self.seen_complete:
             found.append(f"{name}: not all training identities are known; leakage may be larger.")
         if self.partial:
@@ -126,6 +124,13 @@ def points(found: Difference) -> str:
     value, low, high = in_points(found.value, found.low, found.high)
     sign = "+" * (found.value > 0)
     return f"{sign}{value}" + ("" if math.isnan(found.low) else f"\n{low}..{high}")
+
+
+def leak_notes(name: str, leak: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence on the test identities that weights were trained on, if there are any."""
+    seen, tested = leak["seen"]["identities"], leak["all"]["identities"]
+    text = f"Leakage: {name} was trained on {seen} of the {tested} test identities."
+    return [text] if seen else []
 
 
 def mean_row(name: str, runs: Sequence[Metrics]) -> list[str]:

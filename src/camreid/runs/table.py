@@ -1,6 +1,9 @@
 """The table of terminal and report, and how numbers are written in it."""
 
+import csv
+import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +19,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    folded: bool = False  # in the report
 
     def __rich__(self) -> RichTable:
         table = RichTable(title=self.title, caption="\n".join(self.notes) or None)
@@ -30,6 +34,29 @@ class Table:
         for row in self.rows:
             table.add_row(*row)
         return table
+
+    def text(self, suffix: str) -> str:
+        """The table for a .csv, .md or .tex file; a .csv has an interval in a column of its own."""
+        if suffix == ".csv":
+            file = io.StringIO()
+            rows = [[c.replace(" %", "").partition("\n")[::2] for c in row] for row in self.rows]
+            header = [(column, f"{column} interval") for column in self.columns]
+            used = [any(row[place][1] for row in rows) for place in range(len(header))]
+            for row in (header, *rows):
+                cells = zip(row, used, strict=True)
+                csv.writer(file).writerow([x for cell, two in cells for x in cell[: 1 + two]])
+            return file.getvalue()
+        grid = [[c.replace("\n", " ") for c in row] for row in (self.columns, *self.rows)]
+        if suffix == ".md":
+            grid.insert(1, ["---"] * len(self.columns))
+            return "".join(f"| {' | '.join(row)} |\n" for row in grid)
+        head, *lines = [
+            re.sub(r"([%_&#$])", r"\\\1", " | ".join(row)).replace(" | ", " & ") + " \\\\\n"
+            for row in grid
+        ]
+        form = "l" + "r" * (len(self.columns) - 1)
+        parts = (f"\\begin{{tabular}}{{{form}}}\n", head, "\\hline\n", *lines, "\\end{tabular}\n")
+        return "".join(parts)
 
     def show(self) -> None:
         """Print on the terminal."""
