@@ -117,15 +117,15 @@ class Comparison:
 
 
 def compare_runs(
-    paths: Sequence[str | Path], names: Sequence[str] = (), with_first: bool = False
+    paths: Sequence[str | Path | RunFolder], names: Sequence[str] = (), with_first: bool = False
 ) -> Comparison:
     """Compare each two of several run folders, or each with the first; `names` are shown.
 
     Runs that differ only in `seed` count as one. InputError for a run that is not tested.
     """
-    if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
-        raise InputError(f"runs={[str(path) for path in paths]}: expected two or more run folders.")
-    runs = [RunFolder.existing(path) for path in paths]
+    runs = [p if isinstance(p, RunFolder) else RunFolder.existing(p) for p in paths]
+    if len({run.path.resolve() for run in runs}) < max(2, len(runs)):
+        raise InputError(f"runs={[str(run) for run in runs]}: expected two or more run folders.")
     for run, name in zip(runs, names, strict=False):
         run.name = name
     for run in runs:

@@ -58,7 +58,7 @@ def test_the_numbers_are_those_of_the_files(folder: Path) -> None:
     assert cells(page, "Head check")["identity"][-2:] == ["75.0 %", "80.0 %"]
     for text in ("digest: ab12", "command: camreid-train +split=&lt;x&gt;", "name: &lt;tiny&gt;"):
         assert text in page
-    lines = {"Training loss": "train/loss", "Validation": "val/mAP", "CMC": "finished"}
+    lines = {"Training loss": "total loss", "Validation": "mAP", "CMC": "finished"}
     assert all(line in chart(page, title) for title, line in lines.items())
 
 
@@ -71,7 +71,7 @@ def test_runs_are_paired_with_the_first_and_a_matrix_stands_alone(
     pairs = cells(page, "Paired differences")
     assert list(pairs) == [f"{folder} - {noisy}", f"{folder} - {third}"]
     assert pairs[f"{folder} - {noisy}"][1].startswith("+")
-    assert f"{folder} is better than {noisy}" in page
+    assert f"{folder} (&lt;tiny&gt;) is better than {noisy}" in page
     assert {str(folder), str(noisy), str(third)} <= cells(page, "Test").keys()
     shown = cells(page[page.index(f"<h2>{matrix}") :], "mAP")
     for name, row in RunFolder(matrix).matrix.experts.items():
