@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
-        typed = parser().parse_args()
+        typed = parser().parse_intermixed_args()
         if typed.output:
             check_output("camreid-compare", typed.output, *_SUFFIXES)
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]

@@ -157,10 +157,15 @@ def compare_pair(first: Method, second: Method) -> Pair:
         differences = compare(ours, theirs, level=1 - ALPHA)
     except InputError as error:
         return Pair(*names, reason=str(error), titles=titles)
-    identities = len(torch.unique(ours[0].query_pids[ours[0].valid]))
-    complete = all(run.metrics.seen_complete for run in runs if run.metrics)
-    counts = (ours[0].valid_queries, identities, leaked, complete)
-    return Pair(*names, *counts, differences, titles=titles)
+    return Pair(
+        *names,
+        queries=ours[0].valid_queries,
+        identities=len(torch.unique(ours[0].query_pids[ours[0].valid])),
+        leaked=leaked,
+        complete=all(run.metrics.seen_complete for run in runs if run.metrics),
+        differences=differences,
+        titles=titles,
+    )
 
 
 def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:

@@ -38,25 +38,24 @@ class Table:
     def text(self, suffix: str) -> str:
         """The table for a .csv, .md or .tex file; a .csv has an interval in a column of its own."""
         if suffix == ".csv":
-            file = io.StringIO()
-            rows = [[c.replace(" %", "").partition("\n")[::2] for c in row] for row in self.rows]
-            header = [(column, f"{column} interval") for column in self.columns]
-            used = [any(row[place][1] for row in rows) for place in range(len(header))]
-            for row in (header, *rows):
-                cells = zip(row, used, strict=True)
-                csv.writer(file).writerow([x for cell, two in cells for x in cell[: 1 + two]])
+            header = [f"{column}\n{column} interval" for column in self.columns]
+            grid = [
+                [part for cell in row for part in cell.replace(" %", "").partition("\n")[::2]]
+                for row in (header, *self.rows)
+            ]
+            filled = [column for column in zip(*grid, strict=True) if any(column[1:])]
+            csv.writer(file := io.StringIO()).writerows(zip(*filled, strict=True))
             return file.getvalue()
-        grid = [[c.replace("\n", " ") for c in row] for row in (self.columns, *self.rows)]
+        grid = [[cell.replace("\n", " ") for cell in row] for row in (self.columns, *self.rows)]
         if suffix == ".md":
             grid.insert(1, ["---"] * len(self.columns))
             return "".join(f"| {' | '.join(row)} |\n" for row in grid)
         head, *lines = [
-            re.sub(r"([%_&#$])", r"\\\1", " | ".join(row)).replace(" | ", " & ") + " \\\\\n"
+            " & ".join(re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row) + " \\\\\n"
             for row in grid
         ]
-        form = "l" + "r" * (len(self.columns) - 1)
-        parts = (f"\\begin{{tabular}}{{{form}}}\n", head, "\\hline\n", *lines, "\\end{tabular}\n")
-        return "".join(parts)
+        start = f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}\n"
+        return "".join([start, head, "\\hline\n", *lines, "\\end{tabular}\n"])
 
     def show(self) -> None:
         """Print on the terminal."""

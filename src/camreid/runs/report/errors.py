@@ -21,7 +21,7 @@ def error_tables(table: FeatureTable, options: RankOptions) -> list[Table]:
     drawn = torch.randperm(len(q.pids), generator=torch.Generator().manual_seed(0))[:QUERIES]
     errors: Counter[tuple[int, int]] = Counter()
     same, others = [], []
-    for queries in drawn.split(64):
+    for queries in torch.split(drawn, 64):
         scores = similarity(q.features[queries], g.features, options.metric)
         for query, own in zip(queries.tolist(), scores, strict=True):
             visible = rules.visible(View(options.protocol), query)

@@ -62,7 +62,7 @@ def _facts(runs: Sequence[RunFolder]) -> Table:
         record = run.matrix or run.metrics
         facts = (
             ", ".join(run.matrix.rows) if run.matrix else (config.get("model") or {}).get("name"),
-            split and str(SplitRecord.from_json(split)),
+            split and str(replace(SplitRecord.from_json(split), digest=None)),
             (run.config.get("data") or {}).get("root"),
             leaks and str(leaks[0]["all"]["identities"]),
             record and (record.origin or {}).get("date"),
