@@ -114,13 +114,14 @@ def test_errors_by_camera_and_thresholds_are_those_of_counting(records: Records)
     matched = (same & ~own).any(1)
     first = cosine.argmax(1)
     wrong = matched & ~same[torch.arange(len(first)), first]
-    counts = Counter(zip(q.cameras[wrong].tolist(), g.cameras[first][wrong].tolist()))
+    cameras = torch.stack([q.cameras[wrong], g.cameras[first][wrong]], dim=1)
+    counts = Counter(map(tuple, cameras.tolist()))
     shown = {
         (int(row[0][1:]), int(column[1:])): int(cell)
         for row in by_camera.rows
         for column, cell in zip(by_camera.columns[1:], row[1:], strict=True)
     }
-    assert counts and {pair: count for pair, count in shown.items() if count} == counts
+    assert {pair: count for pair, count in shown.items() if count} == counts != {}
     others = cosine[matched][~same[matched]]
     others, matches = others[others > -2], cosine[matched][(same & ~own)[matched]]
     for rate, threshold, accepted in roc.rows:
