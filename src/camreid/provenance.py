@@ -14,9 +14,10 @@ from camreid.errors import InputError
 Primitive = str | int | float | bool | None
 _WORDS = {  # of the options of a split
     "train_fraction": "* of the identities",
-    "val_fraction": "* of them held out",
+    "val_fraction": "* held out for validation",
     "excluded": "* seen identities not tested",
 }
+_USUAL = {"val_fraction": 0, "by": "identity", "pool": "all"}  # without words
 _NOT_A_RECORD = (TypeError, KeyError, AttributeError, ValueError)
 
 
@@ -58,9 +59,11 @@ class SplitRecord:
     def __str__(self) -> str:
         parts = [self.brief]
         for key, value in self.options.items():
-            if value is not None and key != "camera" and (key, value) != ("val_fraction", 0):
+            if value is not None and key != "camera" and _USUAL.get(key) != value:
                 text = f"{100 * value:g} %" if isinstance(value, float) else str(value)
                 words = _WORDS.get(key, f"{key} *").replace("*", text)
+                if self.options.get("by") == "image":
+                    words = words.replace("identities", "images of each identity")
                 parts.append(words.replace("50 % of", "half of"))
         return ", ".join([*parts, *([f"digest {self.digest}"] if self.digest else [])])
 

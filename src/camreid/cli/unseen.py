@@ -14,7 +14,7 @@ from camreid.data import Split
 from camreid.errors import InputError
 from camreid.runs.folder import RunFolder
 
-_MOST_OF_ALL = {"train_fraction": 0.001, "val_fraction": 0.0, "seed": 0}  # are tested
+_MOST_OF_ALL = {"train_fraction": 0.002, "val_fraction": 0.0, "seed": 0}  # are tested
 
 
 def compare_checkpoints(

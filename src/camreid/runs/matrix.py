@@ -43,7 +43,7 @@ class Matrix(Record):
     def warnings(self) -> list[str]:
         """Leakage and other limits, each once."""
         found = ["Only a part of the images was tested."] if self.partial else []
-        found += [note for name, row in self.rows.items() for note in leak_notes(name, row["leak"])]
+        found += leak_notes({name: row["leak"] for name, row in self.rows.items()})
         if not self.compared["complete"]:
             found.append("Not all training identities are known: leakage may be larger.")
         return found

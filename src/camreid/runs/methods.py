@@ -8,7 +8,7 @@ from typing import Any
 from camreid.provenance import SplitRecord
 from camreid.runs.folder import RunFolder
 
-_PLACES = ("run_dir", "save_dir", "dirpath")  # options that say where a run writes
+_PLACES = ("run_dir", "save_dir", "dirpath", "resume")  # where a run writes and goes on
 
 
 @dataclass(frozen=True)

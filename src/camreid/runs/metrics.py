@@ -58,7 +58,7 @@ class Metrics(Record):
 
     def warnings(self, name: str) -> list[str]:
         """What limits these numbers, in sentences that name the weights."""
-        found = leak_notes(name, self.leak)
+        found = leak_notes({name: self.leak})
         if not self.seen_complete:
             found.append(f"{name}: not all training identities are known; leakage may be larger.")
         if self.partial:
@@ -126,11 +126,12 @@ def points(found: Difference) -> str:
     return f"{sign}{value}" + ("" if math.isnan(found.low) else f"\n{low}..{high}")
 
 
-def leak_notes(name: str, leak: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def leak_notes(leaks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A sentence on the test identities that weights were trained on, if there are any."""
-    seen, tested = leak["seen"]["identities"], leak["all"]["identities"]
-    text = f"Leakage: {name} was trained on {seen} of the {tested} test identities."
-    return [text] if seen else []
+    counts = {name: leak["seen"]["identities"] for name, leak in leaks.items()}
+    seen = [f"{name} was trained on {count}" for name, count in counts.items() if count]
+    tested = max((leak["all"]["identities"] for leak in leaks.values()), default=0)
+    return [f"Leakage: {', '.join(seen)} of the {tested} test identities."] if seen else []
 
 
 def mean_row(name: str, runs: Sequence[Metrics]) -> list[str]:

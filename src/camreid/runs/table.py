@@ -24,7 +24,7 @@ class Table:
     def __rich__(self) -> RichTable:
         table = RichTable(title=self.title, caption="\n".join(self.notes) or None)
         table.title_justify = table.caption_justify = "left"
-        table.padding = (0, 1 if len(self.columns) < 9 else 0)
+        table.padding = (0, 1 if len(self.columns) < 8 else 0)
         for place, column in enumerate(self.columns):
             justify: JustifyMethod = "right" if place else "left"
             lines = [line for row in self.rows for line in row[place].splitlines()]

@@ -96,7 +96,7 @@ def test_the_page_starts_with_the_answer_and_says_leakage_once(
         assert text in unescape(page[:start])
     found = re.findall("Leakage: [^<]*", page)
     assert f"Leakage: {folder} was trained on 3 of the 12 test identities." in found
-    assert len(found) == len(set(found)) == 3
+    assert len(found) == len(set(found)) == 2  # of the run and of the matrix
     assert "Leakage" not in page[start:]
     folded = re.findall("<details><summary>(.*?)</summary>", page)
     assert sum("by query camera" in title for title in folded) == 2  # the two that leak
