@@ -27,12 +27,15 @@ def compare_checkpoints(
     be_quiet()
     sys.argv[1:] = command  # as it was typed, for the record
     build.seed(config)
-    experts = read_experts("RUN", [checkpoint_of(path) for path in paths], by_camera=False)
+    config.split = {"_target_": "camreid.data.OriginalSplit"}
+    official = build.build_split(config)
+    files = [checkpoint_of(path) for path in paths]
+    experts = read_experts("RUN", files, by_camera=False, datasets=official.datasets)
     if len(experts) < 2:
         raise InputError(f"{experts[0].path} is the only checkpoint: expected two or more.")
-    seen = seen_identities([expert.path for expert in experts])
-    check_dataset(experts, build.data_root(config))
-    split, words = unseen_test(config, [expert.path for expert in experts], set(seen))
+    seen = set(seen_identities([expert.path for expert in experts], official.datasets))
+    check_dataset(experts, config.data)
+    split, words = unseen_test(config, official, [expert.path for expert in experts], seen)
     trainer = build.build_trainer(config, logger=False)
     evaluate.keep(config, split)
     show(f"Test   {words}", f"Run    {build.run_folder()}")
@@ -43,7 +46,7 @@ def compare_checkpoints(
         assert isinstance(own, DictConfig)
         folders.append(build.run_folder() / expert.name)
         evaluate.keep(own, split, folders[-1])
-        module = evaluate.read_module(own)
+        module = evaluate.read_module(own, split)
         data = build.build_data(own, split, module.config)
         evaluate.test(own, trainer, module, data, "", folders[-1])
     finish(folders, [expert.name for expert in experts])
@@ -60,14 +63,14 @@ def checkpoint_of(path: str) -> str:
     return metrics.weights
 
 
-def unseen_test(config: DictConfig, paths: list[str], seen: set[int]) -> tuple[Split, str]:
+def unseen_test(
+    config: DictConfig, official: Split, paths: list[str], seen: set[int]
+) -> tuple[Split, str]:
     """The official test if no identity of it is seen, else one of all unseen identities."""
     none = f"none of the {len(paths)} checkpoints was trained on"
-    config.split = {"_target_": "camreid.data.OriginalSplit"}
-    split = build.build_split(config)
-    tested = {record.pid for record in split.query}
+    tested = {record.pid for record in official.query}
     if tested and not tested & seen:
-        return split, f"the official one; {none} any of its {len(tested)} identities"
+        return official, f"the official one; {none} any of its {len(tested)} identities"
     config.split = {"_target_": "camreid.data.Resplit", **_MOST_OF_ALL, "exclude_seen": paths}
     split = build.build_split(config)
     tested = {record.pid for record in split.query}

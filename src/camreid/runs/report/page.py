@@ -59,11 +59,11 @@ def _facts(runs: Sequence[RunFolder]) -> Table:
         config, split = run.training["config"], run.training["split"]
         leaks = [run.metrics.leak] if run.metrics else []
         leaks += [row["leak"] for row in run.matrix.rows.values()] if run.matrix else []
-        record = run.matrix or run.metrics
+        record, data = run.matrix or run.metrics, run.config.get("data") or {}
         facts = (
             ", ".join(run.matrix.rows) if run.matrix else (config.get("model") or {}).get("name"),
             split and str(replace(SplitRecord.from_json(split), digest=None)),
-            (run.config.get("data") or {}).get("root"),
+            " in ".join(str(data[key]) for key in ("name", "root") if data.get(key)),
             leaks and str(leaks[0]["all"]["identities"]),
             record and (record.origin or {}).get("date"),
         )
