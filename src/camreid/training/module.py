@@ -230,12 +230,9 @@ class ReIDModule(RetrievalModule):
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
-    """A model of `conf/model/` with fresh weights; InputError for no such model or option.
+    """A model of `conf/model/` with fresh weights and the identities `labels` in row order.
 
-    Args:
-        name: a file of `conf/model/`, such as `bot_r50`.
-        labels: the identities of its heads, in row order.
-        options: see `camreid.models.presets.read_model`.
+    See `camreid.models.presets.read_model` for `name` and `options`, and their errors.
 
     >>> module = create_model("small", labels=[2, 7, 10])
     >>> module.model.heads["identity"].weight.shape[0]
