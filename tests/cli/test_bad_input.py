@@ -32,8 +32,8 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("data.rot=x", "Did you mean root"),
-        ("trainer.max_epoch=2", "Did you mean max_epochs"),
+        ("data.rot=x", "Did you mean data.root?"),
+        ("trainer.max_epoch=2", "Did you mean trainer.max_epochs"),
         ("distill.teachers=[a]", "+experiment=distill"),
         ("distill=3", "+experiment=distill"),
         ("model=smal", "sbs_r50_ibn, small, vit_base"),

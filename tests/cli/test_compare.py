@@ -110,7 +110,7 @@ def test_checkpoints_that_cannot_be_compared_are_refused(
         ("other.ckpt", "was trained on another dataset"),
         ("unknown.ckpt", "labels.root="),
         ("1.ckpt", "two or more"),
-        ("gone.ckpt", "no checkpoint at gone.ckpt"),
+        ("gone.ckpt", "there is no gone.ckpt"),
     ):
         assert part in refused(compare(run, market, "1.ckpt", other))
 

@@ -47,7 +47,7 @@ def test_the_command_imports_checks_and_feeds_training(
         ([], "path=FILE and model=NAME"),
         (["labels.camera=3"], "labels.camera=3 do not go together"),
         (["labels.pids=p.txt", "labels.order=numeric"], "labels.root=FOLDER"),
-        (["labels.pids=p.txt", "labels.manifest=s.csv"], "do not go together"),
+        (["labels.pids=p.txt", "labels.manifest=p.txt"], "do not go together"),
         (["labels.pids=p.txt"], "[7]"),
         (["labels.pids=none.txt"], "none.txt"),
         (["+model.network.foo=1"], "has no option network.foo"),

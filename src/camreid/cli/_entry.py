@@ -5,29 +5,38 @@ import re
 import sys
 from functools import partial
 from importlib import import_module
-from pathlib import Path
+from string import Template
+from tempfile import TemporaryDirectory
+from textwrap import fill
 
 from omegaconf import DictConfig, OmegaConf
 
+from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.folder import is_first
-from camreid.errors import InputError
+from camreid.cli.options import choices, show_options
 from camreid.files import CONF
 
 
 def _start(command: str, module: str, function: str) -> None:
     def run(config: DictConfig) -> object:
-        if command in ("train", "evaluate", "matrix") and config.get("features") is None:
-            require_split(config)
+        check(command, config)
         import_module("camreid.cli.terminal").be_quiet()
         return getattr(import_module(f"camreid.cli.{module}"), function)(config)
 
-    if {"-h", "--help"}.intersection(sys.argv):
-        with one_paragraph(f"camreid-{command}"):
-            show_help(command)
-        return
-    read_arguments(f"camreid-{command}")
-    launch(f"camreid-{command}", command, run)
+    name = f"camreid-{command}"
+    read_arguments(name)
+    asked = {"--help", "-h", "--options"}.intersection(sys.argv)
+    if asked:
+        with one_paragraph(name):
+            (show_options if "--options" in asked else show_help)(command)
+    elif "job" in sys.argv and any(text.startswith(("init=", "resume=")) for text in sys.argv):
+        typed = [text for text in sys.argv[1:] if text not in ("--cfg", "-c", "job")]
+        with TemporaryDirectory() as folder:  # Hydra shows the model of the defaults
+            sys.argv[1:] = [*typed, f"hydra.run.dir={folder}"]
+            launch(name, command, lambda c: import_module("camreid.cli.train").show_config(c))
+    else:
+        launch(name, command, run)
 
 
 train = partial(_start, "train", "train", "train_run")
@@ -39,12 +48,10 @@ matrix = partial(_start, "matrix", "matrix", "matrix_run")
 
 def show_help(command: str) -> None:
     """Print the help of a command, which Hydra takes seconds to do."""
-    text = {"hydra": {"help": OmegaConf.load(Path(CONF, "hydra", "help", f"{command}.yaml"))}}
-    groups: dict[str, list[str]] = {}
-    for path in sorted(Path(CONF).glob("*/[!_]*.yaml")):
-        groups.setdefault(path.parent.name, []).append(path.stem)
-    choices = "".join(f"{name}: {', '.join(files)}\n" for name, files in groups.items())
-    print(OmegaConf.create(text).hydra.help.template.replace("$APP_CONFIG_GROUPS", choices))
+    text = {"hydra": {"help": OmegaConf.load(CONF / "hydra" / "help" / f"{command}.yaml")}}
+    template = Template(OmegaConf.create(text).hydra.help.template)
+    groups = {path.name: fill(choices(path.name), 90) for path in CONF.iterdir()}
+    print(template.safe_substitute(groups))
 
 
 def read_arguments(name: str) -> None:
@@ -57,15 +64,3 @@ def read_arguments(name: str) -> None:
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun
         typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]
     sys.argv[1:] = sorted(typed, key=lambda a: a not in ("-m", "--multirun"))
-
-
-def require_split(config: DictConfig) -> None:
-    """Refuse a run without a split, or with one that has no strategy."""
-    choices = (
-        "type +split=original (the official train/test division, for all cameras or "
-        "split.camera=N) or +split=resplit (a new division of the identities, or of their images)."
-    )
-    if OmegaConf.is_missing(config, "split") or config.split is None:
-        raise InputError(f"no split was chosen; {choices}")
-    if not OmegaConf.is_dict(config.split) or "_target_" not in config.split:
-        raise InputError(f"split={config.split} has no strategy; {choices}")

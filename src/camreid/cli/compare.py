@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.output import check_output, write_output
+from camreid.cli.output import check_output, require_existing, write_output
 from camreid.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def main() -> None:
             check_output("camreid-compare", typed.output, *_SUFFIXES)
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
         paths = [part for part in typed.runs if part not in options]
+        require_existing(paths)
         finish = partial(_report, typed.output)
         if not any(path.endswith(".ckpt") or Path(path).is_file() for path in paths):
             if options:

@@ -31,11 +31,6 @@ def evaluate_run(config: DictConfig) -> None:
     if config.features is not None:
         rank_features(config)
         return
-    if OmegaConf.is_missing(config, "checkpoint"):
-        raise InputError(
-            "no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt or "
-            "features=runs/RUN/features.safetensors."
-        )
     build.seed(config)
     split = build.build_split(config)
     module = read_module(config, split)
@@ -183,9 +178,6 @@ def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
 
 def rank_options(options: DictConfig) -> RankOptions:
     """How a test is ranked."""
-    for name in ("flip", "normalize", "save_features"):
-        if not isinstance(options[name], bool):
-            raise InputError(f"evaluation.{name}={options[name]}: type true or false.")
     return RankOptions(**{field.name: options[field.name] for field in fields(RankOptions)})
 
 

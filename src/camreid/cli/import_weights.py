@@ -22,10 +22,6 @@ from camreid.runs.folder import RunFolder
 
 def import_run(config: DictConfig) -> None:
     """Import, show the use of every key, check the rows, write the checkpoint."""
-    if OmegaConf.is_missing(config, "path") or config.get("model") is None:
-        raise InputError(
-            "camreid-import needs path=FILE and model=NAME, such as model=mgn_r50_ibn; see --help."
-        )
     labels, split = read_labels(config.labels, config.source, config.data)
     name = str(HydraConfig.get().runtime.choices["model"])
     typed = [a.partition("=")[0].lstrip("+") for a in HydraConfig.get().overrides.task]

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
@@ -69,6 +69,12 @@ def train_run(config: DictConfig) -> float | None:
     gather_metrics()
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return None if best is None else float(best)
+
+
+def show_config(config: DictConfig) -> None:
+    """Print the config of a run that starts from a checkpoint, with the model that will run."""
+    build.choose_model(config, read_checkpoint(config.resume or config.init))
+    print(OmegaConf.to_yaml(config), end="")
 
 
 def _build_data(config: DictConfig, split: Split, module: ReIDModule) -> ReIDDataModule:
