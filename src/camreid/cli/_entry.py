@@ -5,24 +5,31 @@ import re
 import sys
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
 from textwrap import fill
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from camreid.cli import is_imported, undo
 from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.folder import is_first
+from camreid.cli.folder import discard
 from camreid.cli.options import choices, show_options
 from camreid.files import CONF
+from camreid.progress import is_first, note
 
 
 def _start(command: str, module: str, function: str) -> None:
     def run(config: DictConfig) -> object:
         check(command, config)
-        import_module("camreid.cli.terminal").be_quiet()
-        return getattr(import_module(f"camreid.cli.{module}"), function)(config)
+        undo.append(partial(discard, Path(HydraConfig.get().runtime.output_dir)))
+        main = begin(f"camreid.cli.{module}")
+        import_module("camreid.cli.terminal").set_threads(config.get("trainer"))
+        return getattr(main, function)(config)
 
     name = f"camreid-{command}"
     read_arguments(name)
@@ -46,6 +53,16 @@ export = partial(_start, "export", "export", "export_run")
 matrix = partial(_start, "matrix", "matrix", "matrix_run")
 
 
+def begin(module: str) -> Any:
+    """Import a module and torch, which takes seconds, and leave the terminal to the command."""
+    if "torch" not in sys.modules:
+        note("Loading PyTorch")
+    import_module("camreid.cli.terminal").be_quiet()
+    found = import_module(module)
+    is_imported()
+    return found
+
+
 def show_help(command: str) -> None:
     """Print the help of a command, which Hydra takes seconds to do."""
     text = {"hydra": {"help": OmegaConf.load(CONF / "hydra" / "help" / f"{command}.yaml")}}
@@ -57,6 +74,8 @@ def show_help(command: str) -> None:
 def read_arguments(name: str) -> None:
     """Turn `sys.argv` into what Hydra takes: a plus before `split=` and `experiment=`, -m first."""
     typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in sys.argv[1:]]
+    left_out = {"logger=null": "~logger", "callbacks=null": "~callbacks"}
+    typed = [left_out.get(a, a) for a in typed]  # Hydra takes no null for a group
     # Hydra would read the brackets of a regular expression as a call
     typed = [re.sub(r"^(data\.camera_pattern=)([^'\"].*)", r"\1'\2'", a) for a in typed]
     if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):

@@ -28,6 +28,7 @@ from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import RunCheckpoints
+from camreid.training.progress import RunBar
 from camreid.training.step import resolve_precision
 
 
@@ -54,7 +55,8 @@ def build_split(config: DictConfig) -> Split:
         datasets = RunFolder(Path(manifest).parent).datasets
         return Split.load(manifest, data_root(config.data), datasets)
     records = read_dataset(config.data)
-    show(*(f"Data   {note}" for note in records.notes))
+    for note in records.notes:
+        show(f"Data   {note}")
     seen = seen_identities(given, records.datasets)
     strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
     split: Split = strategy(records)
@@ -140,9 +142,10 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     config.trainer.precision = resolve_precision(
         config.trainer.precision, device_type(config), training="callbacks" in options
     )
-    callbacks = [FirstFailure(config), *options.pop("callbacks", ())]
+    bars = [RunBar()] if config.trainer.enable_progress_bar else []
+    callbacks = [FirstFailure(config), *bars, *options.pop("callbacks", ())]
     trainer: pl.Trainer = instantiate(
-        config.trainer,
+        {str(key): value for key, value in config.trainer.items() if key != "threads"},
         default_root_dir=str(run_folder()),
         use_distributed_sampler=False,  # the samplers know their rank
         benchmark=not config.trainer.deterministic,  # all batches have one size

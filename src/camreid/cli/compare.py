@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from camreid.cli._entry import begin
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.output import check_output, require_existing, write_output
 from camreid.errors import InputError
+from camreid.progress import note
 
 if TYPE_CHECKING:
     from camreid.runs.compare import Comparison
@@ -66,11 +68,11 @@ def main() -> None:
 
 def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[str] = ()) -> None:
     """Compare run folders, print tables and verdicts, and write the file."""
-    from camreid.cli.terminal import be_quiet, show  # torch only now: --help is quick
-    from camreid.runs.compare import compare_runs
+    compare = begin("camreid.runs.compare")  # torch only now: --help is quick
+    from camreid.cli.terminal import show
 
-    be_quiet()
-    found = compare_runs(paths, names)
+    note(f"Comparing {', '.join(names or map(str, paths))}")
+    found = compare.compare_runs(paths, names)
     show(*found.tables(), "", *found.warnings, *(pair.verdict for pair in found.pairs))
     if output:
         write_output(output, _content(found, output.suffix))

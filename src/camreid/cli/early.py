@@ -36,8 +36,6 @@ def check(command: str, config: DictConfig) -> None:
     if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
         typed = {name for name in typed if not name.startswith("model.")}
     check_values(given, known, typed)
-    if given.get("init") and given.get("resume"):
-        raise InputError("init= has no effect with resume=. Leave one of them out.")
     if command == "export":
         require_packages("camreid-export", "onnx", "onnxruntime", "onnxscript")
     for logger in {"tensorboard", "wandb"} & {*(config.get("logger") or ())}:
@@ -49,7 +47,7 @@ def check(command: str, config: DictConfig) -> None:
 
 def _require_model(command: str, given: dict[str, object]) -> None:
     """Refuse no model where one is needed, a base of models, and a model that lacks parts."""
-    name = str(HydraConfig.get().runtime.choices.get("model"))
+    name = HydraConfig.get().runtime.choices.get("model") or "null"
     if name.startswith("_") or (given.get("model") is None and command in ("train", "import")):
         how = "path=FILE and model=NAME" if command == "import" else "model=NAME"
         raise InputError(f"model={name} is no model. Type {how}, one of {choices('model')}.")
@@ -78,6 +76,8 @@ def check_devices(config: DictConfig, on_cpu: bool) -> None:
     count = len(devices) if OmegaConf.is_list(devices) else devices
     if on_cpu and isinstance(count, int) and count > cores:
         raise InputError(f"devices={devices} starts {count} processes on {cores} cores.", devices=1)
+    if on_cpu and count in (-1, "-1"):
+        raise InputError(f"devices={devices} is all GPUs, and there is none to use.", devices=1)
     launcher, processes, nodes = launched()
     if launcher and (machines != nodes or count not in ("auto", -1, processes)):
         found = f"{launcher} has started {processes} processes on each of {nodes} machines."

@@ -40,6 +40,9 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
             return run(config)
         except BrokenPipeError:
             raise
+        except (KeyboardInterrupt, SystemExit):
+            discard(Path(HydraConfig.get().runtime.output_dir))
+            raise
         except Exception as error:
             message, job = paragraph(error, config), HydraConfig.get()
             if message is None:
@@ -111,6 +114,8 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
     """The message of the first mistake among an error and its causes; None for a bug."""
     first = error
     while error is not None:
+        if isinstance(error, KeyboardInterrupt):  # what failed had been interrupted
+            raise KeyboardInterrupt from None
         if isinstance(error, InputError):
             return _with_remedy(error, config)
         if isinstance(error, ModuleNotFoundError):

@@ -20,6 +20,7 @@ from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions
+from camreid.progress import note
 from camreid.runs.folder import RunFolder
 from camreid.runs.metrics import Metrics
 from camreid.training.evaluation_loop import is_partial
@@ -119,6 +120,7 @@ def test(
         "weights": best or config.get("checkpoint"),
         "partial": is_partial(trainer),
     }
+    note(f"Testing {best or 'these weights'}")
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
     finally:  # the features are kept even if their ranking fails

@@ -9,6 +9,7 @@ from camreid.cli.build import run_folder
 from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.terminal import show
 from camreid.errors import InputError
+from camreid.progress import note
 
 
 def export_run(config: DictConfig) -> None:
@@ -19,6 +20,7 @@ def export_run(config: DictConfig) -> None:
     checkpoint = read_checkpoint(config.checkpoint)
     module, split = checkpoint.module(), checkpoint.provenance.split
     notes = {"checkpoint": checkpoint.path, **({"split": str(split)} if split else {})}
+    note(f"Exporting {config.checkpoint}, and comparing the file with PyTorch")
     parity = export_onnx(module, path, config.input, config.normalize, config.logits, notes)
     height, width = module.config.image_size
     labels = "without labels" if module.labels.is_anonymous else "identities in the metadata"

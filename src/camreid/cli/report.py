@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from camreid.cli._entry import begin
 from camreid.cli.early import require_packages
 from camreid.cli.errors import one_paragraph
 from camreid.cli.output import check_output, require_existing, write_output
@@ -39,6 +40,5 @@ def main() -> None:
         path = typed.output or typed.runs[0] / "report.html"
         check_output("camreid-report", path, ".html")
         require_packages("camreid-report", "jinja2", "matplotlib")
-        from camreid.runs.report.page import build_page  # torch only now: --help is quick
-
-        write_output(path, build_page(typed.runs))
+        page = begin("camreid.runs.report.page")  # torch only now: --help is quick
+        write_output(path, page.build_page(typed.runs))

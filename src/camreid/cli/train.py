@@ -176,7 +176,9 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
             raise
         last = build.run_folder() / "checkpoints" / "last.ckpt"
         how = f"Continue with the same options and resume={last}" if last.exists() else "Start over"
-        show(f"Interrupted in epoch {trainer.current_epoch + 1}. {how}.")
+        if trainer.current_epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps:
+            how = f"The training is complete: test it by camreid-evaluate checkpoint={last}"
+        show(f"Interrupted after {trainer.current_epoch} whole epochs. {how}.")
         raise SystemExit(130) from None
     except Exception as error:
         if not resume or begun or isinstance(error, InputError):

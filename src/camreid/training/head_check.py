@@ -138,7 +138,8 @@ class HeadCheck(pl.Callback):
 def _remedy(module: ReIDModule, fits: Sequence[HeadFit], min_coverage: float) -> str:
     """What to type, without what is typed already; names the split of the starting weights."""
     ways = {"skip": "train the known rows", "extend": "add rows", "reinit": "new head"}
-    if module.config.unknown == "drop" or min(fit.coverage for fit in fits) < min_coverage:
+    least = min((fit.coverage for fit in fits if fit.identities), default=0)
+    if module.config.unknown == "drop" or least < min_coverage:
         ways.pop("skip")
     ways.pop(module.config.unknown, None)
     how = " or ".join(f"{name} ({effect})" for name, effect in ways.items())

@@ -166,9 +166,11 @@ def _label_map(state: State, labels: LabelMap | None) -> LabelMap:
     heads = (v for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k))
     rows = {weight.shape[:1].numel() for weight in heads} or {0}
     if len(rows) > 1 or (labels is not None and rows != {len(labels)}):
-        raise HeadMismatch(
+        error = HeadMismatch(
             f"the head in the file has {', '.join(map(str, sorted(rows)))} rows, and the label map "
             f"{len(labels or ())} identities. Give the label map of its training split and camera, "
             "or no labels to use the features only."
         )
+        error.rows = rows.pop() if len(rows) == 1 else None
+        raise error
     return LabelMap.anonymous(rows.pop()) if labels is None else labels
