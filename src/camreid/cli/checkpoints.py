@@ -23,7 +23,8 @@ def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> io.Ch
     try:
         return renumber(io.read_checkpoint(path, trusted), datasets)
     except io.UntrustedNetwork as error:
-        raise InputError(f"{error} Type ++model.network._target_={error.target}.") from error
+        typed = f"Type ++model.network._target_={error.target}."
+        raise InputError(f"{error.message} {typed}") from error
 
 
 def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> io.Checkpoint | None:
