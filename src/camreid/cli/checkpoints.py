@@ -51,8 +51,9 @@ def seen_identities(given: Any, datasets: Sequence[Dataset]) -> tuple[int, ...]:
         provenance = read_checkpoint(path, datasets).provenance
         if not provenance.seen or not provenance.complete:
             raise InputError(
-                f"exclude_seen={path}: not all of its training identities are known. Import it, or "
-                "its starting weights, with labels.root= and labels.camera=, or leave it out."
+                f"exclude_seen={path}: not all of its training identities are known, so no test is "
+                "known to be unseen. Import it, or its starting weights, with labels.root= and "
+                "labels.camera=, or leave it out."
             )
         seen |= provenance.seen
     return tuple(sorted(seen))
