@@ -119,6 +119,7 @@ def test(
         "split": data.split.record.to_json(),
         "weights": best or config.get("checkpoint"),
         "partial": is_partial(trainer),
+        "skipped_images": data.split.skipped,
     }
     note(f"Testing {best or 'these weights'}")
     try:

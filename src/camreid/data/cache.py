@@ -23,7 +23,7 @@ from camreid.progress import Progress
 
 Kind = Literal["disk", "memory", "none"]
 Stamps = dict[str, Any]  # size in bytes and modification time in ns of each image, by name
-_FORMAT, _AHEAD = 1, 512  # of the files; images decoded before they are written
+_FORMAT, _AHEAD = 2, 512  # of the files; images decoded before they are written
 _MOST = 64  # folders with a file of their own
 
 

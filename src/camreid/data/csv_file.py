@@ -1,9 +1,10 @@
 """A dataset that a CSV file lists."""
 
 import csv
+import io
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def read_csv(path: str | Path) -> Records:
 
 
 def _images(file: Path) -> Iterator[NamedImage]:
-    for number, line in enumerate(_lines(file), start=2):
+    for number, line in enumerate(table_lines(file, COLUMNS, _HEADER), start=2):
         path, identity, camera, subset = (line.get(name, "") for name in (*COLUMNS, "subset"))
         if not (path and identity and camera) or subset.lower() not in ("", *SUBSETS):
             raise InputError(
@@ -55,18 +56,17 @@ def _images(file: Path) -> Iterator[NamedImage]:
         yield NamedImage(place, identity, camera, subset.lower())
 
 
-def _lines(file: Path) -> Iterator[dict[str, str]]:
+def table_lines(file: Path, required: Sequence[str], expected: str) -> Iterator[dict[str, str]]:
     """The stripped values of each line by column; columns are separated by comma, ; or tab."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text ({error}). Save it as CSV in UTF-8.") from error
-    header = lines[0].lower() if lines else ""
-    rows = csv.reader(lines, delimiter=max(",;\t", key=header.count))
-    columns = [name.strip().lower() for name in next(rows, [])]
-    if missing := [name for name in COLUMNS if name not in columns]:
-        raise InputError(
-            f"{file} lacks {', '.join(missing)}: its first line is {header[:80]!r}; {_HEADER}."
-        )
-    for row in rows:
-        yield dict(zip_longest(columns, map(str.strip, row[: len(columns)]), fillvalue=""))
+        text = file.read_text(encoding="utf-8-sig")
+        header = text.partition("\n")[0].lower()
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+        columns = [name.strip().lower() for name in next(rows, [])]
+        if missing := [name for name in required if name not in columns]:
+            lacking = f"{file} lacks {', '.join(missing)}: its header is {header[:80]!r}"
+            raise InputError(f"{lacking}; {expected}.")
+        for row in filter(None, rows):
+            yield dict(zip_longest(columns, map(str.strip, row[: len(columns)]), fillvalue=""))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} is not CSV text ({error}). Save it as CSV in UTF-8.") from error

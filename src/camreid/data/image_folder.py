@@ -30,7 +30,7 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     folders: list[str] = []
     images: list[NamedImage] = []
     other: list[str] = []
-    for folder, inner, names in os.walk(home):
+    for folder, inner, names in os.walk(home, onerror=_refuse):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
         folders = folders or list(inner)  # of the root, which comes first
         subset, identity, camera = _parts(Path(folder).relative_to(home).parts, folders)
@@ -48,6 +48,10 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
             **({"root": home / folders[0]} if len(folders) == 1 else {}),
         )
     return named_records(_with_cameras(images, camera_pattern), str(home), left_out(other, home))
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def _parts(folders: tuple[str, ...], of_root: list[str]) -> tuple[str, str, str]:

@@ -62,6 +62,8 @@ SIZES = {  # images of train, query and gallery, by release
     "cuhk03_np": ((7365, 1400, 5332), (7368, 1400, 5328)),  # detected, labeled
     "market1501": ((12936, 3368, 15913),),
 }
+CAMERAS = {"veri": 20, "msmt17": 15, "dukemtmc": 8, "occluded_duke": 8, "cuhk03_np": 2}
+CAMERAS["market1501"] = 6
 
 
 def read_market1501(root: str | Path) -> Records:
@@ -140,10 +142,11 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
         raise InputError(
             f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
             "distractors of the gallery. If identities are numbered from 0, describe the dataset "
-            "by data=csv, or rename the files; otherwise move distractors out of the folder."
+            "by data=csv, or rename the files; otherwise move distractors out of the folder.",
+            read=records,
         )
     sizes, known = (len(records.train), len(records.query), len(records.gallery)), layout.name
-    if sizes in SIZES[known] or not (layout.names or _is_named(home, known)):
+    if sizes in SIZES[known] or not is_official(home, layout):
         return records
     note = (
         f"{layout.title} at {home} is not complete, or changed: {sizes} images of train, query and "
@@ -154,13 +157,29 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
 
 def _read(root: str | Path, name: str) -> Records:
     home, layout = find(root, name)
-    other: list[str] = []
-    train, query, gallery = (_read_folder(part(home, f), layout, other) for f in layout.folders)
-    return checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
+    other, wrong = list[str](), list[str]()
+    parts = [_read_folder(part(home, f), layout, other, wrong) for f in layout.folders]
+    records = Records(*parts, notes=left_out(other, home))
+    if wrong:
+        more = f", nor are {len(wrong) - 1} more: {', '.join(wrong[1:5])}" * (len(wrong) > 1)
+        raise InputError(
+            f"{wrong[0]} is not named as in {layout.title}{more}; expected names like "
+            f"{layout.example}, cameras from 1, pids below 2**63. Rename the file, move it out "
+            "of the folder, or describe the dataset by data=csv or data=folder.",
+            read=records,
+        )
+    return checked(records, home, layout)
 
 
-def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageRecord, ...]:
-    """The images of a folder; the names of other files are added to `other`."""
+def is_official(home: Path, layout: Layout) -> bool:
+    """Whether the folder, or each image in it, is named as in the public dataset."""
+    return bool(layout.names) or _is_named(home, layout.name)
+
+
+def _read_folder(
+    folder: Path, layout: Layout, other: list[str], wrong: list[str]
+) -> tuple[ImageRecord, ...]:
+    """The images of a folder; other files are added to `other`, misnamed images to `wrong`."""
     if not folder.is_dir():
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
@@ -171,12 +190,9 @@ def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageR
             continue
         parsed = parse_name(home + name)
         if parsed is None or not match(name):
-            raise InputError(
-                f"{folder / name} is not named as in {layout.title}; expected names like "
-                f"{layout.example}, cameras from 1, pids below 2**63. Rename the file, move it out "
-                "of the folder, or describe the dataset by data=csv or data=folder."
-            )
-        records.append(parsed)
+            wrong.append(home + name)
+        else:
+            records.append(parsed)
     return tuple(r for r in records if r.pid != JUNK)
 
 

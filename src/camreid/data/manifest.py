@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from camreid.data.csv_file import table_lines
 from camreid.data.records import DISTRACTOR, LARGEST, ImageRecord, identities, parse_name
 from camreid.errors import InputError
 from camreid.files import write_text
@@ -31,6 +32,7 @@ class Split:
     labels: LabelMap
     record: SplitRecord = field(default=SplitRecord("custom"), compare=False)  # with the digest
     datasets: tuple[Dataset, ...] = field(default=(), compare=False)  # names behind the numbers
+    skipped: int = field(default=0, compare=False)  # images that cannot be read and are left out
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", replace(self.record, digest=self.digest))
@@ -110,14 +112,8 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
 def _read_lines(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not set(COLUMNS[:-1]).issubset(reader.fieldnames or ()):
-            raise InputError(
-                f"{path} is no split manifest: its header is {reader.fieldnames}, expected "
-                f"{','.join(COLUMNS)} (row may be left out)."
-            )
-        return list(reader)
+    expected = f"a split manifest has {','.join(COLUMNS)}; row may be left out"
+    return list(table_lines(path, COLUMNS[:-1], expected))
 
 
 def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:

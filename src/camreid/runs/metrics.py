@@ -46,6 +46,7 @@ class Metrics(Record):
     partial: bool = False  # whether only a part of the images was tested
     seen_complete: bool = True  # whether all training identities of the weights are known
     dropped_queries: int = 0  # without a match
+    skipped_images: int = 0  # unreadable images of the split, train included
     weights: str | None = None  # the checkpoint; None for features without one
     features: str | None = None  # the file that was ranked, where no model was run
     rows: int | None = None  # of the classifier
@@ -63,6 +64,8 @@ class Metrics(Record):
             found.append(f"{name}: not all training identities are known; leakage may be larger.")
         if self.partial:
             found.append(f"{name}: only a part of the images was tested.")
+        if self.skipped_images:
+            found.append(f"{name}: {self.skipped_images} unreadable images were left out.")
         return found
 
     @property
