@@ -140,4 +140,4 @@ def test_unreadable_images_are_left_out_of_a_split(home: Path) -> None:
 
 def test_records_without_a_folder_are_inspected(home: Path) -> None:
     records = read_market1501(home)
-    assert inspect(Records(records.train, (), ()), None) == []
+    assert inspect(Records(records.train, (), ()), home / "gone.csv") == []

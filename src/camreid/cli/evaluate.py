@@ -15,7 +15,7 @@ from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
-from camreid.errors import InputError, MissingDataset
+from camreid.errors import ImageError, InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
@@ -124,6 +124,13 @@ def test(
     note(f"Testing {best or 'these weights'}")
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
+    except ImageError as error:
+        how = (
+            f" The training is complete: test it by camreid-evaluate checkpoint={best}."
+            if best
+            else ""
+        )
+        raise ImageError(error.message.rpartition("Error: ")[2] + how) from None
     finally:  # the features are kept even if their ranking fails
         if trainer.is_global_zero and config.evaluation.save_features and module.test_features:
             path = (folder or build.run_folder()) / "features.safetensors"

@@ -18,7 +18,7 @@ from camreid.cli.distill import add_distillation, read_teachers
 from camreid.cli.provenance import notes
 from camreid.cli.terminal import show
 from camreid.data import IdentitySampler, ReIDDataModule, Split
-from camreid.errors import ImageError, InputError, require_whole
+from camreid.errors import InputError, require_whole
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.config import ModelConfig
 from camreid.runs.folder import RunFolder
@@ -65,12 +65,7 @@ def train_run(config: DictConfig) -> float | None:
     _announce(config, split, module, batches, resumed)
     _fit(trainer, module, data, config.resume)
     if config.test:
-        try:
-            evaluate.test(config, trainer, module, data, "Test", folder=None)
-        except ImageError as error:
-            best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-            how = f"The training is complete. To test it, type camreid-evaluate checkpoint={best} "
-            raise ImageError(f"{error.message} {how} with the options of split and data.") from None
+        evaluate.test(config, trainer, module, data, "Test", folder=None)
     gather_metrics()
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return None if best is None else float(best)

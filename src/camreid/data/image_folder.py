@@ -29,8 +29,8 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
         raise MissingDataset(f"no folder at root={root}; expected {_LAYOUT}.", root="FOLDER")
     folders: list[str] = []
     images: list[NamedImage] = []
-    other: list[str] = []
-    for folder, inner, names in os.walk(home, onerror=_refuse):
+    other, closed = list[str](), list[OSError]()
+    for folder, inner, names in os.walk(home, onerror=closed.append):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
         folders = folders or list(inner)  # of the root, which comes first
         subset, identity, camera = _parts(Path(folder).relative_to(home).parts, folders)
@@ -40,6 +40,8 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
                 continue
             found = camera if camera_pattern is None else _find(camera_pattern, name)
             images.append(NamedImage(os.path.join(folder, name), identity, found, subset))
+    if closed:
+        raise closed[0]
     if len({image.identity for image in images}) < 2:
         raise InputError(
             f"root={root} has fewer than two identities with images: {len(folders)} folders "
@@ -48,10 +50,6 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
             **({"root": home / folders[0]} if len(folders) == 1 else {}),
         )
     return named_records(_with_cameras(images, camera_pattern), str(home), left_out(other, home))
-
-
-def _refuse(error: OSError) -> None:
-    raise error
 
 
 def _parts(folders: tuple[str, ...], of_root: list[str]) -> tuple[str, str, str]:

@@ -6,18 +6,21 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from camreid.data.cache import cores
+from camreid.data.dataset import read_image
 from camreid.data.formats import is_hidden, is_image
 from camreid.data.layouts import CAMERAS, SIZES, Layout, is_official
 from camreid.data.manifest import SUBSETS, Split
 from camreid.data.pixels import as_shown, is_deep, is_turned
 from camreid.data.records import JUNK, ImageRecord, Records, identities, parse_name
+from camreid.errors import ImageError
 from camreid.progress import Progress, note
 
 Remarks: TypeAlias = Iterator[tuple[str, str]]  # what there is to say, and about which file
@@ -45,15 +48,14 @@ class Finding:
     is_fault: bool = True
 
 
-def inspect(records: Records, home: Path | None, layout: Layout | None = None) -> list[Finding]:
+def inspect(records: Records, home: Path, layout: Layout | None = None) -> list[Finding]:
     """All findings, faults first; each image is read once, other files of `home` are listed."""
     roles = {r.path: (s, r) for s in SUBSETS for r in getattr(records, s)}
     kinds: dict[str, list[str]] = defaultdict(list)
-    others = _of_folder(roles, home) if home else ()
-    for what, name in (*_of_labels(records), *others, *_of_files(roles)):
+    for what, name in (*_of_labels(records), *_of_folder(roles, home), *_of_files(roles)):
         kinds[what].append(name)
     found = [Finding(k, len(v), tuple(v[:5]), k not in _NOTES) for k, v in kinds.items()]
-    found += _of_layout(records, home, layout) if home and layout else []
+    found += _of_layout(records, home, layout) if layout else []
     return sorted(found, key=lambda f: not f.is_fault)
 
 
@@ -66,6 +68,26 @@ def without_bad_images(split: Split) -> Split:
     note(f"Data   {len(bad)} unreadable images are left out: {', '.join(sorted(bad)[:5])}")
     kept: Any = {s: tuple(r for r in getattr(split, s) if r.path not in bad) for s in SUBSETS}
     return replace(split, **kept, skipped=len(bad))
+
+
+def contact_sheet(records: Sequence[ImageRecord], count: int) -> Image.Image:
+    """An image of `count` identities (rows) by each camera (columns), 64 x 128 pixels.
+
+    Its label is pid, camera and number of images. A cell is white where its image is unreadable.
+    """
+    cells: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for r in records:
+        cells[r.pid, r.camera].append(r.path)
+    pids, cameras = identities(records)[:count], sorted({camera for _, camera in cells})
+    sheet = Image.new("RGB", (64 * len(cameras), 144 * len(pids)), "white")
+    for (pid, camera), paths in cells.items():
+        if pid in pids:
+            x, y, text = 64 * cameras.index(camera), 144 * pids.index(pid), f"{pid} c{camera}"
+            ImageDraw.Draw(sheet).text((x + 2, y + 130), f"{text} {len(paths)}", "black")
+            with suppress(ImageError):
+                pixels = read_image(min(paths), (128, 64)).permute(1, 2, 0)
+                sheet.paste(Image.fromarray(pixels.numpy()), (x, y))
+    return sheet
 
 
 def _of_labels(records: Records) -> Remarks:
@@ -100,7 +122,7 @@ def _of_layout(records: Records, home: Path, layout: Layout) -> Iterator[Finding
 def _of_folder(roles: Mapping[str, Any], home: Path) -> Remarks:
     """What no record names in a folder; links to folders are not followed."""
     homes, closed = {os.path.dirname(path) for path in roles}, list[OSError]()
-    for folder, inner, names in os.walk(home, onerror=closed.append):
+    for folder, inner, names in os.walk(home, onerror=closed.append) if home.is_dir() else ():
         inner[:] = sorted(name for name in inner if not is_hidden(name))
         paths = [os.path.join(folder, name) for name in inner]
         yield from (("links to folders: not followed", p) for p in paths if os.path.islink(p))
