@@ -8,16 +8,15 @@ class InputError(ValueError):
 
     Args:
         message: what was found and what was expected; it names arguments, not overrides.
-        read: what could be read of the input, for a list of all its faults.
         remedy: arguments with values that would work. The commands print them as overrides.
 
     >>> print(InputError("val_fraction=2: expected a share from 0 to below 1.", val_fraction=0.1))
     val_fraction=2: expected a share from 0 to below 1. Try val_fraction=0.1.
     """
 
-    def __init__(self, message: str = "", read: Any = None, **remedy: object) -> None:
+    def __init__(self, message: str = "", **remedy: object) -> None:
         super().__init__(message)
-        self.message, self.read, self.remedy = message, read, remedy
+        self.message, self.remedy = message, remedy
 
     def __str__(self) -> str:
         if not self.remedy:

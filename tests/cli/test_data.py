@@ -30,14 +30,13 @@ def test_check_is_clean_or_lists_all(run: Run, copy: Path) -> None:
     assert ran.code == 1
     found = {row["what"].partition(":")[0]: row["count"] for row in json.loads(ran.out)}
     assert found["files of zero bytes"] == found["misnamed images"] == 1
-    assert any("photo.jpg is not named as" in what for what in found)
     assert "camreid-data check" in run("camreid-data", "check", f"data.root={copy}").out
 
 
 def test_show_draws_a_cell_for_each_identity_and_camera(run: Run, market: Path) -> None:
     ran = run("camreid-data", "show", f"data.root={market}", "-o", "sheet.png")
     assert ran.code == 0, ran.err
-    assert Image.open("sheet.png").size == (6 * 64, 20 * 144)
+    assert Image.open("sheet.png").size == (6 * 66 + 2, 20 * 130 + 2)
     ran = run("camreid-data", "show", f"data.root={market}", "-o", "sheet.png")
     assert ran.code == 1
     assert "sheet.png is there already" in ran.err
@@ -54,13 +53,12 @@ def test_split_writes_and_describes_a_manifest(run: Run, market: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("check data.root=gone", "no folder at gone"),
+        ("check data.root=gone", "no dataset at root=gone"),
         ("check data=csv", "data.path=FILE"),
         ("check data=nothing", "there is no data=nothing"),
         ("check data.foo=1", "data.foo"),
         ("split data.root={0}", "split="),
         ("split +split=original split.camera=9 data.root={0}", "split.camera=1"),
-        ("check data.on_bad_image=leave data.root={0}", "data.on_bad_image=stop"),
     ],
 )
 def test_a_mistake_ends_in_one_paragraph(typed: str, expected: str, run: Run, market: Path) -> None:

@@ -3,17 +3,17 @@
 import json
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections import defaultdict
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from camreid.cli._entry import begin, read_arguments
-from camreid.cli.errors import leaves, one_paragraph, paragraph
-from camreid.cli.options import check_values, known_options
+from camreid.cli.errors import one_paragraph, paragraph
 from camreid.errors import InputError
 from camreid.files import CONF, write_whole
 from camreid.runs.table import Table
@@ -39,14 +39,20 @@ def parser() -> ArgumentParser:
 
 def main() -> None:
     """The console script."""
-    with one_paragraph("camreid-data"):
+    with one_paragraph("camreid-data"), initialize_config_dir(str(CONF), version_base="1.3"):
         read_arguments("camreid-data")
         typed = parser().parse_intermixed_args()
-        with (
-            redirect_stdout(sys.stderr if typed.json else sys.stdout),
-            initialize_config_dir(str(CONF), version_base="1.3"),
-        ):
-            rows = _run(typed.action, typed.options, typed.output)
+        path = typed.output or Path("split.csv" if typed.action == "split" else "sheet.png")
+        if typed.action != "check" and path.exists():
+            raise InputError(f"-o {path} is there already: expected another name.")
+        config = compose("train", typed.options)
+        try:
+            with redirect_stdout(sys.stderr if typed.json else sys.stdout):
+                rows = {"check": _check, "show": _show, "split": _split}[typed.action](config, path)
+        except Exception as error:
+            if (message := paragraph(error, config)) is None:
+                raise
+            raise InputError(message) from None
         cells = [
             ["\n".join(c) if isinstance(c, tuple) else str(c) for c in row.values()] for row in rows
         ]
@@ -54,52 +60,41 @@ def main() -> None:
         raise SystemExit(any(row.get("is_fault") for row in rows))
 
 
-def _run(action: str, options: list[str], output: Path | None) -> Rows:
-    config = compose("train", options)
-    try:
-        known = {
-            k: v
-            for k, v in known_options("train", options).items()
-            if k.startswith(("data.", action))
-        }
-        given = dict(leaves(OmegaConf.to_container(config)))
-        check_values(given, known, [text.partition("=")[0] for text in options])
-        if action == "check":
-            return _check(config)
-        path = output or Path("split.csv" if action == "split" else "sheet.png")
-        if path.exists():
-            raise InputError(f"-o {path} is there already: expected another name.")
-        return (_split if action == "split" else _show)(config, path)
-    except Exception as error:
-        if (message := paragraph(error, config)) is None:
-            raise
-        raise InputError(message) from None
-
-
-def _check(config: DictConfig) -> Rows:
+def _check(config: DictConfig, _: Path) -> Rows:
     dataset = begin("camreid.cli.dataset")  # torch only now: --help is quick
     from camreid.data import inspection, layouts
 
-    root, refused = Path(dataset.data_root(config.data)), []
-    try:
+    root, name = Path(dataset.data_root(config.data)), config.data.read._target_.split("read_")[-1]
+    home, layout = layouts.find(root, name) if name in layouts.SIZES else (root, None)
+    if layout and name != "msmt17":
+        records = layouts.scan(home, layout)[0]
+    else:
         records = dataset.read_dataset(config.data)
-    except Exception as error:  # Hydra wraps it
-        cause = error.__cause__
-        if not isinstance(cause, InputError) or cause.read is None:
-            raise
-        records, refused = cause.read, [inspection.Finding(cause.message, 1)]
-    name = config.data.read._target_.split("read_")[-1]
-    place = layouts.find(root, name) if name in layouts.SIZES else (root,)
-    return [asdict(finding) for finding in (*refused, *inspection.inspect(records, *place))]
+    return [asdict(finding) for finding in inspection.inspect(records, home, layout)]
 
 
 def _show(config: DictConfig, path: Path) -> Rows:
+    """The first image of 20 identities (rows) by camera (columns), and the numbers of images."""
     records = begin("camreid.cli.dataset").read_dataset(config.data)
-    from camreid.data.inspection import contact_sheet
+    import torch
+    from torchvision.transforms.v2.functional import to_pil_image
+    from torchvision.utils import make_grid
 
-    images = (*records.train, *records.val, *records.query, *records.gallery)
-    write_whole(path, lambda draft: contact_sheet(images, 20).save(draft, "PNG"))
-    return [{"written": str(path), "images": len(images)}]
+    from camreid.data.dataset import read_image
+
+    paths = defaultdict(list)
+    for r in (*records.train, *records.val, *records.query, *records.gallery):
+        paths[r.pid, r.camera].append(r.path)
+    blank, cameras = (
+        torch.full((3, 128, 64), 255, dtype=torch.uint8),
+        sorted({camera for _, camera in paths}),
+    )
+    pids = sorted({pid for pid, _ in paths if pid > 0})[:20]
+    cells = [paths[pid, camera] for pid in pids for camera in cameras]
+    images = [read_image(min(cell), (128, 64)) if cell else blank for cell in cells]
+    sheet = to_pil_image(make_grid(images, len(cameras)))
+    write_whole(path, lambda draft: sheet.save(draft, "PNG"))
+    return [{"pid": p, **{f"c{c}": len(paths[p, c]) for c in cameras}} for p in pids]
 
 
 def _split(config: DictConfig, path: Path) -> Rows:

@@ -4,23 +4,20 @@ import hashlib
 import io
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from camreid.data.cache import cores
-from camreid.data.dataset import read_image
 from camreid.data.formats import is_hidden, is_image
 from camreid.data.layouts import CAMERAS, SIZES, Layout, is_official
 from camreid.data.manifest import SUBSETS, Split
 from camreid.data.pixels import as_shown, is_deep, is_turned
-from camreid.data.records import JUNK, ImageRecord, Records, identities, parse_name
-from camreid.errors import ImageError
+from camreid.data.records import DISTRACTOR, JUNK, LARGEST, Records, identities, parse_name
 from camreid.progress import Progress, note
 
 Remarks: TypeAlias = Iterator[tuple[str, str]]  # what there is to say, and about which file
@@ -32,10 +29,9 @@ _TRAITS: dict[str, Callable[[Image.Image], Any]] = {
     "animated images: the first frame is used": lambda image: getattr(image, "is_animated", False),
     "images turned by EXIF data: turned upright": is_turned,
 }
-_JUNK, _OUTSIDE = "junk images (pid -1): left out", "images outside the subsets: left out"
-_OTHER = "other files: left out"
+_JUNK, _OTHER = "junk images (pid -1): left out", "files that are not of a subset: left out"
 _COPIES = "equal files in query and gallery, of one identity and camera: ignored"  # of VeRi-776
-_NOTES = {*_TRAITS, _JUNK, _OUTSIDE, _OTHER, _COPIES}
+_NOTES = {*_TRAITS, _JUNK, _OTHER, _COPIES}
 
 
 @dataclass(frozen=True)
@@ -44,18 +40,24 @@ class Finding:
 
     what: str  # with what is done with them, or what is expected
     count: int
-    examples: tuple[str, ...] = ()  # the first five
-    is_fault: bool = True
+    examples: tuple[str, ...]  # the first five
+    is_fault: bool
 
 
-def inspect(records: Records, home: Path, layout: Layout | None = None) -> list[Finding]:
-    """All findings, faults first; each image is read once, other files of `home` are listed."""
-    roles = {r.path: (s, r) for s in SUBSETS for r in getattr(records, s)}
+def inspect(records: Records, home: Path, layout: Layout | None) -> list[Finding]:
+    """All findings on a dataset in `home`, faults first; each image is read once."""
     kinds: dict[str, list[str]] = defaultdict(list)
-    for what, name in (*_of_labels(records), *_of_folder(roles, home), *_of_files(roles)):
+    most, found = LARGEST, list[Finding]()
+    if layout is not None:
+        sizes = (len(records.train), len(records.query), len(records.gallery))
+        known, is_public = SIZES[layout.name], is_official(home, layout)
+        what = f"images in {', '.join(layout.folders)}: {sizes}. {layout.title} has "
+        is_fault = 0 in sizes or (is_public and sizes not in known)
+        found = [Finding(what + " or ".join(map(str, known)), sum(sizes), (), is_fault)]
+        most = CAMERAS[layout.name] if is_public else most
+    for what, name in (*_of_labels(records, most), *_of_folder(records, home), *_of_files(records)):
         kinds[what].append(name)
-    found = [Finding(k, len(v), tuple(v[:5]), k not in _NOTES) for k, v in kinds.items()]
-    found += _of_layout(records, home, layout) if layout else []
+    found += [Finding(k, len(v), tuple(v[:5]), k not in _NOTES) for k, v in kinds.items()]
     return sorted(found, key=lambda f: not f.is_fault)
 
 
@@ -70,30 +72,16 @@ def without_bad_images(split: Split) -> Split:
     return replace(split, **kept, skipped=len(bad))
 
 
-def contact_sheet(records: Sequence[ImageRecord], count: int) -> Image.Image:
-    """An image of `count` identities (rows) by each camera (columns), 64 x 128 pixels.
-
-    Its label is pid, camera and number of images. A cell is white where its image is unreadable.
-    """
-    cells: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for r in records:
-        cells[r.pid, r.camera].append(r.path)
-    pids, cameras = identities(records)[:count], sorted({camera for _, camera in cells})
-    sheet = Image.new("RGB", (64 * len(cameras), 144 * len(pids)), "white")
-    for (pid, camera), paths in cells.items():
-        if pid in pids:
-            x, y, text = 64 * cameras.index(camera), 144 * pids.index(pid), f"{pid} c{camera}"
-            ImageDraw.Draw(sheet).text((x + 2, y + 130), f"{text} {len(paths)}", "black")
-            with suppress(ImageError):
-                pixels = read_image(min(paths), (128, 64)).permute(1, 2, 0)
-                sheet.paste(Image.fromarray(pixels.numpy()), (x, y))
-    return sheet
-
-
-def _of_labels(records: Records) -> Remarks:
+def _of_labels(records: Records, most: int) -> Remarks:
     cameras = defaultdict(set)
     for r in records.gallery:
         cameras[r.pid].add(r.camera)
+    for r in (*records.train, *records.val, *records.query, *records.gallery):
+        if r.camera > most:
+            yield f"cameras out of range: expected 1 to {most}", r.path
+    for r in (*records.train, *records.query):
+        if r.pid == DISTRACTOR:
+            yield "distractors (pid 0) outside the gallery", r.path
     for r in records.query:
         if not cameras[r.pid] - {r.camera}:
             yield "queries without a match: left out of the scores", r.path
@@ -102,54 +90,37 @@ def _of_labels(records: Records) -> Remarks:
         yield "identities in train and test", str(pid)
 
 
-def _of_layout(records: Records, home: Path, layout: Layout) -> Iterator[Finding]:
-    """The sizes of the subsets and the cameras, beside those of the public dataset."""
-    title, sizes, is_public = layout.title, SIZES[layout.name], is_official(home, layout)
-    parts = {name: getattr(records, name) for name in ("train", "query", "gallery")}
-    counts = tuple(map(len, parts.values()))
-    for place, name in enumerate(parts):
-        known = " or ".join(dict.fromkeys(f"{size[place]:,}" for size in sizes))
-        is_fault = not counts[place] or (is_public and counts not in sizes)
-        what = f"{name} images in {layout.folders[place]}: {title} has {known}"
-        yield Finding(what, counts[place], is_fault=is_fault)
-    most = CAMERAS[layout.name]
-    far = tuple(r.path for images in parts.values() for r in images if r.camera > most)
-    if far:
-        what = f"images of cameras above {most}, the number in {title}"
-        yield Finding(what, len(far), far[:5], is_public)
-
-
-def _of_folder(roles: Mapping[str, Any], home: Path) -> Remarks:
+def _of_folder(records: Records, home: Path) -> Remarks:
     """What no record names in a folder; links to folders are not followed."""
-    homes, closed = {os.path.dirname(path) for path in roles}, list[OSError]()
+    used = {r.path for s in SUBSETS for r in getattr(records, s)}
+    homes, closed = {os.path.dirname(path) for path in used}, list[OSError]()
     for folder, inner, names in os.walk(home, onerror=closed.append) if home.is_dir() else ():
         inner[:] = sorted(name for name in inner if not is_hidden(name))
         paths = [os.path.join(folder, name) for name in inner]
         yield from (("links to folders: not followed", p) for p in paths if os.path.islink(p))
         is_nested = any(folder.startswith(own + os.sep) for own in homes)
         for name in sorted(name for name in names if not is_hidden(name)):
-            path = os.path.join(folder, name)
-            if not is_image(name):
+            path, parsed = os.path.join(folder, name), parse_name(name)
+            if not is_image(name) or not (is_nested or folder in homes):
                 yield _OTHER, path
-            elif path not in roles and folder in homes:
-                parsed = parse_name(name)
+            elif path not in used and folder in homes:
                 yield _JUNK if parsed and parsed.pid == JUNK else "misnamed images", path
-            elif path not in roles:
-                yield "images in nested folders: left out" if is_nested else _OUTSIDE, path
+            elif path not in used:
+                yield "images in nested folders: left out", path
     yield from ((f"unreadable folders ({e.strerror})", str(e.filename)) for e in closed)
 
 
-def _of_files(roles: Mapping[str, tuple[str, ImageRecord]]) -> Remarks:
+def _of_files(records: Records) -> Remarks:
+    roles = {r.path: (s, r.pid, r.camera) for s in SUBSETS for r in getattr(records, s)}
     same = defaultdict(list)
     for path, digest, found in _looks(sorted(roles)):
         yield from ((what, path) for what in sorted(found))
         same[digest or path].append(path)
     for paths in (paths for paths in same.values() if len(paths) > 1):
-        subsets, records = zip(*map(roles.__getitem__, paths), strict=True)
-        names = sorted(set(subsets), key=SUBSETS.index)
-        what = f"equal files in {' and '.join(names)}"
-        what += ", of several identities" * (len({r.pid for r in records}) > 1)
-        is_copy = names == ["query", "gallery"] and len({(r.pid, r.camera) for r in records}) == 1
+        subsets, pids, cameras = map(set, zip(*map(roles.__getitem__, paths), strict=True))
+        what = f"equal files in {' and '.join(sorted(subsets, key=SUBSETS.index))}"
+        is_copy = subsets == {"query", "gallery"} and len(pids) == len(cameras) == 1
+        what += ", of several identities" * (len(pids) > 1)
         yield _COPIES if is_copy else what, " = ".join(paths)
 
 

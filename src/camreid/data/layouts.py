@@ -142,8 +142,7 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
         raise InputError(
             f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
             "distractors of the gallery. If identities are numbered from 0, describe the dataset "
-            "by data=csv, or rename the files; otherwise move distractors out of the folder.",
-            read=records,
+            "by data=csv, or rename the files; otherwise move distractors out of the folder."
         )
     sizes, known = (len(records.train), len(records.query), len(records.gallery)), layout.name
     if sizes in SIZES[known] or not is_official(home, layout):
@@ -157,18 +156,22 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
 
 def _read(root: str | Path, name: str) -> Records:
     home, layout = find(root, name)
-    other, wrong = list[str](), list[str]()
-    parts = [_read_folder(part(home, f), layout, other, wrong) for f in layout.folders]
-    records = Records(*parts, notes=left_out(other, home))
+    records, wrong = scan(home, layout)
     if wrong:
         more = f", nor are {len(wrong) - 1} more: {', '.join(wrong[1:5])}" * (len(wrong) > 1)
         raise InputError(
             f"{wrong[0]} is not named as in {layout.title}{more}; expected names like "
             f"{layout.example}, cameras from 1, pids below 2**63. Rename the file, move it out "
-            "of the folder, or describe the dataset by data=csv or data=folder.",
-            read=records,
+            "of the folder, or describe the dataset by data=csv or data=folder."
         )
     return checked(records, home, layout)
+
+
+def scan(home: Path, layout: Layout) -> tuple[Records, list[str]]:
+    """What is in the folders of a layout other than MSMT17, and the images of other names."""
+    other, wrong = list[str](), list[str]()
+    parts = [_read_folder(part(home, f), layout, other, wrong) for f in layout.folders]
+    return Records(*parts, notes=left_out(other, home)), wrong
 
 
 def is_official(home: Path, layout: Layout) -> bool:
