@@ -60,14 +60,14 @@ def build_split(config: DictConfig) -> Split:
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
         split = Split.load(manifest, data_root(config.data), datasets)
-        return without_bad_images(split) if config.data.on_bad_image == "skip" else split
-    records = read_dataset(config.data)
-    for note in records.notes:
-        show(f"Data   {note}")
-    seen = seen_identities(given, records.datasets)
-    strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
-    split = strategy(records)
-    return without_bad_images(split) if config.data.on_bad_image == "skip" else split
+    else:
+        records = read_dataset(config.data)
+        for note in records.notes:
+            show(f"Data   {note}")
+        seen = seen_identities(given, records.datasets)
+        strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
+        split = strategy(records)
+    return without_bad_images(split) if config.data.get("on_bad_image") == "skip" else split
 
 
 def choose_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:

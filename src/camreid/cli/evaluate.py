@@ -125,12 +125,9 @@ def test(
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
     except ImageError as error:
-        how = (
-            f" The training is complete: test it by camreid-evaluate checkpoint={best}."
-            if best
-            else ""
-        )
-        raise ImageError(error.message.rpartition("Error: ")[2] + how) from None
+        text = error.message.rpartition("Error: ")[2].strip()  # also of a loader process
+        done = f" The training is complete: test it by camreid-evaluate checkpoint={best}."
+        raise ImageError(text + done * bool(best)) from None
     finally:  # the features are kept even if their ranking fails
         if trainer.is_global_zero and config.evaluation.save_features and module.test_features:
             path = (folder or build.run_folder()) / "features.safetensors"

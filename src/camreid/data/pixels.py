@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-# of large photographs; from 179 million pixels on, Pillow raises an error
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# on large photographs and damaged EXIF data; from 179 million pixels on, Pillow raises an error
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def as_shown(image: Image.Image) -> Image.Image:
