@@ -29,8 +29,8 @@ def test_check_is_clean_or_lists_all(run: Run, copy: Path) -> None:
     ran = run("camreid-data", "check", f"data.root={copy}", "--json")
     assert ran.code == 1
     found = {row["what"].partition(":")[0]: row["count"] for row in json.loads(ran.out)}
-    assert found["files of zero bytes"] == found["misnamed images"] == 1
-    assert "camreid-data check" in run("camreid-data", "check", f"data.root={copy}").out
+    assert found["files of zero bytes"] == found["images without a record"] == 1
+    assert "files of zero bytes" in run("camreid-data", "check", f"data.root={copy}").out
 
 
 def test_show_draws_a_cell_for_each_identity_and_camera(run: Run, market: Path) -> None:

@@ -44,7 +44,7 @@ def findings(home: Path, is_fault: bool = True) -> dict[str, Finding]:
 def test_a_clean_dataset_has_no_fault(home: Path) -> None:
     assert findings(home) == {}
     (counts,) = findings(home, is_fault=False)
-    assert counts == "images in bounding_box_train, query, bounding_box_test"
+    assert counts == "images of train, query and gallery"
 
 
 def test_each_fault_is_found(home: Path) -> None:
@@ -71,13 +71,13 @@ def test_each_fault_is_found(home: Path) -> None:
         "files that are no images": 1,
         "links to folders": 1,
         "images in nested folders": 1,
-        "misnamed images": 7,
+        "images without a record": 7,
         "equal files in train and query, of several identities": 1,
         "equal files in train": 1,
         "identities in train and test": 1,
         "queries without a match": 2,
     }
-    assert len(found["misnamed images"].examples) == 5
+    assert len(found["images without a record"].examples) == 5
     assert sum(unreadable.values()) == 2
     assert any("symbolic links" in what for what in unreadable)
 
@@ -135,4 +135,5 @@ def test_unreadable_images_are_left_out_of_a_split(home: Path) -> None:
 
 def test_records_without_a_folder_are_inspected(home: Path) -> None:
     records = read_market1501(home)
-    assert inspect(Records(records.train, (), ()), home / "gone.csv", None) == []
+    (size,) = inspect(Records(records.train, (), ()), home / "gone.csv", None)
+    assert (size.count, size.is_fault) == (4, False)

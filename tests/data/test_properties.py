@@ -37,7 +37,9 @@ def in_range(found: Split | Records) -> bool:
 @given(st.integers(-1, LARGEST), st.integers(1, LARGEST), st.integers(0, LARGEST), st.text())
 def test_names_of_the_grammar_are_read_back(pid: int, camera: int, frame: int, rest: str) -> None:
     rest = rest.replace("/", "")
-    record = parse_name(f"a/b_c9/{pid:04d}_c{camera}s{frame}_{frame:06d}_{rest}.jpg")
+    record = parse_name(
+        f"a/b_c9/{pid:0{2 if pid < 0 else 4}d}_c{camera}s{frame}_{frame:06d}_{rest}.jpg"
+    )
     assert record is not None
     assert (record.pid, record.camera, record.sequence) == (pid, camera, frame)
     assert record.frame == frame

@@ -64,8 +64,9 @@ def _check(config: DictConfig, _: Path) -> Rows:
     dataset = begin("camreid.cli.dataset")  # torch only now: --help is quick
     from camreid.data import inspection, layouts
 
-    root, name = Path(dataset.data_root(config.data)), config.data.read._target_.split("read_")[-1]
-    home, layout = layouts.find(root, name) if name in layouts.SIZES else (root, None)
+    root, name = dataset.data_root(config.data), config.data.read._target_.split("read_")[-1]
+    absolute = Path(root).expanduser().absolute()
+    home, layout = layouts.find(root, name) if name in layouts.SIZES else (absolute, None)
     if layout and name != "msmt17":
         records = layouts.scan(home, layout)[0]
     else:

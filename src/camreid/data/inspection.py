@@ -31,6 +31,7 @@ _TRAITS: dict[str, Callable[[Image.Image], Any]] = {
 }
 _JUNK, _OTHER = "junk images (pid -1): left out", "files that are not of a subset: left out"
 _COPIES = "equal files in query and gallery, of one identity and camera: ignored"  # of VeRi-776
+_UNUSED = "images without a record: misnamed, or not listed"
 _NOTES = {*_TRAITS, _JUNK, _OTHER, _COPIES}
 
 
@@ -46,18 +47,19 @@ class Finding:
 
 def inspect(records: Records, home: Path, layout: Layout | None) -> list[Finding]:
     """All findings on a dataset in `home`, faults first; each image is read once."""
-    kinds: dict[str, list[str]] = defaultdict(list)
-    most, found = LARGEST, list[Finding]()
+    sizes = (len(records.train), len(records.query), len(records.gallery))
+    what, is_fault, most = f"images of train, query and gallery: {sizes}", not sizes[0], LARGEST
     if layout is not None:
-        sizes = (len(records.train), len(records.query), len(records.gallery))
         known, is_public = SIZES[layout.name], is_official(home, layout)
-        what = f"images in {', '.join(layout.folders)}: {sizes}. {layout.title} has "
+        what += f". {layout.title} has {' or '.join(map(str, known))}"
         is_fault = 0 in sizes or (is_public and sizes not in known)
-        found = [Finding(what + " or ".join(map(str, known)), sum(sizes), (), is_fault)]
         most = CAMERAS[layout.name] if is_public else most
-    for what, name in (*_of_labels(records, most), *_of_folder(records, home), *_of_files(records)):
-        kinds[what].append(name)
-    found += [Finding(k, len(v), tuple(v[:5]), k not in _NOTES) for k, v in kinds.items()]
+    kinds: dict[str, list[str]] = defaultdict(list)
+    others = _of_folder(records, home) if home.is_dir() else ()
+    for kind, name in (*_of_labels(records, most), *others, *_of_files(records)):
+        kinds[kind].append(name)
+    found = [Finding(k, len(v), tuple(v[:5]), k not in _NOTES) for k, v in kinds.items()]
+    found.append(Finding(what, sum(sizes), (), is_fault))
     return sorted(found, key=lambda f: not f.is_fault)
 
 
@@ -94,7 +96,7 @@ def _of_folder(records: Records, home: Path) -> Remarks:
     """What no record names in a folder; links to folders are not followed."""
     used = {r.path for s in SUBSETS for r in getattr(records, s)}
     homes, closed = {os.path.dirname(path) for path in used}, list[OSError]()
-    for folder, inner, names in os.walk(home, onerror=closed.append) if home.is_dir() else ():
+    for folder, inner, names in os.walk(home, onerror=closed.append):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
         paths = [os.path.join(folder, name) for name in inner]
         yield from (("links to folders: not followed", p) for p in paths if os.path.islink(p))
@@ -104,7 +106,7 @@ def _of_folder(records: Records, home: Path) -> Remarks:
             if not is_image(name) or not (is_nested or folder in homes):
                 yield _OTHER, path
             elif path not in used and folder in homes:
-                yield _JUNK if parsed and parsed.pid == JUNK else "misnamed images", path
+                yield _JUNK if parsed and parsed.pid == JUNK else _UNUSED, path
             elif path not in used:
                 yield "images in nested folders: left out", path
     yield from ((f"unreadable folders ({e.strerror})", str(e.filename)) for e in closed)
@@ -143,4 +145,6 @@ def _look(path: str) -> tuple[str, str, set[str]]:
     except UnidentifiedImageError:
         return path, digest, {"files that are no images" if digest else "files of zero bytes"}
     except Exception as error:  # Pillow's decoders raise many types
-        return path, digest, {f"unreadable images ({' '.join(str(error).split())[:60]})"}
+        is_bomb = isinstance(error, Image.DecompressionBombError)
+        reason = getattr(error, "strerror", "") or ("damaged or cut short", "too large")[is_bomb]
+        return path, digest, {f"unreadable images ({reason})"}
