@@ -22,7 +22,10 @@ def copy(market: Path, tmp_path: Path) -> Path:
 
 
 def test_check_is_clean_or_lists_all(run: Run, copy: Path) -> None:
-    ran = run("camreid-data", "check", f"data.root={copy}")
+    images = sorted((copy / "bounding_box_train").iterdir())
+    lines = [f"{path},{n % 2},{n % 3}" for n, path in enumerate(images)]
+    Path("all.csv").write_text("\n".join(["path,identity,camera", *lines]))
+    ran = run("camreid-data", "check", "data=csv", "data.path=all.csv")
     assert ran.code == 0, ran.out + ran.err
     (copy / "query" / "photo.jpg").write_bytes(b"no image")
     next((copy / "bounding_box_train").iterdir()).write_bytes(b"")
@@ -36,7 +39,8 @@ def test_check_is_clean_or_lists_all(run: Run, copy: Path) -> None:
 def test_show_draws_a_cell_for_each_identity_and_camera(run: Run, market: Path) -> None:
     ran = run("camreid-data", "show", f"data.root={market}", "-o", "sheet.png")
     assert ran.code == 0, ran.err
-    assert Image.open("sheet.png").size == (6 * 66 + 2, 20 * 130 + 2)
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size == (6 * 66 + 2, 20 * 130 + 2)
     ran = run("camreid-data", "show", f"data.root={market}", "-o", "sheet.png")
     assert ran.code == 1
     assert "sheet.png is there already" in ran.err
@@ -47,7 +51,7 @@ def test_split_writes_and_describes_a_manifest(run: Run, market: Path) -> None:
     assert ran.code == 0, ran.err
     split, rows = Split.load("split.csv"), json.loads(ran.out)
     assert {r["subset"]: r["images"] for r in rows}["query"] == len(split.query)
-    assert rows[2]["with a match"] == split.rankable["query"]
+    assert rows[2]["matched"] == split.rankable["query"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli._entry import begin, read_arguments
 from camreid.cli.errors import one_paragraph, paragraph
@@ -57,7 +57,7 @@ def main() -> None:
             ["\n".join(c) if isinstance(c, tuple) else str(c) for c in row.values()] for row in rows
         ]
         print(json.dumps(rows, indent=1)) if typed.json else Table("", [*rows[0]], cells).show()
-        raise SystemExit(any(row.get("is_fault") for row in rows))
+        raise SystemExit(int(any(row.get("is_fault") for row in rows)))
 
 
 def _check(config: DictConfig, _: Path) -> Rows:
@@ -99,6 +99,8 @@ def _show(config: DictConfig, path: Path) -> Rows:
 
 
 def _split(config: DictConfig, path: Path) -> Rows:
+    if OmegaConf.is_missing(config, "split"):
+        raise InputError("split= is missing. Type +split=original or +split=resplit.")
     split = begin("camreid.cli.build").build_split(config)
     split.save(path)
     rows = []

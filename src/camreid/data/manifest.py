@@ -143,8 +143,9 @@ def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> 
     homes = [] if root is None else [Path(root), *sorted(Path(root).glob("*/"))]
     found = []
     for r in records:
-        places = (r.path, *(str(home / p) for home in homes for p in (r.name, r.path)))
-        found.append(replace(r, path=next(filter(os.path.exists, places), "")))
+        places = (str(home / p) for home in homes for p in (r.name, r.path))
+        there = os.path.exists(r.path)
+        found.append(r if there else replace(r, path=next(filter(os.path.exists, places), "")))
     lost = [r.path for r, there in zip(records, found, strict=True) if not there.path]
     if lost:
         raise InputError(
