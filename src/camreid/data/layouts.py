@@ -170,8 +170,9 @@ def _read(root: str | Path, name: str) -> Records:
 def scan(home: Path, layout: Layout) -> tuple[Records, list[str]]:
     """What is in the folders of a layout other than MSMT17, and the images of other names."""
     other, wrong = list[str](), list[str]()
-    parts = [_read_folder(part(home, f), layout, other, wrong) for f in layout.folders]
-    return Records(*parts, notes=left_out(other, home)), wrong
+    folders = (part(home, folder) for folder in layout.folders)
+    train, query, gallery = (_read_folder(f, layout, other, wrong) for f in folders)
+    return Records(train, query, gallery, notes=left_out(other, home)), wrong
 
 
 def is_official(home: Path, layout: Layout) -> bool:

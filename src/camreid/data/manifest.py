@@ -135,7 +135,8 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
             "may be in the gallery only. If the dataset numbers its identities from 0, add 1 to "
             "every pid; otherwise delete these lines."
         )
-    return replace(parse_name(image) or ImageRecord(image, pid, camera), pid=pid, camera=camera)
+    parsed = parse_name(image) or ImageRecord(image, pid, camera)
+    return ImageRecord(image, pid, camera, parsed.sequence, parsed.frame)  # replace() is slow
 
 
 def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> list[ImageRecord]:
