@@ -37,7 +37,9 @@ def check(command: str, config: DictConfig) -> None:
         typed = {name for name in typed if not name.startswith("model.")}
     check_values(given, known, typed)
     if command == "export":
-        require_packages("camreid-export", "onnx", "onnxruntime", "onnxscript")
+        require_packages(
+            "camreid-export", "onnx", "onnxruntime", "onnxscript", extra="camreid[onnx]"
+        )
     for logger in {"tensorboard", "wandb"} & {*(config.get("logger") or ())}:
         require_packages(f"logger={logger}", logger)
     if "trainer" in config:
@@ -58,11 +60,12 @@ def _require_model(command: str, given: dict[str, object]) -> None:
         raise InputError(f"model={name} lacks {', '.join(lacking)}. {remedy}")
 
 
-def require_packages(needs: str, *names: str) -> None:
+def require_packages(needs: str, *names: str, extra: str = "") -> None:
     """Refuse what `needs` packages, and name those that are not installed."""
     missing = " ".join(name for name in names if find_spec(name) is None)
     if missing:
-        raise InputError(f"{needs} needs {missing}. Type pip install {missing}.")
+        remedy = f"'{extra}'" if extra else missing
+        raise InputError(f"{needs} needs {missing}. Type pip install {remedy}.")
 
 
 def check_devices(config: DictConfig, on_cpu: bool) -> None:

@@ -1,5 +1,6 @@
-"""Files that a user names; files of other programs are never replaced."""
+"""Commands on runs: their arguments, and the file that `-o` names; it never replaces another's."""
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,7 +8,22 @@ from camreid.errors import InputError
 from camreid.files import write_text
 
 
-def require_existing(paths: Iterable[str | Path]) -> None:
+def arguments(
+    command: str, description: str, examples: str, runs: str, output: str
+) -> argparse.ArgumentParser:
+    """RUN ... and -o, with the help of both."""
+    found = argparse.ArgumentParser(
+        command,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("runs", nargs="+", metavar="RUN", help=runs)
+    found.add_argument("-o", "--output", metavar="FILE", type=Path, help=output)
+    return found
+
+
+def require_existing(paths: Iterable[str]) -> None:
     """Refuse runs that are not there."""
     for path in paths:
         if not Path(path).exists():

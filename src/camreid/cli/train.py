@@ -13,14 +13,18 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.cli import build, evaluate
-from camreid.cli.checkpoints import read_checkpoint, read_start
-from camreid.cli.distill import add_distillation, read_teachers
-from camreid.cli.provenance import notes
+from camreid.cli.checkpoints import (
+    add_distillation,
+    read_checkpoint,
+    read_start,
+    read_teachers,
+)
 from camreid.cli.terminal import show
 from camreid.data import IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
 from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
 from camreid.models.config import ModelConfig
+from camreid.provenance import source
 from camreid.runs.folder import RunFolder
 from camreid.training.module import ReIDModule
 from camreid.training.step import has_bf16, memory_format
@@ -41,7 +45,7 @@ def train_run(config: DictConfig) -> float | None:
         evaluate.require_test(split, config.evaluation.protocol)
     if split.val and not split.rankable["val"]:
         raise InputError("no validation image has a match among the others.", val_fraction=0)
-    model = build.build_model(config, split, start or resumed)
+    model = build.build_model(config, start or resumed, split)
     if resumed is not None:
         _check_resumable(resumed, split, model, epochs)
     module = build_module(model, split, start, resumed)
@@ -51,9 +55,11 @@ def train_run(config: DictConfig) -> float | None:
     evaluate.set_evaluation(module, config.evaluation)
     if config.compile:
         module.compile_network("default" if config.compile is True else str(config.compile))
-    data = _build_data(config, split, module)
+    data = build.build_data(config, split, module.config)
+    if model.unknown == "drop":
+        data.keep_only(module.camera_labels or module.labels)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
-    module.notes = notes(config)
+    module.notes = {"config": OmegaConf.to_yaml(config, resolve=True), **source()}
     callbacks = build.build_callbacks(config, split)
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     batches = data.train_sampler(world_size=trainer.world_size)
@@ -65,7 +71,7 @@ def train_run(config: DictConfig) -> float | None:
     _announce(config, split, module, batches, resumed)
     _fit(trainer, module, data, config.resume)
     if config.test:
-        evaluate.test(config, trainer, module, data, "Test", folder=None)
+        evaluate.test(config, trainer, module, data, "Test", build.run_folder())
     gather_metrics()
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return None if best is None else float(best)
@@ -73,16 +79,8 @@ def train_run(config: DictConfig) -> float | None:
 
 def show_config(config: DictConfig) -> None:
     """Print the config of a run that starts from a checkpoint, with the model that will run."""
-    build.choose_model(config, read_checkpoint(config.resume or config.init))
+    build.build_model(config, read_checkpoint(config.resume or config.init))
     print(OmegaConf.to_yaml(config), end="")
-
-
-def _build_data(config: DictConfig, split: Split, module: ReIDModule) -> ReIDDataModule:
-    """The loaders; with `unknown=drop`, of images with a row alone."""
-    data = build.build_data(config, split, module.config)
-    if module.config.unknown == "drop":
-        data.keep_only(module.camera_labels or module.labels)
-    return data
 
 
 def build_module(
@@ -125,17 +123,6 @@ def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig, epoc
         )
 
 
-def _step(config: DictConfig, module: ReIDModule) -> str:
-    """How steps are computed, as a line."""
-    precision, device = str(config.trainer.precision), build.device_type(config)
-    slow = precision.startswith("bf16") and not has_bf16(device)
-    parts = [precision + " (slower than 32-true here: no bf16 instructions)" * slow]
-    if memory_format(module.model) == torch.channels_last:
-        parts.append("channels_last")
-    parts.append("fused " * (precision != "16-mixed") + module.optimizer_config.name)
-    return ", ".join([*parts, *["compiled, which takes minutes at first"] * bool(config.compile)])
-
-
 @rank_zero_only
 def _announce(
     config: DictConfig,
@@ -147,20 +134,29 @@ def _announce(
     """Print what is about to happen, and keep the config and the split."""
     evaluate.keep(config, split)
     evaluate.show_parts(split, module)
-    show(f"Step   {_step(config, module)}")
-    ranks = f" in each of {batches.world_size} processes" if batches.world_size > 1 else ""
-    show(f"Batch  {batches.identities} identities x {batches.instances} images{ranks}")
+    step = str(config.trainer.precision)
+    if step.startswith("bf16") and not has_bf16(build.device_type(config)):
+        step += " (slower than 32-true here: no bf16 instructions)"
+    step += ", channels_last" * (memory_format(module.model) == torch.channels_last)
+    step += ", compiled, which takes minutes at first" * bool(config.compile)
+    ranks = f" in each of {batches.world_size} processes" * (batches.world_size > 1)
+    lines = [
+        f"Step   {step}, {module.optimizer_config.name}",
+        f"Batch  {batches.identities} identities x {batches.instances} images{ranks}",
+    ]
     if config.init and not resumed:
         inherited = module.provenance.inherited or {}
         rows = len({pid for pids in inherited.values() for pid in pids})
-        show(f"Init   {config.init}: the trunk, and {rows} of {len(module.labels)} rows")
+        lines.append(f"Init   {config.init}: the trunk, and {rows} of {len(module.labels)} rows")
     if resumed:
-        more = f" and {resumed.batches} batches" if resumed.batches else ""
-        show(f"Resume {resumed.path}: {resumed.epochs} epochs{more} done")
+        more = f" and {resumed.batches} batches" * bool(resumed.batches)
+        lines.append(f"Resume {resumed.path}: {resumed.epochs} epochs{more} done")
     if not split.val:
-        show("No identities are held out for validation: best.ckpt is the last epoch.")
+        lines.append("No identities are held out for validation: best.ckpt is the last epoch.")
     elif split.val_within_camera:
-        show(f"Validation ranks within camera {split.val[0].camera}, across its sequences.")
+        camera = split.val[0].camera
+        lines.append(f"Validation ranks within camera {camera}, across its sequences.")
+    show(*lines)
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:
