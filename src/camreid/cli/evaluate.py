@@ -111,7 +111,7 @@ def test(
     finally:  # the features are kept even if their ranking fails
         if trainer.is_global_zero and module.test_features is not None:
             path, weights = folder / "features.safetensors", best or config.get("checkpoint")
-            table = keep_features(config, module, path, weights=weights)
+            table = keep_features(config, module, data.split, path, weights=weights)
     if trainer.is_global_zero and module.test_result is not None:
         split, options = module.provenance.split, yaml.safe_load(str(module.notes.get("config")))
         training = {
@@ -124,18 +124,19 @@ def test(
 
 
 def keep_features(
-    config: DictConfig, module: ReIDModule, path: Path, **notes: object
+    config: DictConfig, module: ReIDModule, split: Split, path: Path, **notes: object
 ) -> FeatureTable:
     """The features of the last test with notes, in a file if they are to be saved."""
-    trainer, known, options = module.trainer, module.provenance, config.evaluation
+    known, options = module.provenance, config.evaluation
     notes |= {
         "seen": sorted(known.seen),
         "seen_complete": known.complete,
         "model": module.config.name,
         "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
-        "split": trainer.datamodule.split.record.to_json(),
-        "partial": is_partial(trainer),
+        "split": split.record.to_json(),
+        "partial": is_partial(module.trainer),
     }
+    assert module.test_features is not None
     table = replace(module.test_features, notes=notes)
     if options.save_features:
         table.save(path)

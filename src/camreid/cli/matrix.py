@@ -89,7 +89,7 @@ class Test:
         if module.test_result is None:
             raise InputError("no tested query has a match.", limit_test_batches=1.0)
         path = build.run_folder() / "features" / f"{name}.safetensors"
-        table = evaluate.keep_features(self.config, module, path, row=name)
+        table = evaluate.keep_features(self.config, module, self.split, path, row=name)
         known, ranking = module.provenance, module.test_result.ranking
         self.rows[name] = Row(ranking, table.query.cameras, known.seen, known.complete)
         return table
@@ -116,9 +116,8 @@ class Test:
         if not train:
             raise InputError("a soup needs train images, for its BatchNorm statistics.")
         module = soup([with_weights(expert) for expert in self.experts.values()])
-        count = min(SOUP_IMAGES, len(train))
-        count -= count % size if count > size else 0  # whole batches
-        records = [train[place * len(train) // count] for place in range(count)]
+        records = train[:: -(-len(train) // SOUP_IMAGES)]
+        records = records[: len(records) // size * size or None]  # whole batches
         data = build.build_data(self.config, self.split, module.config)
         network = module.model.to(self.trainer.strategy.root_device)
         update_batch_norm(network, data.eval_dataloader(records, padded=False))

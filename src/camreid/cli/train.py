@@ -87,17 +87,18 @@ def build_module(
     model: ModelConfig, split: Split, start: Checkpoint | None, resumed: Checkpoint | None
 ) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
-    if resumed is not None:
-        return ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
     own_heads = bool(model.network.get("camera_heads"))
-    if start is None:
-        return ReIDModule(model, split.camera_labels if own_heads else split.labels)
-    labels: HeadLabels = fit_labels(start.labels, split.labels, model.unknown)
-    if own_heads:
+    labels: HeadLabels = split.camera_labels if own_heads else split.labels
+    if resumed is not None:
+        labels = resumed.camera_labels or resumed.labels
+    elif start is not None and own_heads:
         given = start.camera_labels or start.labels
         labels = fit_camera_labels(given, split.camera_labels, model.unknown)
-    module = ReIDModule(model.without_weights(), labels)
-    start_from(module, start)
+    elif start is not None:
+        labels = fit_labels(start.labels, split.labels, model.unknown)
+    module = ReIDModule(model.without_weights() if start or resumed else model, labels)
+    if start is not None:
+        start_from(module, start)
     return module
 
 
