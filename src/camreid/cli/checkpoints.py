@@ -58,7 +58,7 @@ def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> Checkpoint | 
     return replace(start, provenance=Provenance(split=start.provenance.split))
 
 
-def seen_identities(given: Any, datasets: Sequence[Dataset]) -> tuple[int, ...]:
+def seen_identities(given: Any, datasets: Sequence[Dataset] = ()) -> tuple[int, ...]:
     """The training identities of the checkpoints of `split.exclude_seen`, in numeric order."""
     seen: set[int] = set()
     for path in matching("split.exclude_seen", given or []):

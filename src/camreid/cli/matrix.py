@@ -53,11 +53,12 @@ def matrix_run(config: DictConfig) -> None:
         f"Run      {build.run_folder()}",
     )
     test = Test(config, split, trainer, experts)
-    tables = {}
+    tables: dict[str, FeatureTable] = {}
     for place, (name, model) in enumerate(models.items(), 1):
         show(f"Test of {name} ({place} of {len(models)})")
         table = test.add_model(name, with_weights(model).module())
-        tables |= {name: table} if name in experts else {}
+        if name in experts:
+            tables[name] = table
     left_out = {}
     for name in fusions:
         try:
