@@ -71,10 +71,7 @@ def build_split(config: DictConfig) -> Split:
 def build_model(
     config: DictConfig, start: Checkpoint | None, split: Split | None = None
 ) -> ModelConfig:
-    """The model that was chosen, else that of the starting weights, with the typed options.
-
-    It has the cameras of the split. `config.model` becomes the same.
-    """
+    """The chosen model, else that of `start`, as typed; `config.model` becomes the same."""
     model = config.model.copy()
     overrides = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]
     changes = compose("train", [*overrides, "model=[]"]).get("model") or OmegaConf.create()
@@ -167,10 +164,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
         **options,
     )
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise InputError(
-            "-m runs jobs in one process, but this trainer starts several. Type trainer=gpu with "
-            "-m, or run camreid-train trainer=ddp once per job."
-        )
+        raise InputError("-m runs each job in one process: type trainer=gpu, or leave -m out.")
     if config.trainer.sync_batchnorm and device_type(config) == "cpu" and trainer.world_size > 1:
         raise InputError("sync_batchnorm=True works on GPUs only.", sync_batchnorm=False)
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)

@@ -25,10 +25,7 @@ Experts = Mapping[str, Checkpoint]  # by unique name, without weights
 
 
 def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> Checkpoint:
-    """A checkpoint in the numbers of the data that it is used with, if they are given.
-
-    Its network is one of camreid's, or the one that this command names.
-    """
+    """A checkpoint in the numbers of `datasets`; its network is camreid's or a typed one."""
     try:
         return renumber(io.read_checkpoint(path, trusted), datasets)
     except io.UntrustedNetwork as error:
@@ -65,9 +62,8 @@ def seen_identities(given: Any, datasets: Sequence[Dataset] = ()) -> tuple[int, 
         provenance = read_checkpoint(path, datasets).provenance
         if not provenance.seen or not provenance.complete:
             raise InputError(
-                f"exclude_seen={path}: not all of its training identities are known, so no test is "
-                "known to be unseen. Import it, or its starting weights, with labels.root= and "
-                "labels.camera=, or leave it out."
+                f"exclude_seen={path}: not all of its training identities are known. Import it, or "
+                "its starting weights, with labels.root= and labels.camera=, or leave it out."
             )
         seen |= provenance.seen
     return tuple(sorted(seen))
@@ -112,8 +108,7 @@ def check_dataset(experts: Experts, data: DictConfig) -> list[str]:
         if 2 * len(foreign) > len(own) and not expert.provenance.datasets:  # numbers of its own
             raise InputError(
                 f"{expert.path} was trained on another dataset: {found}, such as {foreign[:3]}, "
-                f"are not among the {len(pids)} of data.root={data.root}. Equal numbers of two "
-                "datasets are different identities: leave it out, or set data.root to its dataset."
+                f"are not in data.root={data.root}. Leave it out, or type data.root of its dataset."
             )
         if foreign:
             notes.append(f"{name}: {found} are not in this dataset.")

@@ -100,10 +100,7 @@ def test(
     title: str,
     folder: Path,
 ) -> None:
-    """Test with the best weights of this run, or those at hand, and write metrics.json.
-
-    With a title, the numbers are printed.
-    """
+    """Test the best weights of this run, or those at hand; see `_report`."""
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     note(f"Testing {best or 'these weights'}")
     try:
@@ -152,7 +149,7 @@ def _report(
     folder: Path,
     **about: Any,
 ) -> None:
-    """Write metrics.json; with a title, print its tables."""
+    """Write metrics.json; with a title, print its tables and warnings."""
     known = table.notes
     metrics = Metrics(
         **result.summary(),
@@ -188,8 +185,7 @@ def require_test(split: Split, protocol: str = "cross-camera") -> None:
     if not split.query or not split.gallery:
         raise MissingDataset(
             f"the split has {len(split.query)} query and {len(split.gallery)} gallery images. "
-            "Type +split=resplit to divide all images, or test=false to train on all. Or give the "
-            "dataset query/ and bounding_box_test/, or its CSV file the column subset."
+            "Type +split=resplit to divide all images, or test=false to train without a test."
         )
     if protocol == "cross-camera" and not split.rankable["query"]:
         raise InputError(

@@ -100,8 +100,8 @@ class Test:
         options = evaluate.rank_options(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
             raise InputError(
-                "evaluation.rerank and evaluation.expand compare queries with each other, but "
-                "query_camera uses features of different experts for different queries."
+                "query_camera uses features of different experts, which evaluation.rerank and "
+                "evaluation.expand cannot compare."
             )
         cameras = {name: expert.provenance.camera for name, expert in self.experts.items()}
         table = fuse(name, tables, cameras, self.config.min_agreement)

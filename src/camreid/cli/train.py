@@ -12,13 +12,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
-from camreid.cli import build, evaluate
-from camreid.cli.checkpoints import (
-    add_distillation,
-    read_checkpoint,
-    read_start,
-    read_teachers,
-)
+from camreid.cli import build, checkpoints, evaluate
 from camreid.cli.terminal import show
 from camreid.data import IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
@@ -37,10 +31,10 @@ def train_run(config: DictConfig) -> float | None:
         require_whole("max_epochs", epochs, least=1)
     build.seed(config)
     split = build.build_split(config)
-    resumed = read_checkpoint(config.resume, split.datasets) if config.resume else None
-    start = None if resumed else read_start(config, split.datasets)
+    resumed = checkpoints.read_checkpoint(config.resume, split.datasets) if config.resume else None
+    start = None if resumed else checkpoints.read_start(config, split.datasets)
     known = (start and start.provenance.datasets) or split.datasets
-    teachers = read_teachers(config, resumed, known)
+    teachers = checkpoints.read_teachers(config, resumed, known)
     if config.test:
         evaluate.require_test(split, config.evaluation.protocol)
     if split.val and not split.rankable["val"]:
@@ -51,7 +45,7 @@ def train_run(config: DictConfig) -> float | None:
     module = build_module(model, split, start, resumed)
     if config.trainer.sync_batchnorm:  # Lightning's would drop the activations of timm's norms
         convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-    add_distillation(config, module, teachers)
+    checkpoints.add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
     if config.compile:
         module.compile_network("default" if config.compile is True else str(config.compile))
@@ -79,7 +73,7 @@ def train_run(config: DictConfig) -> float | None:
 
 def show_config(config: DictConfig) -> None:
     """Print the config of a run that starts from a checkpoint, with the model that will run."""
-    build.build_model(config, read_checkpoint(config.resume or config.init))
+    build.build_model(config, checkpoints.read_checkpoint(config.resume or config.init))
     print(OmegaConf.to_yaml(config), end="")
 
 
