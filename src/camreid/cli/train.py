@@ -42,13 +42,9 @@ def train_run(config: DictConfig) -> float | None:
     model = build.build_model(config, start or resumed, split)
     if resumed is not None:
         _check_resumable(resumed, split, model, epochs)
-    module = build_module(model, split, start, resumed)
-    if config.trainer.sync_batchnorm:  # Lightning's would drop the activations of timm's norms
-        convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+    module = build_module(config, model, split, start, resumed)
     checkpoints.add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
-    if config.compile:
-        module.compile_network("default" if config.compile is True else str(config.compile))
     data = build.build_data(config, split, module.config)
     if model.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
@@ -78,7 +74,11 @@ def show_config(config: DictConfig) -> None:
 
 
 def build_module(
-    model: ModelConfig, split: Split, start: Checkpoint | None, resumed: Checkpoint | None
+    config: DictConfig,
+    model: ModelConfig,
+    split: Split,
+    start: Checkpoint | None,
+    resumed: Checkpoint | None,
 ) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
     own_heads = bool(model.network.get("camera_heads"))
@@ -93,6 +93,10 @@ def build_module(
     module = ReIDModule(model.without_weights() if start or resumed else model, labels)
     if start is not None:
         start_from(module, start)
+    if config.trainer.sync_batchnorm:  # Lightning's would drop the activations of timm's norms
+        convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+    if config.compile:
+        module.compile_network("default" if config.compile is True else str(config.compile))
     return module
 
 
