@@ -39,7 +39,9 @@ def with_weights(expert: Checkpoint) -> Checkpoint:
 
 
 def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> Checkpoint | None:
-    """The checkpoint of `init=`, None without one."""
+    """The checkpoint of `resume=` or `init=`, None without any."""
+    if config.resume:
+        return read_checkpoint(config.resume, datasets)
     if config.init_dataset == "same":
         return read_checkpoint(config.init, datasets) if config.init else None
     if not config.init:
@@ -116,7 +118,7 @@ def check_dataset(experts: Experts, data: DictConfig) -> list[str]:
 
 
 def read_teachers(
-    config: DictConfig, resumed: Checkpoint | None, datasets: Sequence[Dataset]
+    config: DictConfig, start: Checkpoint | None, datasets: Sequence[Dataset]
 ) -> Experts:
     """The teachers of a config; `distill.teachers` becomes their files."""
     experts: Experts = {}
@@ -126,12 +128,12 @@ def read_teachers(
         given = config.distill.get("teachers") or ()
         experts = read_experts("distill.teachers", given, datasets=datasets)
         config.distill.teachers = [expert.path for expert in experts.values()]
-    then = [p.path for p in resumed.provenance.parents if p.role == "teacher"] if resumed else []
     now = [expert.path for expert in experts.values()]
-    if resumed and sorted(then) != sorted(now):
+    then = [p.path for p in start.provenance.parents if p.role == "teacher"] if start else []
+    if config.resume and sorted(then) != sorted(now):
         raise InputError(
-            f"resume={resumed.path} had the teachers {then}, and this command names {now}. Type "
-            f"the same teachers, or init={resumed.path} to start a new run from its weights."
+            f"resume={config.resume} had the teachers {then}, and this command names {now}. Type "
+            f"the same teachers, or init={config.resume} to start a new run from its weights."
         )
     return experts
 

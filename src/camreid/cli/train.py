@@ -31,18 +31,17 @@ def train_run(config: DictConfig) -> float | None:
         require_whole("max_epochs", epochs, least=1)
     build.seed(config)
     split = build.build_split(config)
-    resumed = checkpoints.read_checkpoint(config.resume, split.datasets) if config.resume else None
-    start = None if resumed else checkpoints.read_start(config, split.datasets)
+    start = checkpoints.read_start(config, split.datasets)
     known = (start and start.provenance.datasets) or split.datasets
-    teachers = checkpoints.read_teachers(config, resumed, known)
+    teachers = checkpoints.read_teachers(config, start, known)
     if config.test:
         evaluate.require_test(split, config.evaluation.protocol)
     if split.val and not split.rankable["val"]:
         raise InputError("no validation image has a match among the others.", val_fraction=0)
-    model = build.build_model(config, start or resumed, split)
-    if resumed is not None:
-        _check_resumable(resumed, split, model, epochs)
-    module = build_module(config, model, split, start, resumed)
+    model = build.build_model(config, start, split)
+    if start is not None and config.resume:
+        _check_resumable(start, split, model, epochs)
+    module = build_module(config, model, split, start)
     checkpoints.add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
     data = build.build_data(config, split, module.config)
@@ -58,7 +57,7 @@ def train_run(config: DictConfig) -> float | None:
         data.setup("test")
     gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
     gather_metrics(resuming=True)
-    _announce(config, split, module, batches, resumed)
+    _announce(config, split, module, batches, start)
     _fit(trainer, module, data, config.resume)
     if config.test:
         evaluate.test(config, trainer, module, data, "Test", build.run_folder())
@@ -74,24 +73,20 @@ def show_config(config: DictConfig) -> None:
 
 
 def build_module(
-    config: DictConfig,
-    model: ModelConfig,
-    split: Split,
-    start: Checkpoint | None,
-    resumed: Checkpoint | None,
+    config: DictConfig, model: ModelConfig, split: Split, start: Checkpoint | None
 ) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
     own_heads = bool(model.network.get("camera_heads"))
     labels: HeadLabels = split.camera_labels if own_heads else split.labels
-    if resumed is not None:
-        labels = resumed.camera_labels or resumed.labels
-    elif start is not None and own_heads:
-        given = start.camera_labels or start.labels
+    given = (start.camera_labels or start.labels) if start else labels
+    if config.resume:
+        labels = given
+    elif own_heads:
         labels = fit_camera_labels(given, split.camera_labels, model.unknown)
-    elif start is not None:
+    elif start:
         labels = fit_labels(start.labels, split.labels, model.unknown)
-    module = ReIDModule(model.without_weights() if start or resumed else model, labels)
-    if start is not None:
+    module = ReIDModule(model.without_weights() if start else model, labels)
+    if start and not config.resume:
         start_from(module, start)
     if config.trainer.sync_batchnorm:  # Lightning's would drop the activations of timm's norms
         convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
@@ -128,7 +123,7 @@ def _announce(
     split: Split,
     module: ReIDModule,
     batches: IdentitySampler,
-    resumed: Checkpoint | None,
+    start: Checkpoint | None,
 ) -> None:
     """Print what is about to happen, and keep the config and the split."""
     evaluate.keep(config, split)
@@ -143,13 +138,13 @@ def _announce(
         f"Step   {step}, {module.optimizer_config.name}",
         f"Batch  {batches.identities} identities x {batches.instances} images{ranks}",
     ]
-    if config.init and not resumed:
+    if start and config.resume:
+        more = f" and {start.batches} batches" * bool(start.batches)
+        lines.append(f"Resume {start.path}: {start.epochs} epochs{more} done")
+    elif start:
         inherited = module.provenance.inherited or {}
         rows = len({pid for pids in inherited.values() for pid in pids})
-        lines.append(f"Init   {config.init}: the trunk, and {rows} of {len(module.labels)} rows")
-    if resumed:
-        more = f" and {resumed.batches} batches" * bool(resumed.batches)
-        lines.append(f"Resume {resumed.path}: {resumed.epochs} epochs{more} done")
+        lines.append(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
     if not split.val:
         lines.append("No identities are held out for validation: best.ckpt is the last epoch.")
     elif split.val_within_camera:
