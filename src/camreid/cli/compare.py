@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from camreid.cli._entry import begin
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.output import arguments, check_output, require_existing, write_output
+from camreid.cli.report import arguments, check_output, require_existing, write_output
 from camreid.errors import InputError
 from camreid.progress import note
 
