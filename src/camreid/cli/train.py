@@ -16,7 +16,7 @@ from camreid.cli import build, checkpoints, evaluate
 from camreid.cli.terminal import show
 from camreid.data import IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
-from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
+from camreid.labels import LabelMap, fit_camera_labels, fit_labels
 from camreid.models.config import ModelConfig
 from camreid.provenance import source
 from camreid.runs.folder import RunFolder
@@ -77,7 +77,7 @@ def build_module(
 ) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
     own_heads = bool(model.network.get("camera_heads"))
-    labels: HeadLabels = split.camera_labels if own_heads else split.labels
+    labels: LabelMap | dict[int, LabelMap] = split.camera_labels if own_heads else split.labels
     given = (start.camera_labels or start.labels) if start else labels
     if config.resume:
         labels = given
