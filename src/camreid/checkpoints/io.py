@@ -15,14 +15,12 @@ from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
 from camreid.models.pixels import Pixels
-from camreid.models.weights import read_content
 from camreid.provenance import Provenance, versions
-from camreid.training.checkpoint_io import check_content
+from camreid.training.checkpoint_io import read_file
 from camreid.training.module import ReIDModule
 from camreid.training.resuming import position
 
 _NETWORK = "model."
-_EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
 
 
 class UntrustedNetwork(InputError):
@@ -71,7 +69,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         InputError: no file, no camreid checkpoint, a network that is not trusted, or tensors that
             are not those of the network.
     """
-    content = check_content(path, _read_file(Path(path)))
+    content = read_file(path)
     notes = dict(content.get("camreid", {}))
     if "provenance" not in notes:
         raise InputError(f"{path} was written by camreid 0.1; train or import it again.")
@@ -173,20 +171,3 @@ def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None =
     module.on_save_checkpoint(content)
     content["camreid"].update(notes or {})
     write_whole(path, lambda draft: torch.save(content, draft))
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.ckpt"))
-        hint = f" In that folder: {', '.join(near[:5])}." if near else ""
-        raise InputError(f"no checkpoint at {path}. {_EXPECTED}{hint}")
-    content = read_content(path)
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint. {_EXPECTED}")
-    if not all(isinstance(content.get(key), Mapping) for key in ("state_dict", "hyper_parameters")):
-        keys = ", ".join(map(str, list(content)[:5]))
-        raise InputError(
-            f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED} For weights of "
-            "FastReID, torchreid or timm: import them first."
-        )
-    return dict(content)

@@ -20,9 +20,9 @@ from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
 from camreid.evaluation.matrix import Row, comparison
 from camreid.progress import note
+from camreid.provenance import plain
 from camreid.runs.folder import RunFolder
 from camreid.runs.matrix import Matrix
-from camreid.runs.record import plain
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 

@@ -11,6 +11,7 @@ import torch
 
 from camreid.errors import InputError, NoValidQuery
 from camreid.evaluation import Difference, Images, RankingResult, compare
+from camreid.provenance import plain
 from camreid.runs.folder import RunFolder
 from camreid.runs.methods import Method, differing, methods_of
 from camreid.runs.metrics import (
@@ -21,7 +22,6 @@ from camreid.runs.metrics import (
     points,
     score_table,
 )
-from camreid.runs.record import plain
 from camreid.runs.table import Table
 from camreid.runs.verdict import ALPHA, doubt, verdict
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role, sequences_of
+from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
@@ -63,20 +63,19 @@ class RetrievalModule(pl.LightningModule):
         network, index = partial(self.model, cameras=read.cameras), self._index(read, batch_idx)
         with torch.autocast(self.device.type, enabled=False):
             features = self.feature_options(network, read.images)
-        sequences = self._sequences(index)
-        self.val_metric.update(features, read.pids, read.cameras, index, "both", sequences)
+        self.val_metric.update(features, read.pids, read.cameras, index, "both")
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/mAP` and the rest."""
         try:
-            values = self.val_metric.compute()
+            values = self.val_metric.ranking(self._split).scalars()
         except NoValidQuery:
             if not is_partial(self.trainer, "val"):
                 raise
-            values = {"mAP": torch.tensor(torch.nan)}
+            values = {"mAP": math.nan}
         self.val_metric.reset()
         for name, value in values.items():
-            self.log(f"val/{name}", value.to(self.device), prog_bar=name == "mAP", sync_dist=True)
+            self.log(f"val/{name}", float(value), prog_bar=name == "mAP", sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
         """Forget an earlier test."""
@@ -102,20 +101,13 @@ class RetrievalModule(pl.LightningModule):
         first = (self.global_rank * 2**20 + batch_idx) * 2**20
         return torch.arange(len(batch.pids), device=batch.pids.device) + first
 
-    def _sequences(self, index: Tensor) -> Tensor | None:
-        """(B,) sequences of validation images; None for a loader that is not of a split."""
-        numbers = index.tolist()
-        if max(numbers, default=0) >= len(self._val_records):
-            return None
-        return sequences_of(self._val_records[i] for i in numbers).to(index.device)
-
     @property
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 
     @property
-    def _val_records(self) -> Any:
-        return getattr(getattr(self._datamodule, "split", None), "val", ())
+    def _split(self) -> Any:
+        return getattr(self._datamodule, "split", None)
 
     def _predict(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
         """Logits and true rows (-1 for none), with heads per camera of the image's own head."""
@@ -130,8 +122,7 @@ class RetrievalModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Rank, log `test/mAP` and the rest, and keep `test_features` and `test_result`."""
         identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
-        split = getattr(self._datamodule, "split", None)
-        self.test_features, self.test_result = self.test_metric.table(split), None
+        self.test_features, self.test_result = self.test_metric.table(self._split), None
         query, gallery = self.test_features.query, self.test_features.gallery
         note(f"Ranking {len(query.pids):,} query against {len(gallery.pids):,} gallery images")
         try:

@@ -169,9 +169,8 @@ class ReIDModule(RetrievalModule):
     def on_fit_start(self) -> None:
         """Train mode, the rows of new identities, and the record of this run's split."""
         self.train()  # `checkpoints.load` gives models in evaluation mode
-        data = self._datamodule
+        data, split = self._datamodule, self._split
         records = getattr(data, "train_records", ())
-        split = getattr(getattr(data, "split", None), "record", None)
         self._reads_records = hasattr(data, "train_records")
         new = set() if self.config.unknown == "reinit" else set(self.new_identities.pids)
         if new and not self.rows_started and self.trainer.ckpt_path is None:
@@ -182,12 +181,14 @@ class ReIDModule(RetrievalModule):
                 )
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))
-        val = self.provenance.val_identities.union(r.pid for r in self._val_records if r.pid > 0)
-        datasets = self.provenance.datasets or getattr(getattr(data, "split", None), "datasets", ())
+        val = (r.pid for r in getattr(split, "val", ()) if r.pid > 0)
         self.provenance = replace(
-            self.provenance, split=split, val_identities=val, datasets=datasets
+            self.provenance,
+            split=getattr(split, "record", None),
+            val_identities=self.provenance.val_identities.union(val),
+            datasets=self.provenance.datasets or getattr(split, "datasets", ()),
         )
-        self.add_identities((*self.labels.pids, *(r.pid for r in records)))
+        self.add_identities(self.labels.pids)
         if records:  # no step checks them
             columns = zip(*((r.pid, r.camera) for r in records), strict=True)
             self._note_identities(*(torch.tensor(own, device=self.device) for own in columns))
