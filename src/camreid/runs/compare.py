@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from camreid.errors import InputError, NoValidQuery
-from camreid.evaluation import Difference, Images, RankingResult, compare
+from camreid.evaluation import Difference, RankingResult, compare
 from camreid.provenance import plain
 from camreid.runs.folder import RunFolder
 from camreid.runs.methods import Method, differing, methods_of
@@ -25,10 +25,7 @@ from camreid.runs.metrics import (
 from camreid.runs.table import Table
 from camreid.runs.verdict import ALPHA, doubt, verdict
 
-_LIMITS = ("p is of mAP, and not adjusted for the number of pairs.",)
-_ONE_TRAINING = (
-    "Intervals and p are over test identities. They do not cover the seeds of trainings."
-)
+_ONE_SEED = "Intervals and p are over test identities. They do not cover the seeds of trainings."
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Comparison:
         table = score_table("Test", {name: found for name, found in single.items() if found})
         groups = {m.title: [r.metrics for r in m.runs if r.metrics] for m in self.methods}
         means = [mean_row(name, runs) for name, runs in groups.items() if len(runs) > 1]
-        note = ["±: standard deviation over seeds."] if means else [_ONE_TRAINING]
+        note = ["±: standard deviation over seeds."] if means else [_ONE_SEED]
         return Table(table.title, table.columns, [*table.rows, *means], [*table.notes, *note])
 
     def tables(self) -> list[Table]:
@@ -102,11 +99,12 @@ class Comparison:
         differences = [_row(pair) for pair in self.pairs if pair.differences]
         columns = ("pair", "queries", *SCORES.values(), "p")
         title = "Paired differences in points; below, 95 % intervals"
+        note = "p is of mAP, and not adjusted for the number of pairs."
         tables = [
             Table("Training options that differ", ("option", *map(str, self.runs)), options),
             head_check_table("Head check: the head with the lowest coverage", heads),
             self.scores,
-            Table(title, columns, differences, _LIMITS),
+            Table(title, columns, differences, [note]),
         ]
         return [table for table in tables if table.rows]
 
@@ -178,17 +176,13 @@ def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:
     shared = [image for image in queries[0] if all(image in rows for rows in queries)]
     common = set.intersection(*(set(rows) for rows in galleries))
     if not shared or any(len(rows) != len(common) for rows in galleries):
-        weights = {
-            Path(run.metrics.weights).resolve(): run.metrics.weights
-            for run in runs
-            if run.metrics and run.metrics.weights
-        }
+        weights = dict.fromkeys(run.metrics.weights for run in runs if run.metrics)
         counts, sizes = (" and ".join(str(len(r)) for r in rows) for rows in (queries, galleries))
         raise InputError(
             f"the tests differ. They share {len(shared)} of {counts} queries, and {len(common)} of "
             f"{sizes} gallery images, by name, identity and camera. One test of identities that "
             "are unseen by all settles it: type camreid-compare "
-            f"{' '.join(weights.values())} data.root=FOLDER"
+            f"{' '.join(filter(None, weights))} data.root=FOLDER"
         )
     return [
         result.of(torch.tensor([rows[image] for image in shared]))
@@ -197,16 +191,14 @@ def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:
 
 
 @lru_cache(maxsize=64)
-def _rows(run: RunFolder) -> tuple[dict[tuple[str, int, int], int], ...]:
+def _rows(run: RunFolder) -> list[dict[tuple[str, int, int], int]]:
     """Row of each query and gallery image by folder and file name, identity and camera."""
-    assert run.ranked
-
-    def rows(images: Images) -> dict[tuple[str, int, int], int]:
+    found = []
+    for images in (run.ranked[0].query, run.ranked[0].gallery) if run.ranked else ():
         names = ("/".join(Path(path).parts[-2:]) for path in images.paths)
         labels = zip(names, images.pids.tolist(), images.cameras.tolist(), strict=False)
-        return {image: row for row, image in enumerate(labels)}
-
-    return rows(run.ranked[0].query), rows(run.ranked[0].gallery)
+        found.append({image: row for row, image in enumerate(labels)})
+    return found
 
 
 def _row(pair: Pair) -> list[str]:
