@@ -37,10 +37,8 @@ class EvaluationResult:
             protocol + ("" if distractors else ", without distractors"): result.scalars()
             for (protocol, distractors), result in self.protocols.results.items()
         }
-        pairs = {
-            name: column.tolist() if isinstance(column, torch.Tensor) else list(column)
-            for name, column in vars(self.protocols.camera_pairs).items()
-        }
+        columns = vars(self.protocols.camera_pairs).items()
+        pairs = {name: torch.as_tensor(column).tolist() for name, column in columns}
         return {**numbers, "protocols": results, "camera_pairs": pairs}
 
 

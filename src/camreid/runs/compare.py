@@ -12,16 +12,9 @@ import torch
 from camreid.errors import InputError, NoValidQuery
 from camreid.evaluation import Difference, RankingResult, compare
 from camreid.provenance import plain
+from camreid.runs import metrics
 from camreid.runs.folder import RunFolder
 from camreid.runs.methods import Method, differing, methods_of
-from camreid.runs.metrics import (
-    SCORES,
-    HeadCheckRecord,
-    head_check_table,
-    mean_row,
-    points,
-    score_table,
-)
 from camreid.runs.table import Table
 from camreid.runs.verdict import ALPHA, doubt, verdict
 
@@ -85,24 +78,24 @@ class Comparison:
     def scores(self) -> Table:
         """A row per run; below them, means over the seeds."""
         single = {str(m): m.runs[0].metrics for m in self.methods if len(m.runs) == 1}
-        table = score_table("Test", {name: found for name, found in single.items() if found})
+        table = metrics.score_table("Test", {name: own for name, own in single.items() if own})
         groups = {m.title: [r.metrics for r in m.runs if r.metrics] for m in self.methods}
-        means = [mean_row(name, runs) for name, runs in groups.items() if len(runs) > 1]
+        means = [metrics.mean_row(name, runs) for name, runs in groups.items() if len(runs) > 1]
         note = ["±: standard deviation over seeds."] if means else [_ONE_SEED]
         return Table(table.title, table.columns, [*table.rows, *means], [*table.notes, *note])
 
     def tables(self) -> list[Table]:
         """Options, head checks, scores and paired differences; none is empty."""
         checks = {str(run): run.training["head_check"] for run in self.runs}
-        heads = {name: HeadCheckRecord.from_json(c).lowest for name, c in checks.items() if c}
+        heads = {n: metrics.HeadCheckRecord.from_json(c).lowest for n, c in checks.items() if c}
         options = [(key, *values) for key, values in self.options.items()]
         differences = [_row(pair) for pair in self.pairs if pair.differences]
-        columns = ("pair", "queries", *SCORES.values(), "p")
+        columns = ("pair", "queries", *metrics.SCORES.values(), "p")
         title = "Paired differences in points; below, 95 % intervals"
         note = "p is of mAP, and not adjusted for the number of pairs."
         tables = [
             Table("Training options that differ", ("option", *map(str, self.runs)), options),
-            head_check_table("Head check: the head with the lowest coverage", heads),
+            metrics.head_check_table("Head check: the head with the lowest coverage", heads),
             self.scores,
             Table(title, columns, differences, [note]),
         ]
@@ -202,6 +195,6 @@ def _rows(run: RunFolder) -> list[dict[tuple[str, int, int], int]]:
 
 
 def _row(pair: Pair) -> list[str]:
-    cells = [points(pair.differences[score]) for score in SCORES]
+    cells = [metrics.points(pair.differences[score]) for score in metrics.SCORES]
     p = f"{pair.differences['mAP'].p:.2g}"
     return [f"{pair.first} - {pair.second}", str(pair.queries), *cells, p]

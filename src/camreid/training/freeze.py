@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from camreid.errors import InputError, require_number
-from camreid.training.optim import RunLength, in_epochs
+from camreid.training.optim import in_epochs, run_length
 
 
 class Freeze(pl.Callback):
@@ -47,8 +47,8 @@ class Freeze(pl.Callback):
                 raise InputError(f"modules={name}: the network has no such part; try {near}.")
         self._frozen = [found[name] for name in self.modules]
         if trainer.ckpt_path is None:
-            run = RunLength.of(trainer)
-            self._end = in_epochs(self.length, run.epochs) * run.steps_per_epoch
+            steps_per_epoch, epochs = run_length(trainer)
+            self._end = in_epochs(self.length, epochs) * steps_per_epoch
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

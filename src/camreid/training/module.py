@@ -20,7 +20,7 @@ from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
-from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
+from camreid.training.optim import OptimizerConfig, Schedule, ScheduleLR, clip_each, run_length
 from camreid.training.progress import log_losses
 from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
@@ -163,7 +163,7 @@ class ReIDModule(RetrievalModule):
         scales = self.trainer.scaler is not None  # a fused step would unscale after the clipping
         optimizer = self.optimizer_config.build(self.parameters(), fused=not scales)
         optimizer.register_load_state_dict_pre_hook(conform_optimizer)
-        scheduler = ScheduleLR(optimizer, self.schedule, RunLength.of(self.trainer))
+        scheduler = ScheduleLR(optimizer, self.schedule, *run_length(self.trainer))
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "lr"}]
 
     def on_fit_start(self) -> None:
