@@ -9,8 +9,7 @@ import yaml
 
 from camreid.data import ImageRecord, Records
 from camreid.evaluation import FeatureTable, Images, RankOptions
-from camreid.evaluation.matrix import Row, comparison
-from camreid.evaluation.summary import EvaluationResult
+from camreid.evaluation.summary import EvaluationResult, Row, comparison
 from camreid.provenance import SplitRecord, plain
 from camreid.runs.folder import RunFolder
 from camreid.runs.matrix import Matrix

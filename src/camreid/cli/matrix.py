@@ -18,7 +18,7 @@ from camreid.data import Split
 from camreid.errors import InputError, require_number
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
-from camreid.evaluation.matrix import Row, comparison
+from camreid.evaluation.summary import Row, comparison
 from camreid.progress import note
 from camreid.provenance import plain
 from camreid.runs.folder import RunFolder

@@ -16,7 +16,6 @@ from camreid.runs import metrics
 from camreid.runs.folder import RunFolder
 from camreid.runs.methods import Method, differing, methods_of
 from camreid.runs.table import Table
-from camreid.runs.verdict import ALPHA, doubt, verdict
 
 _ONE_SEED = "Intervals and p are over test identities. They do not cover the seeds of trainings."
 
@@ -38,7 +37,7 @@ class Pair:
     @property
     def better(self) -> str | None:
         """The run with the higher mAP; None if that is not decided."""
-        decided = self.differences and not doubt(self.differences["mAP"], self.identities)
+        decided = self.differences and not metrics.doubt(self.differences["mAP"], self.identities)
         return self.first if decided else None
 
     @property
@@ -47,7 +46,7 @@ class Pair:
         first, second = self.titles or (self.first, self.second)
         if not self.differences:
             return f"{first} and {second} are not comparable: {self.reason}"
-        text = verdict(first, second, self.differences["mAP"], self.identities)
+        text = metrics.verdict(first, second, self.differences["mAP"], self.identities)
         text += f"; tested on {self.queries} queries of {self.identities} identities"
         if self.leaked:
             text += f"; {self.leaked} identities that one of them was trained on are left out"
@@ -145,7 +144,7 @@ def compare_pair(first: Method, second: Method) -> Pair:
         ours, theirs = results[: len(first.runs)], results[len(first.runs) :]
         if sum(r.mAP for r in ours) / len(ours) < sum(r.mAP for r in theirs) / len(theirs):
             names, titles, ours, theirs = names[::-1], titles[::-1], theirs, ours
-        differences = compare(ours, theirs, level=1 - ALPHA)
+        differences = compare(ours, theirs, level=1 - metrics.ALPHA)
     except InputError as error:
         return Pair(*names, reason=str(error), titles=titles)
     return Pair(

@@ -16,8 +16,7 @@ from camreid.evaluation import FeatureTable, RankingResult
 from camreid.files import write_text
 from camreid.provenance import Dataset
 from camreid.runs.matrix import Matrix
-from camreid.runs.metrics import HeadCheckRecord, Metrics
-from camreid.runs.record import Record
+from camreid.runs.metrics import HeadCheckRecord, Metrics, Record
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)

@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from camreid.evaluation import Difference
-from camreid.runs.metrics import leak_notes, points
-from camreid.runs.record import Record
+from camreid.runs.metrics import Record, leak_notes, points, verdict
 from camreid.runs.table import Table, interval, percent
-from camreid.runs.verdict import verdict
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1"}
 Rows = Mapping[str, Mapping[str, Any]]

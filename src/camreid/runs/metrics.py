@@ -1,16 +1,34 @@
-"""The records of a test and of a head check, and their tables."""
+"""The records of a test and of a head check, their tables, and the verdict on a difference."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, ClassVar, Self
 
+from camreid import provenance
 from camreid.evaluation import Difference, RankOptions
-from camreid.runs.record import Record
 from camreid.runs.table import Table, in_points, interval, percent
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
+ALPHA = 0.05
+SMALLEST = 0.001  # of mAP: 0.1 points
+FEWEST = 6  # identities with which p can fall below ALPHA
+
+
+class Record(provenance.Record):
+    """The content of one JSON file."""
+
+    file: ClassVar[str]
+
+    def tables(self) -> list[Table]:
+        """All tables; an error such as KeyError where a nested part is missing."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """From what `to_json` gave; TypeError for other names."""
+        return cls(**content)
 
 
 @dataclass(frozen=True)
@@ -124,6 +142,30 @@ def points(found: Difference) -> str:
     value, low, high = in_points(found.value, found.low, found.high)
     sign = "+" * (found.value > 0)
     return f"{sign}{value}" + ("" if math.isnan(found.low) else f"\n{low}..{high}")
+
+
+def doubt(found: Difference, identities: int) -> str:
+    """Why a difference decides nothing; empty if it does."""
+    if identities < FEWEST:
+        return f"p below {ALPHA} needs at least {FEWEST} identities"
+    if abs(found.value) < SMALLEST:
+        return "the difference is below 0.1 points"
+    if found.p >= ALPHA:
+        return f"p is not below {ALPHA}"
+    return "the interval includes 0" if found.low <= 0 <= found.high else ""
+
+
+def verdict(first: str, second: str, found: Difference, identities: int) -> str:
+    """The conclusion on the first minus the second, without a full stop."""
+    if found.value < 0:
+        found = Difference(-found.value, -found.high, -found.low, found.p)
+        first, second = second, first
+    value, low, high = in_points(found.value, found.low, found.high)
+    ends = "" if low == "nan" else f"95 % {low}..{high}, "
+    numbers = f"{value} points mAP ({ends}p = {found.p:.2g})"
+    if why := doubt(found, identities):
+        return f"No clear difference between {first} and {second}: {numbers}, as {why}"
+    return f"{first} is better than {second} by {numbers}"
 
 
 def leak_notes(leaks: Mapping[str, Mapping[str, Any]]) -> list[str]:
