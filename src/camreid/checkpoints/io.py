@@ -24,15 +24,9 @@ _NETWORK = "model."
 
 
 class UntrustedNetwork(InputError):
-    """A file names a network that is not camreid's; `target` is its dotted name."""
+    """A file names a network that is not camreid's."""
 
-    def __init__(self, path: str | Path, target: str) -> None:
-        super().__init__(
-            f"{path} names the network {target}. It is not part of camreid, so it is not imported "
-            "unless you trust its code.",
-            trusted=[target],
-        )
-        self.target = target
+    target = ""  # its dotted name
 
 
 @dataclass(frozen=True)
@@ -63,11 +57,8 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoint:
     """Read a file that a run saved; no code of it is run, and no class that it names is imported.
 
-    Networks are camreid's, or one that `trusted` has by its dotted name.
-
-    Raises:
-        InputError: no file, no camreid checkpoint, a network that is not trusted, or tensors that
-            are not those of the network.
+    Networks are camreid's, or one that `trusted` has by its dotted name. InputError for another
+    file, a network that is not trusted, or tensors that are not those of the network.
     """
     content = read_file(path)
     notes = dict(content.get("camreid", {}))
@@ -111,7 +102,13 @@ def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> Mode
     if not isinstance(target, str) or not re.fullmatch(r"[\w.:]+", target):
         raise InputError(f"{path} has a _target_ that names no network.")
     if target not in (*NETWORKS, *trusted):
-        raise UntrustedNetwork(path, target)
+        untrusted = UntrustedNetwork(
+            f"{path} names the network {target}. It is not part of camreid, so it is not imported "
+            "unless you trust its code.",
+            trusted=[target],
+        )
+        untrusted.target = target
+        raise untrusted
     read = ModelConfig.read(given).without_weights()
     if isinstance(read.loss, Mapping):  # a loss that a file names is not imported either
         read = replace(read, loss={k: v for k, v in read.loss.items() if k != "extra"})

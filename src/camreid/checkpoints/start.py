@@ -41,11 +41,7 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
 
 
 def _with_cameras(network: ReIDNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with what it lacks for the camera options of a network.
-
-    The statistics of every camera start from the plain ones, embeddings as the network has them,
-    and the head of every camera from the one head.
-    """
+    """A state dict with statistics, embeddings and heads of cameras, from the plain ones."""
     found, own = dict(state), network.state_dict()
     for name, part in network.named_modules():
         if isinstance(part, CameraNorm) and f"{name}.running_mean" in state:

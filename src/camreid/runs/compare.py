@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -88,7 +89,11 @@ class Comparison:
         checks = {str(run): run.training["head_check"] for run in self.runs}
         heads = {n: metrics.HeadCheckRecord.from_json(c).lowest for n, c in checks.items() if c}
         options = [(key, *values) for key, values in self.options.items()]
-        differences = [_row(pair) for pair in self.pairs if pair.differences]
+        differences = []
+        for pair, found in ((p, p.differences) for p in self.pairs if p.differences):
+            cells = [metrics.points(found[score]) for score in metrics.SCORES]
+            name, p = f"{pair.first} - {pair.second}", f"{found['mAP'].p:.2g}"
+            differences.append([name, str(pair.queries), *cells, p])
         columns = ("pair", "queries", *metrics.SCORES.values(), "p")
         title = "Paired differences in points; below, 95 % intervals"
         note = "p is of mAP, and not adjusted for the number of pairs."
@@ -131,8 +136,6 @@ def compare_pair(first: Method, second: Method) -> Pair:
     """Compare two methods, if their runs have the same gallery and share queries."""
     runs = (*first.runs, *second.runs)
     seen = {pid for run in runs if run.ranked for pid in run.ranked[0].notes.get("seen") or ()}
-    names = (str(first), str(second))
-    titles = (first.title, second.title)
     try:
         results = _on_shared_queries(runs)
         pids, valid = results[0].query_pids, results[0].valid
@@ -141,20 +144,22 @@ def compare_pair(first: Method, second: Method) -> Pair:
         if not (unseen & valid).any():
             raise NoValidQuery(f"one of them was trained on each of the {leaked} identities.")
         results = [result.of(unseen) for result in results]
-        ours, theirs = results[: len(first.runs)], results[len(first.runs) :]
-        if sum(r.mAP for r in ours) / len(ours) < sum(r.mAP for r in theirs) / len(theirs):
-            names, titles, ours, theirs = names[::-1], titles[::-1], theirs, ours
+        groups = [(first, results[: len(first.runs)]), (second, results[len(first.runs) :])]
+        groups.sort(key=lambda group: -mean(result.mAP for result in group[1]))
+        (first, ours), (second, theirs) = groups
         differences = compare(ours, theirs, level=1 - metrics.ALPHA)
     except InputError as error:
-        return Pair(*names, reason=str(error), titles=titles)
+        titles = (first.title, second.title)
+        return Pair(str(first), str(second), reason=str(error), titles=titles)
     return Pair(
-        *names,
+        str(first),
+        str(second),
         queries=ours[0].valid_queries,
         identities=len(torch.unique(ours[0].query_pids[ours[0].valid])),
         leaked=leaked,
         complete=all(run.metrics.seen_complete for run in runs if run.metrics),
         differences=differences,
-        titles=titles,
+        titles=(first.title, second.title),
     )
 
 
@@ -191,9 +196,3 @@ def _rows(run: RunFolder) -> list[dict[tuple[str, int, int], int]]:
         labels = zip(names, images.pids.tolist(), images.cameras.tolist(), strict=False)
         found.append({image: row for row, image in enumerate(labels)})
     return found
-
-
-def _row(pair: Pair) -> list[str]:
-    cells = [metrics.points(pair.differences[score]) for score in metrics.SCORES]
-    p = f"{pair.differences['mAP'].p:.2g}"
-    return [f"{pair.first} - {pair.second}", str(pair.queries), *cells, p]

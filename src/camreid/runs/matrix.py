@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from camreid.evaluation import Difference
-from camreid.runs.metrics import Record, leak_notes, points, verdict
+from camreid.runs.metrics import Record, limits, points, verdict
 from camreid.runs.table import Table, interval, percent
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1"}
@@ -40,11 +40,7 @@ class Matrix(Record):
     @property
     def warnings(self) -> list[str]:
         """Leakage and other limits, each once."""
-        found = ["Only a part of the images was tested."] if self.partial else []
-        found += leak_notes({name: row["leak"] for name, row in self.rows.items()})
-        if not self.compared["complete"]:
-            found.append("Not all training identities are known: leakage may be larger.")
-        return found
+        return limits(self.rows, self.partial)
 
     @property
     def verdict(self) -> str:

@@ -76,12 +76,7 @@ class Metrics(Record):
 
     def warnings(self, name: str) -> list[str]:
         """What limits these numbers, in sentences that name the weights."""
-        found = leak_notes({name: self.leak})
-        if not self.seen_complete:
-            found.append(f"{name}: not all training identities are known; leakage may be larger.")
-        if self.partial:
-            found.append(f"{name}: only a part of the images was tested.")
-        return found
+        return limits({name: vars(self)}, self.partial)
 
     @property
     def rank_options(self) -> RankOptions:
@@ -168,12 +163,17 @@ def verdict(first: str, second: str, found: Difference, identities: int) -> str:
     return f"{first} is better than {second} by {numbers}"
 
 
-def leak_notes(leaks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence on the test identities that weights were trained on, if there are any."""
-    counts = {name: leak["seen"]["identities"] for name, leak in leaks.items()}
+def limits(rows: Mapping[str, Mapping[str, Any]], partial: bool) -> list[str]:
+    """What limits the numbers of rows by name, of a test on a part of the images if `partial`."""
+    counts = {name: row["leak"]["seen"]["identities"] for name, row in rows.items()}
     seen = [f"{name} was trained on {count}" for name, count in counts.items() if count]
-    tested = max((leak["all"]["identities"] for leak in leaks.values()), default=0)
-    return [f"Leakage: {', '.join(seen)} of the {tested} test identities."] if seen else []
+    tested = max((row["leak"]["all"]["identities"] for row in rows.values()), default=0)
+    found = [f"Leakage: {', '.join(seen)} of the {tested} test identities."] if seen else []
+    if unknown := ", ".join(name for name, row in rows.items() if not row["seen_complete"]):
+        found.append(f"{unknown}: not all training identities are known; leakage may be larger.")
+    if partial:
+        found.append(f"{', '.join(rows)}: only a part of the images was tested.")
+    return found
 
 
 def mean_row(name: str, runs: Sequence[Metrics]) -> list[str]:

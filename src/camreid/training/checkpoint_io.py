@@ -57,10 +57,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The known keys of a checkpoint file as read with `weights_only=True`.
+    """The known keys of a file; InputError names one with another type or a part that is not plain.
 
-    Each value has its type and is plain: text, numbers, None, dense tensors, and lists, tuples and
-    mappings of plain values. Otherwise InputError names the file and the key.
+    Plain are text, numbers, None, dense tensors, and lists, tuples and mappings of plain values.
     """
     known = {key: content[key] for key in _TYPES if key in content}
     for key, value in known.items():

@@ -121,8 +121,7 @@ class ReIDModule(RetrievalModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and metric losses; unknown identities have only the latter.
 
-        Metric losses compare the images of all ranks. The mean over ranks is the loss of one rank
-        with the whole batch.
+        Metric losses compare the images of all ranks; the mean over ranks is that of one rank.
         """
         read = read_batch(batch, self.target_labels)
         if not self._reads_records:
@@ -136,8 +135,10 @@ class ReIDModule(RetrievalModule):
         embeddings = [gather(own) for own in output.embeddings.values()]
         for name, (weight, metric) in self.metric_losses.items():
             within = cameras if self.config.network.get("camera_heads") else None
-            of_heads = [metric(e, pids, within) for e in embeddings]
-            losses[name] = (weight, torch.stack(of_heads).mean())
+            losses[name] = (
+                weight,
+                torch.stack([metric(e, pids, within) for e in embeddings]).mean(),
+            )
         for extra in self.extra_losses:
             losses.update(weighed(extra, extra(read, output)))
         total = torch.stack([weight * value for weight, value in losses.values()]).sum()
