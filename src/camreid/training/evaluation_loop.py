@@ -59,10 +59,7 @@ class RetrievalModule(pl.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Collect features; each image is ranked against all the others."""
-        read = read_batch(batch, training=False)
-        network, index = partial(self.model, cameras=read.cameras), self._index(read, batch_idx)
-        with torch.autocast(self.device.type, enabled=False):
-            features = self.feature_options(network, read.images)
+        read, index, _, features = self._features(batch, batch_idx)
         self.val_metric.update(features, read.pids, read.cameras, index, "both")
 
     def on_validation_epoch_end(self) -> None:
@@ -85,21 +82,22 @@ class RetrievalModule(pl.LightningModule):
     def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect features and predictions of the query (loader 0) and the gallery (loader 1)."""
         role: Role = "query" if dataloader_idx == 0 else "gallery"
-        read = read_batch(batch, training=False)
-        network, index = partial(self.model, cameras=read.cameras), self._index(read, batch_idx)
-        with torch.autocast(self.device.type, enabled=False):
-            output: ReIDOutput = network(read.images)
-            features = self.feature_options(network, read.images, output)
+        read, index, output, features = self._features(batch, batch_idx)
         self.test_metric.update(features, read.pids, read.cameras, index, role)
         self.test_accuracy.update(*self._predict(read, output), index, role)
 
-    def _index(self, batch: Batch, batch_idx: int) -> Tensor:
-        """(B,) image numbers; of a batch without any, by rank and by place in the loader."""
-        if batch.index is not None:
-            return batch.index
-        # no batch has 2**20 images, and no loader 2**20 batches
-        first = (self.global_rank * 2**20 + batch_idx) * 2**20
-        return torch.arange(len(batch.pids), device=batch.pids.device) + first
+    def _features(
+        self, batch: Mapping[str, Any], batch_idx: int
+    ) -> tuple[Batch, Tensor, ReIDOutput, Tensor]:
+        """The batch, (B,) numbers of its images, the network's output, and what is compared."""
+        read = read_batch(batch, training=False)
+        index, network = read.index, partial(self.model, cameras=read.cameras)
+        if index is None:  # by rank and place; no loader has 2**20 batches, nor one 2**20 images
+            first = (self.global_rank * 2**20 + batch_idx) * 2**20
+            index = torch.arange(len(read.pids), device=read.pids.device) + first
+        with torch.autocast(self.device.type, enabled=False):
+            output: ReIDOutput = network(read.images)
+            return read, index, output, self.feature_options(network, read.images, output)
 
     @property
     def _datamodule(self) -> Any:

@@ -133,12 +133,9 @@ class ReIDModule(RetrievalModule):
         losses = {"identity": (self.loss.identity_weight, identity * share(known.sum()))}
         pids, cameras = gather(read.pids), gather(read.cameras)
         embeddings = [gather(own) for own in output.embeddings.values()]
+        own = cameras if self.config.network.get("camera_heads") else None  # to compare within
         for name, (weight, metric) in self.metric_losses.items():
-            within = cameras if self.config.network.get("camera_heads") else None
-            losses[name] = (
-                weight,
-                torch.stack([metric(e, pids, within) for e in embeddings]).mean(),
-            )
+            losses[name] = (weight, torch.stack([metric(e, pids, own) for e in embeddings]).mean())
         for extra in self.extra_losses:
             losses.update(weighed(extra, extra(read, output)))
         total = torch.stack([weight * value for weight, value in losses.values()]).sum()
