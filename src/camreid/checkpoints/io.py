@@ -84,12 +84,8 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         batches=batches,
         notes=notes,
     )
-    differing = differing_tensors(state, _network_state(checkpoint))
-    if differing:
-        raise InputError(
-            f"{len(differing)} tensors of {path} do not fit its network, such as "
-            f"{', '.join(differing[:3])}."
-        )
+    if wrong := differing_tensors(state, _network_state(checkpoint)):
+        raise InputError(f"{path}: {len(wrong)} tensors do not fit its network: {wrong[:3]}.")
     return checkpoint
 
 

@@ -67,8 +67,7 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
     if cameras and cameras != own:
         raise InputError(
             f"{checkpoint.path} has parameters for the cameras {list(cameras)}, and this model for "
-            f"{list(own) or 'none'}. Use the model of the checkpoint, or its cameras and camera "
-            "options. Images of other cameras then count as images of an unknown camera.",
+            f"{list(own) or 'none'}. Use its cameras; others then count as unknown.",
             cameras=list(cameras),
         )
     differing = differing_tensors(state, module.model.state_dict())
@@ -88,7 +87,5 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
     networks = (checkpoint.config.network, module.config.network)
     start, run = ({k: network.get(k, v) for k, v in usual.items()} for network in networks)
     if start != run:  # no tensor shows these
-        raise InputError(
-            f"the network options of {checkpoint.path} differ from those of this run.",
-            **{f"network__{k}": v for k, v in start.items() - run.items()},
-        )
+        differing = {f"network__{k}": v for k, v in start.items() - run.items()}
+        raise InputError(f"the network of {checkpoint.path} has other options.", **differing)

@@ -78,10 +78,7 @@ def _routed(units: Units, own: Tensor, cameras: Mapping[str, int | None]) -> dic
     """Query features, zeros but for the expert of the query's camera; all where it has none."""
     known = [camera for name in units if (camera := cameras[name])]
     if not known or len(set(known)) < len(known):
-        raise InputError(
-            f"the cameras of the experts are {known}: query_camera needs at least one known "
-            "camera, and one expert for each."
-        )
+        raise InputError(f"query_camera needs one expert for each camera; these are of {known}.")
     routed = torch.stack([own == (cameras[name] or -1) for name in units])  # (E, Q)
     routed |= ~routed.any(0)
     parts = zip(units.items(), routed, strict=True)

@@ -52,10 +52,9 @@ def leakage(result: RankingResult, seen: Set[int]) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
     for name, queries in {"all": known | True, "seen": known, "unseen": ~known}.items():
         identities = len(torch.unique(result.query_pids[queries]))
-        try:
-            numbers: dict[str, Any] = dict(result.of(queries).scalars())
-        except NoValidQuery:
-            numbers = dict.fromkeys(result.scalars())
+        numbers: dict[str, Any] = dict.fromkeys(result.scalars())
+        with suppress(NoValidQuery):
+            numbers |= result.of(queries).scalars()
         table[name] = {"identities": identities, "queries": int(queries.sum()), **numbers}
     return table
 

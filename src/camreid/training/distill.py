@@ -73,12 +73,8 @@ class Distillation:
         heads = student.remap_heads() if config.logit_weight else {}
         self.shared = [_shared_rows(teacher, heads) for teacher in self.teachers]
         if config.logit_weight and not any(self.shared):
-            raise InputError(
-                "no teacher has a head with two of the student's identities, so there are no "
-                "logits to compare; distil by similarities alone.",
-                logit_weight=0,
-                similarity_weight=1,
-            )
+            none = "no teacher has a head with two of the student's identities to compare logits."
+            raise InputError(none, logit_weight=0, similarity_weight=1)
 
     def __call__(self, batch: Batch, output: ReIDOutput) -> dict[str, tuple[float, Tensor]]:
         """Weight and value of `similarity` and `logit`; those without weight are left out.
