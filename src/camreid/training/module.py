@@ -173,7 +173,7 @@ class ReIDModule(RetrievalModule):
         new = set() if self.config.unknown == "reinit" else set(self.new_identities.pids)
         if new and not self.rows_started and self.trainer.ckpt_path is None:
             if not self._reads_records:
-                raise InputError(f"{len(new)} new rows: fit a ReIDDataModule, or start_rows first.")
+                raise InputError(f"{len(new)} new rows: fit a ReIDDataModule, or call start_rows.")
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))
         val = (r.pid for r in getattr(split, "val", ()) if r.pid > 0)
