@@ -58,25 +58,23 @@ def plain(value: Any) -> Any:
 
 def _read(kind: Any, value: Any) -> Any:
     """What `plain` gave as a `kind`: the type of a record or of its fields."""
-    inner = get_args(kind)
+    inner, origin = get_args(kind), get_origin(kind)
     if kind == Primitive:
         return value if isinstance(value, Primitive) else str(value)
     if isinstance(kind, UnionType):
         return None if value is None else _read(inner[0], value)
     if is_dataclass(kind):
-        hints = get_type_hints(kind).items()
-        # files of camreid 0.2 have no `datasets`
-        own = {n: _read(t, value[n]) for n, t in hints if n in value or n != "datasets"}
-        return kind(**own)
+        hints = get_type_hints(kind)
+        return kind(**{name: _read(hints[name], part) for name, part in value.items()})
     if kind is int:
         if abs(number := index(value)) >= 2**63:
             raise ValueError("a number beyond 64 bits")
         return number
-    if kind in (str, bool):
-        return kind(value)
-    if get_origin(kind) is Mapping:
+    if kind in (str, bool, float):
+        return math.nan if kind is float and value is None else kind(value)
+    if origin in (dict, Mapping):
         return {str(name): _read(inner[1], part) for name, part in value.items()}
-    return get_origin(kind)(_read(inner[0], part) for part in value)
+    return origin(_read(inner[0], part) for part in value) if origin else value
 
 
 @dataclass(frozen=True)

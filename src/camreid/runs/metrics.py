@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import mean, stdev
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from camreid import provenance
 from camreid.evaluation import Difference, RankOptions
@@ -24,11 +24,6 @@ class Record(provenance.Record):
     def tables(self) -> list[Table]:
         """All tables; an error such as KeyError where a nested part is missing."""
         raise NotImplementedError
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """From what `to_json` gave; TypeError for other names."""
-        return cls(**content)
 
 
 @dataclass(frozen=True)
