@@ -23,7 +23,7 @@ class Matrix(Record):
     cameras: list[int]  # of the queries, 1-based
     compared: dict[str, Any]  # identities and queries that no row was trained on; rows on them
     strongest: str | None  # expert with the largest mAP on the compared identities
-    differences: dict[str, dict[str, dict[str, float]]]  # of each row from the strongest expert
+    differences: dict[str, dict[str, Difference]]  # of each row from the strongest expert
     evaluation: dict[str, Any]  # the options of the test, and below as in `Metrics`
     protocol: str
     partial: bool = False
@@ -51,7 +51,7 @@ class Matrix(Record):
             return f"No verdict: there is no tested identity{unseen}."
         own = percent((self.compared["rows"] or self.rows)[best]["retrieval"]["mAP"])
         texts = [f"{best} is the best expert: {own} mAP on {count} identities{unseen}"]
-        found = {name: Difference(**scores["mAP"]) for name, scores in self.differences.items()}
+        found = {name: scores["mAP"] for name, scores in self.differences.items()}
         if found:
             other = max(found, key=lambda name: found[name].value)
             texts.append(verdict(other, best, found[other], count))
@@ -93,7 +93,7 @@ class Matrix(Record):
     def _differences(self) -> Table:
         rows = []
         for name, scores in self.differences.items():
-            found = [Difference(**scores[score]) for score in SCORES]
+            found = (scores[score] for score in SCORES)
             cells = [cell for d in found for cell in (points(d), f"{d.p:.3f}")]
             rows.append([name, *cells, _leak(self.rows[name])])
         columns = ("", *(column for score in SCORES.values() for column in (score, "p")), "leak")
