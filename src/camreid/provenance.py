@@ -63,7 +63,7 @@ def _read(kind: Any, value: Any) -> Any:
         return value if isinstance(value, Primitive) else str(value)
     if isinstance(kind, UnionType):
         return None if value is None else _read(inner[0], value)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(**{name: _read(hints[name], part) for name, part in value.items()})
     if kind is int:

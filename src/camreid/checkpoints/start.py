@@ -87,5 +87,5 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
     networks = (checkpoint.config.network, module.config.network)
     start, run = ({k: network.get(k, v) for k, v in usual.items()} for network in networks)
     if start != run:  # no tensor shows these
-        differing = {f"network__{k}": v for k, v in start.items() - run.items()}
-        raise InputError(f"the network of {checkpoint.path} has other options.", **differing)
+        options = {f"network__{k}": v for k, v in start.items() - run.items()}
+        raise InputError(f"the network of {checkpoint.path} has other options.", **options)

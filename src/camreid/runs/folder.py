@@ -114,7 +114,8 @@ class RunFolder:
             rows = csv.DictReader(text.splitlines())
             return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
-        return [line for name in _METRICS for line in _read(self.path / name, parse, [])]
+        none: list[dict[str, float]] = []
+        return [line for name in _METRICS for line in _read(self.path / name, parse, none)]
 
     def gather_metrics(self, resuming: bool = False) -> None:
         """Join the parts; `resuming` keeps them aside, as the logger starts `metrics.csv` anew."""
