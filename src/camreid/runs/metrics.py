@@ -10,10 +10,10 @@ from camreid import provenance
 from camreid.evaluation import Difference, RankOptions
 from camreid.runs.table import Table, in_points, interval, percent
 
-SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
 ALPHA = 0.05
 SMALLEST = 0.001  # of mAP: 0.1 points
 FEWEST = 6  # identities with which p can fall below ALPHA
+SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
 
 
 class Record(provenance.Record):
