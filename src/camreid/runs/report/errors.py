@@ -34,22 +34,26 @@ def error_tables(table: FeatureTable, options: RankOptions) -> list[Table]:
                 errors[pair] += not bool(matches[first])
     if not same:
         return []
-    notes = [f"Of {len(same)} queries{', drawn at random' * (len(q.pids) > QUERIES)}."]
+    note = f"Of {len(same)} queries{', drawn at random' * (len(q.pids) > QUERIES)}."
+    return [_by_camera(errors, note), _roc(torch.cat(same), torch.cat(others), options, note)]
+
+
+def _by_camera(errors: Counter[tuple[int, int]], note: str) -> Table:
     cameras = sorted({camera for pair in errors for camera in pair})
     rows = [[f"c{a}", *(str(errors[a, b]) for b in cameras)] for a in cameras]
     title = "Errors: wrong first images by query camera (rows) and camera of the image"
-    by_camera = Table(title, ("", *(f"c{camera}" for camera in cameras)), rows, notes)
-    return [by_camera, _roc(torch.cat(same), torch.cat(others), options.metric, notes)]
+    return Table(title, ("", *(f"c{camera}" for camera in cameras)), rows, [note])
 
 
-def _roc(same: Tensor, others: Tensor, metric: str, notes: list[str]) -> Table:
-    rows, sign = [], 1 if metric == "cosine" else -1
+def _roc(same: Tensor, others: Tensor, options: RankOptions, note: str) -> Table:
+    rows = []
     for rate in RATES:
         count = int(rate * len(others))
         if count >= 10:  # fewer say little
             threshold = others.topk(count).values[-1]
+            shown = threshold if options.metric == "cosine" else -threshold
             accepted = percent((same > threshold).float().mean().item())
-            rows.append([f"{100 * rate:g} %", f"{sign * threshold:.3f}", accepted])
-    kind = "cosine similarity" if metric == "cosine" else "distance"
+            rows.append([f"{100 * rate:g} %", f"{shown:.3f}", accepted])
+    kind = "cosine similarity" if options.metric == "cosine" else "distance"
     title = "ROC: matches above a threshold, by the share of other images above it"
-    return Table(title, ("false accepts", f"threshold, {kind}", "true accepts"), rows, notes)
+    return Table(title, ("false accepts", f"threshold, {kind}", "true accepts"), rows, [note])
