@@ -86,9 +86,8 @@ class Metrics(Record):
         if pairs and 1 < len(pairs["cameras"]) <= 24:  # more fit no page
             names = [f"c{camera}" for camera in pairs["cameras"]]
             rows = [[n, *map(percent, row)] for n, row in zip(names, pairs["mAP"], strict=True)]
-            tables.append(
-                Table("mAP by query camera (rows) and gallery camera", ["", *names], rows)
-            )
+            pairs_title = "mAP by query camera (rows) and gallery camera"
+            tables.append(Table(pairs_title, ["", *names], rows))
         return tables
 
 

@@ -149,15 +149,11 @@ class RunCheckpoints(TorchCheckpointIO):
     def __init__(self, trainer: pl.Trainer) -> None:
         self.trainer = trainer
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Replace a local file; until it is written, the one before stays."""
         write_whole(path, lambda draft: torch.save(checkpoint, draft))
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         """See `read_file`; InputError also for a file of another run."""
         known = read_file(path)
         if self.trainer.state.fn == TrainerFn.FITTING:

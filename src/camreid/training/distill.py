@@ -35,9 +35,7 @@ class DistillConfig:
             require_number(f"{name}_weight", getattr(self, f"{name}_weight"), least=0)
             require_number(f"{name}_temperature", getattr(self, f"{name}_temperature"), least=1e-3)
         if not self.similarity_weight + self.logit_weight:
-            raise InputError(
-                "similarity_weight=0 and logit_weight=0 leave no loss to distil by.", logit_weight=1
-            )
+            raise InputError("both weights are 0: there is no loss to distil by.", logit_weight=1)
 
 
 @dataclass(frozen=True)

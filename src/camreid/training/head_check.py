@@ -73,13 +73,11 @@ class HeadCheck(pl.Callback):
         if records:
             self._check(trainer, pl_module, Counter((r.pid, r.camera) for r in records), whole=True)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *step: Any) -> None:
         """Check against the first batch, where no split or dataset gives the identities."""
         if not self._is_checked:
             self._is_checked = True
-            read = read_batch(batch, pl_module.target_labels)
+            read = read_batch(step[0], pl_module.target_labels)
             images = Counter(zip(read.pids.tolist(), read.cameras.tolist(), strict=True))
             self._check(trainer, pl_module, images, whole=False)
 
