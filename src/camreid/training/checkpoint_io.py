@@ -126,15 +126,12 @@ def _form(value: object) -> str:
 def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
     """A file's state in the form of the optimizer's: a pre-hook of its `load_state_dict`."""
     is_sgd = isinstance(optimizer, torch.optim.SGD)
-    moments = ("momentum_buffer",) if is_sgd else ("step", "exp_avg", "exp_avg_sq")
+    names = ("momentum_buffer",) if is_sgd else ("step", "exp_avg", "exp_avg_sq")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     own = optimizer.state_dict()
     own["state"] = {
-        place: {
-            n: torch.zeros_like(p, device="cpu") if n != "step" else torch.zeros(())
-            for n in moments
-        }
-        for place, p in enumerate(parameters)
+        i: {n: torch.zeros_like(p, device="cpu") if n != "step" else torch.zeros(()) for n in names}
+        for i, p in enumerate(parameters)
     }
     return dict(conform("optimizer_states", own, content))
 
