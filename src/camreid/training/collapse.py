@@ -41,7 +41,7 @@ class CollapseWarning(pl.Callback):
         self._has_warned = True
         if trainer.is_global_zero:
             logging.getLogger("camreid").warning(
-                f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed, train/separation is "
-                f"{found:.3f}. Hard triplets do this without pretrained weights. Type "
+                f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed (train/separation "
+                f"{found:.3f}). Hard triplets do this without pretrained weights. Type "
                 "+experiment=from_scratch, or start from weights: init= or model.network.weights=."
             )
