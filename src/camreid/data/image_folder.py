@@ -40,8 +40,8 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
                 continue
             found = camera if camera_pattern is None else _find(camera_pattern, name)
             images.append(NamedImage(os.path.join(folder, name), identity, found, subset))
-    found, count = {name.lower() for name in folders}, len({image.identity for image in images})
-    if count < 2 or ("train" in found and not found <= set(SUBSETS)):
+    parts, count = {name.lower() for name in folders}, len({image.identity for image in images})
+    if count < 2 or ("train" in parts and not parts <= set(SUBSETS)):
         raise InputError(
             f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in "
             f"{count} of them, and {len(other)} other files; expected {_LAYOUT}, or such folders "
