@@ -73,7 +73,7 @@ def test_a_report_is_written_into_the_run_if_its_packages_are_there(
     monkeypatch.delitem(sys.modules, "camreid.runs.report.page", raising=False)
     ran = run("camreid-report", *runs)
     assert ran.code == 1
-    assert "pip install jinja2" in ran.err
+    assert "pip install 'camreid[report]'" in ran.err
 
 
 def compare(run: Run, market: Path, *typed: object) -> Ran:
