@@ -72,7 +72,8 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """Leakage and other limits, each once."""
-        return [w for run in self.runs if run.metrics for w in run.metrics.warnings(str(run))]
+        seeds = ["No verdict: these runs differ only in their seeds."] if not self.pairs else []
+        return seeds + [w for r in self.runs if r.metrics for w in r.metrics.warnings(str(r))]
 
     @property
     def scores(self) -> Table:

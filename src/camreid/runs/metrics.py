@@ -14,6 +14,7 @@ ALPHA = 0.05
 SMALLEST = 0.001  # of mAP: 0.1 points
 FEWEST = 6  # identities with which p can fall below ALPHA
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
+MOST = 24  # cameras in a table of their pairs; more fit no page
 
 
 class Record(provenance.Record):
@@ -83,7 +84,7 @@ class Metrics(Record):
         """Scores by protocol, and mAP by camera pair."""
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
-        if pairs and 1 < len(pairs["cameras"]) <= 24:  # more fit no page
+        if pairs and 1 < len(pairs["cameras"]) <= MOST:
             names = [f"c{camera}" for camera in pairs["cameras"]]
             rows = [[n, *map(percent, row)] for n, row in zip(names, pairs["mAP"], strict=True)]
             pairs_title = "mAP by query camera (rows) and gallery camera"
