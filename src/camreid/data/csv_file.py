@@ -45,8 +45,11 @@ def read_csv(path: str | Path) -> Records:
 
 def _images(file: Path) -> Iterator[NamedImage]:
     for number, line in enumerate(_lines(file), start=2):
+        if not any(line.values()):
+            continue
         path, identity, camera, subset = (line.get(name, "") for name in (*COLUMNS, "subset"))
-        if not (path and identity and camera) or subset.lower() not in ("", *SUBSETS):
+        wrong = line.get("") or subset.lower() not in ("", *SUBSETS)
+        if wrong or not (path and identity and camera):
             raise InputError(
                 f"line {number} of {file} reads {','.join(line.values())}; expected a path, an "
                 f"identity and a camera, and as subset one of {', '.join(SUBSETS)} or nothing."
@@ -63,10 +66,10 @@ def _lines(file: Path) -> Iterator[dict[str, str]]:
         raise InputError(f"{file} is not UTF-8 text ({error}). Save it as CSV in UTF-8.") from error
     header = lines[0].lower() if lines else ""
     rows = csv.reader(lines, delimiter=max(",;\t", key=header.count))
-    columns = [name.strip().lower() for name in next(rows, [])]
+    columns = [name.strip().lower() or "-" for name in next(rows, [])]
     if missing := [name for name in COLUMNS if name not in columns]:
         raise InputError(
             f"{file} lacks {', '.join(missing)}: its first line is {header[:80]!r}; {_HEADER}."
         )
     for row in rows:
-        yield dict(zip_longest(columns, map(str.strip, row[: len(columns)]), fillvalue=""))
+        yield dict(zip_longest(columns, map(str.strip, row), fillvalue=""))  # "": one too many

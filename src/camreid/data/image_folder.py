@@ -30,7 +30,7 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     folders: list[str] = []
     images: list[NamedImage] = []
     other: list[str] = []
-    for folder, inner, names in os.walk(home):
+    for folder, inner, names in os.walk(home, followlinks=True):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
         folders = folders or list(inner)  # of the root, which comes first
         subset, identity, camera = _parts(Path(folder).relative_to(home).parts, folders)
@@ -40,11 +40,12 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
                 continue
             found = camera if camera_pattern is None else _find(camera_pattern, name)
             images.append(NamedImage(os.path.join(folder, name), identity, found, subset))
-    if len({image.identity for image in images}) < 2:
+    parts, count = {name.lower() for name in folders}, len({image.identity for image in images})
+    if count < 2 or ("train" in parts and not parts <= set(SUBSETS)):
         raise InputError(
-            f"root={root} has fewer than two identities with images: {len(folders)} folders "
-            f"({', '.join(folders[:3])}) and {len(other)} other files; expected {_LAYOUT}. For "
-            "images in one folder, type data=csv data.path=FILE.",
+            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in "
+            f"{count} of them, and {len(other)} other files; expected {_LAYOUT}, or such folders "
+            f"in {', '.join(SUBSETS)}. For images in one folder, type data=csv data.path=FILE.",
             **({"root": home / folders[0]} if len(folders) == 1 else {}),
         )
     return named_records(_with_cameras(images, camera_pattern), str(home), left_out(other, home))
