@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camreid.data import OriginalSplit, Records, read_market1501
+from camreid.data import OriginalSplit, Records, read_folder, read_market1501
 from camreid.data.inspection import Finding, inspect, without_bad_images
 from camreid.data.layouts import find, scan
 
@@ -137,3 +137,18 @@ def test_records_without_a_folder_are_inspected(home: Path) -> None:
     records = read_market1501(home)
     (size,) = inspect(Records(records.train, (), ()), home / "gone.csv", None)
     assert (size.count, size.is_fault) == (4, False)
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
+    root = tmp_path / "all"
+    for pid in (1, 2):
+        for camera in (1, 2):
+            save(tmp_path / "real" / f"{pid}" / f"{camera}" / "0.png", seed=4 * pid + camera)
+    root.mkdir()
+    for pid in (1, 2):
+        os.symlink(tmp_path / "real" / f"{pid}", root / f"{pid}")
+    os.symlink(root, tmp_path / "real" / "1" / "1" / "loop")
+    os.symlink("..", tmp_path / "real" / "2" / "up")
+    records = read_folder(root)
+    assert len(records.train) == 4
+    assert [f.what for f in inspect(records, root, None) if f.is_fault] == []

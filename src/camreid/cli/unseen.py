@@ -8,12 +8,10 @@ from omegaconf import DictConfig
 
 from camreid.cli import build, evaluate
 from camreid.cli.checkpoints import check_dataset, read_experts, seen_identities
-from camreid.cli.terminal import be_quiet, show
+from camreid.cli.terminal import show
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.runs.folder import RunFolder
-
-_MOST_OF_ALL = {"train_fraction": 0.002, "val_fraction": 0.0, "seed": 0}  # are tested
 
 
 def compare_checkpoints(
@@ -23,7 +21,6 @@ def compare_checkpoints(
     config: DictConfig,
 ) -> None:
     """Test the checkpoints, or those of run folders, and `finish` with their folders and names."""
-    be_quiet()
     sys.argv[1:] = command  # as it was typed, for the record
     build.seed(config)
     config.split = {"_target_": "camreid.data.OriginalSplit"}
@@ -67,7 +64,10 @@ def unseen_test(config: DictConfig, official: Split, paths: list[str]) -> tuple[
     tested = {record.pid for record in official.query}
     if tested and tested.isdisjoint(seen):
         return official, f"the official one; {none} any of its {len(tested)} identities"
-    config.split = {"_target_": "camreid.data.Resplit", **_MOST_OF_ALL, "exclude_seen": paths}
+    pids = official.labels.pids  # a split has two train identities at least
+    share = 2 / max(3, len(pids), len(tested)) if len({*pids}.intersection(seen)) < 2 else 0.002
+    options = {"train_fraction": share, "val_fraction": 0.0, "exclude_seen": paths}
+    config.split = {"_target_": "camreid.data.Resplit", **options}
     split = build.build_split(config)
     tested = {record.pid for record in split.query}
     return split, f"re-split, {len(tested)} identities that {none}"

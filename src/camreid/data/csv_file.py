@@ -46,8 +46,11 @@ def read_csv(path: str | Path) -> Records:
 
 def _images(file: Path) -> Iterator[NamedImage]:
     for number, line in enumerate(table_lines(file, COLUMNS, _HEADER), start=2):
+        if not any(line.values()):
+            continue
         path, identity, camera, subset = (line.get(name, "") for name in (*COLUMNS, "subset"))
-        if not (path and identity and camera) or subset.lower() not in ("", *SUBSETS):
+        wrong = line.get("") or subset.lower() not in ("", *SUBSETS)
+        if wrong or not (path and identity and camera):
             raise InputError(
                 f"line {number} of {file} reads {','.join(line.values())}; expected a path, an "
                 f"identity and a camera, and as subset one of {', '.join(SUBSETS)} or nothing."
@@ -62,11 +65,11 @@ def table_lines(file: Path, required: Sequence[str], expected: str) -> Iterator[
         text = file.read_text(encoding="utf-8-sig")
         header = text.partition("\n")[0].lower()
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-        columns = [name.strip().lower() for name in next(rows, [])]
+        columns = [name.strip().lower() or "-" for name in next(rows, [])]
         if missing := [name for name in required if name not in columns]:
             lacking = f"{file} lacks {', '.join(missing)}: its header is {header[:80]!r}"
             raise InputError(f"{lacking}; {expected}.")
-        for row in filter(None, rows):
-            yield dict(zip_longest(columns, map(str.strip, row[: len(columns)]), fillvalue=""))
+        for row in rows:
+            yield dict(zip_longest(columns, map(str.strip, row), fillvalue=""))  # "": one too many
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} is not CSV text ({error}). Save it as CSV in UTF-8.") from error

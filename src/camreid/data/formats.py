@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection
 from functools import cache
+from pathlib import Path
 
 from PIL import Image
 
@@ -24,6 +25,15 @@ def is_image(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is of the system: `.DS_Store`, `__MACOSX`, `Thumbs.db`."""
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def is_loop(folder: str, name: str) -> bool:
+    """Whether a folder is a link to one that holds it, by its path or on the disk."""
+    path, real = Path(folder, name), os.path.realpath(folder)
+    return path.is_symlink() and os.path.realpath(path) in (
+        *map(os.path.realpath, path.parents),
+        *map(str, Path(real).parents),
+    )
 
 
 def left_out(names: Collection[str], where: object) -> tuple[str, ...]:

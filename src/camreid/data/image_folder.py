@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from camreid.data.formats import is_hidden, is_image, left_out
+from camreid.data.formats import is_hidden, is_image, is_loop, left_out
 from camreid.data.named import SUBSETS, NamedImage, named_records
 from camreid.data.records import Records
 from camreid.errors import InputError, MissingDataset
@@ -30,8 +30,8 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     folders: list[str] = []
     images: list[NamedImage] = []
     other, closed = list[str](), list[OSError]()
-    for folder, inner, names in os.walk(home, onerror=closed.append):
-        inner[:] = sorted(name for name in inner if not is_hidden(name))
+    for folder, inner, names in os.walk(home, onerror=closed.append, followlinks=True):
+        inner[:] = sorted(n for n in inner if not is_hidden(n) and not is_loop(folder, n))
         folders = folders or list(inner)  # of the root, which comes first
         subset, identity, camera = _parts(Path(folder).relative_to(home).parts, folders)
         for name in sorted(name for name in names if not is_hidden(name)):
@@ -42,11 +42,12 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
             images.append(NamedImage(os.path.join(folder, name), identity, found, subset))
     if closed:
         raise closed[0]
-    if len({image.identity for image in images}) < 2:
+    parts, count = {name.lower() for name in folders}, len({image.identity for image in images})
+    if count < 2 or ("train" in parts and not parts <= set(SUBSETS)):
         raise InputError(
-            f"root={root} has fewer than two identities with images: {len(folders)} folders "
-            f"({', '.join(folders[:3])}) and {len(other)} other files; expected {_LAYOUT}. For "
-            "images in one folder, type data=csv data.path=FILE.",
+            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in "
+            f"{count} of them, and {len(other)} other files; expected {_LAYOUT}, or such folders "
+            f"in {', '.join(SUBSETS)}. For images in one folder, type data=csv data.path=FILE.",
             **({"root": home / folders[0]} if len(folders) == 1 else {}),
         )
     return named_records(_with_cameras(images, camera_pattern), str(home), left_out(other, home))

@@ -98,8 +98,10 @@ def _of_folder(records: Records, home: Path) -> Remarks:
     homes, closed = {os.path.dirname(path) for path in used}, list[OSError]()
     for folder, inner, names in os.walk(home, onerror=closed.append):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
-        paths = [os.path.join(folder, name) for name in inner]
-        yield from (("links to folders: not followed", p) for p in paths if os.path.islink(p))
+        for path in (os.path.join(folder, name) for name in inner):
+            followed = any((own + os.sep).startswith(path + os.sep) for own in homes)
+            if os.path.islink(path) and not followed:
+                yield "links to folders: not followed", path
         is_nested = any(folder.startswith(own + os.sep) for own in homes)
         for name in sorted(name for name in names if not is_hidden(name)):
             path, parsed = os.path.join(folder, name), parse_name(name)

@@ -113,7 +113,7 @@ def _read_lines(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
     expected = f"a split manifest has {','.join(COLUMNS)}; row may be left out"
-    return list(table_lines(path, COLUMNS[:-1], expected))
+    return [line for line in table_lines(path, COLUMNS[:-1], expected) if any(line.values())]
 
 
 def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:

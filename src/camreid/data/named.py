@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from camreid.data.records import LARGEST, ImageRecord, Records
+from camreid.data.records import ImageRecord, Records
 from camreid.errors import InputError
-from camreid.provenance import Dataset
+from camreid.provenance import CAMERAS, Dataset
 
 SUBSETS = ("train", "val", "query", "gallery")
 
@@ -49,7 +49,8 @@ def named_records(images: Sequence[NamedImage], where: str, notes: tuple[str, ..
 def numbers(names: Iterable[str], where: str) -> dict[str, int]:
     """A number from 1 for each name, whatever their order.
 
-    Whole numbers from 1 keep their value if all names are such; otherwise sorted names are counted.
+    Whole numbers from 1 to 999,999 keep their value if all names are such; otherwise sorted names
+    are counted.
 
     >>> numbers(["6", "3"], "a.csv"), numbers(["0", "10", "9"], "a.csv")
     ({'3': 3, '6': 6}, {'0': 1, '9': 2, '10': 3})
@@ -65,7 +66,7 @@ def numbers(names: Iterable[str], where: str) -> dict[str, int]:
             )
         spelled[key] = name
     ordered = sorted(spelled, key=_natural)
-    are_numbers = all(key.isdecimal() and 1 <= int(key) <= LARGEST for key in ordered)
+    are_numbers = all(key.isdecimal() and 1 <= int(key) < CAMERAS for key in ordered)
     places = enumerate(ordered, start=1)
     return {spelled[key]: int(key) if are_numbers else place for place, key in places}
 
