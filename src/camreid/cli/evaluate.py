@@ -189,7 +189,7 @@ def require_test(split: Split, protocol: str = "cross-camera") -> None:
         raise MissingDataset(
             f"the split has {len(split.query)} query and {len(split.gallery)} gallery images. "
             "Type +split=resplit to divide all images, or test=false to train on all. Or give the "
-            "dataset query/ and bounding_box_test/, or its CSV file the column subset."
+            "dataset its query and gallery folders, or its CSV file the column subset."
         )
     if protocol == "cross-camera" and not split.rankable["query"]:
         raise InputError(

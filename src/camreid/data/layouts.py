@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from camreid.data.formats import is_hidden, is_image, left_out
 from camreid.data.records import (
     DISTRACTOR,
     FOLDERS,
@@ -15,14 +14,18 @@ from camreid.data.records import (
     JUNK,
     ImageRecord,
     Records,
+    is_hidden,
+    is_image,
+    left_out,
     parse_name,
+    require_files,
 )
 from camreid.errors import InputError, MissingDataset
 
-TRY = (
-    "For images in another layout: data=csv or data=folder. To try the program without a dataset: "
-    "data=synthetic."
-)
+_TRY = "For images in another layout: data=csv or data=folder. For a trial: data=synthetic."
+_LISTS = (("list_train.txt", "list_val.txt"), ("list_query.txt",), ("list_gallery.txt",))
+# identity, image, camera, time of day, frame, box; then the number of the identity
+_LINE = re.compile(r"(?:\S*/)?\d+_\d+_0*([1-9]\d*)_\w+?_(\d+)_\S+\s+(\d+)(?:\s.*)?")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Layout:
 
     def is_at(self, home: Path) -> bool:
         """Whether `home` holds a train folder with such names."""
-        train, match = part(home, self.folders[0]), re.compile(self.names).match
+        train, match = _part(home, self.folders[0]), re.compile(self.names).match
         paths = chain(train.glob("*"), train.glob("*/*"))
         return train.is_dir() and (not self.names or any(match(path.name) for path in paths))
 
@@ -98,7 +101,49 @@ def read_veri(root: str | Path) -> Records:
     return _read(root, "veri")
 
 
-def find(root: str | Path, name: str) -> tuple[Path, Layout]:
+def read_msmt17(root: str | Path) -> Records:
+    """Read MSMT17 V1 or V2 by its list files; `list_val.txt` is a share of the train part.
+
+    The dataset numbers the identities of train and those of test from 0. A pid is the digit 1 and
+    the number for train, 2 and the number for test: the numbers 0, 1 and 10 of train are 10, 11 and
+    110. So no pid is 0, none is of both parts, and strings of pids sort as those of FastReID.
+
+    Raises:
+        MissingDataset: there is no such folder, or it lacks list files.
+        InputError: a line is not an image and its identity, or images are missing.
+    """
+    home, layout = _find(root, "msmt17")
+    if lacking := [name for names in _LISTS for name in names if not (home / name).is_file()]:
+        raise MissingDataset(
+            f"MSMT17 at {home} lacks {', '.join(lacking)}. The list files of the dataset define "
+            f"train, query and gallery; copy them into that folder, beside {layout.folders[0]}."
+        )
+    train, query, gallery = (
+        _read_lists([home / name for name in names], home / folder, digit)
+        for names, folder, digit in zip(_LISTS, layout.folders, "122", strict=True)
+    )
+    require_files((r.path for r in (*train, *query, *gallery)), home / "list_*.txt")
+    return _checked(Records(train, query, gallery), home, layout)
+
+
+def _read_lists(files: list[Path], folder: Path, digit: str) -> tuple[ImageRecord, ...]:
+    records = {}
+    for file in files:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        for number, line in enumerate(map(str.strip, lines), 1):
+            if found := _LINE.fullmatch(line):
+                path = os.path.join(folder, line.split()[0])
+                camera, frame, pid = map(int, found.groups())
+                records[path] = ImageRecord(path, int(f"{digit}{pid}"), camera, frame=frame)
+            elif line:
+                raise InputError(
+                    f"line {number} of {file} reads {line[:80]!r}; expected an image and its "
+                    f"identity, such as {_MSMT17[1]} 0, where 01 is the camera, from 1."
+                )
+    return tuple(records[path] for path in sorted(records))
+
+
+def _find(root: str | Path, name: str) -> tuple[Path, Layout]:
     """The folder of a dataset, `root` or one in it; MissingDataset says what is there instead."""
     wanted = [layout for layout in LAYOUTS if layout.name == name]
     home = Path(str(root)).expanduser().absolute()
@@ -110,53 +155,52 @@ def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     if found:
         names = ", ".join(place.name for place, _ in found)
         raise InputError(f"root={root} holds {len(found)} datasets: {names}.", root=found[0][0])
-    listed = ", ".join(sorted(os.listdir(home))[:4]) or "nothing" if home.is_dir() else ""
+    there = ", ".join(sorted(os.listdir(home))[:4]) or "nothing" if home.is_dir() else ""
     message = (
-        f"no dataset at root={root}: expected the folder of {wanted[0].title}, with "
-        f"{', '.join(dict.fromkeys(wanted[0].folders))} in it, or its parent, found "
-        f"{listed or 'no such folder'}. "
+        f"no dataset at root={root}: expected the folder of {wanted[0].title} or its parent, with "
+        f"{wanted[0].folders[0]} in it, found {there or 'no such folder'}. "
     )
     for place, other in _at([home, *inside], LAYOUTS):
         message += f"{place} looks like {other.title}: {other.folders[0]} with {other.example}."
         raise MissingDataset(message, data=other.name)
     near = _at((*home.parents[:2], *(deep for h in inside for deep in _inside(h))), wanted)
-    raise MissingDataset(message + TRY, root=near[0][0] if near else "FOLDER")
+    raise MissingDataset(message + _TRY, root=near[0][0] if near else "FOLDER")
 
 
-def part(home: Path, name: str) -> Path:
+def _part(home: Path, name: str) -> Path:
     """The folder of this name, in any case of letters."""
     if (home / name).is_dir() or not home.is_dir():
         return home / name
     return next((p for p in sorted(home.iterdir()) if p.name.lower() == name), home / name)
 
 
-def checked(records: Records, home: Path, layout: Layout) -> Records:
+def _checked(records: Records, home: Path, layout: Layout) -> Records:
     """The records, if they can be trained on, with a note if they are not the official ones."""
     if not records.train:
-        train = home / layout.folders[0]
-        raise MissingDataset(f"{train} holds no images like {layout.example}. {TRY}")
-    zeros = [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]
-    if zeros:
+        found = f"{home / layout.folders[0]} holds no images like {layout.example}. {_TRY}"
+        raise MissingDataset(found)
+    if zeros := [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]:
         raise InputError(
             f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
-            "distractors of the gallery. If identities are numbered from 0, describe the dataset "
-            "by data=csv, or rename the files; otherwise move distractors out of the folder."
+            "distractors of the gallery: move them there, or describe a dataset with an identity 0 "
+            "by data=csv."
         )
-    sizes, known = (len(records.train), len(records.query), len(records.gallery)), layout.name
-    if sizes in SIZES[known] or not (layout.names or _is_named(home, known)):
+    official = SIZES[layout.name]
+    sizes = len(records.train), len(records.query), len(records.gallery)
+    if sizes in official or not (layout.names or _is_named(home, layout.name)):
         return records
     note = (
         f"{layout.title} at {home} is not complete, or changed: {sizes} images of train, query and "
-        f"gallery; the official dataset has {' or '.join(map(str, SIZES[known]))}."
+        f"gallery; the official dataset has {' or '.join(map(str, official))}."
     )
     return replace(records, notes=(*records.notes, note))
 
 
 def _read(root: str | Path, name: str) -> Records:
-    home, layout = find(root, name)
+    home, layout = _find(root, name)
     other: list[str] = []
-    train, query, gallery = (_read_folder(part(home, f), layout, other) for f in layout.folders)
-    return checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
+    train, query, gallery = (_read_folder(_part(home, f), layout, other) for f in layout.folders)
+    return _checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
 
 
 def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageRecord, ...]:
@@ -164,17 +208,16 @@ def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageR
     if not folder.is_dir():
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
-    for name in sorted(os.listdir(folder)):
-        if not is_image(name) or is_hidden(name):
-            if not is_hidden(name):
-                other.append(name)
+    for name in sorted(name for name in os.listdir(folder) if not is_hidden(name)):
+        if not is_image(name):
+            other.append(name)
             continue
         parsed = parse_name(home + name)
         if parsed is None or not match(name):
             raise InputError(
                 f"{folder / name} is not named as in {layout.title}; expected names like "
-                f"{layout.example}, cameras from 1, pids below 2**63. Rename the file, move it out "
-                "of the folder, or describe the dataset by data=csv or data=folder."
+                f"{layout.example}, cameras from 1, pids below 2**63. Rename or move the file, or "
+                "describe the dataset by data=csv or data=folder."
             )
         records.append(parsed)
     return tuple(r for r in records if r.pid != JUNK)
