@@ -18,14 +18,10 @@ from camreid.data.records import (
     is_image,
     left_out,
     parse_name,
-    require_files,
 )
 from camreid.errors import InputError, MissingDataset
 
-_TRY = "For images in another layout: data=csv or data=folder. For a trial: data=synthetic."
-_LISTS = (("list_train.txt", "list_val.txt"), ("list_query.txt",), ("list_gallery.txt",))
-# identity, image, camera, time of day, frame, box; then the number of the identity
-_LINE = re.compile(r"(?:\S*/)?\d+_\d+_0*([1-9]\d*)_\w+?_(\d+)_\S+\s+(\d+)(?:\s.*)?")
+TRY = "For images in another layout: data=csv or data=folder. For a trial: data=synthetic."
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Layout:
 
     def is_at(self, home: Path) -> bool:
         """Whether `home` holds a train folder with such names."""
-        train, match = _part(home, self.folders[0]), re.compile(self.names).match
+        train, match = part(home, self.folders[0]), re.compile(self.names).match
         paths = chain(train.glob("*"), train.glob("*/*"))
         return train.is_dir() and (not self.names or any(match(path.name) for path in paths))
 
@@ -101,49 +97,7 @@ def read_veri(root: str | Path) -> Records:
     return _read(root, "veri")
 
 
-def read_msmt17(root: str | Path) -> Records:
-    """Read MSMT17 V1 or V2 by its list files; `list_val.txt` is a share of the train part.
-
-    The dataset numbers the identities of train and those of test from 0. A pid is the digit 1 and
-    the number for train, 2 and the number for test: the numbers 0, 1 and 10 of train are 10, 11 and
-    110. So no pid is 0, none is of both parts, and strings of pids sort as those of FastReID.
-
-    Raises:
-        MissingDataset: there is no such folder, or it lacks list files.
-        InputError: a line is not an image and its identity, or images are missing.
-    """
-    home, layout = _find(root, "msmt17")
-    if lacking := [name for names in _LISTS for name in names if not (home / name).is_file()]:
-        raise MissingDataset(
-            f"MSMT17 at {home} lacks {', '.join(lacking)}. The list files of the dataset define "
-            f"train, query and gallery; copy them into that folder, beside {layout.folders[0]}."
-        )
-    train, query, gallery = (
-        _read_lists([home / name for name in names], home / folder, digit)
-        for names, folder, digit in zip(_LISTS, layout.folders, "122", strict=True)
-    )
-    require_files((r.path for r in (*train, *query, *gallery)), home / "list_*.txt")
-    return _checked(Records(train, query, gallery), home, layout)
-
-
-def _read_lists(files: list[Path], folder: Path, digit: str) -> tuple[ImageRecord, ...]:
-    records = {}
-    for file in files:
-        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        for number, line in enumerate(map(str.strip, lines), 1):
-            if found := _LINE.fullmatch(line):
-                path = os.path.join(folder, line.split()[0])
-                camera, frame, pid = map(int, found.groups())
-                records[path] = ImageRecord(path, int(f"{digit}{pid}"), camera, frame=frame)
-            elif line:
-                raise InputError(
-                    f"line {number} of {file} reads {line[:80]!r}; expected an image and its "
-                    f"identity, such as {_MSMT17[1]} 0, where 01 is the camera, from 1."
-                )
-    return tuple(records[path] for path in sorted(records))
-
-
-def _find(root: str | Path, name: str) -> tuple[Path, Layout]:
+def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     """The folder of a dataset, `root` or one in it; MissingDataset says what is there instead."""
     wanted = [layout for layout in LAYOUTS if layout.name == name]
     home = Path(str(root)).expanduser().absolute()
@@ -164,20 +118,20 @@ def _find(root: str | Path, name: str) -> tuple[Path, Layout]:
         message += f"{place} looks like {other.title}: {other.folders[0]} with {other.example}."
         raise MissingDataset(message, data=other.name)
     near = _at((*home.parents[:2], *(deep for h in inside for deep in _inside(h))), wanted)
-    raise MissingDataset(message + _TRY, root=near[0][0] if near else "FOLDER")
+    raise MissingDataset(message + TRY, root=near[0][0] if near else "FOLDER")
 
 
-def _part(home: Path, name: str) -> Path:
+def part(home: Path, name: str) -> Path:
     """The folder of this name, in any case of letters."""
     if (home / name).is_dir() or not home.is_dir():
         return home / name
     return next((p for p in sorted(home.iterdir()) if p.name.lower() == name), home / name)
 
 
-def _checked(records: Records, home: Path, layout: Layout) -> Records:
+def checked(records: Records, home: Path, layout: Layout) -> Records:
     """The records, if they can be trained on, with a note if they are not the official ones."""
     if not records.train:
-        found = f"{home / layout.folders[0]} holds no images like {layout.example}. {_TRY}"
+        found = f"{home / layout.folders[0]} holds no images like {layout.example}. {TRY}"
         raise MissingDataset(found)
     if zeros := [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]:
         raise InputError(
@@ -197,10 +151,10 @@ def _checked(records: Records, home: Path, layout: Layout) -> Records:
 
 
 def _read(root: str | Path, name: str) -> Records:
-    home, layout = _find(root, name)
+    home, layout = find(root, name)
     other: list[str] = []
-    train, query, gallery = (_read_folder(_part(home, f), layout, other) for f in layout.folders)
-    return _checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
+    train, query, gallery = (_read_folder(part(home, f), layout, other) for f in layout.folders)
+    return checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
 
 
 def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageRecord, ...]:
