@@ -65,6 +65,17 @@ def test_checkpoints_beside_a_typed_name_are_listed(tmp_path: Path) -> None:
         matching("experts", [f"{tmp_path}/*.ckpt", f"{tmp_path}/*.pth"])
 
 
+def test_options_of_a_model_in_a_folder_of_ones_own(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    text = "defaults: [small, _self_]\nname: mine\nunknown: drop # of mine\n"
+    (tmp_path / "own" / "model" / "mine.yaml").write_text(text)
+    ran = run("train", "--options", "model", "--config-dir", "own", "model=mine")
+    assert ran.code == 0, ran.err
+    assert "model.name=mine" in ran.out
+    assert "# of mine" in ran.out
+    assert "model.optimizer.lr=" in ran.out
+
+
 CHEAP = (
     ("train", "+split=original", "init=gone.ckpt"),
     ("train", "+split=original", "trainer.max_epochs=abc"),

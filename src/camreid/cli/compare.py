@@ -52,16 +52,16 @@ def main() -> None:
         if typed.output:
             check_output("camreid-compare", typed.output, *_SUFFIXES)
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
-        paths = [part for part in typed.runs if part not in options]
+        given = [part for part in typed.runs if part not in options]
+        paths = [path for path in given if Path(path).name != "multirun.yaml"]  # of runs/sweep/*
         require_existing(paths)
         finish = partial(_report, typed.output)
         if not any(path.endswith(".ckpt") or Path(path).is_file() for path in paths):
             if options:
-                raise InputError(f"{options[0]} is an option of a test, and no checkpoint is named")
+                raise InputError(f"{options[0]} tests checkpoints, and none is named.")
             finish(paths)
             return
-        from camreid.cli.unseen import compare_checkpoints
-
+        compare_checkpoints = begin("camreid.cli.unseen").compare_checkpoints
         command, sys.argv[1:] = sys.argv[1:], options  # for Hydra
         launch("camreid-compare", "compare", partial(compare_checkpoints, paths, command, finish))
 

@@ -9,12 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.cli import build, evaluate
 from camreid.cli.checkpoints import seen_identities
 from camreid.cli.experts import check_dataset, read_experts
-from camreid.cli.terminal import be_quiet, show
+from camreid.cli.terminal import show
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.runs.folder import RunFolder
-
-_MOST_OF_ALL = {"train_fraction": 0.002, "val_fraction": 0.0, "seed": 0}  # are tested
 
 
 def compare_checkpoints(
@@ -24,7 +22,6 @@ def compare_checkpoints(
     config: DictConfig,
 ) -> None:
     """Test the checkpoints, or those of run folders, and `finish` with their folders and names."""
-    be_quiet()
     sys.argv[1:] = command  # as it was typed, for the record
     build.seed(config)
     config.split = {"_target_": "camreid.data.OriginalSplit"}
@@ -71,7 +68,15 @@ def unseen_test(
     tested = {record.pid for record in official.query}
     if tested and not tested & seen:
         return official, f"the official one; {none} any of its {len(tested)} identities"
-    config.split = {"_target_": "camreid.data.Resplit", **_MOST_OF_ALL, "exclude_seen": paths}
+    parts = (official.train, official.val, official.query, official.gallery)
+    pids = {record.pid for part in parts for record in part if record.pid > 0}
+    lacking = 2 - len(pids & seen)  # a split has two train identities at least
+    config.split = {
+        "_target_": "camreid.data.Resplit",
+        "train_fraction": max(0.002, lacking / max(3, len(pids - seen))),
+        "val_fraction": 0.0,
+        "exclude_seen": paths,
+    }
     split = build.build_split(config)
     tested = {record.pid for record in split.query}
     return split, f"re-split, {len(tested)} identities that {none}"

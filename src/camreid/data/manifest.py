@@ -120,15 +120,15 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Number and stripped values by column of each line of CSV: UTF-8, with comma, ; or tab.
 
-    InputError for other files, or without one of the `columns`.
+    Values beyond the header have the column "". InputError without one of the `columns`.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
         header = text.partition("\n")[0].strip()
         comma = max(",;\t", key=header.count)
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
-        own = [name.strip().lower() for name in next(rows, [])]
-        lines = [(rows.line_num, map(str.strip, row[: len(own)])) for row in rows if row]
+        own = [name.strip().lower() or "-" for name in next(rows, [])]
+        lines = [(rows.line_num, map(str.strip, row)) for row in rows if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not CSV in UTF-8 ({error}). Save it as that.") from error
     if missing := [name for name in columns if name not in own]:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from camreid.data.manifest import SUBSETS, read_table
 from camreid.data.records import (
-    LARGEST,
     ImageRecord,
     Records,
     is_hidden,
@@ -19,7 +18,7 @@ from camreid.data.records import (
     require_files,
 )
 from camreid.errors import InputError, MissingDataset
-from camreid.provenance import Dataset
+from camreid.provenance import CAMERAS, Dataset
 
 COLUMNS = ("path", "identity", "camera")
 _LAYOUT = "one folder per identity, such as alice/cam1/001.jpg or alice/cam1_001.jpg"
@@ -54,7 +53,8 @@ def read_csv(path: str | Path) -> Records:
     images = []
     for number, line in read_table(file, COLUMNS):
         place, identity, camera, subset = (line.get(name, "") for name in (*COLUMNS, "subset"))
-        if not (place and identity and camera) or subset.lower() not in ("", *SUBSETS):
+        wrong = line.get("") or subset.lower() not in ("", *SUBSETS)
+        if wrong or not (place and identity and camera):
             raise InputError(
                 f"line {number} of {file} reads {','.join(line.values())}; expected a path, an "
                 f"identity and a camera, and as subset one of {', '.join(SUBSETS)} or nothing."
@@ -87,10 +87,11 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
         raise MissingDataset(f"no folder at root={root}; expected {_LAYOUT}.", root="FOLDER")
     images: list[NamedImage] = []
     other: list[str] = []
-    for folder, inner, names in os.walk(home):
+    for folder, inner, names in os.walk(home, followlinks=True):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
         if folder == str(home):
-            folders, has_subsets = inner.copy(), {*map(str.lower, inner)} <= {*SUBSETS}
+            folders, lower = inner.copy(), {*map(str.lower, inner)}
+            has_subsets = lower <= {*SUBSETS}
         parts = Path(folder).relative_to(home).parts
         subset = "".join(parts[:1]).lower() if has_subsets else ""
         identity, camera, *_ = (*parts[has_subsets:], "", "")
@@ -100,11 +101,12 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
                 images.append(NamedImage(os.path.join(folder, name), identity, found, subset))
             else:
                 other.append(name)
-    if len({image.identity for image in images}) < 2:
+    count = len({image.identity for image in images})
+    if count < 2 or ("train" in lower and not has_subsets):
         raise InputError(
-            f"root={root} has fewer than two identities with images: {len(folders)} folders "
-            f"({', '.join(folders[:3])}) and {len(other)} other files; expected {_LAYOUT}. For "
-            "images in one folder, type data=csv data.path=FILE.",
+            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in "
+            f"{count} of them, and {len(other)} other files; expected {_LAYOUT}, or such folders "
+            f"in {', '.join(SUBSETS)}. For images in one folder, type data=csv data.path=FILE.",
             **({"root": home / folders[0]} if len(folders) == 1 else {}),
         )
     return _records(_with_cameras(images, camera_pattern), home, left_out(other, home))
@@ -158,7 +160,8 @@ def _records(images: Sequence[NamedImage], where: Path, notes: tuple[str, ...] =
 def numbers(names: Iterable[str], where: object) -> dict[str, int]:
     """A number from 1 for each name, whatever their order; InputError for two spellings of one.
 
-    Whole numbers from 1 keep their value if all names are such; otherwise sorted names are counted.
+    Whole numbers from 1 to 999,999 keep their value if all names are such; otherwise sorted names
+    are counted.
 
     >>> numbers(["6", "3"], "a.csv"), numbers(["0", "10", "9"], "a.csv")
     ({'3': 3, '6': 6}, {'0': 1, '9': 2, '10': 3})
@@ -175,6 +178,6 @@ def numbers(names: Iterable[str], where: object) -> dict[str, int]:
         spelled[key] = name
     # cam2 before cam10
     ordered = sorted(spelled, key=lambda key: re.sub(r"\d+", lambda n: n[0].zfill(20), key))
-    are_numbers = all(key.isdecimal() and 1 <= int(key) <= LARGEST for key in ordered)
+    are_numbers = all(key.isdecimal() and 1 <= int(key) < CAMERAS for key in ordered)
     places = enumerate(ordered, start=1)
     return {spelled[key]: int(key) if are_numbers else place for place, key in places}

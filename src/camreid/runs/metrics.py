@@ -11,6 +11,7 @@ from camreid.runs.record import Record
 from camreid.runs.table import Table, in_points, interval, percent
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
+MOST = 24  # cameras in a table of their pairs; more fit no page
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Metrics(Record):
         """Scores by protocol, and mAP by camera pair."""
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
-        if pairs and 1 < len(pairs["cameras"]) <= 24:  # more fit no page
+        if pairs and 1 < len(pairs["cameras"]) <= MOST:
             names = [f"c{camera}" for camera in pairs["cameras"]]
             rows = [[n, *map(percent, row)] for n, row in zip(names, pairs["mAP"], strict=True)]
             tables.append(

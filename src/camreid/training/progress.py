@@ -54,6 +54,7 @@ class EpochLines(pl.Callback):
         """Note the start."""
         self._clock = Clock(trainer)
         note(f"Training: {self._clock}, {trainer.num_training_batches} batches in each epoch")
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning does not, within an epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count images and seconds anew; note the learning rate of the first step."""
