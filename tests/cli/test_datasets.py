@@ -88,7 +88,7 @@ def test_a_csv_is_divided_and_its_names_are_kept(run: Run, named: Path, market: 
     other = named.with_name("other.csv")
     other.write_text("\n".join(["path,identity,camera,subset", *map(",".join, keep)]))
     test = ("checkpoint=r/checkpoints/best.ckpt", "trainer=cpu", "data.workers=0")
-    data = ("+split=original", "data=csv", f"data.path={other}")
+    data = ("+split=original", "data=csv", f"data.path={other}", "data.name=all")
     ran = run("evaluate", *test, *data, "run_dir=e")
     assert ran.code == 0, ran.err
     assert metrics("e")["leak"]["seen"]["identities"] == 1

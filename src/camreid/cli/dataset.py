@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -37,11 +38,10 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
     if not isinstance(records, Records):
         raise InputError(
             f"data.read._target_={reader['_target_']} returned a {type(records).__name__}; "
-            "expected camreid.data.Records, whose train, query and gallery are tuples of "
-            "camreid.data.ImageRecord."
+            "expected camreid.data.Records of camreid.data.ImageRecord."
         )
-    named = records.datasets[0] if records.datasets else Dataset("")
-    records = replace(records, datasets=(replace(named, name=str(data.get("name"))),))
+    named, name = (*records.datasets, Dataset(""))[0], str(data.get("name") or Path(place).stem)
+    records = replace(records, datasets=(replace(named, name=name),))
     others = [read_dataset(_other(given)) for given in data.get("also") or ()]
     return _join([records, *others]) if others else records
 

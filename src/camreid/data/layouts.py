@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -77,26 +78,6 @@ def read_market1501(root: str | Path) -> Records:
     return _read(root, "market1501")
 
 
-def read_dukemtmc(root: str | Path) -> Records:
-    """Read DukeMTMC-reID; `root` and errors as those of `read_market1501`."""
-    return _read(root, "dukemtmc")
-
-
-def read_occluded_duke(root: str | Path) -> Records:
-    """Read Occluded-Duke; `root` and errors as those of `read_market1501`."""
-    return _read(root, "occluded_duke")
-
-
-def read_cuhk03_np(root: str | Path) -> Records:
-    """Read CUHK03-NP, whose `root` is its folder `detected` or `labeled`, not their parent."""
-    return _read(root, "cuhk03_np")
-
-
-def read_veri(root: str | Path) -> Records:
-    """Read VeRi-776; its gallery holds a copy of each query, junk for it by the same camera."""
-    return _read(root, "veri")
-
-
 def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     """The folder of a dataset, `root` or one in it; MissingDataset says what is there instead."""
     wanted = [layout for layout in LAYOUTS if layout.name == name]
@@ -155,6 +136,13 @@ def _read(root: str | Path, name: str) -> Records:
     other: list[str] = []
     train, query, gallery = (_read_folder(part(home, f), layout, other) for f in layout.folders)
     return checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
+
+
+# readers with the root and the errors of `read_market1501`
+read_dukemtmc = partial(_read, name="dukemtmc")
+read_occluded_duke = partial(_read, name="occluded_duke")
+read_cuhk03_np = partial(_read, name="cuhk03_np")  # root: its folder detected or labeled
+read_veri = partial(_read, name="veri")  # a copy of each query in the gallery is junk by its camera
 
 
 def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageRecord, ...]:

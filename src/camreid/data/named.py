@@ -85,13 +85,12 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     home = Path(str(root)).expanduser().absolute()
     if not home.is_dir():
         raise MissingDataset(f"no folder at root={root}; expected {_LAYOUT}.", root="FOLDER")
+    folders = sorted(path.name for path in home.glob("*/") if not is_hidden(path.name))
+    has_subsets = (lower := {*map(str.lower, folders)}) <= {*SUBSETS}
     images: list[NamedImage] = []
     other: list[str] = []
     for folder, inner, names in os.walk(home, followlinks=True):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
-        if folder == str(home):
-            folders, lower = inner.copy(), {*map(str.lower, inner)}
-            has_subsets = lower <= {*SUBSETS}
         parts = Path(folder).relative_to(home).parts
         subset = "".join(parts[:1]).lower() if has_subsets else ""
         identity, camera, *_ = (*parts[has_subsets:], "", "")

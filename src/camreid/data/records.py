@@ -78,9 +78,9 @@ def identities(records: Iterable[ImageRecord]) -> tuple[int, ...]:
 
 
 @cache
-def _suffixes() -> frozenset[str]:
+def _suffixes() -> set[str]:
     formats = Image.registered_extensions().items()
-    return frozenset(s for s, name in formats if name in Image.OPEN and name not in _NO_PIXELS)
+    return {s for s, name in formats if name in Image.OPEN and name not in _NO_PIXELS}
 
 
 def is_image(name: str) -> bool:

@@ -19,26 +19,32 @@ from camreid.progress import note
 
 Pool = Literal["avg", "gem", "gem_learned"]
 # the options that change a ResNet, with the values that leave it as it is
-RESNET = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
-RESNET |= {"stem_relu": True}
+RESNET = {"last_stride": None, "ibn": False, "non_local": False}
+RESNET |= {"stem_padding": 1, "stem_relu": True}
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OSNET = re.compile(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneOptions:
-    """Weights, pooling, and changes to a ResNet, which other backbones refuse."""
+class TrunkOptions:
+    """Weights, and changes to a ResNet, of every network."""
 
     pretrained: bool = False  # timm's weights
     weights: str | None = None  # a file instead
     allow_partial: bool = False  # take weights that do not cover the whole backbone
+    ibn: bool = False  # instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018)
+    stem_padding: Literal[1, 0] = 1  # 0 and rounding up as FastReID since November 2020
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions(TrunkOptions):
+    """Pooling, and more changes to a ResNet; other backbones refuse all changes."""
+
     drop_path: float = 0.0  # stochastic depth of the last block
     # of a map (B, C, h, w); backbones without one pool by their own head and refuse gem
     pool: Pool = "avg"
     last_stride: Literal[1, None] = None  # 1 removes the last stage's stride (Luo et al. 2019)
-    ibn: bool = False  # instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018)
     non_local: bool = False  # non-local blocks in stages 2 and 3 (Ye et al. 2021)
-    stem_padding: Literal[1, 0] = 1  # 0 and rounding up as FastReID since November 2020
     stem_relu: bool = True  # False as reid-strong-baseline
 
     def change(self, trunk: nn.Module, name: str) -> None:
@@ -197,10 +203,9 @@ def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
         raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+    options["drop_path_rate"] = own.drop_path or None  # timm leaves out None
     if pretrained:
         note(f"Loading the pretrained weights of {name}")  # they may have to be fetched
-    if own.drop_path:
-        options["drop_path_rate"] = own.drop_path
     try:
         if name in TRUNKS:
             return create_human(name, image_size, **options)
