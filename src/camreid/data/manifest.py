@@ -128,15 +128,15 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
         comma = max(",;\t", key=header.count)
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
         own = [name.strip().lower() or "-" for name in next(rows, [])]
-        lines = [(rows.line_num, map(str.strip, row)) for row in rows if any(map(str.strip, row))]
+        if missing := [name for name in columns if name not in own]:
+            raise InputError(
+                f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}; expected a "
+                f"header with {','.join(columns)}."
+            )
+        filled = ((rows.line_num, map(str.strip, row)) for row in rows if any(row))
+        return [(number, dict(zip_longest(own, row, fillvalue=""))) for number, row in filled]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not CSV in UTF-8 ({error}). Save it as that.") from error
-    if missing := [name for name in columns if name not in own]:
-        raise InputError(
-            f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}; expected a "
-            f"header with {','.join(columns)}."
-        )
-    return [(number, dict(zip_longest(own, values, fillvalue=""))) for number, values in lines]
 
 
 def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
@@ -186,7 +186,6 @@ def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> L
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
             f"the column row of {path} must give each train identity one row, from 0 without gaps: "
-            f"{len(rows)} are in {min(rows.values())}..{max(rows.values())}, and {len(without)} "
-            "train identities have none. Correct the column or leave it out."
+            f"{len(rows)} have one, {len(without)} have none. Correct the column or leave it out."
         )
     return LabelMap(tuple(ordered))
