@@ -33,10 +33,8 @@ class ReIDDataModule(pl.LightningDataModule):
         seed: of sampling and augmentation.
         augment: of train batches, on their device: `Augment`, or any callable like it.
         sampler: of train batches: `IdentitySampler`, or a subclass or partial of one.
-        within_camera: whether the K images of an identity are of one camera; an identity under
-            two cameras counts as two then.
-        cache: of decoded images: on `disk` for all runs, in the `memory` of each process of this
-            one, or `none`.
+        within_camera: an identity under two cameras counts as two, so K images are of one camera.
+        cache: of decoded images: on `disk` for all runs, in `memory` for each process, or `none`.
         cache_dir: of `disk`; None for `camreid` in XDG_CACHE_HOME, which is ~/.cache by default.
 
     Attributes:

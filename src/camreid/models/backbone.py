@@ -69,21 +69,17 @@ class Backbone(nn.Module):
     """A network without its classifier: (B, 3, H, W) normalised images to (B, dim).
 
     Args:
-        name: a timm model name, such as `resnet50.tv_in1k`, or an OSNet: `osnet_x1_0`,
-            `osnet_x0_75`, `osnet_x0_5`, `osnet_x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`; or one
-            for human-pretrained weights: `solider_swin_tiny`, `solider_swin_small`,
-            `solider_swin_base`, `ics_vit_small`, `ics_vit_base`.
+        name: of a timm model, such as `resnet50.tv_in1k`; of an OSNet: `osnet_x1_0`, `x0_75`,
+            `x0_5` or `x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`; or for human-pretrained weights:
+            `solider_swin_tiny`, `_small` or `_base`, `ics_vit_small` or `_base`.
         image_size: (H, W) in pixels.
-        options: weights, pooling and changes.
 
     Attributes:
         dim: width of the features.
-        mean: (3,) of the pixels that the weights expect, in 0..255.
-        std: (3,) likewise.
+        mean: (3,) of the pixels that the weights expect, in 0..255; likewise `std`.
 
     Raises:
-        InputError: an unknown name, a model that does not take this image size, no such weights,
-            or an option that the model does not have.
+        InputError: no such model, weights or option, or not for this image size.
     """
 
     def __init__(
