@@ -2,10 +2,14 @@
 
 import platform
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from importlib.metadata import version
 from operator import index
+from pathlib import Path
 from typing import Any
 
 from camreid import __version__
@@ -27,6 +31,24 @@ def versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "pytorch-lightning", "timm")
     own = {"python": platform.python_version(), "camreid": __version__}
     return {**own, **{name: version(name) for name in packages}}
+
+
+def source() -> dict[str, str | None]:
+    """The command of this process, and the commit of camreid if it runs from its repository."""
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    here = Path(__file__)
+    git = ("git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}")
+    try:
+        found = subprocess.run(git, capture_output=True, text=True)
+    except FileNotFoundError:
+        return {"command": command, "commit": None}
+    return {"command": command, "commit": None if found.returncode else found.stdout.split()[0]}
+
+
+def origin() -> dict[str, Any]:
+    """For a file of numbers: command, commit, date, versions."""
+    date = datetime.now().astimezone().isoformat(" ", "minutes")
+    return {**source(), "date": date, "versions": versions()}
 
 
 @dataclass(frozen=True)
@@ -131,6 +153,11 @@ class Provenance:
     def seen(self) -> frozenset[int]:
         """Identities that the weights were trained or chosen on."""
         return self.identities | self.val_identities
+
+    @property
+    def camera(self) -> int | None:
+        """The one camera of the last training, 1-based; None for several, or if it is unknown."""
+        return self.split.camera if self.split else None
 
     def after(self, role: str, parents: "Mapping[str, Provenance]") -> "Provenance":
         """This record with that of the parents, given by path."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import read_checkpoint
+from camreid.cli.checkpoints import check_dataset
 from camreid.cli.dataset import read_dataset
-from camreid.cli.experts import Expert, check_dataset
 from camreid.data import Records, read_market1501
 from camreid.errors import InputError
 from camreid.labels import LabelMap
@@ -50,11 +51,13 @@ def test_an_expert_of_another_dataset_is_refused_only_without_its_record(market:
     data = OmegaConf.merge(options(read_market1501, market), {"name": "market1501"})
     pids = LabelMap((PIDS + 1, PIDS + 2, read_market1501(market).train[0].pid))
     known = Provenance(datasets=(Dataset("market1501"), Dataset("csv")))
-    assert check_dataset([Expert("joint", "j.ckpt", pids, known)], data) == [
+    expert = SimpleNamespace(path="j.ckpt", labels=pids, provenance=known)
+    assert check_dataset({"joint": expert}, data) == [
         "joint: 2 of its 3 identities are not in this dataset."
     ]
+    expert.provenance = Provenance()
     with pytest.raises(InputError, match="trained on another dataset"):
-        check_dataset([Expert("joint", "j.ckpt", pids, Provenance())], data)
+        check_dataset({"joint": expert}, data)
 
 
 @pytest.fixture

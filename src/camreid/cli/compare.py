@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from camreid.cli._entry import begin
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.output import check_output, require_existing, write_output
+from camreid.cli.report import arguments, check_output, require_existing, write_output
 from camreid.errors import InputError
 from camreid.progress import note
 
@@ -31,18 +31,12 @@ test, if no checkpoint has seen it, else on a re-split. Options of camreid-evalu
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    found = argparse.ArgumentParser(
-        "camreid-compare",
-        description="Shows the differences between trainings in options, heads, leakage and "
-        "scores, and the paired difference of each two with a verdict.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    about = (
+        "Shows the differences between trainings in options, heads, leakage and scores, and the "
+        "paired difference of each two with a verdict."
     )
-    about = "run folders or checkpoints, two or more; with checkpoints also options (key=value)"
-    found.add_argument("runs", nargs="+", metavar="RUN", help=about)
-    about = f"a file of {', '.join(_SUFFIXES)}"
-    found.add_argument("-o", "--output", metavar="FILE", type=Path, help=about)
-    return found
+    runs = "run folders or checkpoints, two or more; with checkpoints also options (key=value)"
+    return arguments("camreid-compare", about, _EXAMPLES, runs, f"a file of {', '.join(_SUFFIXES)}")
 
 
 def main() -> None:

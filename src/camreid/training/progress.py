@@ -98,6 +98,12 @@ class RunBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(str(self._clock))
 
+    def on_test_batch_start(self, *batch: Any) -> None:
+        """Name the images of a test."""
+        super().on_test_batch_start(*batch)
+        images = "gallery" if batch[4:] == (1,) else "query"
+        self.test_progress_bar.set_description(f"Test, {images}", refresh=False)
+
     def get_metrics(self, trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
         """What stands beside the bar: the loss of the last step that was logged, and the time."""
         if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
