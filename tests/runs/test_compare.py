@@ -147,6 +147,9 @@ def test_seeds_are_one_row_with_mean_and_deviation(tmp_path: Path) -> None:
     found = compare_runs((*seeds, other))
     (pair,) = found.pairs
     assert pair.better == str(seeds[0])
+    assert [c.warnings[:1] for c in (found, compare_runs(seeds))] == [
+        [], ["No verdict: these runs differ only in their seeds."]
+    ]  # fmt: skip
     assert f"{seeds[0]} (lr 1, 3 seeds) is better than {other} (lr 2) by" in pair.verdict
     mAP = [RunFolder(path).metrics.retrieval["mAP"] for path in seeds]
     gain = mean(mAP) - RunFolder(other).metrics.retrieval["mAP"]

@@ -56,8 +56,8 @@ class RunFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of all jobs, and those of single jobs in it."""
         folder = Path(config.hydra.sweep.dir)
-        sweeps.append(folder.absolute())
         _check(config, [folder, *(path for path in folder.glob("*") if path.is_dir())])
+        sweeps.append(folder.absolute())
 
 
 def _check(config: DictConfig, folders: list[Path]) -> None:

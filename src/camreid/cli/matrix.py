@@ -16,12 +16,11 @@ from camreid.data import Split
 from camreid.errors import InputError, require_number
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
-from camreid.evaluation.matrix import Row, comparison
+from camreid.evaluation.summary import Row, comparison
 from camreid.progress import note
-from camreid.provenance import origin
+from camreid.provenance import origin, plain
 from camreid.runs.folder import RunFolder
 from camreid.runs.matrix import Matrix
-from camreid.runs.record import plain
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 

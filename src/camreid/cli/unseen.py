@@ -64,15 +64,10 @@ def unseen_test(config: DictConfig, official: Split, paths: list[str]) -> tuple[
     tested = {record.pid for record in official.query}
     if tested and tested.isdisjoint(seen):
         return official, f"the official one; {none} any of its {len(tested)} identities"
-    parts = (official.train, official.val, official.query, official.gallery)
-    pids = {record.pid for part in parts for record in part if record.pid > 0}
-    lacking = 2 - len(pids & seen)  # a split has two train identities at least
-    config.split = {
-        "_target_": "camreid.data.Resplit",
-        "train_fraction": max(0.002, lacking / max(3, len(pids - seen))),
-        "val_fraction": 0.0,
-        "exclude_seen": paths,
-    }
+    pids = official.labels.pids  # a split has two train identities at least
+    share = 2 / max(3, len(pids), len(tested)) if len({*pids}.intersection(seen)) < 2 else 0.002
+    options = {"train_fraction": share, "val_fraction": 0.0, "exclude_seen": paths}
+    config.split = {"_target_": "camreid.data.Resplit", **options}
     split = build.build_split(config)
     tested = {record.pid for record in split.query}
     return split, f"re-split, {len(tested)} identities that {none}"

@@ -39,10 +39,7 @@ class OriginalSplit:
             require_whole("camera", self.camera, least=1)
 
     def __call__(self, records: Records) -> Split:
-        """Divide `records`; InputError if the camera has no train images, or of several datasets.
-
-        A dataset of query and gallery alone can be tested.
-        """
+        """Divide `records`; InputError for a camera of no train images, or several datasets."""
         train = _sorted(r for r in records.train if self.camera in (None, r.camera))
         if self.camera and len(records.datasets) > 1:
             raise InputError(f"camera={self.camera} leaves out all datasets but one.", camera=None)

@@ -61,11 +61,11 @@ def _words(runs: Sequence[RunFolder]) -> list[str]:
     """What makes each of several trainings differ, in a few words."""
     facts: list[list[str]] = []
     for run in runs:
-        training = run.training
-        split = SplitRecord.from_json(training["split"]) if training["split"] else None
-        config, model = training["config"], training["config"].get("model") or {}
+        config, split = run.training["config"], run.training["split"]
+        model = config.get("model") or {}
         unknown = str(model.get("unknown", "")) if config.get("init") else ""
-        facts.append([split.brief if split else "", unknown, str(model.get("name", ""))])
+        brief = SplitRecord.from_json(split).brief if split else ""
+        facts.append([brief, unknown, str(model.get("name", ""))])
     columns = [column for column in zip(*facts, strict=True) if len(set(column)) > 1]
     if not columns:
         few = [(k, v) for k, v in differing(runs).items() if k != "seed"][:2]
