@@ -175,8 +175,10 @@ def numbers(names: Iterable[str], where: object) -> dict[str, int]:
                 "in one way, and two names so that they differ."
             )
         spelled[key] = name
-    # cam2 before cam10
-    ordered = sorted(spelled, key=lambda key: re.sub(r"\d+", lambda n: n[0].zfill(20), key))
+    parts = {key: re.split(r"(\d+)", key) for key in spelled}  # cam2 is before cam10
+    ordered = sorted(
+        parts, key=lambda key: [p.zfill(99) if p.isdecimal() else p for p in parts[key]]
+    )
     are_numbers = all(key.isdecimal() and 1 <= int(key) < CAMERAS for key in ordered)
     places = enumerate(ordered, start=1)
     return {spelled[key]: int(key) if are_numbers else place for place, key in places}
