@@ -8,8 +8,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import read_checkpoint
-from camreid.cli.checkpoints import check_dataset
 from camreid.cli.build import build_split
+from camreid.cli.checkpoints import check_dataset
 from camreid.cli.dataset import read_dataset
 from camreid.data import OriginalSplit, Records, read_market1501
 from camreid.errors import InputError
