@@ -8,9 +8,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import read_checkpoint
+from camreid.cli.build import build_split
 from camreid.cli.checkpoints import check_dataset
 from camreid.cli.dataset import read_dataset
-from camreid.data import Records, read_market1501
+from camreid.data import OriginalSplit, Records, read_market1501
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.provenance import PIDS, Dataset, Provenance
@@ -58,6 +59,15 @@ def test_an_expert_of_another_dataset_is_refused_only_without_its_record(market:
     expert.provenance = Provenance()
     with pytest.raises(InputError, match="trained on another dataset"):
         check_dataset({"joint": expert}, data)
+
+
+def test_a_manifest_needs_no_dataset(records: Records, tmp_path: Path) -> None:
+    OriginalSplit()(records).save(tmp_path / "split.csv")
+    config = {
+        "split": {"manifest": str(tmp_path / "split.csv")},
+        "data": {"root": None, "path": None},
+    }
+    assert set(build_split(OmegaConf.create(config)).query) == set(records.query)
 
 
 @pytest.fixture
