@@ -58,7 +58,7 @@ def build_split(config: DictConfig) -> Split:
         raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
-        return Split.load(manifest, data_root(config.data), datasets)
+        return Split.load(manifest, config.data.root and data_root(config.data), datasets)
     records = read_dataset(config.data)
     for note in records.notes:
         show(f"Data   {note}")
