@@ -8,9 +8,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import read_checkpoint
+from camreid.cli.build import build_split
 from camreid.cli.checkpoints import check_dataset
 from camreid.cli.dataset import read_dataset
-from camreid.data import Records, read_market1501
+from camreid.data import OriginalSplit, Records, read_market1501
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.provenance import PIDS, Dataset, Provenance
@@ -60,6 +61,15 @@ def test_an_expert_of_another_dataset_is_refused_only_without_its_record(market:
         check_dataset({"joint": expert}, data)
 
 
+def test_a_manifest_needs_no_dataset(records: Records, tmp_path: Path) -> None:
+    OriginalSplit()(records).save(tmp_path / "split.csv")
+    config = {
+        "split": {"manifest": str(tmp_path / "split.csv")},
+        "data": {"root": None, "path": None},
+    }
+    assert set(build_split(OmegaConf.create(config)).query) == set(records.query)
+
+
 @pytest.fixture
 def named(market: Path, tmp_path: Path) -> Path:
     """A CSV file of the rendered images, with names for identities and cameras."""
@@ -91,7 +101,7 @@ def test_a_csv_is_divided_and_its_names_are_kept(run: Run, named: Path, market: 
     other = named.with_name("other.csv")
     other.write_text("\n".join(["path,identity,camera,subset", *map(",".join, keep)]))
     test = ("checkpoint=r/checkpoints/best.ckpt", "trainer=cpu", "data.workers=0")
-    data = ("+split=original", "data=csv", f"data.path={other}")
+    data = ("+split=original", "data=csv", f"data.path={other}", "data.name=all")
     ran = run("evaluate", *test, *data, "run_dir=e")
     assert ran.code == 0, ran.err
     assert metrics("e")["leak"]["seen"]["identities"] == 1

@@ -104,7 +104,7 @@ def test_a_manifest_of_another_encoding_is_one_paragraph(encoding: str, tmp_path
     if encoding == "utf-8-sig":
         assert len(Split.load(path).train) == 2
         return
-    with pytest.raises(InputError, match="Save it as CSV in UTF-8"):
+    with pytest.raises(InputError, match="is not CSV in UTF-8"):
         Split.load(path)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from camreid.cli.errors import leaves
 from camreid.cli.first_failure import FirstFailure
 from camreid.cli.folder import launched
 from camreid.cli.terminal import show
-from camreid.data import IdentitySampler, ReIDDataModule, Split
+from camreid.data import Augment, IdentitySampler, ReIDDataModule, Split
 from camreid.data.inspection import without_bad_images
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
@@ -59,7 +59,8 @@ def build_split(config: DictConfig) -> Split:
         raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
-        split = Split.load(manifest, data_root(config.data), datasets)
+        root = config.data.root and data_root(config.data)
+        split = Split.load(manifest, root, datasets)
     else:
         records = read_dataset(config.data)
         for note in records.notes:
@@ -111,11 +112,12 @@ def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDData
     augment, sampler = config.data.augment, config.data.sampler  # may be a user's own
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
     typed = {a.partition("=")[0].rpartition(".")[2] for a in overrides}
+    usual = {field.name for field in fields(Augment)} - typed
     return ReIDDataModule(
         split,
         model.image_size,
         seed=config.seed,
-        augment=augment and make(Callable, applying(augment, typed, Callable)),
+        augment=augment and make(Callable, applying(augment, usual, Callable)),
         sampler=partial(make, IdentitySampler, sampler) if sampler else IdentitySampler,
         interpolation=model.interpolation,
         **{name: config.data[name] for name in (*names, "cache_dir")},

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -37,8 +38,8 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
     if not isinstance(records, Records):
         found = f"data.read._target_={reader['_target_']} returned a {type(records).__name__}"
         raise InputError(f"{found}; expected camreid.data.Records.")
-    named = records.datasets[0] if records.datasets else Dataset("")
-    records = replace(records, datasets=(replace(named, name=str(data.get("name"))),))
+    named, name = (*records.datasets, Dataset(""))[0], str(data.get("name") or Path(place).stem)
+    records = replace(records, datasets=(replace(named, name=name),))
     others = [read_dataset(_other(given)) for given in data.get("also") or ()]
     return _join([records, *others]) if others else records
 

@@ -13,11 +13,19 @@ from typing import Any, TypeAlias
 from PIL import Image, UnidentifiedImageError
 
 from camreid.data.cache import cores
-from camreid.data.formats import is_hidden, is_image
 from camreid.data.layouts import CAMERAS, SIZES, Layout, is_official
 from camreid.data.manifest import SUBSETS, Split
 from camreid.data.pixels import as_shown, is_deep, is_turned
-from camreid.data.records import DISTRACTOR, JUNK, LARGEST, Records, identities, parse_name
+from camreid.data.records import (
+    DISTRACTOR,
+    JUNK,
+    LARGEST,
+    Records,
+    identities,
+    is_hidden,
+    is_image,
+    parse_name,
+)
 from camreid.progress import Progress, note
 
 Remarks: TypeAlias = Iterator[tuple[str, str]]  # what there is to say, and about which file

@@ -142,8 +142,7 @@ def _all_images(records: Records) -> Images:
     if shared:
         raise InputError(
             f"pool=all: {len(shared)} pids are in both the train and the test part, such as "
-            f"{sorted(shared)[:3]}. If each part has its own numbering (as in MSMT17), equal "
-            "pids are different identities.",
+            f"{sorted(shared)[:3]}. In parts with numbers of their own these are different ones.",
             pool="train",
         )
     return (*records.train, *records.val, *test)
