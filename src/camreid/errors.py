@@ -29,6 +29,10 @@ class MissingDataset(InputError, FileNotFoundError):
     """No images were found at the given root."""
 
 
+class CannotWrite(InputError, OSError):
+    """A file could not be written whole; the one before it is kept."""
+
+
 class HeadMismatch(InputError):
     """A classifier head does not fit the identities of the split."""
 

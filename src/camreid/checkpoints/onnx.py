@@ -80,8 +80,6 @@ def export_onnx(
         write_whole(path, lambda draft: draft.write_bytes(content))
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"path={path} can't be written ({error}).", path="model.onnx") from error
     except Exception as error:  # of torch.onnx, protobuf or onnxruntime, without a common class
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(

@@ -6,20 +6,41 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from threading import Thread
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from pytorch_lightning.trainer.states import TrainerStatus
 
 from camreid.cli.errors import paragraph
-from camreid.cli.folder import ERROR, discard
+from camreid.cli.folder import ERROR, discard, launched
+from camreid.errors import InputError
+from camreid.progress import is_first
 
 
 class FirstFailure(pl.Callback):
     """Ends all processes when one fails, and prints the error of the first alone."""
 
     def __init__(self, config: DictConfig) -> None:
-        self.config = config
+        self.config, self._is_watching = config, False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Watch the processes that this one has started, or the one that started it."""
+        started = getattr(trainer.strategy.launcher, "procs", [])
+        parent = os.getppid() if not (is_first() or launched()[0]) else None
+
+        def watch() -> None:
+            while not any(p.poll() for p in started) and parent in (None, os.getppid()):
+                time.sleep(1)
+            time.sleep(5)  # its own error comes first
+            if trainer.state.status == TrainerStatus.RUNNING:
+                reason = InputError("another process of this training was killed.")
+                self.on_exception(trainer, pl_module, reason)
+
+        if (started or parent) and not self._is_watching:
+            self._is_watching = True
+            Thread(target=watch, daemon=True).start()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

@@ -55,12 +55,17 @@ def read_content(path: str | Path) -> Any:
     """The content of a file of torch.save or of safetensors, on the CPU.
 
     Options (`Namespace`), paths and arrays in it become inert stand-ins. InputError for a file with
-    pickled code, or of another kind, which it names.
+    pickled code, a wrong checksum, or of another kind, which it names.
     """
     try:
         with Path(path).open("rb") as file:
-            if file.read(10)[8:] in (b'{"', b"{}"):  # behind the length of its header
-                return safetensors.torch.load_file(path)
+            head = file.read(10)
+        if head[8:] in (b'{"', b"{}"):  # behind the length of its header
+            return safetensors.torch.load_file(path)
+        if head.startswith(b"PK"):  # PyTorch writes checksums and does not verify them
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} is damaged")
         with torch.serialization.safe_globals(_safe_globals()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a pickle protocol that it may not know
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -145,4 +150,4 @@ def _unreadable(path: Path, error: Exception) -> str:
         found = f"it is a text that begins with {text.strip()[:40]!r}"
     else:
         found = f"its {path.stat().st_size} bytes can't be read ({type(error).__name__})"
-    return f"{found}: it is cut short, or no file of torch.save. Copy the file again."
+    return f"{found}: it is cut short or damaged, or no file of torch.save. Copy the file again."
