@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and the folder of the configs."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,12 +29,13 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(draft)
         draft.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises RuntimeError
-        if isinstance(error, InputError):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        of_torch = re.search("inline_container|StreamWriter|iostream", str(error))
+        if isinstance(error, InputError) or (isinstance(error, RuntimeError) and not of_torch):
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         kept = " The file before it is kept." if os.path.isfile(path) else ""
-        raise CannotWrite(f"{path} cannot be written ({reason}; {_free(path)}).{kept}") from error
+        raise CannotWrite(f"{path} can't be written ({reason}; {_free(path)}).{kept}") from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -114,7 +114,7 @@ class FeatureTable:
                 if not isinstance(value := notes.get(name), kind | None):
                     raise TypeError(f"its note {name} is {value!r:.50}")
             set(map(index, notes.get("seen") or ()))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except Exception as error:  # of safetensors, NumPy or zipfile, without a common class
             raise InputError(
                 f"{path} ({path.stat().st_size} bytes) cannot be read as features: "
                 f"{type(error).__name__}: {error}; {_HELP}."
@@ -149,7 +149,7 @@ def _json(text: str) -> Any:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     notes = {name: arrays.pop(name).tolist() for name in list(arrays) if name.endswith("_paths")}
     numbers = {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiu"}

@@ -5,6 +5,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,10 @@ def _unreadable(path: Path, error: Exception) -> str:
     known = [text for pattern, text in _KINDS if re.match(pattern, head)]
     if known:
         return f"it is {known[0]}"
-    if zipfile.is_zipfile(path) and any("/code/" in n for n in zipfile.ZipFile(path).namelist()):
+    names: list[str] = []
+    with suppress(Exception):  # no archive, or a damaged one
+        names = zipfile.ZipFile(path).namelist()
+    if any("/code/" in name for name in names):
         return (
             "it is a TorchScript archive, which holds code. Save its state dict alone: "
             f"torch.save(torch.jit.load({path.name!r}).state_dict(), FILE)."
