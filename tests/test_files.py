@@ -25,8 +25,8 @@ def full_disk() -> Iterator[None]:
 
 
 def features(path: Path) -> None:
-    images = Images(BIG.view(-1, 10), *torch.ones(2, 10_000).long())
-    FeatureTable(images, images).save(path)
+    query, gallery = (Images(torch.ones(99, 100), *torch.ones(2, 99).long()) for _ in range(2))
+    FeatureTable(query, gallery).save(path)
 
 
 @pytest.mark.usefixtures("full_disk")

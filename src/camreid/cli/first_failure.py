@@ -7,6 +7,7 @@ import time
 import traceback
 from pathlib import Path
 from threading import Thread
+from threading import enumerate as running
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
@@ -32,14 +33,17 @@ class FirstFailure(pl.Callback):
 
         def watch() -> None:
             while not any(p.poll() for p in started) and parent in (None, os.getppid()):
-                time.sleep(1)
-            time.sleep(5)  # its own error comes first
+                time.sleep(0.5)
+            time.sleep(2)  # its own error comes first
             if trainer.state.status == TrainerStatus.RUNNING:
                 reason = InputError("another process of this training was killed.")
                 self.on_exception(trainer, pl_module, reason)
 
         if (started or parent) and not self._is_watching:
             self._is_watching = True
+            for thread in running():  # Lightning's would kill this process without a word
+                if thread.name == "child-process-observer":
+                    thread._child_processes = []  # type: ignore[attr-defined]
             Thread(target=watch, daemon=True).start()
 
     def on_exception(
