@@ -41,7 +41,7 @@ def features(path: Path) -> None:
 def test_a_full_disk_keeps_the_file_before(write: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("before")
-    with pytest.raises(CannotWrite, match=r"bytes are free there.*kept"):
+    with pytest.raises(CannotWrite, match=r"bytes are free.*kept"):
         write(path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "before"

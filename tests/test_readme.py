@@ -55,13 +55,14 @@ def test_commands_are_accepted(page: str, run: Callable[..., Ran]) -> None:
                 kept = [o for o in options if o != "-m" and not o.startswith("hydra")]
                 options = [re.sub(r",.*|interval\(", "", o) for o in kept]  # of a sweep, its first
             options = [o for o in options if not o.startswith(("init=", "resume="))]  # are read
+            options = [str(ROOT / o) if o.startswith("examples/") else o for o in options]
             ran = run(name, "--cfg", "job", *options)
             assert ran.code == 0, f"{name} {options}: {ran.err}"
 
 
 def test_files_named_exist() -> None:
     for page, text in PAGES.items():
-        for file in re.findall(r"(?:scripts/[a-z_/]+\.py|conf/[\w/]+\.yaml)", text):
+        for file in re.findall(r"(?:scripts/[a-z_/]+\.py|(?:examples/)?conf/[\w/]+\.yaml)", text):
             assert (ROOT / file).is_file(), f"{page}: {file}"
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             there = (ROOT / page).parent / link

@@ -47,12 +47,13 @@ class NoValidQuery(InputError):
     """No query has a match in the gallery under the protocol."""
 
 
-def require_whole(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`; `name` is the argument."""
+def require_whole(name: str, value: object, least: int, most: float = float("inf")) -> None:
+    """Refuse what is not a whole number in `least`..`most`; `name` is the argument."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(
             f"{name}={value}: expected a whole number from {least}, such as {name}={max(least, 4)}."
         )
+    require_number(name, value, least, most)
 
 
 def require_number(name: str, value: object, least: float, most: float = float("inf")) -> None:

@@ -34,18 +34,14 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         if isinstance(error, InputError) or (isinstance(error, RuntimeError) and not of_torch):
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        free = shutil.disk_usage(path.parent).free if os.path.isdir(path.parent) else 0
         kept = " The file before it is kept." if os.path.isfile(path) else ""
-        raise CannotWrite(f"{path} can't be written ({reason}; {_free(path)}).{kept}") from error
+        raise CannotWrite(
+            f"{path} can't be written ({reason}; {free:,} bytes are free).{kept}"
+        ) from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-
-
-def _free(path: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(path.parent).free:,} bytes are free there"
-    except OSError:
-        return "its folder cannot be read"
 
 
 def lock(folder: str | Path, wait: bool = False) -> int:

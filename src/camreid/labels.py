@@ -100,11 +100,7 @@ class LabelMap:
         return pid in self._row
 
     def __and__(self, other: "LabelMap") -> "LabelMap":
-        """The identities in both, in this map's order.
-
-        >>> (LabelMap((10, 2, 7)) & LabelMap((7, 10))).pids
-        (10, 7)
-        """
+        """The identities in both, in this map's order."""
         return LabelMap(tuple(pid for pid in self.pids if pid in other))
 
     def __sub__(self, other: "LabelMap") -> "LabelMap":

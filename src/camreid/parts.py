@@ -23,12 +23,12 @@ def find(target: object, kind: Any) -> Callable[..., Any]:
     return found
 
 
-def applying(options: Mapping[str, Any], typed: Collection[str], kind: Any) -> dict[str, Any]:
-    """The options of a `_target_` but for defaults, not `typed`, that its class does not take."""
+def applying(options: Mapping[str, Any], usual: Collection[str], kind: Any) -> dict[str, Any]:
+    """The options of a `_target_` but for `usual` ones that its class does not take."""
     parameters = inspect.signature(find(options.get("_target_"), kind)).parameters.values()
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    kept = {"_target_", *typed, *(p.name for p in parameters)}
-    return {name: value for name, value in options.items() if takes_all or name in kept}
+    left_out = () if takes_all else {*usual}.difference(p.name for p in parameters)
+    return {name: value for name, value in options.items() if name not in left_out}
 
 
 def make(kind: Any, options: Mapping[str, Any], *given: Any, **more: Any) -> Any:

@@ -1,12 +1,18 @@
 """What a checkpoint was trained on: split, identities, parents."""
 
+import math
 import platform
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from datetime import datetime
 from importlib.metadata import version
 from operator import index
-from typing import Any
+from pathlib import Path
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from camreid import __version__
 from camreid.errors import InputError
@@ -19,7 +25,6 @@ _WORDS = {  # of the options of a split
 }
 _USUAL = {"val_fraction": 0, "by": "identity", "pool": "all"}  # without words
 PIDS, CAMERAS = 10**9, 10**6  # numbers of each dataset, where there are several
-_NOT_A_RECORD = (TypeError, KeyError, AttributeError, ValueError)
 
 
 def versions() -> dict[str, str]:
@@ -29,8 +34,73 @@ def versions() -> dict[str, str]:
     return {**own, **{name: version(name) for name in packages}}
 
 
+def source() -> dict[str, str | None]:
+    """The command of this process, and the commit of camreid if it runs from its repository."""
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    here = Path(__file__)
+    git = ("git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}")
+    try:
+        found = subprocess.run(git, capture_output=True, text=True)
+    except FileNotFoundError:
+        return {"command": command, "commit": None}
+    return {"command": command, "commit": None if found.returncode else found.stdout.split()[0]}
+
+
+def origin() -> dict[str, Any]:
+    """For a file of numbers: command, commit, date, versions."""
+    date = datetime.now().astimezone().isoformat(" ", "minutes")
+    return {**source(), "date": date, "versions": versions()}
+
+
+class Record:
+    """A dataclass of text, numbers and other records that checkpoints and run folders keep."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested primitives, for `from_json`."""
+        return dict(plain(asdict(self)))  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """InputError for what `to_json` did not write."""
+        try:
+            read: Self = _read(cls, content)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise InputError(f"the record {cls.__name__} is broken ({error!r}).") from error
+        return read
+
+
+def plain(value: Any) -> Any:
+    """Nested dicts and lists, with None for NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | frozenset):
+        return [plain(part) for part in (sorted(value) if isinstance(value, frozenset) else value)]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """What `plain` gave as a `kind`: the type of a record or of its fields."""
+    inner, origin = get_args(kind), get_origin(kind)
+    if kind == Primitive:
+        return value if isinstance(value, Primitive) else str(value)
+    if isinstance(kind, UnionType):
+        return None if value is None else _read(inner[0], value)
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _read(hints[name], part) for name, part in value.items()})
+    if kind is int:
+        if abs(number := index(value)) >= 2**63:
+            raise ValueError("a number beyond 64 bits")
+        return number
+    if kind in (str, bool, float):
+        return math.nan if kind is float and value is None else kind(value)
+    if origin in (dict, Mapping):
+        return {str(name): _read(inner[1], part) for name, part in value.items()}
+    return origin(_read(inner[0], part) for part in value) if origin else value
+
+
 @dataclass(frozen=True)
-class SplitRecord:
+class SplitRecord(Record):
     """How a split was made."""
 
     kind: str  # original, resplit, manifest or custom
@@ -68,37 +138,14 @@ class SplitRecord:
                 parts.append(words.replace("50 % of", "half of"))
         return ", ".join([*parts, *([f"digest {self.digest}"] if self.digest else [])])
 
-    def to_json(self) -> dict[str, Any]:
-        """Nested primitives, for `from_json`."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Any) -> "SplitRecord":
-        """InputError for what `to_json` did not write."""
-        try:
-            kind, options, digest = content["kind"], content["options"].items(), content["digest"]
-        except _NOT_A_RECORD as error:
-            raise InputError(f"the record of a split is broken ({error!r}).") from error
-        plain = {str(k): v if isinstance(v, Primitive) else str(v) for k, v in options}
-        return cls(str(kind), plain, None if digest is None else str(digest))
-
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Record):
     """A dataset, and the numbers of its named identities and cameras."""
 
     name: str  # `data.name`
     identities: Mapping[str, int] = field(default_factory=dict)  # empty: they are numbers
     cameras: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, content: Any) -> "Dataset":
-        """From what `asdict` gave; an error such as KeyError for other content."""
-        names, cameras = (
-            {str(name): index(number) for name, number in content[key].items()}
-            for key in ("identities", "cameras")
-        )
-        return cls(str(content["name"]), names, cameras)
 
 
 @dataclass(frozen=True)
@@ -111,7 +158,7 @@ class Parent:
 
 
 @dataclass(frozen=True)
-class Provenance:
+class Provenance(Record):
     """What weights were trained on.
 
     >>> p = Provenance(identities=frozenset({3}), val_identities=frozenset({5}))
@@ -132,6 +179,11 @@ class Provenance:
         """Identities that the weights were trained or chosen on."""
         return self.identities | self.val_identities
 
+    @property
+    def camera(self) -> int | None:
+        """The one camera of the last training, 1-based; None for several, or if it is unknown."""
+        return self.split.camera if self.split else None
+
     def after(self, role: str, parents: "Mapping[str, Provenance]") -> "Provenance":
         """This record with that of the parents, given by path."""
         records = parents.values()
@@ -143,37 +195,3 @@ class Provenance:
             parents=(*self.parents, *(Parent(k, role, p.split) for k, p in parents.items())),
             datasets=max((self.datasets, *(p.datasets for p in records)), key=len),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Nested primitives."""
-        sets = {name: sorted(getattr(self, name)) for name in ("identities", "val_identities")}
-        return {**asdict(self), **sets}
-
-    @classmethod
-    def from_json(cls, content: Any) -> "Provenance":
-        """InputError for what `to_json` did not write."""
-        try:
-            parents = [(p["path"], p["role"], p["split"]) for p in content["parents"]]
-            heads = content["inherited"]
-            return cls(
-                _split(content["split"]),
-                frozenset(_pids(content["identities"])),
-                content["complete"] is True,
-                frozenset(_pids(content["val_identities"])),
-                tuple(Parent(str(path), str(role), _split(split)) for path, role, split in parents),
-                None if heads is None else {str(k): _pids(v) for k, v in heads.items()},
-                tuple(map(Dataset.from_json, content.get("datasets", ()))),
-            )
-        except _NOT_A_RECORD as error:
-            raise InputError(f"the record of identities is broken ({error!r}).") from error
-
-
-def _split(content: Any) -> SplitRecord | None:
-    return None if content is None else SplitRecord.from_json(content)
-
-
-def _pids(content: Iterable[Any]) -> tuple[int, ...]:
-    pids = tuple(map(index, content))
-    if any(abs(pid) >= 2**63 for pid in pids):
-        raise ValueError("pids beyond 64 bits")
-    return pids

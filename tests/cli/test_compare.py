@@ -4,14 +4,17 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from camreid.checkpoints.io import save
 from camreid.data import Records
 from camreid.labels import LabelMap
+from camreid.provenance import Dataset
 from tests.cli.conftest import imported, refused
-from tests.conftest import TINY, Ran
+from tests.conftest import TINY, Ran, tiny_module, trained
 from tests.runs.folders import change, features, make_run
 from tests.runs.folders import records as made
 
@@ -27,8 +30,9 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_the_verdict_is_printed_and_written(run: Run, runs: list[Path]) -> None:
+    Path("multirun.yaml").touch()  # of Hydra, in runs/sweep/*
     for _ in range(2):  # its own file is replaced
-        ran = run("camreid-compare", *runs, "-o", "o/c.json")
+        ran = run("camreid-compare", *runs, "multirun.yaml", "-o", "o/c.json")
         assert ran.code == 0, ran.err
     (pair,) = json.loads(Path("o/c.json").read_text())["pairs"]
     assert pair["verdict"] in ran.out
@@ -86,6 +90,22 @@ def test_checkpoints_that_saw_no_test_identity_get_the_official_test(
     assert "(original split, camera 1)" in ran.out
     assert "(original split, camera 2)" in ran.out
     assert {path.name for path in Path("r").glob("*/metrics.json")} == {"metrics.json"}
+
+
+def test_checkpoints_of_another_dataset_are_tested_on_almost_all_own_images(
+    run: Run, records: Records, tmp_path: Path
+) -> None:
+    for n in (1, 2):
+        module = trained(tiny_module(LabelMap((1, 2, 3)), name=f"net{n}"))
+        module.provenance = replace(module.provenance, datasets=(Dataset("other"),))
+        save(module.eval(), tmp_path / f"{n}.ckpt")
+    images = [r for r in (*records.train, *records.query, *records.gallery) if r.pid > 0]
+    lines = [f"{r.path},{r.pid},{r.camera}" for r in images]
+    (tmp_path / "own.csv").write_text("\n".join(["path,identity,camera", *lines]))
+    data = ("data=csv", "data.path=own.csv", *QUIET, "run_dir=r")
+    ran = run("camreid-compare", "1.ckpt", "2.ckpt", *data)
+    assert ran.code == 0, ran.err
+    assert f"re-split, {len({r.pid for r in images}) - 2} identities" in ran.out
 
 
 def test_a_run_folder_beside_a_checkpoint_is_tested_anew(

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import read_checkpoint
+from camreid.cli.build import build_split
+from camreid.cli.checkpoints import check_dataset
 from camreid.cli.dataset import read_dataset
-from camreid.cli.experts import Expert, check_dataset
-from camreid.data import Records, read_market1501
+from camreid.data import OriginalSplit, Records, read_market1501
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.provenance import PIDS, Dataset, Provenance
@@ -50,11 +52,22 @@ def test_an_expert_of_another_dataset_is_refused_only_without_its_record(market:
     data = OmegaConf.merge(options(read_market1501, market), {"name": "market1501"})
     pids = LabelMap((PIDS + 1, PIDS + 2, read_market1501(market).train[0].pid))
     known = Provenance(datasets=(Dataset("market1501"), Dataset("csv")))
-    assert check_dataset([Expert("joint", "j.ckpt", pids, known)], data) == [
+    expert = SimpleNamespace(path="j.ckpt", labels=pids, provenance=known)
+    assert check_dataset({"joint": expert}, data) == [
         "joint: 2 of its 3 identities are not in this dataset."
     ]
+    expert.provenance = Provenance()
     with pytest.raises(InputError, match="trained on another dataset"):
-        check_dataset([Expert("joint", "j.ckpt", pids, Provenance())], data)
+        check_dataset({"joint": expert}, data)
+
+
+def test_a_manifest_needs_no_dataset(records: Records, tmp_path: Path) -> None:
+    OriginalSplit()(records).save(tmp_path / "split.csv")
+    config = {
+        "split": {"manifest": str(tmp_path / "split.csv")},
+        "data": {"root": None, "path": None},
+    }
+    assert set(build_split(OmegaConf.create(config)).query) == set(records.query)
 
 
 @pytest.fixture
@@ -88,7 +101,7 @@ def test_a_csv_is_divided_and_its_names_are_kept(run: Run, named: Path, market: 
     other = named.with_name("other.csv")
     other.write_text("\n".join(["path,identity,camera,subset", *map(",".join, keep)]))
     test = ("checkpoint=r/checkpoints/best.ckpt", "trainer=cpu", "data.workers=0")
-    data = ("+split=original", "data=csv", f"data.path={other}")
+    data = ("+split=original", "data=csv", f"data.path={other}", "data.name=all")
     ran = run("evaluate", *test, *data, "run_dir=e")
     assert ran.code == 0, ran.err
     assert metrics("e")["leak"]["seen"]["identities"] == 1

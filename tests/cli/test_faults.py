@@ -23,7 +23,7 @@ from camreid.cli.faults import fault
         ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "data.instances"),
         (MemoryError(), "data.eval_batch_size"),
-        (PermissionError(errno.EACCES, "Permission denied", "r"), "read and write"),
+        (PermissionError(errno.EACCES, "Permission denied", "r"), "may write to"),
         (FileNotFoundError(errno.ENOENT, "No such file", "r/metrics.csv"), "r/metrics.csv"),
     ],
 )  # fmt: skip

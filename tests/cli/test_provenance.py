@@ -4,9 +4,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
-from camreid.cli import provenance
+from camreid import provenance
 
 
 def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,4 +22,4 @@ def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.M
     # site.py is installed below a project that does not track it
     for name, commit in (("module.py", git("rev-parse", "HEAD")), ("site.py", None)):
         monkeypatch.setattr(provenance, "__file__", str(tmp_path / name))
-        assert provenance.notes(OmegaConf.create({}))["commit"] == commit
+        assert provenance.source()["commit"] == commit

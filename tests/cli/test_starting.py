@@ -33,11 +33,11 @@ def train(run: Run, market: Path) -> Run:
 
 def test_identities_of_all_checkpoints(tmp_path: Path) -> None:
     a, b = checkpoint(tmp_path / "a.ckpt", 7, 2), checkpoint(tmp_path / "b.ckpt", 2, 5)
-    assert seen_identities(None) == ()
-    assert seen_identities(a) == (2, 7)
-    assert seen_identities([b, f"{tmp_path}/?.ckpt"]) == (2, 5, 7)
+    assert seen_identities(None, ()) == ()
+    assert seen_identities(a, ()) == (2, 7)
+    assert seen_identities([b, f"{tmp_path}/?.ckpt"], ()) == (2, 5, 7)
     with pytest.raises(InputError, match=r"anonymous\.ckpt"):
-        seen_identities([a, checkpoint(tmp_path / "anonymous.ckpt")])
+        seen_identities([a, checkpoint(tmp_path / "anonymous.ckpt")], ())
 
 
 def test_what_does_not_go_together(train: Run, records: Records) -> None:

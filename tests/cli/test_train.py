@@ -145,7 +145,7 @@ def test_the_run_folder_holds_everything(passed: Run) -> None:
     assert "on a part of the images only" in ran.out
     assert metrics("r")["partial"] is True
     log = Path("r/camreid-train.log").read_text()
-    assert all(text in log for text in ("Split  resplit", "mAP", "Written to"))
+    assert all(text in log for text in ("Split  re-split", "mAP", "Written to"))
     passed(RESPLIT, "split.manifest=r/split.csv", "test=false", "run_dir=b")
     assert Path("r/split.csv").read_text() == Path("b/split.csv").read_text()
 

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import AutoAugment
 
-from camreid.data import auto_augment
-from camreid.data.auto_augment import DRAWS, OPERATIONS, draw_operations
-from camreid.data.transforms import stream
+from camreid.data import transforms
+from camreid.data.transforms import DRAWS, auto_augment, draw_operations, stream
 
 COUNT = 6000
 
@@ -22,7 +21,7 @@ class Recorded(AutoAugment):
     def _apply_image_or_video_transform(
         self, image: Tensor, name: str, magnitude: float, **_: object
     ) -> Tensor:
-        self.used.append((name, round(magnitude * (255 if name == "Solarize" else 1), 3)))
+        self.used.append((name, round(magnitude, 3)))
         return image
 
 
@@ -66,10 +65,10 @@ def test_operations_are_as_frequent_as_torchvisions(theirs: Counter) -> None:
 
 def test_a_wrong_frequency_is_seen(theirs: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
     assert excess(ours(0.9), theirs) > 5
-    policies = auto_augment._POLICIES
-    monkeypatch.setattr(auto_augment, "_POLICIES", policies[:-2])
+    policies = transforms._POLICIES
+    monkeypatch.setattr(transforms, "_POLICIES", policies[:-2])
     assert excess(ours(), theirs) > 5
-    monkeypatch.setattr(auto_augment, "_POLICIES", [pair[::-1] for pair in policies])
+    monkeypatch.setattr(transforms, "_POLICIES", [pair[::-1] for pair in policies])
     assert excess(ours(), theirs) > 5
 
 
@@ -80,17 +79,16 @@ def test_images_are_those_of_torchvision(layout: torch.memory_format) -> None:
     images = torch.nn.functional.interpolate(blocks, scale_factor=4, mode="bilinear")
     images = images.byte().contiguous(memory_format=layout)
     draws = torch.rand(DRAWS, len(images), generator=stream(1))
-    changed = auto_augment.auto_augment(images, 0.9, draws)
+    changed = auto_augment(images, 0.9, draws)
     expected, used, policy = images.clone(), set(), AutoAugment()
     for groups in draw_operations(0.9, draws):
         for (name, magnitude), places in groups.items():
             used.add(name)
-            magnitude /= 255 if name == "Solarize" else 1
             for i in places:
                 expected[i] = policy._apply_image_or_video_transform(
                     expected[i], name, magnitude, policy.interpolation, policy._fill
                 )
-    assert used == set(OPERATIONS)
+    assert used == {name for pair in transforms._POLICIES for name, *_ in pair}
     assert (changed != expected).flatten(1).float().mean(1).max() < 0.001
     assert not torch.equal(changed, images)
     assert changed.stride() == images.stride()

@@ -126,7 +126,9 @@ def test_listed_images_that_are_missing_are_counted_and_the_first_named(tmp_path
     home = make("msmt17", tmp_path)
     for image in (*home.glob("train/000*/0*.jpg"), *home.glob("test/0000/*_002_*.jpg")):
         image.unlink()
-    with pytest.raises(InputError, match=r"name 4 images .*0008_0.jpg, .*0009_0.jpg, .*0016_1.jpg"):
+    with pytest.raises(
+        InputError, match=r"lists 4 images .*0008_0.jpg, .*0009_0.jpg, .*0016_1.jpg"
+    ):
         read_msmt17(home)
 
 

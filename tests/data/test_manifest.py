@@ -68,7 +68,7 @@ def test_broken_lines_are_refused(lines: list[str], message: str, tmp_path: Path
 
 def test_another_file_is_no_manifest(tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_text("path,pid\nx,1\n")
-    with pytest.raises(InputError, match="its header is"):
+    with pytest.raises(InputError, match="lacks subset, camera"):
         Split.load(tmp_path / "split.csv")
     with pytest.raises(InputError, match=re.escape(f"no split manifest at {tmp_path}/gone.csv")):
         Split.load(tmp_path / "gone.csv")

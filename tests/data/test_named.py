@@ -47,6 +47,7 @@ def test_names_of_a_csv_are_numbered_in_sorted_order(tmp_path: Path) -> None:
         (["0", "1"], {"0": 1, "1": 2}),
         (["-1", "1"], {"1": 1, "-1": 2}),
         (["cam10", "cam2"], {"cam2": 1, "cam10": 2}),
+        (["20231105001", "7"], {"7": 1, "20231105001": 2}),  # beyond the range of a dataset
     ],
 )
 def test_numbers(given: list[str], expected: dict[str, int]) -> None:
@@ -76,6 +77,7 @@ def test_subsets_of_a_csv_make_the_original_split(tmp_path: Path) -> None:
     [
         (["1.jpg,bob"], "path,identity", r"lacks camera.*path,identity"),
         (["1.jpg,bob,"], HEADER, r"line 2 of .*1\.jpg,bob"),
+        (["1.jpg,Smith, John,1", "2.jpg,bob,2"], HEADER, "line 2 of .*Smith,John,1"),
         (["1.jpg,bob,1,test"], HEADER + ",subset", "line 2 .*gallery"),
         (["1.jpg,bob,1,train", "2.jpg,bob,2,"], HEADER + ",subset", "with and without a subset"),
         (["1.jpg,bob,1,train", "2.jpg,bob,2,query"], HEADER + ",subset", "1 identities .*bob"),
@@ -101,6 +103,39 @@ def test_a_csv_of_missing_files_or_another_encoding_is_refused(tmp_path: Path) -
         read_csv(path)
     with pytest.raises(InputError, match="UTF-8"):
         read_csv(write_csv(tmp_path, "1.jpg,bob,1", encoding="utf-16"))
+
+
+def test_lines_without_values_and_columns_without_names_do_not_count(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "1.jpg,bob,1,0", "", ",,,", "2.jpg,bob,2,1", "", header=HEADER + ",")
+    assert names(read_csv(path)) == {("1.jpg", 1, 1), ("2.jpg", 1, 2)}
+
+
+def test_folders_of_subsets_are_no_identities(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{part}/{i}/1.jpg" for part in ("train", "test") for i in "ab"))
+    with pytest.raises(InputError, match="in train, val, query, gallery"):
+        read_folder(tmp_path)
+
+
+def test_folders_may_be_links(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"real/{i}/c/1.jpg" for i in "ab"))
+    (tmp_path / "links").mkdir()
+    for name in "ab":
+        (tmp_path / "links" / name).symlink_to(tmp_path / "real" / name)
+    assert len(read_folder(tmp_path / "links").train) == 2
+
+
+def test_equal_file_names_of_two_identities_are_two_images(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"train/{i}/000{c}_c{c}.jpg" for i in "ab" for c in (1, 2)))
+    touch(tmp_path, *(f"query/{i}/0001_c1.jpg" for i in "cdef"))
+    touch(tmp_path, *(f"gallery/{i}/000{c}_c{c}.jpg" for i in "cdef" for c in (1, 2)))
+    split = Resplit(0.5, 0.0)(read_folder(tmp_path))
+    assert sum(len(part) for part in (split.train, split.query, split.gallery)) == 4 + 4 + 8
+
+
+def test_a_csv_of_query_and_gallery_can_be_tested(tmp_path: Path) -> None:
+    lines = [f"{i}{c}.jpg,{i},{c},{'gallery' if c else 'query'}" for i in "ab" for c in (0, 1)]
+    split = OriginalSplit()(read_csv(write_csv(tmp_path, *lines, header=HEADER + ",subset")))
+    assert (len(split.train), len(split.labels), split.rankable["query"]) == (0, 0, 2)
 
 
 def test_cameras_of_a_folder(tmp_path: Path) -> None:

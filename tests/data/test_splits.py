@@ -14,6 +14,7 @@ from camreid.data import ImageRecord, OriginalSplit, Records, Resplit, Split
 from camreid.data.records import identities, parse_name
 from camreid.data.splits import stratified
 from camreid.errors import InputError
+from camreid.provenance import Dataset
 from tests.conftest import GOLDEN, SHARED
 
 NAMES = SHARED / "market1501_train_names.txt"
@@ -151,10 +152,13 @@ def test_stratified_gives_every_stratum_its_share(
 def test_what_the_records_cannot_give_is_refused(records: Records) -> None:
     with pytest.raises(InputError, match="the cameras are 1, 2, 3, 4, 5, 6"):
         OriginalSplit(camera=7)(records)
+    two = replace(records, datasets=(Dataset("a"), Dataset("b")))
+    with pytest.raises(InputError, match="leaves out all datasets but one"):
+        OriginalSplit(camera=1)(two)
     with pytest.raises(InputError, match="by=image tests"):
         Resplit(by="image", seen=(1,))
     train = tuple(ImageRecord(f"t/{pid}.jpg", pid, 1 + pid % 2) for pid in range(1, 9))
-    with pytest.raises(InputError, match=r"val_fraction=0\.5.* 0 for"):
+    with pytest.raises(InputError, match=r"50 % held out.* 0 for"):
         OriginalSplit(val_fraction=0.5)(Records(train, (), ()))
 
 

@@ -66,7 +66,7 @@ def test_features_of_other_tools_are_read(table: FeatureTable, tmp_path: Path) -
         ({"query_pids": torch.full((12,), -2)}, "below -1"),
         ({"query_cameras": torch.zeros(12, 1).long()}, r"'cameras': \(12, 1\)"),
         ({"gallery_sequences": torch.zeros(2).long()}, r"'sequences': \(2,\)"),
-        ({"query_features": torch.zeros(0, 8)}, "no query_features"),
+        ({"query_features": torch.zeros(0, 8)}, "query_features are empty"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(

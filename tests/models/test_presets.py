@@ -5,7 +5,8 @@ import torch
 
 from camreid import create_model
 from camreid.errors import InputError
-from camreid.models.presets import read_model
+from camreid.models import ReIDNetwork
+from camreid.models.presets import read_model, settle
 
 RESNET = ("last_stride", "ibn", "non_local", "stem_padding")
 
@@ -67,3 +68,14 @@ def test_images_of_parts_of_patches_are_refused(
     assert nearest in str(error.value)
     height, width = error.value.remedy["image_size"]
     assert create_model("bot_r50", [1], network__backbone=backbone, image_size=(height, width))
+
+
+class Plain(ReIDNetwork):
+    def __init__(self, labels: object, image_size: object, pixels: str, width: int) -> None:
+        super().__init__()
+
+
+def test_of_a_network_of_ones_own_only_options_of_the_base_are_left_out() -> None:
+    config = read_model("small").primitives()
+    own = {"_target_": f"{__name__}.Plain", "widht": 4}
+    assert settle({**config, "network": {**config["network"], **own}}, ()).network == own

@@ -9,13 +9,11 @@ import yaml
 
 from camreid.data import ImageRecord, Records
 from camreid.evaluation import FeatureTable, Images, RankOptions
-from camreid.evaluation.matrix import Row, comparison
-from camreid.evaluation.summary import EvaluationResult
-from camreid.provenance import SplitRecord
+from camreid.evaluation.summary import EvaluationResult, Row, comparison
+from camreid.provenance import SplitRecord, plain
 from camreid.runs.folder import RunFolder
 from camreid.runs.matrix import Matrix
 from camreid.runs.metrics import HeadCheckRecord, Metrics
-from camreid.runs.record import plain
 
 HEAD = {
     "head": "identity", "rows": 12, "dim": 16, "identities": 12, "shared": 9, "unknown": 3,

@@ -147,6 +147,9 @@ def test_seeds_are_one_row_with_mean_and_deviation(tmp_path: Path) -> None:
     found = compare_runs((*seeds, other))
     (pair,) = found.pairs
     assert pair.better == str(seeds[0])
+    assert [c.warnings[:1] for c in (found, compare_runs(seeds))] == [
+        [], ["No verdict: these runs differ only in their seeds."]
+    ]  # fmt: skip
     assert f"{seeds[0]} (lr 1, 3 seeds) is better than {other} (lr 2) by" in pair.verdict
     mAP = [RunFolder(path).metrics.retrieval["mAP"] for path in seeds]
     gain = mean(mAP) - RunFolder(other).metrics.retrieval["mAP"]
@@ -156,6 +159,8 @@ def test_seeds_are_one_row_with_mean_and_deviation(tmp_path: Path) -> None:
     again = make_run(tmp_path / "tta", features(TEST, 0.3), seed=3, lr=1)
     change(again, evaluation={"metric": "euclidean"})  # another test is no seed
     assert len(compare_runs((*seeds, again)).methods) == 2
+    last = make_run(tmp_path / "last", features(TEST, 0.3), seed=2, lr=1)  # other weights of s2
+    assert [len(m.runs) for m in compare_runs((*seeds, last)).methods] == [3, 1]
 
 
 def test_words_name_the_split_and_the_unknown(tmp_path: Path) -> None:

@@ -117,6 +117,13 @@ def test_a_file_with_a_broken_nested_part_is_named(
         getattr(RunFolder(path), kind)
 
 
+def test_a_matrix_of_one_unseen_identity_has_no_intervals_and_no_winner(tmp_path: Path) -> None:
+    matrix = RunFolder(make_matrix(tmp_path, records([1, 2]))).matrix
+    assert "null" in (tmp_path / "matrix.json").read_text()
+    assert "No clear difference" in matrix.verdict
+    assert matrix.tables()
+
+
 @pytest.mark.parametrize("name", ["", "gone", "file"])
 def test_a_folder_without_a_run_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()

@@ -10,7 +10,6 @@ import torch
 
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.evaluation import rank
-from camreid.evaluation.metric import sequences_of
 from camreid.training import ReIDModule
 from tests.conftest import tiny_module
 
@@ -41,7 +40,7 @@ def test_single_camera_validation_excludes_the_sequence_of_the_query(
     data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
     module = tiny_module(split.labels)
     runner = trainer()
-    sequences = sequences_of(split.val)
+    sequences = torch.tensor([r.sequence for r in split.val])
     pids, index = torch.tensor([r.pid for r in split.val]), torch.arange(len(split.val))
     runner.validate(module, data, verbose=False)
     module.eval()

@@ -66,6 +66,22 @@ def test_the_bar_counts_steps_where_they_limit_the_run(
     assert "/-" not in screen.getvalue()
 
 
+def test_a_run_that_is_resumed_within_an_epoch_has_its_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rates = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    run = SimpleNamespace(
+        global_step=3, current_epoch=0, max_epochs=2, max_steps=-1, num_training_batches=4,
+        world_size=1, optimizers=[rates], callback_metrics={"train/loss": 1.5},
+        estimated_stepping_batches=8,
+    )  # fmt: skip
+    lines = EpochLines()
+    lines.on_train_start(run, None)  # and no on_train_epoch_start
+    lines.on_train_batch_end(run, None, None, {"images": [0] * 8}, 3)
+    lines.on_train_epoch_end(run, None)
+    assert "Epoch 1/2: loss 1.5000, " in capsys.readouterr().out
+
+
 def test_the_time_left_is_that_of_the_whole_training(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter((100.0, 150.0, 160.0))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))

@@ -15,26 +15,18 @@ from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
 from camreid.models.pixels import Pixels
-from camreid.models.reading import read_content
 from camreid.provenance import Provenance, versions
-from camreid.training.checkpoint_io import check_content
+from camreid.training.checkpoint_io import read_file
 from camreid.training.module import ReIDModule
 from camreid.training.resuming import position
 
 _NETWORK = "model."
-_EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
 
 
 class UntrustedNetwork(InputError):
-    """A file names a network that is not camreid's; `target` is its dotted name."""
+    """A file names a network that is not camreid's."""
 
-    def __init__(self, path: str | Path, target: str) -> None:
-        super().__init__(
-            f"{path} names the network {target}. It is not part of camreid, so it is not imported "
-            "unless you trust its code.",
-            trusted=[target],
-        )
-        self.target = target
+    target = ""  # its dotted name
 
 
 @dataclass(frozen=True)
@@ -65,13 +57,10 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoint:
     """Read a file that a run saved; no code of it is run, and no class that it names is imported.
 
-    Networks are camreid's, or one that `trusted` has by its dotted name.
-
-    Raises:
-        InputError: no file, no camreid checkpoint, a network that is not trusted, or tensors that
-            are not those of the network.
+    Networks are camreid's, or one that `trusted` has by its dotted name. InputError for another
+    file, a network that is not trusted, or tensors that are not those of the network.
     """
-    content = check_content(path, _read_file(Path(path)))
+    content = read_file(path)
     notes = dict(content.get("camreid", {}))
     if "provenance" not in notes:
         raise InputError(f"{path} was written by camreid 0.1; train or import it again.")
@@ -95,12 +84,8 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         batches=batches,
         notes=notes,
     )
-    differing = differing_tensors(state, _network_state(checkpoint))
-    if differing:
-        raise InputError(
-            f"{len(differing)} tensors of {path} do not fit its network, such as "
-            f"{', '.join(differing[:3])}."
-        )
+    if wrong := differing_tensors(state, _network_state(checkpoint)):
+        raise InputError(f"{path}: {len(wrong)} tensors do not fit its network: {wrong[:3]}.")
     return checkpoint
 
 
@@ -113,7 +98,13 @@ def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> Mode
     if not isinstance(target, str) or not re.fullmatch(r"[\w.:]+", target):
         raise InputError(f"{path} has a _target_ that names no network.")
     if target not in (*NETWORKS, *trusted):
-        raise UntrustedNetwork(path, target)
+        untrusted = UntrustedNetwork(
+            f"{path} names the network {target}. It is not part of camreid, so it is not imported "
+            "unless you trust its code.",
+            trusted=[target],
+        )
+        untrusted.target = target
+        raise untrusted
     read = ModelConfig.read(given).without_weights()
     if isinstance(read.loss, Mapping):  # a loss that a file names is not imported either
         read = replace(read, loss={k: v for k, v in read.loss.items() if k != "extra"})
@@ -173,20 +164,3 @@ def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None =
     module.on_save_checkpoint(content)
     content["camreid"].update(notes or {})
     write_whole(path, lambda draft: torch.save(content, draft))
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.ckpt"))
-        hint = f" In that folder: {', '.join(near[:5])}." if near else ""
-        raise InputError(f"no checkpoint at {path}. {_EXPECTED}{hint}")
-    content = read_content(path)
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint. {_EXPECTED}")
-    if not all(isinstance(content.get(key), Mapping) for key in ("state_dict", "hyper_parameters")):
-        keys = ", ".join(map(str, list(content)[:5]))
-        raise InputError(
-            f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED} For weights of "
-            "FastReID, torchreid or timm: import them first."
-        )
-    return dict(content)

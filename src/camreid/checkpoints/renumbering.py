@@ -21,7 +21,7 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
         return checkpoint
     numbers = _Numbers(old.datasets, data)
     state = {numbers.key(k): v for k, v in checkpoint.state.items()}
-    for name in [k for k in state if re.fullmatch(r"heads\.\w+\.pids", k)]:
+    for name in filter(re.compile(r"heads\.\w+\.pids").fullmatch, state):
         state[name] = torch.tensor(numbers.pids(state[name].tolist()), dtype=torch.int64)
     network, split = dict(checkpoint.config.network), old.split
     if network.get("cameras"):
@@ -49,30 +49,27 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
 class _Numbers:
     """New numbers: the k-th dataset has pids from k * PIDS and cameras from k * CAMERAS."""
 
-    def __init__(self, then: Sequence[Dataset], data: Sequence[Dataset]) -> None:
-        self.datasets = tuple(data)
-        self._tables: list[dict[int, dict[int, int]]] = []  # new by old number, of each step
-        self._first: list[int] = []  # place of the dataset of numbers that are in no table
+    def __init__(self, old: Sequence[Dataset], data: Sequence[Dataset]) -> None:
         places = {dataset.name: place for place, dataset in enumerate(data)}
-        for old in then:
-            place = places.get(old.name, -1)
-            new = data[place] if place >= 0 else Dataset(old.name)
-            names = {PIDS: (old.identities, new.identities), CAMERAS: (old.cameras, new.cameras)}
-            self._tables.append({})
-            for step, (mine, own) in names.items():
-                known = {n: place * step + own[name] for name, n in mine.items() if name in own}
-                self._tables[-1][step] = known
-            if place < 0 or any(mine.keys() - own.keys() for mine, own in names.values()):
-                place, self.datasets = len(self.datasets), (*self.datasets, old)
-            self._first.append(place)
+        self.datasets = tuple(data)
+        self._known: dict[tuple[int, int], int] = {}  # new number by step and old number
+        self._first: list[int] = []  # place in `datasets` for the other numbers
+        for k, own in enumerate(old):
+            place = places.get(own.name, -1)
+            new, lacks = data[place] if place >= 0 else Dataset(own.name), place < 0
+            tables = (PIDS, own.identities, new.identities), (CAMERAS, own.cameras, new.cameras)
+            for step, mine, theirs in tables:
+                both = {(step, k * step + n): name for name, n in mine.items() if name in theirs}
+                self._known |= {key: place * step + theirs[name] for key, name in both.items()}
+                lacks |= len(both) < len(mine)
+            self._first.append(len(self.datasets) if lacks else place)
+            self.datasets += (own,) if lacks else ()
 
     def new(self, number: int, step: int) -> int:
         """Of a pid or camera; distractors, junk and anonymous rows keep theirs."""
-        if number <= 0:
-            return number
-        k = min(number // step, len(self._tables) - 1)
-        own = number - k * step
-        return self._tables[k][step].get(own, self._first[k] * step + own)
+        k = min(number // step, len(self._first) - 1)
+        other = number + (self._first[k] - k) * step
+        return self._known.get((step, number), other) if number > 0 else number
 
     def pids(self, pids: Iterable[int]) -> tuple[int, ...]:
         return tuple(self.new(pid, PIDS) for pid in pids)

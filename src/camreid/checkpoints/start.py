@@ -41,11 +41,7 @@ def start_from(module: ReIDModule, checkpoint: Checkpoint) -> None:
 
 
 def _with_cameras(network: ReIDNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with what it lacks for the camera options of a network.
-
-    The statistics of every camera start from the plain ones, embeddings as the network has them,
-    and the head of every camera from the one head.
-    """
+    """A state dict with statistics, embeddings and heads of cameras, from the plain ones."""
     found, own = dict(state), network.state_dict()
     for name, part in network.named_modules():
         if isinstance(part, CameraNorm) and f"{name}.running_mean" in state:
@@ -71,8 +67,7 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
     if cameras and cameras != own:
         raise InputError(
             f"{checkpoint.path} has parameters for the cameras {list(cameras)}, and this model for "
-            f"{list(own) or 'none'}. Use the model of the checkpoint, or its cameras and camera "
-            "options. Images of other cameras then count as images of an unknown camera.",
+            f"{list(own) or 'none'}. Use its cameras; others then count as unknown.",
             cameras=list(cameras),
         )
     differing = differing_tensors(state, module.model.state_dict())
@@ -92,7 +87,5 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
     networks = (checkpoint.config.network, module.config.network)
     start, run = ({k: network.get(k, v) for k, v in usual.items()} for network in networks)
     if start != run:  # no tensor shows these
-        raise InputError(
-            f"the network options of {checkpoint.path} differ from those of this run.",
-            **{f"network__{k}": v for k, v in start.items() - run.items()},
-        )
+        options = {f"network__{k}": v for k, v in start.items() - run.items()}
+        raise InputError(f"the network of {checkpoint.path} has other options.", **options)

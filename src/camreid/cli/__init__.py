@@ -9,7 +9,6 @@ from pathlib import Path
 
 undo: list[Callable[[], None]] = []  # what Ctrl-C does first while a command is imported
 stopped: list[int] = []  # the signals that asked to stop
-SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 
 
 def _leave(number: int, frame: object) -> None:
@@ -30,7 +29,8 @@ def _handle(handler: Callable[[int, object], None]) -> None:
     """Handle the signals that are not ignored, as SIGHUP is by nohup, or someone else's."""
     known = (signal.default_int_handler, signal.SIG_DFL, _leave)
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, signal.SIGINT)
             if signal.getsignal(number) in known:
                 signal.signal(number, handler)
 

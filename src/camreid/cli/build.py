@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from camreid.cli.errors import leaves
 from camreid.cli.first_failure import FirstFailure
 from camreid.cli.folder import launched
 from camreid.cli.terminal import show
-from camreid.data import IdentitySampler, ReIDDataModule, Split
+from camreid.data import Augment, IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.models.presets import settle
-from camreid.parts import applying, make
+from camreid.parts import applying, find, make
 from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import RunCheckpoints
 from camreid.training.progress import RunBar
@@ -58,7 +58,7 @@ def build_split(config: DictConfig) -> Split:
         raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
-        return Split.load(manifest, data_root(config.data), datasets)
+        return Split.load(manifest, config.data.root and data_root(config.data), datasets)
     records = read_dataset(config.data)
     for note in records.notes:
         show(f"Data   {note}")
@@ -68,8 +68,10 @@ def build_split(config: DictConfig) -> Split:
     return split
 
 
-def choose_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
-    """The model that was chosen, else that of the starting weights, with the typed options."""
+def build_model(
+    config: DictConfig, start: Checkpoint | None, split: Split | None = None
+) -> ModelConfig:
+    """The chosen model, else that of `start`, as typed; `config.model` becomes the same."""
     model = config.model.copy()
     overrides = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]
     changes = compose("train", [*overrides, "model=[]"]).get("model") or OmegaConf.create()
@@ -80,15 +82,7 @@ def choose_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
         model.unknown = start.config.unknown
     given: Any = OmegaConf.to_container(model, resolve=True)
     read = settle(given, dict(leaves(OmegaConf.to_container(changes))))
-    with open_dict(config):
-        config.model = OmegaConf.create(read.primitives())
-    return read
-
-
-def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> ModelConfig:
-    """The chosen model with the cameras of the split; `config.model` becomes the same."""
-    read = choose_model(config, start)
-    if any(map(read.network.get, OPTIONS)) and read.network.get("cameras") is None:
+    if split and any(map(read.network.get, OPTIONS)) and read.network.get("cameras") is None:
         cameras = sorted({record.camera for record in split.train})
         read = replace(read, network={**read.network, "cameras": cameras})
     if read.network.get("camera_norm") and config.trainer.sync_batchnorm:
@@ -112,23 +106,19 @@ def _is_model_chosen() -> bool:
 def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
     """The loaders of a split, its images resized for a model."""
     names = ("identities", "instances", "eval_batch_size", "workers", "within_camera", "cache")
+    augment, sampler = config.data.augment, config.data.sampler  # may be a user's own
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    typed = {a.partition("=")[0].rpartition(".")[2] for a in overrides}
+    usual = {field.name for field in fields(Augment)} - typed
     return ReIDDataModule(
         split,
         model.image_size,
         seed=config.seed,
-        **_own_parts(config),
+        augment=augment and make(Callable, applying(augment, usual, Callable)),
+        sampler=partial(make, IdentitySampler, sampler) if sampler else IdentitySampler,
         interpolation=model.interpolation,
         **{name: config.data[name] for name in (*names, "cache_dir")},
     )
-
-
-def _own_parts(config: DictConfig) -> dict[str, Any]:
-    """Augmentation and sampler, which may be a user's own."""
-    augment, sampler = config.data.augment, config.data.sampler
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
-    typed = {a.partition("=")[0].rpartition(".")[2] for a in overrides}
-    parts = {"augment": augment and make(Callable, applying(augment, typed, Callable))}
-    return parts | ({"sampler": partial(make, IdentitySampler, sampler)} if sampler else {})
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
@@ -141,14 +131,9 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
     if not config.get("logger"):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}
-    callbacks = {name: instantiate(options) for name, options in chosen.items()}
-    for name, callback in callbacks.items():
-        if not isinstance(callback, pl.Callback):
-            target = chosen[name]["_target_"]
-            raise InputError(
-                f"callbacks.{name}._target_={target} is no pytorch_lightning.Callback."
-            )
-    return list(callbacks.values())
+    for options in chosen.values():
+        find(options.get("_target_"), pl.Callback)  # refuses another class
+    return [instantiate(options) for options in chosen.values()]
 
 
 def device_type(config: DictConfig) -> str:
@@ -180,10 +165,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
         **options,
     )
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise InputError(
-            "-m runs jobs in one process, but this trainer starts several. Type trainer=gpu with "
-            "-m, or run camreid-train trainer=ddp once per job."
-        )
+        raise InputError("-m runs each job in one process: type trainer=gpu, or leave -m out.")
     if config.trainer.sync_batchnorm and device_type(config) == "cpu" and trainer.world_size > 1:
         raise InputError("sync_batchnorm=True works on GPUs only.", sync_batchnorm=False)
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)

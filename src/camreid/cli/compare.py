@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from camreid.cli._entry import begin
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.output import check_output, require_existing, write_output
+from camreid.cli.report import arguments, check_output, require_existing, write_output
 from camreid.errors import InputError
 from camreid.progress import note
 
@@ -31,18 +31,12 @@ test, if no checkpoint has seen it, else on a re-split. Options of camreid-evalu
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    found = argparse.ArgumentParser(
-        "camreid-compare",
-        description="Shows the differences between trainings in options, heads, leakage and "
-        "scores, and the paired difference of each two with a verdict.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    about = (
+        "Shows the differences between trainings in options, heads, leakage and scores, and the "
+        "paired difference of each two with a verdict."
     )
-    about = "run folders or checkpoints, two or more; with checkpoints also options (key=value)"
-    found.add_argument("runs", nargs="+", metavar="RUN", help=about)
-    about = f"a file of {', '.join(_SUFFIXES)}"
-    found.add_argument("-o", "--output", metavar="FILE", type=Path, help=about)
-    return found
+    runs = "run folders or checkpoints, two or more; with checkpoints also options (key=value)"
+    return arguments("camreid-compare", about, _EXAMPLES, runs, f"a file of {', '.join(_SUFFIXES)}")
 
 
 def main() -> None:
@@ -52,16 +46,16 @@ def main() -> None:
         if typed.output:
             check_output("camreid-compare", typed.output, *_SUFFIXES)
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
-        paths = [part for part in typed.runs if part not in options]
+        given = [part for part in typed.runs if part not in options]
+        paths = [path for path in given if Path(path).name != "multirun.yaml"]  # of runs/sweep/*
         require_existing(paths)
         finish = partial(_report, typed.output)
         if not any(path.endswith(".ckpt") or Path(path).is_file() for path in paths):
             if options:
-                raise InputError(f"{options[0]} is an option of a test, and no checkpoint is named")
+                raise InputError(f"{options[0]} tests checkpoints, and none is named.")
             finish(paths)
             return
-        from camreid.cli.unseen import compare_checkpoints
-
+        compare_checkpoints = begin("camreid.cli.unseen").compare_checkpoints
         command, sys.argv[1:] = sys.argv[1:], options  # for Hydra
         launch("camreid-compare", "compare", partial(compare_checkpoints, paths, command, finish))
 

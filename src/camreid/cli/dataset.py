@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -35,13 +36,10 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
     note(f"Reading {place}")
     records = instantiate(reader, place)
     if not isinstance(records, Records):
-        raise InputError(
-            f"data.read._target_={reader['_target_']} returned a {type(records).__name__}; "
-            "expected camreid.data.Records, whose train, query and gallery are tuples of "
-            "camreid.data.ImageRecord."
-        )
-    named = records.datasets[0] if records.datasets else Dataset("")
-    records = replace(records, datasets=(replace(named, name=str(data.get("name"))),))
+        found = f"data.read._target_={reader['_target_']} returned a {type(records).__name__}"
+        raise InputError(f"{found}; expected camreid.data.Records.")
+    named, name = (*records.datasets, Dataset(""))[0], str(data.get("name") or Path(place).stem)
+    records = replace(records, datasets=(replace(named, name=name),))
     others = [read_dataset(_other(given)) for given in data.get("also") or ()]
     return _join([records, *others]) if others else records
 
@@ -65,10 +63,8 @@ def _join(parts: list[Records]) -> Records:
     if any(r.pid >= PIDS or r.camera >= CAMERAS for r in images):
         raise InputError(f"several datasets need pids below {PIDS:,}, cameras below {CAMERAS:,}.")
     if len({dataset.name for dataset in datasets}) < len(datasets):
-        raise InputError(
-            f"the datasets have equal names: {', '.join(d.name for d in datasets)}. Name the "
-            "others as in 'data.also=[{data:csv,path:FILE,name:NAME}]'."
-        )
+        names = ", ".join(dataset.name for dataset in datasets)
+        raise InputError(f"datasets have equal names: {names}. Type name:NAME in data.also=.")
     train = tuple(
         replace(r, pid=r.pid + place * PIDS, camera=r.camera + place * CAMERAS)
         for place, own in enumerate(parts)

@@ -25,9 +25,8 @@ def check(command: str, config: DictConfig) -> None:
         known = {name: known[name] for name in known if name.startswith(("features", "eval"))}
     elif "split" in given and "_target_" not in (config.get("split") or ()):
         raise InputError(
-            f"split={given['split']} is no split. Type +split=original (the official train/test "
-            "division, for all cameras or split.camera=N) or +split=resplit (a new division of "
-            "the identities, or of their images)."
+            f"split={given['split']} is no split. Type +split=original (the official division, "
+            "for all cameras or split.camera=N) or +split=resplit (a new division)."
         )
     if given.get("split.manifest") or command == "import":
         known.pop("data.root", None)
@@ -37,7 +36,9 @@ def check(command: str, config: DictConfig) -> None:
         typed = {name for name in typed if not name.startswith("model.")}
     check_values(given, known, typed)
     if command == "export":
-        require_packages("camreid-export", "onnx", "onnxruntime", "onnxscript")
+        require_packages(
+            "camreid-export", "onnx", "onnxruntime", "onnxscript", extra="camreid[onnx]"
+        )
     for logger in {"tensorboard", "wandb"} & {*(config.get("logger") or ())}:
         require_packages(f"logger={logger}", logger)
     if "trainer" in config:
@@ -58,21 +59,19 @@ def _require_model(command: str, given: dict[str, object]) -> None:
         raise InputError(f"model={name} lacks {', '.join(lacking)}. {remedy}")
 
 
-def require_packages(needs: str, *names: str) -> None:
+def require_packages(needs: str, *names: str, extra: str = "") -> None:
     """Refuse what `needs` packages, and name those that are not installed."""
     missing = " ".join(name for name in names if find_spec(name) is None)
     if missing:
-        raise InputError(f"{needs} needs {missing}. Type pip install {missing}.")
+        remedy = f"'{extra}'" if extra else missing
+        raise InputError(f"{needs} needs {missing}. Type pip install {remedy}.")
 
 
 def check_devices(config: DictConfig, on_cpu: bool) -> None:
     """Refuse a GPU that is not there, and processes that cores or launcher do not have."""
     devices, machines, cores = config.trainer.devices, config.trainer.num_nodes, os.cpu_count() or 1
     if on_cpu and config.trainer.accelerator in ("gpu", "cuda"):
-        raise InputError(
-            f"accelerator={config.trainer.accelerator}: this machine has no GPU, or no driver of "
-            "one. With trainer=ddp type trainer.accelerator=cpu, else trainer=cpu."
-        )
+        raise InputError("this machine has no GPU, or no driver of one.", accelerator="cpu")
     count = len(devices) if OmegaConf.is_list(devices) else devices
     if on_cpu and isinstance(count, int) and count > cores:
         raise InputError(f"devices={devices} starts {count} processes on {cores} cores.", devices=1)

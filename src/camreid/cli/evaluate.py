@@ -12,7 +12,6 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.cli import build
 from camreid.cli.checkpoints import read_checkpoint
-from camreid.cli.provenance import origin
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import InputError, MissingDataset
@@ -21,6 +20,7 @@ from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions
 from camreid.progress import note
+from camreid.provenance import origin
 from camreid.runs.folder import RunFolder
 from camreid.runs.metrics import Metrics
 from camreid.training.evaluation_loop import is_partial
@@ -40,7 +40,7 @@ def evaluate_run(config: DictConfig) -> None:
     trainer = build.build_trainer(config, logger=False)
     keep(config, split)
     show_parts(split, module)
-    test(config, trainer, module, data, f"Test of {config.checkpoint}", None)
+    test(config, trainer, module, data, f"Test of {config.checkpoint}", build.run_folder())
 
 
 def read_module(config: DictConfig, split: Split) -> ReIDModule:
@@ -60,21 +60,11 @@ def rank_features(config: DictConfig) -> None:
             "evaluation.flip and evaluation.neck need a model: type checkpoint=, not features=."
         )
     table = FeatureTable.load(config.features)
-    if config.evaluation.normalize:
-        table = table.normalized()
+    table = table.normalized() if config.evaluation.normalize else table
     result, protocols = options.rank(table, torch.device(build.device_type(config)))
-    seen = frozenset(table.notes.get("seen") or ())
-    content = {
-        "split": table.notes.get("split"),
-        "features": str(Path(config.features).resolve()),
-        "weights": table.notes.get("weights"),
-        "seen_complete": table.notes.get("seen_complete", bool(seen)),
-        "partial": bool(table.notes.get("partial")),
-        "evaluation": {**config.evaluation, **(table.notes.get("computed") or {})},
-        "origin": origin(),
-    }
-    tested = EvaluationResult(result, seen, protocols=protocols)
-    _report(content, tested, f"Test of {config.features}")
+    tested = EvaluationResult(result, frozenset(table.notes.get("seen") or ()), None, protocols)
+    given, folder = str(Path(config.features).resolve()), build.run_folder()
+    _report(config, table, tested, f"Test of {config.features}", folder, features=given)
 
 
 @rank_zero_only
@@ -108,65 +98,72 @@ def test(
     module: ReIDModule,
     data: ReIDDataModule,
     title: str,
-    folder: Path | None,
+    folder: Path,
 ) -> None:
-    """Test with the best weights of this run, or those at hand, and write metrics.json.
-
-    Without a `folder`, that of the run; its numbers are printed.
-    """
+    """Test the best weights of this run, or those at hand; see `_report`."""
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    content = {
-        "split": data.split.record.to_json(),
-        "weights": best or config.get("checkpoint"),
-        "partial": is_partial(trainer),
-    }
     note(f"Testing {best or 'these weights'}")
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
     finally:  # the features are kept even if their ranking fails
-        if trainer.is_global_zero and config.evaluation.save_features and module.test_features:
-            path = (folder or build.run_folder()) / "features.safetensors"
-            notes = {**feature_notes(module, config.evaluation), **content}
-            replace(module.test_features, notes=notes).save(path)
-            show(f"Features {path}")
-    content |= {
-        "rows": len(module.labels),
-        "seen_complete": module.provenance.complete,
-        "evaluation": OmegaConf.to_container(config.evaluation),
-        "origin": origin(),
-        "training": _training(module),
-    }
+        if trainer.is_global_zero and module.test_features is not None:
+            path, weights = folder / "features.safetensors", best or config.get("checkpoint")
+            table = keep_features(config, module, data.split, path, weights=weights)
     if trainer.is_global_zero and module.test_result is not None:
-        where = " on a part of the images only" if content["partial"] else ""
-        _report(content, module.test_result, title + where, folder)
+        split, options = module.provenance.split, yaml.safe_load(str(module.notes.get("config")))
+        training = {
+            "split": split and split.to_json(),
+            "config": options if isinstance(options, dict) else {},
+            "head_check": module.notes.get("head_check"),
+        }
+        about = {"rows": len(module.labels), "training": training}
+        _report(config, table, module.test_result, title, folder, **about)
 
 
-def _training(module: ReIDModule) -> dict[str, Any]:
-    """Split, config and head check of the training of a module's weights."""
-    split = module.provenance.split
-    config = yaml.safe_load(str(module.notes.get("config", "{}")))
-    return {
-        "split": split and split.to_json(),
-        "config": config if isinstance(config, dict) else {},
-        "head_check": module.notes.get("head_check"),
+def keep_features(
+    config: DictConfig, module: ReIDModule, split: Split, path: Path, **notes: object
+) -> FeatureTable:
+    """The features of the last test with notes, in a file if they are to be saved."""
+    known, options = module.provenance, config.evaluation
+    notes |= {
+        "seen": sorted(known.seen),
+        "seen_complete": known.complete,
+        "model": module.config.name,
+        "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
+        "split": split.record.to_json(),
+        "partial": is_partial(module.trainer),
     }
-
-
-def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
-    """The identities seen by the model of features, and how they were computed."""
-    computed = {key: options[key] for key in ("flip", "normalize", "neck")}
-    seen, complete = sorted(module.provenance.seen), module.provenance.complete
-    name = module.config.name
-    return {"seen": seen, "seen_complete": complete, "model": name, "computed": computed}
+    assert module.test_features is not None
+    table = replace(module.test_features, notes=notes)
+    if options.save_features:
+        table.save(path)
+        note(f"Features {path}")
+    return table
 
 
 def _report(
-    content: dict[str, Any], result: EvaluationResult, title: str, folder: Path | None = None
+    config: DictConfig,
+    table: FeatureTable,
+    result: EvaluationResult,
+    title: str,
+    folder: Path,
+    **about: Any,
 ) -> None:
-    """Write metrics.json; print the tables of the run itself."""
-    metrics = Metrics(**content, **result.summary())
-    path = RunFolder(folder or build.run_folder()).write(metrics)
-    if folder is None:
+    """Write metrics.json; with a title, print its tables and warnings."""
+    known = table.notes
+    metrics = Metrics(
+        **result.summary(),
+        **about,
+        split=known.get("split"),
+        weights=known.get("weights"),
+        partial=bool(known.get("partial")),
+        seen_complete=known.get("seen_complete", bool(result.seen)),
+        evaluation={**config.evaluation, **(known.get("computed") or {})},
+        origin=origin(),
+    )
+    path = RunFolder(folder).write(metrics)
+    if title:
+        title += " on a part of the images only" * metrics.partial
         weights = Path(metrics.weights).name if metrics.weights else "the model"
         show(*metrics.tables(title), *metrics.warnings(weights), f"Written to {path}")
 
@@ -188,8 +185,7 @@ def require_test(split: Split, protocol: str = "cross-camera") -> None:
     if not split.query or not split.gallery:
         raise MissingDataset(
             f"the split has {len(split.query)} query and {len(split.gallery)} gallery images. "
-            "Type +split=resplit to divide all images, or test=false to train on all. Or give the "
-            "dataset query/ and bounding_box_test/, or its CSV file the column subset."
+            "Type +split=resplit to divide all images, or test=false to train without a test."
         )
     if protocol == "cross-camera" and not split.rankable["query"]:
         raise InputError(

@@ -35,7 +35,8 @@ class FirstFailure(pl.Callback):
             while not any(p.poll() for p in started) and parent in (None, os.getppid()):
                 time.sleep(0.5)
             time.sleep(2)  # its own error comes first
-            if trainer.state.status == TrainerStatus.RUNNING:
+            states = [TrainerStatus.RUNNING, *[TrainerStatus.FINISHED] * bool(started)]
+            if trainer.state.status in states:
                 reason = InputError("another process of this training was killed.")
                 self.on_exception(trainer, pl_module, reason)
 

@@ -60,9 +60,9 @@ class RunFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of all jobs, and those of single jobs in it."""
         folder = Path(config.hydra.sweep.dir)
-        sweeps.append(folder.absolute())
         with suppress(OSError):
             _check(config, [folder, *(path for path in folder.glob("*") if path.is_dir())])
+        sweeps.append(folder.absolute())
 
 
 def release() -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from camreid.cli.build import run_folder
 from camreid.cli.dataset import read_dataset
 from camreid.cli.terminal import show
 from camreid.data import OriginalSplit, Split
-from camreid.data.records import ImageRecord, identities
+from camreid.data.records import identities
 from camreid.errors import HeadMismatch, InputError, require_whole
 from camreid.files import write_text
 from camreid.labels import LabelMap, Order
@@ -43,15 +42,15 @@ def import_run(config: DictConfig) -> None:
         f"{len(imported.left_over)} left over, {len(imported.missing)} missing",
         f"Head   {len(module.labels)} rows{', without labels' if anonymous else ''}",
     )
-    checked = _check(config.labels.check, module, labels, split.train) if split else False
-    module.cpu()
+    checked = False
     if split:
+        checked = _check(config.labels.check, module, split)
         module.provenance = replace(module.provenance, split=split.record, datasets=split.datasets)
     elif config.labels.camera is not None:
         record = SplitRecord("custom", {"camera": config.labels.camera})
         module.provenance = replace(module.provenance, split=record)
     out = run_folder() / "checkpoints" / "imported.ckpt"
-    save(module, out, {"imported": str(config.path), "generation": imported.generation})
+    save(module.cpu(), out, {"imported": str(config.path), "generation": imported.generation})
     account = {f.name: getattr(imported, f.name) for f in fields(imported) if f.name != "module"}
     account |= {"rows": len(module.labels), "anonymous": anonymous, "rows_checked": checked}
     write_text(run_folder() / "import.json", json.dumps(account, indent=1) + "\n")
@@ -80,15 +79,13 @@ def _import(config: DictConfig, name: str, labels: LabelMap | None) -> Import:
         raise HeadMismatch(f"{error} {hint}") from error
 
 
-def _check(
-    wanted: bool, module: ReIDModule, labels: LabelMap | None, images: Sequence[ImageRecord]
-) -> bool:
+def _check(wanted: bool, module: ReIDModule, split: Split) -> bool:
     """Whether the rows were checked; HeadMismatch if they belong to other identities."""
-    reason = "interrupted" if wanted else "labels.check=false"
     with suppress(KeyboardInterrupt):
-        if wanted and labels:
-            show(check_rows(module, labels, images))
+        if wanted:
+            show(check_rows(module, module.labels, split.train))
             return True
+    reason = "interrupted" if wanted else "labels.check=false"
     show(f"UNCHECKED ROWS ({reason}): it is unknown whether they belong to these identities.")
     return False
 

@@ -1,7 +1,7 @@
 """camreid-matrix: experts, baselines and fusions on every query camera of one test."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import pytorch_lightning as pl
@@ -10,19 +10,17 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.checkpoints.average import soup, update_batch_norm
 from camreid.checkpoints.io import save
 from camreid.cli import build, evaluate
-from camreid.cli.checkpoints import read_checkpoint
-from camreid.cli.experts import Expert, check_dataset, read_experts, read_model
-from camreid.cli.provenance import origin
+from camreid.cli.checkpoints import Experts, check_dataset, read_experts, with_weights
 from camreid.cli.terminal import show
 from camreid.data import Split
 from camreid.errors import InputError, require_number
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
-from camreid.evaluation.matrix import Row, comparison
+from camreid.evaluation.summary import Row, comparison
 from camreid.progress import note
+from camreid.provenance import origin, plain
 from camreid.runs.folder import RunFolder
 from camreid.runs.matrix import Matrix
-from camreid.runs.record import plain
 from camreid.training.evaluation_loop import is_partial
 from camreid.training.module import ReIDModule
 
@@ -36,13 +34,12 @@ def matrix_run(config: DictConfig) -> None:
     fusions = _read_fusions(config)
     split = build.build_split(config)
     known = split.datasets
-    experts = read_experts("experts", config.get("experts"), taken=FUSIONS, datasets=known)
-    baselines = []
-    if config.baselines:
-        taken = (*FUSIONS, *(expert.name for expert in experts))
-        baselines = read_experts("baselines", config.baselines, False, taken, known)
+    experts = read_experts("experts", config.experts, taken=FUSIONS, datasets=known)
+    given, taken = config.baselines or (), (*FUSIONS, *experts)
+    baselines = read_experts("baselines", given, False, taken, known)
     evaluate.require_test(split, config.evaluation.protocol)
-    notes = check_dataset((*experts, *baselines), config.data)
+    models = {**experts, **baselines}
+    notes = check_dataset(models, config.data)
     trainer = build.build_trainer(config, logger=False)
     if trainer.world_size > 1:
         raise InputError("camreid-matrix runs on one device; type trainer.devices=1.")
@@ -50,29 +47,26 @@ def matrix_run(config: DictConfig) -> None:
     show(
         f"Split    {split.record}",
         f"         {len(split.query)} query and {len(split.gallery)} gallery images",
-        *(f"Expert   {expert.name}: {expert.path}" for expert in experts),
-        *(f"Baseline {baseline.name}: {baseline.path}" for baseline in baselines),
+        *(f"Expert   {name}: {expert.path}" for name, expert in experts.items()),
+        *(f"Baseline {name}: {baseline.path}" for name, baseline in baselines.items()),
         f"Run      {build.run_folder()}",
     )
-    test = Test(config, split, trainer, experts, baselines)
-    tables, models = {}, [*experts, *baselines]
-    for place, model in enumerate(models, 1):
-        show(f"Test of {model.name} ({place} of {len(models)})")
-        table = test.add_model(model.name, read_model(model))
-        if model in experts:
-            tables[model.name] = table
+    test = Test(config, split, trainer, experts)
+    tables: dict[str, FeatureTable] = {}
+    for place, (name, model) in enumerate(models.items(), 1):
+        show(f"Test of {name} ({place} of {len(models)})")
+        table = test.add_model(name, with_weights(model).module())
+        if name in experts:
+            tables[name] = table
     left_out = {}
     for name in fusions:
         try:
             note(f"Fusing the experts: {name}")
-            if name == "soup":
-                test.add_soup()
-            else:
-                test.add_fusion(name, tables)
+            test.add_soup() if name == "soup" else test.add_fusion(name, tables)
         except InputError as error:
             left_out[name] = str(error)
     note("Comparing the rows")
-    matrix = test.record(notes, left_out)
+    matrix = test.record(baselines, notes=notes, left_out=left_out)
     path = RunFolder(build.run_folder()).write(matrix)
     show(*matrix.tables(), "", *matrix.warnings, matrix.verdict, f"Written to {path}")
 
@@ -84,31 +78,20 @@ class Test:
     config: DictConfig
     split: Split
     trainer: pl.Trainer
-    experts: list[Expert]
-    baselines: list[Expert]
+    experts: Experts
     rows: dict[str, Row] = field(default_factory=dict)
 
     def add_model(self, name: str, module: ReIDModule) -> FeatureTable:
         """Add the row of a model; its features."""
-        options = self.config.evaluation
-        evaluate.set_evaluation(module, options)
+        evaluate.set_evaluation(module, self.config.evaluation)
         data = build.build_data(self.config, self.split, module.config)
-        note(f"Testing {name}")
         self.trainer.test(module, data, verbose=False)
-        table, tested, known = module.test_features, module.test_result, module.provenance
-        if table is None or tested is None:
+        if module.test_result is None:
             raise InputError("no tested query has a match.", limit_test_batches=1.0)
-        self.rows[name] = Row(tested.ranking, table.query.cameras, known.seen, known.complete)
-        notes = {
-            **evaluate.feature_notes(module, options),
-            "split": self.split.record.to_json(),
-            "partial": is_partial(self.trainer),
-            "row": name,
-        }
-        table = replace(table, notes=notes)
-        if options.save_features:
-            path = build.run_folder() / "features" / f"{name}.safetensors"
-            table.save(path)
+        path = build.run_folder() / "features" / f"{name}.safetensors"
+        table = evaluate.keep_features(self.config, module, self.split, path, row=name)
+        known, ranking = module.provenance, module.test_result.ranking
+        self.rows[name] = Row(ranking, table.query.cameras, known.seen, known.complete)
         return table
 
     def add_fusion(self, name: Fusion, tables: Mapping[str, FeatureTable]) -> None:
@@ -116,13 +99,13 @@ class Test:
         options = evaluate.rank_options(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
             raise InputError(
-                "evaluation.rerank and evaluation.expand compare queries with each other, but "
-                "query_camera uses features of different experts for different queries."
+                "query_camera uses features of different experts, which evaluation.rerank and "
+                "evaluation.expand cannot compare."
             )
-        cameras = {expert.name: expert.camera for expert in self.experts}
+        cameras = {name: expert.provenance.camera for name, expert in self.experts.items()}
         table = fuse(name, tables, cameras, self.config.min_agreement)
         result, _ = options.rank(table, self.trainer.strategy.root_device)
-        rows = [self.rows[expert.name] for expert in self.experts]
+        rows = [self.rows[name] for name in self.experts]
         seen = frozenset().union(*(row.seen for row in rows))
         complete = all(row.seen_complete for row in rows)
         self.rows[name] = Row(result, table.query.cameras, seen, complete)
@@ -132,35 +115,39 @@ class Test:
         train, size = self.split.train, self.config.data.eval_batch_size
         if not train:
             raise InputError("a soup needs train images, for its BatchNorm statistics.")
-        module = soup([read_checkpoint(e.path, e.provenance.datasets) for e in self.experts])
-        count = min(SOUP_IMAGES, len(train))
-        count -= count % size if count > size else 0  # whole batches
-        records = [train[place * len(train) // count] for place in range(count)]
+        module = soup([with_weights(expert) for expert in self.experts.values()])
+        records = train[:: -(-len(train) // SOUP_IMAGES)]
+        records = records[: len(records) // size * size or None]  # whole batches
         data = build.build_data(self.config, self.split, module.config)
         network = module.model.to(self.trainer.strategy.root_device)
         update_batch_norm(network, data.eval_dataloader(records, padded=False))
         save(module, build.run_folder() / "soups" / "soup.ckpt")
         self.add_model("soup", module)
 
-    def record(self, notes: list[str], left_out: dict[str, str]) -> Matrix:
+    def record(self, baselines: Experts, **notes: object) -> Matrix:
         """All rows, and their comparison."""
-        summaries = {name: row.summary() for name, row in self.rows.items()}
-        for row in (*self.experts, *self.baselines):
-            about = {"checkpoint": row.path, "camera": row.camera, "rows": len(row.labels)}
-            summaries[row.name] |= {**about, "coverage": row.coverage(self.split)}
+        rows = {name: row.summary() for name, row in self.rows.items()}
+        own, known = self.split.labels, {**self.experts, **baselines}
+        for name, model in known.items():
+            countable = own.pids and not model.labels.is_anonymous
+            rows[name] |= {
+                "checkpoint": model.path,
+                "camera": model.provenance.camera,
+                "rows": len(model.labels),
+                "coverage": len(own & model.labels) / len(own) if countable else None,
+            }
         content = {
-            "experts": {expert.name: summaries.pop(expert.name) for expert in self.experts},
-            "baselines": {base.name: summaries.pop(base.name) for base in self.baselines},
-            "fusions": summaries,
+            "experts": {name: rows[name] for name in self.experts},
+            "baselines": {name: rows[name] for name in baselines},
+            "fusions": {name: row for name, row in rows.items() if name not in known},
             "cameras": sorted({record.camera for record in self.split.query}),
             "protocol": self.config.evaluation.protocol,
             "evaluation": OmegaConf.to_container(self.config.evaluation),
             "partial": is_partial(self.trainer),
             "split": self.split.record.to_json(),
             "origin": origin(),
-            "notes": notes,
-            "left_out": left_out,
-            **comparison(self.rows, [expert.name for expert in self.experts]),
+            **notes,
+            **comparison(self.rows, [*self.experts]),
         }
         return Matrix.from_json(plain(content))
 

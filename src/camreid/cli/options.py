@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from hydra import initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
@@ -54,15 +55,22 @@ def _comments(node: Any, lines: Sequence[str], prefix: str) -> Iterator[tuple[st
 
 def show_options(command: str) -> None:
     """Print the options of the group after `--options`, or all, with defaults and comments."""
-    group = [*sys.argv[sys.argv.index("--options") + 1 :], ""][0]
+    args, typed = get_args_parser().parse_known_args([a for a in sys.argv[1:] if a != "--options"])
+    typed += args.overrides
+    group = next((text for text in typed if "=" not in text), "")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        known = known_options(command, [text for text in sys.argv[1:] if "=" in text])
-    for name in [name for name in known if "=" in group or name.startswith(group)]:
+        loader: Any = GlobalHydra.instance().config_loader()
+        if args.config_dir:
+            folder = f"file://{Path(args.config_dir).absolute()}"
+            loader.get_search_path().append("command-line", folder)
+            loader.repository.initialize_sources(loader.get_search_path())
+        known = known_options(command, [text for text in typed if "=" in text])
+    for name in [name for name in known if name.startswith(group)]:
         default, comment = known[name]
         line = f"{name}:" if isinstance(default, dict) else override(name, default)
         print(f"{line:<44} # {comment}" if comment else line)
     groups = ", ".join(sorted({name.partition(".")[0] for name in known}))
-    named = choices(group) if group and "=" not in group else ""
+    named = choices(group) if group else ""
     print(f"Choices of {group}=: {named}." if named else f"Groups: {groups}.")
 
 

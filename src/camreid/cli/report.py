@@ -1,12 +1,14 @@
-"""camreid-report: runs as one HTML file that opens offline."""
+"""camreid-report, and what it shares with camreid-compare: RUN arguments and the file of `-o`."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from camreid.cli._entry import begin
 from camreid.cli.early import require_packages
 from camreid.cli.errors import one_paragraph
-from camreid.cli.output import check_output, require_existing, write_output
+from camreid.errors import InputError
+from camreid.files import write_text
 
 _EXAMPLES = """\
   camreid-report runs/RUN                            writes runs/RUN/report.html
@@ -19,17 +21,9 @@ An unfinished run is shown as far as it went. Needs pip install 'camreid[report]
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    found = argparse.ArgumentParser(
-        "camreid-report",
-        description="Runs as one HTML file that opens offline: scores, curves, ranked lists.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    about = "folder of a run or matrix"
-    found.add_argument("runs", nargs="+", metavar="RUN", type=Path, help=about)
-    about = "a .html file; report.html in the first RUN if not given"
-    found.add_argument("-o", "--output", metavar="FILE", type=Path, help=about)
-    return found
+    about = "Runs as one HTML file that opens offline: scores, curves, ranked lists."
+    output = "a .html file; report.html in the first RUN if not given"
+    return arguments("camreid-report", about, _EXAMPLES, "folder of a run or matrix", output)
 
 
 def main() -> None:
@@ -37,8 +31,44 @@ def main() -> None:
     with one_paragraph("camreid-report"):
         typed = parser().parse_args()
         require_existing(typed.runs)
-        path = typed.output or typed.runs[0] / "report.html"
+        path = typed.output or Path(typed.runs[0], "report.html")
         check_output("camreid-report", path, ".html")
-        require_packages("camreid-report", "jinja2", "matplotlib")
+        require_packages("camreid-report", "jinja2", "matplotlib", extra="camreid[report]")
         page = begin("camreid.runs.report.page")  # torch only now: --help is quick
         write_output(path, page.build_page(typed.runs))
+
+
+def arguments(
+    command: str, description: str, examples: str, runs: str, output: str
+) -> argparse.ArgumentParser:
+    """RUN ... and -o, with the help of both."""
+    found = argparse.ArgumentParser(
+        command,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("runs", nargs="+", metavar="RUN", help=runs)
+    found.add_argument("-o", "--output", metavar="FILE", type=Path, help=output)
+    return found
+
+
+def require_existing(paths: Iterable[str]) -> None:
+    """Refuse runs that are not there."""
+    for path in paths:
+        if not Path(path).exists():
+            raise InputError(f"there is no {path}: expected the folder of a run or a checkpoint.")
+
+
+def check_output(command: str, path: Path, *suffixes: str) -> None:
+    """Refuse a file of another kind, or one that the command did not write."""
+    if path.suffix not in suffixes or path.is_dir():
+        raise InputError(f"-o {path}: expected a {' or '.join(suffixes)} file.")
+    if path.is_file() and command not in path.read_text("utf-8", "replace")[:600]:
+        raise InputError(f"-o {path} was not written by {command}: expected another name.")
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a file whole, and print its path."""
+    write_text(path, text)
+    print(f"Written to {path}")

@@ -13,15 +13,13 @@ from timm.layers.norm_act import convert_sync_batchnorm
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
-from camreid.cli import build, evaluate
-from camreid.cli.checkpoints import read_checkpoint, read_start
-from camreid.cli.distill import add_distillation, read_teachers
-from camreid.cli.provenance import notes
+from camreid.cli import build, checkpoints, evaluate
 from camreid.cli.terminal import show
 from camreid.data import IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
-from camreid.labels import HeadLabels, fit_camera_labels, fit_labels
+from camreid.labels import LabelMap, fit_camera_labels, fit_labels
 from camreid.models.config import ModelConfig
+from camreid.provenance import source
 from camreid.runs.folder import RunFolder
 from camreid.training.module import ReIDModule
 from camreid.training.step import has_bf16, memory_format
@@ -34,27 +32,24 @@ def train_run(config: DictConfig) -> float | None:
         require_whole("max_epochs", epochs, least=1)
     build.seed(config)
     split = build.build_split(config)
-    resumed = read_checkpoint(config.resume, split.datasets) if config.resume else None
-    start = None if resumed else read_start(config, split.datasets)
+    start = checkpoints.read_start(config, split.datasets)
     known = (start and start.provenance.datasets) or split.datasets
-    teachers = read_teachers(config, resumed, known)
+    teachers = checkpoints.read_teachers(config, start, known)
     if config.test:
         evaluate.require_test(split, config.evaluation.protocol)
     if split.val and not split.rankable["val"]:
         raise InputError("no validation image has a match among the others.", val_fraction=0)
-    model = build.build_model(config, split, start or resumed)
-    if resumed is not None:
-        _check_resumable(resumed, split, model, epochs)
-    module = build_module(model, split, start, resumed)
-    if config.trainer.sync_batchnorm:  # Lightning's would drop the activations of timm's norms
-        convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-    add_distillation(config, module, teachers)
+    model = build.build_model(config, start, split)
+    if start is not None and config.resume:
+        _check_resumable(start, split, model, epochs)
+    module = build_module(config, model, split, start)
+    checkpoints.add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
-    if config.compile:
-        module.compile_network("default" if config.compile is True else str(config.compile))
-    data = _build_data(config, split, module)
+    data = build.build_data(config, split, module.config)
+    if model.unknown == "drop":
+        data.keep_only(module.camera_labels or module.labels)
     loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
-    module.notes = notes(config)
+    module.notes = {"config": OmegaConf.to_yaml(config, resolve=True), **source()}
     callbacks = build.build_callbacks(config, split)
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
     batches = data.train_sampler(world_size=trainer.world_size)
@@ -63,10 +58,10 @@ def train_run(config: DictConfig) -> float | None:
         data.setup("test")
     gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
     gather_metrics(resuming=True)
-    _announce(config, split, module, batches, resumed)
+    _announce(config, split, module, batches, start)
     _fit(trainer, module, data, config.resume)
     if config.test:
-        evaluate.test(config, trainer, module, data, "Test", folder=None)
+        evaluate.test(config, trainer, module, data, "Test", build.run_folder())
     gather_metrics()
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return None if best is None else float(best)
@@ -74,33 +69,30 @@ def train_run(config: DictConfig) -> float | None:
 
 def show_config(config: DictConfig) -> None:
     """Print the config of a run that starts from a checkpoint, with the model that will run."""
-    build.choose_model(config, read_checkpoint(config.resume or config.init))
+    build.build_model(config, checkpoints.read_checkpoint(config.resume or config.init))
     print(OmegaConf.to_yaml(config), end="")
 
 
-def _build_data(config: DictConfig, split: Split, module: ReIDModule) -> ReIDDataModule:
-    """The loaders; with `unknown=drop`, of images with a row alone."""
-    data = build.build_data(config, split, module.config)
-    if module.config.unknown == "drop":
-        data.keep_only(module.camera_labels or module.labels)
-    return data
-
-
 def build_module(
-    model: ModelConfig, split: Split, start: Checkpoint | None, resumed: Checkpoint | None
+    config: DictConfig, model: ModelConfig, split: Split, start: Checkpoint | None
 ) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
-    if resumed is not None:
-        return ReIDModule(model.without_weights(), resumed.camera_labels or resumed.labels)
     own_heads = bool(model.network.get("camera_heads"))
-    if start is None:
-        return ReIDModule(model, split.camera_labels if own_heads else split.labels)
-    labels: HeadLabels = fit_labels(start.labels, split.labels, model.unknown)
-    if own_heads:
-        given = start.camera_labels or start.labels
+    labels: LabelMap | dict[int, LabelMap] = split.camera_labels if own_heads else split.labels
+    given = (start.camera_labels or start.labels) if start else labels
+    if config.resume:
+        labels = given
+    elif own_heads:
         labels = fit_camera_labels(given, split.camera_labels, model.unknown)
-    module = ReIDModule(model.without_weights(), labels)
-    start_from(module, start)
+    elif start:
+        labels = fit_labels(start.labels, split.labels, model.unknown)
+    module = ReIDModule(model.without_weights() if start else model, labels)
+    if start and not config.resume:
+        start_from(module, start)
+    if config.trainer.sync_batchnorm:  # Lightning's would drop the activations of timm's norms
+        convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+    if config.compile:
+        module.compile_network("default" if config.compile is True else str(config.compile))
     return module
 
 
@@ -126,42 +118,40 @@ def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig, epoc
         )
 
 
-def _step(config: DictConfig, module: ReIDModule) -> str:
-    """How steps are computed, as a line."""
-    precision, device = str(config.trainer.precision), build.device_type(config)
-    slow = precision.startswith("bf16") and not has_bf16(device)
-    parts = [precision + " (slower than 32-true here: no bf16 instructions)" * slow]
-    if memory_format(module.model) == torch.channels_last:
-        parts.append("channels_last")
-    parts.append("fused " * (precision != "16-mixed") + module.optimizer_config.name)
-    return ", ".join([*parts, *["compiled, which takes minutes at first"] * bool(config.compile)])
-
-
 @rank_zero_only
 def _announce(
     config: DictConfig,
     split: Split,
     module: ReIDModule,
     batches: IdentitySampler,
-    resumed: Checkpoint | None,
+    start: Checkpoint | None,
 ) -> None:
     """Print what is about to happen, and keep the config and the split."""
     evaluate.keep(config, split)
     evaluate.show_parts(split, module)
-    show(f"Step   {_step(config, module)}")
-    ranks = f" in each of {batches.world_size} processes" if batches.world_size > 1 else ""
-    show(f"Batch  {batches.identities} identities x {batches.instances} images{ranks}")
-    if config.init and not resumed:
+    step = str(config.trainer.precision)
+    if step.startswith("bf16") and not has_bf16(build.device_type(config)):
+        step += " (slower than 32-true here: no bf16 instructions)"
+    step += ", channels_last" * (memory_format(module.model) == torch.channels_last)
+    step += ", compiled, which takes minutes at first" * bool(config.compile)
+    ranks = f" in each of {batches.world_size} processes" * (batches.world_size > 1)
+    lines = [
+        f"Step   {step}, {module.optimizer_config.name}",
+        f"Batch  {batches.identities} identities x {batches.instances} images{ranks}",
+    ]
+    if start and config.resume:
+        more = f" and {start.batches} batches" * bool(start.batches)
+        lines.append(f"Resume {start.path}: {start.epochs} epochs{more} done")
+    elif start:
         inherited = module.provenance.inherited or {}
         rows = len({pid for pids in inherited.values() for pid in pids})
-        show(f"Init   {config.init}: the trunk, and {rows} of {len(module.labels)} rows")
-    if resumed:
-        more = f" and {resumed.batches} batches" if resumed.batches else ""
-        show(f"Resume {resumed.path}: {resumed.epochs} epochs{more} done")
+        lines.append(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
     if not split.val:
-        show("No identities are held out for validation: best.ckpt is the last epoch.")
+        lines.append("No identities are held out for validation: best.ckpt is the last epoch.")
     elif split.val_within_camera:
-        show(f"Validation ranks within camera {split.val[0].camera}, across its sequences.")
+        camera = split.val[0].camera
+        lines.append(f"Validation ranks within camera {camera}, across its sequences.")
+    show(*lines)
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:

@@ -1,9 +1,7 @@
 """Image records, splits and batches."""
 
-from camreid.data.csv_file import read_csv
 from camreid.data.datamodule import ReIDDataModule
 from camreid.data.dataset import ImageDataset
-from camreid.data.image_folder import read_folder
 from camreid.data.layouts import (
     read_cuhk03_np,
     read_dukemtmc,
@@ -13,6 +11,7 @@ from camreid.data.layouts import (
 )
 from camreid.data.manifest import Split
 from camreid.data.msmt17 import read_msmt17
+from camreid.data.named import read_csv, read_folder
 from camreid.data.records import ImageRecord, Records
 from camreid.data.sampler import IdentitySampler
 from camreid.data.splits import OriginalSplit, Resplit

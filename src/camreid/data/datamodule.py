@@ -1,7 +1,7 @@
 """The loaders of a split."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,10 +33,8 @@ class ReIDDataModule(pl.LightningDataModule):
         seed: of sampling and augmentation.
         augment: of train batches, on their device: `Augment`, or any callable like it.
         sampler: of train batches: `IdentitySampler`, or a subclass or partial of one.
-        within_camera: whether the K images of an identity are of one camera; an identity under
-            two cameras counts as two then.
-        cache: of decoded images: on `disk` for all runs, in the `memory` of each process of this
-            one, or `none`.
+        within_camera: an identity under two cameras counts as two, so K images are of one camera.
+        cache: of decoded images: on `disk` for all runs, in `memory` for each process, or `none`.
         cache_dir: of `disk`; None for `camreid` in XDG_CACHE_HOME, which is ~/.cache by default.
 
     Attributes:
@@ -80,11 +78,10 @@ class ReIDDataModule(pl.LightningDataModule):
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
 
-        def is_known(record: ImageRecord) -> bool:
-            own = labels if isinstance(labels, LabelMap) else labels.get(record.camera)
-            return own is not None and record.pid in own
+        def known(camera: int) -> Container[int]:
+            return labels if isinstance(labels, LabelMap) else labels.get(camera, ())
 
-        self.train_records = tuple(filter(is_known, self.split.train))
+        self.train_records = tuple(r for r in self.split.train if r.pid in known(r.camera))
 
     def setup(self, stage: str) -> None:
         """Fill the cache; InputError if that fails, or if P x K batches cannot be made."""

@@ -4,10 +4,10 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from camreid.data.formats import is_hidden, is_image, left_out
 from camreid.data.records import (
     DISTRACTOR,
     FOLDERS,
@@ -15,14 +15,14 @@ from camreid.data.records import (
     JUNK,
     ImageRecord,
     Records,
+    is_hidden,
+    is_image,
+    left_out,
     parse_name,
 )
 from camreid.errors import InputError, MissingDataset
 
-TRY = (
-    "For images in another layout: data=csv or data=folder. To try the program without a dataset: "
-    "data=synthetic."
-)
+TRY = "For images in another layout: data=csv or data=folder. For a trial: data=synthetic."
 
 
 @dataclass(frozen=True)
@@ -78,26 +78,6 @@ def read_market1501(root: str | Path) -> Records:
     return _read(root, "market1501")
 
 
-def read_dukemtmc(root: str | Path) -> Records:
-    """Read DukeMTMC-reID; `root` and errors as those of `read_market1501`."""
-    return _read(root, "dukemtmc")
-
-
-def read_occluded_duke(root: str | Path) -> Records:
-    """Read Occluded-Duke; `root` and errors as those of `read_market1501`."""
-    return _read(root, "occluded_duke")
-
-
-def read_cuhk03_np(root: str | Path) -> Records:
-    """Read CUHK03-NP, whose `root` is its folder `detected` or `labeled`, not their parent."""
-    return _read(root, "cuhk03_np")
-
-
-def read_veri(root: str | Path) -> Records:
-    """Read VeRi-776; its gallery holds a copy of each query, junk for it by the same camera."""
-    return _read(root, "veri")
-
-
 def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     """The folder of a dataset, `root` or one in it; MissingDataset says what is there instead."""
     wanted = [layout for layout in LAYOUTS if layout.name == name]
@@ -110,11 +90,10 @@ def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     if found:
         names = ", ".join(place.name for place, _ in found)
         raise InputError(f"root={root} holds {len(found)} datasets: {names}.", root=found[0][0])
-    listed = ", ".join(sorted(os.listdir(home))[:4]) or "nothing" if home.is_dir() else ""
+    there = ", ".join(sorted(os.listdir(home))[:4]) or "nothing" if home.is_dir() else ""
     message = (
-        f"no dataset at root={root}: expected the folder of {wanted[0].title}, with "
-        f"{', '.join(dict.fromkeys(wanted[0].folders))} in it, or its parent, found "
-        f"{listed or 'no such folder'}. "
+        f"no dataset at root={root}: expected the folder of {wanted[0].title} or its parent, with "
+        f"{wanted[0].folders[0]} in it, found {there or 'no such folder'}. "
     )
     for place, other in _at([home, *inside], LAYOUTS):
         message += f"{place} looks like {other.title}: {other.folders[0]} with {other.example}."
@@ -133,21 +112,21 @@ def part(home: Path, name: str) -> Path:
 def checked(records: Records, home: Path, layout: Layout) -> Records:
     """The records, if they can be trained on, with a note if they are not the official ones."""
     if not records.train:
-        train = home / layout.folders[0]
-        raise MissingDataset(f"{train} holds no images like {layout.example}. {TRY}")
-    zeros = [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]
-    if zeros:
+        found = f"{home / layout.folders[0]} holds no images like {layout.example}. {TRY}"
+        raise MissingDataset(found)
+    if zeros := [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]:
         raise InputError(
             f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
-            "distractors of the gallery. If identities are numbered from 0, describe the dataset "
-            "by data=csv, or rename the files; otherwise move distractors out of the folder."
+            "distractors of the gallery: move them there, or describe a dataset with an identity 0 "
+            "by data=csv."
         )
-    sizes, known = (len(records.train), len(records.query), len(records.gallery)), layout.name
-    if sizes in SIZES[known] or not (layout.names or _is_named(home, known)):
+    official = SIZES[layout.name]
+    sizes = len(records.train), len(records.query), len(records.gallery)
+    if sizes in official or not (layout.names or _is_named(home, layout.name)):
         return records
     note = (
         f"{layout.title} at {home} is not complete, or changed: {sizes} images of train, query and "
-        f"gallery; the official dataset has {' or '.join(map(str, SIZES[known]))}."
+        f"gallery; the official dataset has {' or '.join(map(str, official))}."
     )
     return replace(records, notes=(*records.notes, note))
 
@@ -159,22 +138,28 @@ def _read(root: str | Path, name: str) -> Records:
     return checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
 
 
+# readers with the root and the errors of `read_market1501`
+read_dukemtmc = partial(_read, name="dukemtmc")
+read_occluded_duke = partial(_read, name="occluded_duke")
+read_cuhk03_np = partial(_read, name="cuhk03_np")  # root: its folder detected or labeled
+read_veri = partial(_read, name="veri")  # a copy of each query in the gallery is junk by its camera
+
+
 def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageRecord, ...]:
     """The images of a folder; the names of other files are added to `other`."""
     if not folder.is_dir():
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
-    for name in sorted(os.listdir(folder)):
-        if not is_image(name) or is_hidden(name):
-            if not is_hidden(name):
-                other.append(name)
+    for name in sorted(name for name in os.listdir(folder) if not is_hidden(name)):
+        if not is_image(name):
+            other.append(name)
             continue
         parsed = parse_name(home + name)
         if parsed is None or not match(name):
             raise InputError(
                 f"{folder / name} is not named as in {layout.title}; expected names like "
-                f"{layout.example}, cameras from 1, pids below 2**63. Rename the file, move it out "
-                "of the folder, or describe the dataset by data=csv or data=folder."
+                f"{layout.example}, cameras from 1, pids below 2**63. Rename or move the file, or "
+                "describe the dataset by data=csv or data=folder."
             )
         records.append(parsed)
     return tuple(r for r in records if r.pid != JUNK)

@@ -8,9 +8,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain, zip_longest
 from pathlib import Path
 
-from camreid.data.records import DISTRACTOR, LARGEST, ImageRecord, identities, parse_name
+from camreid.data.records import (
+    DISTRACTOR,
+    LARGEST,
+    ImageRecord,
+    identities,
+    parse_name,
+    require_files,
+)
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap
@@ -80,11 +88,13 @@ class Split:
         InputError if a column, value or image is missing, or train, val or query has pid -1 or 0.
         """
         path = Path(path)
-        lines = _read_lines(path)
-        records = [_record(path, number, line) for number, line in enumerate(lines, start=2)]
+        if not path.is_file():
+            raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
+        lines = read_table(path, COLUMNS[:-1])
+        records = [_record(path, number, line) for number, line in lines]
         parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
         rows: dict[int, int] = {}
-        for record, line in zip(_locate(path, records, root), lines, strict=True):
+        for record, (_, line) in zip(_locate(path, records, root), lines, strict=True):
             parts[line["subset"]].append(record)
             if line.get("row"):
                 rows[record.pid] = int(line["row"])
@@ -107,17 +117,26 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
     return sum(found[r.pid] > 1 for r in records)
 
 
-def _read_lines(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not set(COLUMNS[:-1]).issubset(reader.fieldnames or ()):
+def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Number and stripped values by column of each line of CSV: UTF-8, with comma, ; or tab.
+
+    Values beyond the header have the column "". InputError without one of the `columns`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        header = text.partition("\n")[0].strip()
+        comma = max(",;\t", key=header.count)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
+        own = [name.strip().lower() or "-" for name in next(rows, [])]
+        if missing := [name for name in columns if name not in own]:
             raise InputError(
-                f"{path} is no split manifest: its header is {reader.fieldnames}, expected "
-                f"{','.join(COLUMNS)} (row may be left out)."
+                f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}; expected a "
+                f"header with {','.join(columns)}."
             )
-        return list(reader)
+        filled = ((rows.line_num, map(str.strip, row)) for row in rows if any(row))
+        return [(number, dict(zip_longest(own, row, fillvalue=""))) for number, row in filled]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not CSV in UTF-8 ({error}). Save it as that.") from error
 
 
 def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
@@ -125,11 +144,11 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
     try:
         pid, camera, row = int(line["pid"]), int(line["camera"]), int(line.get("row") or 0)
         good = -1 <= pid <= LARGEST and 1 <= camera <= LARGEST and row >= 0
-    except (TypeError, ValueError):
+    except ValueError:
         good = False
     if not good or not image or subset not in SUBSETS:
         raise InputError(
-            f"line {number} of {path} reads {','.join(str(v) for v in line.values())}; expected "
+            f"line {number} of {path} reads {','.join(line.values())}; expected "
             f"{','.join(COLUMNS)}: subset is one of {', '.join(SUBSETS)}, pid a whole number from "
             "-1 to below 2**63, camera from 1, row from 0."
         )
@@ -147,15 +166,10 @@ def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> 
     homes = [] if root is None else [Path(root), *sorted(Path(root).glob("*/"))]
     found = []
     for r in records:
-        places = (r.path, *(str(home / p) for home in homes for p in (r.name, r.path)))
-        found.append(replace(r, path=next(filter(os.path.exists, places), "")))
-    lost = [r.path for r, there in zip(records, found, strict=True) if not there.path]
-    if lost:
-        raise InputError(
-            f"{path} names {len(lost)} images that are not there, such as {', '.join(lost[:3])} "
-            f"(also searched below root={root}).",
-            root="FOLDER",
-        )
+        places = chain([r.path], (str(home / p) for home in homes for p in (r.name, r.path)))
+        found.append(replace(r, path=next(filter(os.path.exists, places), r.path)))
+    hint = f"They were also searched below root={root}."
+    require_files((r.path for r in found), path, hint, root="FOLDER")
     if len({r.path for r in found}) < len({r.path for r in records}):
         raise InputError(
             f"{path} lists images of equal names, so they cannot be searched below root={root}. "
@@ -172,7 +186,6 @@ def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> L
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
             f"the column row of {path} must give each train identity one row, from 0 without gaps: "
-            f"{len(rows)} are in {min(rows.values())}..{max(rows.values())}, and {len(without)} "
-            "train identities have none. Correct the column or leave it out."
+            f"{len(rows)} have one, {len(without)} have none. Correct the column or leave it out."
         )
     return LabelMap(tuple(ordered))

@@ -1,15 +1,27 @@
-"""Records of images whose identities and cameras have names: those of CSV files and of folders."""
+"""Images whose identities and cameras have names, from a CSV file or from folders."""
 
+import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from camreid.data.records import LARGEST, ImageRecord, Records
-from camreid.errors import InputError
-from camreid.provenance import Dataset
+from camreid.data.manifest import SUBSETS, read_table
+from camreid.data.records import (
+    ImageRecord,
+    Records,
+    is_hidden,
+    is_image,
+    left_out,
+    require_files,
+)
+from camreid.errors import InputError, MissingDataset
+from camreid.provenance import CAMERAS, Dataset
 
-SUBSETS = ("train", "val", "query", "gallery")
+COLUMNS = ("path", "identity", "camera")
+_LAYOUT = "one folder per identity, such as alice/cam1/001.jpg or alice/cam1_001.jpg"
 
 
 class NamedImage(NamedTuple):
@@ -18,16 +30,114 @@ class NamedImage(NamedTuple):
     path: str
     identity: str
     camera: str
-    subset: str = ""
+    subset: str
 
 
-def named_records(images: Sequence[NamedImage], where: str, notes: tuple[str, ...] = ()) -> Records:
-    """The records of images, without subsets all in `train`; `where` is their source.
+def read_csv(path: str | Path) -> Records:
+    """Read a UTF-8 file with the columns path, identity, camera, and optionally subset.
+
+    Paths are relative to the folder of the file. Identities and cameras are names or numbers; see
+    `camreid.data.named.numbers`. A subset is train, val, query or gallery.
 
     Raises:
-        InputError: an identity is both in train or val and in query or gallery, or two names
-            differ in spelling only.
+        MissingDataset: there is no such file.
+        InputError: a column, value or image is missing, or an image is listed twice.
     """
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise MissingDataset(
+            f"no CSV file at path={path}; expected a header with {','.join(COLUMNS)}, and "
+            "optionally subset.",
+            path="FILE",
+        )
+    images = []
+    for number, line in read_table(file, COLUMNS):
+        place, identity, camera, subset = (line.get(name, "") for name in (*COLUMNS, "subset"))
+        wrong = line.get("") or subset.lower() not in ("", *SUBSETS)
+        if wrong or not (place and identity and camera):
+            raise InputError(
+                f"line {number} of {file} reads {','.join(line.values())}; expected a path, an "
+                f"identity and a camera, and as subset one of {', '.join(SUBSETS)} or nothing."
+            )
+        place = os.path.normpath(os.path.join(file.parent, place.replace("\\", "/")))
+        images.append(NamedImage(place, identity, camera, subset.lower()))
+    if len({bool(image.subset) for image in images}) != 1:
+        found = "has lines with and without a subset" if images else "lists no images"
+        raise InputError(f"{file} {found}; fill in all of its lines, or leave out all subsets.")
+    paths = [image.path for image in images]
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise InputError(f"{file} lists {len(twice)} images twice, such as {twice[0]}.")
+    require_files(paths, file)
+    return _records(images, file)
+
+
+def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
+    """Read one folder per identity, in `root` or in its folders train, val, query and gallery.
+
+    The camera of an image is what `camera_pattern` finds in its name: the first group of a regular
+    expression, or the whole match. Without it, the sub-folder of the identity is the camera.
+    Without both, each image of an identity has a camera of its own, so that all others match it.
+
+    Raises:
+        MissingDataset: there is no such folder.
+        InputError: fewer than two identities, an invalid pattern, or images without a camera.
+    """
+    home = Path(str(root)).expanduser().absolute()
+    if not home.is_dir():
+        raise MissingDataset(f"no folder at root={root}; expected {_LAYOUT}.", root="FOLDER")
+    folders = sorted(path.name for path in home.glob("*/") if not is_hidden(path.name))
+    has_subsets = (lower := {*map(str.lower, folders)}) <= {*SUBSETS}
+    images: list[NamedImage] = []
+    other: list[str] = []
+    for folder, inner, names in os.walk(home, followlinks=True):
+        inner[:] = sorted(name for name in inner if not is_hidden(name))
+        parts = Path(folder).relative_to(home).parts
+        subset = "".join(parts[:1]).lower() if has_subsets else ""
+        identity, camera, *_ = (*parts[has_subsets:], "", "")
+        for name in sorted(name for name in names if not is_hidden(name)):
+            if identity and is_image(name):
+                found = camera if camera_pattern is None else _find(camera_pattern, name)
+                images.append(NamedImage(os.path.join(folder, name), identity, found, subset))
+            else:
+                other.append(name)
+    count = len({image.identity for image in images})
+    if count < 2 or ("train" in lower and not has_subsets):
+        raise InputError(
+            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in "
+            f"{count} of them, and {len(other)} other files; expected {_LAYOUT}, or such folders "
+            f"in {', '.join(SUBSETS)}. For images in one folder, type data=csv data.path=FILE.",
+            **({"root": home / folders[0]} if len(folders) == 1 else {}),
+        )
+    return _records(_with_cameras(images, camera_pattern), home, left_out(other, home))
+
+
+def _find(pattern: str, name: str) -> str:
+    try:
+        match = re.search(str(pattern), name)
+    except re.error as error:
+        fault = f"camera_pattern={pattern} is no regular expression: {error}."
+        raise InputError(fault) from None
+    return (match and match[min(1, match.re.groups)]) or ""
+
+
+def _with_cameras(images: list[NamedImage], pattern: str | None) -> list[NamedImage]:
+    """The images; if none has a camera, its camera is its place in the identity, from 1."""
+    lost = [image.path for image in images if not image.camera]
+    if lost and (pattern or len(lost) < len(images)):
+        raise InputError(
+            f"{len(lost)} of {len(images)} images have no camera, such as {lost[0]}. Give each the "
+            "sub-folder of a camera, or a name in which camera_pattern= finds one, as cam(\\d+) "
+            "finds 3 in cam3_01.jpg."
+        )
+    count: Counter[str] = Counter()
+    for i, image in enumerate(images if lost else ()):
+        count[image.identity] += 1
+        images[i] = image._replace(camera=str(count[image.identity]))
+    return images
+
+
+def _records(images: Sequence[NamedImage], where: Path, notes: tuple[str, ...] = ()) -> Records:
+    """The records of images from `where`; those without a subset are all in `train`."""
     pids = numbers({i.identity for i in images}, where)
     cameras = numbers({i.camera for i in images}, where)
     tested = {i.identity for i in images if i.subset in ("query", "gallery")}
@@ -46,10 +156,11 @@ def named_records(images: Sequence[NamedImage], where: str, notes: tuple[str, ..
     return Records(train, query, gallery, val, (Dataset("", pids, cameras),), notes)
 
 
-def numbers(names: Iterable[str], where: str) -> dict[str, int]:
-    """A number from 1 for each name, whatever their order.
+def numbers(names: Iterable[str], where: object) -> dict[str, int]:
+    """A number from 1 for each name, whatever their order; InputError for two spellings of one.
 
-    Whole numbers from 1 keep their value if all names are such; otherwise sorted names are counted.
+    Whole numbers from 1 to 999,999 keep their value if all names are such; otherwise sorted names
+    are counted.
 
     >>> numbers(["6", "3"], "a.csv"), numbers(["0", "10", "9"], "a.csv")
     ({'3': 3, '6': 6}, {'0': 1, '9': 2, '10': 3})
@@ -64,12 +175,10 @@ def numbers(names: Iterable[str], where: str) -> dict[str, int]:
                 "in one way, and two names so that they differ."
             )
         spelled[key] = name
-    ordered = sorted(spelled, key=_natural)
-    are_numbers = all(key.isdecimal() and 1 <= int(key) <= LARGEST for key in ordered)
+    parts = {key: re.split(r"(\d+)", key) for key in spelled}  # cam2 is before cam10
+    ordered = sorted(
+        parts, key=lambda key: [p.zfill(99) if p.isdecimal() else p for p in parts[key]]
+    )
+    are_numbers = all(key.isdecimal() and 1 <= int(key) < CAMERAS for key in ordered)
     places = enumerate(ordered, start=1)
     return {spelled[key]: int(key) if are_numbers else place for place, key in places}
-
-
-def _natural(name: str) -> list[str | int]:
-    """`cam2` before `cam10`."""
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]

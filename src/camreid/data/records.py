@@ -1,11 +1,15 @@
-"""Image records of a dataset in the Market-1501 layout, and the grammar of its file names."""
+"""Image records of a dataset, the grammar of Market-1501's file names, and its files."""
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePath
 
+from PIL import Image
+
+from camreid.errors import InputError
 from camreid.provenance import Dataset
 
 TRAIN, QUERY, GALLERY = FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -15,6 +19,7 @@ GRAMMAR = (
     "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1 is junk, 0000 a distractor)"
 )
 
+_NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these formats only
 _NAME = re.compile(r"(-1|\d+)_c(\d+)(?:s(\d+))?(?:_f?(\d+))?")  # pid, camera, sequence, frame
 
 
@@ -70,3 +75,36 @@ class Records:
 def identities(records: Iterable[ImageRecord]) -> tuple[int, ...]:
     """The labelled identities among `records`, in numeric order: no junk, no distractors."""
     return tuple(sorted({r.pid for r in records if r.pid > DISTRACTOR}))
+
+
+@cache
+def _suffixes() -> set[str]:
+    formats = Image.registered_extensions().items()
+    return {s for s, name in formats if name in Image.OPEN and name not in _NO_PIXELS}
+
+
+def is_image(name: str) -> bool:
+    """Whether a file has the suffix of a format that Pillow reads, such as `.JPG` or `.webp`."""
+    return os.path.splitext(name)[1].lower() in _suffixes()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is of the system: `.DS_Store`, `__MACOSX`, `Thumbs.db`."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
+
+
+def left_out(names: Collection[str], where: object) -> tuple[str, ...]:
+    """A line that counts and names files that are not images; none without such files."""
+    some = ", ".join(sorted(names)[:3])
+    line = f"{len(names)} files in {where} are not images and are left out, such as {some}."
+    return (line,) if names else ()
+
+
+def require_files(paths: Iterable[str], where: object, hint: str = "", **remedy: object) -> None:
+    """Refuse a list of images, at `where`, of which some are not there."""
+    if lost := [path for path in paths if not os.path.isfile(path)]:
+        raise InputError(
+            f"{where} lists {len(lost)} images that are not there, such as {', '.join(lost[:3])}. "
+            f"{hint or 'Copy them there, or delete their lines.'}",
+            **remedy,
+        )

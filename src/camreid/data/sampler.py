@@ -10,7 +10,7 @@ from camreid.errors import InputError
 
 
 class IdentitySampler(Sampler[int]):
-    """Indices in batches of P*K: P different identities with K images each.
+    """Indices in batches of P*K: P different `identities`, per rank, with K `instances` each.
 
     An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`.
 
@@ -24,11 +24,6 @@ class IdentitySampler(Sampler[int]):
 
     Ranks share batches: those of W ranks with P identities each are, in rank order, those of one
     rank with W*P identities. InputError for fewer identities.
-
-    Args:
-        pids: identity of each image.
-        identities: P, per rank.
-        instances: K.
 
     Attributes:
         batches: of an epoch, per rank.

@@ -39,9 +39,11 @@ class OriginalSplit:
             require_whole("camera", self.camera, least=1)
 
     def __call__(self, records: Records) -> Split:
-        """Divide `records`; InputError if the camera has no train images."""
+        """Divide `records`; InputError for a camera of no train images, or several datasets."""
         train = _sorted(r for r in records.train if self.camera in (None, r.camera))
-        if not train:
+        if self.camera and len(records.datasets) > 1:
+            raise InputError(f"camera={self.camera} leaves out all datasets but one.", camera=None)
+        if not train and (self.camera or not records.query):
             cameras = sorted({r.camera for r in records.train})
             raise InputError(
                 f"camera={self.camera} has no train images; the cameras are "
@@ -133,15 +135,14 @@ def stratified(
 
 def _all_images(records: Records) -> Images:
     # VeRi-776 has a copy of each query in its gallery
-    copies = {os.path.basename(r.path) for r in records.query if parse_name(r.path)}
+    copies = {os.path.basename(r.path) for r in records.query if parse_name(r.path) == r}
     gallery = [r for r in records.gallery if os.path.basename(r.path) not in copies]
     test = (*records.query, *gallery)
     shared = set(identities(records.train)).intersection(identities(test))
     if shared:
         raise InputError(
             f"pool=all: {len(shared)} pids are in both the train and the test part, such as "
-            f"{sorted(shared)[:3]}. If each part has its own numbering (as in MSMT17), equal "
-            "pids are different identities.",
+            f"{sorted(shared)[:3]}. In parts with numbers of their own these are different ones.",
             pool="train",
         )
     return (*records.train, *records.val, *test)
@@ -216,7 +217,7 @@ def _split(
     train, val, query, gallery = parts
     labels, held_out = LabelMap.of(identities(train), order="fastreid"), len(identities(val))
     has_val = record.options["val_fraction"] == 0 or (held_out > 1 and count_rankable(val))
-    if len(labels) < 2 or not has_val:
+    if (len(labels) < 2 and (train or not query)) or not has_val:
         raise InputError(
             f"the split ({record}) has {len(labels)} train identities and {held_out} for "
             f"validation, with {count_rankable(val)} images that have a match. At least 2 are "

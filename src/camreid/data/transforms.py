@@ -2,12 +2,13 @@
 
 import math
 import random
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import AutoAugment
 
-from camreid.data.auto_augment import DRAWS, auto_augment
 from camreid.errors import require_number, require_whole
 
 # The ImageNet mean in raw units, which FastReID erases with too (it pads with black).
@@ -16,6 +17,14 @@ _MEAN = (124, 116, 104)
 _ERASE_AREA = (0.02, 0.33)  # least and most share of the image
 _ERASE_ASPECT = (0.3, 3.3)  # least and most height/width ratio
 _ERASE_TRIES = 10  # rectangles drawn until one is smaller than the image
+DRAWS = 6  # uniform numbers of an image for its operations
+Groups = defaultdict[tuple[str, float], list[int]]  # images of each (operation, magnitude)
+_THEIRS = AutoAugment()  # the ImageNet policies of Cubuk et al. 2019
+_POLICIES = _THEIRS._policies
+# magnitudes; whether both signs are drawn
+_SPACE = {
+    name: (steps(10, 1, 1), both) for name, (steps, both) in _THEIRS._AUGMENTATION_SPACE.items()
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,34 @@ class Augment:
         boxes = _boxes(draws[3:-DRAWS], self.erase, height, width)
         table = torch.cat([mirrored, shift, boxes]).long()
         return (_place_on_cpu if images.device.type == "cpu" else place)(images, table)
+
+
+def auto_augment(images: Tensor, probability: float, draws: Tensor) -> Tensor:
+    """Copies of (B, 3, H, W) with a policy on a random subset, from (DRAWS, B) uniform numbers."""
+    images = images.clone()
+    for groups in draw_operations(probability, draws):
+        for operation, places in groups.items():
+            index = torch.tensor(places).to(images.device, non_blocking=True)
+            how = (*operation, _THEIRS.interpolation, _THEIRS._fill)
+            changed = _THEIRS._apply_image_or_video_transform(images[index], *how)
+            images.index_copy_(0, index, changed)
+    return images
+
+
+def draw_operations(probability: float, draws: Tensor) -> tuple[Groups, Groups]:
+    """The first and the second operations of a batch."""
+    groups = Groups(list), Groups(list)
+    for image, (chance, policy, *draw) in enumerate(draws.T.tolist()):
+        if chance >= probability:
+            continue
+        pair = _POLICIES[int(policy * len(_POLICIES))]
+        for group, operation, use, sign in zip(groups, pair, draw[:2], draw[2:], strict=True):
+            name, share, step = operation
+            if use <= share:
+                magnitudes, signed = _SPACE[name]
+                magnitude = 0.0 if step is None else float(magnitudes[step])
+                group[name, -magnitude if signed and sign <= 0.5 else magnitude].append(image)
+    return groups
 
 
 def _boxes(draws: Tensor, probability: float, height: int, width: int) -> Tensor:

@@ -18,7 +18,6 @@ from torch import Tensor
 from camreid.errors import InputError
 from camreid.files import write_whole
 
-_NOTES: dict[str, Any] = {"seen": list, "computed": dict, "weights": str, "split": dict}
 _HELP = (
     "expected a safetensors or npz file of query_features (Q, D), query_pids (Q,), query_cameras "
     "(Q,), the same of gallery_, and optionally query_sequences and gallery_sequences"
@@ -110,7 +109,12 @@ class FeatureTable:
             query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
             if query.features.shape[1] != gallery.features.shape[1]:
                 raise ValueError("query_features and gallery_features differ in D")
-            for name, kind in _NOTES.items():
+            for name, kind in (
+                ("seen", list),
+                ("computed", dict),
+                ("split", dict),
+                ("weights", str),
+            ):
                 if not isinstance(value := notes.get(name), kind | None):
                     raise TypeError(f"its note {name} is {value!r:.50}")
             set(map(index, notes.get("seen") or ()))
@@ -164,13 +168,11 @@ def _images(part: str, tensors: Mapping[str, Any], notes: dict[str, Any]) -> Ima
     for name, column in columns.items():
         if not isinstance(column, Tensor) or column.is_floating_point() != (name == "features"):
             raise TypeError(f"{part}_{name} are {column.dtype}")
-        if not len(column):
-            raise ValueError(f"there are no {part}_{name}")
+        if not len(column) or (name != "features" and column.min() < -1):
+            raise ValueError(f"{part}_{name} are empty or below -1")
     features = columns.pop("features")
     if features.ndim != 2 or not features.isfinite().all():
         shape = tuple(features.shape)
         raise ValueError(f"{part}_features {shape} are not (N, D), or hold NaN or infinite values")
     labels = {name: column.long() for name, column in columns.items()}
-    if any(labels[name].min() < -1 for name in labels):
-        raise ValueError(f"{part}_ labels are below -1")
     return Images(features, **labels, paths=tuple(map(str, notes.pop(f"{part}_paths", ()))))

@@ -29,7 +29,8 @@ def fuse(
             and `query_camera` each query by the expert of its camera, with the whole gallery.
         tables: by expert, of the same images in the same order.
         cameras: that each expert was trained on, 1-based; None for several, or if it is unknown.
-        min_agreement: of each two experts' features, for `mean`; see `agreement`.
+        min_agreement: of each two experts' features, for `mean`: the share of images
+            that are nearest to themselves across the two.
     """
     if len(tables) < 2:
         raise InputError(f"a fusion needs two experts or more: {len(tables)} given.")
@@ -52,21 +53,18 @@ def fuse(
     return FeatureTable(first.query.with_features(fused[0]), first.gallery.with_features(fused[1]))
 
 
-def agreement(first: Tensor, second: Tensor, images: int = 1000) -> float:
-    """Share of images that are nearest to themselves across two embedding spaces.
-
-    `first` and `second` are (N, D) unit features; at most `images` are compared, evenly chosen.
-    """
-    count = min(images, len(first))
-    chosen = torch.arange(count, device=first.device) * len(first) // max(1, count)
-    nearest = (first[chosen] @ second[chosen].T).argmax(1)
-    return (nearest.cpu() == torch.arange(count)).float().mean().item()
-
-
 def _check_agreement(units: Units, least: float) -> None:
+    """Refuse embedding spaces in which too few images are nearest to themselves across two.
+
+    At most 1,000 images are compared, evenly chosen.
+    """
     for (one, first), (other, second) in permutations(units.items(), 2):
-        is_alike = first.shape == second.shape
-        share = agreement(first, second) if is_alike else 0.0
+        share = 0.0
+        if is_alike := first.shape == second.shape:
+            count = min(1000, len(first))
+            chosen = torch.arange(count, device=first.device) * len(first) // max(1, count)
+            nearest = (first[chosen] @ second[chosen].T).argmax(1).cpu()
+            share = (nearest == torch.arange(count)).float().mean().item()
         if share < least or not is_alike:
             raise InputError(
                 f"the features of {one} ({first.shape[1]} wide) and {other} ({second.shape[1]} "
@@ -80,10 +78,7 @@ def _routed(units: Units, own: Tensor, cameras: Mapping[str, int | None]) -> dic
     """Query features, zeros but for the expert of the query's camera; all where it has none."""
     known = [camera for name in units if (camera := cameras[name])]
     if not known or len(set(known)) < len(known):
-        raise InputError(
-            f"the cameras of the experts are {known}: query_camera needs at least one known "
-            "camera, and one expert for each."
-        )
+        raise InputError(f"query_camera needs one expert for each camera; these are of {known}.")
     routed = torch.stack([own == (cameras[name] or -1) for name in units])  # (E, Q)
     routed |= ~routed.any(0)
     parts = zip(units.items(), routed, strict=True)

@@ -1,6 +1,5 @@
 """Retrieval as a torchmetrics metric: features in, mAP and Rank-k out, each image once."""
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -76,9 +75,9 @@ class RetrievalMetric(Metric):
         numbers = self.ranking().scalars()
         return {name: torch.tensor(float(value)) for name, value in numbers.items()}
 
-    def ranking(self) -> RankingResult:
-        """The whole result, over all processes."""
-        table = self.table()
+    def ranking(self, split: Any = None) -> RankingResult:
+        """The whole result, over all processes; see `table` for the split."""
+        table = self.table(split)
         ranked = partial(rank, **table.tensors, metric=self.distance, device=self.device)
         if self.protocol != "auto":
             return ranked(protocol=self.protocol)
@@ -91,7 +90,7 @@ class RetrievalMetric(Metric):
             return ranked(protocol="within-camera", query_sequences=None)
 
     def table(self, split: Any = None) -> FeatureTable:
-        """All images by index, with sequences and paths of the records of a `split`."""
+        """All images by index, with sequences and paths of a split's records, `both` of `val`."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             labels, features = dim_zero_cat(self.labels), dim_zero_cat(self.features)
         keep = each_once(labels)
@@ -102,10 +101,12 @@ class RetrievalMetric(Metric):
         def part(name: Role, other: Role) -> Images:
             own = roles != _ROLES.index(other)
             _, index, pids, cameras, sequences = labels[own].unbind(1)
-            records, paths = getattr(split, name, ()), tuple[str, ...]()
+            records = getattr(split, "val" if ranks_all else name, ())
+            paths = tuple[str, ...]()
             if records and max(index.tolist(), default=0) < len(records):
                 chosen = [records[i] for i in index.tolist()]
-                sequences, paths = sequences_of(chosen), tuple(str(r.path) for r in chosen)
+                known = [-1 if r.sequence is None else r.sequence for r in chosen]
+                sequences, paths = torch.tensor(known).long(), tuple(str(r.path) for r in chosen)
             numbers = index if ranks_all else None
             return Images(features[own], pids, cameras, sequences, paths, numbers)
 
@@ -145,12 +146,6 @@ class IdentityAccuracy(Metric):
             "coverage": known.double().mean(),
             "images": torch.tensor(float(len(rows))),
         }
-
-
-def sequences_of(records: Iterable[Any]) -> Tensor:
-    """(N,) int64 sequences of records, -1 where unknown."""
-    sequences = [-1 if r.sequence is None else r.sequence for r in records]
-    return torch.tensor(sequences, dtype=torch.int64)
 
 
 def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camreid.errors import require_number, require_whole
+from camreid.errors import require_whole
 from camreid.evaluation.scores import check_features, float32_products
 
 BLOCK = 1024  # images at a time; memory grows with BLOCK x N
@@ -131,7 +131,7 @@ def expand_queries(
     """
     check_features(query_features, gallery_features, "cosine", query_features.device)
     features = torch.cat([query_features.float(), gallery_features.float()])
-    require_neighbours("k", k, len(features))
+    require_whole("k", k, 1, len(features))
     with float32_products(features.device):
         for _ in range(times):
             near = nearest(Distances(F.normalize(features, dim=1), 0), k)
@@ -140,9 +140,3 @@ def expand_queries(
             chunks = zip(*(torch.split(x, BLOCK) for x in (near.index, weights)), strict=True)
             features = torch.cat([(features[i] * w[..., None]).sum(1) for i, w in chunks])
     return features[: len(query_features)], features[len(query_features) :]
-
-
-def require_neighbours(name: str, value: int, images: int) -> None:
-    """Refuse what is not a whole number in 1..`images`."""
-    require_whole(name, value, least=1)
-    require_number(name, value, 1, images)

@@ -23,7 +23,7 @@ class RankOptions:
     expand: int = 0  # times; see `expand_queries` for k and alpha
     expand_k: int = 5
     expand_alpha: float = 3.0
-    rerank: Literal["k-reciprocal"] | None = None  # see `rerank`; under `cross-camera` alone
+    rerank: Literal["k-reciprocal", None] = None  # see `rerank`; under `cross-camera` alone
     rerank_k1: int = 20
     rerank_k2: int = 6
     rerank_lambda: float = 0.3
@@ -31,12 +31,9 @@ class RankOptions:
     def __post_init__(self) -> None:
         require_choice("metric", self.metric, Metric)
         require_choice("protocol", self.protocol, Protocol)
-        if self.rerank is not None:
-            require_choice("rerank", self.rerank, Literal["k-reciprocal"])
-        if self.rerank is not None and self.protocol != "cross-camera":
-            raise InputError(
-                f"rerank={self.rerank} needs the cross-camera protocol: protocol={self.protocol}."
-            )
+        require_choice("rerank", self.rerank, Literal["k-reciprocal", None])
+        if self.rerank and self.protocol != "cross-camera":
+            raise InputError(f"rerank is under cross-camera alone, not protocol={self.protocol}.")
         require_whole("expand", self.expand, least=0)
         for name in ("expand_k", "rerank_k1", "rerank_k2"):
             require_whole(name, getattr(self, name), least=1)

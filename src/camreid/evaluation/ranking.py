@@ -80,10 +80,7 @@ def rank(
     require_choice("protocol", protocol, Protocol)
     rules = Rules(query, gallery)
     if protocol == "within-camera" and not rules.within:
-        raise InputError(
-            "protocol='within-camera' needs the sequences of query and gallery, or the index of "
-            "both, to leave out the query's own recording or image."
-        )
+        raise InputError("protocol='within-camera' needs sequences or index of query and gallery.")
     scores = feature_scores(query_features, gallery_features, metric, device)
     return _rank(scores, rules, View(protocol, distractors), max_rank)
 
@@ -145,9 +142,8 @@ def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingRes
     if not result.valid.any():
         other = next(name for name in get_args(Protocol) if name != view.protocol)
         raise NoValidQuery(
-            f"none of the {len(result.valid)} queries has a match in the gallery under the "
-            f"{view.protocol} protocol. Check that pids and cameras are of one split; "
-            f"protocol={other!r} ranks other images."
+            f"none of the {len(result.valid)} queries has a match by the {view.protocol} protocol: "
+            f"check that pids and cameras are of one split, or rank by protocol={other!r}."
         )
     return result
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camreid.errors import require_number
-from camreid.evaluation.neighbours import Distances, Neighbours, nearest, require_neighbours
+from camreid.errors import require_number, require_whole
+from camreid.evaluation.neighbours import Distances, Neighbours, nearest
 from camreid.evaluation.scores import Metric, check_features, float32_products
 
 _ENTRIES = 2**22  # at a time: a few hundred MB of index tensors at the most
@@ -41,8 +41,8 @@ def rerank(
     """
     check_features(query_features, gallery_features, metric, query_features.device)
     features = torch.cat([query_features.float(), gallery_features.float()])
-    require_neighbours("k1", k1, len(gallery_features))
-    require_neighbours("k2", k2, k1)
+    require_whole("k1", k1, 1, len(gallery_features))
+    require_whole("k2", k2, 1, k1)
     require_number("lambda_value", lambda_value, 0, 1)
     if metric == "cosine":
         features = F.normalize(features, dim=1)

@@ -64,18 +64,15 @@ def check_features(query: Tensor, gallery: Tensor, metric: str, device: torch.de
     require_choice("metric", metric, Metric)
     fits = query.ndim == gallery.ndim == 2 and query.shape[1] == gallery.shape[1]
     if not fits or not query.numel() or not gallery.numel():
-        raise InputError(
-            f"features of shapes {tuple(query.shape)} and {tuple(gallery.shape)}: expected (Q, D) "
-            "and (G, D), with the same D and at least one image each."
-        )
+        shapes = f"{tuple(query.shape)} and {tuple(gallery.shape)}"
+        raise InputError(f"features of shapes {shapes}: expected (Q, D) and (G, D), none empty.")
     for role, features in (("query", query), ("gallery", gallery)):
         lengths = _by_row(features, device, lambda chunk: chunk.norm(dim=1))
         bad = (~lengths.isfinite()).nonzero().flatten().tolist()
         if bad:
             raise InputError(
-                f"{len(bad)} of {len(lengths)} {role} features are NaN, infinite or too long for "
-                f"float32, the first at {bad[:5]}: the model has diverged, or overflowed at half "
-                "precision."
+                f"{len(bad)} of {len(lengths)} {role} features are NaN or infinite in float32, "
+                f"the first at {bad[:5]}: the model diverged, or overflowed in half precision."
             )
     return lengths
 

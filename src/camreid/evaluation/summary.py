@@ -1,13 +1,15 @@
-"""The numbers of a test: retrieval with intervals, closed-set accuracy, protocols, leakage."""
+"""The numbers of a test, and of the rows of a matrix with their paired differences."""
 
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from camreid.errors import NoValidQuery
-from camreid.evaluation.bootstrap import intervals
+from camreid.evaluation.bootstrap import compare, intervals
 from camreid.evaluation.ranking import Protocols
 from camreid.evaluation.result import RankingResult
 
@@ -24,8 +26,7 @@ class EvaluationResult:
     def summary(self) -> dict[str, Any]:
         """All numbers as nested plain values; NaN where a number does not exist."""
         numbers = {
-            "retrieval": self.ranking.scalars(),
-            "intervals": intervals(self.ranking),
+            **_scores(self.ranking),
             "protocol": self.ranking.protocol,
             "dropped_queries": int((~self.ranking.valid).sum()),
             "identity": self.identity,
@@ -37,10 +38,8 @@ class EvaluationResult:
             protocol + ("" if distractors else ", without distractors"): result.scalars()
             for (protocol, distractors), result in self.protocols.results.items()
         }
-        pairs = {
-            name: column.tolist() if isinstance(column, torch.Tensor) else list(column)
-            for name, column in vars(self.protocols.camera_pairs).items()
-        }
+        columns = vars(self.protocols.camera_pairs).items()
+        pairs = {name: torch.as_tensor(column).tolist() for name, column in columns}
         return {**numbers, "protocols": results, "camera_pairs": pairs}
 
 
@@ -53,9 +52,65 @@ def leakage(result: RankingResult, seen: Set[int]) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
     for name, queries in {"all": known | True, "seen": known, "unseen": ~known}.items():
         identities = len(torch.unique(result.query_pids[queries]))
-        try:
-            numbers: dict[str, Any] = dict(result.of(queries).scalars())
-        except NoValidQuery:
-            numbers = dict.fromkeys(result.scalars())
+        numbers: dict[str, Any] = dict.fromkeys(result.scalars())
+        with suppress(NoValidQuery):
+            numbers |= result.of(queries).scalars()
         table[name] = {"identities": identities, "queries": int(queries.sum()), **numbers}
     return table
+
+
+@dataclass(frozen=True)
+class Row:
+    """An expert, a baseline or a fusion, as tested."""
+
+    ranking: RankingResult  # of all queries
+    query_cameras: Tensor  # (Q,) int64, 1-based
+    seen: frozenset[int]  # training identities of its weights
+    seen_complete: bool = True  # whether `seen` are all
+
+    def summary(self) -> dict[str, Any]:
+        """`numbers` of all queries, and `leak`, see `leakage`."""
+        leak = leakage(self.ranking, self.seen)
+        numbers = self.numbers(torch.ones_like(self.ranking.valid))
+        return {**numbers, "leak": leak, "seen_complete": self.seen_complete}
+
+    def numbers(self, queries: Tensor) -> dict[str, Any]:
+        """Numbers of some queries, (Q,) bool, and `by_camera`: None for one without a match."""
+        by_camera: dict[str, Any] = {}
+        for camera in torch.unique(self.query_cameras).tolist():
+            by_camera[str(camera)] = None
+            with suppress(NoValidQuery):
+                part = self.ranking.of(queries & (self.query_cameras == camera))
+                by_camera[str(camera)] = _scores(part)
+        return {**_scores(self.ranking.of(queries)), "by_camera": by_camera}
+
+
+def comparison(rows: Mapping[str, Row], experts: Sequence[str]) -> dict[str, Any]:
+    """The strongest expert, and each row minus it, on the identities that no row was trained on.
+
+    `compared` has the numbers of the `rows` on these identities where they are not all.
+    """
+    ranking = next(iter(rows.values())).ranking
+    seen = sorted(set().union(*(row.seen for row in rows.values())))
+    unseen = ~torch.isin(ranking.query_pids, torch.tensor(seen, dtype=torch.int64))
+    valid = unseen & ranking.valid
+    fair = {name: row.ranking.of(unseen) for name, row in rows.items()} if valid.any() else {}
+    strongest = max(experts, key=lambda name: fair[name].mAP) if fair else None
+    leaks = not bool(unseen.all())
+    compared = {
+        "leaks": leaks,
+        "complete": all(row.seen_complete for row in rows.values()),
+        "identities": len(torch.unique(ranking.query_pids[valid])),
+        "queries": int(valid.sum()),
+        "rows": {name: rows[name].numbers(unseen) for name in fair if leaks},
+    }
+    differences = {
+        name: {score: asdict(d) for score, d in compare(result, fair[strongest]).items()}
+        for name, result in fair.items()
+        if strongest is not None and name != strongest
+    }
+    return {"compared": compared, "strongest": strongest, "differences": differences}
+
+
+def _scores(ranking: RankingResult) -> dict[str, Any]:
+    return {"retrieval": ranking.scalars(), "intervals": intervals(ranking)}

@@ -16,9 +16,8 @@ Smoothing = float | Literal["adaptive"]
 def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> Tensor:
     """Mean cross-entropy of the images with a row; 0 if no image has one.
 
-    Smoothing gives `smoothing` / (rows - 1) to each wrong row, as in FastReID and in Szegedy's
-    erratum, where PyTorch's own form spreads it over all rows. FastReID leaves images
-    with a loss of exactly 0 out of the mean; here they are part of it.
+    Each wrong row gets `smoothing` / (rows - 1), as in FastReID and in Szegedy's erratum; PyTorch
+    spreads it over all rows. Other than in FastReID, a loss of exactly 0 is part of the mean.
 
     Args:
         logits: (B, rows).

@@ -26,19 +26,25 @@ _OSNET = re.compile(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneOptions:
-    """Weights, pooling, and changes to a ResNet, which other backbones refuse."""
+class TrunkOptions:
+    """Weights, and changes to a ResNet, of every network."""
 
     pretrained: bool = False  # timm's weights
     weights: str | None = None  # a file instead
     allow_partial: bool = False  # take weights that do not cover the whole backbone
+    ibn: bool = False  # instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018)
+    stem_padding: Literal[1, 0] = 1  # 0 and rounding up as FastReID since November 2020
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions(TrunkOptions):
+    """Pooling, and more changes to a ResNet; other backbones refuse all changes."""
+
     drop_path: float = 0.0  # stochastic depth of the last block
     # of a map (B, C, h, w); backbones without one pool by their own head and refuse gem
     pool: Pool = "avg"
     last_stride: Literal[1, None] = None  # 1 removes the last stage's stride (Luo et al. 2019)
-    ibn: bool = False  # instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018)
     non_local: bool = False  # non-local blocks in stages 2 and 3 (Ye et al. 2021)
-    stem_padding: Literal[1, 0] = 1  # 0 and rounding up as FastReID since November 2020
     stem_relu: bool = True  # False as reid-strong-baseline
 
     def change(self, trunk: nn.Module, name: str) -> None:
@@ -63,21 +69,17 @@ class Backbone(nn.Module):
     """A network without its classifier: (B, 3, H, W) normalised images to (B, dim).
 
     Args:
-        name: a timm model name, such as `resnet50.tv_in1k`, or an OSNet: `osnet_x1_0`,
-            `osnet_x0_75`, `osnet_x0_5`, `osnet_x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`; or one
-            for human-pretrained weights: `solider_swin_tiny`, `solider_swin_small`,
-            `solider_swin_base`, `ics_vit_small`, `ics_vit_base`.
+        name: of a timm model, such as `resnet50.tv_in1k`; of an OSNet: `osnet_x1_0`, `x0_75`,
+            `x0_5` or `x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`; or for human-pretrained weights:
+            `solider_swin_tiny`, `_small` or `_base`, `ics_vit_small` or `_base`.
         image_size: (H, W) in pixels.
-        options: weights, pooling and changes.
 
     Attributes:
         dim: width of the features.
-        mean: (3,) of the pixels that the weights expect, in 0..255.
-        std: (3,) likewise.
+        mean: (3,) of the pixels that the weights expect, in 0..255; likewise `std`.
 
     Raises:
-        InputError: an unknown name, a model that does not take this image size, no such weights,
-            or an option that the model does not have.
+        InputError: no such model, weights or option, or not for this image size.
     """
 
     def __init__(
@@ -197,10 +199,9 @@ def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
         raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+    options["drop_path_rate"] = own.drop_path or None  # timm leaves out None
     if pretrained:
         note(f"Loading the pretrained weights of {name}")  # they may have to be fetched
-    if own.drop_path:
-        options["drop_path_rate"] = own.drop_path
     try:
         if name in TRUNKS:
             return create_human(name, image_size, **options)

@@ -29,8 +29,6 @@ class RemapHead(nn.Module):
     Without rows (evaluation) there is no margin: s c, or s w.x.
 
     Args:
-        dim: width of the features.
-        labels: the identities, in row order.
         bias: of `linear` logits, as in torchreid's classifiers.
         camera: 1-based, of the images that the head classifies; None for all cameras.
     """

@@ -1,15 +1,15 @@
 """Multiple granularity network (Wang et al. 2018) as FastReID has it: eight heads."""
 
 import copy
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camreid.errors import InputError
 from camreid.labels import Identities
-from camreid.models.backbone import Backbone, BackboneOptions, GeM, is_resnet
+from camreid.models.backbone import Backbone, BackboneOptions, GeM, TrunkOptions, is_resnet
 from camreid.models.baseline import bn_neck
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
@@ -23,15 +23,10 @@ JOINED = {"b1": PARTS[:1], "b2": PARTS[1:2], "b3": PARTS[2:3], "b22": PARTS[3:5]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MGNOptions:
-    """Options of `MGN`: those of `BackboneOptions` and `RemapHead`, and its own."""
+class MGNOptions(TrunkOptions):
+    """Options of `MGN`: those of `TrunkOptions` and `RemapHead`, and its own."""
 
     backbone: str  # a timm ResNet of bottlenecks
-    pretrained: bool = False
-    weights: str | None = None
-    allow_partial: bool = False
-    ibn: bool = False
-    stem_padding: Literal[1, 0] = 1
     dim: int = 256  # of each part
     extra_norm: bool = False  # and ReLU between reduction and neck, as FastReID v0.1.1
     classifier: Classifier = "circle"
@@ -67,8 +62,7 @@ class MGN(ReIDNetwork):
         if not is_resnet(own.backbone):
             needs = f"backbone={own.backbone} is no ResNet, and MGN divides layer3 and layer4."
             raise InputError(needs, backbone="resnet50.tv_in1k")
-        shared = ("pretrained", "weights", "allow_partial", "ibn", "stem_padding")
-        given = {k: getattr(own, k) for k in shared}
+        given = {field.name: getattr(own, field.name) for field in fields(TrunkOptions)}
         whole = Backbone(own.backbone, image_size, BackboneOptions(last_stride=1, **given))
         self.pixel_norm = PixelNorm(pixels, whole.mean, whole.std)
         trunk = whole.trunk

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any
 
 import yaml
@@ -9,7 +10,9 @@ import yaml
 from camreid.errors import InputError
 from camreid.files import CONF
 from camreid.models.backbone import RESNET, is_resnet
+from camreid.models.baseline import BaselineOptions
 from camreid.models.config import ModelConfig
+from camreid.models.mgn import MGNOptions
 from camreid.models.network import NETWORKS, ReIDNetwork
 from camreid.parts import applying
 
@@ -48,7 +51,8 @@ def settle(config: Mapping[str, Any], typed: Collection[str]) -> ModelConfig:
     """
     chosen = {key.removeprefix("network.") for key in typed}
     given = {"_target_": NETWORKS[0], **(config.get("network") or {})}
-    network = applying(given, chosen, ReIDNetwork)
+    usual = {field.name for kind in (BaselineOptions, MGNOptions) for field in fields(kind)}
+    network = applying(given, usual - chosen, ReIDNetwork)
     name, backbone = str(config.get("name")), str(network.get("backbone"))
     if any(network.get(k, v) != v for k, v in RESNET.items()) and not is_resnet(backbone):
         network |= {k: v for k, v in RESNET.items() if k in network and k not in chosen}

@@ -22,9 +22,8 @@ class IBN(nn.Module):
 class NonLocal(nn.Module):
     """Non-local block of one inner channel, as FastReID's AGW has it (Ye et al. 2021).
 
-    z = x + BN(W y), y_i = theta_i * mean_j(phi_j g_j): the pairwise products are averaged over the
-    positions, without a softmax, so y needs no (N, N) matrix. The batch norm starts at 0, which
-    makes the new block an identity.
+    z = x + BN(W y), y_i = theta_i * mean_j(phi_j g_j): without a softmax of the pairwise products,
+    y needs no (N, N) matrix. The batch norm starts at 0, so the new block is an identity.
     """
 
     def __init__(self, channels: int) -> None:

@@ -5,30 +5,20 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 
 from camreid.errors import InputError, NoValidQuery
-from camreid.evaluation import Difference, Images, RankingResult, compare
+from camreid.evaluation import Difference, RankingResult, compare
+from camreid.provenance import plain
+from camreid.runs import metrics
 from camreid.runs.folder import RunFolder
 from camreid.runs.methods import Method, differing, methods_of
-from camreid.runs.metrics import (
-    SCORES,
-    HeadCheckRecord,
-    head_check_table,
-    mean_row,
-    points,
-    score_table,
-)
-from camreid.runs.record import plain
 from camreid.runs.table import Table
-from camreid.runs.verdict import ALPHA, doubt, verdict
 
-_LIMITS = ("p is of mAP, and not adjusted for the number of pairs.",)
-_ONE_TRAINING = (
-    "Intervals and p are over test identities. They do not cover the seeds of trainings."
-)
+_ONE_SEED = "Intervals and p are over test identities. They do not cover the seeds of trainings."
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,7 @@ class Pair:
     @property
     def better(self) -> str | None:
         """The run with the higher mAP; None if that is not decided."""
-        decided = self.differences and not doubt(self.differences["mAP"], self.identities)
+        decided = self.differences and not metrics.doubt(self.differences["mAP"], self.identities)
         return self.first if decided else None
 
     @property
@@ -57,7 +47,7 @@ class Pair:
         first, second = self.titles or (self.first, self.second)
         if not self.differences:
             return f"{first} and {second} are not comparable: {self.reason}"
-        text = verdict(first, second, self.differences["mAP"], self.identities)
+        text = metrics.verdict(first, second, self.differences["mAP"], self.identities)
         text += f"; tested on {self.queries} queries of {self.identities} identities"
         if self.leaked:
             text += f"; {self.leaked} identities that one of them was trained on are left out"
@@ -82,31 +72,37 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """Leakage and other limits, each once."""
-        return [w for run in self.runs if run.metrics for w in run.metrics.warnings(str(run))]
+        seeds = ["No verdict: these runs differ only in their seeds."] if not self.pairs else []
+        return seeds + [w for r in self.runs if r.metrics for w in r.metrics.warnings(str(r))]
 
     @property
     def scores(self) -> Table:
         """A row per run; below them, means over the seeds."""
         single = {str(m): m.runs[0].metrics for m in self.methods if len(m.runs) == 1}
-        table = score_table("Test", {name: found for name, found in single.items() if found})
+        table = metrics.score_table("Test", {name: own for name, own in single.items() if own})
         groups = {m.title: [r.metrics for r in m.runs if r.metrics] for m in self.methods}
-        means = [mean_row(name, runs) for name, runs in groups.items() if len(runs) > 1]
-        note = ["±: standard deviation over seeds."] if means else [_ONE_TRAINING]
+        means = [metrics.mean_row(name, runs) for name, runs in groups.items() if len(runs) > 1]
+        note = ["±: standard deviation over seeds."] if means else [_ONE_SEED]
         return Table(table.title, table.columns, [*table.rows, *means], [*table.notes, *note])
 
     def tables(self) -> list[Table]:
         """Options, head checks, scores and paired differences; none is empty."""
         checks = {str(run): run.training["head_check"] for run in self.runs}
-        heads = {name: HeadCheckRecord.from_json(c).lowest for name, c in checks.items() if c}
+        heads = {n: metrics.HeadCheckRecord.from_json(c).lowest for n, c in checks.items() if c}
         options = [(key, *values) for key, values in self.options.items()]
-        differences = [_row(pair) for pair in self.pairs if pair.differences]
-        columns = ("pair", "queries", *SCORES.values(), "p")
+        differences = []
+        for pair, found in ((p, p.differences) for p in self.pairs if p.differences):
+            cells = [metrics.points(found[score]) for score in metrics.SCORES]
+            name, p = f"{pair.first} - {pair.second}", f"{found['mAP'].p:.2g}"
+            differences.append([name, str(pair.queries), *cells, p])
+        columns = ("pair", "queries", *metrics.SCORES.values(), "p")
         title = "Paired differences in points; below, 95 % intervals"
+        note = "p is of mAP, and not adjusted for the number of pairs."
         tables = [
             Table("Training options that differ", ("option", *map(str, self.runs)), options),
-            head_check_table("Head check: the head with the lowest coverage", heads),
+            metrics.head_check_table("Head check: the head with the lowest coverage", heads),
             self.scores,
-            Table(title, columns, differences, _LIMITS),
+            Table(title, columns, differences, [note]),
         ]
         return [table for table in tables if table.rows]
 
@@ -141,8 +137,6 @@ def compare_pair(first: Method, second: Method) -> Pair:
     """Compare two methods, if their runs have the same gallery and share queries."""
     runs = (*first.runs, *second.runs)
     seen = {pid for run in runs if run.ranked for pid in run.ranked[0].notes.get("seen") or ()}
-    names = (str(first), str(second))
-    titles = (first.title, second.title)
     try:
         results = _on_shared_queries(runs)
         pids, valid = results[0].query_pids, results[0].valid
@@ -151,20 +145,22 @@ def compare_pair(first: Method, second: Method) -> Pair:
         if not (unseen & valid).any():
             raise NoValidQuery(f"one of them was trained on each of the {leaked} identities.")
         results = [result.of(unseen) for result in results]
-        ours, theirs = results[: len(first.runs)], results[len(first.runs) :]
-        if sum(r.mAP for r in ours) / len(ours) < sum(r.mAP for r in theirs) / len(theirs):
-            names, titles, ours, theirs = names[::-1], titles[::-1], theirs, ours
-        differences = compare(ours, theirs, level=1 - ALPHA)
+        groups = [(first, results[: len(first.runs)]), (second, results[len(first.runs) :])]
+        groups.sort(key=lambda group: -mean(result.mAP for result in group[1]))
+        (first, ours), (second, theirs) = groups
+        differences = compare(ours, theirs, level=1 - metrics.ALPHA)
     except InputError as error:
-        return Pair(*names, reason=str(error), titles=titles)
+        titles = (first.title, second.title)
+        return Pair(str(first), str(second), reason=str(error), titles=titles)
     return Pair(
-        *names,
+        str(first),
+        str(second),
         queries=ours[0].valid_queries,
         identities=len(torch.unique(ours[0].query_pids[ours[0].valid])),
         leaked=leaked,
         complete=all(run.metrics.seen_complete for run in runs if run.metrics),
         differences=differences,
-        titles=titles,
+        titles=(first.title, second.title),
     )
 
 
@@ -178,17 +174,13 @@ def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:
     shared = [image for image in queries[0] if all(image in rows for rows in queries)]
     common = set.intersection(*(set(rows) for rows in galleries))
     if not shared or any(len(rows) != len(common) for rows in galleries):
-        weights = {
-            Path(run.metrics.weights).resolve(): run.metrics.weights
-            for run in runs
-            if run.metrics and run.metrics.weights
-        }
+        weights = dict.fromkeys(run.metrics.weights for run in runs if run.metrics)
         counts, sizes = (" and ".join(str(len(r)) for r in rows) for rows in (queries, galleries))
         raise InputError(
             f"the tests differ. They share {len(shared)} of {counts} queries, and {len(common)} of "
             f"{sizes} gallery images, by name, identity and camera. One test of identities that "
             "are unseen by all settles it: type camreid-compare "
-            f"{' '.join(weights.values())} data.root=FOLDER"
+            f"{' '.join(filter(None, weights))} data.root=FOLDER"
         )
     return [
         result.of(torch.tensor([rows[image] for image in shared]))
@@ -197,19 +189,11 @@ def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:
 
 
 @lru_cache(maxsize=64)
-def _rows(run: RunFolder) -> tuple[dict[tuple[str, int, int], int], ...]:
+def _rows(run: RunFolder) -> list[dict[tuple[str, int, int], int]]:
     """Row of each query and gallery image by folder and file name, identity and camera."""
-    assert run.ranked
-
-    def rows(images: Images) -> dict[tuple[str, int, int], int]:
+    found = []
+    for images in (run.ranked[0].query, run.ranked[0].gallery) if run.ranked else ():
         names = ("/".join(Path(path).parts[-2:]) for path in images.paths)
         labels = zip(names, images.pids.tolist(), images.cameras.tolist(), strict=False)
-        return {image: row for row, image in enumerate(labels)}
-
-    return rows(run.ranked[0].query), rows(run.ranked[0].gallery)
-
-
-def _row(pair: Pair) -> list[str]:
-    cells = [points(pair.differences[score]) for score in SCORES]
-    p = f"{pair.differences['mAP'].p:.2g}"
-    return [f"{pair.first} - {pair.second}", str(pair.queries), *cells, p]
+        found.append({image: row for row, image in enumerate(labels)})
+    return found

@@ -16,8 +16,7 @@ from camreid.evaluation import FeatureTable, RankingResult
 from camreid.files import write_text
 from camreid.provenance import Dataset
 from camreid.runs.matrix import Matrix
-from camreid.runs.metrics import HeadCheckRecord, Metrics
-from camreid.runs.record import Record
+from camreid.runs.metrics import HeadCheckRecord, Metrics, Record
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
@@ -51,8 +50,7 @@ class RunFolder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config; empty where there is none."""
-        path = self.path / "config.yaml"
-        return _read(path, lambda text: dict(yaml.safe_load(text))) if path.is_file() else {}
+        return _read(self.path / "config.yaml", lambda text: dict(yaml.safe_load(text)), {})
 
     @cached_property
     def metrics(self) -> Metrics | None:
@@ -77,9 +75,8 @@ class RunFolder:
     @cached_property
     def datasets(self) -> tuple[Dataset, ...]:
         """The names behind the numbers of identities and cameras; empty without the file."""
-        path = self.path / "names.json"
         parse = lambda text: tuple(map(Dataset.from_json, json.loads(text)))  # noqa: E731
-        return _read(path, parse) if path.is_file() else ()
+        return _read(self.path / "names.json", parse, ())
 
     @cached_property
     def matrix(self) -> Matrix | None:
@@ -117,8 +114,8 @@ class RunFolder:
             rows = csv.DictReader(text.splitlines())
             return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
-        paths = [self.path / name for name in _METRICS]
-        return [line for path in paths if path.is_file() for line in _read(path, parse)]
+        none: list[dict[str, float]] = []
+        return [line for name in _METRICS for line in _read(self.path / name, parse, none)]
 
     def gather_metrics(self, resuming: bool = False) -> None:
         """Join the parts; `resuming` keeps them aside, as the logger starts `metrics.csv` anew."""
@@ -149,18 +146,17 @@ class RunFolder:
         write_text(self.path / "config.yaml", text)
 
     def _record(self, kind: type[R]) -> R | None:
-        def parse(text: str) -> R:
+        def parse(text: str) -> R | None:
             record = kind.from_json(json.loads(text))
             record.tables()  # fails here, not in a reader, where a nested part is missing
             return record
 
-        path = self.path / kind.file
-        return _read(path, parse) if path.exists() else None
+        return _read(self.path / kind.file, parse, None)
 
 
-def _read(path: Path, parse: Callable[[str], T]) -> T:
+def _read(path: Path, parse: Callable[[str], T], missing: T) -> T:
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8")) if path.exists() else missing
     except _BROKEN as error:
         raise InputError(
             f"{path} is not a {path.name} of this version of camreid ({error!r}). Run the command "

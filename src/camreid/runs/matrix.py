@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from camreid.evaluation import Difference
-from camreid.runs.metrics import leak_notes, points
-from camreid.runs.record import Record
-from camreid.runs.table import Table, percent
-from camreid.runs.verdict import verdict
+from camreid.runs.metrics import Record, limits, points, verdict
+from camreid.runs.table import Table, interval, percent
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1"}
 Rows = Mapping[str, Mapping[str, Any]]
@@ -25,7 +23,7 @@ class Matrix(Record):
     cameras: list[int]  # of the queries, 1-based
     compared: dict[str, Any]  # identities and queries that no row was trained on; rows on them
     strongest: str | None  # expert with the largest mAP on the compared identities
-    differences: dict[str, dict[str, dict[str, float]]]  # of each row from the strongest expert
+    differences: dict[str, dict[str, Difference]]  # of each row from the strongest expert
     evaluation: dict[str, Any]  # the options of the test, and below as in `Metrics`
     protocol: str
     partial: bool = False
@@ -42,11 +40,7 @@ class Matrix(Record):
     @property
     def warnings(self) -> list[str]:
         """Leakage and other limits, each once."""
-        found = ["Only a part of the images was tested."] if self.partial else []
-        found += leak_notes({name: row["leak"] for name, row in self.rows.items()})
-        if not self.compared["complete"]:
-            found.append("Not all training identities are known: leakage may be larger.")
-        return found
+        return limits(self.rows, self.partial)
 
     @property
     def verdict(self) -> str:
@@ -57,7 +51,7 @@ class Matrix(Record):
             return f"No verdict: there is no tested identity{unseen}."
         own = percent((self.compared["rows"] or self.rows)[best]["retrieval"]["mAP"])
         texts = [f"{best} is the best expert: {own} mAP on {count} identities{unseen}"]
-        found = {name: Difference(**scores["mAP"]) for name, scores in self.differences.items()}
+        found = {name: scores["mAP"] for name, scores in self.differences.items()}
         if found:
             other = max(found, key=lambda name: found[name].value)
             texts.append(verdict(other, best, found[other], count))
@@ -67,40 +61,31 @@ class Matrix(Record):
         """Scores of compared and all identities by query camera, coverage, and differences."""
         compared = self.compared
         unseen = f"{compared['identities']} identities that are unseen by all rows"
-        tables = []
-        if compared["rows"]:
-            tables += [t for s in SCORES for t in self._by_camera(compared["rows"], s, unseen)]
-        tables += [t for s in SCORES for t in self._by_camera(self.rows, s, self.protocol)]
-        rows = [
-            [name, str(row["rows"]), percent(row["coverage"]), _leak(row)]
-            for name, row in {**self.experts, **self.baselines}.items()
-        ]
+        shown = [(compared["rows"], unseen)] * bool(compared["rows"]) + [(self.rows, self.protocol)]
+        tables = [t for some in shown for score in SCORES for t in self._by_camera(score, *some)]
+        models = {**self.experts, **self.baselines}.items()
+        rows = [[n, str(m["rows"]), percent(m["coverage"]), _leak(m)] for n, m in models]
         limits = [*self.notes, *(f"No row {name}: {why}" for name, why in self.left_out.items())]
         columns = ("", "rows", "coverage", "leak")
         tables.append(Table("Coverage of the train identities", columns, rows, limits))
         return [*tables, self._differences()] if self.differences else tables
 
-    def _by_camera(self, rows: Rows, score: str, where: str) -> list[Table]:
+    def _by_camera(self, score: str, rows: Rows, where: str) -> list[Table]:
         """Tables of at most 6 cameras, which fit 80 columns; each best expert has a star."""
         fair, tables = rows is self.compared["rows"] or not self.compared["leaks"], []
         keys = [*map(str, self.cameras), "all"]
         parts = {name: {**row["by_camera"], "all": row} for name, row in rows.items()}
         best = {}
         for key in keys:
-            scores = {n: parts[n][key]["retrieval"][score] for n in self.experts if parts[n][key]}
-            best[key] = max(scores, key=scores.__getitem__, default="") if fair else ""
+            own = {n: parts[n][key]["retrieval"][score] for n in self.experts if parts[n][key]}
+            best[key] = max(own, key=own.__getitem__, default="") if fair else ""
         title = f"{SCORES[score]} in % by query camera, {where}; below, the 95 % interval"
         title += "; * is the best expert of a column" if fair else ""
-        for start in range(0, len(keys), 7):
-            some = keys[start : start + 7]
-            cells = [
-                [
-                    name,
-                    *(_cell(part[k], score, best[k] == name) for k in some),
-                    _leak(self.rows[name]),
-                ]
-                for name, part in parts.items()
-            ]
+        for some in (keys[start : start + 7] for start in range(0, len(keys), 7)):
+            cells = []
+            for name, part in parts.items():
+                scores = [_cell(part[k], score, best[k] == name) for k in some]
+                cells.append([name, *scores, _leak(self.rows[name])])
             names = (key if key == "all" else f"c{key}" for key in some)
             tables.append(Table(title, ("", *names, "leak"), cells, folded=not fair))
         return tables
@@ -108,7 +93,7 @@ class Matrix(Record):
     def _differences(self) -> Table:
         rows = []
         for name, scores in self.differences.items():
-            found = [Difference(**scores[score]) for score in SCORES]
+            found = (scores[score] for score in SCORES)
             cells = [cell for d in found for cell in (points(d), f"{d.p:.3f}")]
             rows.append([name, *cells, _leak(self.rows[name])])
         columns = ("", *(column for score in SCORES.values() for column in (score, "p")), "leak")
@@ -126,6 +111,5 @@ def _leak(row: Mapping[str, Any]) -> str:
 def _cell(part: Mapping[str, Any] | None, score: str, best: bool) -> str:
     if part is None:
         return "n/a"
-    low, high = part["intervals"][score]
-    ends = "" if low is None else f"\n{100 * low:.1f}..\n{100 * high:.1f}"
-    return f"{'*' * best}{100 * part['retrieval'][score]:.1f}{ends}"
+    ends = interval(*part["intervals"][score]).replace("..", "..\n")
+    return f"{'*' * best}{100 * part['retrieval'][score]:.1f}\n{ends}".rstrip()

@@ -1,5 +1,6 @@
 """What makes trainings differ: their options, in full and in a few words."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -46,10 +47,11 @@ def methods_of(runs: Sequence[RunFolder]) -> list[Method]:
     """Runs by what differs but the seed, in the order of their first runs."""
     groups: dict[tuple[str, ...], list[RunFolder]] = {}
     options = differing(runs)
-    columns = list(zip(*(v for key, v in options.items() if key != "seed"), strict=True))
-    for place, run in enumerate(runs):
-        alone = () if "seed" in options else (str(place),)
-        groups.setdefault((*(columns[place] if columns else ()), *alone), []).append(run)
+    seeds = options.pop("seed", [""] * len(runs))
+    tested: Counter[tuple[str, ...]] = Counter()  # best.ckpt and last.ckpt are of one seed
+    for run, seed, *key in zip(runs, seeds, *options.values(), strict=True):
+        tested[seed, *key] += 1
+        groups.setdefault((*key, str(tested[seed, *key])), []).append(run)
     members = list(groups.values())
     words = _words([group[0] for group in members])
     return [Method(tuple(group), text) for group, text in zip(members, words, strict=True)]
@@ -59,11 +61,11 @@ def _words(runs: Sequence[RunFolder]) -> list[str]:
     """What makes each of several trainings differ, in a few words."""
     facts: list[list[str]] = []
     for run in runs:
-        training = run.training
-        split = SplitRecord.from_json(training["split"]) if training["split"] else None
-        config, model = training["config"], training["config"].get("model") or {}
+        config, split = run.training["config"], run.training["split"]
+        model = config.get("model") or {}
         unknown = str(model.get("unknown", "")) if config.get("init") else ""
-        facts.append([split.brief if split else "", unknown, str(model.get("name", ""))])
+        brief = SplitRecord.from_json(split).brief if split else ""
+        facts.append([brief, unknown, str(model.get("name", ""))])
     columns = [column for column in zip(*facts, strict=True) if len(set(column)) > 1]
     if not columns:
         few = [(k, v) for k, v in differing(runs).items() if k != "seed"][:2]

@@ -1,16 +1,30 @@
-"""The records of a test and of a head check, and their tables."""
+"""The records of a test and of a head check, their tables, and the verdict on a difference."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, ClassVar
 
+from camreid import provenance
 from camreid.evaluation import Difference, RankOptions
-from camreid.runs.record import Record
 from camreid.runs.table import Table, in_points, interval, percent
 
+ALPHA = 0.05
+SMALLEST = 0.001  # of mAP: 0.1 points
+FEWEST = 6  # identities with which p can fall below ALPHA
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
+MOST = 24  # cameras in a table of their pairs; more fit no page
+
+
+class Record(provenance.Record):
+    """The content of one JSON file."""
+
+    file: ClassVar[str]
+
+    def tables(self) -> list[Table]:
+        """All tables; an error such as KeyError where a nested part is missing."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -58,12 +72,7 @@ class Metrics(Record):
 
     def warnings(self, name: str) -> list[str]:
         """What limits these numbers, in sentences that name the weights."""
-        found = leak_notes({name: self.leak})
-        if not self.seen_complete:
-            found.append(f"{name}: not all training identities are known; leakage may be larger.")
-        if self.partial:
-            found.append(f"{name}: only a part of the images was tested.")
-        return found
+        return limits({name: vars(self)}, self.partial)
 
     @property
     def rank_options(self) -> RankOptions:
@@ -75,12 +84,11 @@ class Metrics(Record):
         """Scores by protocol, and mAP by camera pair."""
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
-        if pairs and 1 < len(pairs["cameras"]) <= 24:  # more fit no page
+        if pairs and 1 < len(pairs["cameras"]) <= MOST:
             names = [f"c{camera}" for camera in pairs["cameras"]]
             rows = [[n, *map(percent, row)] for n, row in zip(names, pairs["mAP"], strict=True)]
-            tables.append(
-                Table("mAP by query camera (rows) and gallery camera", ["", *names], rows)
-            )
+            pairs_title = "mAP by query camera (rows) and gallery camera"
+            tables.append(Table(pairs_title, ["", *names], rows))
         return tables
 
 
@@ -126,12 +134,41 @@ def points(found: Difference) -> str:
     return f"{sign}{value}" + ("" if math.isnan(found.low) else f"\n{low}..{high}")
 
 
-def leak_notes(leaks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence on the test identities that weights were trained on, if there are any."""
-    counts = {name: leak["seen"]["identities"] for name, leak in leaks.items()}
+def doubt(found: Difference, identities: int) -> str:
+    """Why a difference decides nothing; empty if it does."""
+    if identities < FEWEST:
+        return f"p below {ALPHA} needs at least {FEWEST} identities"
+    if abs(found.value) < SMALLEST:
+        return "the difference is below 0.1 points"
+    if found.p >= ALPHA:
+        return f"p is not below {ALPHA}"
+    return "the interval includes 0" if found.low <= 0 <= found.high else ""
+
+
+def verdict(first: str, second: str, found: Difference, identities: int) -> str:
+    """The conclusion on the first minus the second, without a full stop."""
+    if found.value < 0:
+        found = Difference(-found.value, -found.high, -found.low, found.p)
+        first, second = second, first
+    value, low, high = in_points(found.value, found.low, found.high)
+    ends = "" if low == "nan" else f"95 % {low}..{high}, "
+    numbers = f"{value} points mAP ({ends}p = {found.p:.2g})"
+    if why := doubt(found, identities):
+        return f"No clear difference between {first} and {second}: {numbers}, as {why}"
+    return f"{first} is better than {second} by {numbers}"
+
+
+def limits(rows: Mapping[str, Mapping[str, Any]], partial: bool) -> list[str]:
+    """What limits the numbers of rows by name, of a test on a part of the images if `partial`."""
+    counts = {name: row["leak"]["seen"]["identities"] for name, row in rows.items()}
     seen = [f"{name} was trained on {count}" for name, count in counts.items() if count]
-    tested = max((leak["all"]["identities"] for leak in leaks.values()), default=0)
-    return [f"Leakage: {', '.join(seen)} of the {tested} test identities."] if seen else []
+    tested = max((row["leak"]["all"]["identities"] for row in rows.values()), default=0)
+    found = [f"Leakage: {', '.join(seen)} of the {tested} test identities."] if seen else []
+    if unknown := ", ".join(name for name, row in rows.items() if not row["seen_complete"]):
+        found.append(f"{unknown}: not all training identities are known; leakage may be larger.")
+    if partial:
+        found.append(f"{', '.join(rows)}: only a part of the images was tested.")
+    return found
 
 
 def mean_row(name: str, runs: Sequence[Metrics]) -> list[str]:

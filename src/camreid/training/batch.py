@@ -81,17 +81,13 @@ def unpack(network: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
 def check_labels(network: ReIDNetwork, unknown: Unknown, pids: Tensor, cameras: Tensor) -> None:
     """Refuse missing cameras of heads per camera, and identities that `unknown` refuses."""
     if network.camera_labels and not cameras.all():
-        raise InputError(
-            "heads per camera need the camera of each image, and this batch has none; give "
-            "`camids`, or official file names in `img_paths`."
-        )
+        raise InputError("heads per camera need `camids`, or official file names in `img_paths`.")
     known = torch.stack(list(network.rows(pids, cameras).values())).amax(0) >= 0
     if unknown in ("forbid", "drop") and not known.all():
         missing = sorted(set(pids[~known].tolist()))
         raise HeadMismatch(
             f"a batch holds {len(missing)} identities without a row in the head ({missing[:5]}), "
-            f"and model.unknown={unknown}. Type model.unknown=skip, extend or reinit, or train on "
-            "the split of the head."
+            f"and model.unknown={unknown}: type model.unknown=skip, extend or reinit."
         )
 
 
@@ -103,8 +99,7 @@ def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> 
         low, high = targets.min().item(), targets.max().item()
         if not 0 <= low <= high < len(labels):
             raise InputError(
-                f"`targets` from {low} to {high} are not all rows of target_labels, which has "
-                f"{len(labels)} identities."
+                f"`targets` from {low} to {high} are not rows of {len(labels)} target_labels."
             )
         return _column(batch, labels.pids)[targets]
     if names := _names(batch):

@@ -30,24 +30,44 @@ _TYPES: dict[str, type] = {
     "averaging_state": Mapping,
     "camreid": Mapping,
 }
+_EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 _DEPTH = 32  # of nested containers
+# how a step is computed: the file may be of another device
+_OWN = {"params", "foreach", "fused", "capturable", "differentiable"}
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """The known keys of a local file on the CPU; InputError if it is no camreid checkpoint."""
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.ckpt"))
+        hint = f" In that folder: {', '.join(near[:5])}." if near else ""
+        raise InputError(f"no checkpoint at {path}. {_EXPECTED}{hint}")
+    content = read_content(path)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint. {_EXPECTED}")
+    if not content.keys() >= {"state_dict", "hyper_parameters"}:
+        keys = ", ".join(map(str, list(content)[:5]))
+        raise InputError(
+            f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED} For weights of "
+            "other programs: import them first."
+        )
+    return check_content(path, content)
 
 
 def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The known keys of a checkpoint file as read with `weights_only=True`.
+    """The known keys of a file; InputError names one with another type or a part that is not plain.
 
-    Each value has its type and is plain: text, numbers, None, dense tensors, and lists, tuples and
-    mappings of plain values. Otherwise InputError names the file and the key.
+    Plain are text, numbers, None, dense tensors, and lists, tuples and mappings of plain values.
     """
     known = {key: content[key] for key in _TYPES if key in content}
     for key, value in known.items():
-        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
-            raise _fault(path, key, f"a value of type {type(value).__name__}")
-        if unexpected := _unexpected(value):
-            raise _fault(path, key, unexpected)
-    state = known.get("state_dict", {})
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        is_kind = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
+        if found := _unexpected(value) if is_kind else f"a {type(value).__name__}":
+            raise _fault(path, key, found)
+    state = known.get("state_dict", {}).items()
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state):
         raise _fault(path, "state_dict", "more than tensors by name")
     return known
 
@@ -80,20 +100,21 @@ def conform(where: str, own: Any, value: Any) -> Any:
     """A value of a file in the form of this run's own value; ValueError if it has another form.
 
     A mapping has the own keys, with the file's values where it has them; a list has the own
-    length, a tensor the own shape. Text is always the own.
+    length, a tensor the own shape and layout. Text, and how a step is computed, is the own.
     """
     if isinstance(own, str) or (own is None and isinstance(value, str)):
         return own
     if isinstance(own, Mapping) and isinstance(value, Mapping):
+        given = value.keys() - _OWN
         return {
-            key: conform(f"{where}.{key}", mine, value[key]) if key in value else mine
+            key: conform(f"{where}.{key}", mine, value[key]) if key in given else mine
             for key, mine in own.items()
         }
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
         raise ValueError(f"{where} is {_form(value)}")
-    return value
+    return torch.empty_like(own).copy_(value) if isinstance(own, Tensor) else value
 
 
 def _form(value: object) -> str:
@@ -105,26 +126,14 @@ def _form(value: object) -> str:
 def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
     """A file's state in the form of the optimizer's: a pre-hook of its `load_state_dict`."""
     is_sgd = isinstance(optimizer, torch.optim.SGD)
-    moments = ("momentum_buffer",) if is_sgd else ("step", "exp_avg", "exp_avg_sq")
+    names = ("momentum_buffer",) if is_sgd else ("step", "exp_avg", "exp_avg_sq")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    own = optimizer.state_dict() | {
-        "state": {
-            place: {name: torch.zeros(() if name == "step" else p.shape) for name in moments}
-            for place, p in enumerate(parameters)
-        }
+    own = optimizer.state_dict()
+    own["state"] = {
+        i: {n: torch.zeros_like(p, device="cpu") if n != "step" else torch.zeros(()) for n in names}
+        for i, p in enumerate(parameters)
     }
-    # how a step is computed is of this run: the file may be of another device
-    mine = {"params", "foreach", "fused", "capturable", "differentiable"}
-    groups = own["param_groups"]
-    own["param_groups"] = [{k: v for k, v in g.items() if k not in mine} for g in groups]
-    found: dict[str, Any] = conform("optimizer_states", own, content)
-    for group, of_run in zip(found["param_groups"], groups, strict=True):
-        group.update({key: of_run[key] for key in mine & of_run.keys()})
-    for place, p in enumerate(parameters):  # a fused step expects the layout of the parameter
-        for name in set(moments) - {"step"}:
-            state = found["state"][place]
-            state[name] = torch.empty_like(p, device="cpu").copy_(state[name])
-    return found
+    return dict(conform("optimizer_states", own, content))
 
 
 class RunCheckpoints(TorchCheckpointIO):
@@ -137,20 +146,13 @@ class RunCheckpoints(TorchCheckpointIO):
     def __init__(self, trainer: pl.Trainer) -> None:
         self.trainer = trainer
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Replace a local file; until it is written, the one before stays."""
         write_whole(path, lambda draft: torch.save(checkpoint, draft))
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """The known keys of a local file on the CPU; InputError if it is no camreid checkpoint."""
-        if not Path(path).is_file():
-            raise InputError(f"no checkpoint at {path}.")
-        content = read_content(path)
-        known = check_content(path, content if isinstance(content, Mapping) else {})
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """See `read_file`; InputError also for a file of another run."""
+        known = read_file(path)
         if self.trainer.state.fn == TrainerFn.FITTING:
             for key in ("optimizer_states", "lr_schedulers"):
                 if len(known.get(key, ())) != 1:
@@ -182,18 +184,18 @@ def _restored(callback: Callback, state: Any) -> dict[str, Any]:
     conform(name, {"best_k_models": {}}, state)
     scores = state.get("best_k_models", {})
     scores = conform(name, dict.fromkeys(scores, torch.zeros(())), scores)
-    ranked = [path for path in scores if not scores[path].isnan()]
-    kept = {file: scores[path] for path in ranked if (file := _own_file(callback, path))}
-    paths = ("best_model_path", "last_model_path")
-    restored = own | {key: _own_file(callback, state.get(key)) for key in paths}
+    kept = {_own_file(callback, path): scores[path] for path in scores if not scores[path].isnan()}
+    kept.pop("", None)
+    for key in ("best_model_path", "last_model_path"):
+        own[key] = _own_file(callback, state.get(key))
     if kept:
-        files = sorted(kept, key=lambda file: kept[file].item(), reverse=callback.mode == "max")
+        files = sorted(kept, key=kept.__getitem__, reverse=callback.mode == "max")
         best, worst = files[0], files[-1]
-        restored.update(
+        own.update(
             best_k_models=kept, best_model_path=best, best_model_score=kept[best],
             kth_best_model_path=worst, kth_value=kept[worst],
         )  # fmt: skip
-    return restored
+    return own
 
 
 def _own_file(callback: ModelCheckpoint, path: object) -> str:

@@ -41,9 +41,7 @@ class CollapseWarning(pl.Callback):
         self._has_warned = True
         if trainer.is_global_zero:
             logging.getLogger("camreid").warning(
-                f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed. Images of one "
-                f"identity are as far apart as those of two: train/separation is {found:.3f}. Hard "
-                "triplets do this to a network without pretrained weights. Type "
-                "+experiment=from_scratch, or start from trained weights with init= or "
-                "model.network.weights=."
+                f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed (train/separation "
+                f"{found:.3f}). Hard triplets do this without pretrained weights. Type "
+                "+experiment=from_scratch, or start from weights: init= or model.network.weights=."
             )

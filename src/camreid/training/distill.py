@@ -35,9 +35,7 @@ class DistillConfig:
             require_number(f"{name}_weight", getattr(self, f"{name}_weight"), least=0)
             require_number(f"{name}_temperature", getattr(self, f"{name}_temperature"), least=1e-3)
         if not self.similarity_weight + self.logit_weight:
-            raise InputError(
-                "similarity_weight=0 and logit_weight=0 leave no loss to distil by.", logit_weight=1
-            )
+            raise InputError("both weights are 0: there is no loss to distil by.", logit_weight=1)
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,8 @@ class Distillation:
         heads = student.remap_heads() if config.logit_weight else {}
         self.shared = [_shared_rows(teacher, heads) for teacher in self.teachers]
         if config.logit_weight and not any(self.shared):
-            raise InputError(
-                "no teacher has a head with two of the student's identities, so there are no "
-                "logits to compare; distil by similarities alone.",
-                logit_weight=0,
-                similarity_weight=1,
-            )
+            none = "no teacher has a head with two of the student's identities to compare logits."
+            raise InputError(none, logit_weight=0, similarity_weight=1)
 
     def __call__(self, batch: Batch, output: ReIDOutput) -> dict[str, tuple[float, Tensor]]:
         """Weight and value of `similarity` and `logit`; those without weight are left out.

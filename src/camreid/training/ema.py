@@ -29,9 +29,7 @@ class EMA(WeightAveraging):
         self.decay = decay
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         """Update the average after an optimisation step, without waiting for the device."""
         done = self._latest_update_step
         if trainer.global_step == done or self._average_model is None:

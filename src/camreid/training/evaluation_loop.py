@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role, sequences_of
+from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
@@ -59,24 +59,20 @@ class RetrievalModule(pl.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Collect features; each image is ranked against all the others."""
-        read = read_batch(batch, training=False)
-        network, index = partial(self.model, cameras=read.cameras), self._index(read, batch_idx)
-        with torch.autocast(self.device.type, enabled=False):
-            features = self.feature_options(network, read.images)
-        sequences = self._sequences(index)
-        self.val_metric.update(features, read.pids, read.cameras, index, "both", sequences)
+        read, index, _, features = self._features(batch, batch_idx)
+        self.val_metric.update(features, read.pids, read.cameras, index, "both")
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/mAP` and the rest."""
         try:
-            values = self.val_metric.compute()
+            values = self.val_metric.ranking(self._split).scalars()
         except NoValidQuery:
             if not is_partial(self.trainer, "val"):
                 raise
-            values = {"mAP": torch.tensor(torch.nan)}
+            values = {"mAP": math.nan}
         self.val_metric.reset()
         for name, value in values.items():
-            self.log(f"val/{name}", value.to(self.device), prog_bar=name == "mAP", sync_dist=True)
+            self.log(f"val/{name}", float(value), prog_bar=name == "mAP", sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
         """Forget an earlier test."""
@@ -86,36 +82,30 @@ class RetrievalModule(pl.LightningModule):
     def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect features and predictions of the query (loader 0) and the gallery (loader 1)."""
         role: Role = "query" if dataloader_idx == 0 else "gallery"
-        read = read_batch(batch, training=False)
-        network, index = partial(self.model, cameras=read.cameras), self._index(read, batch_idx)
-        with torch.autocast(self.device.type, enabled=False):
-            output: ReIDOutput = network(read.images)
-            features = self.feature_options(network, read.images, output)
+        read, index, output, features = self._features(batch, batch_idx)
         self.test_metric.update(features, read.pids, read.cameras, index, role)
         self.test_accuracy.update(*self._predict(read, output), index, role)
 
-    def _index(self, batch: Batch, batch_idx: int) -> Tensor:
-        """(B,) image numbers; of a batch without any, by rank and by place in the loader."""
-        if batch.index is not None:
-            return batch.index
-        # no batch has 2**20 images, and no loader 2**20 batches
-        first = (self.global_rank * 2**20 + batch_idx) * 2**20
-        return torch.arange(len(batch.pids), device=batch.pids.device) + first
-
-    def _sequences(self, index: Tensor) -> Tensor | None:
-        """(B,) sequences of validation images; None for a loader that is not of a split."""
-        numbers = index.tolist()
-        if max(numbers, default=0) >= len(self._val_records):
-            return None
-        return sequences_of(self._val_records[i] for i in numbers).to(index.device)
+    def _features(
+        self, batch: Mapping[str, Any], batch_idx: int
+    ) -> tuple[Batch, Tensor, ReIDOutput, Tensor]:
+        """The batch, (B,) numbers of its images, the network's output, and what is compared."""
+        read = read_batch(batch, training=False)
+        index, network = read.index, partial(self.model, cameras=read.cameras)
+        if index is None:  # by rank and place; no loader has 2**20 batches, nor one 2**20 images
+            first = (self.global_rank * 2**20 + batch_idx) * 2**20
+            index = torch.arange(len(read.pids), device=read.pids.device) + first
+        with torch.autocast(self.device.type, enabled=False):
+            output: ReIDOutput = network(read.images)
+            return read, index, output, self.feature_options(network, read.images, output)
 
     @property
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 
     @property
-    def _val_records(self) -> Any:
-        return getattr(getattr(self._datamodule, "split", None), "val", ())
+    def _split(self) -> Any:
+        return getattr(self._datamodule, "split", None)
 
     def _predict(self, batch: Batch, output: ReIDOutput) -> tuple[Tensor, Tensor]:
         """Logits and true rows (-1 for none), with heads per camera of the image's own head."""
@@ -130,8 +120,7 @@ class RetrievalModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Rank, log `test/mAP` and the rest, and keep `test_features` and `test_result`."""
         identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
-        split = getattr(self._datamodule, "split", None)
-        self.test_features, self.test_result = self.test_metric.table(split), None
+        self.test_features, self.test_result = self.test_metric.table(self._split), None
         query, gallery = self.test_features.query, self.test_features.gallery
         note(f"Ranking {len(query.pids):,} query against {len(gallery.pids):,} gallery images")
         try:

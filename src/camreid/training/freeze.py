@@ -5,11 +5,10 @@ from difflib import get_close_matches
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import nn
 
 from camreid.errors import InputError, require_number
-from camreid.training.optim import RunLength, in_epochs
+from camreid.training.optim import in_epochs, run_length
 
 
 class Freeze(pl.Callback):
@@ -47,21 +46,17 @@ class Freeze(pl.Callback):
                 raise InputError(f"modules={name}: the network has no such part; try {near}.")
         self._frozen = [found[name] for name in self.modules]
         if trainer.ckpt_path is None:
-            run = RunLength.of(trainer)
-            self._end = in_epochs(self.length, run.epochs) * run.steps_per_epoch
+            steps_per_epoch, epochs = run_length(trainer)
+            self._end = in_epochs(self.length, epochs) * steps_per_epoch
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Keep the modules in evaluation mode, or let them train."""
         train = trainer.global_step >= self._end
         for module in self._frozen:
             if module.training != train:
                 module.train(train)
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
         """Drop the gradients; the parameters still take part in DDP's exchange."""
         if trainer.global_step < self._end:
             for module in self._frozen:

@@ -1,7 +1,7 @@
 """The check of every head before the first step."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -42,17 +42,10 @@ def check_head(
         if head.camera in (None, camera):
             counts[pid] += count
     shared = [pid for pid in counts if pid in head.labels and pid not in new]
-    return HeadFit(
-        head=name,
-        camera=head.camera,
-        rows=len(head.weight),
-        dim=head.dim,
-        identities=len(counts),
-        shared=len(shared),
-        unknown=len(counts) - len(shared),
-        coverage=len(shared) / max(1, len(counts)),
-        image_coverage=sum(counts[pid] for pid in shared) / max(1, counts.total()),
-    )
+    numbers = len(counts), len(shared), len(counts) - len(shared)
+    by_image = sum(counts[pid] for pid in shared) / max(1, counts.total())
+    shares = len(shared) / max(1, len(counts)), by_image
+    return HeadFit(name, head.camera, len(head.weight), head.dim, *numbers, *shares)
 
 
 class HeadCheck(pl.Callback):
@@ -80,13 +73,11 @@ class HeadCheck(pl.Callback):
         if records:
             self._check(trainer, pl_module, Counter((r.pid, r.camera) for r in records), whole=True)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *step: Any) -> None:
         """Check against the first batch, where no split or dataset gives the identities."""
         if not self._is_checked:
             self._is_checked = True
-            read = read_batch(batch, pl_module.target_labels)
+            read = read_batch(step[0], pl_module.target_labels)
             images = Counter(zip(read.pids.tolist(), read.cameras.tolist(), strict=True))
             self._check(trainer, pl_module, images, whole=False)
 
@@ -104,35 +95,30 @@ class HeadCheck(pl.Callback):
         if faults:
             raise HeadMismatch(" ".join([*faults, _remedy(module, fits, self.min_coverage)]))
 
-    def _faults(self, module: ReIDModule, fit: HeadFit, whole: bool) -> list[str]:
-        head, unknown = module.model.remap_heads()[fit.head], module.config.unknown
-        width, faults = module.model.widths[fit.head], []
-        name = f"Head '{fit.head}'"
-        if fit.rows != len(head.pids):
-            faults.append(
-                f"{name} has {fit.rows} rows, but its label map names {len(head.pids)} identities."
-            )
+    def _faults(self, module: ReIDModule, fit: HeadFit, whole: bool) -> Iterator[str]:
+        name, unknown = f"Head '{fit.head}'", module.config.unknown
+        labels = len(module.model.remap_heads()[fit.head].pids)
+        width = module.model.widths[fit.head]
+        if fit.rows != labels:
+            yield f"{name} has {fit.rows} rows, but its label map names {labels} identities."
         if fit.dim != width:
-            faults.append(f"{name} compares {fit.dim}-wide rows with {width}-wide features.")
+            yield f"{name} compares {fit.dim}-wide rows with {width}-wide features."
         if module.labels.is_anonymous and unknown != "reinit":
-            faults.append(
+            yield (
                 f"{name} is anonymous: the identities of its {fit.rows} rows are unknown, so they "
                 "cannot be trained. Import the file again with its label map (labels.root= "
                 "labels.camera=), or type model.unknown=reinit for a new head."
             )
-            return faults
+            return
         of = "" if fit.camera is None else f" of camera {fit.camera}"
         counts = f"{name} has {fit.rows} rows; {fit.shared} of the split's {fit.identities} train "
         counts += f"identities{of} are among them, {fit.unknown} are not"
-        needs_coverage = whole and unknown in ("skip", "drop") and (fit.identities or not of)
         if unknown == "forbid" and fit.unknown:
-            faults.append(f"{counts}, and model.unknown=forbid.")
-        elif needs_coverage and fit.coverage < self.min_coverage:
-            faults.append(
-                f"{counts}: a coverage of {fit.coverage:.3f}, below "
-                f"callbacks.head_check.min_coverage={self.min_coverage}."
-            )
-        return faults
+            yield f"{counts}, and model.unknown=forbid."
+        needs_coverage = whole and unknown in ("skip", "drop") and (fit.identities or not of)
+        if needs_coverage and fit.coverage < self.min_coverage:
+            least = f"callbacks.head_check.min_coverage={self.min_coverage}"
+            yield f"{counts}: a coverage of {fit.coverage:.3f}, below {least}."
 
 
 def _remedy(module: ReIDModule, fits: Sequence[HeadFit], min_coverage: float) -> str:

@@ -20,7 +20,7 @@ from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
-from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
+from camreid.training.optim import OptimizerConfig, Schedule, ScheduleLR, clip_each, run_length
 from camreid.training.progress import log_losses
 from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
@@ -121,8 +121,7 @@ class ReIDModule(RetrievalModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Weighted sum of identity and metric losses; unknown identities have only the latter.
 
-        Metric losses compare the images of all ranks. The mean over ranks is the loss of one rank
-        with the whole batch.
+        Metric losses compare the images of all ranks; the mean over ranks is that of one rank.
         """
         read = read_batch(batch, self.target_labels)
         if not self._reads_records:
@@ -134,10 +133,9 @@ class ReIDModule(RetrievalModule):
         losses = {"identity": (self.loss.identity_weight, identity * share(known.sum()))}
         pids, cameras = gather(read.pids), gather(read.cameras)
         embeddings = [gather(own) for own in output.embeddings.values()]
+        own = cameras if self.config.network.get("camera_heads") else None  # to compare within
         for name, (weight, metric) in self.metric_losses.items():
-            within = cameras if self.config.network.get("camera_heads") else None
-            of_heads = [metric(e, pids, within) for e in embeddings]
-            losses[name] = (weight, torch.stack(of_heads).mean())
+            losses[name] = (weight, torch.stack([metric(e, pids, own) for e in embeddings]).mean())
         for extra in self.extra_losses:
             losses.update(weighed(extra, extra(read, output)))
         total = torch.stack([weight * value for weight, value in losses.values()]).sum()
@@ -163,31 +161,29 @@ class ReIDModule(RetrievalModule):
         scales = self.trainer.scaler is not None  # a fused step would unscale after the clipping
         optimizer = self.optimizer_config.build(self.parameters(), fused=not scales)
         optimizer.register_load_state_dict_pre_hook(conform_optimizer)
-        scheduler = ScheduleLR(optimizer, self.schedule, RunLength.of(self.trainer))
+        scheduler = ScheduleLR(optimizer, self.schedule, *run_length(self.trainer))
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "lr"}]
 
     def on_fit_start(self) -> None:
         """Train mode, the rows of new identities, and the record of this run's split."""
         self.train()  # `checkpoints.load` gives models in evaluation mode
-        data = self._datamodule
+        data, split = self._datamodule, self._split
         records = getattr(data, "train_records", ())
-        split = getattr(getattr(data, "split", None), "record", None)
         self._reads_records = hasattr(data, "train_records")
         new = set() if self.config.unknown == "reinit" else set(self.new_identities.pids)
         if new and not self.rows_started and self.trainer.ckpt_path is None:
             if not self._reads_records:
-                raise InputError(
-                    f"the rows of {len(new)} new identities start from image features: "
-                    "fit with a ReIDDataModule, or call start_rows(loader) first."
-                )
+                raise InputError(f"{len(new)} new rows: fit a ReIDDataModule, or call start_rows.")
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))
-        val = self.provenance.val_identities.union(r.pid for r in self._val_records if r.pid > 0)
-        datasets = self.provenance.datasets or getattr(getattr(data, "split", None), "datasets", ())
+        val = (r.pid for r in getattr(split, "val", ()) if r.pid > 0)
         self.provenance = replace(
-            self.provenance, split=split, val_identities=val, datasets=datasets
+            self.provenance,
+            split=getattr(split, "record", None),
+            val_identities=self.provenance.val_identities.union(val),
+            datasets=self.provenance.datasets or getattr(split, "datasets", ()),
         )
-        self.add_identities((*self.labels.pids, *(r.pid for r in records)))
+        self.add_identities(self.labels.pids)
         if records:  # no step checks them
             columns = zip(*((r.pid, r.camera) for r in records), strict=True)
             self._note_identities(*(torch.tensor(own, device=self.device) for own in columns))

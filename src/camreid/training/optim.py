@@ -61,23 +61,18 @@ def clip_each(parameters: Iterable[nn.Parameter], norm: float) -> None:
         torch._foreach_mul_(gradients, scales)
 
 
-@dataclass(frozen=True)
-class RunLength:
-    """The length of a run."""
+def run_length(trainer: pl.Trainer) -> tuple[int, float]:
+    """Optimisation steps of a pass over the train loader, and epochs, with fraction, of the run.
 
-    steps_per_epoch: int  # optimisation steps of one pass over the train loader
-    epochs: float  # with fraction; infinite for a run without end
-
-    @classmethod
-    def of(cls, trainer: pl.Trainer) -> "RunLength":
-        """By the limits of a trainer; InputError if its train loader has no length."""
-        trainer.fit_loop.setup_data()
-        batches = trainer.num_training_batches if trainer.limit_train_batches else 0
-        if batches == math.inf:
-            message = "the train loader has no length, and the schedule counts epochs."
-            raise InputError(message, limit_train_batches=200)
-        steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
-        return cls(steps, trainer.estimated_stepping_batches / steps)
+    Epochs are infinite for a run without end. InputError if the loader has no length.
+    """
+    trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches if trainer.limit_train_batches else 0
+    if batches == math.inf:
+        message = "the train loader has no length, and the schedule counts epochs."
+        raise InputError(message, limit_train_batches=200)
+    steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    return steps, trainer.estimated_stepping_batches / steps
 
 
 def in_epochs(length: float, epochs: float) -> float:
@@ -132,9 +127,10 @@ class ScheduleLR(LRScheduler):
     Its state holds the run's length: a resumed run keeps its milestones, also if it gets longer.
     """
 
-    def __init__(self, optimizer: optim.Optimizer, schedule: Schedule, run: RunLength) -> None:
-        self.schedule = schedule
-        self.steps_per_epoch, self.epochs = run.steps_per_epoch, run.epochs
+    def __init__(
+        self, optimizer: optim.Optimizer, schedule: Schedule, steps_per_epoch: int, epochs: float
+    ) -> None:
+        self.schedule, self.steps_per_epoch, self.epochs = schedule, steps_per_epoch, epochs
         super().__init__(optimizer)
 
     def get_lr(self) -> list[Any]:

@@ -53,7 +53,9 @@ class EpochLines(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the start."""
         self._clock = Clock(trainer)
+        self.on_train_epoch_start(trainer, pl_module)  # not called within a resumed epoch
         note(f"Training: {self._clock}, {trainer.num_training_batches} batches in each epoch")
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning does not, within an epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count images and seconds anew; note the learning rate of the first step."""
@@ -96,6 +98,12 @@ class RunBar(TQDMProgressBar):
         """Begin the bar of an epoch."""
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(str(self._clock))
+
+    def on_test_batch_start(self, *batch: Any) -> None:
+        """Name the images of a test."""
+        super().on_test_batch_start(*batch)
+        images = "gallery" if batch[4:] == (1,) else "query"
+        self.test_progress_bar.set_description(f"Test, {images}", refresh=False)
 
     def get_metrics(self, trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
         """What stands beside the bar: the loss of the last step that was logged, and the time."""

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections import Counter
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -129,6 +130,14 @@ def test_errors_by_camera_and_thresholds_are_those_of_counting(records: Records)
         assert share == pytest.approx(float(rate[:-2]) / 100, rel=0.1)
         true = (matches > float(threshold)).float().mean().item()
         assert true == pytest.approx(float(accepted[:-2]) / 100, abs=0.02)
+
+
+def test_a_table_of_many_camera_pairs_is_left_out(records: Records) -> None:
+    table = features(records, 0.4)
+    many = torch.arange(len(table.query.cameras)) + 1
+    table = replace(table, query=replace(table.query, cameras=many))
+    assert len(many) > 24
+    assert ["ROC" in table.title for table in error_tables(table, RankOptions())] == [True]
 
 
 def test_one_epoch_is_a_visible_point_between_whole_numbers() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from camreid.evaluation import FeatureTable, RankOptions
 from camreid.evaluation.protocols import Rules, View
+from camreid.runs.metrics import MOST
 from camreid.runs.report.ranked import similarity
 from camreid.runs.table import Table, percent
 
@@ -35,11 +36,12 @@ def error_tables(table: FeatureTable, options: RankOptions) -> list[Table]:
     if not same:
         return []
     note = f"Of {len(same)} queries{', drawn at random' * (len(q.pids) > QUERIES)}."
-    return [_by_camera(errors, note), _roc(torch.cat(same), torch.cat(others), options, note)]
-
-
-def _by_camera(errors: Counter[tuple[int, int]], note: str) -> Table:
+    roc = _roc(torch.cat(same), torch.cat(others), options, note)
     cameras = sorted({camera for pair in errors for camera in pair})
+    return [_by_camera(errors, cameras, note), roc] if len(cameras) <= MOST else [roc]
+
+
+def _by_camera(errors: Counter[tuple[int, int]], cameras: list[int], note: str) -> Table:
     rows = [[f"c{a}", *(str(errors[a, b]) for b in cameras)] for a in cameras]
     title = "Errors: wrong first images by query camera (rows) and camera of the image"
     return Table(title, ("", *(f"c{camera}" for camera in cameras)), rows, [note])
