@@ -35,9 +35,8 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         free = shutil.disk_usage(path.parent).free if os.path.isdir(path.parent) else 0
-        kept = " The file before it is kept." if os.path.isfile(path) else ""
         raise CannotWrite(
-            f"{path} can't be written ({reason}; {free:,} bytes are free).{kept}"
+            f"{path} can't be written ({reason}; {free:,} bytes are free)."
         ) from error
     finally:
         with suppress(OSError):

@@ -27,8 +27,6 @@ _SIGNS = {  # in what libraries say
 
 def fault(error: BaseException) -> str | None:
     """The sentence of an error of the system or of its limits; None for another error."""
-    if not isinstance(error, OSError | RuntimeError | MemoryError):
-        return None
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error}. {_REMEDIES.get(error.errno, '')}".strip()

@@ -3,11 +3,10 @@
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
-from threading import Thread
-from threading import enumerate as running
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
@@ -42,10 +41,12 @@ class FirstFailure(pl.Callback):
 
         if (started or parent) and not self._is_watching:
             self._is_watching = True
-            for thread in running():  # Lightning's would kill this process without a word
+            for (
+                thread
+            ) in threading.enumerate():  # Lightning's would kill this process without a word
                 if thread.name == "child-process-observer":
                     thread._child_processes = []  # type: ignore[attr-defined]
-            Thread(target=watch, daemon=True).start()
+            threading.Thread(target=watch, daemon=True).start()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
