@@ -113,9 +113,10 @@ def run(
     """Run a command, such as `camreid-train`, in this process, in a folder of its own."""
 
     def command(name: str, *arguments: object) -> Ran:
-        from camreid.cli import _entry, compare, report
+        from camreid.cli import _entry, compare, data, report
 
         commands = {"import": _entry.import_weights, "report": report.main, "compare": compare.main}
+        commands["data"] = data.main
         short = name.removeprefix("camreid-")
         main = commands.get(short) or getattr(_entry, short)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])

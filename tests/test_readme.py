@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from camreid.cli import compare, report
+from camreid.cli import compare, data, report
 from tests.conftest import Ran
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +48,8 @@ def test_commands_are_accepted(page: str, run: Callable[..., Ran]) -> None:
     for name, *options in commands(PAGES[page]):
         if name == "camreid-compare":  # compare and report do without Hydra
             assert len(compare.parser().parse_args(options).runs) > 1
+        elif name == "camreid-data":
+            assert data.parser().parse_intermixed_args(options).action
         elif name == "camreid-report":
             assert report.parser().parse_args(options).runs
         else:

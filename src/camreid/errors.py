@@ -33,6 +33,10 @@ class CannotWrite(InputError, OSError):
     """A file could not be written whole; the one before it is kept."""
 
 
+class ImageError(InputError):
+    """An image cannot be read."""
+
+
 class HeadMismatch(InputError):
     """A classifier head does not fit the identities of the split."""
 

@@ -47,6 +47,8 @@ class LabelMap:
     def __post_init__(self) -> None:
         pids = tuple(map(index, self.pids))
         object.__setattr__(self, "pids", pids)
+        if any(abs(pid) >= 2**63 for pid in pids):
+            raise InputError(f"{max(pids, key=abs)} is no pid of a label map: expected 64 bits.")
         twice = [pid for pid, count in Counter(pids).items() if count > 1]
         if twice:
             raise InputError(f"pids with more than one row in a label map: {twice[:5]}.")

@@ -26,6 +26,7 @@ from camreid.cli.first_failure import FirstFailure
 from camreid.cli.folder import launched
 from camreid.cli.terminal import show
 from camreid.data import Augment, IdentitySampler, ReIDDataModule, Split
+from camreid.data.inspection import without_bad_images
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
@@ -58,14 +59,16 @@ def build_split(config: DictConfig) -> Split:
         raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
-        return Split.load(manifest, config.data.root and data_root(config.data), datasets)
-    records = read_dataset(config.data)
-    for note in records.notes:
-        show(f"Data   {note}")
-    seen = seen_identities(given, records.datasets)
-    strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
-    split: Split = strategy(records)
-    return split
+        root = config.data.root and data_root(config.data)
+        split = Split.load(manifest, root, datasets)
+    else:
+        records = read_dataset(config.data)
+        for note in records.notes:
+            show(f"Data   {note}")
+        seen = seen_identities(given, records.datasets)
+        strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
+        split = strategy(records)
+    return without_bad_images(split) if config.data.get("on_bad_image") == "skip" else split
 
 
 def build_model(

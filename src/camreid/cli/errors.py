@@ -24,7 +24,7 @@ from camreid import __version__
 from camreid.cli import stopped
 from camreid.cli.faults import fault
 from camreid.cli.folder import ERROR, discard, release, sweeps
-from camreid.errors import InputError
+from camreid.errors import ImageError, InputError
 from camreid.files import CONF, write_text
 
 trusted: list[str] = []  # the network class that the user typed, for `cli.checkpoints`
@@ -121,6 +121,8 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
             raise KeyboardInterrupt from None
         if isinstance(error, InputError):
             return _with_remedy(error, config)
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            return f"{error.filename}: {error.strerror}. Change its rights, or name another place."
         if isinstance(error, ModuleNotFoundError):
             return f"a package is missing: {error}. Install it, or leave out what needs it."
         if type(error).__name__ == "MisconfigurationException":  # of Lightning
@@ -137,6 +139,8 @@ def _with_remedy(error: InputError, config: DictConfig) -> str:
     text = error.message
     if "Original Traceback" in text:  # of a loader process
         text = text.rsplit("Error: ", 1)[-1].strip()
+    if isinstance(error, ImageError):
+        text += " With data.on_bad_image=skip, a command leaves out such images and counts them."
     found = dict(leaves(OmegaConf.to_container(config)))
     typed = []
     for argument, value in error.remedy.items():

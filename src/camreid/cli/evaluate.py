@@ -14,7 +14,7 @@ from camreid.cli import build
 from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
-from camreid.errors import InputError, MissingDataset
+from camreid.errors import ImageError, InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
@@ -105,6 +105,10 @@ def test(
     note(f"Testing {best or 'these weights'}")
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
+    except ImageError as error:
+        text = error.message.rpartition("Error: ")[2].strip()  # also of a loader process
+        done = f" The training is complete: test it by camreid-evaluate checkpoint={best}."
+        raise ImageError(text + done * bool(best)) from None
     finally:  # the features are kept even if their ranking fails
         if trainer.is_global_zero and module.test_features is not None:
             path, weights = folder / "features.safetensors", best or config.get("checkpoint")
@@ -117,6 +121,7 @@ def test(
             "head_check": module.notes.get("head_check"),
         }
         about = {"rows": len(module.labels), "training": training}
+        about["skipped_images"] = data.split.skipped
         _report(config, table, module.test_result, title, folder, **about)
 
 

@@ -41,9 +41,7 @@ class FirstFailure(pl.Callback):
 
         if (started or parent) and not self._is_watching:
             self._is_watching = True
-            for (
-                thread
-            ) in threading.enumerate():  # Lightning's would kill this process without a word
+            for thread in threading.enumerate():  # Lightning's kills without a word
                 if thread.name == "child-process-observer":
                     thread._child_processes = []  # type: ignore[attr-defined]
             threading.Thread(target=watch, daemon=True).start()

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from camreid.data.pixels import as_shown
 from camreid.data.records import ImageRecord
-from camreid.errors import InputError, require_choice
+from camreid.errors import ImageError, InputError, require_choice
 
 OneImage: TypeAlias = str | PathLike[str] | Image.Image | NDArray[Any] | Tensor
 Batch: TypeAlias = dict[str, Any]
@@ -87,16 +88,16 @@ def read_image(
     size: tuple[int, int] | None = None,
     interpolation: Interpolation = "bicubic",
 ) -> Tensor:
-    """One image of any mode as (3, H, W) uint8 RGB, resized to `size` (H, W), antialiased.
+    """One image as shown by viewers: (3, H, W) uint8 RGB, resized to `size` (H, W), antialiased.
 
-    `bicubic` is to the bit as FastReID, `bilinear` as torchreid. InputError for a broken file.
+    `bicubic` is to the bit as FastReID, `bilinear` as torchreid. ImageError for a broken file.
     """
     name = getattr(image, "filename", image)
     try:
         with nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as file:
-            rgb = file.convert("RGB")
-    except OSError as error:
-        raise InputError(
+            rgb = as_shown(file)
+    except Exception as error:  # Pillow's decoders raise many types
+        raise ImageError(
             f"{name} can't be read as an image ({error}). Copy the file again, or leave it out."
         ) from error
     if size is not None and rgb.size != (size[1], size[0]):

@@ -62,6 +62,8 @@ SIZES = {  # images of train, query and gallery, by release
     "cuhk03_np": ((7365, 1400, 5332), (7368, 1400, 5328)),  # detected, labeled
     "market1501": ((12936, 3368, 15913),),
 }
+CAMERAS = {"veri": 20, "msmt17": 15, "dukemtmc": 8, "occluded_duke": 8, "cuhk03_np": 2}
+CAMERAS["market1501"] = 6
 
 
 def read_market1501(root: str | Path) -> Records:
@@ -122,7 +124,7 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
         )
     official = SIZES[layout.name]
     sizes = len(records.train), len(records.query), len(records.gallery)
-    if sizes in official or not (layout.names or _is_named(home, layout.name)):
+    if sizes in official or not is_official(home, layout):
         return records
     note = (
         f"{layout.title} at {home} is not complete, or changed: {sizes} images of train, query and "
@@ -133,9 +135,15 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
 
 def _read(root: str | Path, name: str) -> Records:
     home, layout = find(root, name)
-    other: list[str] = []
-    train, query, gallery = (_read_folder(part(home, f), layout, other) for f in layout.folders)
-    return checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
+    records, wrong = scan(home, layout)
+    if wrong:
+        more = f", nor are {len(wrong) - 1} more: {', '.join(wrong[1:5])}" * (len(wrong) > 1)
+        raise InputError(
+            f"{wrong[0]} is not named as in {layout.title}{more}; expected names like "
+            f"{layout.example}, cameras from 1, pids below 2**63. Rename or move the file, or "
+            "describe the dataset by data=csv or data=folder."
+        )
+    return checked(records, home, layout)
 
 
 # readers with the root and the errors of `read_market1501`
@@ -145,8 +153,23 @@ read_cuhk03_np = partial(_read, name="cuhk03_np")  # root: its folder detected o
 read_veri = partial(_read, name="veri")  # a copy of each query in the gallery is junk by its camera
 
 
-def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageRecord, ...]:
-    """The images of a folder; the names of other files are added to `other`."""
+def scan(home: Path, layout: Layout) -> tuple[Records, list[str]]:
+    """What is in the folders of a layout other than MSMT17, and the images of other names."""
+    other, wrong = list[str](), list[str]()
+    folders = (part(home, folder) for folder in layout.folders)
+    train, query, gallery = (_read_folder(f, layout, other, wrong) for f in folders)
+    return Records(train, query, gallery, notes=left_out(other, home)), wrong
+
+
+def is_official(home: Path, layout: Layout) -> bool:
+    """Whether the folder, or each image in it, is named as in the public dataset."""
+    return bool(layout.names) or _is_named(home, layout.name)
+
+
+def _read_folder(
+    folder: Path, layout: Layout, other: list[str], wrong: list[str]
+) -> tuple[ImageRecord, ...]:
+    """The images of a folder; other files are added to `other`, misnamed images to `wrong`."""
     if not folder.is_dir():
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
@@ -156,12 +179,9 @@ def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageR
             continue
         parsed = parse_name(home + name)
         if parsed is None or not match(name):
-            raise InputError(
-                f"{folder / name} is not named as in {layout.title}; expected names like "
-                f"{layout.example}, cameras from 1, pids below 2**63. Rename or move the file, or "
-                "describe the dataset by data=csv or data=folder."
-            )
-        records.append(parsed)
+            wrong.append(home + name)
+        else:
+            records.append(parsed)
     return tuple(r for r in records if r.pid != JUNK)
 
 

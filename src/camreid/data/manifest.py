@@ -39,6 +39,7 @@ class Split:
     labels: LabelMap
     record: SplitRecord = field(default=SplitRecord("custom"), compare=False)  # with the digest
     datasets: tuple[Dataset, ...] = field(default=(), compare=False)  # names behind the numbers
+    skipped: int = field(default=0, compare=False)  # images that cannot be read and are left out
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", replace(self.record, digest=self.digest))
@@ -158,7 +159,8 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
             "may be in the gallery only. If the dataset numbers its identities from 0, add 1 to "
             "every pid; otherwise delete these lines."
         )
-    return replace(parse_name(image) or ImageRecord(image, pid, camera), pid=pid, camera=camera)
+    parsed = parse_name(image) or ImageRecord(image, pid, camera)
+    return ImageRecord(image, pid, camera, parsed.sequence, parsed.frame)  # replace() is slow
 
 
 def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> list[ImageRecord]:
@@ -167,7 +169,8 @@ def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> 
     found = []
     for r in records:
         places = chain([r.path], (str(home / p) for home in homes for p in (r.name, r.path)))
-        found.append(replace(r, path=next(filter(os.path.exists, places), r.path)))
+        there = next(filter(os.path.exists, places), r.path)
+        found.append(r if there == r.path else replace(r, path=there))
     hint = f"They were also searched below root={root}."
     require_files((r.path for r in found), path, hint, root="FOLDER")
     if len({r.path for r in found}) < len({r.path for r in records}):

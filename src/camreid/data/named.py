@@ -14,6 +14,7 @@ from camreid.data.records import (
     Records,
     is_hidden,
     is_image,
+    is_loop,
     left_out,
     require_files,
 )
@@ -88,9 +89,9 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     folders = sorted(path.name for path in home.glob("*/") if not is_hidden(path.name))
     has_subsets = (lower := {*map(str.lower, folders)}) <= {*SUBSETS}
     images: list[NamedImage] = []
-    other: list[str] = []
-    for folder, inner, names in os.walk(home, followlinks=True):
-        inner[:] = sorted(name for name in inner if not is_hidden(name))
+    other, closed = list[str](), list[OSError]()
+    for folder, inner, names in os.walk(home, onerror=closed.append, followlinks=True):
+        inner[:] = sorted(n for n in inner if not is_hidden(n) and not is_loop(folder, n))
         parts = Path(folder).relative_to(home).parts
         subset = "".join(parts[:1]).lower() if has_subsets else ""
         identity, camera, *_ = (*parts[has_subsets:], "", "")
@@ -100,6 +101,8 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
                 images.append(NamedImage(os.path.join(folder, name), identity, found, subset))
             else:
                 other.append(name)
+    if closed:
+        raise closed[0]
     count = len({image.identity for image in images})
     if count < 2 or ("train" in lower and not has_subsets):
         raise InputError(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from PIL import Image
 
@@ -91,6 +91,15 @@ def is_image(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is of the system: `.DS_Store`, `__MACOSX`, `Thumbs.db`."""
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
+
+
+def is_loop(folder: str, name: str) -> bool:
+    """Whether a folder is a link to one that holds it, by its path or on the disk."""
+    path, real = Path(folder, name), os.path.realpath(folder)
+    return path.is_symlink() and os.path.realpath(path) in (
+        *map(os.path.realpath, path.parents),
+        *map(str, Path(real).parents),
+    )
 
 
 def left_out(names: Collection[str], where: object) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ class Metrics(Record):
     partial: bool = False  # whether only a part of the images was tested
     seen_complete: bool = True  # whether all training identities of the weights are known
     dropped_queries: int = 0  # without a match
+    skipped_images: int = 0  # unreadable images of the split, train included
     weights: str | None = None  # the checkpoint; None for features without one
     features: str | None = None  # the file that was ranked, where no model was run
     rows: int | None = None  # of the classifier

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from camreid.data.dataset import read_image
+from camreid.errors import ImageError
 from camreid.evaluation import FeatureTable, Images, RankingResult, RankOptions
 from camreid.evaluation.protocols import Rules, View
 
@@ -74,9 +76,8 @@ def _shown(mark: str, images: Images, row: int, score: str) -> Shown:
 def thumbnail(path: str) -> str | None:
     """A small JPEG as a data URI; None where there is no image that can be read."""
     try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        small = Image.fromarray(read_image(path).permute(1, 2, 0).numpy())
+    except ImageError:
         return None
     small.thumbnail((96, 192))
     content = io.BytesIO()

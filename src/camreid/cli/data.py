@@ -1,0 +1,112 @@
+"""camreid-data: what is wrong with a dataset, its contact sheet, and its manifests."""
+
+import json
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections import defaultdict
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from camreid.cli._entry import begin, read_arguments
+from camreid.cli.errors import one_paragraph, paragraph
+from camreid.errors import InputError
+from camreid.files import CONF, write_whole
+from camreid.runs.table import Table
+
+Rows = list[dict[str, Any]]
+_EXAMPLES = """\
+  camreid-data check data.root=FOLDER               lists faults; exit code 1 if there are any
+  camreid-data show data=csv data.path=FILE         draws 20 identities by camera: sheet.png
+  camreid-data split +split=resplit split.seed=1    writes a manifest: split.csv
+"""
+
+
+def parser() -> ArgumentParser:
+    """The arguments."""
+    form = RawDescriptionHelpFormatter
+    found = ArgumentParser("camreid-data", epilog=_EXAMPLES, formatter_class=form)
+    found.add_argument("action", choices=("check", "show", "split"))
+    found.add_argument("options", nargs="*", metavar="KEY=VALUE", help="as of camreid-train")
+    found.add_argument("-o", "--output", metavar="FILE", type=Path, help="of show or split")
+    found.add_argument("--json", action="store_true", help="print JSON")
+    return found
+
+
+def main() -> None:
+    """The console script."""
+    with one_paragraph("camreid-data"), initialize_config_dir(str(CONF), version_base="1.3"):
+        read_arguments("camreid-data")
+        typed = parser().parse_intermixed_args()
+        path = typed.output or Path("split.csv" if typed.action == "split" else "sheet.png")
+        if typed.action != "check" and path.exists():
+            raise InputError(f"-o {path} is there already: expected another name.")
+        config = compose("train", typed.options)
+        try:
+            with redirect_stdout(sys.stderr if typed.json else sys.stdout):
+                rows = {"check": _check, "show": _show, "split": _split}[typed.action](config, path)
+        except Exception as error:
+            if (message := paragraph(error, config)) is None:
+                raise
+            raise InputError(message) from None
+        cells = [
+            ["\n".join(c) if isinstance(c, tuple) else str(c) for c in row.values()] for row in rows
+        ]
+        print(json.dumps(rows, indent=1)) if typed.json else Table("", [*rows[0]], cells).show()
+        raise SystemExit(int(any(row.get("is_fault") for row in rows)))
+
+
+def _check(config: DictConfig, _: Path) -> Rows:
+    dataset = begin("camreid.cli.dataset")  # torch only now: --help is quick
+    from camreid.data import inspection, layouts
+
+    root, name = dataset.data_root(config.data), config.data.read._target_.split("read_")[-1]
+    absolute = Path(root).expanduser().absolute()
+    home, layout = layouts.find(root, name) if name in layouts.SIZES else (absolute, None)
+    if layout and name != "msmt17":
+        records = layouts.scan(home, layout)[0]
+    else:
+        records = dataset.read_dataset(config.data)
+    return [asdict(finding) for finding in inspection.inspect(records, home, layout)]
+
+
+def _show(config: DictConfig, path: Path) -> Rows:
+    """The first image of 20 identities (rows) by camera (columns), and the numbers of images."""
+    records = begin("camreid.cli.dataset").read_dataset(config.data)
+    import torch
+    from torchvision.transforms.v2.functional import to_pil_image
+    from torchvision.utils import make_grid
+
+    from camreid.data.dataset import read_image
+
+    paths = defaultdict(list)
+    for r in (*records.train, *records.val, *records.query, *records.gallery):
+        paths[r.pid, r.camera].append(r.path)
+    blank, cameras = (
+        torch.full((3, 128, 64), 255, dtype=torch.uint8),
+        sorted({camera for _, camera in paths}),
+    )
+    pids = sorted({pid for pid, _ in paths if pid > 0})[:20]
+    cells = [paths[pid, camera] for pid in pids for camera in cameras]
+    images = [read_image(min(cell), (128, 64)) if cell else blank for cell in cells]
+    sheet = to_pil_image(make_grid(images, len(cameras)))
+    write_whole(path, lambda draft: sheet.save(draft, "PNG"))
+    return [{"pid": p, **{f"c{c}": len(paths[p, c]) for c in cameras}} for p in pids]
+
+
+def _split(config: DictConfig, path: Path) -> Rows:
+    if OmegaConf.is_missing(config, "split"):
+        raise InputError("split= is missing. Type +split=original or +split=resplit.")
+    split = begin("camreid.cli.build").build_split(config)
+    split.save(path)
+    rows = []
+    for subset in ("train", "val", "query", "gallery"):
+        images, matched = getattr(split, subset), split.rankable.get(subset, "")
+        pids, cameras = len({r.pid for r in images}), len({r.camera for r in images})
+        counts = {"images": len(images), "identities": pids, "cameras": cameras, "matched": matched}
+        rows.append({"subset": subset, **counts})
+    return rows

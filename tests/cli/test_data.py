@@ -1,0 +1,94 @@
+"""camreid-data: check, show and split; and data.on_bad_image."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from camreid.data import Split
+from tests.cli.conftest import metrics
+from tests.conftest import TINY, Ran
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def copy(market: Path, tmp_path: Path) -> Path:
+    """A copy of the rendered dataset, to be changed."""
+    return Path(shutil.copytree(market, tmp_path / "copy"))
+
+
+def test_check_is_clean_or_lists_all(run: Run, copy: Path) -> None:
+    images = sorted((copy / "bounding_box_train").iterdir())
+    lines = [f"{path},{n % 2},{n % 3}" for n, path in enumerate(images)]
+    Path("all.csv").write_text("\n".join(["path,identity,camera", *lines]))
+    ran = run("camreid-data", "check", "data=csv", "data.path=all.csv")
+    assert ran.code == 0, ran.out + ran.err
+    (copy / "query" / "photo.jpg").write_bytes(b"no image")
+    next((copy / "bounding_box_train").iterdir()).write_bytes(b"")
+    ran = run("camreid-data", "check", f"data.root={copy}", "--json")
+    assert ran.code == 1
+    found = {row["what"].partition(":")[0]: row["count"] for row in json.loads(ran.out)}
+    assert found["files of zero bytes"] == found["images without a record"] == 1
+    assert "files of zero bytes" in run("camreid-data", "check", f"data.root={copy}").out
+
+
+def test_show_draws_a_cell_for_each_identity_and_camera(run: Run, market: Path) -> None:
+    ran = run("camreid-data", "show", f"data.root={market}", "-o", "sheet.png")
+    assert ran.code == 0, ran.err
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size == (6 * 66 + 2, 20 * 130 + 2)
+    ran = run("camreid-data", "show", f"data.root={market}", "-o", "sheet.png")
+    assert ran.code == 1
+    assert "sheet.png is there already" in ran.err
+
+
+def test_split_writes_and_describes_a_manifest(run: Run, market: Path) -> None:
+    ran = run("camreid-data", "split", "split=resplit", f"data.root={market}", "--json")
+    assert ran.code == 0, ran.err
+    split, rows = Split.load("split.csv"), json.loads(ran.out)
+    assert {r["subset"]: r["images"] for r in rows}["query"] == len(split.query)
+    assert rows[2]["matched"] == split.rankable["query"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("check data.root=gone", "no dataset at root=gone"),
+        ("check data=csv", "data.path=FILE"),
+        ("check data=nothing", "there is no data=nothing"),
+        ("check data.foo=1", "data.foo"),
+        ("split data.root={0}", "split="),
+        ("split +split=original split.camera=9 data.root={0}", "split.camera=1"),
+    ],
+)
+def test_a_mistake_ends_in_one_paragraph(typed: str, expected: str, run: Run, market: Path) -> None:
+    ran = run("camreid-data", *typed.format(market).split())
+    assert ran.code == 1
+    assert expected in ran.err
+    assert "\n" not in ran.err.strip()
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.slow
+def test_a_bad_image_stops_a_run_or_is_skipped_and_counted(run: Run, copy: Path) -> None:
+    options = ("train", "+split=original", f"data.root={copy}", "trainer.max_epochs=1", *TINY)
+    bad = sorted((copy / "bounding_box_test").glob("0[!0]*"))[0]
+    bad.write_bytes(bad.read_bytes()[:300])
+    ran = run(*options, "run_dir=s", "data.cache=none")
+    assert ran.code == 1
+    assert f"{bad} can't be read" in ran.err
+    assert "camreid-evaluate checkpoint=" in ran.err
+    ran = run(*options, "run_dir=r", "data.on_bad_image=skip", "data.cache=none")
+    assert ran.code == 0, ran.err
+    assert metrics("r")["skipped_images"] == 1
+    assert bad.name not in Path("r/split.csv").read_text()
+    ran = run(
+        "evaluate", "checkpoint=s/checkpoints/best.ckpt", "+split=original", f"data.root={copy}",
+        "data.on_bad_image=skip", "trainer=cpu", "data.workers=0", "run_dir=e",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert metrics("e")["skipped_images"] == 1
