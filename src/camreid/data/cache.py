@@ -173,7 +173,7 @@ class ImageCache:
 
 def _sums(images: Iterable[Pixels]) -> bytes:
     """The checksums of images, 4 bytes each."""
-    return b"".join(zlib.crc32(pixels).to_bytes(4, "big") for pixels in images)
+    return b"".join(zlib.crc32(pixels.data).to_bytes(4, "big") for pixels in images)
 
 
 def cores() -> int:

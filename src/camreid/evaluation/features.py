@@ -141,7 +141,7 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, x in sorted(tensors.items()):
         found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        found.update(x.cpu().contiguous().view(torch.uint8).numpy())
+        found.update(x.cpu().contiguous().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
