@@ -36,7 +36,7 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         free = shutil.disk_usage(path.parent).free if os.path.isdir(path.parent) else 0
         raise CannotWrite(
-            f"{path} can't be written ({reason}; {free:,} bytes are free)."
+            f"{path} can't be written ({reason}; {free:,} bytes are free). What was there is kept."
         ) from error
     finally:
         with suppress(OSError):
