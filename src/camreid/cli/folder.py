@@ -18,7 +18,7 @@ _RESULTS = (
     "*.onnx",
 )
 _DESCRIPTION = (
-    *(".hydra", "config.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
+    *(".hydra", "config.yaml", "hparams.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
 sweeps: list[Path] = []  # folders of the jobs of -m
