@@ -29,6 +29,10 @@ class MissingDataset(InputError, FileNotFoundError):
     """No images were found at the given root."""
 
 
+class CannotWrite(InputError, OSError):
+    """A file could not be written whole; the one before it is kept."""
+
+
 class ImageError(InputError):
     """An image cannot be read."""
 

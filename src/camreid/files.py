@@ -1,8 +1,20 @@
 """Files that are written whole or not at all, and the folder of the configs."""
 
 import os
+import re
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+from camreid.errors import CannotWrite, InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _PACKAGE = Path(__file__).resolve().parent
 # beside the package in a wheel, at the top of a checkout
@@ -12,13 +24,45 @@ CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if p.is
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it; a failure leaves nothing."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(draft)
         draft.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        of_torch = re.search("inline_container|StreamWriter|iostream", str(error))
+        if isinstance(error, InputError) or (isinstance(error, RuntimeError) and not of_torch):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        free = shutil.disk_usage(path.parent).free if os.path.isdir(path.parent) else 0
+        raise CannotWrite(
+            f"{path} can't be written ({reason}; {free:,} bytes are free). What was there is kept."
+        ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def lock(folder: str | Path, wait: bool = False) -> int:
+    """Hold a folder until the returned descriptor is closed, without a file; -1 if unsupported.
+
+    BlockingIOError if another process has it.
+    """
+    handle = -1 if fcntl is None else os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (AttributeError, OSError) as error:
+        unlock(handle)
+        if isinstance(error, BlockingIOError):
+            raise
+        return -1
+    return handle
+
+
+def unlock(handle: int) -> None:
+    """Let go of a folder."""
+    with suppress(OSError):
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:

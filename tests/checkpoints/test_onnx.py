@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from camreid import create_model, export_onnx
 from camreid.checkpoints.io import save
-from camreid.checkpoints.onnx import OPSET
+from camreid.checkpoints.onnx import OPSET, read_metadata
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.provenance import Provenance, SplitRecord
@@ -109,6 +109,12 @@ def test_the_file_is_sound_and_takes_any_batch(exported: tuple[ReIDModule, Path,
     assert json.loads(metadata["image_size"]) == [64, 32]
     assert json.loads(metadata["features_normalized"]) is False
     assert (metadata["model"], metadata["checkpoint"]) == ("tiny", "best.ckpt")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # a weight
+    path.with_name("damaged.onnx").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"damaged\.onnx has a wrong checksum"):
+        read_metadata(path.with_name("damaged.onnx"))
+    assert read_metadata(path).items() < metadata.items()
     assert (metadata["channels"], metadata["resize"]) == ("RGB", "bicubic, antialiased")
 
 

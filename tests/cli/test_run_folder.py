@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from camreid.cli.folder import is_first
+from camreid.files import lock, unlock
 from tests.conftest import TINY, Ran
 
 Run = Callable[..., Ran]
@@ -19,7 +20,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(p): p.read_text() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("own", ["config.yaml", "split.csv", "head_check.json", "metrics.csv"])
+@pytest.mark.parametrize("own", ["config.yaml", "split.csv", "hparams.yaml", "metrics.csv"])
 @pytest.mark.parametrize("root", ["nowhere", "market"])
 def test_a_folder_with_files_of_these_names_is_refused(
     own: str, root: str, run: Run, market: Path
@@ -70,6 +71,24 @@ def test_a_failed_command_takes_back_its_own_files_alone(run: Run) -> None:
         assert "nowhere" in ran.err
     assert contents(Path()) == before
     assert [p.name for p in Path().iterdir()] == ["mine"]
+
+
+def test_a_folder_that_another_run_holds_is_refused(run: Run) -> None:
+    Path("mine").mkdir()
+    held = lock("mine")
+    ran = run("camreid-train", SPLIT, "data.root=nowhere", *TINY, "run_dir=mine")
+    unlock(held)
+    assert ran.code == 1
+    assert "another run is writing into run_dir=" in ran.err
+    assert not list(Path("mine").iterdir())
+    assert "nowhere" in run("camreid-train", SPLIT, "data.root=nowhere", "run_dir=mine").err
+
+
+def test_home_and_variables_are_expanded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/no/home")
+    monkeypatch.setenv("IMAGES", "/no/images")
+    for typed, found in (("~/x", "/no/home/x"), ("$IMAGES/x", "/no/images/x")):
+        assert f"data.root={found} " in run("camreid-train", SPLIT, f"data.root={typed}").err
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"])

@@ -113,7 +113,7 @@ def test_only_what_changed_is_decoded_again(tree: Path, tmp_path: Path, reads: l
     assert len(list(home.glob("*.images"))) == 1
 
 
-@pytest.mark.parametrize("fault", ["short", "head", "other", "empty"])
+@pytest.mark.parametrize("fault", ["short", "head", "pixel", "sum", "other", "empty"])
 def test_a_cache_that_is_not_of_these_images_is_not_read(
     fault: str, tree: Path, tmp_path: Path, reads: list[str]
 ) -> None:
@@ -121,8 +121,8 @@ def test_a_cache_that_is_not_of_these_images_is_not_read(
     expected = cached(tree, home)
     (file,) = home.glob("*.images")
     content = bytearray(file.read_bytes())
-    if fault == "head":
-        content[100] ^= 1
+    if place := {"head": 100, "pixel": len(content) - 9000, "sum": len(content) - 5}.get(fault):
+        content[place] ^= 1
     elif fault == "other":  # the same names, sizes and times; a file put at the wrong place
         shutil.copytree(tree, other)
         save(other / "0001_c1s1_000001_00.png", 50)

@@ -127,3 +127,11 @@ def test_a_bad_list_of_names_is_refused(tmp_path):
         names.write_text(text)
         with pytest.raises(InputError, match=found):
             SyntheticMarket(names=str(names)).render(tmp_path)
+
+
+def test_what_a_killed_rendering_left_is_removed(tmp_path: Path) -> None:
+    market = SyntheticMarket(people=12, images_per_person=5, distractors=0, junk=0)
+    left = tmp_path / f".synthetic-{market.digest}-123" / "query"
+    left.mkdir(parents=True)
+    final = market.render(tmp_path)
+    assert list(tmp_path.iterdir()) == [final]

@@ -1,6 +1,9 @@
 """Features in files, and how they are ranked."""
 
+import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +59,14 @@ def test_features_of_other_tools_are_read(table: FeatureTable, tmp_path: Path) -
         ({"query_pids": torch.zeros(11, dtype=torch.int64)}, r"'pids': \(11,\)"),
         ({"gallery_cameras": torch.zeros(60)}, "gallery_cameras are torch.float32"),
         ({"query_features": torch.zeros(12, dtype=torch.int64)}, "query_features are torch.int64"),
+        ({"query_features": torch.full((12, 8), torch.nan)}, "query_features .*NaN"),
+        ({"gallery_features": torch.full((60, 8), torch.inf)}, "gallery_features .*infinite"),
+        ({"gallery_features": torch.zeros(60)}, r"gallery_features \(60,\) are not"),
+        ({"gallery_features": torch.zeros(60, 9)}, "differ in D"),
+        ({"query_pids": torch.full((12,), -2)}, "below -1"),
+        ({"query_cameras": torch.zeros(12, 1).long()}, r"'cameras': \(12, 1\)"),
+        ({"gallery_sequences": torch.zeros(2).long()}, r"'sequences': \(2,\)"),
+        ({"query_features": torch.zeros(0, 8)}, "query_features are empty"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(
@@ -63,8 +74,47 @@ def test_tensors_that_do_not_fit_are_named(
 ) -> None:
     changed = {**table.tensors, **change}
     save_file({k: v for k, v in changed.items() if v is not None}, tmp_path / "f.st")
-    with pytest.raises(InputError, match=found):
+    with pytest.raises(InputError, match=f"f.st .*{found}"):
         FeatureTable.load(tmp_path / "f.st")
+
+
+@pytest.mark.parametrize("column", [np.array(["0001"] * 12), np.array([object()] * 12)])
+def test_text_for_pids_is_named(column: np.ndarray, table: FeatureTable, tmp_path: Path) -> None:
+    arrays = {name: x.numpy() for name, x in table.tensors.items()}
+    np.savez(tmp_path / "f.npz", **{**arrays, "query_pids": column})
+    with pytest.raises(InputError, match=r"f.npz .*(query_pids are <U4|allow_pickle)"):
+        FeatureTable.load(tmp_path / "f.npz")
+
+
+@pytest.mark.parametrize("note", [{"seen": 3}, {"seen": ["a"]}, {"seen": [[1]]}, {"computed": [1]}])
+def test_notes_of_another_type_are_named(
+    note: dict[str, Any], table: FeatureTable, tmp_path: Path
+) -> None:
+    replace(table, notes=note).save(tmp_path / "f.st")
+    with pytest.raises(InputError, match=r"f\.st"):
+        FeatureTable.load(tmp_path / "f.st")
+
+
+@pytest.mark.parametrize("name", ["f.safetensors", "f.npz"])
+def test_a_flipped_bit_changes_nothing_or_is_refused(
+    name: str, table: FeatureTable, tmp_path: Path
+) -> None:
+    path, chance, refused = tmp_path / name, random.Random(0), 0
+    table.save(path)
+    if name == "f.npz":
+        np.savez(path, **{name: x.numpy() for name, x in table.tensors.items()})
+    whole = path.read_bytes()
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            read = FeatureTable.load(path)
+        except InputError:
+            refused += 1
+        else:
+            assert same(table, read)
+    assert refused > 100
 
 
 @pytest.mark.parametrize("name", ["f.safetensors", "f.npz"])

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import random
 import re
 import zipfile
 from pathlib import Path
@@ -113,3 +114,24 @@ def test_tensors_that_are_not_dense_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(2).to_sparse()}}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="no dense tensors"):
         read_states(tmp_path / "w.pth")
+
+
+def test_a_flipped_bit_changes_nothing_or_is_refused(tmp_path: Path) -> None:
+    path, chance, refused = tmp_path / "c.ckpt", random.Random(0), 0
+    content = {"state_dict": {"w": torch.randn(400), "b": torch.ones(3)}, "epoch": 3, "text": "ab"}
+    torch.save(content, path)
+    whole = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            read = read_content(path)
+        except InputError:
+            refused += 1
+            continue
+        assert read.keys() == content.keys()
+        assert (read["epoch"], read["text"]) == (3, "ab")
+        for name, value in content["state_dict"].items():
+            assert torch.equal(read["state_dict"][name], value)
+    assert refused > 150

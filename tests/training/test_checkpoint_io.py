@@ -1,15 +1,21 @@
 """The parts of a checkpoint file that reach the trainer of a run."""
 
 import copy
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 
+from camreid.checkpoints import read_checkpoint
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import InputError
 from camreid.training.checkpoint_io import RunCheckpoints, check_content
@@ -190,3 +196,37 @@ def test_missing_and_unknown_keys_do_not_end_a_resumed_run(
     torch.save(content, tmp_path / "given.ckpt")
     fit(records, tmp_path, tmp_path / "given.ckpt")
     assert torch.load(tmp_path / "own/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+VALUES = (
+    None, True, -1, 3, 10**30, math.nan, math.inf, "", "x", "${x}", b"x", [], [1], (1,), {},
+    {"a": 1}, {1: {2: [3]}}, torch.zeros(2), torch.zeros(()), torch.tensor(True),
+    torch.zeros(0, dtype=torch.int64), torch.tensor([math.nan]),
+)  # fmt: skip
+
+
+def changed(content: Any, draw: st.DataObject) -> Any:
+    """A copy with one part, at any depth, of another type, or left out."""
+    if isinstance(content, dict) and content and draw.draw(st.integers(0, 9)):
+        key = draw.draw(st.sampled_from(list(content)))
+        if not draw.draw(st.integers(0, 9)):
+            return {k: v for k, v in content.items() if k != key}
+        return {**content, key: changed(content[key], draw)}
+    if isinstance(content, list) and content and draw.draw(st.integers(0, 5)):
+        return [changed(content[0], draw), *content[1:]]
+    return draw.draw(st.sampled_from(VALUES))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.data())
+def test_no_part_of_another_type_ends_in_a_traceback(
+    trained: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "given.ckpt"
+    torch.save(changed(trained, data), path)
+    with suppress(InputError):
+        read_checkpoint(path).module()
+    with suppress(InputError):
+        trainer = pl.Trainer(accelerator="cpu", logger=False, barebones=True)
+        trainer.state.fn = TrainerFn.FITTING
+        RunCheckpoints(trainer).load_checkpoint(path)

@@ -1,6 +1,7 @@
 """ONNX files from raw pixels to features, compared with PyTorch by onnxruntime."""
 
 import copy
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -75,13 +76,13 @@ def export_onnx(
             import_module(package)
         proto = _trace(network, images[:2])
         _describe(proto, {**_metadata(module, normalize), **(notes or {})})
+        digest = hashlib.sha256(proto.SerializeToString()).hexdigest()
+        proto.metadata_props.add(key="digest", value=digest)
         content = proto.SerializeToString()
         parity = _check(network, content, (images[:1], images))
         write_whole(path, lambda draft: draft.write_bytes(content))
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"path={path} can't be written ({error}).", path="model.onnx") from error
     except Exception as error:  # of torch.onnx, protobuf or onnxruntime, without a common class
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
@@ -90,6 +91,19 @@ def export_onnx(
             "use only operations that torch.export supports."
         ) from error
     return parity
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a file of `export_onnx`; InputError if any part of the file has changed."""
+    try:
+        proto = import_module("onnx").load_model(path, load_external_data=False)
+        digest = proto.metadata_props.pop()
+        found = hashlib.sha256(proto.SerializeToString()).hexdigest()
+    except Exception as error:  # of protobuf
+        raise InputError(f"{path} cannot be read as ONNX ({error}).") from error
+    if (digest.key, digest.value) != ("digest", found):
+        raise InputError(f"{path} has a wrong checksum or none. Copy or export the file again.")
+    return {prop.key: prop.value for prop in proto.metadata_props}
 
 
 @torch.inference_mode()

@@ -73,7 +73,10 @@ def show_help(command: str) -> None:
 
 def read_arguments(name: str) -> None:
     """Turn `sys.argv` into what Hydra takes: a plus before `split=` and `experiment=`, -m first."""
-    typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in sys.argv[1:]]
+    home = os.path.expanduser("~")
+    typed = [os.path.expandvars(a) for a in sys.argv[1:]]  # the shell does neither behind =
+    typed = [re.sub(r"(?<=[=\[,])~(?=[/,\]]|$)", lambda _: home, a) for a in typed]
+    typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in typed]
     left_out = {"logger=null": "~logger", "callbacks=null": "~callbacks"}
     typed = [left_out.get(a, a) for a in typed]  # Hydra takes no null for a group
     # Hydra would read the brackets of a regular expression as a call

@@ -21,13 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from camreid import __version__
-from camreid.cli.folder import ERROR, discard, sweeps
+from camreid.cli import stopped
+from camreid.cli.faults import fault
+from camreid.cli.folder import ERROR, discard, release, sweeps
 from camreid.errors import ImageError, InputError
 from camreid.files import CONF, write_text
 
 trusted: list[str] = []  # the network class that the user typed, for `cli.checkpoints`
 _OF_HYDRA = (HydraException, OmegaConfBaseException)
-_OF_FOLDER = (FileExistsError, NotADirectoryError, PermissionError)
 _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment=distill"}
 
 
@@ -65,9 +66,10 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
             )()
         except (*_OF_HYDRA, ValueError) as error:
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
-        except _OF_FOLDER as error:
+        except OSError as error:
             stop(name, f"run_dir= cannot be created: {error.strerror}: {error.filename}.")
         finally:
+            release()
             _show_sweep()
 
 
@@ -81,7 +83,7 @@ def _show_sweep() -> None:
 
 @contextmanager
 def one_paragraph(name: str) -> Iterator[None]:
-    """Turn a user's mistake into SystemExit with one paragraph; end quietly on a closed pipe."""
+    """Turn a user's mistake or a signal into SystemExit; end quietly on a closed pipe."""
     try:
         try:
             if "--version" in sys.argv:
@@ -97,8 +99,9 @@ def one_paragraph(name: str) -> Iterator[None]:
         # Lightning makes an exit of an interrupt
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        print(f"{name}: interrupted.", file=sys.stderr)
-        raise SystemExit(130) from None
+        with suppress(OSError):  # a terminal may be gone
+            print(f"{name}: interrupted.", file=sys.stderr)
+        raise SystemExit(128 + (stopped or [signal.SIGINT])[0]) from None
     except (InputError, *_OF_HYDRA) as error:
         stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
 
@@ -125,11 +128,8 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
         if type(error).__name__ == "MisconfigurationException":  # of Lightning
             reason = " ".join(str(error).split())
             return f"the trainer refuses its options: {reason} Without a GPU, type trainer=cpu."
-        if type(error).__name__ == "OutOfMemoryError":  # of torch
-            return (
-                "the device ran out of memory. Lower data.identities, data.instances or "
-                "data.eval_batch_size, or type trainer.precision=bf16-mixed."
-            )
+        if message := fault(error):
+            return message
         error = error.__cause__ or error.__context__
     return _of_hydra(first) if isinstance(first, _OF_HYDRA) else None
 

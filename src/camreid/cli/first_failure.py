@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -10,16 +11,40 @@ from pathlib import Path
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from pytorch_lightning.trainer.states import TrainerStatus
 
 from camreid.cli.errors import paragraph
-from camreid.cli.folder import ERROR, discard
+from camreid.cli.folder import ERROR, discard, launched
+from camreid.errors import InputError
+from camreid.progress import is_first
 
 
 class FirstFailure(pl.Callback):
     """Ends all processes when one fails, and prints the error of the first alone."""
 
     def __init__(self, config: DictConfig) -> None:
-        self.config = config
+        self.config, self._is_watching = config, False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Watch the processes that this one has started, or the one that started it."""
+        started = getattr(trainer.strategy.launcher, "procs", [])
+        parent = os.getppid() if not (is_first() or launched()[0]) else None
+
+        def watch() -> None:
+            while not any(p.poll() for p in started) and parent in (None, os.getppid()):
+                time.sleep(0.5)
+            time.sleep(2)  # its own error comes first
+            states = [TrainerStatus.RUNNING, *[TrainerStatus.FINISHED] * bool(started)]
+            if trainer.state.status in states:
+                reason = InputError("another process of this training was killed.")
+                self.on_exception(trainer, pl_module, reason)
+
+        if (started or parent) and not self._is_watching:
+            self._is_watching = True
+            for thread in threading.enumerate():  # Lightning's kills without a word
+                if thread.name == "child-process-observer":
+                    thread._child_processes = []  # type: ignore[attr-defined]
+            threading.Thread(target=watch, daemon=True).start()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

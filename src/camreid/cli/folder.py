@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from camreid.files import lock, unlock
 from camreid.progress import is_first
 
 ERROR = "camreid-error.txt"  # of the process that failed first, among several
@@ -16,11 +18,12 @@ _RESULTS = (
     "*.onnx",
 )
 _DESCRIPTION = (
-    *(".hydra", "config.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
+    *(".hydra", "config.yaml", "hparams.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
 sweeps: list[Path] = []  # folders of the jobs of -m
 _created: list[Path] = []  # the run folder and its parents, as far as this command creates them
+_held: list[int] = []  # descriptors of locked folders
 
 
 def _of_resumed(resume: str | None, new: str) -> str:
@@ -51,21 +54,48 @@ class RunFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of one run."""
-        _check(config, [Path(config.hydra.run.dir)])
+        with suppress(OSError):  # Hydra reports a folder that cannot be created
+            _check(config, [Path(config.hydra.run.dir)])
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of all jobs, and those of single jobs in it."""
         folder = Path(config.hydra.sweep.dir)
-        _check(config, [folder, *(path for path in folder.glob("*") if path.is_dir())])
+        with suppress(OSError):
+            _check(config, [folder, *(path for path in folder.glob("*") if path.is_dir())])
         sweeps.append(folder.absolute())
+
+
+def release() -> None:
+    """Let go of the run folder."""
+    while _held:
+        unlock(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=release)  # a loader process may outlive the run
+
+
+def _hold(folder: Path) -> None:
+    """Create a folder, and lock it for this run."""
+    _created.extend(path for path in (folder, *folder.parents) if not path.exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _held.append(lock(folder))
+    except BlockingIOError:
+        raise SystemExit(
+            f"camreid: another run is writing into run_dir={folder}. Type another run_dir=."
+        ) from None
 
 
 def _check(config: DictConfig, folders: list[Path]) -> None:
     _created.clear()
+    release()
     resume = config.get("resume")
     for folder in (folder.absolute() for folder in folders if is_first()):
+        _hold(folder)
         if resume and Path(resume).resolve().parent.parent == folder.resolve():
-            (folder / ERROR).unlink(missing_ok=True)
+            for left in (folder / ERROR, *folder.rglob(".*.[0-9]*.part")):  # of a killed run
+                left.unlink(missing_ok=True)
             continue
         held = sorted({p.name for form in (*_RESULTS, *_DESCRIPTION) for p in folder.glob(form)})
         if held:
@@ -75,7 +105,6 @@ def _check(config: DictConfig, folders: list[Path]) -> None:
                 f"{config.hydra.job.name}: run_dir={folder} holds another run or files of its "
                 f"names ({', '.join(held)}). Type another run_dir={remedy}."
             )
-        _created.extend(path for path in (folder, *folder.parents) if not path.exists())
 
 
 def discard(folder: Path) -> None:
@@ -85,5 +114,5 @@ def discard(folder: Path) -> None:
     for path in [path for form in _DESCRIPTION for path in folder.glob(form)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (folder, *folder.parents):
-        if path in _created and not any(path.iterdir()):
+        if path in _created and path.is_dir() and not any(path.iterdir()):
             path.rmdir()

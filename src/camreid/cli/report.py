@@ -70,8 +70,5 @@ def check_output(command: str, path: Path, *suffixes: str) -> None:
 
 def write_output(path: Path, text: str) -> None:
     """Write a file whole, and print its path."""
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise InputError(f"-o {path} cannot be written ({error.strerror}).") from error
+    write_text(path, text)
     print(f"Written to {path}")

@@ -1,5 +1,6 @@
 """camreid-train: split, model, data, fit, test."""
 
+import signal
 from typing import Any
 
 import torch
@@ -169,7 +170,8 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
         if trainer.current_epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps:
             how = f"The training is complete: test it by camreid-evaluate checkpoint={last}"
         show(f"Interrupted after {trainer.current_epoch} whole epochs. {how}.")
-        raise SystemExit(130) from None
+        numbers = [getattr(callback, "stopped_by", None) for callback in trainer.callbacks]
+        raise SystemExit(128 + (next(filter(None, numbers), None) or signal.SIGINT)) from None
     except Exception as error:
         if not resume or begun or isinstance(error, InputError):
             raise

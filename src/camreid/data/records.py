@@ -95,11 +95,14 @@ def is_hidden(name: str) -> bool:
 
 def is_loop(folder: str, name: str) -> bool:
     """Whether a folder is a link to one that holds it, by its path or on the disk."""
-    path, real = Path(folder, name), os.path.realpath(folder)
-    return path.is_symlink() and os.path.realpath(path) in (
+    path = Path(folder, name)
+    if not path.is_symlink():
+        return False
+    above = {
         *map(os.path.realpath, path.parents),
-        *map(str, Path(real).parents),
-    )
+        *map(str, Path(os.path.realpath(folder)).parents),
+    }
+    return os.path.realpath(path) in above
 
 
 def left_out(names: Collection[str], where: object) -> tuple[str, ...]:

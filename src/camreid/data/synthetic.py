@@ -3,9 +3,9 @@
 import hashlib
 import json
 import math
+import os
 import random
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from camreid.data import rendering
 from camreid.data.records import FOLDERS, GALLERY, GRAMMAR, QUERY, TRAIN, parse_name
 from camreid.errors import InputError, require_number, require_whole
+from camreid.files import lock, unlock
 from camreid.progress import Progress
 
 # How many of the 751 official train identities each camera sees.
@@ -60,21 +61,27 @@ class SyntheticMarket:
         if final.is_dir():
             return final
         final.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+        held = lock(final.parent, wait=True)  # one renders, the others wait for it
+        for left in final.parent.glob(f".{final.name}-*") if held >= 0 else ():
+            shutil.rmtree(left, ignore_errors=True)  # of a killed process
+        draft = final.parent / f".{final.name}-{os.getpid()}"
         try:
+            if final.is_dir():
+                return final
+            draft.mkdir()
             for part in FOLDERS:
                 (draft / part).mkdir()
             for file in Progress(self.files(), "Rendering", unit="image"):
                 record = parse_name(file)
                 assert record is not None  # files() checked or made it
                 (draft / file).write_bytes(rendering.render_jpeg(self.seed, record))
-            draft.chmod(0o755)
             draft.rename(final)
         except OSError:
             if not final.is_dir():  # it is, where another process was faster
                 raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+            unlock(held)
         return final
 
 

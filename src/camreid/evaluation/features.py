@@ -1,15 +1,17 @@
 """Features with their labels: what is ranked, kept in a file, or brought from another tool."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -81,18 +83,19 @@ class FeatureTable:
         """
         numbers: dict[tuple[str, int, int], int] = {}
 
-        def index(images: Images) -> Images:
+        def indexed(images: Images) -> Images:
             keys = zip(images.paths, images.pids.tolist(), images.cameras.tolist(), strict=False)
             found = [numbers.setdefault(key, len(numbers)) for key in keys]
             return replace(images, index=torch.tensor(found)) if found else images
 
-        return replace(self, query=index(self.query), gallery=index(self.gallery))
+        return replace(self, query=indexed(self.query), gallery=indexed(self.gallery))
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; paths and notes are its metadata."""
         tensors = {name: x.contiguous() for name, x in self.tensors.items()}
         paths = {"query_paths": self.query.paths, "gallery_paths": self.gallery.paths}
         metadata = {key: json.dumps(value) for key, value in {**self.notes, **paths}.items()}
+        metadata["digest"] = _digest(tensors, metadata)
         write_whole(path, lambda draft: save_file(tensors, draft, metadata))
 
     @classmethod
@@ -104,7 +107,18 @@ class FeatureTable:
         try:
             tensors, notes = (_read_npz if path.suffix == ".npz" else _read)(path)
             query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            if query.features.shape[1] != gallery.features.shape[1]:
+                raise ValueError("query_features and gallery_features differ in D")
+            for name, kind in (
+                ("seen", list),
+                ("computed", dict),
+                ("split", dict),
+                ("weights", str),
+            ):
+                if not isinstance(value := notes.get(name), kind | None):
+                    raise TypeError(f"its note {name} is {value!r:.50}")
+            set(map(index, notes.get("seen") or ()))
+        except Exception as error:  # of safetensors, NumPy or zipfile, without a common class
             raise InputError(
                 f"{path} ({path.stat().st_size} bytes) cannot be read as features: "
                 f"{type(error).__name__}: {error}; {_HELP}."
@@ -114,8 +128,21 @@ class FeatureTable:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
-        notes = {key: _json(value) for key, value in (file.metadata() or {}).items()}
-        return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+        metadata = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    digest = metadata.pop("digest", None)  # another tool writes none
+    if digest is not None and digest != _digest(tensors, metadata):
+        raise ValueError("its checksum is wrong, so a part of it is damaged; copy it again")
+    return tensors, {key: _json(value) for key, value in metadata.items()}
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Hash of all content, in any order."""
+    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, x in sorted(tensors.items()):
+        found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        found.update(x.cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _json(text: str) -> Any:
@@ -125,21 +152,27 @@ def _json(text: str) -> Any:
         return text
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as file:
+def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     notes = {name: arrays.pop(name).tolist() for name in list(arrays) if name.endswith("_paths")}
-    return {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiu"}, notes
+    numbers = {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiu"}
+    return {**arrays, **numbers}, notes
 
 
-def _images(part: str, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> Images:
+def _images(part: str, tensors: Mapping[str, Any], notes: dict[str, Any]) -> Images:
     """The images of one part; its paths are taken out of the notes."""
     columns = {name: tensors[f"{part}_{name}"] for name in ("features", "pids", "cameras")}
     if f"{part}_sequences" in tensors:
         columns["sequences"] = tensors[f"{part}_sequences"]
     for name, column in columns.items():
-        if column.is_floating_point() != (name == "features"):
+        if not isinstance(column, Tensor) or column.is_floating_point() != (name == "features"):
             raise TypeError(f"{part}_{name} are {column.dtype}")
+        if not len(column) or (name != "features" and column.min() < -1):
+            raise ValueError(f"{part}_{name} are empty or below -1")
     features = columns.pop("features")
+    if features.ndim != 2 or not features.isfinite().all():
+        shape = tuple(features.shape)
+        raise ValueError(f"{part}_features {shape} are not (N, D), or hold NaN or infinite values")
     labels = {name: column.long() for name, column in columns.items()}
     return Images(features, **labels, paths=tuple(map(str, notes.pop(f"{part}_paths", ()))))

@@ -5,6 +5,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,17 @@ def read_content(path: str | Path) -> Any:
     """The content of a file of torch.save or of safetensors, on the CPU.
 
     Options (`Namespace`), paths and arrays in it become inert stand-ins. InputError for a file with
-    pickled code, or of another kind, which it names.
+    pickled code, a wrong checksum, or of another kind, which it names.
     """
     try:
         with Path(path).open("rb") as file:
-            if file.read(10)[8:] in (b'{"', b"{}"):  # behind the length of its header
-                return safetensors.torch.load_file(path)
+            head = file.read(10)
+        if head[8:] in (b'{"', b"{}"):  # behind the length of its header
+            return safetensors.torch.load_file(path)
+        if head.startswith(b"PK"):  # PyTorch writes checksums and does not verify them
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} is damaged")
         with torch.serialization.safe_globals(_safe_globals()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a pickle protocol that it may not know
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -130,7 +136,10 @@ def _unreadable(path: Path, error: Exception) -> str:
     known = [text for pattern, text in _KINDS if re.match(pattern, head)]
     if known:
         return f"it is {known[0]}"
-    if zipfile.is_zipfile(path) and any("/code/" in n for n in zipfile.ZipFile(path).namelist()):
+    names: list[str] = []
+    with suppress(Exception):  # no archive, or a damaged one
+        names = zipfile.ZipFile(path).namelist()
+    if any("/code/" in name for name in names):
         return (
             "it is a TorchScript archive, which holds code. Save its state dict alone: "
             f"torch.save(torch.jit.load({path.name!r}).state_dict(), FILE)."
@@ -145,4 +154,4 @@ def _unreadable(path: Path, error: Exception) -> str:
         found = f"it is a text that begins with {text.strip()[:40]!r}"
     else:
         found = f"its {path.stat().st_size} bytes can't be read ({type(error).__name__})"
-    return f"{found}: it is cut short, or no file of torch.save. Copy the file again."
+    return f"{found}: it is cut short or damaged, or no file of torch.save. Copy the file again."

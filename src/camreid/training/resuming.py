@@ -55,10 +55,11 @@ def resume(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Saves `last.ckpt` after every epoch, every N steps, and when SIGINT or SIGTERM stops the run.
+    """Saves `last.ckpt` after every epoch, every N steps, and when a signal stops the run.
 
-    The first signal stops the run after an optimisation step, the second at once. Several ranks
-    stop together, at a logging interval. N is `every_n_train_steps`, None for epochs alone.
+    The first SIGINT, SIGTERM or SIGHUP stops the run after an optimisation step, the second at
+    once. Several ranks stop together, at a logging interval. N is `every_n_train_steps`, None for
+    epochs alone. `stopped_by` is the number of the signal.
     """
 
     def __init__(self, dirpath: str | Path, every_n_train_steps: int | None = None) -> None:
@@ -67,13 +68,15 @@ class LastCheckpoint(ModelCheckpoint):
         )
         require_whole("every_n_train_steps", every_n_train_steps or 0, least=0)
         self.steps = every_n_train_steps or math.inf
-        self._is_stopping = False
+        self.stopped_by: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Handle the signals, until the trainer restores their handlers."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._stop)
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, nohup ignores it
+                number = getattr(signal, name, signal.SIGINT)
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self._stop)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *step: Any) -> None:
         """Save after a step; the last one of an epoch is saved with the epoch."""
@@ -95,9 +98,13 @@ class LastCheckpoint(ModelCheckpoint):
     on_train_end = on_train_epoch_start
 
     def _stop(self, number: int, frame: object) -> None:
-        self._is_stopping = True
+        self.stopped_by = number
         signal.signal(number, signal.default_int_handler)
-        os.write(2, b"\nStopping after this step; Ctrl+C stops at once.\n")  # print() may fail here
+        try:
+            os.write(2, b"\nStopping after this step; Ctrl+C stops at once.\n")  # print() may fail
+        except OSError:  # the terminal is gone: write nothing more there
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
     def _stops(self, trainer: pl.Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self._is_stopping, all=False)
+        return trainer.strategy.reduce_boolean_decision(self.stopped_by is not None, all=False)

@@ -1,0 +1,36 @@
+"""Faults of the system become sentences with what to lower."""
+
+import errno
+import os
+import re
+
+import pytest
+
+from camreid.cli.faults import fault
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.ckpt"), "a.ckpt.*Free some space"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+        (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "data.workers=0"),
+        (
+            RuntimeError("DataLoader worker (pid 3) is killed by signal: Bus error. It is possible "
+                         "that dataloader's workers are out of shared memory."),
+            "/dev/shm",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "data.instances"),
+        (MemoryError(), "data.eval_batch_size"),
+        (PermissionError(errno.EACCES, "Permission denied", "r"), "may write to"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "r/metrics.csv"), "r/metrics.csv"),
+    ],
+)  # fmt: skip
+def test_the_sentence_names_what_to_lower(error: Exception, expected: str) -> None:
+    assert re.search(expected, str(fault(error)))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 differ"), KeyError("x")])
+def test_a_bug_is_not_a_fault_of_the_system(error: Exception) -> None:
+    assert fault(error) is None
