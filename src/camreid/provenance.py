@@ -64,7 +64,7 @@ class Record:
         """InputError for what `to_json` did not write."""
         try:
             read: Self = _read(cls, content)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
+        except (TypeError, KeyError, AttributeError, ValueError, RuntimeError) as error:
             raise InputError(f"the record {cls.__name__} is broken ({error!r}).") from error
         return read
 

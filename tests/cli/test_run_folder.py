@@ -20,7 +20,9 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(p): p.read_text() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("own", ["config.yaml", "split.csv", "hparams.yaml", "metrics.csv"])
+@pytest.mark.parametrize(
+    "own", ["config.yaml", "split.csv", "head_check.json", "hparams.yaml", "metrics.csv"]
+)
 @pytest.mark.parametrize("root", ["nowhere", "market"])
 def test_a_folder_with_files_of_these_names_is_refused(
     own: str, root: str, run: Run, market: Path
