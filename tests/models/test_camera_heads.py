@@ -110,7 +110,7 @@ def test_a_training_step_compares_images_of_one_camera() -> None:
     torch.testing.assert_close(logged["train/triplet_loss"], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(total, expected + logged["train/identity_loss"], rtol=1e-4, atol=0)
     del batch["camids"]
-    with pytest.raises(InputError, match="give `camids`"):
+    with pytest.raises(InputError, match="need `camids`"):
         module.training_step(batch, 0)
 
 

@@ -157,7 +157,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not fit the backbone: \d+ keys are missing"):
         Backbone("test_resnet", (64, 32), BackboneOptions(weights=str(tmp_path / "w.pth")))
     (tmp_path / "junk.pth").write_bytes(b"not weights")
-    with pytest.raises(InputError, match=r"cut short, or no file of torch\.save"):
+    with pytest.raises(InputError, match=r"no file of torch\.save"):
         Backbone("test_resnet", (64, 32), BackboneOptions(weights=str(tmp_path / "junk.pth")))
     with pytest.raises(InputError, match=r"no file at weights="):
         Backbone("test_resnet", (64, 32), BackboneOptions(weights=str(tmp_path / "none.pth")))
