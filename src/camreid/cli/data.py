@@ -53,11 +53,15 @@ def main() -> None:
             if (message := paragraph(error, config)) is None:
                 raise
             raise InputError(message) from None
-        cells = [
-            ["\n".join(c) if isinstance(c, tuple) else str(c) for c in row.values()] for row in rows
-        ]
+        cells = [list(map(_cell, row.values())) for row in rows]
         print(json.dumps(rows, indent=1)) if typed.json else Table("", [*rows[0]], cells).show()
         raise SystemExit(int(any(row.get("is_fault") for row in rows)))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, tuple):  # of paths, with the folder of each
+        return "\n".join("/".join(Path(path).parts[-2:]) for path in value)
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _check(config: DictConfig, _: Path) -> Rows:
