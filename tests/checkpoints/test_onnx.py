@@ -141,10 +141,10 @@ def test_a_file_that_differs_is_not_written(
     path, module = tmp_path / "m.onnx", tiny_module(LABELS)
     path.write_bytes(b"an earlier one")
     nn.init.constant_(module.model.neck.weight, float("nan"))
-    with pytest.raises(InputError, match="differ between PyTorch and onnxruntime by nan"):
+    with pytest.raises(InputError, match="differ by nan"):
         export_onnx(module, path)
     monkeypatch.setattr("camreid.models.pixels.PixelNorm.normalize", biased)
-    with pytest.raises(InputError, match=r"features differ .* nothing was written"):
+    with pytest.raises(InputError, match=r"features of PyTorch .* differ by"):
         export_onnx(tiny_module(LABELS), path)
     assert path.read_bytes() == b"an earlier one"
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import timm
 import torch
-from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
 from camreid.errors import InputError
@@ -173,8 +172,10 @@ def is_resnet(name: str) -> bool:
 
 
 def _check_patches(name: str, trunk: nn.Module, image_size: tuple[int, int]) -> None:
-    """Refuse images that are not whole patches: the rest would not be seen."""
-    sides = to_2tuple(getattr(getattr(trunk, "patch_embed", None), "patch_size", None) or 1)
+    """Refuse images that are not whole patches, unless these overlap: the rest is not seen."""
+    patches: Any = getattr(getattr(trunk, "patch_embed", None), "proj", None)
+    apart = isinstance(patches, nn.Conv2d) and patches.stride == patches.kernel_size
+    sides = patches.stride if apart else (1, 1)
     pairs = list(zip(image_size, sides, strict=True))
     down, up = [max(1, n // k) * k for n, k in pairs], [-(-n // k) * k for n, k in pairs]
     if down != up:
