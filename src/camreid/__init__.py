@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 # Looked up on first use, so that `camreid-train --help` does not wait for torch.
 _HOMES = {
     "FeatureExtractor": "camreid.inference",
+    "Gallery": "camreid.gallery",
     "HeadMismatch": "camreid.errors",
     "InputError": "camreid.errors",
     "LabelMap": "camreid.labels",

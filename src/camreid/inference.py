@@ -4,15 +4,18 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from camreid.checkpoints.io import load
+from camreid.checkpoints.io import load, weights_digest
 from camreid.data.dataset import OneImage, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.models.network import FeatureOptions, Side, evaluating
@@ -20,6 +23,7 @@ from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Channels = Literal["RGB", "BGR"]
 
 
 class FeatureExtractor:
@@ -35,6 +39,8 @@ class FeatureExtractor:
         flip: average the features of each image and its mirror image, before normalising.
         precision: `float32`; `bfloat16` or `float16` for mixed precision.
         neck: features `after` or `before` the neck.
+        channels: order of the channels of arrays and tensors: `RGB`, or `BGR` as of OpenCV.
+        empty: what an array without pixels gets: an `error`, or `zero` features.
 
     >>> import numpy as np
     >>> from camreid import create_model
@@ -53,10 +59,15 @@ class FeatureExtractor:
         flip: bool = False,
         precision: Precision = "float32",
         neck: Side = "after",
+        channels: Channels = "RGB",
+        empty: Literal["error", "zero"] = "error",
     ) -> None:
         require_whole("batch_size", batch_size, least=1)
         require_whole("workers", workers, least=0)
         require_choice("precision", precision, Precision)
+        require_choice("channels", channels, Channels)
+        require_choice("empty", empty, Literal["error", "zero"])
+        self.channels, self.empty = channels, empty
         self.batch_size, self.workers = batch_size, workers
         self.normalize, self.precision = normalize, precision
         self.options = FeatureOptions(flip=flip, neck=neck)
@@ -64,7 +75,7 @@ class FeatureExtractor:
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
         loaded = module if isinstance(module, ReIDModule) else load(module)
-        self.image_size = loaded.config.image_size
+        self.name, self.image_size = loaded.config.name, loaded.config.image_size
         self.interpolation = loaded.config.interpolation
         self.device = loaded.device if loaded is module and device is None else _device(device)
         self.network = loaded.model
@@ -88,7 +99,7 @@ class FeatureExtractor:
             InputError: an image or camera that cannot be used.
             PixelRangeError: a float tensor that is not in 0..255.
         """
-        many = list_images(images)
+        many = list_images(images, allow_empty=self.empty == "zero")
         numbers = None if cameras is None else self._cameras(cameras, len(many))
         some = many or [torch.zeros(3, *self.image_size, dtype=torch.uint8)]  # for their width
         with evaluating(self.network), torch.inference_mode():
@@ -99,7 +110,13 @@ class FeatureExtractor:
                 done += len(batch)
         # outside inference mode, so that it can be trained on
         features = torch.cat(parts)[: len(many)]
+        features[[place for place, image in enumerate(many) if _is_empty(image)]] = 0
         return F.normalize(features) if self.normalize else features
+
+    @cached_property
+    def source(self) -> str:
+        """Name and digest of the model, for `Gallery`: its features are comparable among them."""
+        return f"{self.name}-{weights_digest(self.network)}"
 
     def _cameras(self, cameras: Any, count: int) -> Tensor:
         """(count,) int64, 0 for an unknown camera."""
@@ -121,9 +138,30 @@ class FeatureExtractor:
                     yield torch.stack(list(ahead.pop(0)))
             yield from (torch.stack(list(batch)) for batch in ahead)
 
+    def boxes(self, frame: NDArray[Any] | Tensor, boxes: Any, **kwargs: Any) -> Tensor:
+        """Features (N, D) of the crops of one frame, as `extractor(crops)`.
+
+        `boxes` (N, 4) are x1, y1, x2, y2 in pixels; parts outside the frame are cut off.
+        """
+        corners = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+        if not corners.isfinite().all():
+            raise InputError("some boxes are NaN or infinite: expected x1, y1, x2, y2 in pixels.")
+        corners = corners.clamp(min=0).round().long()
+        is_tensor = isinstance(frame, Tensor)
+        crops = [
+            frame[..., top:bottom, left:right] if is_tensor else frame[top:bottom, left:right]
+            for left, top, right, bottom in corners.tolist()
+        ]
+        return self(crops, **kwargs)
+
     def _read(self, image: OneImage) -> Tensor:
-        if isinstance(image, Tensor):
-            check_raw(image)
+        if isinstance(image, Tensor | np.ndarray):
+            if _is_empty(image):
+                return torch.zeros(3, *self.image_size, dtype=torch.uint8)
+            if isinstance(image, Tensor):
+                check_raw(image)
+            if self.channels == "BGR":
+                image = image.flip(0) if isinstance(image, Tensor) else image[..., ::-1].copy()
         return read_pixels(image, self.image_size, self.interpolation)
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Tensor:
@@ -133,6 +171,10 @@ class FeatureExtractor:
         with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
             features = self.options(lambda raw: self.network.forward_raw(raw, cameras), images)
         return features.float().cpu()
+
+
+def _is_empty(image: OneImage) -> bool:
+    return isinstance(image, Tensor | np.ndarray) and 0 in image.shape
 
 
 def _number(camera: Any) -> int:
