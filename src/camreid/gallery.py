@@ -104,7 +104,7 @@ class Gallery:
         return search
 
     def _product(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        blocks = queries.split(max(1, _BLOCK // len(self)))
+        blocks = torch.split(queries, max(1, _BLOCK // len(self)))  # type: ignore[no-untyped-call]
         found = [(block @ self.features.T).topk(k) for block in blocks]
         return torch.cat([scores for scores, _ in found]), torch.cat([index for _, index in found])
 

@@ -68,6 +68,17 @@ def compare(
     return {name: Difference(*column) for name, column in zip(NUMBERS, columns, strict=True)}
 
 
+def share_intervals(
+    hits: Tensor, pids: Tensor, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """The interval of the mean of (P,) hits, where the identities (P,) are drawn."""
+    _, identity = torch.unique(pids, return_inverse=True)
+    values = torch.stack([hits.double(), torch.ones_like(hits, dtype=torch.float64)], dim=1)
+    sums = values.new_zeros(int(identity.max()) + 1, 2).index_add_(0, identity, values)
+    low, high = _ends(sums, resamples, seed, level)
+    return low[0], high[0]
+
+
 def _by_identity(result: RankingResult, values: Tensor) -> Tensor:
     """(I, N + 1) sums of the valid queries' values (V, N), and the number of queries."""
     pids, identity = torch.unique(result.query_pids[result.valid], return_inverse=True)
