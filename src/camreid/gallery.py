@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from camreid.errors import InputError, require_number, require_whole
@@ -127,75 +127,56 @@ class Gallery:
         """Write .safetensors, .npz or .parquet, whole or not at all; parquet needs pyarrow."""
         path = require_format(path)
         notes = json.dumps({**self.notes, "source": self.source})
-        write_whole(path, lambda draft: _FORMATS[path.suffix][0](draft, self, notes))
+        write_whole(path, lambda draft: self._write(path.suffix, draft, notes))
+
+    def _write(self, suffix: str, draft: Path, notes: str) -> None:
+        features, names = self.features.numpy(), self.names
+        if suffix == ".safetensors":
+            save_file({"features": features}, draft, {"names": json.dumps(names), "notes": notes})
+        elif suffix == ".npz":
+            with draft.open("wb") as file:
+                np.savez(file, features=features, names=np.array(names, str), notes=notes)
+        else:
+            arrow = import_module("pyarrow")
+            vectors = arrow.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1])
+            columns = {"name": names, "source": [self.source] * len(names), "feature": vectors}
+            table = arrow.table(columns).replace_schema_metadata({"notes": notes})
+            import_module("pyarrow.parquet").write_table(table, draft)
 
     @classmethod
     def load(cls, path: str | Path, source: str | None = None) -> "Gallery":
         """Read such a file; InputError for another file, or features that are not of `source`."""
         path = require_format(path)
         try:
-            features, names, text = _FORMATS[path.suffix][1](path)
+            features, names, text = _read(path)
             notes = dict(json.loads(text))
             found = cls(notes.pop("source"), notes=notes)
         except (SafetensorError, OSError, ValueError, LookupError, TypeError, EOFError) as error:
             raise InputError(f"{path} is no gallery of camreid ({error!r}).") from error
-        found.add(features, names, source)
+        found.add(torch.from_numpy(features), names, source)
         return found
 
 
-Content = tuple[Tensor, Sequence[str], str]  # features, names, notes as JSON
-
-
-def _write_safetensors(path: Path, gallery: Gallery, notes: str) -> None:
-    text = {"names": json.dumps(gallery.names), "notes": notes}
-    save_file({"features": gallery.features.contiguous()}, path, text)
-
-
-def _read_safetensors(path: Path) -> Content:
-    with safe_open(path, framework="pt") as file:
-        text = file.metadata() or {}
-        return file.get_tensor("features"), json.loads(text["names"]), text["notes"]
-
-
-def _write_npz(path: Path, gallery: Gallery, notes: str) -> None:
-    with path.open("wb") as file:
-        np.savez(file, features=gallery.features, names=np.array(gallery.names, str), notes=notes)
-
-
-def _read_npz(path: Path) -> Content:
-    with np.load(path, allow_pickle=False) as file:
-        return torch.from_numpy(file["features"]), file["names"].tolist(), str(file["notes"])
-
-
-def _write_parquet(path: Path, gallery: Gallery, notes: str) -> None:
-    arrow = import_module("pyarrow")
-    flat, width = gallery.features.flatten().numpy(), gallery.features.shape[1]
-    columns = {"name": gallery.names, "source": [gallery.source] * len(gallery)}
-    columns["feature"] = arrow.FixedSizeListArray.from_arrays(flat, width)
-    table = arrow.table(columns).replace_schema_metadata({"notes": notes})
-    import_module("pyarrow.parquet").write_table(table, path)
-
-
-def _read_parquet(path: Path) -> Content:
+def _read(path: Path) -> tuple[Any, Sequence[str], str]:
+    """Features, names, and notes as JSON."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="np") as file:
+            text = file.metadata()
+            return file.get_tensor("features"), json.loads(text["names"]), text["notes"]
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return file["features"], file["names"].tolist(), str(file["notes"])
     table = import_module("pyarrow.parquet").read_table(path)
-    rows = table["feature"].combine_chunks()
-    flat = torch.from_numpy(rows.flatten().to_numpy(zero_copy_only=False).copy())
-    text = table.schema.metadata[b"notes"].decode()
-    return flat.view(len(table), -1), table["name"].to_pylist(), text
-
-
-_FORMATS: dict[str, tuple[Callable[[Path, Gallery, str], None], Callable[[Path], Content]]] = {
-    ".safetensors": (_write_safetensors, _read_safetensors),
-    ".npz": (_write_npz, _read_npz),
-    ".parquet": (_write_parquet, _read_parquet),
-}
+    flat = table["feature"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    names, notes = table["name"].to_pylist(), table.schema.metadata[b"notes"].decode()
+    return flat.reshape(len(names), -1).copy(), names, notes
 
 
 def require_format(path: str | Path) -> Path:
     """Refuse a file of no such format, and parquet without its package."""
     path = Path(path)
-    if path.suffix not in _FORMATS:
-        raise InputError(f"{path}: expected a file that ends in {', '.join(_FORMATS)}.")
+    if path.suffix not in (".safetensors", ".npz", ".parquet"):
+        raise InputError(f"{path}: expected a .safetensors, .npz or .parquet file.")
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise InputError(f"{path} needs pyarrow: pip install 'camreid[search]', or type .npz.")
     return path
