@@ -12,6 +12,13 @@ from camreid import __version__
 from camreid.errors import InputError
 
 Primitive = str | int | float | bool | None
+_WORDS = {  # of the options of a split
+    "train_fraction": "* of the identities",
+    "val_fraction": "* held out for validation",
+    "excluded": "* seen identities not tested",
+}
+_USUAL = {"val_fraction": 0, "by": "identity", "pool": "all"}  # without words
+PIDS, CAMERAS = 10**9, 10**6  # numbers of each dataset, where there are several
 _NOT_A_RECORD = (TypeError, KeyError, AttributeError, ValueError)
 
 
@@ -44,9 +51,22 @@ class SplitRecord:
         options = (f"split.{k}={v}" for k, v in self.options.items() if v is not None)
         return shlex.join([f"+split={self.kind}", *options])
 
+    @property
+    def brief(self) -> str:
+        """Kind and camera in words."""
+        kind = {"resplit": "re-split", "original": "original split"}.get(self.kind, self.kind)
+        return kind if self.camera is None else f"{kind}, camera {self.camera}"
+
     def __str__(self) -> str:
-        options = [f"{k}={v}" for k, v in self.options.items() if v is not None]
-        return ", ".join([self.kind, *options, *([f"digest {self.digest}"] if self.digest else [])])
+        parts = [self.brief]
+        for key, value in self.options.items():
+            if value is not None and key != "camera" and _USUAL.get(key) != value:
+                text = f"{100 * value:g} %" if isinstance(value, float) else str(value)
+                words = _WORDS.get(key, f"{key} *").replace("*", text)
+                if self.options.get("by") == "image":
+                    words = words.replace("identities", "images of each identity")
+                parts.append(words.replace("50 % of", "half of"))
+        return ", ".join([*parts, *([f"digest {self.digest}"] if self.digest else [])])
 
     def to_json(self) -> dict[str, Any]:
         """Nested primitives, for `from_json`."""
@@ -61,6 +81,24 @@ class SplitRecord:
             raise InputError(f"the record of a split is broken ({error!r}).") from error
         plain = {str(k): v if isinstance(v, Primitive) else str(v) for k, v in options}
         return cls(str(kind), plain, None if digest is None else str(digest))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset, and the numbers of its named identities and cameras."""
+
+    name: str  # `data.name`
+    identities: Mapping[str, int] = field(default_factory=dict)  # empty: they are numbers
+    cameras: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Dataset":
+        """From what `asdict` gave; an error such as KeyError for other content."""
+        names, cameras = (
+            {str(name): index(number) for name, number in content[key].items()}
+            for key in ("identities", "cameras")
+        )
+        return cls(str(content["name"]), names, cameras)
 
 
 @dataclass(frozen=True)
@@ -87,6 +125,7 @@ class Provenance:
     val_identities: frozenset[int] = frozenset()  # that a checkpoint was chosen on
     parents: tuple[Parent, ...] = ()
     inherited: Mapping[str, tuple[int, ...]] | None = None  # by head, rows of the starting weights
+    datasets: tuple[Dataset, ...] = ()  # that the identities are of; empty if unknown
 
     @property
     def seen(self) -> frozenset[int]:
@@ -102,6 +141,7 @@ class Provenance:
             complete=self.complete and all(p.complete for p in records),
             val_identities=self.val_identities.union(*(p.val_identities for p in records)),
             parents=(*self.parents, *(Parent(k, role, p.split) for k, p in parents.items())),
+            datasets=max((self.datasets, *(p.datasets for p in records)), key=len),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -122,6 +162,7 @@ class Provenance:
                 frozenset(_pids(content["val_identities"])),
                 tuple(Parent(str(path), str(role), _split(split)) for path, role, split in parents),
                 None if heads is None else {str(k): _pids(v) for k, v in heads.items()},
+                tuple(map(Dataset.from_json, content.get("datasets", ()))),
             )
         except _NOT_A_RECORD as error:
             raise InputError(f"the record of identities is broken ({error!r}).") from error

@@ -48,27 +48,17 @@ def export_onnx(
     logits: bool = False,
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """Write a module as an ONNX file, checked against PyTorch by onnxruntime.
+    """Write a module as an ONNX file, whole or not at all, checked against PyTorch by onnxruntime.
 
-    The file takes `images` (N, 3, H, W), RGB in 0..255, of any N, and gives `features` (N, D); the
-    pixels are normalised inside. Its metadata hold the identities of the rows and how to prepare
-    images. A model with camera options treats every image as of an unknown camera.
+    The file takes `images` (N, 3, H, W), RGB in 0..255, uint8 or `float` (float32), of any N. It
+    normalises pixels, and gives `features` (N, D), L2-normalised with `normalize`, and with
+    `logits` also `logits_NAME` (N, rows) of each head. Its metadata hold the identities of the rows
+    and how to prepare images, and `notes`. A model with camera options treats every image as of an
+    unknown camera.
 
-    Args:
-        module: left as it is.
-        path: the file, `.onnx`; written whole or not at all.
-        input: the type of `images`, `uint8` or `float` (float32, 0..255 as well).
-        normalize: L2-normalise the features in the file.
-        logits: also give `logits_NAME` (N, rows) of each head.
-        notes: more metadata, such as the checkpoint's path.
-
-    Returns:
-        By output, the largest difference of onnxruntime from PyTorch, as a share of the largest
-        value: over one random image and a batch of five.
-
-    Raises:
-        InputError: no such option, a package that is not installed, a path that can't be written, a
-            network that can't be exported, or one that differs by more than `TOLERANCE`.
+    Returns the largest difference from PyTorch by output, as a share of the largest value.
+    InputError for an impossible option, a missing package, a path that can't be written, or a
+    network that can't be exported or differs by more than `TOLERANCE`.
     """
     path = Path(path)
     require_choice("input", input, Input)
@@ -117,9 +107,8 @@ def _check(network: _RawNetwork, file: bytes, batches: Iterable[Tensor]) -> dict
             share = ((given - expected).abs().max() / largest).item()
             if not share <= TOLERANCE:  # NaN is refused, too
                 raise InputError(
-                    f"{output} differ between PyTorch and onnxruntime by {share:.1e} of the "
-                    f"largest value; the limit is {TOLERANCE:.0e}, so nothing was written. Check "
-                    "the weights for NaN, or try other versions of torch, onnxscript, onnxruntime."
+                    f"{output} of PyTorch and onnxruntime differ by {share:.1e} of the largest "
+                    f"value; the limit is {TOLERANCE:.0e}. Check the weights for NaN."
                 )
             parity[output] = max(share, parity[output])
     return parity

@@ -1,8 +1,9 @@
 """From a config to the parts of a run."""
 
-import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,21 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.cli.checkpoints import seen_identities
+from camreid.cli.dataset import data_root, read_dataset
+from camreid.cli.early import check_devices
+from camreid.cli.errors import leaves
 from camreid.cli.first_failure import FirstFailure
 from camreid.cli.folder import launched
-from camreid.data import ReIDDataModule, Split, read_market1501
+from camreid.cli.terminal import show
+from camreid.data import IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
+from camreid.models.presets import settle
+from camreid.parts import applying, make
+from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import RunCheckpoints
+from camreid.training.progress import RunBar
 from camreid.training.step import resolve_precision
 
 
@@ -40,42 +49,45 @@ def seed(config: DictConfig) -> None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
 
-def data_root(config: DictConfig) -> str:
-    """Where the dataset is: `data.root`, or the folder in it with the rendered synthetic data."""
-    if config.data.render is None:
-        return str(config.data.root)
-    render = instantiate(config.data.render, _target_="camreid.data.SyntheticMarket")
-    return str(render.render(config.data.root))
-
-
 def build_split(config: DictConfig) -> Split:
     """Divide the data, or read the manifest."""
-    root = data_root(config)
     options = dict(config.split)
     manifest = options.pop("manifest", None)
-    seen = seen_identities(options.pop("exclude_seen", None))
-    if manifest and seen:
+    given = options.pop("exclude_seen", None)
+    if manifest and given:
         raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
-        return Split.load(manifest, root)
+        datasets = RunFolder(Path(manifest).parent).datasets
+        return Split.load(manifest, data_root(config.data), datasets)
+    records = read_dataset(config.data)
+    for note in records.notes:
+        show(f"Data   {note}")
+    seen = seen_identities(given, records.datasets)
     strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
-    split: Split = strategy(read_market1501(root))
+    split: Split = strategy(records)
     return split
 
 
-def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> ModelConfig:
+def choose_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
     """The model that was chosen, else that of the starting weights, with the typed options."""
-    if config.get("model") is None:
-        raise InputError("there is no model to build; type model=bot_r50 or model=small.")
     model = config.model.copy()
+    overrides = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]
+    changes = compose("train", [*overrides, "model=[]"]).get("model") or OmegaConf.create()
     if start is not None and not _is_model_chosen():
-        typed = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]
-        changes = compose("train", [*typed, "model=[]"]).get("model") or {}
         model = OmegaConf.merge(start.config.primitives(), changes)
         model.update(unknown=config.model.unknown, pixels=config.model.pixels)
     if config.resume and start is not None:
         model.unknown = start.config.unknown
-    read = ModelConfig.read(OmegaConf.to_container(model, resolve=True))  # type: ignore[arg-type]
+    given: Any = OmegaConf.to_container(model, resolve=True)
+    read = settle(given, dict(leaves(OmegaConf.to_container(changes))))
+    with open_dict(config):
+        config.model = OmegaConf.create(read.primitives())
+    return read
+
+
+def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> ModelConfig:
+    """The chosen model with the cameras of the split; `config.model` becomes the same."""
+    read = choose_model(config, start)
     if any(map(read.network.get, OPTIONS)) and read.network.get("cameras") is None:
         cameras = sorted({record.camera for record in split.train})
         read = replace(read, network={**read.network, "cameras": cameras})
@@ -104,10 +116,19 @@ def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDData
         split,
         model.image_size,
         seed=config.seed,
-        augment=instantiate(config.data.augment, _target_="camreid.data.Augment"),
+        **_own_parts(config),
         interpolation=model.interpolation,
         **{name: config.data[name] for name in (*names, "cache_dir")},
     )
+
+
+def _own_parts(config: DictConfig) -> dict[str, Any]:
+    """Augmentation and sampler, which may be a user's own."""
+    augment, sampler = config.data.augment, config.data.sampler
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    typed = {a.partition("=")[0].rpartition(".")[2] for a in overrides}
+    parts = {"augment": augment and make(Callable, applying(augment, typed, Callable))}
+    return parts | ({"sampler": partial(make, IdentitySampler, sampler)} if sampler else {})
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
@@ -120,7 +141,14 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
     if not config.get("logger"):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}
-    return [instantiate(options) for options in chosen.values()]
+    callbacks = {name: instantiate(options) for name, options in chosen.items()}
+    for name, callback in callbacks.items():
+        if not isinstance(callback, pl.Callback):
+            target = chosen[name]["_target_"]
+            raise InputError(
+                f"callbacks.{name}._target_={target} is no pytorch_lightning.Callback."
+            )
+    return list(callbacks.values())
 
 
 def device_type(config: DictConfig) -> str:
@@ -129,29 +157,18 @@ def device_type(config: DictConfig) -> str:
     return "cpu" if on_cpu else "cuda"
 
 
-def _check_devices(config: DictConfig) -> None:
-    """Refuse more processes than there are cores, or others than those of the launcher."""
-    devices, machines, cores = config.trainer.devices, config.trainer.num_nodes, os.cpu_count() or 1
-    count = len(devices) if OmegaConf.is_list(devices) else devices
-    if device_type(config) == "cpu" and isinstance(count, int) and count > cores:
-        raise InputError(f"devices={devices} starts {count} processes on {cores} cores.", devices=1)
-    launcher, processes, nodes = launched()
-    if launcher and (machines != nodes or count not in ("auto", -1, processes)):
-        found = f"{launcher} has started {processes} processes on each of {nodes} machines."
-        raise InputError(found, trainer="ddp", devices=processes, num_nodes=nodes)
-
-
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     """The trainer, its folder the run's; validation starts with whole epochs only."""
-    _check_devices(config)
+    check_devices(config, on_cpu=device_type(config) == "cpu")
     if launched()[0] == "srun":  # resume= continues, in the run's own folder
         options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     config.trainer.precision = resolve_precision(
         config.trainer.precision, device_type(config), training="callbacks" in options
     )
-    callbacks = [FirstFailure(config), *options.pop("callbacks", ())]
+    bars = [RunBar()] if config.trainer.enable_progress_bar else []
+    callbacks = [FirstFailure(config), *bars, *options.pop("callbacks", ())]
     trainer: pl.Trainer = instantiate(
-        config.trainer,
+        {str(key): value for key, value in config.trainer.items() if key != "threads"},
         default_root_dir=str(run_folder()),
         use_distributed_sampler=False,  # the samplers know their rank
         benchmark=not config.trainer.deterministic,  # all batches have one size

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
-from camreid.cli.checkpoints import matching, read_checkpoint
-from camreid.data import Split, read_market1501
+from omegaconf import DictConfig
+
+from camreid.cli.checkpoints import read_checkpoint
+from camreid.cli.dataset import read_dataset
+from camreid.cli.options import matching
+from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.labels import LabelMap
-from camreid.provenance import Provenance
+from camreid.provenance import Dataset, Provenance
+from camreid.training.module import ReIDModule
 
 
 @dataclass(frozen=True)
@@ -35,24 +40,21 @@ class Expert:
 
 def read_experts(
     option: str,
-    given: str | Sequence[str] | None,
+    given: str | Sequence[str],
     by_camera: bool = True,
     taken: Collection[str] = (),
+    datasets: Sequence[Dataset] = (),
 ) -> list[Expert]:
     """The checkpoints of paths or patterns that an option names, each file once.
 
     With `by_camera` the expert of camera 3 has the name `c3`; others have that of their run folder
-    or file. A number is added to names that are `taken`.
+    or file. A number is added to names that are `taken`. `datasets` are those of the data.
     """
-    if not given:
-        raise InputError(
-            f"{option} names no checkpoint; type {option}='runs/*/checkpoints/best.ckpt'."
-        )
-    names = [given] if isinstance(given, str) else given
-    files = {Path(p).resolve(): p for name in names for p in matching(option, str(name))}
+    files = {Path(path).resolve(): path for path in matching(option, given)}
     experts: dict[str, Expert] = {}
     for path, typed in files.items():
-        found = read_checkpoint(typed)
+        found = read_checkpoint(typed, datasets)
+        datasets = found.provenance.datasets or datasets  # with what the data lacks
         split = found.provenance.split
         name = path.parents[1].name if path.parent.name == "checkpoints" else path.stem
         if by_camera and split and split.camera:
@@ -63,24 +65,29 @@ def read_experts(
     return list(experts.values())
 
 
-def check_dataset(experts: Sequence[Expert], root: str) -> list[str]:
+def check_dataset(experts: Sequence[Expert], data: DictConfig) -> list[str]:
     """Notes on identities that the dataset does not have; InputError if most of an expert's."""
     try:
-        records = read_market1501(root)
+        records = read_dataset(data)
     except MissingDataset:  # a manifest names its own files
         return []
-    pids = {r.pid for r in (*records.train, *records.query, *records.gallery)}
+    pids = {r.pid for r in (*records.train, *records.val, *records.query, *records.gallery)}
     notes = []
     for expert in experts:
         own = () if expert.labels.is_anonymous else expert.labels.pids
         foreign = [pid for pid in own if pid not in pids]
         found = f"{len(foreign)} of its {len(own)} identities"
-        if 2 * len(foreign) > len(own):
+        if 2 * len(foreign) > len(own) and not expert.provenance.datasets:  # numbers of its own
             raise InputError(
                 f"{expert.path} was trained on another dataset: {found}, such as {foreign[:3]}, "
-                f"are not among the {len(pids)} of data.root={root}. Equal numbers of two datasets "
-                "are different identities: leave it out, or set data.root to its dataset."
+                f"are not among the {len(pids)} of data.root={data.root}. Equal numbers of two "
+                "datasets are different identities: leave it out, or set data.root to its dataset."
             )
         if foreign:
             notes.append(f"{expert.name}: {found} are not in this dataset.")
     return notes
+
+
+def read_model(expert: Expert) -> ReIDModule:
+    """The model of an expert, with the numbers of its record."""
+    return read_checkpoint(expert.path, expert.provenance.datasets).module()

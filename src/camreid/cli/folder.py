@@ -8,16 +8,18 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from camreid.progress import is_first
+
 ERROR = "camreid-error.txt"  # of the process that failed first, among several
 _RESULTS = (
     *("checkpoints", "head_check.json", "metrics*", "features*", "matrix.json", "import.json"),
     "*.onnx",
 )
 _DESCRIPTION = (
-    *(".hydra", "config.yaml", "split.csv", "multirun.yaml", ERROR),
+    *(".hydra", "config.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
-_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+sweeps: list[Path] = []  # folders of the jobs of -m
 _created: list[Path] = []  # the run folder and its parents, as far as this command creates them
 
 
@@ -44,11 +46,6 @@ def launched() -> tuple[str, int, int]:
     return "", 1, 1
 
 
-def is_first() -> bool:
-    """Whether this is the process of rank 0, by torchrun, Lightning or SLURM."""
-    return all(os.environ.get(name, "0") in ("", "0") for name in _RANKS)
-
-
 class RunFolder(Callback):
     """Refuses a run folder of another run or of the user, before Hydra writes into it."""
 
@@ -59,6 +56,7 @@ class RunFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of all jobs, and those of single jobs in it."""
         folder = Path(config.hydra.sweep.dir)
+        sweeps.append(folder.absolute())
         _check(config, [folder, *(path for path in folder.glob("*") if path.is_dir())])
 
 

@@ -11,7 +11,7 @@ from camreid.checkpoints.average import soup, update_batch_norm
 from camreid.checkpoints.io import save
 from camreid.cli import build, evaluate
 from camreid.cli.checkpoints import read_checkpoint
-from camreid.cli.experts import Expert, check_dataset, read_experts
+from camreid.cli.experts import Expert, check_dataset, read_experts, read_model
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import show
 from camreid.data import Split
@@ -19,6 +19,7 @@ from camreid.errors import InputError, require_number
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
 from camreid.evaluation.matrix import Row, comparison
+from camreid.progress import note
 from camreid.runs.folder import RunFolder
 from camreid.runs.matrix import Matrix
 from camreid.runs.record import plain
@@ -33,14 +34,15 @@ def matrix_run(config: DictConfig) -> None:
     """Test experts and baselines on the split, fuse the experts, and write the run folder."""
     build.seed(config)
     fusions = _read_fusions(config)
-    experts = read_experts("experts", config.get("experts"), taken=FUSIONS)
+    split = build.build_split(config)
+    known = split.datasets
+    experts = read_experts("experts", config.get("experts"), taken=FUSIONS, datasets=known)
     baselines = []
     if config.baselines:
         taken = (*FUSIONS, *(expert.name for expert in experts))
-        baselines = read_experts("baselines", config.baselines, by_camera=False, taken=taken)
-    split = build.build_split(config)
+        baselines = read_experts("baselines", config.baselines, False, taken, known)
     evaluate.require_test(split, config.evaluation.protocol)
-    notes = check_dataset((*experts, *baselines), build.data_root(config))
+    notes = check_dataset((*experts, *baselines), config.data)
     trainer = build.build_trainer(config, logger=False)
     if trainer.world_size > 1:
         raise InputError("camreid-matrix runs on one device; type trainer.devices=1.")
@@ -53,24 +55,26 @@ def matrix_run(config: DictConfig) -> None:
         f"Run      {build.run_folder()}",
     )
     test = Test(config, split, trainer, experts, baselines)
-    tables = {
-        expert.name: test.add_model(expert.name, read_checkpoint(expert.path).module())
-        for expert in experts
-    }
-    for baseline in baselines:
-        test.add_model(baseline.name, read_checkpoint(baseline.path).module())
+    tables, models = {}, [*experts, *baselines]
+    for place, model in enumerate(models, 1):
+        show(f"Test of {model.name} ({place} of {len(models)})")
+        table = test.add_model(model.name, read_model(model))
+        if model in experts:
+            tables[model.name] = table
     left_out = {}
     for name in fusions:
         try:
+            note(f"Fusing the experts: {name}")
             if name == "soup":
                 test.add_soup()
             else:
                 test.add_fusion(name, tables)
         except InputError as error:
             left_out[name] = str(error)
+    note("Comparing the rows")
     matrix = test.record(notes, left_out)
     path = RunFolder(build.run_folder()).write(matrix)
-    show(*matrix.tables(), f"Written to {path}")
+    show(*matrix.tables(), "", *matrix.warnings, matrix.verdict, f"Written to {path}")
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Test:
         options = self.config.evaluation
         evaluate.set_evaluation(module, options)
         data = build.build_data(self.config, self.split, module.config)
+        note(f"Testing {name}")
         self.trainer.test(module, data, verbose=False)
         table, tested, known = module.test_features, module.test_result, module.provenance
         if table is None or tested is None:
@@ -127,7 +132,7 @@ class Test:
         train, size = self.split.train, self.config.data.eval_batch_size
         if not train:
             raise InputError("a soup needs train images, for its BatchNorm statistics.")
-        module = soup([read_checkpoint(expert.path) for expert in self.experts])
+        module = soup([read_checkpoint(e.path, e.provenance.datasets) for e in self.experts])
         count = min(SOUP_IMAGES, len(train))
         count -= count % size if count > size else 0  # whole batches
         records = [train[place * len(train) // count] for place in range(count)]

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import yaml
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, RankingResult
 from camreid.files import write_text
+from camreid.provenance import Dataset
 from camreid.runs.matrix import Matrix
 from camreid.runs.metrics import HeadCheckRecord, Metrics
 from camreid.runs.record import Record
@@ -28,9 +30,10 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.name = str(path)
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name
 
     @classmethod
     def existing(cls, path: str | Path) -> "RunFolder":
@@ -61,6 +64,23 @@ class RunFolder:
         """The head check; None without the file."""
         return self._record(HeadCheckRecord)
 
+    @property
+    def training(self) -> dict[str, Any]:
+        """Of the tested weights: `split` and `head_check`, None if unknown, and `config`."""
+        if self.metrics and self.metrics.training:
+            return self.metrics.training
+        check = self.head_check.to_json() if self.head_check else None
+        trained = self.metrics and "checkpoint" not in self.config
+        split = self.metrics.split if self.metrics and trained else None
+        return {"split": split, "config": self.config, "head_check": check}
+
+    @cached_property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """The names behind the numbers of identities and cameras; empty without the file."""
+        path = self.path / "names.json"
+        parse = lambda text: tuple(map(Dataset.from_json, json.loads(text)))  # noqa: E731
+        return _read(path, parse) if path.is_file() else ()
+
     @cached_property
     def matrix(self) -> Matrix | None:
         """The numbers of a matrix; None without the file."""
@@ -85,7 +105,7 @@ class RunFolder:
         for line in reversed(self._metrics_lines):  # a learning rate has the epoch of the next line
             epoch = line.get("epoch", epoch)
             for name, value in line.items():
-                if epoch >= 0 and name not in ("epoch", "step") and "test/" not in name:
+                if epoch >= 0 and not name.endswith(("epoch", "step")) and "test/" not in name:
                     curves.setdefault(name, {}).setdefault(epoch + 1, value)
         return {name: sorted(points.items()) for name, points in sorted(curves.items())}
 
@@ -118,6 +138,11 @@ class RunFolder:
         path = self.path / record.file
         write_text(path, json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")
         return path
+
+    def write_datasets(self, datasets: Iterable[Dataset]) -> None:
+        """Write the names behind the numbers of identities and cameras."""
+        text = json.dumps([asdict(dataset) for dataset in datasets], indent=1, ensure_ascii=False)
+        write_text(self.path / "names.json", text + "\n")
 
     def write_config(self, text: str) -> None:
         """Write the resolved config."""

@@ -9,17 +9,19 @@ from torch import Tensor
 
 from camreid.errors import InputError
 from camreid.labels import HeadLabels, LabelMap
-from camreid.losses.identity import LossConfig, identity_loss_of_heads
+from camreid.losses.identity import LossConfig, identity_loss_of_heads, weighed
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
+from camreid.parts import make
 from camreid.provenance import Provenance, versions
-from camreid.training.batch import Batch, check_labels, read_batch, read_cameras
+from camreid.training.batch import Batch, check_labels, read_batch, unpack
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
+from camreid.training.progress import log_losses
 from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
 from camreid.training.step import compiled, keep_freed_memory, memory_format
@@ -49,12 +51,15 @@ class ReIDModule(RetrievalModule):
         config = config if isinstance(config, ModelConfig) else ModelConfig.read(config)
         self.config, self.target_labels = config, target_labels
         self.model = build_network(config.network, labels, config.image_size, config.pixels)
+        self.model.register_forward_pre_hook(unpack, with_kwargs=True)
         self.loss = build_options(LossConfig, "model.loss", config.loss)
         self.optimizer_config = build_options(OptimizerConfig, "model.optimizer", config.optimizer)
         self.schedule = build_options(Schedule, "model.schedule", config.schedule)
         self.metric_losses = self.loss.metric_losses()
         self.provenance = Provenance(complete=not self.labels.is_anonymous)
-        self.extra_losses: list[ExtraLoss] = []  # beside those of the config
+        # an attribute, because a loss may have parameters
+        self.own_loss = make(Callable, self.loss.extra) if self.loss.extra else None
+        self.extra_losses: list[ExtraLoss] = [] if self.own_loss is None else [self.own_loss]
         self.notes: dict[str, Any] = {}  # primitives to save in checkpoints
         self.rows_started = False  # whether `new_identities` have rows from features
         self._reads_records = False
@@ -93,10 +98,7 @@ class ReIDModule(RetrievalModule):
 
     def forward(self, batch: Mapping[str, Any] | Tensor) -> ReIDOutput:
         """Features and logits of a batch dict, or of (B, 3, H, W) images."""
-        if isinstance(batch, Tensor):
-            output: ReIDOutput = self.model(batch)
-        else:
-            output = self.model(batch["images"], cameras=read_cameras(batch))
+        output: ReIDOutput = self.model(batch)
         return output
 
     def compile_network(self, mode: str) -> None:
@@ -137,15 +139,12 @@ class ReIDModule(RetrievalModule):
             of_heads = [metric(e, pids, within) for e in embeddings]
             losses[name] = (weight, torch.stack(of_heads).mean())
         for extra in self.extra_losses:
-            losses.update(extra(read, output))
+            losses.update(weighed(extra, extra(read, output)))
         total = torch.stack([weight * value for weight, value in losses.values()]).sum()
         values = {f"train/{name}_loss": value for name, (_, value) in losses.items()}
         values |= {"train/loss": total, "train/known": known.any(0).float().mean()}
         values[METRIC] = torch.stack([separation(e, pids) for e in embeddings]).mean()
-        size = len(read.pids)
-        self.log_dict(
-            values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=size
-        )
+        log_losses(self, values, len(read.pids))
         return total
 
     def _note_identities(self, pids: Tensor, cameras: Tensor) -> None:
@@ -184,7 +183,10 @@ class ReIDModule(RetrievalModule):
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))
         val = self.provenance.val_identities.union(r.pid for r in self._val_records if r.pid > 0)
-        self.provenance = replace(self.provenance, split=split, val_identities=val)
+        datasets = self.provenance.datasets or getattr(getattr(data, "split", None), "datasets", ())
+        self.provenance = replace(
+            self.provenance, split=split, val_identities=val, datasets=datasets
+        )
         self.add_identities((*self.labels.pids, *(r.pid for r in records)))
         if records:  # no step checks them
             columns = zip(*((r.pid, r.camera) for r in records), strict=True)
@@ -227,12 +229,9 @@ class ReIDModule(RetrievalModule):
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
-    """A model of `conf/model/` with fresh weights; InputError for no such model or option.
+    """A model of `conf/model/` with fresh weights and the identities `labels` in row order.
 
-    Args:
-        name: a file of `conf/model/`, such as `bot_r50`.
-        labels: the identities of its heads, in row order.
-        options: see `camreid.models.presets.read_model`.
+    See `camreid.models.presets.read_model` for `name` and `options`, and their errors.
 
     >>> module = create_model("small", labels=[2, 7, 10])
     >>> module.model.heads["identity"].weight.shape[0]
