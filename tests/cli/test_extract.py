@@ -1,5 +1,6 @@
 """camreid-extract: files of features that do not mix models, and go on after an interruption."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,43 +12,37 @@ from camreid.cli import extract
 from camreid.data import Records
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from tests.conftest import tiny_module
-
-
-@pytest.fixture
-def options(records: Records, tmp_path: Path) -> dict[str, object]:
-    save(tiny_module(LabelMap((5, 3))).eval(), tmp_path / "a.ckpt")
-    typed = [f"checkpoint={tmp_path / 'a.ckpt'}", f"output={tmp_path / 'f.npz'}", "device=cpu"]
-    return extract.read_options([*typed, f"images={Path(records.query[0].path).parent}"])
+from tests.conftest import Ran, tiny_module
 
 
 def test_an_interrupted_command_goes_on(
-    options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    records: Records, run: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
 
-    def stop(self: FeatureExtractor, images: list[str], **_: object) -> torch.Tensor:
-        if len(seen) == 2 and seen[0] == seen[1] == 4:
-            seen.append(0)
-            raise KeyboardInterrupt
+    def stop(self: FeatureExtractor, images: list[str], *_: object) -> torch.Tensor:
         seen.append(len(images))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
         return plain(self, images)
 
+    save(tiny_module(LabelMap((5, 3))).eval(), "a.ckpt")
+    images = Path(records.query[0].path).parent
+    command = ("camreid-extract", "checkpoint=a.ckpt", f"images={images}", "device=cpu")
     plain = FeatureExtractor.__call__
     monkeypatch.setattr(extract, "CHUNK", 4)
     monkeypatch.setattr(FeatureExtractor, "__call__", stop)
-    with pytest.raises(KeyboardInterrupt):
-        extract.extract(options)
-    assert not (tmp_path / "f.npz").exists()
-    extract.extract(options)
-    found = Gallery.load(tmp_path / "f.npz")
-    assert sum(seen) == len(found)
-    assert {p.name for p in tmp_path.iterdir()} == {"a.ckpt", "f.npz"}
-    extractor = FeatureExtractor(tmp_path / "a.ckpt", normalize=True)
+    assert run(*command, "-o", "f.npz", "run_dir=a").code == 130
+    assert not Path("f.npz").exists()
+    ran = run(*command, "-o", "f.npz", "run_dir=b")
+    assert ran.code == 0, ran.err
+    found = Gallery.load("f.npz")
+    assert sum(seen) - seen[2] == len(found)
+    assert not list(tmp_path.glob("f.npz.*"))
+    extractor = FeatureExtractor("a.ckpt", normalize=True)
     assert found.source == extractor.source
     torch.testing.assert_close(found.features, plain(extractor, list(found.names)))
-    with pytest.raises(InputError, match="exists"):
-        extract.extract(options)
+    assert "exists" in run(*command, "-o", "f.npz", "run_dir=c").err
 
 
 def test_images_come_from_folders_patterns_and_csv_files(records: Records, tmp_path: Path) -> None:
@@ -68,12 +63,3 @@ def test_a_csv_that_does_not_fit_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(InputError, match=r"a\.csv"):
         extract.list_files(tmp_path / "a.csv")
-
-
-@pytest.mark.parametrize(
-    ("typed", "expected"),
-    [(["colour=red"], "colour"), (["batch_size=1"], "checkpoint="), (["a b"], "a b")],
-)
-def test_options_that_do_not_exist_are_refused(typed: list[str], expected: str) -> None:
-    with pytest.raises(InputError, match=expected):
-        extract.read_options(typed)
