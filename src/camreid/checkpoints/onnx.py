@@ -1,43 +1,27 @@
-"""ONNX files from raw pixels to features, compared with PyTorch by onnxruntime."""
+"""ONNX files from pixels to features, compared with PyTorch by onnxruntime."""
 
-import copy
 import io
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
 from camreid import __version__
+from camreid.checkpoints.graph import PLAIN, GraphOptions, RawNetwork
 from camreid.errors import InputError, require_choice
+from camreid.exported import LEAST_COSINE, RANGES, Input, expect, feed
 from camreid.files import write_whole
 from camreid.training.module import ReIDModule
 
-Input = Literal["uint8", "float"]
 OPSET = 18  # of what the exporter writes without converting, the one that most runtimes read
 TOLERANCE = 1e-3  # of the largest value; float32 sums in another order differ by about 1e-6
-
-
-class _RawNetwork(nn.Module):
-    """A network from raw pixels to a tuple of its outputs; `outputs` are their names."""
-
-    def __init__(self, module: ReIDModule, normalize: bool, logits: bool) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(module.model).float().cpu()
-        self.normalize = normalize
-        self.heads = tuple(module.model.heads) if logits else ()
-        self.outputs = ("features", *(f"logits_{name}" for name in self.heads))
-        self.eval()
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        output = self.network.forward_raw(images)
-        features = F.normalize(output.features) if self.normalize else output.features
-        return features, *(output.logits[name] for name in self.heads)
 
 
 def export_onnx(
@@ -47,28 +31,32 @@ def export_onnx(
     normalize: bool = False,
     logits: bool = False,
     notes: Mapping[str, str] | None = None,
+    options: GraphOptions = PLAIN,
 ) -> dict[str, float]:
     """Write a module as an ONNX file, checked against PyTorch by onnxruntime.
 
-    The file takes `images` (N, 3, H, W), RGB in 0..255, of any N, and gives `features` (N, D); the
-    pixels are normalised inside. Its metadata hold the identities of the rows and how to prepare
-    images. A model with camera options treats every image as of an unknown camera.
+    The file takes (N, 3, H, W) and gives `features` (N, D) float32; the pixels are normalised
+    inside. Its metadata hold the identities of the rows, how to prepare images, and a test crop
+    with its features. A model with camera options treats every image as of an unknown camera.
 
     Args:
         module: left as it is.
         path: the file, `.onnx`; written whole or not at all.
-        input: the type of `images`, `uint8` or `float` (float32, 0..255 as well).
+        input: what programs feed: `uint8`, or float32: `float` in 0..255, `unit` in 0..1, or
+            `imagenet`, (x / 255 - mean) / std with ImageNet's mean and std.
         normalize: L2-normalise the features in the file.
         logits: also give `logits_NAME` (N, rows) of each head.
         notes: more metadata, such as the checkpoint's path.
+        options: channels, precision, batch, size and input name.
 
     Returns:
-        By output, the largest difference of onnxruntime from PyTorch, as a share of the largest
-        value: over one random image and a batch of five.
+        By output, the largest difference of onnxruntime from PyTorch in float32, as a share of the
+        largest value: over one random image and a batch of five, or over one batch of fixed size.
 
     Raises:
         InputError: no such option, a package that is not installed, a path that can't be written, a
-            network that can't be exported, or one that differs by more than `TOLERANCE`.
+            network that can't be exported, or one that differs by more than `TOLERANCE`; in
+            float16, by a cosine below 0.9999.
     """
     path = Path(path)
     require_choice("input", input, Input)
@@ -76,17 +64,15 @@ def export_onnx(
         raise InputError("logits=true: the model has no rows.", logits=False)
     if path.suffix != ".onnx":
         raise InputError(f"path={path}: expected a file that ends in .onnx.", path="model.onnx")
-    network = _RawNetwork(module, normalize, logits)
-    random = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (5, 3, *module.config.image_size), generator=random)
-    images = pixels.to(torch.uint8 if input == "uint8" else torch.float32)
+    raw = RawNetwork(module, normalize, logits)
     try:
         for package in ("onnx", "onnxruntime", "onnxscript"):
             import_module(package)
-        proto = _trace(network, images[:2])
-        _describe(proto, {**_metadata(module, normalize), **(notes or {})})
+        graph, size = RawNetwork(module, normalize, logits, input, options), raw.image_size
+        proto = _trace(graph, feed(np.zeros((2, *size, 3), np.uint8), input), options)
+        _describe(proto, {**_metadata(module, raw, input, options), **(notes or {})})
         content = proto.SerializeToString()
-        parity = _check(network, content, (images[:1], images))
+        parity = _check(raw, content, input, options)
         write_whole(path, lambda draft: draft.write_bytes(content))
     except InputError:
         raise
@@ -97,45 +83,66 @@ def export_onnx(
         raise InputError(
             f"PyTorch {torch.__version__} can't export {module.config.name} to ONNX ({reason}). "
             "Try pip install -U 'camreid[onnx]'. A file holds at most 2 GiB. A custom network may "
-            "use only operations that torch.export supports."
+            "use only operations that torch.export supports.",
+            **({"size": "static"} if options.size == "dynamic" else {}),
         ) from error
     return parity
 
 
 @torch.inference_mode()
-def _check(network: _RawNetwork, file: bytes, batches: Iterable[Tensor]) -> dict[str, float]:
+def _check(raw: RawNetwork, file: bytes, input: Input, options: GraphOptions) -> dict[str, float]:
     """By output, the largest difference of a file as a share of the largest value."""
     runtime = import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
-    session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    parity = dict.fromkeys(network.outputs, 0.0)
-    for images in batches:
-        found = map(torch.from_numpy, session.run([*parity], {"images": images.numpy()}))
-        for output, expected, given in zip(parity, network(images), found, strict=True):
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 3  # errors alone
+    session = runtime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+    parity, random = dict.fromkeys(raw.outputs, 0.0), np.random.default_rng(0)
+    is_half = options.precision == "float16"
+    for shape in _shapes(raw.image_size, options):
+        crops = random.integers(0, 256, (*shape, 3), np.uint8)
+        fed = {options.input_name: feed(crops, input, options.channels)}
+        found = map(torch.from_numpy, session.run([*parity], fed))
+        outputs = raw(torch.from_numpy(feed(crops)))
+        for output, expected, given in zip(parity, outputs, found, strict=True):
             largest = expected.abs().max().clamp(min=1e-12)
             share = ((given - expected).abs().max() / largest).item()
-            if not share <= TOLERANCE:  # NaN is refused, too
+            cosine = F.cosine_similarity(given, expected).min()
+            if not (cosine >= LEAST_COSINE if is_half else share <= TOLERANCE):  # NaN is refused
+                limit = f"cosine {LEAST_COSINE}" if is_half else f"{TOLERANCE:.0e}"
                 raise InputError(
                     f"{output} differ between PyTorch and onnxruntime by {share:.1e} of the "
-                    f"largest value; the limit is {TOLERANCE:.0e}, so nothing was written. Check "
-                    "the weights for NaN, or try other versions of torch, onnxscript, onnxruntime."
+                    f"largest value, cosine {cosine:.6f}; the limit is {limit}, so nothing was "
+                    "written. Check the weights for NaN, use precision=float32, or try other "
+                    "versions of torch, onnxscript, onnxruntime."
                 )
             parity[output] = max(share, parity[output])
     return parity
 
 
-def _trace(network: _RawNetwork, images: Tensor) -> Any:
-    """The graph as an `onnx.ModelProto`."""
+def _shapes(size: tuple[int, int], options: GraphOptions) -> Iterable[tuple[int, int, int]]:
+    """(N, H, W) of the batches that are compared."""
+    batches = (1, 5) if options.batch == "dynamic" else (options.batch,)
+    yield from ((batch, *size) for batch in batches)
+    if options.size == "dynamic":
+        yield batches[0], size[0] + 32, size[1] + 16
+
+
+def _trace(graph: RawNetwork, example: NDArray[Any], options: GraphOptions) -> Any:
+    """The graph as an `onnx.ModelProto`, by a batch of two."""
+    axes = {0: "batch"} if options.batch == "dynamic" else {}
+    axes |= {2: "height", 3: "width"} if options.size == "dynamic" else {}
+    images = torch.from_numpy(example)
+    if options.batch != "dynamic":
+        images = images[:1].repeat(options.batch, 1, 1, 1)
     with redirect_stdout(io.StringIO()):  # onnxscript counts its rewrites there
         program = torch.onnx.export(
-            network,
+            graph,
             (images,),
-            input_names=["images"],
-            output_names=list(network.outputs),
+            input_names=[options.input_name],
+            output_names=list(graph.outputs),
             opset_version=OPSET,
             dynamo=True,
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            dynamic_shapes={"images": {k: torch.export.Dim(v, min=1) for k, v in axes.items()}},
             verbose=False,
         )
     assert program is not None
@@ -149,11 +156,14 @@ def _describe(proto: Any, metadata: Mapping[str, str]) -> None:
     for part in (graph, *(one for several in parts for one in several)):
         part.ClearField("metadata_props")
     proto.producer_name, proto.producer_version = "camreid", __version__
+    graph.input[0].doc_string = f"{metadata['channels']}, {metadata['pixels']}"
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
 
 
-def _metadata(module: ReIDModule, normalize: bool) -> dict[str, str]:
+def _metadata(
+    module: ReIDModule, raw: RawNetwork, input: Input, options: GraphOptions
+) -> dict[str, str]:
     """What a program needs to use the file; numbers, lists and booleans as JSON."""
     cameras = {}
     if module.model.cameras:  # the file has no input for them
@@ -166,9 +176,12 @@ def _metadata(module: ReIDModule, normalize: bool) -> dict[str, str]:
         "pids": json.dumps(by_camera or module.labels.pids),  # in row order
         "anonymous": json.dumps(module.labels.is_anonymous),
         "image_size": json.dumps(list(module.config.image_size)),
-        "channels": "RGB",
-        "pixels": "0..255, normalised inside",
+        "input": input,
+        "channels": options.channels.upper(),
+        "pixels": f"{RANGES[input]}, normalised inside",
+        "precision": options.precision,
         "resize": f"{module.config.interpolation}, antialiased",
-        "features_normalized": json.dumps(normalize),
+        "features_normalized": json.dumps(raw.normalize),
         **cameras,
+        **expect(raw.test_features()),
     }

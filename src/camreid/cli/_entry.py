@@ -32,8 +32,19 @@ def _start(command: str, module: str, function: str) -> None:
 train = partial(_start, "train", "train", "train_run")
 evaluate = partial(_start, "evaluate", "evaluate", "evaluate_run")
 import_weights = partial(_start, "import", "import_weights", "import_run")
-export = partial(_start, "export", "export", "export_run")
 matrix = partial(_start, "matrix", "matrix", "matrix_run")
+
+
+def export() -> None:
+    """Run camreid-export; `check=FILE` does without Hydra and, for ONNX, without torch."""
+    if len(sys.argv) == 2 and sys.argv[1].startswith("check="):
+        path = sys.argv[1].removeprefix("check=")
+        home = "camreid.checkpoints.boxmot" if path.endswith(".pt") else "camreid.exported"
+        with one_paragraph("camreid-export"):
+            cosine = import_module(home).check_file(path)
+            print(f"{path}: its test crop has the features of the export (cosine {cosine:.6f}).")
+        return
+    _start("export", "export", "export_run")
 
 
 def show_help(command: str) -> None:

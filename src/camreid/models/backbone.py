@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from camreid.errors import InputError
+from camreid.exported import IMAGENET_MEAN, IMAGENET_STD
 from camreid.models.osnet import OSNet
 from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local
 from camreid.models.weights import load_trunk
 
 Pool = Literal["avg", "gem", "gem_learned"]
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ class Backbone(nn.Module):
             load_trunk(self.trunk, options.weights)
         self.pool = GeM(learned=pool == "gem_learned") if pool != "avg" else None
         config = getattr(self.trunk, "pretrained_cfg", {}) or {}
-        self.mean = 255 * torch.tensor(config.get("mean", _IMAGENET_MEAN))
-        self.std = 255 * torch.tensor(config.get("std", _IMAGENET_STD))
+        self.mean = 255 * torch.tensor(config.get("mean", IMAGENET_MEAN))
+        self.std = 255 * torch.tensor(config.get("std", IMAGENET_STD))
         self._probe(name, image_size)
         if self.pool is not None and not self._has_map:
             raise InputError(
