@@ -99,3 +99,16 @@ def test_re_ranking_and_expansion_change_the_ranking(table: FeatureTable) -> Non
         RankOptions(rerank="k-reciprocal", rerank_k1=100).rank(table)
     with pytest.raises(InputError, match="protocol=within-camera"):
         RankOptions(rerank="k-reciprocal", protocol="within-camera")
+
+
+def test_broken_features_are_noticed(table: FeatureTable) -> None:
+    assert table.doubts() == []
+    features = table.gallery.features.clone()
+    features[0] = 0  # of 60
+    (zero,) = FeatureTable(table.query, table.gallery.with_features(features)).doubts()
+    assert "1.7%" in zero
+    assert "gallery" in zero
+    flat = torch.ones(60, 8) + 1e-5 * features
+    (collapsed,) = FeatureTable(table.query, table.gallery.with_features(flat)).doubts()
+    assert "spread" in collapsed
+    assert FeatureTable(table.query, table.gallery.with_features(flat * 0)).doubts()[1:]

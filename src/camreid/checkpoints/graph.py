@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from camreid.errors import require_choice, require_whole
 from camreid.exported import PIXELS, Channels, Input, draw_crop, feed
-from camreid.models.pixels import PixelNorm
+from camreid.models.backbone import GeM
+from camreid.models.network import ReIDNetwork
 from camreid.training.module import ReIDModule
 
 Precision = Literal["float32", "float16"]
@@ -55,21 +56,22 @@ class RawNetwork(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(module.model).float().cpu()
         self.image_size = module.config.image_size
-        self.normalize, self.is_bgr = normalize, options.channels == "bgr"
+        self.normalize, self.input, self.options = normalize, input, options
         self.heads = tuple(module.model.heads) if logits else ()
         self.outputs = ("features", *(f"logits_{name}" for name in self.heads))
         mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in PIXELS[input])
-        self.is_raw = input in ("uint8", "float")
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
-        if options.precision == "float16":
-            _halve(self.network)
         self.eval()
+        if options.precision == "float16":
+            _halve(self.network, torch.zeros(1, 3, *self.image_size))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """`outputs` in float32 of (B, 3, H, W)."""
-        images = images.flip(1) if self.is_bgr else images
-        images = images if self.is_raw else images * self.std + self.mean
+        if self.options.channels == "bgr":
+            images = images.flip(1)
+        if self.input in ("unit", "imagenet"):
+            images = images * self.std + self.mean
         output = self.network.forward_raw(images)
         features = output.features.float()
         features = F.normalize(features) if self.normalize else features
@@ -82,16 +84,29 @@ class RawNetwork(nn.Module):
         return features.numpy()
 
 
-def _halve(network: nn.Module) -> None:
-    """Compute in float16, but normalise pixels and pool by GeM in float32, which have the range."""
-    network.half()
-    for part in network.modules():
-        if isinstance(part, PixelNorm):
-            part.float()
-        elif next(part.parameters(recurse=False), None) is not None:
-            part.register_forward_pre_hook(lambda _, inputs: tuple(map(_half, inputs)))
+@torch.inference_mode()
+def _halve(network: ReIDNetwork, image: Tensor) -> None:
+    """Compute in float16 up to the pooling; what follows is small, and subtracts means."""
+    order: dict[nn.Module, bool] = {}  # as executed: whether a module takes a map or tokens
+
+    def note(part: nn.Module, inputs: Any) -> None:
+        order[part] = inputs[0].numel() > inputs[0].shape[1]
+
+    parameters = {part: next(part.parameters(recurse=False), None) for part in network.modules()}
+    own = [k for k, v in parameters.items() if v is not None and not isinstance(k, GeM)]
+    hooks = [part.register_forward_pre_hook(note) for part in own]
+    network.forward_raw(image)
+    for hook in hooks:
+        hook.remove()
+    last = max(place for place, is_wide in enumerate(order.values()) if is_wide)
+    for place, part in enumerate(order):
+        part.register_forward_pre_hook(_cast)
+        if place <= last:
+            part.half()
 
 
-def _half(value: Any) -> Any:
-    is_float = isinstance(value, Tensor) and value.is_floating_point()
-    return value.half() if is_float else value
+def _cast(part: nn.Module, inputs: Any) -> Any:
+    """The inputs in the precision of the parameters."""
+    first, *others = inputs
+    kind = next(part.parameters(recurse=False)).dtype
+    return first.to(kind) if first.is_floating_point() else first, *others

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from camreid import __version__
 from camreid.checkpoints.graph import PLAIN, GraphOptions, RawNetwork
@@ -68,9 +67,10 @@ def export_onnx(
     try:
         for package in ("onnx", "onnxruntime", "onnxscript"):
             import_module(package)
-        graph, size = RawNetwork(module, normalize, logits, input, options), raw.image_size
-        proto = _trace(graph, feed(np.zeros((2, *size, 3), np.uint8), input), options)
-        _describe(proto, {**_metadata(module, raw, input, options), **(notes or {})})
+        graph = RawNetwork(module, normalize, logits, input, options)
+        proto = _trace(graph)
+        metadata = {**_metadata(module, graph), **expect(raw.test_features())}
+        _describe(proto, {**metadata, **(notes or {})})
         content = proto.SerializeToString()
         parity = _check(raw, content, input, options)
         write_whole(path, lambda draft: draft.write_bytes(content))
@@ -98,7 +98,11 @@ def _check(raw: RawNetwork, file: bytes, input: Input, options: GraphOptions) ->
     session = runtime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
     parity, random = dict.fromkeys(raw.outputs, 0.0), np.random.default_rng(0)
     is_half = options.precision == "float16"
-    for shape in _shapes(raw.image_size, options):
+    batches = [1, 5] if options.batch == "dynamic" else [options.batch]
+    shapes = [(batch, *raw.image_size) for batch in batches]
+    if options.size == "dynamic":
+        shapes += [(batches[0], raw.image_size[0] + 32, raw.image_size[1] + 16)]
+    for shape in shapes:
         crops = random.integers(0, 256, (*shape, 3), np.uint8)
         fed = {options.input_name: feed(crops, input, options.channels)}
         found = map(torch.from_numpy, session.run([*parity], fed))
@@ -119,25 +123,16 @@ def _check(raw: RawNetwork, file: bytes, input: Input, options: GraphOptions) ->
     return parity
 
 
-def _shapes(size: tuple[int, int], options: GraphOptions) -> Iterable[tuple[int, int, int]]:
-    """(N, H, W) of the batches that are compared."""
-    batches = (1, 5) if options.batch == "dynamic" else (options.batch,)
-    yield from ((batch, *size) for batch in batches)
-    if options.size == "dynamic":
-        yield batches[0], size[0] + 32, size[1] + 16
-
-
-def _trace(graph: RawNetwork, example: NDArray[Any], options: GraphOptions) -> Any:
-    """The graph as an `onnx.ModelProto`, by a batch of two."""
+def _trace(graph: RawNetwork) -> Any:
+    """The graph as an `onnx.ModelProto`."""
+    options, batch = graph.options, 2 if graph.options.batch == "dynamic" else graph.options.batch
     axes = {0: "batch"} if options.batch == "dynamic" else {}
     axes |= {2: "height", 3: "width"} if options.size == "dynamic" else {}
-    images = torch.from_numpy(example)
-    if options.batch != "dynamic":
-        images = images[:1].repeat(options.batch, 1, 1, 1)
+    kind = torch.uint8 if graph.input == "uint8" else torch.float32
     with redirect_stdout(io.StringIO()):  # onnxscript counts its rewrites there
         program = torch.onnx.export(
             graph,
-            (images,),
+            (torch.zeros(batch, 3, *graph.image_size, dtype=kind),),
             input_names=[options.input_name],
             output_names=list(graph.outputs),
             opset_version=OPSET,
@@ -161,9 +156,7 @@ def _describe(proto: Any, metadata: Mapping[str, str]) -> None:
         proto.metadata_props.add(key=key, value=value)
 
 
-def _metadata(
-    module: ReIDModule, raw: RawNetwork, input: Input, options: GraphOptions
-) -> dict[str, str]:
+def _metadata(module: ReIDModule, graph: RawNetwork) -> dict[str, str]:
     """What a program needs to use the file; numbers, lists and booleans as JSON."""
     cameras = {}
     if module.model.cameras:  # the file has no input for them
@@ -176,12 +169,11 @@ def _metadata(
         "pids": json.dumps(by_camera or module.labels.pids),  # in row order
         "anonymous": json.dumps(module.labels.is_anonymous),
         "image_size": json.dumps(list(module.config.image_size)),
-        "input": input,
-        "channels": options.channels.upper(),
-        "pixels": f"{RANGES[input]}, normalised inside",
-        "precision": options.precision,
+        "input": graph.input,
+        "channels": graph.options.channels.upper(),
+        "pixels": f"{RANGES[graph.input]}, normalised inside",
+        "precision": graph.options.precision,
         "resize": f"{module.config.interpolation}, antialiased",
-        "features_normalized": json.dumps(raw.normalize),
+        "features_normalized": json.dumps(graph.normalize),
         **cameras,
-        **expect(raw.test_features()),
     }

@@ -57,6 +57,7 @@ def rank_features(config: DictConfig) -> None:
     table = FeatureTable.load(config.features)
     if config.evaluation.normalize:
         table = table.normalized()
+    _warn(table)
     result, protocols = options.rank(table, torch.device(build.device_type(config)))
     seen = frozenset(table.notes.get("seen") or ())
     content = {
@@ -111,6 +112,8 @@ def test(
             notes = {**feature_notes(module, config.evaluation), **content}
             replace(module.test_features, notes=notes).save(path)
             show(f"Features {path}")
+        if module.test_features:
+            _warn(module.test_features)
     content |= {
         "rows": len(module.labels),
         "seen_complete": module.provenance.complete,
@@ -120,6 +123,12 @@ def test(
     if trainer.is_global_zero and module.test_result is not None:
         where = " on a part of the images only" if content["partial"] else ""
         _report(content, module.test_result, title + where)
+
+
+def _warn(table: FeatureTable) -> None:
+    """Print signs of broken features."""
+    for doubt in table.doubts():
+        show(f"Warning: {doubt}")
 
 
 def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:

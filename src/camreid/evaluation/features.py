@@ -88,6 +88,27 @@ class FeatureTable:
 
         return replace(self, query=index(self.query), gallery=index(self.gallery))
 
+    def doubts(self) -> list[str]:
+        """Signs of broken features: over 1 % zero vectors, or a gallery without spread.
+
+        >>> images = Images(torch.ones(2, 3), *torch.ones(2, 2).long())
+        >>> FeatureTable(images, images).doubts()[0][:39]
+        'the gallery has a spread of 0.0e+00: al'
+        """
+        found = []
+        for name, images in (("query", self.query), ("gallery", self.gallery)):
+            share = (images.features == 0).all(1).double().mean().item()
+            if share > 0.01:
+                found.append(f"{share:.1%} of the {name} features are zero, as of empty crops.")
+        unit = F.normalize(self.gallery.features[:: len(self.gallery.pids) // 10_000 + 1].float())
+        spread = (unit - unit.mean(0)).norm(dim=1).mean().item()
+        if len(unit) > 1 and spread < 1e-3:
+            found.append(
+                f"the gallery has a spread of {spread:.1e}: all images have nearly one vector. "
+                "The model has collapsed, or its input has a wrong range."
+            )
+        return found
+
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; paths and notes are its metadata."""
         tensors = {name: x.contiguous() for name, x in self.tensors.items()}

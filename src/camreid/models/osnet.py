@@ -72,7 +72,8 @@ class OSNet(nn.Module):
 
     def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
         """(B, 512) of such maps; there are no logits."""
-        pooled: Tensor = self.fc(features.mean((2, 3)))
+        single = torch.promote_types(features.dtype, torch.float32)
+        pooled: Tensor = self.fc(features.mean((2, 3), dtype=single))
         return pooled
 
 
