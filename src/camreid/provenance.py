@@ -12,6 +12,7 @@ from camreid import __version__
 from camreid.errors import InputError
 
 Primitive = str | int | float | bool | None
+PIDS, CAMERAS = 10**9, 10**6  # numbers of each dataset, where there are several
 _NOT_A_RECORD = (TypeError, KeyError, AttributeError, ValueError)
 
 
@@ -64,6 +65,24 @@ class SplitRecord:
 
 
 @dataclass(frozen=True)
+class Dataset:
+    """A dataset, and the numbers of its named identities and cameras."""
+
+    name: str  # `data.name`
+    identities: Mapping[str, int] = field(default_factory=dict)  # empty: they are numbers
+    cameras: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Dataset":
+        """From what `asdict` gave; an error such as KeyError for other content."""
+        names, cameras = (
+            {str(name): index(number) for name, number in content[key].items()}
+            for key in ("identities", "cameras")
+        )
+        return cls(str(content["name"]), names, cameras)
+
+
+@dataclass(frozen=True)
 class Parent:
     """A checkpoint that these weights were made from."""
 
@@ -87,6 +106,7 @@ class Provenance:
     val_identities: frozenset[int] = frozenset()  # that a checkpoint was chosen on
     parents: tuple[Parent, ...] = ()
     inherited: Mapping[str, tuple[int, ...]] | None = None  # by head, rows of the starting weights
+    datasets: tuple[Dataset, ...] = ()  # that the identities are of; empty if unknown
 
     @property
     def seen(self) -> frozenset[int]:
@@ -102,6 +122,7 @@ class Provenance:
             complete=self.complete and all(p.complete for p in records),
             val_identities=self.val_identities.union(*(p.val_identities for p in records)),
             parents=(*self.parents, *(Parent(k, role, p.split) for k, p in parents.items())),
+            datasets=max((self.datasets, *(p.datasets for p in records)), key=len),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -122,6 +143,7 @@ class Provenance:
                 frozenset(_pids(content["val_identities"])),
                 tuple(Parent(str(path), str(role), _split(split)) for path, role, split in parents),
                 None if heads is None else {str(k): _pids(v) for k, v in heads.items()},
+                tuple(map(Dataset.from_json, content.get("datasets", ()))),
             )
         except _NOT_A_RECORD as error:
             raise InputError(f"the record of identities is broken ({error!r}).") from error

@@ -211,3 +211,19 @@ def test_the_default_folder_is_of_the_system(
             monkeypatch.setenv("XDG_CACHE_HOME", variable)
         ImageCache(SIZE, "bicubic").locate([str(path) for path in tree.iterdir()])
         assert len(list((tmp_path / folder).glob("*.images"))) == 1
+
+
+def test_many_folders_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("camreid.data.cache._MOST", 2)
+    paths = []
+    for number in range(6):
+        folder = tmp_path / "images" / str(number // 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths.append(str(folder / f"{number % 2}.png"))
+        Image.new("RGB", (4, 8), (number, 0, 0)).save(paths[-1])
+    cache = ImageCache((8, 4), "bicubic", tmp_path / "cache")
+    for some in (paths, paths[3:5]):  # in the same file, also for a part of the folders
+        files, where = cache.locate(some)
+        found = [int(files[file][place][0, 0, 0]) for file, place in where]
+        assert found == [paths.index(path) for path in some]
+    assert len(list((tmp_path / "cache").glob("*.images"))) == 1

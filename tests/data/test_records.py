@@ -78,6 +78,28 @@ def test_two_datasets_are_not_guessed_between(root: Path) -> None:
         read_market1501(root.parent)
 
 
+def test_every_format_and_case_is_read_and_the_rest_is_counted(tmp_path: Path) -> None:
+    suffixes = ("bmp", "webp", "tif", "JPG", "jpeg", "png")
+    touch(tmp_path, *(f"Bounding_Box_Train/0001_c{n}.{s}" for n, s in enumerate(suffixes, 1)))
+    touch(tmp_path, "Query/0002_c1.gif", "Query/labels.txt", "Query/.DS_Store")
+    touch(tmp_path, f"__MACOSX/{TRAIN}/0001_c1.jpg")
+    records = read_market1501(tmp_path)
+    assert len(records.train) == len(suffixes)
+    assert len(records.query) == 1
+    assert records.notes == (
+        f"1 files in {tmp_path} are not images and are left out, such as labels.txt.",
+    )
+    touch(tmp_path, f"up/Market/{TRAIN}/0001_c1.jpg", f"up/__MACOSX/{TRAIN}/0001_c1.jpg")
+    assert len(read_market1501(tmp_path / "up").train) == 1
+
+
+def test_another_layout_is_referred_to_csv_and_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "a/001_1_c11_015833.png", f"b/{TRAIN}/0000_c1.jpg", f"c/{TRAIN}/x_1.jpg")
+    for place in "abc":
+        with pytest.raises(InputError, match="data=csv"):
+            read_market1501(tmp_path / place)
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [

@@ -73,6 +73,7 @@ def test_the_metrics_of_a_resumed_run_are_joined(tmp_path: Path) -> None:
         ("matrix.json", "{}", "matrix"),
         ("head_check.json", '{"unknown": "skip", "epochs": 3}', "head_check"),
         ("head_check.json", '{"unknown": "skip", "heads": [{"head": "identity"}]}', "head_check"),
+        ("names.json", "[3]", "datasets"),
         ("config.yaml", "a: [", "config"),
         ("config.yaml", "3", "config"),
         ("config.yaml", "\udcff", "config"),

@@ -1,6 +1,7 @@
 """Console scripts that go through Hydra; torch is imported once the arguments are read."""
 
 import os
+import re
 import sys
 from functools import partial
 from importlib import import_module
@@ -60,6 +61,8 @@ def show_help(command: str) -> None:
 def read_arguments(name: str) -> None:
     """Turn `sys.argv` into what Hydra takes: a plus before `split=` and `experiment=`, -m first."""
     typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in sys.argv[1:]]
+    # Hydra would read the brackets of a regular expression as a call
+    typed = [re.sub(r"^(data\.camera_pattern=)([^'\"].*)", r"\1'\2'", a) for a in typed]
     if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):
         # each process of a higher rank has a log of its own
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun

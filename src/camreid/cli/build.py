@@ -18,12 +18,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.checkpoints.io import Checkpoint
 from camreid.cli.checkpoints import seen_identities
+from camreid.cli.dataset import data_root, read_dataset
 from camreid.cli.first_failure import FirstFailure
 from camreid.cli.folder import launched
-from camreid.data import ReIDDataModule, Split, read_market1501
+from camreid.cli.terminal import show
+from camreid.data import ReIDDataModule, Split
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
+from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import RunCheckpoints
 from camreid.training.step import resolve_precision
 
@@ -40,26 +43,21 @@ def seed(config: DictConfig) -> None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
 
-def data_root(config: DictConfig) -> str:
-    """Where the dataset is: `data.root`, or the folder in it with the rendered synthetic data."""
-    if config.data.render is None:
-        return str(config.data.root)
-    render = instantiate(config.data.render, _target_="camreid.data.SyntheticMarket")
-    return str(render.render(config.data.root))
-
-
 def build_split(config: DictConfig) -> Split:
     """Divide the data, or read the manifest."""
-    root = data_root(config)
     options = dict(config.split)
     manifest = options.pop("manifest", None)
-    seen = seen_identities(options.pop("exclude_seen", None))
-    if manifest and seen:
+    given = options.pop("exclude_seen", None)
+    if manifest and given:
         raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
-        return Split.load(manifest, root)
+        datasets = RunFolder(Path(manifest).parent).datasets
+        return Split.load(manifest, data_root(config.data), datasets)
+    records = read_dataset(config.data)
+    show(*(f"Data   {note}" for note in records.notes))
+    seen = seen_identities(given, records.datasets)
     strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
-    split: Split = strategy(read_market1501(root))
+    split: Split = strategy(records)
     return split
 
 

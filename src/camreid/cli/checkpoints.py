@@ -1,6 +1,7 @@
 """The checkpoints that a command names: `checkpoint=`, `init=`, `split.exclude_seen=`."""
 
 import glob
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,19 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from camreid.checkpoints import io
+from camreid.checkpoints.renumbering import renumber
 from camreid.cli.errors import trusted
 from camreid.errors import InputError
-from camreid.provenance import Provenance
+from camreid.provenance import Dataset, Provenance
 
 
-def read_checkpoint(path: str | Path) -> io.Checkpoint:
-    """A checkpoint of camreid's networks, or of the one that this command names."""
+def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> io.Checkpoint:
+    """A checkpoint in the numbers of the data that it is used with, if they are given.
+
+    Its network is one of camreid's, or the one that this command names.
+    """
     try:
-        return io.read_checkpoint(path, trusted)
+        return renumber(io.read_checkpoint(path, trusted), datasets)
     except io.UntrustedNetwork as error:
         raise InputError(f"{error} Type ++model.network._target_={error.target}.") from error
 
@@ -33,12 +38,12 @@ def matching(option: str, name: str) -> list[str]:
     return found
 
 
-def read_start(config: DictConfig) -> io.Checkpoint | None:
+def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> io.Checkpoint | None:
     """The checkpoint of `init=`, None without one."""
     if config.init_dataset not in ("same", "other"):
         raise InputError(f"init_dataset={config.init_dataset}: expected same or other.")
     if config.init_dataset == "same":
-        return read_checkpoint(config.init) if config.init else None
+        return read_checkpoint(config.init, datasets) if config.init else None
     if not config.init:
         raise InputError("init_dataset=other needs init=, but there is no init=.")
     start = read_checkpoint(config.init)
@@ -52,12 +57,12 @@ def read_start(config: DictConfig) -> io.Checkpoint | None:
     return replace(start, provenance=Provenance(split=start.provenance.split))
 
 
-def seen_identities(given: Any) -> tuple[int, ...]:
+def seen_identities(given: Any, datasets: Sequence[Dataset]) -> tuple[int, ...]:
     """The training identities of the checkpoints of `split.exclude_seen`, in numeric order."""
     names = given if isinstance(given, ListConfig | list) else [given]
     seen: set[int] = set()
     for path in [p for n in names if n is not None for p in matching("split.exclude_seen", str(n))]:
-        provenance = read_checkpoint(path).provenance
+        provenance = read_checkpoint(path, datasets).provenance
         if not provenance.seen or not provenance.complete:
             raise InputError(
                 f"exclude_seen={path}: not all of its training identities are known. Import it, or "

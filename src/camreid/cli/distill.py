@@ -5,23 +5,25 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.io import Checkpoint
-from camreid.cli.build import data_root
-from camreid.cli.checkpoints import read_checkpoint
-from camreid.cli.experts import Expert, check_dataset, read_experts
+from camreid.cli.experts import Expert, check_dataset, read_experts, read_model
 from camreid.cli.terminal import show
 from camreid.errors import InputError
 from camreid.models.config import build_options
+from camreid.provenance import Dataset
 from camreid.training.distill import Distillation, DistillConfig, Teacher
 from camreid.training.module import ReIDModule
 
 
-def read_teachers(config: DictConfig, resumed: Checkpoint | None) -> list[Expert]:
+def read_teachers(
+    config: DictConfig, resumed: Checkpoint | None, datasets: Sequence[Dataset]
+) -> list[Expert]:
     """The teachers of a config without their weights; `distill.teachers` becomes their files."""
     experts: list[Expert] = []
     if config.get("distill") is not None:
         if not OmegaConf.is_dict(config.distill):
             raise InputError(f"distill={config.distill}: type +experiment=distill.")
-        experts = read_experts("distill.teachers", config.distill.get("teachers"))
+        given = config.distill.get("teachers")
+        experts = read_experts("distill.teachers", given, datasets=datasets)
         config.distill.teachers = [expert.path for expert in experts]
     then = [p.path for p in resumed.provenance.parents if p.role == "teacher"] if resumed else []
     now = [expert.path for expert in experts]
@@ -39,9 +41,9 @@ def add_distillation(config: DictConfig, module: ReIDModule, experts: Sequence[E
         return
     given = {str(k): v for k, v in config.distill.items() if k != "teachers"}
     options = build_options(DistillConfig, "distill", given)
-    notes = check_dataset(experts, data_root(config))
+    notes = check_dataset(experts, config.data)
     notes += [f"{e.name}: its rows have no identities." for e in experts if e.labels.is_anonymous]
-    teachers = [Teacher.of(read_checkpoint(e.path).module(), e.camera) for e in experts]
+    teachers = [Teacher.of(read_model(e), e.camera) for e in experts]
     module.extra_losses.append(Distillation(teachers, module.model, options))
     records = {expert.path: expert.provenance for expert in experts}
     module.provenance = module.provenance.after("teacher", records)

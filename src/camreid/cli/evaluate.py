@@ -36,9 +36,9 @@ def evaluate_run(config: DictConfig) -> None:
             "features=runs/RUN/features.safetensors."
         )
     build.seed(config)
-    module = read_checkpoint(config.checkpoint).module()
-    set_evaluation(module, config.evaluation)
     split = build.build_split(config)
+    module = read_checkpoint(config.checkpoint, split.datasets).module()
+    set_evaluation(module, config.evaluation)
     require_test(split, config.evaluation.protocol)
     data = build.build_data(config, split, module.config)
     trainer = build.build_trainer(config, logger=False)
@@ -79,6 +79,7 @@ def keep(config: DictConfig, split: Split) -> None:
     folder = RunFolder(build.run_folder())
     folder.write_config(OmegaConf.to_yaml(config, resolve=True))
     split.save(folder.split)
+    folder.write_datasets(split.datasets)
 
 
 def show_parts(split: Split, module: ReIDModule) -> None:
@@ -86,6 +87,9 @@ def show_parts(split: Split, module: ReIDModule) -> None:
     parts = {name: getattr(split, name) for name in ("train", "val", "query", "gallery")}
     counts = ", ".join(f"{len(images)} {name}" for name, images in parts.items())
     height, width = module.config.image_size
+    for data in split.datasets:
+        cameras = [f"{n} {name}" for name, n in data.cameras.items() if name != str(n)]
+        show(f"Data   {data.name}" + f", cameras: {', '.join(cameras)}" * bool(cameras))
     show(
         f"Split  {split.record}",
         f"       {len(split.labels)} train identities; images: {counts}",
@@ -165,8 +169,9 @@ def require_test(split: Split, protocol: str = "cross-camera") -> None:
     """Refuse a split without query or gallery, or without any match under the protocol."""
     if not split.query or not split.gallery:
         raise MissingDataset(
-            f"the split has {len(split.query)} query and {len(split.gallery)} gallery images. Put "
-            "query/ and bounding_box_test/ beside bounding_box_train/, or type test=false."
+            f"the split has {len(split.query)} query and {len(split.gallery)} gallery images. "
+            "Type +split=resplit to divide all images, or test=false to train on all. Or give the "
+            "dataset query/ and bounding_box_test/, or its CSV file the column subset."
         )
     if protocol == "cross-camera" and not split.rankable["query"]:
         raise InputError(

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from camreid.cli.checkpoints import matching, read_checkpoint
-from camreid.data import Split, read_market1501
+from camreid.cli.dataset import read_dataset
+from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.labels import LabelMap
-from camreid.provenance import Provenance
+from camreid.provenance import Dataset, Provenance
+from camreid.training.module import ReIDModule
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,12 @@ def read_experts(
     given: str | Sequence[str] | None,
     by_camera: bool = True,
     taken: Collection[str] = (),
+    datasets: Sequence[Dataset] = (),
 ) -> list[Expert]:
     """The checkpoints of paths or patterns that an option names, each file once.
 
     With `by_camera` the expert of camera 3 has the name `c3`; others have that of their run folder
-    or file. A number is added to names that are `taken`.
+    or file. A number is added to names that are `taken`. `datasets` are those of the data.
     """
     if not given:
         raise InputError(
@@ -52,7 +57,8 @@ def read_experts(
     files = {Path(p).resolve(): p for name in names for p in matching(option, str(name))}
     experts: dict[str, Expert] = {}
     for path, typed in files.items():
-        found = read_checkpoint(typed)
+        found = read_checkpoint(typed, datasets)
+        datasets = found.provenance.datasets or datasets  # with what the data lacks
         split = found.provenance.split
         name = path.parents[1].name if path.parent.name == "checkpoints" else path.stem
         if by_camera and split and split.camera:
@@ -63,10 +69,10 @@ def read_experts(
     return list(experts.values())
 
 
-def check_dataset(experts: Sequence[Expert], root: str) -> list[str]:
+def check_dataset(experts: Sequence[Expert], data: DictConfig) -> list[str]:
     """Notes on identities that the dataset does not have; InputError if most of an expert's."""
     try:
-        records = read_market1501(root)
+        records = read_dataset(data)
     except MissingDataset:  # a manifest names its own files
         return []
     pids = {r.pid for r in (*records.train, *records.query, *records.gallery)}
@@ -78,9 +84,14 @@ def check_dataset(experts: Sequence[Expert], root: str) -> list[str]:
         if 2 * len(foreign) > len(own):
             raise InputError(
                 f"{expert.path} was trained on another dataset: {found}, such as {foreign[:3]}, "
-                f"are not among the {len(pids)} of data.root={root}. Equal numbers of two datasets "
-                "are different identities: leave it out, or set data.root to its dataset."
+                f"are not among the {len(pids)} of data.root={data.root}. Equal numbers of two "
+                "datasets are different identities: leave it out, or set data.root to its dataset."
             )
         if foreign:
             notes.append(f"{expert.name}: {found} are not in this dataset.")
     return notes
+
+
+def read_model(expert: Expert) -> ReIDModule:
+    """The model of an expert, with the numbers of its record."""
+    return read_checkpoint(expert.path, expert.provenance.datasets).module()

@@ -14,7 +14,7 @@ _RESULTS = (
     "*.onnx",
 )
 _DESCRIPTION = (
-    *(".hydra", "config.yaml", "split.csv", "multirun.yaml", ERROR),
+    *(".hydra", "config.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")

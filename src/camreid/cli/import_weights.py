@@ -11,13 +11,13 @@ from camreid.checkpoints.foreign.importing import import_file
 from camreid.checkpoints.foreign.rows import check_rows
 from camreid.checkpoints.io import save
 from camreid.cli.build import run_folder
+from camreid.cli.dataset import read_dataset
 from camreid.cli.terminal import show
-from camreid.data import OriginalSplit, Split, read_market1501
-from camreid.data.records import ImageRecord
+from camreid.data import OriginalSplit, Split
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap, Order
-from camreid.provenance import SplitRecord
+from camreid.runs.folder import RunFolder
 
 
 def import_run(config: DictConfig) -> None:
@@ -26,7 +26,7 @@ def import_run(config: DictConfig) -> None:
         raise InputError(
             "camreid-import needs path=FILE and model=NAME, such as model=mgn_r50_ibn; see --help."
         )
-    labels, images, split = read_labels(config.labels, config.source)
+    labels, split = read_labels(config.labels, config.source, config.data)
     name = str(HydraConfig.get().runtime.choices["model"])
     typed = [a.partition("=")[0].lstrip("+") for a in HydraConfig.get().overrides.task]
     keys = [key.removeprefix("model.") for key in typed if key.startswith("model.")]
@@ -40,8 +40,9 @@ def import_run(config: DictConfig) -> None:
         **{key.replace(".", "__"): OmegaConf.select(config.model, key) for key in keys},
     )
     module = imported.module
-    lines = [check_rows(module, labels, images)] if labels and images else []
-    module.provenance = replace(module.provenance, split=split)
+    lines = [check_rows(module, labels, split.train)] if labels and split else []
+    if split:
+        module.provenance = replace(module.provenance, split=split.record, datasets=split.datasets)
     out = run_folder() / "checkpoints" / "imported.ckpt"
     save(module, out, {"imported": str(config.path), "generation": imported.generation})
     anonymous = module.labels.is_anonymous
@@ -62,23 +63,24 @@ def import_run(config: DictConfig) -> None:
 
 
 def read_labels(
-    config: DictConfig, source: str
-) -> tuple[LabelMap | None, tuple[ImageRecord, ...], SplitRecord | None]:
-    """The identities of the rows; their training images and split where they are known."""
+    config: DictConfig, source: str, data: DictConfig
+) -> tuple[LabelMap | None, Split | None]:
+    """The identities of the rows; their split where it is known."""
     given = {str(key) for key, value in config.items() if value is not None}
     if not given:
-        return None, (), None
+        return None, None
     if given == {"pids"}:
         try:
             pids = map(int, Path(config.pids).read_text(encoding="utf-8").split())
-            return LabelMap(tuple(pids)), (), None
+            return LabelMap(tuple(pids)), None
         except (OSError, ValueError) as error:
             raise InputError(
                 f"labels.pids={config.pids}: {error}; expected one pid per line, in row order."
             ) from error
     if "manifest" in given and given <= {"manifest", "root"}:
-        split = Split.load(config.manifest, config.root)
-        return split.labels, split.train, split.record
+        datasets = RunFolder(Path(config.manifest).parent).datasets
+        split = Split.load(config.manifest, config.root, datasets)
+        return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
         raise InputError(
             f"{' '.join(f'labels.{key}={config[key]}' for key in sorted(given))} do not go "
@@ -86,5 +88,5 @@ def read_labels(
             "labels.camera= and labels.order= as needed."
         )
     order: Order = config.order or ("numeric" if source == "torchreid" else "fastreid")
-    split = OriginalSplit(camera=config.camera)(read_market1501(config.root))
-    return LabelMap.of(split.labels.pids, order=order), split.train, split.record
+    split = OriginalSplit(camera=config.camera)(read_dataset(data, config.root))
+    return LabelMap.of(split.labels.pids, order=order), split

@@ -11,7 +11,7 @@ from camreid.checkpoints.average import soup, update_batch_norm
 from camreid.checkpoints.io import save
 from camreid.cli import build, evaluate
 from camreid.cli.checkpoints import read_checkpoint
-from camreid.cli.experts import Expert, check_dataset, read_experts
+from camreid.cli.experts import Expert, check_dataset, read_experts, read_model
 from camreid.cli.provenance import origin
 from camreid.cli.terminal import show
 from camreid.data import Split
@@ -33,14 +33,15 @@ def matrix_run(config: DictConfig) -> None:
     """Test experts and baselines on the split, fuse the experts, and write the run folder."""
     build.seed(config)
     fusions = _read_fusions(config)
-    experts = read_experts("experts", config.get("experts"), taken=FUSIONS)
+    split = build.build_split(config)
+    known = split.datasets
+    experts = read_experts("experts", config.get("experts"), taken=FUSIONS, datasets=known)
     baselines = []
     if config.baselines:
         taken = (*FUSIONS, *(expert.name for expert in experts))
-        baselines = read_experts("baselines", config.baselines, by_camera=False, taken=taken)
-    split = build.build_split(config)
+        baselines = read_experts("baselines", config.baselines, False, taken, known)
     evaluate.require_test(split, config.evaluation.protocol)
-    notes = check_dataset((*experts, *baselines), build.data_root(config))
+    notes = check_dataset((*experts, *baselines), config.data)
     trainer = build.build_trainer(config, logger=False)
     if trainer.world_size > 1:
         raise InputError("camreid-matrix runs on one device; type trainer.devices=1.")
@@ -53,12 +54,9 @@ def matrix_run(config: DictConfig) -> None:
         f"Run      {build.run_folder()}",
     )
     test = Test(config, split, trainer, experts, baselines)
-    tables = {
-        expert.name: test.add_model(expert.name, read_checkpoint(expert.path).module())
-        for expert in experts
-    }
+    tables = {expert.name: test.add_model(expert.name, read_model(expert)) for expert in experts}
     for baseline in baselines:
-        test.add_model(baseline.name, read_checkpoint(baseline.path).module())
+        test.add_model(baseline.name, read_model(baseline))
     left_out = {}
     for name in fusions:
         try:
@@ -127,7 +125,7 @@ class Test:
         train, size = self.split.train, self.config.data.eval_batch_size
         if not train:
             raise InputError("a soup needs train images, for its BatchNorm statistics.")
-        module = soup([read_checkpoint(expert.path) for expert in self.experts])
+        module = soup([read_checkpoint(e.path, e.provenance.datasets) for e in self.experts])
         count = min(SOUP_IMAGES, len(train))
         count -= count % size if count > size else 0  # whole batches
         records = [train[place * len(train) // count] for place in range(count)]

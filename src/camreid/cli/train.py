@@ -32,10 +32,11 @@ def train_run(config: DictConfig) -> float | None:
     if epochs != -1 or steps == -1:
         require_whole("max_epochs", epochs, least=1)
     build.seed(config)
-    resumed = read_checkpoint(config.resume) if config.resume else None
-    start = None if resumed else read_start(config)
-    teachers = read_teachers(config, resumed)
     split = build.build_split(config)
+    resumed = read_checkpoint(config.resume, split.datasets) if config.resume else None
+    start = None if resumed else read_start(config, split.datasets)
+    known = (start and start.provenance.datasets) or split.datasets
+    teachers = read_teachers(config, resumed, known)
     if config.test:
         evaluate.require_test(split, config.evaluation.protocol)
     if split.val and not split.rankable["val"]:

@@ -1,7 +1,9 @@
 """Image records, splits and batches."""
 
+from camreid.data.csv_file import read_csv
 from camreid.data.datamodule import ReIDDataModule
 from camreid.data.dataset import ImageDataset
+from camreid.data.image_folder import read_folder
 from camreid.data.manifest import Split
 from camreid.data.records import ImageRecord, Records, read_market1501
 from camreid.data.sampler import IdentitySampler
@@ -20,5 +22,7 @@ __all__ = [
     "Resplit",
     "Split",
     "SyntheticMarket",
+    "read_csv",
+    "read_folder",
     "read_market1501",
 ]

@@ -25,6 +25,7 @@ from camreid.files import write_whole
 Kind = Literal["disk", "memory", "none"]
 Stamps = dict[str, Any]  # size in bytes and modification time in ns of each image, by name
 _FORMAT, _AHEAD = 1, 512  # of the files; images decoded before they are written
+_MOST = 64  # folders with a file of their own
 
 
 class _Folder(NamedTuple):
@@ -42,8 +43,9 @@ _EMPTY = _Folder({}, np.empty(0, np.uint8))
 class ImageCache:
     """Images of one size, decoded once by `read_image`; processes and runs share the files.
 
-    A file is of one image folder, size and interpolation. If it lacks an image, or an image has
-    changed, it is written anew; pixels of unchanged images are copied.
+    A file is of one image folder, size and interpolation; more than 64 folders share a file. If it
+    lacks an image, or an image has changed, it is written anew; pixels of unchanged images are
+    copied.
     """
 
     size: tuple[int, int]  # (H, W) in pixels
@@ -51,13 +53,17 @@ class ImageCache:
     folder: str | Path | None = None  # None for `camreid` in XDG_CACHE_HOME, by default ~/.cache
     in_memory: bool = False  # keep the pixels in this process and its forks, without files
     _folders: dict[str, _Folder] = field(default_factory=dict, init=False, repr=False)
+    _roots: list[str] = field(default_factory=list, init=False, repr=False)
 
     def locate(self, paths: Sequence[str]) -> Located:
         """The pixels of these images; InputError if an image or a file makes that fail."""
         folders: dict[str, dict[int, str]] = defaultdict(dict)  # name of each path, by its place
+        if len(used := {os.path.dirname(path) for path in paths}) > _MOST:
+            self._roots.append(os.path.commonpath(used))
         for place, path in enumerate(paths):
-            folder, _, name = path.rpartition(os.sep)
-            folders[folder or os.sep * path.startswith(os.sep)][place] = name
+            root = next((r for r in self._roots if path.startswith(r + os.sep)), None)
+            folder = os.path.dirname(path) if root is None else root
+            folders[folder][place] = path[len(folder) :].lstrip(os.sep)
         where, files = np.empty((len(paths), 2), np.int64), []
         for number, (folder, names) in enumerate(folders.items()):
             found = self._open(os.path.realpath(folder), names.values())
@@ -165,9 +171,11 @@ def cores() -> int:
 
 def _stamps(folder: str, names: Collection[str]) -> Stamps:
     stamps: Stamps = dict.fromkeys(names)
-    with suppress(OSError), os.scandir(folder) as entries:  # reading an image explains it
-        for entry in entries:
-            if entry.name in stamps and entry.is_file():  # not a broken link
-                status = entry.stat()
-                stamps[entry.name] = [status.st_size, status.st_mtime_ns]
+    for inner in {os.path.dirname(name) for name in names}:
+        with suppress(OSError), os.scandir(os.path.join(folder, inner)) as entries:
+            for entry in entries:  # reading a missing image explains it
+                name = os.path.join(inner, entry.name)
+                if name in stamps and entry.is_file():  # not a broken link
+                    status = entry.stat()
+                    stamps[name] = [status.st_size, status.st_mtime_ns]
     return stamps

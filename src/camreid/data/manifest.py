@@ -14,7 +14,7 @@ from camreid.data.records import DISTRACTOR, LARGEST, ImageRecord, identities, p
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap
-from camreid.provenance import SplitRecord
+from camreid.provenance import Dataset, SplitRecord
 
 SUBSETS = ("train", "val", "query", "gallery")
 COLUMNS = ("subset", "path", "pid", "camera", "row")
@@ -30,6 +30,7 @@ class Split:
     gallery: tuple[ImageRecord, ...]  # with distractors (pid 0)
     labels: LabelMap
     record: SplitRecord = field(default=SplitRecord("custom"), compare=False)  # with the digest
+    datasets: tuple[Dataset, ...] = field(default=(), compare=False)  # names behind the numbers
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", replace(self.record, digest=self.digest))
@@ -70,7 +71,9 @@ class Split:
         write_text(path, text.getvalue())
 
     @classmethod
-    def load(cls, path: str | Path, root: str | Path | None = None) -> "Split":
+    def load(
+        cls, path: str | Path, root: str | Path | None = None, datasets: tuple[Dataset, ...] = ()
+    ) -> "Split":
         """Read a manifest as written by `save`, or by hand; missing rows are in FastReID order.
 
         `root`, with each folder in it, is searched for images that are not at their path.
@@ -87,7 +90,7 @@ class Split:
                 rows[record.pid] = int(line["row"])
         train, val, query, gallery = map(tuple, parts.values())
         made = SplitRecord("manifest", {"path": str(path)})
-        return cls(train, val, query, gallery, _labels(path, train, rows), made)
+        return cls(train, val, query, gallery, _labels(path, train, rows), made, datasets)
 
     def _images(self) -> Iterator[tuple[str, ImageRecord, int | str]]:
         rows = {pid: row for row, pid in enumerate(self.labels.pids)}
@@ -152,6 +155,11 @@ def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> 
             f"{path} names {len(lost)} images that are not there, such as {', '.join(lost[:3])} "
             f"(also searched below root={root}).",
             root="FOLDER",
+        )
+    if len({r.path for r in found}) < len({r.path for r in records}):
+        raise InputError(
+            f"{path} lists images of equal names, so they cannot be searched below root={root}. "
+            "Write their present paths into it."
         )
     return found
 

@@ -6,11 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from camreid.data.formats import is_hidden, is_image, left_out
 from camreid.errors import InputError, MissingDataset
+from camreid.provenance import Dataset
 
 TRAIN, QUERY, GALLERY = FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 OFFICIAL = "Market-1501-v15.09.15"
-TRY = "To try the program without a dataset: data=synthetic."
+TRY = (
+    "For images in another layout: data=csv or data=folder. To try the program without a dataset: "
+    "data=synthetic."
+)
 JUNK, DISTRACTOR = -1, 0
 LARGEST = 2**63 - 1  # pid or camera, as tensors are int64
 GRAMMAR = (
@@ -56,11 +61,17 @@ def parse_name(path: str | PurePath) -> ImageRecord | None:
 
 @dataclass(frozen=True)
 class Records:
-    """A dataset by the official division: each part a tuple sorted by file name, without junk."""
+    """A dataset by the official division: each part a tuple sorted by file name, without junk.
+
+    Without a division, all images are in `train`.
+    """
 
     train: tuple[ImageRecord, ...]
     query: tuple[ImageRecord, ...]
     gallery: tuple[ImageRecord, ...]
+    val: tuple[ImageRecord, ...] = ()  # if the dataset has a division of its own for it
+    datasets: tuple[Dataset, ...] = ()  # the names of identities and cameras; empty for numbers
+    notes: tuple[str, ...] = ()  # lines for the user, such as on files that are left out
 
 
 def read_market1501(root: str | Path) -> Records:
@@ -75,17 +86,18 @@ def read_market1501(root: str | Path) -> Records:
         InputError: a name does not follow the grammar, or pid 0 has train or query images.
     """
     home = _find(root)
-    train, query, gallery = (_read_folder(home / folder) for folder in FOLDERS)
+    other: list[str] = []
+    train, query, gallery = (_read_folder(_part(home, folder), other) for folder in FOLDERS)
     if not train:
         raise MissingDataset(f"{home / TRAIN} holds no images like {GRAMMAR}. {TRY}")
     zeros = [r.path for r in (*train, *query) if r.pid == DISTRACTOR]
     if zeros:
         raise InputError(
             f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
-            "distractors of the gallery. Rename the files so that identities count from 1, or move "
-            "distractors out of the folder."
+            "distractors of the gallery. If identities are numbered from 0, describe the dataset "
+            "by data=csv, or rename the files; otherwise move distractors out of the folder."
         )
-    return Records(train, query, gallery)
+    return Records(train, query, gallery, notes=left_out(other, home))
 
 
 def _find(root: str | Path) -> Path:
@@ -108,21 +120,33 @@ def _find(root: str | Path) -> Path:
 
 
 def _with_images(*folders: Path) -> list[Path]:
-    return [folder for folder in sorted(folders) if (folder / TRAIN).is_dir()]
+    shown = (folder for folder in sorted(folders) if not is_hidden(folder.name))
+    return [folder for folder in shown if _part(folder, TRAIN).is_dir()]
 
 
-def _read_folder(folder: Path) -> tuple[ImageRecord, ...]:
+def _part(home: Path, name: str) -> Path:
+    """The folder of this name, in any case of letters."""
+    if (home / name).is_dir() or not home.is_dir():
+        return home / name
+    return next((p for p in sorted(home.iterdir()) if p.name.lower() == name), home / name)
+
+
+def _read_folder(folder: Path, other: list[str]) -> tuple[ImageRecord, ...]:
+    """The images of a folder; the names of other files are added to `other`."""
     if not folder.is_dir():
         return ()
     records, home = [], os.path.join(folder, "")
     for name in sorted(os.listdir(folder)):
-        if name.startswith(".") or not name.lower().endswith((".jpg", ".jpeg", ".png")):
+        if not is_image(name) or is_hidden(name):
+            if not is_hidden(name):
+                other.append(name)
             continue
         parsed = parse_name(home + name)
         if parsed is None:
             raise InputError(
                 f"{folder / name} is not named as in Market-1501; expected names like {GRAMMAR}, "
-                "cameras from 1, pids below 2**63. Rename the file or move it out of the folder."
+                "cameras from 1, pids below 2**63. Rename the file, move it out of the folder, or "
+                "describe the dataset by data=csv or data=folder."
             )
         records.append(parsed)
     return tuple(r for r in records if r.pid != JUNK)

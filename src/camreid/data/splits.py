@@ -47,9 +47,12 @@ class OriginalSplit:
                 f"{', '.join(map(str, cameras))}, 1-based as in the file names (c3 is 3).",
                 camera=cameras[0] if cameras else None,
             )
+        if records.val and self.val_fraction:
+            raise InputError("the dataset has a subset val of its own.", val_fraction=0)
         val, train = _hold_out(train, self.val_fraction, random.Random(self.seed))
+        val, query, gallery = map(_sorted, (val or records.val, records.query, records.gallery))
         record = SplitRecord("original", asdict(self))
-        return _split(train, val, _sorted(records.query), _sorted(records.gallery), record)
+        return _split((train, val, query, gallery), records, record)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Resplit:
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError if there are too few identities."""
         rng = random.Random(self.seed)
-        images = _all_images(records) if self.pool == "all" else records.train
+        images = _all_images(records) if self.pool == "all" else (*records.train, *records.val)
         pool = _sorted(r for r in images if r.pid > DISTRACTOR)
         distractors = _sorted(r for r in records.gallery if r.pid == DISTRACTOR)
         if self.by == "identity":
@@ -104,8 +107,8 @@ class Resplit:
                     "Exclude fewer checkpoints, or choose pool=all or a lower train_fraction."
                 )
         query, gallery = _pick_queries(test, rng)
-        record = SplitRecord("resplit", options)
-        return _split(train, val, query, (*gallery, *distractors), record)
+        parts = (train, val, query, (*gallery, *distractors))
+        return _split(parts, records, SplitRecord("resplit", options))
 
 
 def stratified(
@@ -137,11 +140,11 @@ def _all_images(records: Records) -> Images:
             "pids are different identities.",
             pool="train",
         )
-    return (*records.train, *test)
+    return (*records.train, *records.val, *test)
 
 
 def _sorted(records: Iterable[ImageRecord]) -> Images:
-    return tuple(sorted(records, key=lambda r: r.name))
+    return tuple(sorted(records, key=lambda r: (r.name, r.path)))
 
 
 def _cameras(records: Iterable[ImageRecord]) -> dict[int, tuple[int, ...]]:
@@ -194,16 +197,19 @@ def _hold_out_images(records: Images, fraction: float, rng: random.Random) -> tu
 
 def _pick_queries(records: Images, rng: random.Random) -> tuple[Images, Images]:
     groups: dict[tuple[int, int], list[ImageRecord]] = defaultdict(list)
+    # where all images of an identity are of different cameras, it has one query
+    apart = len({(r.pid, r.camera) for r in records}) == len(records)
     for record in records:
-        groups[record.pid, record.camera].append(record)
+        groups[record.pid, 0 if apart else record.camera].append(record)
     chosen = {rng.choice(groups[key]) for key in sorted(groups)}
     query = tuple(r for r in records if r in chosen)
     return query, tuple(r for r in records if r not in chosen)
 
 
 def _split(
-    train: Images, val: Images, query: Images, gallery: Images, record: SplitRecord
+    parts: tuple[Images, Images, Images, Images], records: Records, record: SplitRecord
 ) -> Split:
+    train, val, query, gallery = parts
     labels, held_out = LabelMap.of(identities(train), order="fastreid"), len(identities(val))
     has_val = record.options["val_fraction"] == 0 or (held_out > 1 and count_rankable(val))
     if len(labels) < 2 or not has_val:
@@ -213,4 +219,4 @@ def _split(
             "needed of each. Choose other fractions, or a dataset with more identities.",
             val_fraction=0,
         )
-    return Split(train, val, query, gallery, labels, record)
+    return Split(train, val, query, gallery, labels, record, records.datasets)

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import yaml
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, RankingResult
 from camreid.files import write_text
+from camreid.provenance import Dataset
 from camreid.runs.matrix import Matrix
 from camreid.runs.metrics import HeadCheckRecord, Metrics
 from camreid.runs.record import Record
@@ -60,6 +62,13 @@ class RunFolder:
     def head_check(self) -> HeadCheckRecord | None:
         """The head check; None without the file."""
         return self._record(HeadCheckRecord)
+
+    @cached_property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """The names behind the numbers of identities and cameras; empty without the file."""
+        path = self.path / "names.json"
+        parse = lambda text: tuple(map(Dataset.from_json, json.loads(text)))  # noqa: E731
+        return _read(path, parse) if path.is_file() else ()
 
     @cached_property
     def matrix(self) -> Matrix | None:
@@ -118,6 +127,11 @@ class RunFolder:
         path = self.path / record.file
         write_text(path, json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")
         return path
+
+    def write_datasets(self, datasets: Iterable[Dataset]) -> None:
+        """Write the names behind the numbers of identities and cameras."""
+        text = json.dumps([asdict(dataset) for dataset in datasets], indent=1, ensure_ascii=False)
+        write_text(self.path / "names.json", text + "\n")
 
     def write_config(self, text: str) -> None:
         """Write the resolved config."""

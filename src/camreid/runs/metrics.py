@@ -63,7 +63,7 @@ class Metrics(Record):
         """Scores by protocol, and mAP by camera pair."""
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
-        if pairs and len(pairs["cameras"]) > 1:
+        if pairs and 1 < len(pairs["cameras"]) <= 24:  # more fit no page
             names = [f"c{camera}" for camera in pairs["cameras"]]
             rows = [[n, *map(percent, row)] for n, row in zip(names, pairs["mAP"], strict=True)]
             tables.append(

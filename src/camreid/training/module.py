@@ -184,7 +184,10 @@ class ReIDModule(RetrievalModule):
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))
         val = self.provenance.val_identities.union(r.pid for r in self._val_records if r.pid > 0)
-        self.provenance = replace(self.provenance, split=split, val_identities=val)
+        datasets = self.provenance.datasets or getattr(getattr(data, "split", None), "datasets", ())
+        self.provenance = replace(
+            self.provenance, split=split, val_identities=val, datasets=datasets
+        )
         self.add_identities((*self.labels.pids, *(r.pid for r in records)))
         if records:  # no step checks them
             columns = zip(*((r.pid, r.camera) for r in records), strict=True)

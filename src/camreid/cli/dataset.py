@@ -1,0 +1,75 @@
+"""From the config group `data` to the records of one or several datasets."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from hydra import compose
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from camreid.data import Records
+from camreid.errors import InputError
+from camreid.provenance import CAMERAS, PIDS, Dataset
+
+
+def data_root(data: DictConfig) -> str:
+    """Where the dataset is: `data.root`, or the folder in it with the rendered synthetic data."""
+    if data.root is None:
+        missing = {"data__path": "FILE"} if "path" in data else {"data__root": "FOLDER"}
+        raise InputError("no dataset was named.", **missing)
+    if data.get("render") is None:
+        return str(data.root)
+    render = instantiate(data.render, _target_="camreid.data.SyntheticMarket")
+    return str(render.render(data.root))
+
+
+def read_dataset(data: DictConfig, root: str | None = None) -> Records:
+    """The records at `root`, by default `data.root`, and the training images of `data.also`.
+
+    The reader `data.read` is a function of the root and of its own options that returns `Records`.
+    """
+    reader: Any = OmegaConf.to_container(data.read, resolve=True)
+    records = instantiate(reader, root or data_root(data))
+    if not isinstance(records, Records):
+        raise InputError(
+            f"data.read._target_={reader['_target_']} returned a {type(records).__name__}; "
+            "expected camreid.data.Records, whose train, query and gallery are tuples of "
+            "camreid.data.ImageRecord."
+        )
+    named = records.datasets[0] if records.datasets else Dataset("")
+    records = replace(records, datasets=(replace(named, name=str(data.get("name"))),))
+    others = [read_dataset(_other(given)) for given in data.get("also") or ()]
+    return _join([records, *others]) if others else records
+
+
+def _other(given: Any) -> DictConfig:
+    if not isinstance(given, Mapping) or "data" not in given:
+        raise InputError(
+            f"data.also holds {given}; expected datasets such as "
+            "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'."
+        )
+    data: DictConfig = compose("train", [f"data={given['data']}"]).data
+    OmegaConf.set_struct(data, False)
+    data.update({key: value for key, value in given.items() if key != "data"})
+    return data
+
+
+def _join(parts: list[Records]) -> Records:
+    """The first dataset with the training images of the others, each in a range of numbers."""
+    datasets = tuple(dataset for own in parts for dataset in own.datasets)
+    images = [r for own in parts for r in (*own.train, *own.query, *own.gallery)]
+    if any(r.pid >= PIDS or r.camera >= CAMERAS for r in images):
+        raise InputError(f"several datasets need pids below {PIDS:,}, cameras below {CAMERAS:,}.")
+    if len({dataset.name for dataset in datasets}) < len(datasets):
+        raise InputError(
+            f"the datasets have equal names: {', '.join(d.name for d in datasets)}. Name the "
+            "others as in 'data.also=[{data:csv,path:FILE,name:NAME}]'."
+        )
+    train = tuple(
+        replace(r, pid=r.pid + place * PIDS, camera=r.camera + place * CAMERAS)
+        for place, own in enumerate(parts)
+        for r in own.train
+    )
+    notes = tuple(note for own in parts for note in own.notes)
+    return replace(parts[0], train=train, datasets=datasets, notes=notes)
