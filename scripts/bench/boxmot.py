@@ -85,7 +85,7 @@ def export(folder: Path, name: str, stems: dict[str, np.ndarray]) -> None:
         forms["any"] = {"size": "dynamic", "precision": "float16"}
     for form, changes in forms.items():
         path = folder / f"{name}-{form}.onnx"
-        export_onnx(module, path, "imagenet", options=GraphOptions(**changes))
+        print(path.name, export_onnx(module, path, "imagenet", options=GraphOptions(**changes)))
         boxmot.write_sidecar(module, path, folder / f"{name}.ckpt")
     try:
         boxmot.write_pt(module, folder / f"{name}-pt.pt")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from camreid.errors import require_choice, require_whole
 from camreid.exported import PIXELS, Channels, Input, draw_crop, feed
@@ -84,25 +85,49 @@ class RawNetwork(nn.Module):
         return features.numpy()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _halve(network: ReIDNetwork, image: Tensor) -> None:
-    """Compute in float16 up to the pooling; what follows is small, and subtracts means."""
+    """Compute in float16 up to the pooling; what follows is small, and subtracts means.
+
+    Batch norms become a part of the convolutions before them: the variances and the epsilon of 1e-5
+    are too small for float16. Others stay in float32.
+    """
     order: dict[nn.Module, bool] = {}  # as executed: whether a module takes a map or tokens
+    made: dict[Tensor, nn.Module] = {}  # by which convolution
 
     def note(part: nn.Module, inputs: Any) -> None:
         order[part] = inputs[0].numel() > inputs[0].shape[1]
+        if isinstance(part, nn.BatchNorm2d):
+            order[part] = inputs[0] in made and _fold(made[inputs[0]], part)
 
-    parameters = {part: next(part.parameters(recurse=False), None) for part in network.modules()}
-    own = [k for k, v in parameters.items() if v is not None and not isinstance(k, GeM)]
-    hooks = [part.register_forward_pre_hook(note) for part in own]
+    def keep(part: nn.Module, _: Any, output: Tensor) -> None:
+        made[output] = part
+
+    hooks = []
+    for part in network.modules():
+        if next(part.parameters(recurse=False), None) is not None and not isinstance(part, GeM):
+            hooks.append(part.register_forward_pre_hook(note))
+        if isinstance(part, nn.Conv2d):
+            hooks.append(part.register_forward_hook(keep))
     network.forward_raw(image)
     for hook in hooks:
         hook.remove()
     last = max(place for place, is_wide in enumerate(order.values()) if is_wide)
-    for place, part in enumerate(order):
+    for place, (part, is_wide) in enumerate(order.items()):
         part.register_forward_pre_hook(_cast)
-        if place <= last:
+        if place <= last and (is_wide or not isinstance(part, nn.BatchNorm2d)):
             part.half()
+
+
+def _fold(conv: Any, norm: Any) -> bool:
+    """Move a batch norm into its convolution, in place; True."""
+    fused = fuse_conv_bn_eval(conv, norm)
+    conv.weight, conv.bias = fused.weight, fused.bias
+    for tensor in (norm.bias, norm.running_mean):
+        tensor.zero_()
+    norm.weight.fill_(1)
+    norm.running_var.fill_(1 - norm.eps)
+    return True
 
 
 def _cast(part: nn.Module, inputs: Any) -> Any:

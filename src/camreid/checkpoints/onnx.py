@@ -137,7 +137,9 @@ def _trace(graph: RawNetwork) -> Any:
             output_names=list(graph.outputs),
             opset_version=OPSET,
             dynamo=True,
-            dynamic_shapes={"images": {k: torch.export.Dim(v, min=1) for k, v in axes.items()}},
+            dynamic_shapes={
+                "images": {k: torch.export.Dim(v, min=16 if k else 1) for k, v in axes.items()}
+            },
             verbose=False,
         )
     assert program is not None

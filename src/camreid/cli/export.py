@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import boxmot
 from camreid.checkpoints.graph import GraphOptions, RawNetwork
+from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.onnx import OPSET, export_onnx
 from camreid.cli.build import run_folder
 from camreid.cli.checkpoints import read_checkpoint
@@ -19,27 +20,33 @@ _PT = {"normalize": False, "logits": False, "precision": "float32", "batch": "dy
 
 def export_run(config: DictConfig) -> None:
     """Read the checkpoint, write the file, show the difference of onnxruntime from PyTorch."""
+    if config.check is not None:
+        raise InputError(f"check={config.check} goes with no other option: type it alone.")
     if OmegaConf.is_missing(config, "checkpoint") or config.checkpoint is None:
         raise InputError("no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt.")
     for key in ("normalize", "logits"):
         if not isinstance(config[key], bool):
             raise InputError(f"{key}={config[key]}: type {key}=true or {key}=false.")
-    path, is_boxmot = Path(str(config.path or "model.onnx")), config.consumer == "boxmot"
-    is_pt = is_boxmot and path.suffix == ".pt"
+    path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
+    is_pt = config.consumer == "boxmot" and path.suffix == ".pt"
     for key, value in {**config.feeds, **(_PT if is_pt else {})}.items():
         if config[key] != value:
             file = f"a {path.suffix} file for {config.consumer}"
             raise InputError(f"{key}={config[key]}: {file} takes {value}.", **{key: value})
-    if config.path is not None and path.exists() and path.suffix in (".onnx", ".pt"):
+    if path.exists() and path.suffix in (".onnx", ".pt"):
         raise InputError(f"path={path} exists; type another path=, or remove the file.")
     checkpoint = read_checkpoint(config.checkpoint)
-    module, split = checkpoint.module(), checkpoint.provenance.split
-    path = path if config.path is not None else run_folder() / path
-    height, width = module.config.image_size
     if is_pt:
-        boxmot.write_pt(module, path)
-        show(f"boxmot {boxmot.model_name(module)}, {height} x {width}", f"Written to {path}")
-        return
+        boxmot.write_pt(checkpoint.module(), path)
+    else:
+        _export(config, checkpoint, path)
+    show(f"Written to {path}")
+
+
+def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
+    """Write an ONNX file, for boxmot its sidecar too, and show what the program must be given."""
+    module, split = checkpoint.module(), checkpoint.provenance.split
+    is_boxmot = config.consumer == "boxmot"
     name = "images" if is_boxmot else NAMES.get(config.input, "images")
     form = {key: config[key] for key in ("channels", "precision", "batch", "size")}
     options = GraphOptions(**form, input_name=name)
@@ -48,6 +55,7 @@ def export_run(config: DictConfig) -> None:
     parity = export_onnx(module, path, *kind, notes, options)
     if is_boxmot:
         boxmot.write_sidecar(module, path, checkpoint.path)
+    height, width = module.config.image_size
     labels = "without labels" if module.labels.is_anonymous else "identities in the metadata"
     batch = "N" if options.batch == "dynamic" else options.batch
     size = f"{height}, {width}" if options.size == "static" else "any H, any W"
@@ -59,13 +67,9 @@ def export_run(config: DictConfig) -> None:
             f"Parity {output}: onnxruntime differs by {share:.1e} of the largest value"
             for output, share in parity.items()
         ),
-        f"Written to {path}",
     )
     if config.paste:
-        places: dict[str, object] = {
-            "height": height,
-            "width": width,
-            "batch": 100 if batch == "N" else batch,
-        }
-        places |= {"dim": RawNetwork(module).test_features().size, "path": path.resolve()}
-        show(config.paste.format(color=int(options.channels == "bgr"), **places).rstrip())
+        batch, is_bgr = 100 if batch == "N" else batch, int(options.channels == "bgr")
+        places = {"path": path.resolve(), "height": height, "width": width, "batch": batch}
+        dim = RawNetwork(module).test_features().size
+        show(config.paste.format(**places, dim=dim, color=is_bgr).rstrip())
