@@ -237,3 +237,13 @@ def test_metadata_say_what_is_fed(tmp_path: Path) -> None:
     assert "0..1" in metadata["pixels"]
     assert "0..1" in proto.graph.input[0].doc_string
     assert json.loads(metadata["image_size"]) == [64, 32]
+
+
+@pytest.mark.slow
+def test_a_size_that_is_fixed_is_refused_in_one_paragraph(
+    tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    save(create_model("vit_base", LABELS, **MODELS["vit_base"]).eval(), tmp_path / "vit.ckpt")
+    ran = run("camreid-export", "checkpoint=vit.ckpt", "size=dynamic")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "Type size=static" in ran.err

@@ -53,7 +53,8 @@ def show_help(command: str) -> None:
     text = {"hydra": {"help": OmegaConf.load(Path(CONF, "hydra", "help", f"{command}.yaml"))}}
     groups: dict[str, list[str]] = {}
     for path in sorted(Path(CONF).glob("*/[!_]*.yaml")):
-        groups.setdefault(path.parent.name, []).append(path.stem)
+        if path.parent.name != "for":  # of camreid-export
+            groups.setdefault(path.parent.name, []).append(path.stem)
     choices = "".join(f"{name}: {', '.join(files)}\n" for name, files in groups.items())
     print(OmegaConf.create(text).hydra.help.template.replace("$APP_CONFIG_GROUPS", choices))
 
