@@ -51,23 +51,26 @@ def expect(features: NDArray[Any]) -> dict[str, str]:
 
 
 def compare(metadata: Mapping[str, str], given: NDArray[Any]) -> float:
-    """The cosine of features (D,) of the test crop to the expected ones; InputError for others."""
+    """The distance of features (D,) of the test crop to the expected ones, as a share of their norm.
+
+    InputError above 0.001, for float16 above 0.014, which is a cosine of 0.9999.
+    """
     expected = np.frombuffer(base64.b64decode(metadata["test_features"]), "<f4")
     if given.shape != expected.shape:
         raise InputError(f"it gives {given.size} features, and its metadata have {expected.size}.")
-    lengths = np.linalg.norm(given), np.linalg.norm(expected)
-    cosine = float(given @ expected / (lengths[0] * lengths[1]))
-    if not (cosine >= LEAST_COSINE and abs(lengths[0] / lengths[1] - 1) < 0.02):  # or NaN
+    share = float(np.linalg.norm(given - expected) / np.linalg.norm(expected))
+    limit = 0.014 if metadata.get("precision") == "float16" else 0.001
+    if not share <= limit:  # or NaN
         raise InputError(
-            f"the features of its test crop have cosine {cosine:.6f} to those of the export, and "
-            f"length {lengths[0]:.4g} instead of {lengths[1]:.4g}. Its weights, its graph or its "
-            "input differ from the export."
+            f"the features of its test crop differ from those of the export by {share:.2g} of their "
+            f"norm, over {limit}. Its weights, its graph, or what its metadata say of the input is "
+            "not that of the export."
         )
-    return cosine
+    return share
 
 
 def check_file(path: str | Path) -> float:
-    """The cosine by onnxruntime for the test crop of an ONNX file; InputError says what differs."""
+    """`compare` for the test crop of an ONNX file, by onnxruntime; InputError says what differs."""
     path = Path(path)
     sidecar = path.with_name(f"{path.name}.metadata.json")
     try:
@@ -84,7 +87,7 @@ def check_file(path: str | Path) -> float:
         crop = draw_crop(json.loads(metadata["image_size"]), blocks.reshape(_BLOCKS.shape))
         fed = feed(crop, metadata["input"], metadata["channels"].lower())
         fed = fed.repeat(graph.shape[0] if isinstance(graph.shape[0], int) else 1, axis=0)
-        cosine = compare(metadata, session.run(["features"], {graph.name: fed})[0][0])
+        share = compare(metadata, session.run(["features"], {graph.name: fed})[0][0])
         if sidecar.exists() and json.loads(sidecar.read_text())["artifact_sha256"] != digest(path):
             raise InputError(f"{sidecar.name} describes another file: its artifact_sha256 differs.")
     except InputError as error:
@@ -95,7 +98,7 @@ def check_file(path: str | Path) -> float:
             f"check={path}: onnxruntime of pip install 'camreid[onnx]' can't run it on its test "
             f"crop ({reason})."
         ) from error
-    return cosine
+    return share
 
 
 def digest(path: str | Path) -> str:

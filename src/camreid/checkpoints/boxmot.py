@@ -62,7 +62,7 @@ def write_pt(module: ReIDModule, path: Path) -> None:
 
 
 def check_file(path: str | Path) -> float:
-    """The cosine for the test crop of a `.pt` file, read as torchreid's; InputError for others."""
+    """`compare` for the test crop of a `.pt` file, by torchreid's names; InputError as there."""
     try:
         file = torch.load(path, map_location="cpu", weights_only=True)
         name, size, metadata = file["model_name"], file["model_kwargs"]["img_size"], file["camreid"]

@@ -42,8 +42,8 @@ def export() -> None:
         path = sys.argv[1].removeprefix("check=")
         home = "camreid.checkpoints.boxmot" if path.endswith(".pt") else "camreid.exported"
         with one_paragraph("camreid-export"):
-            cosine = import_module(home).check_file(path)
-            print(f"{path}: its test crop has the features of the export (cosine {cosine:.6f}).")
+            share = import_module(home).check_file(path)
+            print(f"{path} gives the features of its export; they differ by {share:.1e}.")
         return
     _start("export", "export", "export_run")
 
