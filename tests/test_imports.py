@@ -17,7 +17,7 @@ TIERS = (
     {"training"},
     {"runs"},
     {"data", "models", "losses", "evaluation"},
-    {"labels", "errors", "files", "provenance", "exported"},
+    {"labels", "errors", "files", "progress", "provenance", "exported"},
 )
 TIER = {name: tier for tier, names in enumerate(TIERS) for name in names}
 # library: the folders and files that may import it

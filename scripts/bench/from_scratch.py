@@ -97,8 +97,10 @@ def train_camreid(root: str, options: list[str], seconds: float) -> dict[str, fl
                 f"data.cache_dir={folder}/{cache}",
             ])  # fmt: skip
 
-        few, more = 20, 80
+        few, more = 20, 200
         first, short, long = train(few, "first"), train(few, "short"), train(more, "long")
+        if long < 1.2 * short:
+            raise SystemExit(f"{more} steps take {long:.1f} s, {few} take {short:.1f} s: too busy.")
         steps = int(0.95 * (seconds - first) / (long - short) * (more - few))
         taken = train(steps, "run", cache="empty")
         found = evaluate(root, f"{folder}/run/checkpoints/last.ckpt", f"{folder}/test")

@@ -32,6 +32,8 @@ class MissingDataset(InputError, FileNotFoundError):
 class HeadMismatch(InputError):
     """A classifier head does not fit the identities of the split."""
 
+    rows: int | None = None  # of a file's head, where its labels have another number
+
 
 class PixelRangeError(InputError):
     """Pixels are not in the declared range."""

@@ -51,7 +51,7 @@ def expect(features: NDArray[Any]) -> dict[str, str]:
 
 
 def compare(metadata: Mapping[str, str], given: NDArray[Any]) -> float:
-    """The distance of features (D,) of the test crop to the expected ones, as a share of their norm.
+    """The distance of features (D,) of the test crop to the expected ones, by their norm.
 
     InputError above 0.001, for float16 above 0.014, which is a cosine of 0.9999.
     """
@@ -62,9 +62,8 @@ def compare(metadata: Mapping[str, str], given: NDArray[Any]) -> float:
     limit = 0.014 if metadata.get("precision") == "float16" else 0.001
     if not share <= limit:  # or NaN
         raise InputError(
-            f"the features of its test crop differ from those of the export by {share:.2g} of their "
-            f"norm, over {limit}. Its weights, its graph, or what its metadata say of the input is "
-            "not that of the export."
+            f"its test crop has other features: they differ by {share:.2g} of their norm, over "
+            f"{limit}. Its weights, its graph or what its metadata say of the input has changed."
         )
     return share
 

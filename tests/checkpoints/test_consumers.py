@@ -185,7 +185,7 @@ def test_a_network_of_one_size_refuses_any(tmp_path: Path) -> None:
         ("for=tracker", "Choose for= from boxmot, deepstream"),
         ("for=boxmot path=m.pt precision=float16", "Type precision=float32"),
         ("for=ultralytics path=m.pt", "ends in .onnx"),
-        ("precision=int8", "float32, float16"),
+        ("precision=int8", "float32 or float16"),
         ("batch=0", "from 1"),
         ("check=m.onnx", "check="),
         ("for=boxmot path=m.pt", "Type path=m.onnx"),  # its neck is not torchreid's

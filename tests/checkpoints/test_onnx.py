@@ -190,10 +190,10 @@ def test_the_command_writes_the_file_and_shows_the_parity(
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ([], "no checkpoint was given"),
+        ([], "checkpoint= is missing"),
         (["checkpoint=gone.ckpt"], "no checkpoint at gone.ckpt"),
-        (["checkpoint=best.ckpt", "input=int8"], "uint8, float"),
-        (["checkpoint=best.ckpt", "normalize=abc"], "type normalize=true or normalize=false"),
+        (["checkpoint=best.ckpt", "input=int8"], "uint8 or float"),
+        (["checkpoint=best.ckpt", "normalize=abc"], "normalize=abc: expected true or false"),
         (["checkpoint=best.ckpt", "path=best.ckpt"], "expected a file that ends in .onnx"),
         (["checkpoint=best.ckpt", "path=best.ckpt/m.onnx"], "can't be written"),
         (["checkpoint=best.ckpt", "inpt=float"], "Did you mean input"),

@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.io import save
+from camreid.cli.errors import leaves
+from camreid.cli.options import check_values, known_options
 from camreid.data import OriginalSplit, Records
+from camreid.files import CONF
 from camreid.labels import LabelMap
 from camreid.training import ReIDModule
 from tests.conftest import CONFIG, Ran, trained
@@ -44,3 +49,17 @@ def refused(ran: Ran) -> str:
     assert not Path("r").exists()
     assert not Path("runs").exists()
     return message
+
+
+def accept(*typed: str, command: str = "train") -> DictConfig:
+    """Check the options of a command as if they were typed; InputError where it refuses them."""
+    overrides = [*typed, "run_dir=r"]
+    if command != "import" and not any("split=" in text for text in typed):
+        overrides.append("+split=original")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(command, overrides)
+        known = known_options(command, overrides)
+    known.pop("data.root", None)
+    given = dict(leaves(OmegaConf.to_container(config)))
+    check_values(given, known, [text.partition("=")[0] for text in typed])
+    return config

@@ -32,8 +32,8 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("data.rot=x", "Did you mean root"),
-        ("trainer.max_epoch=2", "Did you mean max_epochs"),
+        ("data.rot=x", "Did you mean data.root?"),
+        ("trainer.max_epoch=2", "Did you mean trainer.max_epochs"),
         ("distill.teachers=[a]", "+experiment=distill"),
         ("distill=3", "+experiment=distill"),
         ("model=smal", "sbs_r50_ibn, small, vit_base"),
@@ -92,6 +92,7 @@ def test_the_paragraph_names_what_to_type(train: Run, typed: str, expected: str)
         "model.image_size=[a,b]", "model.network.scale=abc", "model.network.backbone=resnet51",
         "model.unknown=ignore", "model.pixels=bgr", "model.optimizer.name=lion",
         "model.loss.triplet_margin=hard", "trainer.max_epochs=abc", "trainer.devices=foo",
+        "trainer.devices=-1", "trainer.threads=0",
         "trainer.strategy=foo", "trainer.precision=7", "split.camera=7", "split.val_fraction=abc",
         "+split.foo=1", "callbacks.head_check.min_coverage=abc", "evaluation.neck=behind",
     ],
@@ -139,3 +140,14 @@ def test_an_interrupt_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> No
         of_lightning()
     assert stop.value.code == 130
     assert capsys.readouterr().err == "camreid-evaluate: interrupted.\n"
+
+
+def test_an_interrupt_leaves_no_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("a.ckpt").touch()
+    monkeypatch.setattr("camreid.cli.export.read_checkpoint", interrupt)
+    ran = run("camreid-export", "checkpoint=a.ckpt", "run_dir=r")
+    assert ran.code == 130
+    assert refused(ran) == "camreid-export: interrupted."

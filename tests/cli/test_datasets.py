@@ -100,7 +100,7 @@ def test_two_datasets_in_one_training(run: Run, named: Path, market: Path) -> No
     ("typed", "expected"),
     [
         ("data=csv", "data.path=FILE"),
-        ("data=csv data.path=gone.csv", "data.path=FILE"),
+        ("data=csv data.path=gone.csv", "no file at gone.csv: data.path="),
         ("data=folder", "data.root=FOLDER"),
         (r"data=folder data.root=one data.camera_pattern=c(\d", "no regular expression"),
         ("data.also=[x]", "data.also=[{data:"),

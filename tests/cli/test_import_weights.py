@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from camreid.checkpoints.io import load
+from camreid.checkpoints.io import load, read_checkpoint
+from camreid.cli.import_weights import read_labels
 from camreid.data import Records
 from camreid.labels import LabelMap
 from tests.checkpoints.test_import import filled, write
@@ -16,15 +18,20 @@ from tests.conftest import TINY, Ran
 
 @pytest.mark.slow
 def test_the_command_imports_checks_and_feeds_training(
-    run: Callable[..., Ran], market: Path, records: Records
+    run: Callable[..., Ran], market: Path, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
     labels = LabelMap.of((r.pid for r in records.train if r.camera == 3), order="fastreid")
     write(Path("c3.pth"), filled("fastreid_bagtricks_R50", rows=len(labels)))
     common = ["camreid-import", "path=c3.pth", "model=bot_r50", "model.image_size=[64,32]"]
     ran = run(*common, f"labels.root={market}", "labels.camera=3", "run_dir=i")
     assert ran.code == 0, ran.err
-    assert "accuracy on" in ran.out
+    said = [ran.out.index(text) for text in ("Keys ", "Checking the rows: 0/", "accuracy on")]
+    assert said == sorted(said)
     account = json.loads(Path("i/import.json").read_text())
+    assert account["rows_checked"] is True
     assert account["left_over"] == account["missing"] == []
     assert account["rows"] == len(labels)
     assert load("i/checkpoints/imported.ckpt").labels == labels
@@ -38,7 +45,19 @@ def test_the_command_imports_checks_and_feeds_training(
     wrong = run(*common, f"labels.root={market}", "labels.camera=4", "run_dir=w")
     assert wrong.code == 1
     assert f"has {len(labels)} rows" in wrong.err
+    assert "The head fits labels.camera=3." in wrong.err
     assert not Path("w").exists()
+    monkeypatch.setattr("camreid.cli.import_weights.check_rows", interrupt)
+    for folder, more in (("s", "labels.check=false"), ("k", "labels.check=true")):
+        ran = run(*common, f"labels.root={market}", "labels.camera=3", f"run_dir={folder}", more)
+        assert ran.code == 0, ran.err
+        assert "UNCHECKED ROWS" in ran.out
+        assert load(f"{folder}/checkpoints/imported.ckpt").labels == labels
+        assert json.loads(Path(folder, "import.json").read_text())["rows_checked"] is False
+    Path("pids.txt").write_text("\n".join(map(str, labels.pids)))
+    ran = run(*common, "labels.pids=pids.txt", "labels.camera=3", "run_dir=p")
+    assert ran.code == 0, ran.err
+    assert read_checkpoint("p/checkpoints/imported.ckpt").provenance.split.camera == 3
 
 
 @pytest.mark.parametrize(
@@ -47,9 +66,10 @@ def test_the_command_imports_checks_and_feeds_training(
         ([], "path=FILE and model=NAME"),
         (["labels.camera=3"], "labels.camera=3 do not go together"),
         (["labels.pids=p.txt", "labels.order=numeric"], "labels.root=FOLDER"),
-        (["labels.pids=p.txt", "labels.manifest=s.csv"], "do not go together"),
+        (["labels.pids=p.txt", "labels.manifest=p.txt"], "do not go together"),
         (["labels.pids=p.txt"], "[7]"),
         (["labels.pids=none.txt"], "none.txt"),
+        (["labels.pids=p.txt", "labels.camera=0"], "labels.camera=0: expected"),
         (["+model.network.foo=1"], "has no option network.foo"),
         (["source=torchreid"], "left over (heads.weight)"),
     ],
@@ -63,3 +83,11 @@ def test_mistakes_write_nothing(run: Callable[..., Ran], typed: list[str], expec
     assert expected in ran.err
     assert "\n" not in ran.err.strip()
     assert not Path("i").exists()
+
+
+def test_identities_from_a_file_with_the_camera_of_their_expert(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("7 9 4")
+    given = {"pids": str(tmp_path / "p.txt"), "camera": 3, "check": True}
+    labels, split = read_labels(OmegaConf.create(given), "fastreid", OmegaConf.create())
+    assert labels == LabelMap((7, 9, 4))
+    assert split is None

@@ -28,12 +28,21 @@ SRUN = {
 Run = Callable[..., Ran]
 
 
-def start(*command: str, folder: Path, **variables: str) -> "subprocess.Popen[str]":
+def start(
+    *command: str, folder: Path, start_new_session: bool = False, **variables: str
+) -> "subprocess.Popen[str]":
     kept = {k: v for k, v in os.environ.items() if not LAUNCHER.match(k)}
     path = f"{ROOT / 'src'}{os.pathsep}{ROOT}{os.pathsep}{kept.get('PYTHONPATH', '')}"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = {**kept, "PYTHONPATH": path, **variables}
-    return subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, **pipes)
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=start_new_session,
+    )
 
 
 def end(*processes: "subprocess.Popen[str]") -> list[tuple[int, str, str]]:

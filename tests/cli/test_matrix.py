@@ -203,7 +203,7 @@ def test_routed_queries_are_not_reranked(tested: Tested, experts: list[Path]) ->
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ("", "experts names no checkpoint"),
+        ("", "experts= is missing"),
         ("experts=nowhere/*.ckpt", "no file matches"),
         ("experts=[gone.ckpt]", "no checkpoint at gone.ckpt"),
         ("experts=[1.ckpt] fusion=[sum]", "concat"),

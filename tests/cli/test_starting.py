@@ -47,7 +47,7 @@ def test_what_does_not_go_together(train: Run, records: Records) -> None:
     for typed, expected in (
         (["split.exclude_seen=all.ckpt"], "24 of the 24 identities"),
         ([seen, "split.by=image"], "by=identity"),
-        ([seen, "split.manifest=m.csv"], "split.manifest and split.exclude_seen"),
+        ([seen, "split.manifest=some.ckpt"], "split.manifest and split.exclude_seen"),
         (["init=some.ckpt", "init_dataset=other"], "model.unknown=reinit"),
     ):
         assert expected in refused(train("+split=resplit", *typed))

@@ -55,7 +55,7 @@ def test_too_little_coverage_is_a_mismatch_that_names_the_split_of_the_weights(
     parent = Parent("expert.ckpt", "init", SplitRecord("original", {"camera": 3}))
     module.provenance = replace(module.provenance, parents=(parent,))
     counts = r"has 13 rows; 3 of the split's 12 .*min_coverage=0.9"
-    remedy = r".*skip .* extend .* reinit .*\+split=original split.camera=3"
+    remedy = r"\. Fine-tune with model.unknown=extend .* reinit .*\+split=original split.camera=3"
     with pytest.raises(HeadMismatch, match=counts + remedy):
         fit_with(module, records, trainer, HeadCheck(0.9))
 
@@ -83,6 +83,6 @@ def test_of_a_foreign_loader_the_first_batch_is_checked(records: Records, traine
     runner.fit(tiny_module(LabelMap.of(r.pid for r in records.train)), loader)
     assert runner.global_step == 2
     runner = trainer(callbacks=[HeadCheck(0.01)])
-    with pytest.raises(HeadMismatch, match="0 of the split's"):
+    with pytest.raises(HeadMismatch, match=r"0 of the split's .*unknown=extend"):
         runner.fit(tiny_module(LabelMap((5000, 5001)), unknown="forbid"), loader)
     assert runner.global_step == 0

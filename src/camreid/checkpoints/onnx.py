@@ -32,30 +32,18 @@ def export_onnx(
     notes: Mapping[str, str] | None = None,
     options: GraphOptions = PLAIN,
 ) -> dict[str, float]:
-    """Write a module as an ONNX file, checked against PyTorch by onnxruntime.
+    """Write a module as an ONNX file, whole or not at all, checked against PyTorch by onnxruntime.
 
-    The file takes (N, 3, H, W) and gives `features` (N, D) float32; the pixels are normalised
-    inside. Its metadata hold the identities of the rows, how to prepare images, and a test crop
-    with its features. A model with camera options treats every image as of an unknown camera.
+    The file takes (N, 3, H, W): `uint8`, or float32 as `float` in 0..255, `unit` in 0..1, or
+    `imagenet`, (x / 255 - mean) / std. It normalises pixels, and gives `features` (N, D) float32,
+    L2-normalised with `normalize`, and with `logits` also `logits_NAME` (N, rows) of each head. Its
+    metadata hold the identities of the rows, how to prepare images, a test crop with its features,
+    and `notes`. A model with camera options treats every image as of an unknown camera.
 
-    Args:
-        module: left as it is.
-        path: the file, `.onnx`; written whole or not at all.
-        input: what programs feed: `uint8`, or float32: `float` in 0..255, `unit` in 0..1, or
-            `imagenet`, (x / 255 - mean) / std with ImageNet's mean and std.
-        normalize: L2-normalise the features in the file.
-        logits: also give `logits_NAME` (N, rows) of each head.
-        notes: more metadata, such as the checkpoint's path.
-        options: channels, precision, batch, size and input name.
-
-    Returns:
-        By output, the largest difference of onnxruntime from PyTorch in float32, as a share of the
-        largest value: over one random image and a batch of five, or over one batch of fixed size.
-
-    Raises:
-        InputError: no such option, a package that is not installed, a path that can't be written, a
-            network that can't be exported, or one that differs by more than `TOLERANCE`; in
-            float16, by a cosine below 0.9999.
+    Returns the largest difference from PyTorch by output, as a share of the largest value.
+    InputError for an impossible option, a missing package, a path that can't be written, or a
+    network that can't be exported or differs by more than `TOLERANCE`; in float16, by a cosine
+    below 0.9999.
     """
     path = Path(path)
     require_choice("input", input, Input)
@@ -114,10 +102,8 @@ def _check(raw: RawNetwork, file: bytes, input: Input, options: GraphOptions) ->
             if not (cosine >= LEAST_COSINE if is_half else share <= TOLERANCE):  # NaN is refused
                 limit = f"cosine {LEAST_COSINE}" if is_half else f"{TOLERANCE:.0e}"
                 raise InputError(
-                    f"{output} differ between PyTorch and onnxruntime by {share:.1e} of the "
-                    f"largest value, cosine {cosine:.6f}; the limit is {limit}, so nothing was "
-                    "written. Check the weights for NaN, use precision=float32, or try other "
-                    "versions of torch, onnxscript, onnxruntime."
+                    f"{output} of PyTorch and onnxruntime differ by {share:.1e} of the largest "
+                    f"value, cosine {cosine:.6f}; the limit is {limit}. Check the weights for NaN."
                 )
             parity[output] = max(share, parity[output])
     return parity

@@ -1,6 +1,5 @@
 """From a config to the parts of a run."""
 
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from camreid.checkpoints.io import Checkpoint
 from camreid.cli.checkpoints import seen_identities
 from camreid.cli.dataset import data_root, read_dataset
+from camreid.cli.early import check_devices
 from camreid.cli.first_failure import FirstFailure
 from camreid.cli.folder import launched
 from camreid.cli.terminal import show
@@ -28,6 +28,7 @@ from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import RunCheckpoints
+from camreid.training.progress import RunBar
 from camreid.training.step import resolve_precision
 
 
@@ -54,17 +55,16 @@ def build_split(config: DictConfig) -> Split:
         datasets = RunFolder(Path(manifest).parent).datasets
         return Split.load(manifest, data_root(config.data), datasets)
     records = read_dataset(config.data)
-    show(*(f"Data   {note}" for note in records.notes))
+    for note in records.notes:
+        show(f"Data   {note}")
     seen = seen_identities(given, records.datasets)
     strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
     split: Split = strategy(records)
     return split
 
 
-def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> ModelConfig:
+def choose_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
     """The model that was chosen, else that of the starting weights, with the typed options."""
-    if config.get("model") is None:
-        raise InputError("there is no model to build; type model=bot_r50 or model=small.")
     model = config.model.copy()
     if start is not None and not _is_model_chosen():
         typed = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]
@@ -73,7 +73,14 @@ def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> M
         model.update(unknown=config.model.unknown, pixels=config.model.pixels)
     if config.resume and start is not None:
         model.unknown = start.config.unknown
-    read = ModelConfig.read(OmegaConf.to_container(model, resolve=True))  # type: ignore[arg-type]
+    with open_dict(config):
+        config.model = model
+    return ModelConfig.read(OmegaConf.to_container(model, resolve=True))  # type: ignore[arg-type]
+
+
+def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> ModelConfig:
+    """The chosen model with the cameras of the split; `config.model` becomes the same."""
+    read = choose_model(config, start)
     if any(map(read.network.get, OPTIONS)) and read.network.get("cameras") is None:
         cameras = sorted({record.camera for record in split.train})
         read = replace(read, network={**read.network, "cameras": cameras})
@@ -127,29 +134,18 @@ def device_type(config: DictConfig) -> str:
     return "cpu" if on_cpu else "cuda"
 
 
-def _check_devices(config: DictConfig) -> None:
-    """Refuse more processes than there are cores, or others than those of the launcher."""
-    devices, machines, cores = config.trainer.devices, config.trainer.num_nodes, os.cpu_count() or 1
-    count = len(devices) if OmegaConf.is_list(devices) else devices
-    if device_type(config) == "cpu" and isinstance(count, int) and count > cores:
-        raise InputError(f"devices={devices} starts {count} processes on {cores} cores.", devices=1)
-    launcher, processes, nodes = launched()
-    if launcher and (machines != nodes or count not in ("auto", -1, processes)):
-        found = f"{launcher} has started {processes} processes on each of {nodes} machines."
-        raise InputError(found, trainer="ddp", devices=processes, num_nodes=nodes)
-
-
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     """The trainer, its folder the run's; validation starts with whole epochs only."""
-    _check_devices(config)
+    check_devices(config, on_cpu=device_type(config) == "cpu")
     if launched()[0] == "srun":  # resume= continues, in the run's own folder
         options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     config.trainer.precision = resolve_precision(
         config.trainer.precision, device_type(config), training="callbacks" in options
     )
-    callbacks = [FirstFailure(config), *options.pop("callbacks", ())]
+    bars = [RunBar()] if config.trainer.enable_progress_bar else []
+    callbacks = [FirstFailure(config), *bars, *options.pop("callbacks", ())]
     trainer: pl.Trainer = instantiate(
-        config.trainer,
+        {str(key): value for key, value in config.trainer.items() if key != "threads"},
         default_root_dir=str(run_folder()),
         use_distributed_sampler=False,  # the samplers know their rank
         benchmark=not config.trainer.deterministic,  # all batches have one size

@@ -1,16 +1,16 @@
 """The checkpoints that a command names: `checkpoint=`, `init=`, `split.exclude_seen=`."""
 
-import glob
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from camreid.checkpoints import io
 from camreid.checkpoints.renumbering import renumber
 from camreid.cli.errors import trusted
+from camreid.cli.options import matching
 from camreid.errors import InputError
 from camreid.provenance import Dataset, Provenance
 
@@ -26,22 +26,8 @@ def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> io.Ch
         raise InputError(f"{error} Type ++model.network._target_={error.target}.") from error
 
 
-def matching(option: str, name: str) -> list[str]:
-    """The files that a path or pattern names, in order; a path need not exist."""
-    if Path(name).exists() or not glob.has_magic(name):
-        return [name]
-    found = sorted(glob.glob(name))
-    if not found:
-        raise InputError(
-            f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt] or a pattern."
-        )
-    return found
-
-
 def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> io.Checkpoint | None:
     """The checkpoint of `init=`, None without one."""
-    if config.init_dataset not in ("same", "other"):
-        raise InputError(f"init_dataset={config.init_dataset}: expected same or other.")
     if config.init_dataset == "same":
         return read_checkpoint(config.init, datasets) if config.init else None
     if not config.init:
@@ -59,9 +45,8 @@ def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> io.Checkpoint
 
 def seen_identities(given: Any, datasets: Sequence[Dataset]) -> tuple[int, ...]:
     """The training identities of the checkpoints of `split.exclude_seen`, in numeric order."""
-    names = given if isinstance(given, ListConfig | list) else [given]
     seen: set[int] = set()
-    for path in [p for n in names if n is not None for p in matching("split.exclude_seen", str(n))]:
+    for path in matching("split.exclude_seen", given or []):
         provenance = read_checkpoint(path, datasets).provenance
         if not provenance.seen or not provenance.complete:
             raise InputError(

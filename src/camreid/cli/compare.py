@@ -4,8 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
+from camreid.cli._entry import begin
 from camreid.cli.errors import one_paragraph
-from camreid.cli.output import check_output, write_output
+from camreid.cli.output import check_output, require_existing, write_output
+from camreid.progress import note
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,13 +26,14 @@ def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
         typed = parser().parse_args()
+        require_existing(typed.runs)
         if typed.output:
             check_output("camreid-compare", typed.output, ".json")
-        from camreid.cli.terminal import be_quiet, show  # torch only now: --help is quick
-        from camreid.runs.compare import compare_runs
+        compare = begin("camreid.runs.compare")  # torch only now: --help is quick
+        from camreid.cli.terminal import show
 
-        be_quiet()
-        found = compare_runs(typed.runs)
+        note(f"Comparing {', '.join(typed.runs)}")
+        found = compare.compare_runs(typed.runs)
         show(*found.tables(), "", *(pair.verdict for pair in found.pairs))
         if typed.output:
             write_output(typed.output, json.dumps(found.to_json(), indent=1))

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.data import Records
 from camreid.errors import InputError
+from camreid.progress import note
 from camreid.provenance import CAMERAS, PIDS, Dataset
 
 
@@ -30,7 +31,9 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
     The reader `data.read` is a function of the root and of its own options that returns `Records`.
     """
     reader: Any = OmegaConf.to_container(data.read, resolve=True)
-    records = instantiate(reader, root or data_root(data))
+    place = root or data_root(data)
+    note(f"Reading {place}")
+    records = instantiate(reader, place)
     if not isinstance(records, Records):
         raise InputError(
             f"data.read._target_={reader['_target_']} returned a {type(records).__name__}; "

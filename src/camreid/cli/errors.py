@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -19,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from camreid import __version__
 from camreid.cli.folder import discard
 from camreid.errors import InputError
 from camreid.files import CONF
@@ -37,6 +39,9 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
         try:
             return run(config)
         except BrokenPipeError:
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            discard(Path(HydraConfig.get().runtime.output_dir))
             raise
         except Exception as error:
             message, job = paragraph(error, config), HydraConfig.get()
@@ -68,6 +73,9 @@ def one_paragraph(name: str) -> Iterator[None]:
     """Turn a user's mistake into SystemExit with one paragraph; end quietly on a closed pipe."""
     try:
         try:
+            if "--version" in sys.argv:
+                print(f"camreid {__version__}")
+                raise SystemExit(0)
             yield
         finally:
             print(end="", flush=True)  # a closed pipe raises here, not at the exit of Python
@@ -80,8 +88,8 @@ def one_paragraph(name: str) -> Iterator[None]:
             raise
         print(f"{name}: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
-    except InputError as error:
-        stop(name, str(error))
+    except (InputError, *_OF_HYDRA) as error:
+        stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
 
 
 def stop(name: str, message: str) -> NoReturn:
@@ -95,6 +103,8 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
     """The message of the first mistake among an error and its causes; None for a bug."""
     first = error
     while error is not None:
+        if isinstance(error, KeyboardInterrupt):  # what failed had been interrupted
+            raise KeyboardInterrupt from None
         if isinstance(error, InputError):
             return _with_remedy(error, config)
         if isinstance(error, ModuleNotFoundError):
@@ -116,23 +126,43 @@ def _with_remedy(error: InputError, config: DictConfig) -> str:
     text = error.message
     if "Original Traceback" in text:  # of a loader process
         text = text.rsplit("Error: ", 1)[-1].strip()
-    found = dict(_leaves(OmegaConf.to_container(config)))
+    found = dict(leaves(OmegaConf.to_container(config)))
     typed = []
     for argument, value in error.remedy.items():
         name = argument.replace("__", ".")
         keys = [key for key in found if f".{key}".endswith(f".{name}")]
         given = [key for key in keys if f"{name}={found[key]}" in text]
         key = min(given or keys or [name], key=lambda key: key.count("."))
-        shown = value if isinstance(value, str | Path) else json.dumps(value, separators=(",", ":"))
-        typed.append(f"{key}={shown}")
+        typed.append(override(key, value))
     return f"{text} Type {' '.join(typed)}." if typed else text
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
+def override(name: str, value: object) -> str:
+    """An option and its value as they are typed."""
+    shown = value if isinstance(value, str | Path) else json.dumps(value, separators=(",", ":"))
+    return f"{name}={shown}"
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted names and values of a config, groups included."""
     for key, value in node.items() if isinstance(node, dict) else ():
         yield f"{prefix}{key}", value
-        yield from _leaves(value, f"{prefix}{key}.")
+        yield from leaves(value, f"{prefix}{key}.")
+
+
+def _hint(cause: Any) -> str:
+    """Options of the command with the same or nearly the same name, those of the group first."""
+    group, _, key = cause.full_key.rpartition(".")
+    if not cause.parent_node:
+        group = group.partition(".")[0]
+        return f"Type {_CHOOSE.get(group, f'+{group}=NAME')} with it."
+    every = leaves(OmegaConf.to_container(cause.parent_node._get_root()))
+    keys = {n: n.rpartition(".")[2] for n, _ in every if not re.match(r"hydra\b|(.*\.)?_", n)}
+    beside = [name for name in keys if name.rpartition(".")[0] == group]
+    near = [key] if key in keys.values() else get_close_matches(key, {*keys.values()})
+    found = [name for name in beside if keys[name] in near]
+    found = found or [name for name in keys if keys[name] in near]
+    return f"Did you mean {' or '.join(found)}?" if found else f"There are {', '.join(beside)}."
 
 
 def _of_hydra(error: Exception) -> str:
@@ -143,12 +173,7 @@ def _of_hydra(error: Exception) -> str:
         return f"there is no {group}={name}. Choose {group}= from {choices}."
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        names = [str(name) for name in cause.parent_node or () if name != "hydra"]
-        near = get_close_matches(str(cause.key), names)
-        group = cause.full_key.partition(".")[0]
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(names)}."
-        hint = hint if names else f"Type {_CHOOSE.get(group, f'+{group}=NAME')} with it."
-        return f"there is no option {cause.full_key}. {hint}"
+        return f"there is no option {cause.full_key}. {_hint(cause)}"
     text = str(error).partition("Config search path")[0].partition("full_key")[0]
     hint = "--help lists the choices, --cfg job prints all options."
     if isinstance(error, OverrideParseException):

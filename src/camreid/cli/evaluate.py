@@ -19,6 +19,7 @@ from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions
+from camreid.progress import note
 from camreid.runs.folder import RunFolder
 from camreid.runs.metrics import Metrics
 from camreid.training.evaluation_loop import is_partial
@@ -30,11 +31,6 @@ def evaluate_run(config: DictConfig) -> None:
     if config.features is not None:
         rank_features(config)
         return
-    if OmegaConf.is_missing(config, "checkpoint"):
-        raise InputError(
-            "no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt or "
-            "features=runs/RUN/features.safetensors."
-        )
     build.seed(config)
     split = build.build_split(config)
     module = read_checkpoint(config.checkpoint, split.datasets).module()
@@ -108,6 +104,7 @@ def test(
         "weights": best or config.get("checkpoint"),
         "partial": is_partial(trainer),
     }
+    note(f"Testing {best or 'these weights'}")
     try:
         trainer.test(module, data, ckpt_path=best, verbose=False)
     finally:  # the features are kept even if their ranking fails
@@ -159,9 +156,6 @@ def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
 
 def rank_options(options: DictConfig) -> RankOptions:
     """How a test is ranked."""
-    for name in ("flip", "normalize", "save_features"):
-        if not isinstance(options[name], bool):
-            raise InputError(f"evaluation.{name}={options[name]}: type true or false.")
     return RankOptions(**{field.name: options[field.name] for field in fields(RankOptions)})
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from camreid.cli.checkpoints import matching, read_checkpoint
+from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.dataset import read_dataset
+from camreid.cli.options import matching
 from camreid.data import Split
 from camreid.errors import InputError, MissingDataset
 from camreid.labels import LabelMap
@@ -39,7 +40,7 @@ class Expert:
 
 def read_experts(
     option: str,
-    given: str | Sequence[str] | None,
+    given: str | Sequence[str],
     by_camera: bool = True,
     taken: Collection[str] = (),
     datasets: Sequence[Dataset] = (),
@@ -49,12 +50,7 @@ def read_experts(
     With `by_camera` the expert of camera 3 has the name `c3`; others have that of their run folder
     or file. A number is added to names that are `taken`. `datasets` are those of the data.
     """
-    if not given:
-        raise InputError(
-            f"{option} names no checkpoint; type {option}='runs/*/checkpoints/best.ckpt'."
-        )
-    names = [given] if isinstance(given, str) else given
-    files = {Path(p).resolve(): p for name in names for p in matching(option, str(name))}
+    files = {Path(path).resolve(): path for path in matching(option, given)}
     experts: dict[str, Expert] = {}
     for path, typed in files.items():
         found = read_checkpoint(typed, datasets)

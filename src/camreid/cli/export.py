@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from camreid.checkpoints import boxmot
 from camreid.checkpoints.graph import GraphOptions, RawNetwork
@@ -13,6 +13,7 @@ from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.terminal import show
 from camreid.errors import InputError
 from camreid.exported import NAMES, RANGES
+from camreid.progress import note
 
 # a .pt file of boxmot has no options
 _PT = {"normalize": False, "logits": False, "precision": "float32", "batch": "dynamic"}
@@ -22,11 +23,6 @@ def export_run(config: DictConfig) -> None:
     """Read the checkpoint, write the file, show the difference of onnxruntime from PyTorch."""
     if config.check is not None:
         raise InputError(f"check={config.check} goes with no other option: type it alone.")
-    if OmegaConf.is_missing(config, "checkpoint") or config.checkpoint is None:
-        raise InputError("no checkpoint was given; type checkpoint=runs/RUN/checkpoints/best.ckpt.")
-    for key in ("normalize", "logits"):
-        if not isinstance(config[key], bool):
-            raise InputError(f"{key}={config[key]}: type {key}=true or {key}=false.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
     is_pt = config.consumer == "boxmot" and path.suffix == ".pt"
     for key, value in {**config.feeds, **(_PT if is_pt else {})}.items():
@@ -52,6 +48,7 @@ def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
     options = GraphOptions(**form, input_name=name)
     notes = {"checkpoint": checkpoint.path, **({"split": str(split)} if split else {})}
     kind = config.input, config.normalize, config.logits
+    note(f"Exporting {config.checkpoint}, and comparing the file with PyTorch")
     parity = export_onnx(module, path, *kind, notes, options)
     if is_boxmot:
         boxmot.write_sidecar(module, path, checkpoint.path)

@@ -8,6 +8,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from camreid.progress import is_first
+
 ERROR = "camreid-error.txt"  # of the process that failed first, among several
 _RESULTS = (
     *("checkpoints", "head_check.json", "metrics*", "features*", "matrix.json", "import.json"),
@@ -17,7 +19,6 @@ _DESCRIPTION = (
     *(".hydra", "config.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
-_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 _created: list[Path] = []  # the run folder and its parents, as far as this command creates them
 
 
@@ -42,11 +43,6 @@ def launched() -> tuple[str, int, int]:
     if get("SLURM_NTASKS") and get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         return "srun", int(get("SLURM_NTASKS_PER_NODE", "1")), int(get("SLURM_NNODES", "1"))
     return "", 1, 1
-
-
-def is_first() -> bool:
-    """Whether this is the process of rank 0, by torchrun, Lightning or SLURM."""
-    return all(os.environ.get(name, "0") in ("", "0") for name in _RANKS)
 
 
 class RunFolder(Callback):

@@ -19,6 +19,7 @@ from camreid.errors import InputError, require_number
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
 from camreid.evaluation.matrix import Row, comparison
+from camreid.progress import note
 from camreid.runs.folder import RunFolder
 from camreid.runs.matrix import Matrix
 from camreid.runs.record import plain
@@ -60,12 +61,14 @@ def matrix_run(config: DictConfig) -> None:
     left_out = {}
     for name in fusions:
         try:
+            note(f"Fusing the experts: {name}")
             if name == "soup":
                 test.add_soup()
             else:
                 test.add_fusion(name, tables)
         except InputError as error:
             left_out[name] = str(error)
+    note("Comparing the rows")
     matrix = test.record(notes, left_out)
     path = RunFolder(build.run_folder()).write(matrix)
     show(*matrix.tables(), f"Written to {path}")
@@ -87,6 +90,7 @@ class Test:
         options = self.config.evaluation
         evaluate.set_evaluation(module, options)
         data = build.build_data(self.config, self.split, module.config)
+        note(f"Testing {name}")
         self.trainer.test(module, data, verbose=False)
         table, tested, known = module.test_features, module.test_result, module.provenance
         if table is None or tested is None:

@@ -1,9 +1,17 @@
 """Files that a user names; files of other programs are never replaced."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from camreid.errors import InputError
 from camreid.files import write_text
+
+
+def require_existing(paths: Iterable[str | Path]) -> None:
+    """Refuse runs that are not there."""
+    for path in paths:
+        if not Path(path).exists():
+            raise InputError(f"there is no {path}: expected the folder of a run.")
 
 
 def check_output(command: str, path: Path, suffix: str) -> None:

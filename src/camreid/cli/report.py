@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
+from camreid.cli._entry import begin
+from camreid.cli.early import require_packages
 from camreid.cli.errors import one_paragraph
-from camreid.cli.output import check_output, write_output
-from camreid.errors import InputError
+from camreid.cli.output import check_output, require_existing, write_output
 
 _EXAMPLES = """\
   camreid-report runs/RUN                            writes runs/RUN/report.html
@@ -35,11 +36,9 @@ def main() -> None:
     """The console script."""
     with one_paragraph("camreid-report"):
         typed = parser().parse_args()
+        require_existing(typed.runs)
         path = typed.output or typed.runs[0] / "report.html"
         check_output("camreid-report", path, ".html")
-        try:
-            from camreid.runs.report.page import build_page  # torch only now: --help is quick
-        except ModuleNotFoundError as error:
-            message = f"a report needs {error.name}: type pip install 'camreid[report]'."
-            raise InputError(message) from error
-        write_output(path, build_page(typed.runs))
+        require_packages("camreid-report", "jinja2", "matplotlib")
+        page = begin("camreid.runs.report.page")  # torch only now: --help is quick
+        write_output(path, page.build_page(typed.runs))

@@ -2,10 +2,17 @@
 
 import io
 import logging
+import os
 import warnings
+from typing import Any
 
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console, RenderableType
+
+from camreid.data.cache import cores
+from camreid.errors import require_whole
+from camreid.progress import note
 
 _NOISE = (
     ".*does not have many workers.*",  # loaders get one process a core, which Lightning finds few
@@ -43,3 +50,15 @@ def be_quiet() -> None:
         logging.getLogger(name).setLevel(level)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
+
+
+def set_threads(trainer: Any) -> None:
+    """Set PyTorch's threads by `trainer.threads`; without it, a hint if the machine is busy."""
+    threads = trainer and trainer.get("threads")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
+    if threads is not None:
+        require_whole("threads", threads, least=1)
+        torch.set_num_threads(threads)
+    elif load > cores() and torch.get_num_threads() > 1:
+        remedy = "type trainer.threads=1" if trainer else "set OMP_NUM_THREADS=1"
+        note(f"The load is {load:.1f} on {cores()} cores: one thread may be faster, {remedy}.")

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
@@ -69,6 +69,12 @@ def train_run(config: DictConfig) -> float | None:
     gather_metrics()
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return None if best is None else float(best)
+
+
+def show_config(config: DictConfig) -> None:
+    """Print the config of a run that starts from a checkpoint, with the model that will run."""
+    build.choose_model(config, read_checkpoint(config.resume or config.init))
+    print(OmegaConf.to_yaml(config), end="")
 
 
 def _build_data(config: DictConfig, split: Split, module: ReIDModule) -> ReIDDataModule:
@@ -170,7 +176,9 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
             raise
         last = build.run_folder() / "checkpoints" / "last.ckpt"
         how = f"Continue with the same options and resume={last}" if last.exists() else "Start over"
-        show(f"Interrupted in epoch {trainer.current_epoch + 1}. {how}.")
+        if trainer.current_epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps:
+            how = f"The training is complete: test it by camreid-evaluate checkpoint={last}"
+        show(f"Interrupted after {trainer.current_epoch} whole epochs. {how}.")
         raise SystemExit(130) from None
     except Exception as error:
         if not resume or begun or isinstance(error, InputError):

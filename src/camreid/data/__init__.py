@@ -4,8 +4,16 @@ from camreid.data.csv_file import read_csv
 from camreid.data.datamodule import ReIDDataModule
 from camreid.data.dataset import ImageDataset
 from camreid.data.image_folder import read_folder
+from camreid.data.layouts import (
+    read_cuhk03_np,
+    read_dukemtmc,
+    read_market1501,
+    read_occluded_duke,
+    read_veri,
+)
 from camreid.data.manifest import Split
-from camreid.data.records import ImageRecord, Records, read_market1501
+from camreid.data.msmt17 import read_msmt17
+from camreid.data.records import ImageRecord, Records
 from camreid.data.sampler import IdentitySampler
 from camreid.data.splits import OriginalSplit, Resplit
 from camreid.data.synthetic import SyntheticMarket
@@ -23,6 +31,11 @@ __all__ = [
     "Split",
     "SyntheticMarket",
     "read_csv",
+    "read_cuhk03_np",
+    "read_dukemtmc",
     "read_folder",
     "read_market1501",
+    "read_msmt17",
+    "read_occluded_duke",
+    "read_veri",
 ]

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +15,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock
-from tqdm import tqdm
 
 from camreid.data.dataset import Interpolation, Located, Pixels, read_image
 from camreid.errors import InputError
 from camreid.files import write_whole
+from camreid.progress import Progress
 
 Kind = Literal["disk", "memory", "none"]
 Stamps = dict[str, Any]  # size in bytes and modification time in ns of each image, by name
@@ -142,13 +141,11 @@ class ImageCache:
             image = read_image(os.path.join(folder, name), self.size, self.interpolation)
             return np.ascontiguousarray(image)
 
-        names, title = list(stamps), f"Caching {folder}"
-        if not sys.stderr.isatty():
-            print(f"{title}: {len(names):,} images", file=sys.stderr)
+        names = list(stamps)
         with ThreadPoolExecutor(cores()) as pool:
             parts = (names[start : start + _AHEAD] for start in range(0, len(names), _AHEAD))
             decoded = (pixels for part in parts for pixels in pool.map(pixels_of, part))
-            yield from tqdm(decoded, title, len(names), unit="image", delay=1, disable=None)
+            yield from Progress(decoded, f"Caching {folder}", total=len(names), unit="image")
 
     def _home(self) -> Path:
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "camreid"

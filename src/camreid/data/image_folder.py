@@ -27,15 +27,19 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     home = Path(str(root)).expanduser().absolute()
     if not home.is_dir():
         raise MissingDataset(f"no folder at root={root}; expected {_LAYOUT}.", root="FOLDER")
-    folders = _folders(home)
-    by_subset = {name.lower() for name in folders} <= set(SUBSETS)
+    folders: list[str] = []
     images: list[NamedImage] = []
-    other = [e.name for e in os.scandir(home) if e.is_file() and not is_hidden(e.name)]
-    for part in folders if by_subset else [""]:
-        for identity in _folders(home / part):
-            found, rest = _images(home / part / identity, camera_pattern)
-            images += [NamedImage(p, identity, camera, part.lower()) for p, camera in found]
-            other += rest
+    other: list[str] = []
+    for folder, inner, names in os.walk(home):
+        inner[:] = sorted(name for name in inner if not is_hidden(name))
+        folders = folders or list(inner)  # of the root, which comes first
+        subset, identity, camera = _parts(Path(folder).relative_to(home).parts, folders)
+        for name in sorted(name for name in names if not is_hidden(name)):
+            if not identity or not is_image(name):
+                other.append(name)
+                continue
+            found = camera if camera_pattern is None else _find(camera_pattern, name)
+            images.append(NamedImage(os.path.join(folder, name), identity, found, subset))
     if len({image.identity for image in images}) < 2:
         raise InputError(
             f"root={root} has fewer than two identities with images: {len(folders)} folders "
@@ -46,24 +50,12 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     return named_records(_with_cameras(images, camera_pattern), str(home), left_out(other, home))
 
 
-def _folders(home: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(home) if e.is_dir() and not is_hidden(e.name))
-
-
-def _images(home: Path, pattern: str | None) -> tuple[list[tuple[str, str]], list[str]]:
-    """Path and camera of each image below the folder of an identity, and all other files."""
-    images, other = [], []
-    for folder, inner, names in os.walk(home):
-        inner[:] = sorted(name for name in inner if not is_hidden(name))
-        camera = "".join(Path(folder).relative_to(home).parts[:1])
-        for name in sorted(name for name in names if not is_hidden(name)):
-            if not is_image(name):
-                other.append(name)
-                continue
-            if pattern is not None:
-                camera = _find(pattern, name)
-            images.append((os.path.join(folder, name), camera))
-    return images, other
+def _parts(folders: tuple[str, ...], of_root: list[str]) -> tuple[str, str, str]:
+    """The subset, identity and camera of the images in a folder; empty where it names none."""
+    by_subset = {name.lower() for name in of_root} <= set(SUBSETS)
+    subset = "".join(folders[:1]).lower() if by_subset else ""
+    identity, camera, *_ = (*folders[by_subset:], "", "")
+    return subset, identity, camera
 
 
 def _find(pattern: str, name: str) -> str:

@@ -1,5 +1,6 @@
 """Split strategies: pure functions of (records, own seed), whatever the listing order or rank."""
 
+import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
@@ -8,7 +9,7 @@ from itertools import groupby
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from camreid.data.manifest import Split, count_rankable
-from camreid.data.records import DISTRACTOR, ImageRecord, Records, identities
+from camreid.data.records import DISTRACTOR, ImageRecord, Records, identities, parse_name
 from camreid.errors import InputError, require_choice, require_number, require_whole
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
@@ -131,7 +132,10 @@ def stratified(
 
 
 def _all_images(records: Records) -> Images:
-    test = (*records.query, *records.gallery)
+    # VeRi-776 has a copy of each query in its gallery
+    copies = {os.path.basename(r.path) for r in records.query if parse_name(r.path)}
+    gallery = [r for r in records.gallery if os.path.basename(r.path) not in copies]
+    test = (*records.query, *gallery)
     shared = set(identities(records.train)).intersection(identities(test))
     if shared:
         raise InputError(

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from camreid.data import rendering
 from camreid.data.records import FOLDERS, GALLERY, GRAMMAR, QUERY, TRAIN, parse_name
 from camreid.errors import InputError, require_number, require_whole
+from camreid.progress import Progress
 
 # How many of the 751 official train identities each camera sees.
 _SEEN = {1: 652, 2: 541, 3: 694, 4: 241, 5: 576, 6: 558}
@@ -65,7 +64,7 @@ class SyntheticMarket:
         try:
             for part in FOLDERS:
                 (draft / part).mkdir()
-            for file in tqdm(self.files(), "rendering", unit="image", delay=2, disable=None):
+            for file in Progress(self.files(), "Rendering", unit="image"):
                 record = parse_name(file)
                 assert record is not None  # files() checked or made it
                 (draft / file).write_bytes(rendering.render_jpeg(self.seed, record))

@@ -14,6 +14,7 @@ from camreid.exported import IMAGENET_MEAN, IMAGENET_STD
 from camreid.models.osnet import OSNet
 from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local
 from camreid.models.weights import load_trunk
+from camreid.progress import note
 
 Pool = Literal["avg", "gem", "gem_learned"]
 
@@ -163,6 +164,8 @@ def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
         raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+    if pretrained:
+        note(f"Loading the pretrained weights of {name}")  # they may have to be fetched
     if own.drop_path:
         options["drop_path_rate"] = own.drop_path
     try:

@@ -94,7 +94,7 @@ class RunFolder:
         for line in reversed(self._metrics_lines):  # a learning rate has the epoch of the next line
             epoch = line.get("epoch", epoch)
             for name, value in line.items():
-                if epoch >= 0 and name not in ("epoch", "step") and "test/" not in name:
+                if epoch >= 0 and not name.endswith(("epoch", "step")) and "test/" not in name:
                     curves.setdefault(name, {}).setdefault(epoch + 1, value)
         return {name: sorted(points.items()) for name, points in sorted(curves.items())}
 

@@ -16,6 +16,7 @@ from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role, s
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
+from camreid.progress import note
 from camreid.provenance import Provenance
 from camreid.training.batch import Batch, read_batch
 
@@ -131,6 +132,8 @@ class RetrievalModule(pl.LightningModule):
         identity = {name: value.item() for name, value in self.test_accuracy.compute().items()}
         split = getattr(self._datamodule, "split", None)
         self.test_features, self.test_result = self.test_metric.table(split), None
+        query, gallery = self.test_features.query, self.test_features.gallery
+        note(f"Ranking {len(query.pids):,} query against {len(gallery.pids):,} gallery images")
         try:
             result, protocols = self.rank_options.rank(self.test_features, self.device)
         except NoValidQuery:

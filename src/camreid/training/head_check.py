@@ -1,7 +1,7 @@
 """The check of every head before the first step."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -101,7 +101,7 @@ class HeadCheck(pl.Callback):
             for table in record.tables(where):
                 table.show()
         if faults:
-            raise HeadMismatch(" ".join([*faults, _remedy(module)]))
+            raise HeadMismatch(" ".join([*faults, _remedy(module, fits, self.min_coverage)]))
 
     def _faults(self, module: ReIDModule, fit: HeadFit, whole: bool) -> list[str]:
         head, unknown = module.model.remap_heads()[fit.head], module.config.unknown
@@ -134,12 +134,17 @@ class HeadCheck(pl.Callback):
         return faults
 
 
-def _remedy(module: ReIDModule) -> str:
-    """What to type; names the split of the starting weights where it is known."""
+def _remedy(module: ReIDModule, fits: Sequence[HeadFit], min_coverage: float) -> str:
+    """What to type, without what is typed already; names the split of the starting weights."""
+    ways = {"skip": "train the known rows", "extend": "add rows", "reinit": "new head"}
+    least = min((fit.coverage for fit in fits if fit.identities), default=0)
+    if module.config.unknown == "drop" or least < min_coverage:
+        ways.pop("skip")
+    ways.pop(module.config.unknown, None)
+    how = " or ".join(f"{name} ({effect})" for name, effect in ways.items())
     parents = module.provenance.parents
     origin = next((p.split.overrides for p in parents if p.role == "init" and p.split), None)
     return (
-        "Fine-tune with model.unknown=skip (train the known rows), extend (add rows) or reinit "
-        "(new head), or train on the split that the head was made for: "
+        f"Fine-tune with model.unknown={how}, or train on the split that the head was made for: "
         f"{origin or '+split=original (with split.camera=N for an expert)'}."
     )

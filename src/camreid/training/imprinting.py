@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from camreid.models.network import ReIDNetwork, evaluating
+from camreid.progress import Progress
 from camreid.training.batch import read_batch
 
 
@@ -18,7 +19,7 @@ def feature_sums(
     heads = network.remap_heads()
     sums = {n: torch.zeros(len(heads[n].pids), w, device=device) for n, w in network.widths.items()}
     with evaluating(network):
-        for batch in loader:
+        for batch in Progress(loader, "Starting rows of new identities", unit="batch"):
             read = read_batch(batch)
             cameras = read.cameras.to(device)
             features = network(read.images.to(device), cameras=cameras).features

@@ -20,6 +20,7 @@ from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, RunLength, Schedule, ScheduleLR, clip_each
+from camreid.training.progress import log_losses
 from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
 from camreid.training.step import compiled, keep_freed_memory, memory_format
@@ -142,10 +143,7 @@ class ReIDModule(RetrievalModule):
         values = {f"train/{name}_loss": value for name, (_, value) in losses.items()}
         values |= {"train/loss": total, "train/known": known.any(0).float().mean()}
         values[METRIC] = torch.stack([separation(e, pids) for e in embeddings]).mean()
-        size = len(read.pids)
-        self.log_dict(
-            values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=size
-        )
+        log_losses(self, values, len(read.pids))
         return total
 
     def _note_identities(self, pids: Tensor, cameras: Tensor) -> None:
@@ -230,12 +228,9 @@ class ReIDModule(RetrievalModule):
 
 
 def create_model(name: str, labels: LabelMap | Sequence[int], **options: object) -> ReIDModule:
-    """A model of `conf/model/` with fresh weights; InputError for no such model or option.
+    """A model of `conf/model/` with fresh weights and the identities `labels` in row order.
 
-    Args:
-        name: a file of `conf/model/`, such as `bot_r50`.
-        labels: the identities of its heads, in row order.
-        options: see `camreid.models.presets.read_model`.
+    See `camreid.models.presets.read_model` for `name` and `options`, and their errors.
 
     >>> module = create_model("small", labels=[2, 7, 10])
     >>> module.model.heads["identity"].weight.shape[0]

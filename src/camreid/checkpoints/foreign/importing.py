@@ -45,15 +45,11 @@ def import_weights(
         source: the program that wrote it; `timm` for a trunk with timm's or torchvision's names,
             such as LUPerson's. The imported model has no rows yet.
         model: the name of its architecture, a file of `conf/model/`.
-        labels: the identities in row order; without them the head is anonymous.
-        options: what differs from the config, see `camreid.create_model`. Also `stem_padding` of
-            the max-pool: 1, or 0 and rounding up, which FastReID has had since November 2020 (by
-            default 0 for files with FastReID's names from v1.0 on, else 1); and `allow_partial`,
-            to import although keys are missing or left over.
-
-    Raises:
-        InputError: no such file, or keys other than class rows that do not fit the model.
-        HeadMismatch: the number of rows is not that of the labels.
+        labels: the identities in row order; without them the head is anonymous. HeadMismatch for
+            another number of rows.
+        options: what differs from the config, see `camreid.create_model`; `stem_padding` of the
+            max-pool: 1, or 0 and rounding up as FastReID since November 2020, by default from the
+            names; `allow_partial` imports although keys do not fit, else an InputError.
     """
     return import_file(path, source, model, labels, **options).module
 
@@ -170,9 +166,11 @@ def _label_map(state: State, labels: LabelMap | None) -> LabelMap:
     heads = (v for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k))
     rows = {weight.shape[:1].numel() for weight in heads} or {0}
     if len(rows) > 1 or (labels is not None and rows != {len(labels)}):
-        raise HeadMismatch(
+        error = HeadMismatch(
             f"the head in the file has {', '.join(map(str, sorted(rows)))} rows, and the label map "
             f"{len(labels or ())} identities. Give the label map of its training split and camera, "
             "or no labels to use the features only."
         )
+        error.rows = rows.pop() if len(rows) == 1 else None
+        raise error
     return LabelMap.anonymous(rows.pop()) if labels is None else labels

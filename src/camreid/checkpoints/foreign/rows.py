@@ -9,16 +9,20 @@ from camreid.data import ImageDataset
 from camreid.data.records import ImageRecord
 from camreid.errors import HeadMismatch
 from camreid.labels import LabelMap, Order
+from camreid.progress import Progress
 from camreid.training.module import ReIDModule
 
-_CHECKED = 512  # images
+_CHECKED, _BATCH = 96, 8  # images; small batches, for a bar that moves
 _ORDERS: tuple[Order, ...] = ("fastreid", "numeric")
 
 
 def check_rows(module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecord]) -> str:
-    """Closed-set accuracy on training images, as a line; HeadMismatch if another order fits."""
-    count = min(len(images), _CHECKED)
-    chosen = [images[place * len(images) // count] for place in range(count)]
+    """Closed-set accuracy on training images, as a line; HeadMismatch if another order fits.
+
+    The module moves to a GPU if there is one.
+    """
+    count, ordered = min(len(images), _CHECKED), sorted(images, key=lambda r: r.pid)
+    chosen = [ordered[place * len(images) // count] for place in range(count)]
     maps = {"given": labels} | {o: LabelMap.of(labels.pids, order=o) for o in _ORDERS}
     accuracy = _accuracy(module, chosen, maps)
     given, best = accuracy["given"], max(accuracy, key=accuracy.__getitem__)
@@ -43,8 +47,10 @@ def _accuracy(
     """Share of images with the largest logit in the row of their identity, by label map."""
     dataset = ImageDataset(images, module.config.image_size, module.config.interpolation)
     hits = dict.fromkeys(maps, 0)
-    for batch in DataLoader(dataset, batch_size=64):
-        logits = torch.stack(list(module.model(batch["images"]).logits.values())).sum(0)
+    network = module.to("cuda" if torch.cuda.is_available() else module.device).model
+    for batch in Progress(DataLoader(dataset, _BATCH), "Checking the rows", unit="batch"):
+        logits = network(batch["images"].to(module.device)).logits.values()
+        rows = torch.stack(list(logits)).sum(0).argmax(1).cpu()
         for name, labels in maps.items():
-            hits[name] += int((labels.rows(batch["pids"]) == logits.argmax(1)).sum())
+            hits[name] += int((labels.rows(batch["pids"]) == rows).sum())
     return {name: found / len(images) for name, found in hits.items()}

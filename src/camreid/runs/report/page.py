@@ -9,6 +9,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from camreid import __version__
+from camreid.progress import Progress
 from camreid.runs.compare import Comparison, compare_pair
 from camreid.runs.folder import RunFolder
 from camreid.runs.report.charts import draw, training_charts
@@ -18,13 +19,13 @@ from camreid.runs.report.ranked import ranked_lists
 def build_page(paths: Sequence[Path]) -> str:
     """The HTML of runs and matrices in the order given; InputError for a broken folder or file."""
     runs = [RunFolder.existing(path) for path in paths]
-    tested = [run for run in runs if run.ranked]
+    tested = [run for run in Progress(runs, "Ranking", unit="run") if run.ranked]
     pairs = [compare_pair(run, tested[0]) for run in tested[1:]]
     cmc = {str(run): list(enumerate(run.ranked[1].cmc.tolist(), 1)) for run in runs if run.ranked}
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("page.html.j2").render(
-        sections=list(map(_section, runs)),
+        sections=list(map(_section, Progress(runs, "Drawing", unit="run"))),
         comparison=Comparison(tested, pairs) if pairs else None,
         cmc=draw("rank", cmc) if cmc else None,
         version=__version__,

@@ -1,0 +1,196 @@
+"""Public datasets by name: their folders, file names and official sizes."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from camreid.data.formats import is_hidden, is_image, left_out
+from camreid.data.records import (
+    DISTRACTOR,
+    FOLDERS,
+    GRAMMAR,
+    JUNK,
+    ImageRecord,
+    Records,
+    parse_name,
+)
+from camreid.errors import InputError, MissingDataset
+
+TRY = (
+    "For images in another layout: data=csv or data=folder. To try the program without a dataset: "
+    "data=synthetic."
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a public dataset keeps its images."""
+
+    name: str  # of `data=`
+    title: str
+    folders: tuple[str, ...]  # train, query, gallery
+    names: str  # pattern of the image names; empty if that of `parse_name` is enough
+    example: str
+
+    def is_at(self, home: Path) -> bool:
+        """Whether `home` holds a train folder with such names."""
+        train, match = part(home, self.folders[0]), re.compile(self.names).match
+        paths = chain(train.glob("*"), train.glob("*/*"))
+        return train.is_dir() and (not self.names or any(match(path.name) for path in paths))
+
+
+_DUKE = (FOLDERS, r"\d+_c\d+_f\d+\.", "0002_c1_f0044158.jpg")
+_VERI = ("image_train", "image_query", "image_test")
+_MSMT17 = (r"\d+_\d+_\d+_\w+_\d+_\d+\.", "0000/0000_000_01_0303morning_0008_0.jpg")
+LAYOUTS = (
+    Layout("msmt17", "MSMT17", ("train", "test", "test"), *_MSMT17),
+    Layout("msmt17", "MSMT17", ("mask_train_v2", "mask_test_v2", "mask_test_v2"), *_MSMT17),
+    Layout("veri", "VeRi-776", _VERI, r"\d+_c\d+_\d+_\d+\.", "0001_c001_00016450_0.jpg"),
+    Layout("dukemtmc", "DukeMTMC-reID", *_DUKE),
+    Layout("occluded_duke", "Occluded-Duke", *_DUKE),
+    Layout("cuhk03_np", "CUHK03-NP", FOLDERS, r"\d+_c\d+_\d+\.", "0001_c1_1.png"),
+    Layout("market1501", "Market-1501", FOLDERS, "", GRAMMAR),
+)
+SIZES = {  # images of train, query and gallery, by release
+    "msmt17": ((32621, 11659, 82161), (30248, 11659, 82161)),  # without list_val.txt
+    "veri": ((37746, 1678, 11579), (37778, 1678, 11579)),
+    "dukemtmc": ((16522, 2228, 17661),),
+    "occluded_duke": ((15618, 2210, 17661),),
+    "cuhk03_np": ((7365, 1400, 5332), (7368, 1400, 5328)),  # detected, labeled
+    "market1501": ((12936, 3368, 15913),),
+}
+
+
+def read_market1501(root: str | Path) -> Records:
+    """Read a folder in the Market-1501 layout.
+
+    Only base names are read; folder names do not matter. Junk (pid -1) is left out;
+    distractors (pid 0) stay in the gallery. `root` holds `bounding_box_train`, `query` and
+    `bounding_box_test`, or is the parent of that folder; the last two may be missing.
+
+    Raises:
+        MissingDataset: there is no such folder, or there are no train images in it.
+        InputError: a name does not follow the grammar, or pid 0 has train or query images.
+    """
+    return _read(root, "market1501")
+
+
+def read_dukemtmc(root: str | Path) -> Records:
+    """Read DukeMTMC-reID; `root` and errors as those of `read_market1501`."""
+    return _read(root, "dukemtmc")
+
+
+def read_occluded_duke(root: str | Path) -> Records:
+    """Read Occluded-Duke; `root` and errors as those of `read_market1501`."""
+    return _read(root, "occluded_duke")
+
+
+def read_cuhk03_np(root: str | Path) -> Records:
+    """Read CUHK03-NP, whose `root` is its folder `detected` or `labeled`, not their parent."""
+    return _read(root, "cuhk03_np")
+
+
+def read_veri(root: str | Path) -> Records:
+    """Read VeRi-776; its gallery holds a copy of each query, junk for it by the same camera."""
+    return _read(root, "veri")
+
+
+def find(root: str | Path, name: str) -> tuple[Path, Layout]:
+    """The folder of a dataset, `root` or one in it; MissingDataset says what is there instead."""
+    wanted = [layout for layout in LAYOUTS if layout.name == name]
+    home = Path(str(root)).expanduser().absolute()
+    inside = _inside(home)
+    found = _at([home], wanted) or _at(inside, wanted)
+    found = [place for place in found if _is_named(place[0], name)] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(place.name for place, _ in found)
+        raise InputError(f"root={root} holds {len(found)} datasets: {names}.", root=found[0][0])
+    listed = ", ".join(sorted(os.listdir(home))[:4]) or "nothing" if home.is_dir() else ""
+    message = (
+        f"no dataset at root={root}: expected the folder of {wanted[0].title}, with "
+        f"{', '.join(dict.fromkeys(wanted[0].folders))} in it, or its parent, found "
+        f"{listed or 'no such folder'}. "
+    )
+    for place, other in _at([home, *inside], LAYOUTS):
+        message += f"{place} looks like {other.title}: {other.folders[0]} with {other.example}."
+        raise MissingDataset(message, data=other.name)
+    near = _at((*home.parents[:2], *(deep for h in inside for deep in _inside(h))), wanted)
+    raise MissingDataset(message + TRY, root=near[0][0] if near else "FOLDER")
+
+
+def part(home: Path, name: str) -> Path:
+    """The folder of this name, in any case of letters."""
+    if (home / name).is_dir() or not home.is_dir():
+        return home / name
+    return next((p for p in sorted(home.iterdir()) if p.name.lower() == name), home / name)
+
+
+def checked(records: Records, home: Path, layout: Layout) -> Records:
+    """The records, if they can be trained on, with a note if they are not the official ones."""
+    if not records.train:
+        train = home / layout.folders[0]
+        raise MissingDataset(f"{train} holds no images like {layout.example}. {TRY}")
+    zeros = [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]
+    if zeros:
+        raise InputError(
+            f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
+            "distractors of the gallery. If identities are numbered from 0, describe the dataset "
+            "by data=csv, or rename the files; otherwise move distractors out of the folder."
+        )
+    sizes, known = (len(records.train), len(records.query), len(records.gallery)), layout.name
+    if sizes in SIZES[known] or not (layout.names or _is_named(home, known)):
+        return records
+    note = (
+        f"{layout.title} at {home} is not complete, or changed: {sizes} images of train, query and "
+        f"gallery; the official dataset has {' or '.join(map(str, SIZES[known]))}."
+    )
+    return replace(records, notes=(*records.notes, note))
+
+
+def _read(root: str | Path, name: str) -> Records:
+    home, layout = find(root, name)
+    other: list[str] = []
+    train, query, gallery = (_read_folder(part(home, f), layout, other) for f in layout.folders)
+    return checked(Records(train, query, gallery, notes=left_out(other, home)), home, layout)
+
+
+def _read_folder(folder: Path, layout: Layout, other: list[str]) -> tuple[ImageRecord, ...]:
+    """The images of a folder; the names of other files are added to `other`."""
+    if not folder.is_dir():
+        return ()
+    records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
+    for name in sorted(os.listdir(folder)):
+        if not is_image(name) or is_hidden(name):
+            if not is_hidden(name):
+                other.append(name)
+            continue
+        parsed = parse_name(home + name)
+        if parsed is None or not match(name):
+            raise InputError(
+                f"{folder / name} is not named as in {layout.title}; expected names like "
+                f"{layout.example}, cameras from 1, pids below 2**63. Rename the file, move it out "
+                "of the folder, or describe the dataset by data=csv or data=folder."
+            )
+        records.append(parsed)
+    return tuple(r for r in records if r.pid != JUNK)
+
+
+def _at(homes: Iterable[Path], layouts: Sequence[Layout]) -> list[tuple[Path, Layout]]:
+    """Each folder that holds one of the layouts, with the first of these."""
+    found = ((home, next((one for one in layouts if one.is_at(home)), None)) for home in homes)
+    return [(home, layout) for home, layout in found if layout]
+
+
+def _inside(home: Path) -> list[Path]:
+    return [path for path in sorted(home.glob("*/")) if not is_hidden(path.name)]
+
+
+def _is_named(home: Path, name: str) -> bool:
+    """Whether the folder has the name of the dataset, such as `Market-1501-v15.09.15`."""
+    plain = "".join(filter(str.isalnum, home.name.lower()))
+    return plain.startswith(name.replace("_", ""))
