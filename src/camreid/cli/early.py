@@ -36,8 +36,6 @@ def check(command: str, config: DictConfig) -> None:
     if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
         typed = {name for name in typed if not name.startswith("model.")}
     check_values(given, known, typed)
-    if given.get("init") and given.get("resume"):
-        raise InputError("init= has no effect with resume=. Leave one of them out.")
     if command == "export":
         require_packages("camreid-export", "onnx", "onnxruntime", "onnxscript")
     for logger in {"tensorboard", "wandb"} & {*(config.get("logger") or ())}:
