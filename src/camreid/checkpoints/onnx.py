@@ -102,8 +102,9 @@ def _check(raw: RawNetwork, file: bytes, input: Input, options: GraphOptions) ->
             if not (cosine >= LEAST_COSINE if is_half else share <= TOLERANCE):  # NaN is refused
                 limit = f"cosine {LEAST_COSINE}" if is_half else f"{TOLERANCE:.0e}"
                 raise InputError(
-                    f"{output} of PyTorch and onnxruntime differ by {share:.1e} of the largest "
-                    f"value, cosine {cosine:.6f}; the limit is {limit}. Check the weights for NaN."
+                    f"{output} differ between PyTorch and onnxruntime by {share:.1e} of the "
+                    f"largest value, cosine {cosine:.6f}; the limit is {limit}, so nothing was "
+                    "written. Check the weights for NaN."
                 )
             parity[output] = max(share, parity[output])
     return parity

@@ -34,9 +34,9 @@ def export_run(config: DictConfig) -> None:
     checkpoint = read_checkpoint(config.checkpoint)
     if is_pt:
         boxmot.write_pt(checkpoint.module(), path)
+        show(f"Written to {path}")
     else:
         _export(config, checkpoint, path)
-    show(f"Written to {path}")
 
 
 def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
@@ -64,6 +64,7 @@ def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
             f"Parity {output}: onnxruntime differs by {share:.1e} of the largest value"
             for output, share in parity.items()
         ),
+        f"Written to {path}",
     )
     if config.paste:
         batch, is_bgr = 100 if batch == "N" else batch, int(options.channels == "bgr")
