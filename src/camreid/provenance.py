@@ -12,6 +12,12 @@ from camreid import __version__
 from camreid.errors import InputError
 
 Primitive = str | int | float | bool | None
+_WORDS = {  # of the options of a split
+    "train_fraction": "* of the identities",
+    "val_fraction": "* held out for validation",
+    "excluded": "* seen identities not tested",
+}
+_USUAL = {"val_fraction": 0, "by": "identity", "pool": "all"}  # without words
 PIDS, CAMERAS = 10**9, 10**6  # numbers of each dataset, where there are several
 _NOT_A_RECORD = (TypeError, KeyError, AttributeError, ValueError)
 
@@ -45,9 +51,22 @@ class SplitRecord:
         options = (f"split.{k}={v}" for k, v in self.options.items() if v is not None)
         return shlex.join([f"+split={self.kind}", *options])
 
+    @property
+    def brief(self) -> str:
+        """Kind and camera in words."""
+        kind = {"resplit": "re-split", "original": "original split"}.get(self.kind, self.kind)
+        return kind if self.camera is None else f"{kind}, camera {self.camera}"
+
     def __str__(self) -> str:
-        options = [f"{k}={v}" for k, v in self.options.items() if v is not None]
-        return ", ".join([self.kind, *options, *([f"digest {self.digest}"] if self.digest else [])])
+        parts = [self.brief]
+        for key, value in self.options.items():
+            if value is not None and key != "camera" and _USUAL.get(key) != value:
+                text = f"{100 * value:g} %" if isinstance(value, float) else str(value)
+                words = _WORDS.get(key, f"{key} *").replace("*", text)
+                if self.options.get("by") == "image":
+                    words = words.replace("identities", "images of each identity")
+                parts.append(words.replace("50 % of", "half of"))
+        return ", ".join([*parts, *([f"digest {self.digest}"] if self.digest else [])])
 
     def to_json(self) -> dict[str, Any]:
         """Nested primitives, for `from_json`."""

@@ -1,5 +1,6 @@
 """camreid-compare and camreid-report: what is typed, what is written, what is refused."""
 
+import csv
 import json
 import sys
 from collections.abc import Callable
@@ -7,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from camreid.data import Records
+from camreid.labels import LabelMap
+from tests.cli.conftest import imported, refused
 from tests.conftest import TINY, Ran
-from tests.runs.folders import features, make_run, records
+from tests.runs.folders import change, features, make_run
+from tests.runs.folders import records as made
 
 Run = Callable[..., Ran]
-TEST = records(range(1, 21))
+TEST = made(range(1, 21))
 QUIET = ("trainer=cpu", "data.workers=0", "trainer.enable_progress_bar=false")
 
 
@@ -41,7 +46,7 @@ def test_mistakes_are_one_paragraph(command: str, run: Run, runs: list[Path]) ->
     for typed, named in (
         ([good, "empty"], "empty"),
         ([good, "gone"], "gone"),
-        ([good, bad, "-o", "c.csv"], "c.csv"),
+        ([good, bad, "-o", "c.txt"], "c.txt"),
         ([good, bad, "-o", good / "metrics.json"], "metrics.json"),
         ([good, bad, "-o", good / "metrics.json" / f"c{suffix}"], f"c{suffix}"),
         ([good, bad, "-o", own], own.name),
@@ -67,6 +72,49 @@ def test_a_report_is_written_into_the_run_if_its_packages_are_there(
     assert "pip install 'camreid[report]'" in ran.err
 
 
+def compare(run: Run, market: Path, *typed: object) -> Ran:
+    return run("camreid-compare", *typed, f"data.root={market}", *QUIET, "run_dir=r")
+
+
+def test_checkpoints_that_saw_no_test_identity_get_the_official_test(
+    run: Run, market: Path, experts: list[Path]
+) -> None:
+    ran = compare(run, market, *experts)
+    assert ran.code == 0, ran.err
+    assert "Test   the official one" in ran.out
+    assert "Test of 2 (2 of 2)" in ran.out
+    assert "(original split, camera 1)" in ran.out
+    assert "(original split, camera 2)" in ran.out
+    assert {path.name for path in Path("r").glob("*/metrics.json")} == {"metrics.json"}
+
+
+def test_a_run_folder_beside_a_checkpoint_is_tested_anew(
+    run: Run, market: Path, experts: list[Path], records: Records
+) -> None:
+    folder = make_run(experts[0].parent / "old", features(records))
+    change(folder, weights=str(experts[0]))
+    ran = compare(run, market, folder, experts[1], "-o", "c.csv")
+    assert ran.code == 0, ran.err
+    rows = list(csv.reader(Path("c.csv").read_text().splitlines()))
+    assert rows[0][:4] == ["camreid-compare", "queries", "mAP", "mAP interval"]
+    assert [row[0] for row in rows[1:]] == ["1", "2"]
+    assert all(0 < float(row[2]) < 100 for row in rows[1:])
+
+
+def test_checkpoints_that_cannot_be_compared_are_refused(
+    run: Run, market: Path, experts: list[Path]
+) -> None:
+    imported(experts[0].with_name("other.ckpt"), 1, LabelMap((7001, 7002, 7003)), seed=5)
+    imported(experts[0].with_name("unknown.ckpt"), None, LabelMap.anonymous(5), seed=5)
+    for other, part in (
+        ("other.ckpt", "was trained on another dataset"),
+        ("unknown.ckpt", "labels.root="),
+        ("1.ckpt", "two or more"),
+        ("gone.ckpt", "there is no gone.ckpt"),
+    ):
+        assert part in refused(compare(run, market, "1.ckpt", other))
+
+
 @pytest.mark.slow
 def test_resplit_or_original_from_training_to_verdict(run: Run, market: Path) -> None:
     def done(*command: str) -> str:
@@ -78,7 +126,9 @@ def test_resplit_or_original_from_training_to_verdict(run: Run, market: Path) ->
     train = ("camreid-train", root, *TINY, "trainer.max_epochs=1", "split.val_fraction=0.2")
     for split in splits:
         done(*train, f"+split={split}", f"run_dir={split}")
-    assert "original and resplit are not comparable" in done("camreid-compare", *splits)
+    assert "original (original split) and resplit (re-split) are not comparable" in done(
+        "camreid-compare", *splits
+    )
     weights = [f"{split}/checkpoints/best.ckpt" for split in splits]
     unseen = f"split.exclude_seen=[{','.join(weights)}]"
     test = ("camreid-evaluate", root, *QUIET, "+split=resplit", "split.train_fraction=0.3", unseen)
@@ -89,6 +139,17 @@ def test_resplit_or_original_from_training_to_verdict(run: Run, market: Path) ->
     (pair,) = content["pairs"]
     assert (pair["leaked"], pair["complete"]) == (0, True)
     assert pair["queries"] > 0
-    assert list(content["options"]) == ["checkpoint"]
+    assert content["options"]["split._target_"] == [
+        "camreid.data.OriginalSplit",
+        "camreid.data.Resplit",
+    ]
+    ran = done("camreid-compare", *weights, root, *QUIET, "run_dir=both", "-o", "both.json")
+    again = json.loads(Path("both.json").read_text())
+    assert sorted(again["pairs"][0]["titles"]) == [
+        "original (original split)",
+        "resplit (re-split)",
+    ]
+    assert "identities that none of the 2 checkpoints was trained on" in ran
+    assert "Head check" in ran
     done("camreid-report", "resplit")
     assert "Training loss" in Path("resplit/report.html").read_text()

@@ -8,9 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints import read_checkpoint
 from camreid.cli.dataset import read_dataset
+from camreid.cli.experts import Expert, check_dataset
 from camreid.data import Records, read_market1501
 from camreid.errors import InputError
-from camreid.provenance import PIDS
+from camreid.labels import LabelMap
+from camreid.provenance import PIDS, Dataset, Provenance
 from camreid.runs.folder import RunFolder
 from tests.cli.conftest import metrics, refused
 from tests.conftest import TINY, Ran
@@ -42,6 +44,17 @@ def test_a_reader_by_target_gets_the_root_and_its_options(market: Path) -> None:
 def test_a_reader_of_another_type_is_refused(market: Path) -> None:
     with pytest.raises(InputError, match=r"nothing returned a dict.*camreid\.data\.Records"):
         read_dataset(options(nothing, market))
+
+
+def test_an_expert_of_another_dataset_is_refused_only_without_its_record(market: Path) -> None:
+    data = OmegaConf.merge(options(read_market1501, market), {"name": "market1501"})
+    pids = LabelMap((PIDS + 1, PIDS + 2, read_market1501(market).train[0].pid))
+    known = Provenance(datasets=(Dataset("market1501"), Dataset("csv")))
+    assert check_dataset([Expert("joint", "j.ckpt", pids, known)], data) == [
+        "joint: 2 of its 3 identities are not in this dataset."
+    ]
+    with pytest.raises(InputError, match="trained on another dataset"):
+        check_dataset([Expert("joint", "j.ckpt", pids, Provenance())], data)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ QUICK = {
     "test_maxvit": 128, "xcit_nano_12_p16_224": 128, "swin_tiny_patch4_window7_224": 768,
 }  # fmt: skip
 FAMILIES = {
-    "swinv2_tiny_window8_256": 768, "eva02_tiny_patch14_224": 192, "beit_base_patch16_224": 768,
+    "swinv2_tiny_window8_256": 768, "beit_base_patch16_224": 768,
     "hiera_tiny_224": 768, "sequencer2d_s": 384, "mobilenetv3_small_050": 288, "test_nfnet": 192,
     "densenet121": 1024, "levit_128s": 384, "pit_ti_224": 256, "mobilevit_xxs": 320,
     "edgenext_xx_small": 168, "cait_xxs24_224": 192, "mixer_s32_224": 512, "gmlp_ti16_224": 128,

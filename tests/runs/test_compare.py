@@ -4,15 +4,18 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 import torch
 
 from camreid.errors import InputError
 from camreid.evaluation import Difference, FeatureTable, Images, RankOptions
+from camreid.provenance import SplitRecord
 from camreid.runs.compare import Pair, compare_runs
 from camreid.runs.folder import RunFolder
 from camreid.runs.metrics import HeadCheckRecord
+from camreid.runs.table import Table, in_points
 from tests.runs.folders import HEAD, change, features, make_run, records
 
 TEST = records(range(1, 21))
@@ -52,7 +55,9 @@ def test_an_inconclusive_verdict_has_its_reason(
 ) -> None:
     pair = Pair("a", "b", 900, identities, differences={"mAP": found})
     assert pair.better == (None if doubt else "a")
-    assert pair.verdict.startswith("inconclusive" if doubt else "a is better than b by 2.0 points")
+    start = "No clear difference between a and b: " if doubt else "a is better than b by 2.0 points"
+    assert pair.verdict.startswith(start)
+    assert "-0.0 " not in pair.verdict
     assert (doubt or "") in pair.verdict
 
 
@@ -71,7 +76,7 @@ def test_other_tests_are_not_comparable(tmp_path: Path) -> None:
         pair = pair_of(a, make_run(tmp_path / reason, table, options=options))
         assert "are not comparable: " in pair.verdict
         assert reason in pair.verdict
-        assert ("within" in reason) or f"exclude_seen=['{a}/best.ckpt'" in pair.verdict
+        assert ("within" in reason) or f"camreid-compare {a}/best.ckpt" in pair.verdict
 
 
 def test_shared_queries_of_one_gallery_are_paired(tmp_path: Path) -> None:
@@ -132,3 +137,56 @@ def test_what_is_not_two_tested_runs_is_refused(tmp_path: Path) -> None:
         (other / file).unlink()
         with pytest.raises(InputError, match=f"1 has no {file}"):
             compare_runs((run, other))
+
+
+def test_seeds_are_one_row_with_mean_and_deviation(tmp_path: Path) -> None:
+    seeds = [
+        make_run(tmp_path / f"s{s}", features(TEST, 0.3, seed=s), seed=s, lr=1) for s in range(3)
+    ]
+    other = make_run(tmp_path / "other", BAD, seed=0, lr=2)
+    found = compare_runs((*seeds, other))
+    (pair,) = found.pairs
+    assert pair.better == str(seeds[0])
+    assert f"{seeds[0]} (lr 1, 3 seeds) is better than {other} (lr 2) by" in pair.verdict
+    mAP = [RunFolder(path).metrics.retrieval["mAP"] for path in seeds]
+    gain = mean(mAP) - RunFolder(other).metrics.retrieval["mAP"]
+    assert pair.differences["mAP"].value == pytest.approx(gain)
+    row = found.scores.rows[-1]
+    assert row[2] == f"{100 * mean(mAP):.1f} %\n± {100 * stdev(mAP):.1f}"
+    again = make_run(tmp_path / "tta", features(TEST, 0.3), seed=3, lr=1)
+    change(again, evaluation={"metric": "euclidean"})  # another test is no seed
+    assert len(compare_runs((*seeds, again)).methods) == 2
+
+
+def test_words_name_the_split_and_the_unknown(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", GOOD, init="x.ckpt", model={"name": "m", "unknown": "skip"})
+    b = make_run(tmp_path / "b", BAD, init=None, model={"name": "m", "unknown": "skip"})
+    change(a, split=SplitRecord("resplit", {"train_fraction": 0.5, "seed": 0}).to_json())
+    assert (
+        f"{a} (re-split, skip) is better than {b} (original split, camera 3)"
+        in pair_of(a, b).verdict
+    )
+
+
+@pytest.mark.parametrize(
+    ("shares", "shown"),
+    [
+        ((0.0004, -0.001, 0.002), ["0.04", "-0.10", "0.20"]),
+        ((-0.00001, 0.02, 0.3), ["0.0", "2.0", "30.0"]),
+        ((0.0, 0.0), ["0.0", "0.0"]),
+        ((0.021, math.nan), ["2.1", "nan"]),
+    ],
+)
+def test_points_have_two_significant_digits(shares: list[float], shown: list[str]) -> None:
+    assert in_points(*shares) == shown
+
+
+def test_tables_are_written_for_papers_and_spreadsheets() -> None:
+    table = Table("t", ("", "mAP"), [["a_b & c", "54.3 %\n50.0..60.0"], ["d", "1.0 %"]])
+    assert table.text(".csv").splitlines() == [
+        ",mAP,mAP interval",
+        "a_b & c,54.3,50.0..60.0",
+        "d,1.0,",
+    ]
+    assert r"a\_b \& c & 54.3 \% 50.0..60.0 \\" in table.text(".tex")
+    assert "| a_b & c | 54.3 % 50.0..60.0 |" in table.text(".md")

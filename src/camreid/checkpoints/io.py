@@ -14,6 +14,7 @@ from camreid.files import write_whole
 from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
+from camreid.models.pixels import Pixels
 from camreid.models.weights import read_content
 from camreid.provenance import Provenance, versions
 from camreid.training.checkpoint_io import check_content
@@ -29,8 +30,9 @@ class UntrustedNetwork(InputError):
 
     def __init__(self, path: str | Path, target: str) -> None:
         super().__init__(
-            f"{path} names the network {target}. It is not part of camreid, so it is not imported. "
-            "If you trust its code, name it in `trusted`."
+            f"{path} names the network {target}. It is not part of camreid, so it is not imported "
+            "unless you trust its code.",
+            trusted=[target],
         )
         self.target = target
 
@@ -112,7 +114,10 @@ def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> Mode
         raise InputError(f"{path} has a _target_ that names no network.")
     if target not in (*NETWORKS, *trusted):
         raise UntrustedNetwork(path, target)
-    return ModelConfig.read(given).without_weights()
+    read = ModelConfig.read(given).without_weights()
+    if isinstance(read.loss, Mapping):  # a loss that a file names is not imported either
+        read = replace(read, loss={k: v for k, v in read.loss.items() if k != "extra"})
+    return read
 
 
 def _label_maps(state: Mapping[str, Tensor]) -> dict[str, LabelMap]:
@@ -146,9 +151,16 @@ def differing_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor])
     return sorted({k for k in mine.keys() | other.keys() if mine.get(k) != other.get(k)})
 
 
-def load(path: str | Path, trusted: Collection[str] = ()) -> ReIDModule:
-    """The model of a checkpoint, in evaluation mode on the CPU; see `read_checkpoint`."""
-    return read_checkpoint(path, trusted).module()
+def load(
+    path: str | Path, trusted: Collection[str] = (), pixels: Pixels | None = None
+) -> ReIDModule:
+    """The model of a checkpoint, in evaluation mode on the CPU; see `read_checkpoint`.
+
+    `pixels` declares what the model will be given, `raw` or `imagenet` (already normalised);
+    None means the `model.pixels` of its training.
+    """
+    read = read_checkpoint(path, trusted)
+    return replace(read, config=replace(read.config, pixels=pixels or read.config.pixels)).module()
 
 
 def save(module: ReIDModule, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:

@@ -1,7 +1,9 @@
 """From a config to the parts of a run."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ from camreid.checkpoints.io import Checkpoint
 from camreid.cli.checkpoints import seen_identities
 from camreid.cli.dataset import data_root, read_dataset
 from camreid.cli.early import check_devices
+from camreid.cli.errors import leaves
 from camreid.cli.first_failure import FirstFailure
 from camreid.cli.folder import launched
 from camreid.cli.terminal import show
-from camreid.data import ReIDDataModule, Split
+from camreid.data import IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
+from camreid.models.presets import settle
+from camreid.parts import applying, make
 from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import RunCheckpoints
 from camreid.training.progress import RunBar
@@ -66,16 +71,18 @@ def build_split(config: DictConfig) -> Split:
 def choose_model(config: DictConfig, start: Checkpoint | None) -> ModelConfig:
     """The model that was chosen, else that of the starting weights, with the typed options."""
     model = config.model.copy()
+    overrides = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]
+    changes = compose("train", [*overrides, "model=[]"]).get("model") or OmegaConf.create()
     if start is not None and not _is_model_chosen():
-        typed = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]
-        changes = compose("train", [*typed, "model=[]"]).get("model") or {}
         model = OmegaConf.merge(start.config.primitives(), changes)
         model.update(unknown=config.model.unknown, pixels=config.model.pixels)
     if config.resume and start is not None:
         model.unknown = start.config.unknown
+    given: Any = OmegaConf.to_container(model, resolve=True)
+    read = settle(given, dict(leaves(OmegaConf.to_container(changes))))
     with open_dict(config):
-        config.model = model
-    return ModelConfig.read(OmegaConf.to_container(model, resolve=True))  # type: ignore[arg-type]
+        config.model = OmegaConf.create(read.primitives())
+    return read
 
 
 def build_model(config: DictConfig, split: Split, start: Checkpoint | None) -> ModelConfig:
@@ -109,10 +116,19 @@ def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDData
         split,
         model.image_size,
         seed=config.seed,
-        augment=instantiate(config.data.augment, _target_="camreid.data.Augment"),
+        **_own_parts(config),
         interpolation=model.interpolation,
         **{name: config.data[name] for name in (*names, "cache_dir")},
     )
+
+
+def _own_parts(config: DictConfig) -> dict[str, Any]:
+    """Augmentation and sampler, which may be a user's own."""
+    augment, sampler = config.data.augment, config.data.sampler
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    typed = {a.partition("=")[0].rpartition(".")[2] for a in overrides}
+    parts = {"augment": augment and make(Callable, applying(augment, typed, Callable))}
+    return parts | ({"sampler": partial(make, IdentitySampler, sampler)} if sampler else {})
 
 
 def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
@@ -125,7 +141,14 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
     if not config.get("logger"):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}
-    return [instantiate(options) for options in chosen.values()]
+    callbacks = {name: instantiate(options) for name, options in chosen.items()}
+    for name, callback in callbacks.items():
+        if not isinstance(callback, pl.Callback):
+            target = chosen[name]["_target_"]
+            raise InputError(
+                f"callbacks.{name}._target_={target} is no pytorch_lightning.Callback."
+            )
+    return list(callbacks.values())
 
 
 def device_type(config: DictConfig) -> str:

@@ -23,7 +23,8 @@ def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> io.Ch
     try:
         return renumber(io.read_checkpoint(path, trusted), datasets)
     except io.UntrustedNetwork as error:
-        raise InputError(f"{error} Type ++model.network._target_={error.target}.") from error
+        typed = f"Type ++model.network._target_={error.target}."
+        raise InputError(f"{error.message} {typed}") from error
 
 
 def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> io.Checkpoint | None:
@@ -50,8 +51,9 @@ def seen_identities(given: Any, datasets: Sequence[Dataset]) -> tuple[int, ...]:
         provenance = read_checkpoint(path, datasets).provenance
         if not provenance.seen or not provenance.complete:
             raise InputError(
-                f"exclude_seen={path}: not all of its training identities are known. Import it, or "
-                "its starting weights, with labels.root= and labels.camera=, or leave it out."
+                f"exclude_seen={path}: not all of its training identities are known, so no test is "
+                "known to be unseen. Import it, or its starting weights, with labels.root= and "
+                "labels.camera=, or leave it out."
             )
         seen |= provenance.seen
     return tuple(sorted(seen))

@@ -1,39 +1,91 @@
-"""camreid-compare: which of two runs is better."""
+"""camreid-compare: which of several runs or checkpoints is better."""
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from camreid.cli._entry import begin
-from camreid.cli.errors import one_paragraph
+from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.output import check_output, require_existing, write_output
+from camreid.errors import InputError
 from camreid.progress import note
+
+if TYPE_CHECKING:
+    from camreid.runs.compare import Comparison
+
+_SUFFIXES = (".json", ".csv", ".md", ".tex")
+_EXAMPLES = """\
+  camreid-compare runs/FIRST runs/SECOND                  tested runs
+  camreid-compare A.ckpt B.ckpt data.root=FOLDER          tests both on unseen identities
+  camreid-compare runs/sweep/* -o table.tex               runs that differ only in seed: one row
+
+Where a checkpoint is named, all are tested on identities that none was trained on: on the official
+test, if no checkpoint has seen it, else on a re-split. Options of camreid-evaluate go with them.
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     found = argparse.ArgumentParser(
         "camreid-compare",
-        description="Shows the differences between runs in options, heads, leakage and scores, and "
-        "the paired difference of each two runs with a verdict.",
+        description="Shows the differences between trainings in options, heads, leakage and "
+        "scores, and the paired difference of each two with a verdict.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("runs", nargs="+", metavar="RUN", help="folders of two runs or more")
-    found.add_argument("-o", "--output", metavar="FILE", type=Path, help="a .json file")
+    about = "run folders or checkpoints, two or more; with checkpoints also options (key=value)"
+    found.add_argument("runs", nargs="+", metavar="RUN", help=about)
+    about = f"a file of {', '.join(_SUFFIXES)}"
+    found.add_argument("-o", "--output", metavar="FILE", type=Path, help=about)
     return found
 
 
 def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
-        typed = parser().parse_args()
-        require_existing(typed.runs)
+        typed = parser().parse_intermixed_args()
         if typed.output:
-            check_output("camreid-compare", typed.output, ".json")
-        compare = begin("camreid.runs.compare")  # torch only now: --help is quick
-        from camreid.cli.terminal import show
+            check_output("camreid-compare", typed.output, *_SUFFIXES)
+        options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
+        paths = [part for part in typed.runs if part not in options]
+        require_existing(paths)
+        finish = partial(_report, typed.output)
+        if not any(path.endswith(".ckpt") or Path(path).is_file() for path in paths):
+            if options:
+                raise InputError(f"{options[0]} is an option of a test, and no checkpoint is named")
+            finish(paths)
+            return
+        from camreid.cli.unseen import compare_checkpoints
 
-        note(f"Comparing {', '.join(typed.runs)}")
-        found = compare.compare_runs(typed.runs)
-        show(*found.tables(), "", *(pair.verdict for pair in found.pairs))
-        if typed.output:
-            write_output(typed.output, json.dumps(found.to_json(), indent=1))
+        command, sys.argv[1:] = sys.argv[1:], options  # for Hydra
+        launch("camreid-compare", "compare", partial(compare_checkpoints, paths, command, finish))
+
+
+def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[str] = ()) -> None:
+    """Compare run folders, print tables and verdicts, and write the file."""
+    compare = begin("camreid.runs.compare")  # torch only now: --help is quick
+    from camreid.cli.terminal import show
+
+    note(f"Comparing {', '.join(names or map(str, paths))}")
+    found = compare.compare_runs(paths, names)
+    show(*found.tables(), "", *found.warnings, *(pair.verdict for pair in found.pairs))
+    if output:
+        write_output(output, _content(found, output.suffix))
+
+
+def _content(found: "Comparison", suffix: str) -> str:
+    """The comparison for a file; .csv and .tex have the scores alone."""
+    if suffix == ".json":
+        return json.dumps(found.to_json(), indent=1)
+    verdicts = [*found.warnings, *(pair.verdict for pair in found.pairs)]
+    if suffix == ".md":
+        tables = (f"**{table.title}**\n\n{table.text(suffix)}" for table in found.tables())
+        return "\n\n".join(["# camreid-compare", *verdicts, *tables])
+    table = replace(found.scores, columns=("camreid-compare", *found.scores.columns[1:]))
+    comments = [f"% {line}\n" for line in verdicts] if suffix == ".tex" else []
+    return "".join([*comments, table.text(suffix)])

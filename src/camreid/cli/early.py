@@ -52,8 +52,8 @@ def _require_model(command: str, given: dict[str, object]) -> None:
         how = "path=FILE and model=NAME" if command == "import" else "model=NAME"
         raise InputError(f"model={name} is no model. Type {how}, one of {choices('model')}.")
     parts = leaves(OmegaConf.to_container(OmegaConf.load(CONF / "model/_training.yaml")), "model.")
-    lacking = [part for part, _ in parts if given.get("model") and part not in given]
-    if lacking:
+    lacking = [part for part, _ in parts if part not in given]
+    if lacking and name != "null":  # options alone name a network to trust
         remedy = "Start its file with defaults: [small, _self_]."
         raise InputError(f"model={name} lacks {', '.join(lacking)}. {remedy}")
 

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from camreid import __version__
-from camreid.cli.folder import discard
+from camreid.cli.folder import ERROR, discard, sweeps
 from camreid.errors import InputError
-from camreid.files import CONF
+from camreid.files import CONF, write_text
 
 trusted: list[str] = []  # the network class that the user typed, for `cli.checkpoints`
 _OF_HYDRA = (HydraException, OmegaConfBaseException)
@@ -48,10 +48,11 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
             if message is None:
                 traceback.print_exception(error)
                 message = f"unexpected {type(error).__name__}, see its traceback above."
-            else:
+            elif job.mode != RunMode.MULTIRUN:
                 discard(Path(job.runtime.output_dir))
             if job.mode != RunMode.MULTIRUN:
                 stop(name, message)
+            write_text(Path(job.runtime.output_dir, ERROR), f"{message}\n")
             with suppress(SystemExit):  # the other jobs go on
                 stop(f"{name}, job {job.job.num}", message)
             raise InputError(f"job {job.job.num} failed: {message}") from None
@@ -66,6 +67,16 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
         except _OF_FOLDER as error:
             stop(name, f"run_dir= cannot be created: {error.strerror}: {error.filename}.")
+        finally:
+            _show_sweep()
+
+
+def _show_sweep() -> None:
+    """Print the table of the jobs of -m, also of those that ran before a failure."""
+    if sweeps and any((folder := sweeps.pop()).rglob(".hydra/overrides.yaml")):
+        from camreid.cli.sweep import sweep_table  # torch only now: --help is quick
+
+        sweep_table(folder).show()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -33,14 +34,22 @@ def evaluate_run(config: DictConfig) -> None:
         return
     build.seed(config)
     split = build.build_split(config)
-    module = read_checkpoint(config.checkpoint, split.datasets).module()
-    set_evaluation(module, config.evaluation)
+    module = read_module(config, split)
     require_test(split, config.evaluation.protocol)
     data = build.build_data(config, split, module.config)
     trainer = build.build_trainer(config, logger=False)
     keep(config, split)
     show_parts(split, module)
-    test(config, trainer, module, data, title=f"Test of {config.checkpoint}")
+    test(config, trainer, module, data, f"Test of {config.checkpoint}", None)
+
+
+def read_module(config: DictConfig, split: Split) -> ReIDModule:
+    """The model of `checkpoint=`, with the notes of its training, ready for a test."""
+    checkpoint = read_checkpoint(config.checkpoint, split.datasets)
+    module = checkpoint.module()
+    module.notes = checkpoint.notes
+    set_evaluation(module, config.evaluation)
+    return module
 
 
 def rank_features(config: DictConfig) -> None:
@@ -70,9 +79,9 @@ def rank_features(config: DictConfig) -> None:
 
 
 @rank_zero_only
-def keep(config: DictConfig, split: Split) -> None:
+def keep(config: DictConfig, split: Split, path: Path | None = None) -> None:
     """Config and manifest into the run folder."""
-    folder = RunFolder(build.run_folder())
+    folder = RunFolder(path or build.run_folder())
     folder.write_config(OmegaConf.to_yaml(config, resolve=True))
     split.save(folder.split)
     folder.write_datasets(split.datasets)
@@ -95,9 +104,17 @@ def show_parts(split: Split, module: ReIDModule) -> None:
 
 
 def test(
-    config: DictConfig, trainer: pl.Trainer, module: ReIDModule, data: ReIDDataModule, title: str
+    config: DictConfig,
+    trainer: pl.Trainer,
+    module: ReIDModule,
+    data: ReIDDataModule,
+    title: str,
+    folder: Path | None,
 ) -> None:
-    """Test with the best weights of this run, or those at hand, and write metrics.json."""
+    """Test with the best weights of this run, or those at hand, and write metrics.json.
+
+    Without a `folder`, that of the run; its numbers are printed.
+    """
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     content = {
         "split": data.split.record.to_json(),
@@ -109,7 +126,7 @@ def test(
         trainer.test(module, data, ckpt_path=best, verbose=False)
     finally:  # the features are kept even if their ranking fails
         if trainer.is_global_zero and config.evaluation.save_features and module.test_features:
-            path = build.run_folder() / "features.safetensors"
+            path = (folder or build.run_folder()) / "features.safetensors"
             notes = {**feature_notes(module, config.evaluation), **content}
             replace(module.test_features, notes=notes).save(path)
             show(f"Features {path}")
@@ -120,10 +137,22 @@ def test(
         "seen_complete": module.provenance.complete,
         "evaluation": OmegaConf.to_container(config.evaluation),
         "origin": origin(),
+        "training": _training(module),
     }
     if trainer.is_global_zero and module.test_result is not None:
         where = " on a part of the images only" if content["partial"] else ""
-        _report(content, module.test_result, title + where)
+        _report(content, module.test_result, title + where, folder)
+
+
+def _training(module: ReIDModule) -> dict[str, Any]:
+    """Split, config and head check of the training of a module's weights."""
+    split = module.provenance.split
+    config = yaml.safe_load(str(module.notes.get("config", "{}")))
+    return {
+        "split": split and split.to_json(),
+        "config": config if isinstance(config, dict) else {},
+        "head_check": module.notes.get("head_check"),
+    }
 
 
 def _warn(table: FeatureTable) -> None:
@@ -140,11 +169,15 @@ def feature_notes(module: ReIDModule, options: DictConfig) -> dict[str, Any]:
     return {"seen": seen, "seen_complete": complete, "model": name, "computed": computed}
 
 
-def _report(content: dict[str, Any], result: EvaluationResult, title: str) -> None:
-    """Write metrics.json and print the tables."""
+def _report(
+    content: dict[str, Any], result: EvaluationResult, title: str, folder: Path | None = None
+) -> None:
+    """Write metrics.json; print the tables of the run itself."""
     metrics = Metrics(**content, **result.summary())
-    path = RunFolder(build.run_folder()).write(metrics)
-    show(*metrics.tables(title), f"Written to {path}")
+    path = RunFolder(folder or build.run_folder()).write(metrics)
+    if folder is None:
+        weights = Path(metrics.weights).name if metrics.weights else "the model"
+        show(*metrics.tables(title), *metrics.warnings(weights), f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:

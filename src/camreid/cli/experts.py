@@ -71,13 +71,13 @@ def check_dataset(experts: Sequence[Expert], data: DictConfig) -> list[str]:
         records = read_dataset(data)
     except MissingDataset:  # a manifest names its own files
         return []
-    pids = {r.pid for r in (*records.train, *records.query, *records.gallery)}
+    pids = {r.pid for r in (*records.train, *records.val, *records.query, *records.gallery)}
     notes = []
     for expert in experts:
         own = () if expert.labels.is_anonymous else expert.labels.pids
         foreign = [pid for pid in own if pid not in pids]
         found = f"{len(foreign)} of its {len(own)} identities"
-        if 2 * len(foreign) > len(own):
+        if 2 * len(foreign) > len(own) and not expert.provenance.datasets:  # numbers of its own
             raise InputError(
                 f"{expert.path} was trained on another dataset: {found}, such as {foreign[:3]}, "
                 f"are not among the {len(pids)} of data.root={data.root}. Equal numbers of two "

@@ -19,6 +19,7 @@ _DESCRIPTION = (
     *(".hydra", "config.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
+sweeps: list[Path] = []  # folders of the jobs of -m
 _created: list[Path] = []  # the run folder and its parents, as far as this command creates them
 
 
@@ -55,6 +56,7 @@ class RunFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of all jobs, and those of single jobs in it."""
         folder = Path(config.hydra.sweep.dir)
+        sweeps.append(folder.absolute())
         _check(config, [folder, *(path for path in folder.glob("*") if path.is_dir())])
 
 

@@ -55,9 +55,12 @@ def matrix_run(config: DictConfig) -> None:
         f"Run      {build.run_folder()}",
     )
     test = Test(config, split, trainer, experts, baselines)
-    tables = {expert.name: test.add_model(expert.name, read_model(expert)) for expert in experts}
-    for baseline in baselines:
-        test.add_model(baseline.name, read_model(baseline))
+    tables, models = {}, [*experts, *baselines]
+    for place, model in enumerate(models, 1):
+        show(f"Test of {model.name} ({place} of {len(models)})")
+        table = test.add_model(model.name, read_model(model))
+        if model in experts:
+            tables[model.name] = table
     left_out = {}
     for name in fusions:
         try:
@@ -71,7 +74,7 @@ def matrix_run(config: DictConfig) -> None:
     note("Comparing the rows")
     matrix = test.record(notes, left_out)
     path = RunFolder(build.run_folder()).write(matrix)
-    show(*matrix.tables(), f"Written to {path}")
+    show(*matrix.tables(), "", *matrix.warnings, matrix.verdict, f"Written to {path}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ def notes(config: DictConfig) -> dict[str, Any]:
 
 
 def origin() -> dict[str, Any]:
-    """For a file of numbers: command, commit, versions."""
-    return {**_source(), "versions": versions()}
+    """For a file of numbers: command, date, commit, versions."""
+    date = datetime.now().astimezone().isoformat(" ", "minutes")
+    return {**_source(), "date": date, "versions": versions()}
 
 
 def _source() -> dict[str, Any]:

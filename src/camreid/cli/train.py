@@ -65,7 +65,7 @@ def train_run(config: DictConfig) -> float | None:
     _announce(config, split, module, batches, resumed)
     _fit(trainer, module, data, config.resume)
     if config.test:
-        evaluate.test(config, trainer, module, data, title="Test")
+        evaluate.test(config, trainer, module, data, "Test", folder=None)
     gather_metrics()
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return None if best is None else float(best)

@@ -1,12 +1,13 @@
 """The loaders of a split."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, default_convert
 
 from camreid.data.cache import ImageCache, Kind, cores
@@ -14,7 +15,7 @@ from camreid.data.dataset import Batch, ImageBatches, Interpolation
 from camreid.data.manifest import Split
 from camreid.data.records import ImageRecord
 from camreid.data.sampler import IdentitySampler
-from camreid.data.transforms import Augment, stream
+from camreid.data.transforms import stream
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.labels import LabelMap
 
@@ -30,7 +31,8 @@ class ReIDDataModule(pl.LightningDataModule):
         workers: loader processes; None for as many as there are cores for this rank, at most 8;
             with a cache at most 2, and none on the CPU.
         seed: of sampling and augmentation.
-        augment: of train batches, on their device.
+        augment: of train batches, on their device: `Augment`, or any callable like it.
+        sampler: of train batches: `IdentitySampler`, or a subclass or partial of one.
         within_camera: whether the K images of an identity are of one camera; an identity under
             two cameras counts as two then.
         cache: of decoded images: on `disk` for all runs, in the `memory` of each process of this
@@ -51,7 +53,8 @@ class ReIDDataModule(pl.LightningDataModule):
         eval_batch_size: int = 128,
         workers: int | None = None,
         seed: int = 0,
-        augment: Augment | None = None,
+        augment: Callable[..., Tensor] | None = None,
+        sampler: Callable[..., IdentitySampler] = IdentitySampler,
         interpolation: Interpolation = "bicubic",
         within_camera: bool = False,
         cache: Kind = "none",
@@ -68,7 +71,7 @@ class ReIDDataModule(pl.LightningDataModule):
         self.identities, self.instances = identities, instances
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.seed, self.augment, self.within_camera = seed, augment, within_camera
-        self.train_records = split.train
+        self.sampler, self.train_records = sampler, split.train
         self.start = (0, 0)
         self.cache = None
         if cache != "none":
@@ -109,7 +112,9 @@ class ReIDDataModule(pl.LightningDataModule):
             counts = np.unique(pids, return_counts=True)[1]
             k = int(np.median(counts).clip(2, 4))
             p = min(4 * p // k, len(counts) // world_size) or 1
-        return IdentitySampler(pids, p, k, self.seed, rank, world_size)
+        sampler = self.sampler(pids, p, k, self.seed, rank, world_size)
+        sampler.records = self.train_records
+        return sampler
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """P x K batches of this rank."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from camreid.data.records import ImageRecord
 from camreid.errors import InputError
 
 
@@ -31,8 +32,11 @@ class IdentitySampler(Sampler[int]):
 
     Attributes:
         batches: of an epoch, per rank.
+        records: the images, set by `ReIDDataModule`, for subclasses that need cameras or paths.
         start: batches of the epoch to leave out, until another epoch is set.
     """
+
+    records: Sequence[ImageRecord] = ()
 
     def __init__(
         self,

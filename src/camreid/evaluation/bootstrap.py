@@ -1,6 +1,7 @@
 """Intervals and paired differences of results: identities are drawn with all their queries."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,29 +40,34 @@ def intervals(
 
 
 def compare(
-    first: RankingResult,
-    second: RankingResult,
+    first: RankingResult | Sequence[RankingResult],
+    second: RankingResult | Sequence[RankingResult],
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Difference]:
     """Paired differences of two results in the numbers of `intervals`, with its arguments.
 
+    Several results, of trainings with different seeds, count as one with their mean of each query.
     p is from a randomisation test (Smucker et al. 2007): the share of the ways to swap the two
     results by identity with a difference at least as large. Up to 9 identities, all ways are
     tried, else `resamples` random ones; so p is never below 0.05 for 5 identities or fewer.
     InputError if the results are of different queries.
     """
-    if not torch.equal(first.query_pids, second.query_pids):
-        raise InputError("the results are of different queries, or in another order.")
-    if not torch.equal(first.valid, second.valid):
-        differ = (first.valid != second.valid).nonzero().flatten()
-        raise InputError(
-            f"{len(differ)} queries, the first at {differ[:5].tolist()}, have a match in one "
-            "result only: rank both against the same gallery, by the same protocol."
-        )
-    values = first.per_query - second.per_query
-    sums = _by_identity(first, values)
+    ours, theirs = ([r] if isinstance(r, RankingResult) else r for r in (first, second))
+    reference = ours[0]
+    for other in (*ours, *theirs):
+        if not torch.equal(reference.query_pids, other.query_pids):
+            raise InputError("the results are of different queries, or in another order.")
+        if not torch.equal(reference.valid, other.valid):
+            differ = (reference.valid != other.valid).nonzero().flatten()
+            raise InputError(
+                f"{len(differ)} queries, the first at {differ[:5].tolist()}, have a match in one "
+                "result only: rank both against the same gallery, by the same protocol."
+            )
+    own, other_values = (torch.stack([r.per_query for r in rs]).mean(0) for rs in (ours, theirs))
+    values = own - other_values
+    sums = _by_identity(reference, values)
     low, high = _ends(sums, resamples, seed, level)
     p = _randomised(sums[:, :-1], resamples, seed).tolist()
     columns = zip(values.mean(0).tolist(), low, high, p, strict=True)

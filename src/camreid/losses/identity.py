@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from camreid.errors import require_number
+from camreid.errors import InputError, require_number
 from camreid.losses.triplet import Margin, Mining, Pair, PairLoss, TripletLoss
 
 Smoothing = float | Literal["adaptive"]
@@ -57,6 +57,7 @@ class LossConfig:
     pair_weight: float = 1.0
     pair_margin: float = 0.25
     pair_scale: float = 128.0
+    extra: Mapping[str, Any] | None = None  # `_target_` of a loss of one's own, and its options
 
     def __post_init__(self) -> None:
         if self.triplet_margin != "soft":
@@ -76,6 +77,19 @@ class LossConfig:
             pair = PairLoss(self.pair, self.pair_margin, self.pair_scale)
             losses[self.pair] = (self.pair_weight, pair)
         return {name: (weight, loss) for name, (weight, loss) in losses.items() if weight}
+
+
+def weighed(loss: object, value: Any) -> dict[str, tuple[float, Tensor]]:
+    """Weight and () value by name, as a `loss` returned them; a tensor alone has the weight 1."""
+    name = type(loss).__name__
+    try:
+        parts = {name: (1.0, value)} if isinstance(value, Tensor) else dict(value)
+        return {str(key): (float(weight), own.reshape(())) for key, (weight, own) in parts.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name} returned no loss ({error}): expected a tensor of one value, or a mapping from "
+            "names to (weight, tensor)."
+        ) from error
 
 
 def identity_loss_of_heads(

@@ -6,6 +6,7 @@ from camreid.models.config import ModelConfig
 from camreid.models.head import RemapHead
 from camreid.models.mgn import MGN
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
+from camreid.models.pixels import PixelNorm
 
 __all__ = [
     "MGN",
@@ -13,6 +14,7 @@ __all__ = [
     "Baseline",
     "FeatureOptions",
     "ModelConfig",
+    "PixelNorm",
     "ReIDNetwork",
     "ReIDOutput",
     "RemapHead",

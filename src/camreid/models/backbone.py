@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import timm
 import torch
+from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
 from camreid.errors import InputError
@@ -17,6 +18,9 @@ from camreid.models.weights import load_trunk
 from camreid.progress import note
 
 Pool = Literal["avg", "gem", "gem_learned"]
+# the options that change a ResNet, with the values that leave it as it is
+RESNET = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
+_OSNET = re.compile(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +39,8 @@ class BackboneOptions:
 
     def change(self, trunk: nn.Module, name: str) -> None:
         """Change a ResNet in place."""
-        usual = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
-        wanted = {key: value for key, value in usual.items() if getattr(self, key) != value}
-        if wanted and not isinstance(getattr(trunk, "layer4", None), nn.Module):
+        wanted = {key: value for key, value in RESNET.items() if getattr(self, key) != value}
+        if wanted and not hasattr(trunk, "layer4"):
             given = ", ".join(f"{key}={getattr(self, key)}" for key in wanted)
             raise InputError(f"{given}: {name} is no ResNet, it has no layer4.", **wanted)
         if self.last_stride == 1:
@@ -75,6 +78,7 @@ class Backbone(nn.Module):
         super().__init__()
         pool = options.pool
         self.trunk = _create(name, image_size, options)
+        _check_patches(name, self.trunk, image_size)
         options.change(self.trunk, name)
         if options.weights is not None:
             load_trunk(self.trunk, options.weights)
@@ -150,9 +154,29 @@ def _single(features: Tensor) -> Tensor:
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
+def is_resnet(name: str) -> bool:
+    """Whether a backbone has what the options of `RESNET` change; also for an unknown name."""
+    with torch.device("meta"):  # without memory
+        known = timm.is_model(name)
+        return hasattr(timm.create_model(name), "layer4") if known else not _OSNET.fullmatch(name)
+
+
+def _check_patches(name: str, trunk: nn.Module, image_size: tuple[int, int]) -> None:
+    """Refuse images that are not whole patches: the rest would not be seen."""
+    sides = to_2tuple(getattr(getattr(trunk, "patch_embed", None), "patch_size", None) or 1)
+    pairs = list(zip(image_size, sides, strict=True))
+    down, up = [max(1, n // k) * k for n, k in pairs], [-(-n // k) * k for n, k in pairs]
+    if down != up:
+        raise InputError(
+            f"image_size={list(image_size)} is no whole number of the {sides[0]} x {sides[1]} "
+            f"patches of {name}; the nearest sizes that are: {down} and {up}.",
+            image_size=down,
+        )
+
+
 def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:
     pretrained = own.pretrained and own.weights is None
-    osnet = re.fullmatch(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)", name)
+    osnet = _OSNET.fullmatch(name)
     if osnet:
         if pretrained:
             raise InputError(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from camreid.errors import InputError
 from camreid.labels import Identities
-from camreid.models.backbone import Backbone, BackboneOptions, GeM
+from camreid.models.backbone import Backbone, BackboneOptions, GeM, is_resnet
 from camreid.models.baseline import bn_neck
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
@@ -63,6 +63,9 @@ class MGN(ReIDNetwork):
                 f"image_size={list(image_size)}: MGN needs three stripes of the map.",
                 image_size=[384, 128],
             )
+        if not is_resnet(own.backbone):
+            needs = f"backbone={own.backbone} is no ResNet, and MGN divides layer3 and layer4."
+            raise InputError(needs, backbone="resnet50.tv_in1k")
         given = {k: getattr(own, k) for k in ("pretrained", "weights", "ibn", "stem_padding")}
         whole = Backbone(own.backbone, image_size, BackboneOptions(last_stride=1, **given))
         self.pixel_norm = PixelNorm(pixels, whole.mean, whole.std)

@@ -1,6 +1,5 @@
 """Images to features to logits: what every architecture has in common."""
 
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from camreid.errors import InputError, require_choice
 from camreid.labels import HeadLabels, LabelMap
 from camreid.models.head import RemapHead
 from camreid.models.pixels import PixelNorm, Pixels
+from camreid.parts import make
 
 Side = Literal["after", "before"]
 Rows = Tensor | Mapping[str, Tensor] | None
@@ -140,19 +140,11 @@ def build_network(
     config: Mapping[str, Any], labels: HeadLabels, image_size: tuple[int, int], pixels: Pixels
 ) -> ReIDNetwork:
     """The network of a config; `_target_` names its class, a `ReIDNetwork`."""
-    options = dict(config)
-    target = str(options.pop("_target_", NETWORKS[0]))
-    try:
-        network = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"_target_={target} can't be imported: {error}.") from error
-    if not (isinstance(network, type) and issubclass(network, ReIDNetwork)):
-        raise InputError(
-            f"_target_={target} is no camreid.models.ReIDNetwork.", _target_=NETWORKS[0]
-        )
+    options = {"_target_": NETWORKS[0], **config}
     if isinstance(labels, Mapping) != bool(options.get("camera_heads")):
         raise InputError(
             "a model with camera_heads=true takes a label map for each camera, such as "
             "split.camera_labels, and any other model one label map."
         )
-    return network(labels, image_size, pixels=pixels, **options)
+    network: ReIDNetwork = make(ReIDNetwork, options, labels, image_size, pixels=pixels)
+    return network

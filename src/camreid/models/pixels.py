@@ -1,5 +1,6 @@
 """Raw pixels to the range of a backbone, on the device."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,9 +14,9 @@ Pixels = Literal["raw", "imagenet"]
 class PixelNorm(nn.Module):
     """Normalises raw pixels on the device and refuses any other range.
 
-    uint8 batches need no check of their values. Others are checked every time on the CPU; on a
-    GPU, where reading a value waits for the device, the first ten of each mode and every 100th.
-    The (3,) `mean` and `std` are in raw units.
+    All but uint8 batches are checked. In training on a GPU, the values of all but the first are
+    read a step later, because reading them at once would wait for the device. The (3,) `mean` and
+    `std` are in raw units.
     """
 
     mean: Tensor
@@ -27,7 +28,8 @@ class PixelNorm(nn.Module):
         self.pixels = pixels
         self.register_buffer("mean", mean.view(1, 3, 1, 1))
         self.register_buffer("std", std.view(1, 3, 1, 1))
-        self._batches = {True: 0, False: 0}
+        self._is_first = True
+        self._pending: Callable[[], None] | None = None  # the check of the last batch
 
     def forward(self, images: Tensor) -> Tensor:
         """Float images as the backbone expects them; `images` (B, 3, H, W) are not modified."""
@@ -39,16 +41,33 @@ class PixelNorm(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) of raw pixels."""
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        return (images.to(self.mean.dtype) - self.mean).div_(self.std)
 
     def check(self, images: Tensor) -> None:
-        """PixelRangeError for another range; see above for how often."""
+        """PixelRangeError for another range, of this batch or the one before."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images of shape {tuple(images.shape)}: expected (B, 3, H, W), RGB.")
-        count = self._batches[self.training]
-        self._batches[self.training] += 1
-        if images.numel() == 0 or (images.is_cuda and count >= 10 and count % 100):
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending()
+        if images.numel() == 0 or (self.pixels == "raw" and images.dtype == torch.uint8):
             return
+        if self._is_first or not (images.is_cuda and self.training):
+            self._is_first = False
+            self._check(images)
+            return
+        extremes = torch.stack(images.detach().aminmax()).to("cpu", non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(images.device))
+
+        def check_values() -> None:
+            copied.synchronize()
+            self._check(extremes)
+
+        self._pending = check_values
+
+    def _check(self, images: Tensor) -> None:
+        """`images` (..) are a batch, or its least and greatest value."""
         if self.pixels == "raw":
             check_raw(images, "; for normalised pixels set pixels=imagenet")
         elif not images.is_floating_point() or images.abs().max() > 20:
@@ -73,5 +92,5 @@ def check_raw(images: Tensor, otherwise: str = "") -> None:
 
 
 def _seen(images: Tensor) -> str:
-    low, high = images.aminmax()
+    low, high = (value.item() for value in images.aminmax())
     return f"{str(images.dtype).removeprefix('torch.')} images from {low:.4g} to {high:.4g}"

@@ -1,13 +1,17 @@
 """The models of `conf/model/`, read without Hydra."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
 from camreid.errors import InputError
 from camreid.files import CONF
+from camreid.models.backbone import RESNET, is_resnet
 from camreid.models.config import ModelConfig
+from camreid.models.network import NETWORKS, ReIDNetwork
+from camreid.parts import applying
 
 
 def model_names() -> list[str]:
@@ -33,7 +37,28 @@ def read_model(name: str, **options: object) -> ModelConfig:
             dotted = key.replace("__", ".")
             raise InputError(f"model {name!r} has no option {dotted}; see conf/model/{name}.yaml.")
         node[last] = value
-    return ModelConfig.read(config)
+    return settle(config, {key.replace("__", ".") for key in options})
+
+
+def settle(config: Mapping[str, Any], typed: Collection[str]) -> ModelConfig:
+    """The config of a file with the options that a user `typed`, such as `network.backbone`.
+
+    Other options that the network or backbone does not have are left out. The model is named after
+    a typed network, or a typed backbone, which replaces `r50` in a name such as `bot_r50`.
+    """
+    chosen = {key.removeprefix("network.") for key in typed}
+    given = {"_target_": NETWORKS[0], **(config.get("network") or {})}
+    network = applying(given, chosen, ReIDNetwork)
+    name, backbone = str(config.get("name")), str(network.get("backbone"))
+    if any(network.get(k, v) != v for k, v in RESNET.items()) and not is_resnet(backbone):
+        network |= {k: v for k, v in RESNET.items() if k in network and k not in chosen}
+        name = name.removesuffix("_ibn")
+    if "name" not in typed and "_target_" in chosen:
+        name = network["_target_"].rpartition(".")[2]
+    elif "name" not in typed and "backbone" in chosen:
+        short = backbone.partition(".")[0]
+        name = re.sub(r"(?<=_)r\d+", short, name) if re.search(r"_r\d+", name) else short
+    return ModelConfig.read({**config, "network": network, "name": name})
 
 
 def _compose(name: str) -> dict[str, Any]:

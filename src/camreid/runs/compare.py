@@ -1,8 +1,9 @@
-"""Which of two runs is better: a paired test on the test identities that both did not train on."""
+"""Which of several runs is better: paired tests on identities that none of a pair trained on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, combinations
+from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,28 @@ import torch
 from camreid.errors import InputError, NoValidQuery
 from camreid.evaluation import Difference, Images, RankingResult, compare
 from camreid.runs.folder import RunFolder
-from camreid.runs.metrics import SCORES, head_check_table, points, score_table
+from camreid.runs.methods import Method, differing, methods_of
+from camreid.runs.metrics import (
+    SCORES,
+    HeadCheckRecord,
+    head_check_table,
+    mean_row,
+    points,
+    score_table,
+)
 from camreid.runs.record import plain
-from camreid.runs.table import Table, interval
+from camreid.runs.table import Table
+from camreid.runs.verdict import ALPHA, doubt, verdict
 
-ALPHA = 0.05
-SMALLEST = 0.001  # of mAP, which is printed with one digit of a point
-FEWEST = 6  # identities with which p can fall below ALPHA
-_LIMITS = (
-    "Each run is one training: intervals and p are over test identities, not over seeds.",
-    "p is of mAP, and not adjusted for the number of pairs.",
+_LIMITS = ("p is of mAP, and not adjusted for the number of pairs.",)
+_ONE_TRAINING = (
+    "Intervals and p are over test identities. They do not cover the seeds of trainings."
 )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs on their shared queries of identities that neither was trained on."""
+    """Two methods on their shared queries of identities that neither was trained on."""
 
     first: str  # path of the run with the higher mAP
     second: str
@@ -36,35 +43,22 @@ class Pair:
     complete: bool = True  # whether all training identities of both are known
     differences: Mapping[str, Difference] = field(default_factory=dict)  # first minus second
     reason: str = ""  # why they are not comparable
-
-    @property
-    def doubt(self) -> str:
-        """Why the difference in mAP decides nothing; empty if it does."""
-        found = self.differences["mAP"]
-        if self.identities < FEWEST:
-            return f"p below {ALPHA} needs at least {FEWEST} identities"
-        if found.p >= ALPHA:
-            return f"p is not below {ALPHA}"
-        if found.low <= 0:
-            return "the interval includes 0"
-        return "the difference is below 0.1 points" if found.value < SMALLEST else ""
+    titles: Sequence[str] = ()  # their names, and what differs
 
     @property
     def better(self) -> str | None:
         """The run with the higher mAP; None if that is not decided."""
-        return self.first if self.differences and not self.doubt else None
+        decided = self.differences and not doubt(self.differences["mAP"], self.identities)
+        return self.first if decided else None
 
     @property
     def verdict(self) -> str:
         """The conclusion in a sentence."""
+        first, second = self.titles or (self.first, self.second)
         if not self.differences:
-            return f"{self.first} and {self.second} are not comparable: {self.reason}"
-        found = self.differences["mAP"]
-        ends = interval(found.low, found.high)
-        start = f"inconclusive, as {self.doubt}: {self.first} minus {self.second} is"
-        text = f"{self.first} is better than {self.second} by" if self.better else start
-        text += f" {100 * found.value:.1f} points mAP ({ends and f'95 % interval {ends}, '}"
-        text += f"p = {found.p:.2g}) on {self.queries} queries of {self.identities} identities"
+            return f"{first} and {second} are not comparable: {self.reason}"
+        text = verdict(first, second, self.differences["mAP"], self.identities)
+        text += f"; tested on {self.queries} queries of {self.identities} identities"
         if self.leaked:
             text += f"; {self.leaked} identities that one of them was trained on are left out"
         if not self.complete:
@@ -77,28 +71,41 @@ class Comparison:
     """Tested runs, and pairs of them."""
 
     runs: Sequence[RunFolder]
+    methods: Sequence[Method]
     pairs: Sequence[Pair]
 
     @property
     def options(self) -> dict[str, list[str]]:
-        """The options in which the runs differ, of the sections of the config that all have."""
-        found = [_flat(run.config) for run in self.runs]
-        shared = set.intersection(*({key.split(".")[0] for key in options} for options in found))
-        keys = [key for key in dict.fromkeys(chain(*found)) if key.split(".")[0] in shared]
-        rows = {key: [options.get(key, "(not set)") for options in found] for key in keys}
-        return {key: values for key, values in rows.items() if len(set(values)) > 1}
+        """The options of the trainings that differ, of config sections that all have."""
+        return differing(self.runs)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Leakage and other limits, each once."""
+        return [w for run in self.runs if run.metrics for w in run.metrics.warnings(str(run))]
+
+    @property
+    def scores(self) -> Table:
+        """A row per run; below them, means over the seeds."""
+        single = {str(m): m.runs[0].metrics for m in self.methods if len(m.runs) == 1}
+        table = score_table("Test", {name: found for name, found in single.items() if found})
+        groups = {m.title: [r.metrics for r in m.runs if r.metrics] for m in self.methods}
+        means = [mean_row(name, runs) for name, runs in groups.items() if len(runs) > 1]
+        note = ["±: standard deviation over seeds."] if means else [_ONE_TRAINING]
+        return Table(table.title, table.columns, [*table.rows, *means], [*table.notes, *note])
 
     def tables(self) -> list[Table]:
         """Options, head checks, scores and paired differences; none is empty."""
-        heads = {str(run): run.head_check.lowest for run in self.runs if run.head_check}
+        checks = {str(run): run.training["head_check"] for run in self.runs}
+        heads = {name: HeadCheckRecord.from_json(c).lowest for name, c in checks.items() if c}
         options = [(key, *values) for key, values in self.options.items()]
         differences = [_row(pair) for pair in self.pairs if pair.differences]
         columns = ("pair", "queries", *SCORES.values(), "p")
         title = "Paired differences in points; below, 95 % intervals"
         tables = [
-            Table("Options that differ", ("option", *map(str, self.runs)), options),
+            Table("Training options that differ", ("option", *map(str, self.runs)), options),
             head_check_table("Head check: the head with the lowest coverage", heads),
-            score_table("Test", {str(run): run.metrics for run in self.runs if run.metrics}),
+            self.scores,
             Table(title, columns, differences, _LIMITS),
         ]
         return [table for table in tables if table.rows]
@@ -109,77 +116,97 @@ class Comparison:
         return {"command": "camreid-compare", "pairs": plain(pairs), "options": self.options}
 
 
-def compare_runs(paths: Sequence[str | Path]) -> Comparison:
-    """Compare each two of several run folders; InputError for one that is not tested."""
-    if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
-        raise InputError(f"runs={[str(path) for path in paths]}: expected two or more run folders.")
-    runs = [RunFolder.existing(path) for path in paths]
+def compare_runs(
+    paths: Sequence[str | Path | RunFolder], names: Sequence[str] = (), with_first: bool = False
+) -> Comparison:
+    """Compare each two of several run folders, or each with the first; `names` are shown.
+
+    Runs that differ only in `seed` count as one. InputError for a run that is not tested.
+    """
+    runs = [p if isinstance(p, RunFolder) else RunFolder.existing(p) for p in paths]
+    if len({run.path.resolve() for run in runs}) < max(2, len(runs)):
+        raise InputError(f"runs={[str(run) for run in runs]}: expected two or more run folders.")
+    for run, name in zip(runs, names, strict=False):
+        run.name = name
     for run in runs:
         if run.ranked is None:
             file = "features.safetensors" if run.metrics else "metrics.json"
             raise InputError(f"{run} has no {file}: evaluate its checkpoint, compare that folder.")
-    return Comparison(runs, [compare_pair(*pair) for pair in combinations(runs, 2)])
+    methods = methods_of(runs)
+    pairs = ((methods[0], m) for m in methods[1:]) if with_first else combinations(methods, 2)
+    return Comparison(runs, methods, [compare_pair(*pair) for pair in pairs])
 
 
-def compare_pair(first: RunFolder, second: RunFolder) -> Pair:
-    """Compare two tested runs, if they have the same gallery and share queries."""
-    runs = (first, second)
+def compare_pair(first: Method, second: Method) -> Pair:
+    """Compare two methods, if their runs have the same gallery and share queries."""
+    runs = (*first.runs, *second.runs)
     seen = {pid for run in runs if run.ranked for pid in run.ranked[0].notes.get("seen") or ()}
+    names = (str(first), str(second))
+    titles = (first.title, second.title)
     try:
-        ours, theirs = _on_shared_queries(first, second)
-        unseen = ~torch.isin(ours.query_pids, torch.tensor(sorted(seen), dtype=torch.int64))
-        leaked = len(torch.unique(ours.query_pids[~unseen & ours.valid]))
-        if not (unseen & ours.valid).any():
+        results = _on_shared_queries(runs)
+        pids, valid = results[0].query_pids, results[0].valid
+        unseen = ~torch.isin(pids, torch.tensor(sorted(seen), dtype=torch.int64))
+        leaked = len(torch.unique(pids[~unseen & valid]))
+        if not (unseen & valid).any():
             raise NoValidQuery(f"one of them was trained on each of the {leaked} identities.")
-        ours, theirs = ours.of(unseen), theirs.of(unseen)
-        if ours.mAP < theirs.mAP:
-            first, second, ours, theirs = second, first, theirs, ours
+        results = [result.of(unseen) for result in results]
+        ours, theirs = results[: len(first.runs)], results[len(first.runs) :]
+        if sum(r.mAP for r in ours) / len(ours) < sum(r.mAP for r in theirs) / len(theirs):
+            names, titles, ours, theirs = names[::-1], titles[::-1], theirs, ours
         differences = compare(ours, theirs, level=1 - ALPHA)
     except InputError as error:
-        return Pair(str(first), str(second), reason=str(error))
-    identities = len(torch.unique(ours.query_pids[ours.valid]))
-    complete = all(run.metrics.seen_complete for run in runs if run.metrics)
-    counts = (ours.valid_queries, identities, leaked, complete)
-    return Pair(str(first), str(second), *counts, differences)
+        return Pair(*names, reason=str(error), titles=titles)
+    return Pair(
+        *names,
+        queries=ours[0].valid_queries,
+        identities=len(torch.unique(ours[0].query_pids[ours[0].valid])),
+        leaked=leaked,
+        complete=all(run.metrics.seen_complete for run in runs if run.metrics),
+        differences=differences,
+        titles=titles,
+    )
 
 
-def _on_shared_queries(first: RunFolder, second: RunFolder) -> tuple[RankingResult, RankingResult]:
-    """The rankings of the queries that both have, in one order."""
-    assert first.ranked
-    assert second.ranked
-    (a, ours), (b, theirs) = first.ranked, second.ranked
-    if ours.protocol != theirs.protocol:
-        raise InputError(f"their protocols differ: {ours.protocol} and {theirs.protocol}.")
-    rows, others, gallery, other_gallery = map(_rows, (a.query, b.query, a.gallery, b.gallery))
-    shared = [(row, others[image]) for image, row in rows.items() if image in others]
-    if gallery.keys() != other_gallery.keys() or not shared:
+def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:
+    """The rankings of the queries that all have, in one order."""
+    ranked = [run.ranked for run in runs if run.ranked]
+    protocols = list(dict.fromkeys(result.protocol for _, result in ranked))
+    if len(protocols) > 1:
+        raise InputError(f"their protocols differ: {' and '.join(protocols)}.")
+    queries, galleries = zip(*(_rows(run) for run in runs), strict=True)
+    shared = [image for image in queries[0] if all(image in rows for rows in queries)]
+    common = set.intersection(*(set(rows) for rows in galleries))
+    if not shared or any(len(rows) != len(common) for rows in galleries):
+        weights = {
+            Path(run.metrics.weights).resolve(): run.metrics.weights
+            for run in runs
+            if run.metrics and run.metrics.weights
+        }
+        counts, sizes = (" and ".join(str(len(r)) for r in rows) for rows in (queries, galleries))
         raise InputError(
-            f"the tests differ. They share {len(shared)} of {len(rows)} and {len(others)} queries, "
-            f"and {len(gallery.keys() & other_gallery.keys())} of {len(gallery)} and "
-            f"{len(other_gallery)} gallery images, by name, identity and camera. Test both on one "
-            "resplit without their training identities.",
-            exclude_seen=[run.metrics.weights for run in (first, second) if run.metrics],
+            f"the tests differ. They share {len(shared)} of {counts} queries, and {len(common)} of "
+            f"{sizes} gallery images, by name, identity and camera. One test of identities that "
+            "are unseen by all settles it: type camreid-compare "
+            f"{' '.join(weights.values())} data.root=FOLDER"
         )
-    own, other = torch.tensor(shared).unbind(1)
-    return ours.of(own), theirs.of(other)
+    return [
+        result.of(torch.tensor([rows[image] for image in shared]))
+        for (_, result), rows in zip(ranked, queries, strict=True)
+    ]
 
 
-def _rows(images: Images) -> dict[tuple[str, int, int], int]:
-    """Row of each image by folder and file name, identity and camera, wherever the dataset is."""
-    names = ("/".join(Path(path).parts[-2:]) for path in images.paths)
-    labels = zip(names, images.pids.tolist(), images.cameras.tolist(), strict=False)
-    return {image: row for row, image in enumerate(labels)}
+@lru_cache(maxsize=64)
+def _rows(run: RunFolder) -> tuple[dict[tuple[str, int, int], int], ...]:
+    """Row of each query and gallery image by folder and file name, identity and camera."""
+    assert run.ranked
 
+    def rows(images: Images) -> dict[tuple[str, int, int], int]:
+        names = ("/".join(Path(path).parts[-2:]) for path in images.paths)
+        labels = zip(names, images.pids.tolist(), images.cameras.tolist(), strict=False)
+        return {image: row for row, image in enumerate(labels)}
 
-def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Options by dotted key, without the folders that a run writes to."""
-    found: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{above}{key}.")
-        elif key not in ("run_dir", "save_dir", "dirpath"):
-            found[f"{above}{key}"] = str(value)
-    return found
+    return rows(run.ranked[0].query), rows(run.ranked[0].gallery)
 
 
 def _row(pair: Pair) -> list[str]:

@@ -30,9 +30,10 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.name = str(path)
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name
 
     @classmethod
     def existing(cls, path: str | Path) -> "RunFolder":
@@ -62,6 +63,16 @@ class RunFolder:
     def head_check(self) -> HeadCheckRecord | None:
         """The head check; None without the file."""
         return self._record(HeadCheckRecord)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Of the tested weights: `split` and `head_check`, None if unknown, and `config`."""
+        if self.metrics and self.metrics.training:
+            return self.metrics.training
+        check = self.head_check.to_json() if self.head_check else None
+        trained = self.metrics and "checkpoint" not in self.config
+        split = self.metrics.split if self.metrics and trained else None
+        return {"split": split, "config": self.config, "head_check": check}
 
     @cached_property
     def datasets(self) -> tuple[Dataset, ...]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from camreid.evaluation import Difference
-from camreid.runs.metrics import points
+from camreid.runs.metrics import leak_notes, points
 from camreid.runs.record import Record
 from camreid.runs.table import Table, percent
+from camreid.runs.verdict import verdict
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1"}
 Rows = Mapping[str, Mapping[str, Any]]
@@ -38,45 +39,73 @@ class Matrix(Record):
         """All rows by name."""
         return {**self.experts, **self.baselines, **self.fusions}
 
+    @property
+    def warnings(self) -> list[str]:
+        """Leakage and other limits, each once."""
+        found = ["Only a part of the images was tested."] if self.partial else []
+        found += leak_notes({name: row["leak"] for name, row in self.rows.items()})
+        if not self.compared["complete"]:
+            found.append("Not all training identities are known: leakage may be larger.")
+        return found
+
+    @property
+    def verdict(self) -> str:
+        """The best expert, and whether the best other row is better, in a sentence."""
+        best, count = self.strongest, self.compared["identities"]
+        unseen = " that no row was trained on" if self.compared["leaks"] else ""
+        if best is None:
+            return f"No verdict: there is no tested identity{unseen}."
+        own = percent((self.compared["rows"] or self.rows)[best]["retrieval"]["mAP"])
+        texts = [f"{best} is the best expert: {own} mAP on {count} identities{unseen}"]
+        found = {name: Difference(**scores["mAP"]) for name, scores in self.differences.items()}
+        if found:
+            other = max(found, key=lambda name: found[name].value)
+            texts.append(verdict(other, best, found[other], count))
+        return f"{'. '.join(texts)}."
+
     def tables(self) -> list[Table]:
-        """Scores by query camera of all and compared identities, coverage, and differences."""
+        """Scores of compared and all identities by query camera, coverage, and differences."""
         compared = self.compared
         unseen = f"{compared['identities']} identities that are unseen by all rows"
-        notes = ["Only a part of the images was tested."] if self.partial else []
-        if compared["leaks"]:
-            notes.append(f"This split leaks. Experts are compared on the {unseen}.")
-        if not compared["complete"]:
-            notes.append("Not all training identities are known: leakage may be larger.")
-        tables = [self._by_camera(self.rows, score, self.protocol, notes) for score in SCORES]
+        tables = []
         if compared["rows"]:
-            tables += [self._by_camera(compared["rows"], score, unseen, notes) for score in SCORES]
+            tables += [t for s in SCORES for t in self._by_camera(compared["rows"], s, unseen)]
+        tables += [t for s in SCORES for t in self._by_camera(self.rows, s, self.protocol)]
         rows = [
             [name, str(row["rows"]), percent(row["coverage"]), _leak(row)]
             for name, row in {**self.experts, **self.baselines}.items()
         ]
         limits = [*self.notes, *(f"No row {name}: {why}" for name, why in self.left_out.items())]
         columns = ("", "rows", "coverage", "leak")
-        tables.append(Table("Coverage of the train identities", columns, rows, [*notes, *limits]))
-        return [*tables, self._differences(notes)] if self.differences else tables
+        tables.append(Table("Coverage of the train identities", columns, rows, limits))
+        return [*tables, self._differences()] if self.differences else tables
 
-    def _by_camera(self, rows: Rows, score: str, where: str, notes: list[str]) -> Table:
+    def _by_camera(self, rows: Rows, score: str, where: str) -> list[Table]:
+        """Tables of at most 6 cameras, which fit 80 columns; each best expert has a star."""
+        fair, tables = rows is self.compared["rows"] or not self.compared["leaks"], []
         keys = [*map(str, self.cameras), "all"]
         parts = {name: {**row["by_camera"], "all": row} for name, row in rows.items()}
-        cells = [
-            [name, *(_cell(part[key], score) for key in keys), _leak(self.rows[name])]
-            for name, part in parts.items()
-        ]
-        best = ["best"]
+        best = {}
         for key in keys:
             scores = {n: parts[n][key]["retrieval"][score] for n in self.experts if parts[n][key]}
-            best.append(max(scores, key=scores.__getitem__, default="n/a"))
-        if rows is self.compared["rows"] or not self.compared["leaks"]:
-            cells.append([*best, ""])
-        columns = ("", *(f"c{camera}" for camera in self.cameras), "all", "leak")
+            best[key] = max(scores, key=scores.__getitem__, default="") if fair else ""
         title = f"{SCORES[score]} in % by query camera, {where}; below, the 95 % interval"
-        return Table(title, columns, cells, notes)
+        title += "; * is the best expert of a column" if fair else ""
+        for start in range(0, len(keys), 7):
+            some = keys[start : start + 7]
+            cells = [
+                [
+                    name,
+                    *(_cell(part[k], score, best[k] == name) for k in some),
+                    _leak(self.rows[name]),
+                ]
+                for name, part in parts.items()
+            ]
+            names = (key if key == "all" else f"c{key}" for key in some)
+            tables.append(Table(title, ("", *names, "leak"), cells, folded=not fair))
+        return tables
 
-    def _differences(self, notes: list[str]) -> Table:
+    def _differences(self) -> Table:
         rows = []
         for name, scores in self.differences.items():
             found = [Difference(**scores[score]) for score in SCORES]
@@ -85,7 +114,7 @@ class Matrix(Record):
         columns = ("", *(column for score in SCORES.values() for column in (score, "p")), "leak")
         title = f"Difference from {self.strongest} (largest mAP) in points; below, 95 % intervals"
         chosen = "The test that selects this expert favours it; p is not adjusted for rows."
-        return Table(title, columns, rows, [*notes, chosen])
+        return Table(title, columns, rows, [chosen])
 
 
 def _leak(row: Mapping[str, Any]) -> str:
@@ -94,9 +123,9 @@ def _leak(row: Mapping[str, Any]) -> str:
     return f"{sign}{row['leak']['seen']['identities']}/{row['leak']['all']['identities']}"
 
 
-def _cell(part: Mapping[str, Any] | None, score: str) -> str:
+def _cell(part: Mapping[str, Any] | None, score: str, best: bool) -> str:
     if part is None:
         return "n/a"
     low, high = part["intervals"][score]
-    ends = "" if low is None else f"\n{100 * low:.0f}-{100 * high:.0f}"
-    return f"{100 * part['retrieval'][score]:.1f}{ends}"
+    ends = "" if low is None else f"\n{100 * low:.1f}..\n{100 * high:.1f}"
+    return f"{'*' * best}{100 * part['retrieval'][score]:.1f}{ends}"

@@ -1,12 +1,14 @@
 """The records of a test and of a head check, and their tables."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from statistics import mean, stdev
 from typing import Any
 
 from camreid.evaluation import Difference, RankOptions
 from camreid.runs.record import Record
-from camreid.runs.table import Table, interval, percent
+from camreid.runs.table import Table, in_points, interval, percent
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
 
@@ -51,7 +53,17 @@ class Metrics(Record):
     protocols: dict[str, dict[str, float]] | None = None  # None where re-ranked
     camera_pairs: dict[str, Any] | None = None  # mAP, rank1: query cameras by gallery cameras
     split: dict[str, Any] | None = None  # a `SplitRecord`; None where it is unknown
-    origin: dict[str, Any] | None = None  # command, commit and versions
+    origin: dict[str, Any] | None = None  # command, date, commit and versions
+    training: dict[str, Any] | None = None  # of a tested checkpoint: split, config, head_check
+
+    def warnings(self, name: str) -> list[str]:
+        """What limits these numbers, in sentences that name the weights."""
+        found = leak_notes({name: self.leak})
+        if not self.seen_complete:
+            found.append(f"{name}: not all training identities are known; leakage may be larger.")
+        if self.partial:
+            found.append(f"{name}: only a part of the images was tested.")
+        return found
 
     @property
     def rank_options(self) -> RankOptions:
@@ -79,14 +91,9 @@ def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = Fa
         leak = metrics.leak
         rows.append(_scores(name, metrics.retrieval, metrics.intervals))
         if leak["seen"]["identities"]:
-            notes.append(f"Leakage: report the scores of {name} over unseen identities.")
             for part in ("seen", "unseen"):
                 row = f"{name}, {leak[part]['identities']} {part} identities"
                 rows.append(_scores(row, leak[part]))
-        if not metrics.seen_complete:
-            notes.append(f"{name}: not all training identities are known; leakage may be larger.")
-        if metrics.partial:
-            notes.append(f"{name}: only a part of the images was tested.")
         if metrics.rank_options.rerank:
             notes.append(f"{name}: after {metrics.rank_options.rerank} re-ranking.")
         if metrics.identity and metrics.identity["coverage"]:
@@ -114,7 +121,26 @@ def head_check_table(
 
 def points(found: Difference) -> str:
     """A difference in points, below it the ends of its interval."""
-    return f"{100 * found.value:+.1f}\n{interval(found.low, found.high)}".rstrip()
+    value, low, high = in_points(found.value, found.low, found.high)
+    sign = "+" * (found.value > 0)
+    return f"{sign}{value}" + ("" if math.isnan(found.low) else f"\n{low}..{high}")
+
+
+def leak_notes(leaks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence on the test identities that weights were trained on, if there are any."""
+    counts = {name: leak["seen"]["identities"] for name, leak in leaks.items()}
+    seen = [f"{name} was trained on {count}" for name, count in counts.items() if count]
+    tested = max((leak["all"]["identities"] for leak in leaks.values()), default=0)
+    return [f"Leakage: {', '.join(seen)} of the {tested} test identities."] if seen else []
+
+
+def mean_row(name: str, runs: Sequence[Metrics]) -> list[str]:
+    """The row of runs that differ only in their seed: mean and standard deviation."""
+    cells = []
+    for score in SCORES:
+        values = [100 * run.retrieval[score] for run in runs]
+        cells.append(f"{mean(values):.1f} %\n± {stdev(values):.1f}")
+    return [name, f"{runs[0].retrieval['valid_queries'] or 0:.0f}", *cells]
 
 
 def _scores(

@@ -1,6 +1,9 @@
 """The table of terminal and report, and how numbers are written in it."""
 
+import csv
+import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +19,12 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    folded: bool = False  # in the report
 
     def __rich__(self) -> RichTable:
         table = RichTable(title=self.title, caption="\n".join(self.notes) or None)
         table.title_justify = table.caption_justify = "left"
-        table.padding = (0, 1 if len(self.columns) < 9 else 0)
+        table.padding = (0, 1 if len(self.columns) < 8 else 0)
         for place, column in enumerate(self.columns):
             justify: JustifyMethod = "right" if place else "left"
             lines = [line for row in self.rows for line in row[place].splitlines()]
@@ -30,6 +34,28 @@ class Table:
         for row in self.rows:
             table.add_row(*row)
         return table
+
+    def text(self, suffix: str) -> str:
+        """The table for a .csv, .md or .tex file; a .csv has an interval in a column of its own."""
+        if suffix == ".csv":
+            header = [f"{column}\n{column} interval" for column in self.columns]
+            grid = [
+                [part for cell in row for part in cell.replace(" %", "").partition("\n")[::2]]
+                for row in (header, *self.rows)
+            ]
+            filled = [column for column in zip(*grid, strict=True) if any(column[1:])]
+            csv.writer(file := io.StringIO()).writerows(zip(*filled, strict=True))
+            return file.getvalue()
+        grid = [[cell.replace("\n", " ") for cell in row] for row in (self.columns, *self.rows)]
+        if suffix == ".md":
+            grid.insert(1, ["---"] * len(self.columns))
+            return "".join(f"| {' | '.join(row)} |\n" for row in grid)
+        head, *lines = [
+            " & ".join(re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row) + " \\\\\n"
+            for row in grid
+        ]
+        start = f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}\n"
+        return "".join([start, head, "\\hline\n", *lines, "\\end{tabular}\n"])
 
     def show(self) -> None:
         """Print on the terminal."""
@@ -46,3 +72,15 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None or math.isnan(low):
         return ""
     return f"{100 * low:.1f}..{100 * high:.1f}"
+
+
+def in_points(*shares: float) -> list[str]:
+    """Shares as points with equal decimals: two significant digits of the largest, 1 to 4.
+
+    >>> in_points(0.0004, -0.001, 0.002), in_points(0.021, -0.00004)
+    (['0.04', '-0.10', '0.20'], ['2.1', '0.0'])
+    """
+    values = [100 * share for share in shares]
+    largest = max((abs(v) for v in values if not math.isnan(v)), default=0)
+    places = min(4, max(1, 1 - math.floor(math.log10(largest)))) if largest else 1
+    return [f"{round(v, places) + 0.0:.{places}f}" for v in values]  # + 0.0: no minus zero

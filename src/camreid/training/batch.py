@@ -68,6 +68,16 @@ def read_cameras(batch: Mapping[str, Any]) -> Tensor:
     return _column(batch, batch.get("camids", [-1] * len(batch["images"]))) + 1
 
 
+def unpack(network: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The arguments of a network for a batch dict: its images and cameras; a forward pre-hook."""
+    if args and isinstance(args[0], Mapping):
+        images = args[0].get("images")
+        if not isinstance(images, Tensor):
+            raise InputError(f"a batch with the keys {', '.join(args[0])} has no tensor `images`.")
+        return (images, *args[1:]), {"cameras": read_cameras(args[0]), **kwargs}
+    return None
+
+
 def check_labels(network: ReIDNetwork, unknown: Unknown, pids: Tensor, cameras: Tensor) -> None:
     """Refuse missing cameras of heads per camera, and identities that `unknown` refuses."""
     if network.camera_labels and not cameras.all():

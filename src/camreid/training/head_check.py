@@ -95,6 +95,7 @@ class HeadCheck(pl.Callback):
         fits = [check_head(name, head, images, new[name]) for name, head in heads.items()]
         faults = [fault for fit in fits for fault in self._faults(module, fit, whole)]
         record = HeadCheckRecord(module.config.unknown, [asdict(fit) for fit in fits])
+        module.notes["head_check"] = record.to_json()
         if trainer.is_global_zero:
             RunFolder(trainer.default_root_dir).write(replace(record, faults=faults))
             where = "" if whole else " of the first batch"

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from camreid.errors import InputError
 from camreid.labels import HeadLabels, LabelMap
-from camreid.losses.identity import LossConfig, identity_loss_of_heads
+from camreid.losses.identity import LossConfig, identity_loss_of_heads, weighed
 from camreid.models.config import ModelConfig, build_options
 from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
+from camreid.parts import make
 from camreid.provenance import Provenance, versions
-from camreid.training.batch import Batch, check_labels, read_batch, read_cameras
+from camreid.training.batch import Batch, check_labels, read_batch, unpack
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
@@ -50,12 +51,15 @@ class ReIDModule(RetrievalModule):
         config = config if isinstance(config, ModelConfig) else ModelConfig.read(config)
         self.config, self.target_labels = config, target_labels
         self.model = build_network(config.network, labels, config.image_size, config.pixels)
+        self.model.register_forward_pre_hook(unpack, with_kwargs=True)
         self.loss = build_options(LossConfig, "model.loss", config.loss)
         self.optimizer_config = build_options(OptimizerConfig, "model.optimizer", config.optimizer)
         self.schedule = build_options(Schedule, "model.schedule", config.schedule)
         self.metric_losses = self.loss.metric_losses()
         self.provenance = Provenance(complete=not self.labels.is_anonymous)
-        self.extra_losses: list[ExtraLoss] = []  # beside those of the config
+        # an attribute, because a loss may have parameters
+        self.own_loss = make(Callable, self.loss.extra) if self.loss.extra else None
+        self.extra_losses: list[ExtraLoss] = [] if self.own_loss is None else [self.own_loss]
         self.notes: dict[str, Any] = {}  # primitives to save in checkpoints
         self.rows_started = False  # whether `new_identities` have rows from features
         self._reads_records = False
@@ -94,10 +98,7 @@ class ReIDModule(RetrievalModule):
 
     def forward(self, batch: Mapping[str, Any] | Tensor) -> ReIDOutput:
         """Features and logits of a batch dict, or of (B, 3, H, W) images."""
-        if isinstance(batch, Tensor):
-            output: ReIDOutput = self.model(batch)
-        else:
-            output = self.model(batch["images"], cameras=read_cameras(batch))
+        output: ReIDOutput = self.model(batch)
         return output
 
     def compile_network(self, mode: str) -> None:
@@ -138,7 +139,7 @@ class ReIDModule(RetrievalModule):
             of_heads = [metric(e, pids, within) for e in embeddings]
             losses[name] = (weight, torch.stack(of_heads).mean())
         for extra in self.extra_losses:
-            losses.update(extra(read, output))
+            losses.update(weighed(extra, extra(read, output)))
         total = torch.stack([weight * value for weight, value in losses.values()]).sum()
         values = {f"train/{name}_loss": value for name, (_, value) in losses.items()}
         values |= {"train/loss": total, "train/known": known.any(0).float().mean()}

@@ -2,13 +2,19 @@
 
 import base64
 import re
+from collections import Counter
 from html import unescape
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from camreid.data import Records
+from camreid.evaluation import RankOptions
 from camreid.runs.folder import RunFolder
+from camreid.runs.report.charts import draw
+from camreid.runs.report.errors import error_tables
 from camreid.runs.report.page import build_page
 from camreid.runs.table import percent
 from tests.runs.folders import change, features, make_matrix, make_run
@@ -58,7 +64,7 @@ def test_the_numbers_are_those_of_the_files(folder: Path) -> None:
     assert cells(page, "Head check")["identity"][-2:] == ["75.0 %", "80.0 %"]
     for text in ("digest: ab12", "command: camreid-train +split=&lt;x&gt;", "name: &lt;tiny&gt;"):
         assert text in page
-    lines = {"Training loss": "train/loss", "Validation": "val/mAP", "CMC": "finished"}
+    lines = {"Training loss": "total loss", "Validation": "mAP", "CMC": "finished"}
     assert all(line in chart(page, title) for title, line in lines.items())
 
 
@@ -71,12 +77,66 @@ def test_runs_are_paired_with_the_first_and_a_matrix_stands_alone(
     pairs = cells(page, "Paired differences")
     assert list(pairs) == [f"{folder} - {noisy}", f"{folder} - {third}"]
     assert pairs[f"{folder} - {noisy}"][1].startswith("+")
-    assert f"{folder} is better than {noisy}" in page
+    assert f"{folder} (&lt;tiny&gt;) is better than {noisy}" in page
     assert {str(folder), str(noisy), str(third)} <= cells(page, "Test").keys()
     shown = cells(page[page.index(f"<h2>{matrix}") :], "mAP")
-    for name, row in RunFolder(matrix).matrix.experts.items():
+    kept = RunFolder(matrix).matrix
+    for name, row in kept.compared["rows"].items():  # the fair numbers are the first
         assert any(f"{100 * row['retrieval']['mAP']:.1f}" in cell for cell in shown[name])
     assert "No expert is of camera 4. No row mean: the <features> differ" in notes(page)
+
+
+def test_the_page_starts_with_the_answer_and_says_leakage_once(
+    tmp_path: Path, folder: Path, records: Records
+) -> None:
+    matrix = make_matrix(tmp_path / "m", records)
+    page = build_page([folder, make_run(tmp_path / "b", features(records, 0.5)), matrix])
+    start = page.index("<h2>")
+    for text in (RunFolder(matrix).matrix.verdict, "better than", "original split, camera 3<"):
+        assert text in unescape(page[:start])
+    found = re.findall("Leakage: [^<]*", page)
+    assert f"Leakage: {folder} was trained on 3 of the 12 test identities." in found
+    assert len(found) == len(set(found)) == 2  # of the run and of the matrix
+    assert "Leakage" not in page[start:]
+    folded = re.findall("<details><summary>(.*?)</summary>", page)
+    assert sum("by query camera" in title for title in folded) == 2  # the two that leak
+    assert page.count('<input type="checkbox"') == page.count('<img src="data:image/jpeg')
+
+
+def test_errors_by_camera_and_thresholds_are_those_of_counting(records: Records) -> None:
+    table = features(records, 0.4)
+    by_camera, roc = error_tables(table, RankOptions())
+    q, g = table.query, table.gallery
+    cosine = F.cosine_similarity(q.features[:, None], g.features[None], dim=2)
+    same = q.pids[:, None] == g.pids[None]
+    own = same & (q.cameras[:, None] == g.cameras[None])
+    cosine[own | (g.pids == -1)] = -2
+    matched = (same & ~own).any(1)
+    first = cosine.argmax(1)
+    wrong = matched & ~same[torch.arange(len(first)), first]
+    cameras = torch.stack([q.cameras[wrong], g.cameras[first][wrong]], dim=1)
+    counts = Counter(map(tuple, cameras.tolist()))
+    shown = {
+        (int(row[0][1:]), int(column[1:])): int(cell)
+        for row in by_camera.rows
+        for column, cell in zip(by_camera.columns[1:], row[1:], strict=True)
+    }
+    assert {pair: count for pair, count in shown.items() if count} == counts != {}
+    others = cosine[matched][~same[matched]]
+    others, matches = others[others > -2], cosine[matched][(same & ~own)[matched]]
+    for rate, threshold, accepted in roc.rows:
+        share = (others > float(threshold)).float().mean().item()
+        assert share == pytest.approx(float(rate[:-2]) / 100, rel=0.1)
+        true = (matches > float(threshold)).float().mean().item()
+        assert true == pytest.approx(float(accepted[:-2]) / 100, abs=0.02)
+
+
+def test_one_epoch_is_a_visible_point_between_whole_numbers() -> None:
+    svg = base64.b64decode(draw("epoch", {"mAP": [(1, 0.02)]}).split(",")[1]).decode()
+    ticks = re.findall(r">([\d.]+%?)</text>", svg)
+    assert [tick for tick in ticks if "%" not in tick] == ["1"]
+    assert "100%" in ticks
+    assert "<use" in svg  # a marker
 
 
 def test_names_are_text_and_the_page_fetches_nothing(tmp_path: Path, records: Records) -> None:

@@ -19,10 +19,17 @@ def training_charts(curves: Mapping[str, Points]) -> dict[str, str]:
         "Learning rate": [n for n in curves if n.startswith("lr")],
     }
     return {
-        title: draw("epoch", {name: curves[name] for name in names}, title == "Validation")
+        title: draw("epoch", {_words(n): curves[n] for n in names}, title == "Validation")
         for title, names in groups.items()
         if names
     }
+
+
+def _words(name: str) -> str:
+    """What a logged number is, such as `train/triplet_loss`."""
+    text = name.rpartition("/")[2].replace("_", " ")
+    text = {"loss": "total loss", "lr": "learning rate"}.get(text, text)
+    return text.replace("rank", "Rank-")
 
 
 def draw(x: str, lines: Mapping[str, Points], shares: bool = True) -> str:
@@ -37,10 +44,14 @@ def draw(x: str, lines: Mapping[str, Points], shares: bool = True) -> str:
         axes = figure.subplots()
         for points in lines.values():
             axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 4 else None)
+        places, values = zip(*(point for points in lines.values() for point in points), strict=True)
+        pad = 0.02 * (max(places) - min(places)) or 0.5  # one epoch is in the middle
+        axes.set_xlim(min(places) - pad, max(places) + pad)
+        axes.set_ylim(min(0, *values), 1 if shares and pad == 0.5 else None)
         axes.set_xlabel(x)
         axes.grid(alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         if shares:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         # the end of a long name; a label that starts with _ would be left out

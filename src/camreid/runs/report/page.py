@@ -10,32 +10,72 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from camreid import __version__
 from camreid.progress import Progress
-from camreid.runs.compare import Comparison, compare_pair
+from camreid.provenance import SplitRecord
+from camreid.runs.compare import Comparison, compare_runs
 from camreid.runs.folder import RunFolder
 from camreid.runs.report.charts import draw, training_charts
+from camreid.runs.report.errors import error_tables
 from camreid.runs.report.ranked import ranked_lists
+from camreid.runs.table import Table, interval, percent
 
 
 def build_page(paths: Sequence[Path]) -> str:
     """The HTML of runs and matrices in the order given; InputError for a broken folder or file."""
     runs = [RunFolder.existing(path) for path in paths]
     tested = [run for run in Progress(runs, "Ranking", unit="run") if run.ranked]
-    pairs = [compare_pair(run, tested[0]) for run in tested[1:]]
+    comparison = compare_runs(tested, with_first=True) if len(tested) > 1 else None
     cmc = {str(run): list(enumerate(run.ranked[1].cmc.tolist(), 1)) for run in runs if run.ranked}
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("page.html.j2").render(
         sections=list(map(_section, Progress(runs, "Drawing", unit="run"))),
-        comparison=Comparison(tested, pairs) if pairs else None,
+        answer=_answer(runs, comparison),
+        facts=_facts(runs),
+        warnings=[
+            *(note for run in runs if run.matrix for note in run.matrix.warnings),
+            *(note for run in runs if run.metrics for note in run.metrics.warnings(str(run))),
+        ],
+        comparison=comparison,
         cmc=draw("rank", cmc) if cmc else None,
         version=__version__,
     )
     return page.encode(errors="replace").decode()  # a folder's name may hold half a character
 
 
+def _answer(runs: Sequence[RunFolder], comparison: Comparison | None) -> list[str]:
+    """What the page shows, in a sentence for each pair, matrix or single run."""
+    lines = [pair.verdict for pair in comparison.pairs] if comparison else []
+    lines += [run.matrix.verdict for run in runs if run.matrix]
+    for metrics in [run.metrics for run in runs if run.metrics and not comparison]:
+        mAP, rank1 = (percent(metrics.retrieval[score]) for score in ("mAP", "rank1"))
+        ends = interval(*metrics.intervals["mAP"])
+        lines.append(f"mAP {mAP}{ends and f' (95 % {ends})'}, Rank-1 {rank1}.")
+    return lines
+
+
+def _facts(runs: Sequence[RunFolder]) -> Table:
+    """Model, training, dataset, tested identities and date of each run."""
+    rows = []
+    for run in runs:
+        config, split = run.training["config"], run.training["split"]
+        leaks = [run.metrics.leak] if run.metrics else []
+        leaks += [row["leak"] for row in run.matrix.rows.values()] if run.matrix else []
+        record, data = run.matrix or run.metrics, run.config.get("data") or {}
+        facts = (
+            ", ".join(run.matrix.rows) if run.matrix else (config.get("model") or {}).get("name"),
+            split and str(replace(SplitRecord.from_json(split), digest=None)),
+            " in ".join(str(data[key]) for key in ("name", "root") if data.get(key)),
+            leaks and str(leaks[0]["all"]["identities"]),
+            record and (record.origin or {}).get("date"),
+        )
+        rows.append([str(run), *(str(fact or "unknown") for fact in facts)])
+    columns = ("", "model", "trained on", "dataset", "identities tested", "date")
+    return Table("Runs", columns, rows)
+
+
 def _section(run: RunFolder) -> dict[str, Any]:
     """What the template shows of one run or matrix."""
-    notes, lists = [], []
+    notes, lists, errors = [], [], []
     if run.metrics and run.ranked:
         features, result = run.ranked
         options = replace(run.metrics.rank_options, rerank=None, expand=0)
@@ -43,6 +83,7 @@ def _section(run: RunFolder) -> dict[str, Any]:
             notes.append("Ranked lists are in the order before re-ranking and expansion.")
             result = options.rank(features)[0]
         lists = ranked_lists(features, result, options)
+        errors = error_tables(features, options)
     elif run.metrics:
         notes.append("No saved features: no CMC curve, ranked lists or paired difference.")
     elif not run.matrix:
@@ -53,7 +94,7 @@ def _section(run: RunFolder) -> dict[str, Any]:
     return {
         "run": run,
         "notes": notes,
-        "tables": [table for record in records for table in record.tables()],
+        "tables": [*(table for record in records for table in record.tables()), *errors],
         "charts": training_charts(run.curves),
         "lists": lists,
         "about": yaml.safe_dump({**about, "config": run.config}, sort_keys=False),

@@ -36,9 +36,7 @@ def ranked_lists(
     lists = []
     for query, kind in choose(result.average_precision, QUERIES).items():
         pid, ap = int(q.pids[query]), result.average_precision[query]
-        own, others = q.features[query, None].float(), g.features.float()
-        cosine = F.normalize(own) @ F.normalize(others).T
-        scores = (cosine if options.metric == "cosine" else -torch.cdist(own, others))[0]
+        scores = similarity(q.features[query, None], g.features, options.metric)[0]
         visible = rules.visible(View(options.protocol), query)
         images = [_shown("query", q, query, "query")]
         order = scores.argsort(descending=True, stable=True)
@@ -47,6 +45,14 @@ def ranked_lists(
             images.append(_shown(mark, g, i, f"{sign * scores[i]:.2f}"))
         lists.append((f"{kind}: identity {pid}, average precision {ap:.1%}", images))
     return lists
+
+
+def similarity(query: Tensor, gallery: Tensor, metric: str) -> Tensor:
+    """(Q, G) cosine similarity, or minus the distance."""
+    query, gallery = query.float(), gallery.float()
+    if metric == "cosine":
+        return F.normalize(query) @ F.normalize(gallery).T
+    return -torch.cdist(query, gallery)
 
 
 def choose(ap: Tensor, count: int) -> dict[int, str]:
@@ -72,7 +78,7 @@ def thumbnail(path: str) -> str | None:
             small = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    small.thumbnail((64, 128))
+    small.thumbnail((96, 192))
     content = io.BytesIO()
     small.save(content, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
