@@ -21,6 +21,17 @@ def test_a_report_is_what_the_manual_reads(
     assert "| memory | 12,350 | MB |  |" in MEASURE["table"](written)
 
 
+def test_a_result_of_lines_and_columns_is_one_table() -> None:
+    names = [("a | size", 12345.6, "MB"), ("a | speed", 3, "images/s"), ("b | size", 1, "MB")]
+    rows = [MEASURE["row"](*name) for name in names]
+    assert MEASURE["crossed"](rows) == [
+        "| | size (MB) | speed (images/s) |",
+        "|---|---|---|",
+        "| a | 12,350 | 3 |",
+        "| b | 1 |  |",
+    ]
+
+
 def test_each_result_has_hardware_n_and_its_benchmark() -> None:
     for path in (ROOT / "docs" / "performance").glob("*.json"):
         result = json.loads(path.read_text())

@@ -2,7 +2,8 @@
 
 A result is one JSON file: `{name, hardware, versions, load, n, rounds, rows}`. `n` is the size of
 the work as text. `load` is the load average before the benchmark. A row is `{what, value, unit,
-ratio}`; its ratio is to the row that the benchmark compares with, or null.
+ratio}`; its ratio is to the row that the benchmark compares with, or null. Where each `what` is
+`LINE | COLUMN`, the table has these lines and columns.
 """
 
 import json
@@ -47,13 +48,30 @@ def report(
 
 def table(result: dict[str, Any]) -> str:
     """A result as Markdown: its table, then hardware, versions, load and n."""
-    lines = ["| | value | unit | ratio |", "|---|---|---|---|"]
-    for line in result["rows"]:
-        ratio = "" if line["ratio"] is None else f"{line['ratio']:.2f}"
-        lines.append(f"| {line['what']} | {line['value']:,.6g} | {line['unit']} | {ratio} |")
+    if all(" | " in line["what"] for line in result["rows"]):
+        lines = crossed(result["rows"])
+    else:
+        lines = ["| | value | unit | ratio |", "|---|---|---|---|"]
+        for line in result["rows"]:
+            ratio = "" if line["ratio"] is None else f"{line['ratio']:.2f}"
+            lines.append(f"| {line['what']} | {line['value']:,.6g} | {line['unit']} | {ratio} |")
     used = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     about = f"{result['n']}. Median of {result['rounds']} rounds. {result['hardware']}. Load at the"
     return "\n".join([*lines, "", f"{about} start: {result['load']}. {used}.", ""])
+
+
+def crossed(rows: list[dict[str, Any]]) -> list[str]:
+    """A Markdown table of rows with `LINE | COLUMN`; a unit stands in the head of its column."""
+    cells: dict[str, dict[str, float]] = {}
+    for row in rows:
+        name, _, column = row["what"].partition(" | ")
+        cells.setdefault(name, {})[f"{column} ({row['unit']})"] = row["value"]
+    columns = list(dict.fromkeys(column for own in cells.values() for column in own))
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for name, own in cells.items():
+        values = (f"{own[column]:,.6g}" if column in own else "" for column in columns)
+        lines.append(f"| {name} | {' | '.join(values)} |")
+    return lines
 
 
 def median_times(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

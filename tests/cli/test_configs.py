@@ -1,11 +1,13 @@
 """Every config file composes, and its numbers are those of its class."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import timm
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +16,7 @@ from camreid.data import Augment, OriginalSplit, Resplit, SyntheticMarket
 from camreid.errors import InputError
 from camreid.files import CONF
 from camreid.labels import LabelMap
+from camreid.models.human import TRUNKS
 from camreid.training.head_check import HeadCheck
 from tests.cli.conftest import accept
 
@@ -103,3 +106,14 @@ def test_help_imports_no_torch(place: str, text: str) -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert text in found.stdout
+
+
+def test_every_line_to_type_for_public_weights_composes() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "importing-weights.md").read_text()
+    lines = re.findall(r"\| `camreid-(train|import) ([^`]+)` \|", guide)
+    assert len(lines) > 10
+    for command, typed in lines:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(command, [*typed.split(), "run_dir=r"])
+        backbone = config.model.network.backbone
+        assert backbone in TRUNKS or timm.is_model(backbone)

@@ -1,10 +1,12 @@
 """camreid-import: the account of the keys, the check of the rows, and what it refuses."""
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from omegaconf import OmegaConf
 
@@ -83,6 +85,48 @@ def test_mistakes_write_nothing(run: Callable[..., Ran], typed: list[str], expec
     assert expected in ran.err
     assert "\n" not in ran.err.strip()
     assert not Path("i").exists()
+
+
+def test_the_container_and_what_was_not_used_are_printed(
+    run: Callable[..., Ran], market: Path
+) -> None:
+    trunk = timm.create_model("test_vit", num_classes=0, img_size=(64, 32)).state_dict()
+    teacher = {f"backbone.{k}": v for k, v in trunk.items()} | {"head.mlp.0.bias": torch.ones(2)}
+    torch.save({"teacher": teacher, "student": teacher, "args": Namespace(lr=1)}, "dino.pth")
+    small = ["model.network.backbone=test_vit", "model.image_size=[128,64]"]
+    typed = ["camreid-import", "path=dino.pth", "source=timm", "model=vit_small", *small]
+    ran = run(*typed, "run_dir=i")
+    assert ran.code == 0, ran.err
+    assert f"{len(trunk)} of {len(trunk)} tensors of the trunk, from teacher: backbone.*" in ran.out
+    assert "student: backbone.* has the same names" in ran.out
+    assert "positions of 4x2 patches resized to 8x4" in ran.out
+    account = json.loads(Path("i/import.json").read_text())
+    assert account["needless"].keys() == {"head.mlp.0.bias"}
+    del teacher["backbone.norm.bias"]
+    torch.save({"teacher": teacher}, "dino.pth")
+    refused = run(*typed, "run_dir=r")
+    assert refused.code == 1
+    assert "allow_partial" in refused.err
+    assert run(*typed, "run_dir=p", "allow_partial=true").code == 0
+    train = ["camreid-train", "+split=original", "+experiment=human", *small, f"data.root={market}"]
+    partial = run(*train, "model.network.weights=dino.pth", "run_dir=t", "trainer=cpu")
+    assert partial.code == 1
+    assert "Type model.network.allow_partial=true." in partial.err
+
+
+@pytest.mark.slow
+def test_training_prints_the_coverage_of_the_trunk(run: Callable[..., Ran], market: Path) -> None:
+    trunk = timm.create_model("test_vit", num_classes=0, img_size=(64, 32)).state_dict()
+    del trunk["norm.bias"]
+    torch.save({"model": trunk}, "w.pth")
+    ran = run(
+        "camreid-train", "+split=original", "+experiment=human", f"data.root={market}", *TINY[2:],
+        "model.network.backbone=test_vit", "model.network.weights=w.pth", "run_dir=t",
+        "model.network.allow_partial=true", "trainer.max_epochs=1", "test=false",
+        "trainer.limit_train_batches=1", "split.val_fraction=0", "data.instances=2",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert f"{len(trunk)} of {len(trunk) + 1} tensors of the trunk, from model: *" in ran.out
 
 
 def test_identities_from_a_file_with_the_camera_of_their_expert(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
 from camreid.models.pixels import Pixels
-from camreid.models.weights import read_content
+from camreid.models.reading import read_content
 from camreid.provenance import Provenance, versions
 from camreid.training.checkpoint_io import check_content
 from camreid.training.module import ReIDModule

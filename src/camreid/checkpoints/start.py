@@ -87,6 +87,7 @@ def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[st
             model=checkpoint.config.name,
         )
     usual: dict[str, object] = {"stem_padding": 1, "last_stride": None, "pool": "avg"}
+    usual |= {"stem_relu": True}
     usual |= {"camera_embedding": 0.0} if cameras else {}
     networks = (checkpoint.config.network, module.config.network)
     start, run = ({k: network.get(k, v) for k, v in usual.items()} for network in networks)

@@ -1,4 +1,4 @@
-"""camreid-import: a file of FastReID, torchreid or timm as a camreid checkpoint."""
+"""camreid-import: another program's file as a camreid checkpoint."""
 
 import json
 from collections import Counter
@@ -38,6 +38,7 @@ def import_run(config: DictConfig) -> None:
     show(
         f"Import {config.path} as {name}: names of {imported.generation}, max-pool padding "
         f"{module.config.network.get('stem_padding', '-')}",
+        *(f"Trunk  {note}" for note in imported.notes),
         f"Keys   {len(imported.loaded)} loaded, {len(imported.needless)} not needed, "
         f"{len(imported.left_over)} left over, {len(imported.missing)} missing",
         f"Head   {len(module.labels)} rows{', without labels' if anonymous else ''}",
@@ -119,6 +120,6 @@ def read_labels(
             "together. Type labels.pids=FILE, with labels.camera= for an expert, or "
             "labels.manifest=FILE, or labels.root=FOLDER with labels.camera= and labels.order=."
         )
-    order: Order = config.order or ("numeric" if source == "torchreid" else "fastreid")
+    order: Order = config.order or ("fastreid" if source == "fastreid" else "numeric")
     split = OriginalSplit(camera=config.camera)(read_dataset(data, config.root))
     return LabelMap.of(split.labels.pids, order=order), split

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from camreid.errors import InputError
 from camreid.exported import IMAGENET_MEAN, IMAGENET_STD
+from camreid.models.human import TRUNKS, create_human
 from camreid.models.osnet import OSNet
 from camreid.models.resnet import remove_last_stride, use_ibn, use_non_local
 from camreid.models.weights import load_trunk
@@ -20,6 +21,7 @@ from camreid.progress import note
 Pool = Literal["avg", "gem", "gem_learned"]
 # the options that change a ResNet, with the values that leave it as it is
 RESNET = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
+RESNET |= {"stem_relu": True}
 _OSNET = re.compile(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)")
 
 
@@ -29,6 +31,7 @@ class BackboneOptions:
 
     pretrained: bool = False  # timm's weights
     weights: str | None = None  # a file instead
+    allow_partial: bool = False  # take weights that do not cover the whole backbone
     drop_path: float = 0.0  # stochastic depth of the last block
     # of a map (B, C, h, w); backbones without one pool by their own head and refuse gem
     pool: Pool = "avg"
@@ -36,6 +39,7 @@ class BackboneOptions:
     ibn: bool = False  # instance-batch norm in stages 1 to 3 (IBN-a, Pan et al. 2018)
     non_local: bool = False  # non-local blocks in stages 2 and 3 (Ye et al. 2021)
     stem_padding: Literal[1, 0] = 1  # 0 and rounding up as FastReID since November 2020
+    stem_relu: bool = True  # False as reid-strong-baseline
 
     def change(self, trunk: nn.Module, name: str) -> None:
         """Change a ResNet in place."""
@@ -47,6 +51,8 @@ class BackboneOptions:
             remove_last_stride(trunk)
         if self.stem_padding == 0:
             trunk.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+        if not self.stem_relu:
+            trunk.act1 = nn.Identity()
         if self.ibn:
             use_ibn(trunk)
         if self.non_local:
@@ -58,7 +64,9 @@ class Backbone(nn.Module):
 
     Args:
         name: a timm model name, such as `resnet50.tv_in1k`, or an OSNet: `osnet_x1_0`,
-            `osnet_x0_75`, `osnet_x0_5`, `osnet_x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`.
+            `osnet_x0_75`, `osnet_x0_5`, `osnet_x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`; or one
+            for human-pretrained weights: `solider_swin_tiny`, `solider_swin_small`,
+            `solider_swin_base`, `ics_vit_small`, `ics_vit_base`.
         image_size: (H, W) in pixels.
         options: weights, pooling and changes.
 
@@ -81,7 +89,7 @@ class Backbone(nn.Module):
         _check_patches(name, self.trunk, image_size)
         options.change(self.trunk, name)
         if options.weights is not None:
-            load_trunk(self.trunk, options.weights)
+            load_trunk(self.trunk, options.weights, options.allow_partial)
         self.pool = GeM(learned=pool == "gem_learned") if pool != "avg" else None
         config = getattr(self.trunk, "pretrained_cfg", {}) or {}
         self.mean = 255 * torch.tensor(config.get("mean", IMAGENET_MEAN))
@@ -157,8 +165,9 @@ def _single(features: Tensor) -> Tensor:
 def is_resnet(name: str) -> bool:
     """Whether a backbone has what the options of `RESNET` change; also for an unknown name."""
     with torch.device("meta"):  # without memory
-        known = timm.is_model(name)
-        return hasattr(timm.create_model(name), "layer4") if known else not _OSNET.fullmatch(name)
+        if timm.is_model(name):
+            return hasattr(timm.create_model(name), "layer4")
+    return name not in TRUNKS and not _OSNET.fullmatch(name)
 
 
 def _check_patches(name: str, trunk: nn.Module, image_size: tuple[int, int]) -> None:
@@ -177,14 +186,14 @@ def _check_patches(name: str, trunk: nn.Module, image_size: tuple[int, int]) -> 
 def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:
     pretrained = own.pretrained and own.weights is None
     osnet = _OSNET.fullmatch(name)
+    if pretrained and (osnet or name in TRUNKS):
+        raise InputError(
+            f"pretrained=True: timm has no weights of {name}; weights=FILE takes a file.",
+            pretrained=False,
+        )
     if osnet:
-        if pretrained:
-            raise InputError(
-                f"pretrained=True: timm has no weights of {name}; weights=FILE takes a file.",
-                pretrained=False,
-            )
         return OSNet(float(osnet[2].replace("_", ".")), osnet[1] or "bn")  # type: ignore[arg-type]
-    if not timm.is_model(name):
+    if name not in TRUNKS and not timm.is_model(name):
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=4) or ["resnet50"]
         raise InputError(f"backbone={name} is no timm model; similar: {', '.join(near)}.")
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
@@ -193,6 +202,8 @@ def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any
     if own.drop_path:
         options["drop_path_rate"] = own.drop_path
     try:
+        if name in TRUNKS:
+            return create_human(name, image_size, **options)
         try:
             return timm.create_model(name, img_size=image_size, **options)
         except TypeError:  # most convolutional networks have no image size

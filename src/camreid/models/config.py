@@ -41,7 +41,8 @@ class ModelConfig:
     def without_weights(self) -> "ModelConfig":
         """The same model without backbone weights, because others follow."""
         none = {"pretrained": False, "weights": None}
-        return replace(self, network={k: none.get(k, v) for k, v in self.network.items()})
+        kept = {k: v for k, v in self.network.items() if k != "allow_partial"}
+        return replace(self, network={k: none.get(k, v) for k, v in kept.items()})
 
     def primitives(self) -> dict[str, Any]:
         """Nested dicts of primitives, as `read` takes them."""

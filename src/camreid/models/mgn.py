@@ -29,6 +29,7 @@ class MGNOptions:
     backbone: str  # a timm ResNet of bottlenecks
     pretrained: bool = False
     weights: str | None = None
+    allow_partial: bool = False
     ibn: bool = False
     stem_padding: Literal[1, 0] = 1
     dim: int = 256  # of each part
@@ -66,7 +67,8 @@ class MGN(ReIDNetwork):
         if not is_resnet(own.backbone):
             needs = f"backbone={own.backbone} is no ResNet, and MGN divides layer3 and layer4."
             raise InputError(needs, backbone="resnet50.tv_in1k")
-        given = {k: getattr(own, k) for k in ("pretrained", "weights", "ibn", "stem_padding")}
+        shared = ("pretrained", "weights", "allow_partial", "ibn", "stem_padding")
+        given = {k: getattr(own, k) for k in shared}
         whole = Backbone(own.backbone, image_size, BackboneOptions(last_stride=1, **given))
         self.pixel_norm = PixelNorm(pixels, whole.mean, whole.std)
         trunk = whole.trunk

@@ -1,139 +1,226 @@
-"""Weights that other programs wrote: read without running code, and fitted to a trunk."""
+"""Weights that other programs wrote, fitted to a trunk."""
 
-import pickle
+import io
+import math
+import re
+import sys
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from camreid.errors import InputError
+from camreid.models.human import TRUNKS, timm_names
+from camreid.models.reading import State, preference, read_states
 from camreid.models.resnet import NonLocal
+from camreid.progress import note
 
-State = dict[str, Tensor]
-
-# what a ResNet of another program may have on top of the trunk
-_HEADS = ("fc.", "classifier.", "head.", "heads.")
-
-
-def read_state(path: str | Path, option: str = "path") -> State:
-    """The tensors of a file by name, bare or under `model` or `state_dict`, without `module.`.
-
-    `option` is the argument, for messages. A file with pickled code is refused, not run.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"no file at {option}={path}.", **{option: "FILE"})
-    content = read_content(path)
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    content = content if isinstance(content, Mapping) else {}
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    if not tensors or not all(map(is_dense, tensors.values())):
-        raise InputError(f"{option}={path} holds no dense tensors by name, as a state dict does.")
-    if all(k.startswith("module.") for k in tensors):
-        return {k.removeprefix("module."): v for k, v in tensors.items()}
-    return tensors
-
-
-def read_content(path: str | Path) -> Any:
-    """The content of a file of torch.save, on the CPU; InputError for one with pickled code."""
-    scalar: Any = np.float64(0).__reduce__()[0]
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
-    kinds: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype]
-    kinds += [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "efd?"]
-    try:
-        with torch.serialization.safe_globals(kinds):  # torchreid keeps rank1 as a NumPy scalar
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path}: {_unreadable(path, error)}") from error
-
-
-def is_dense(value: Tensor) -> bool:
-    """Whether a tensor holds all of its values, so that it is no larger than its file."""
-    if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
-        return False
-    return value.nbytes <= value.untyped_storage().nbytes()
-
-
-def _unreadable(path: str | Path, error: Exception) -> str:
-    """Why a file could not be read, and what to do."""
-    if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error).upper():
-        name = str(error).partition("GLOBAL ")[2].split(" ")[0]
-        return (
-            f"the file holds pickled code{f' ({name})' if name else ''}, so it was not read. If "
-            "you trust the file, load it in your own code and save only its state dict: "
-            "torch.save(model.state_dict(), FILE)."
-        )
-    return (
-        f"its {Path(path).stat().st_size} bytes can't be read ({type(error).__name__}): it is cut "
-        "short, or no file of torch.save. Copy the file again."
-    )
+# what is not part of a trunk, by its name there, and why
+_NEEDLESS = (
+    (
+        r"(fc|classifier\w*|heads?|head_\w+|mlp_head|dino_head|ibot_head|projector|projection_head|"
+        r"predictor|decoder\w*|neck|proj)(\.|$)",
+        "a head, such as a classifier of other classes",
+    ),
+    (r"queue(_ptr)?$|mask(ed)?_(token|embed)$|center$|local_cls_norm\.", "of the pretraining"),
+    (r".*(relative_position_index|attn_mask|periods|bias_mask)$", "computed, not learnt"),
+    (r"semantic_embed_[wb]\.", "part of the merges, or behind the last stage"),
+    (r"norm[012]\.", "a norm of an earlier stage"),
+    (r"part_token\d$|part\d_pos$|cls_pos$", "a part token of PASS, or within the positions"),
+)
+_TIMMS = "left out by timm's own conversion"
 
 
 @dataclass(frozen=True)
 class TrunkFit:
-    """The names of a file's tensors that are a trunk's, and the rest."""
+    """The tensors of a file that are a trunk's, and what becomes of the others."""
 
-    names: dict[str, str]  # the file's name by the trunk's name
-    heads: tuple[str, ...]  # of a classifier in the file
-    left_over: tuple[str, ...]  # beside the trunk's in the file, without a place in the trunk
-    outside: tuple[str, ...]  # the file's others, such as those of a second encoder
+    tensors: State  # by the trunk's names, of its shapes
+    names: dict[str, str]  # the file's name by the trunk's
+    container: str  # of the file, "" for a bare state dict
+    prefix: str  # of the names in it
     missing: tuple[str, ...]  # the trunk's that the file lacks
+    needless: dict[str, str]  # why the trunk does not need a tensor, by the file's name
+    left_over: tuple[str, ...]  # of the file, with the prefix but without a place in the trunk
+    note: str  # on the positions
+    outside: tuple[str, ...] = ()  # of the file, without the prefix
+    others: tuple[str, ...] = ()  # places in the file with the same names
+
+    @property
+    def place(self) -> str:
+        """Where in the file the tensors are, such as `teacher: backbone.*`."""
+        return f"{self.container or 'the file'}: {self.prefix}*"
+
+    def describe(self) -> str:
+        """Coverage, the place, and what was not used."""
+        total = len(self.tensors) + len(self.missing)
+        rest = sorted({re.split(r"\.\d|\.", k)[0] for k in (*self.needless, *self.outside)})
+        parts = [
+            f"{len(self.tensors)} of {total} tensors of the trunk, from {self.place}",
+            f"{', '.join(self.others)} has the same names" if self.others else "",
+            self.note,
+            f"not used: {', '.join(rest[:8])}" if rest else "",
+        ]
+        return "; ".join(filter(None, parts))
 
 
-def fit_trunk(state: Mapping[str, Tensor], trunk: nn.Module) -> TrunkFit:
-    """The part of a state dict that is a trunk.
+def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
+    """The part of a file that is a trunk: of the state dicts by container, one prefix.
 
-    The file's names may have a prefix, as in LUPerson's and MoCo's files (`encoder_q.`), and lack
-    the non-local blocks, which start as an identity.
+    The file's names may have any prefix, as in LUPerson's and MoCo's files (`encoder_q.`), and lack
+    the non-local blocks, which start as an identity. timm converts other programs' names, and
+    resizes positions. Of equal places an average, such as `teacher`, is taken.
     """
-    expected = trunk.state_dict()
-    prefix = _prefix(state, expected)
-    blocks = [n.removesuffix(".1") for n, m in trunk.named_modules() if isinstance(m, NonLocal)]
-    moved = [(k, block) for k in expected for block in blocks if k.startswith(f"{block}.0.")]
-    behind = {k.replace(f"{block}.0.", f"{block}.", 1): k for k, block in moved}
-    names: dict[str, str] = {}
-    rest: dict[bool, list[str]] = {True: [], False: []}  # whether of a classifier
-    for original in (k for k in state if k.startswith(prefix)):
-        name = original.removeprefix(prefix)
-        own = behind.get(name, name)
-        if own in expected and expected[own].shape == state[original].shape:
-            names[own] = original
-        else:
-            rest[own not in expected and name.startswith(_HEADS)].append(original)
-    fresh = tuple(f"{block}.1." for block in blocks)
-    optional = () if any(k.startswith(fresh) for k in names) else fresh
-    missing = (k for k in expected if k not in names and not k.startswith(optional))
-    return TrunkFit(
-        names,
-        heads=tuple(rest[True]),
-        left_over=tuple(rest[False]),
-        outside=tuple(k for k in state if not k.startswith(prefix)),
-        missing=tuple(k for k in missing if not k.endswith("num_batches_tracked")),
+    size = len(trunk.state_dict())
+    places = [(box, prefix) for box, state in states.items() for prefix in _prefixes(state, size)]
+    fits = [_fit(states[box], trunk, box, prefix) for box, prefix in places]
+
+    def quality(fit: TrunkFit) -> tuple[int, ...]:
+        own = sum(not k.endswith("num_batches_tracked") for k in fit.tensors)
+        place = preference(f"{fit.container}.{fit.prefix}")
+        rest = (-len(fit.left_over), -place, -len(fit.needless))
+        return (own, *rest) if own else (0, -len(fit.prefix))
+
+    best = max(fits, key=quality)
+    taken = set(best.names.values())
+    equal = [f for f in fits if quality(f)[0] == quality(best)[0] > 0]
+    equal = [
+        f for f in equal if f.container != best.container or taken.isdisjoint(f.names.values())
+    ]
+    double = tuple(f.prefix for f in equal if f.container == best.container)
+    outside = [k for k in states[best.container] if not k.startswith(best.prefix)]
+    why = {k: _reason(re.sub(r"^(module|model)\.", "", k)) for k in outside}
+    why |= {k: "another encoder" for k in outside if double and k.startswith(double)}
+    return replace(
+        best,
+        needless=best.needless | {k: reason for k, reason in why.items() if reason},
+        outside=tuple(k for k, reason in why.items() if not reason),
+        others=tuple(dict.fromkeys(f.place for f in equal)),
     )
 
 
-def _prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The prefix of most of the trunk's names."""
-    first = next(iter(expected))
-    found = dict.fromkeys(k.removesuffix(first) for k in state if k.endswith(first))
-    return max(found or [""], key=lambda prefix: sum(prefix + k in state for k in expected))
+def _prefixes(state: State, size: int) -> list[str]:
+    """What may stand before the names of a trunk of `size` tensors; "" first."""
+    counts: Counter[str] = Counter()
+    for name in state:
+        parts = name.split(".")[:-1]
+        counts.update(".".join([*parts[:n], ""]) for n in range(1, min(6, len(parts) + 1)))
+    return ["", *(prefix for prefix, count in counts.items() if 4 * count >= size)]
 
 
-def load_trunk(trunk: nn.Module, path: str) -> None:
-    """Load a file of backbone weights; a classifier and a second encoder in it are left out."""
-    state = read_state(path, "weights")
-    fit = fit_trunk(state, trunk)
-    if fit.missing or fit.left_over:
+def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFit:
+    inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    found, names, note = _converted(inner, trunk)
+    expected = trunk.state_dict()
+    blocks = [n.removesuffix(".1") for n, m in trunk.named_modules() if isinstance(m, NonLocal)]
+    moved = [(k, block) for k in expected for block in blocks if k.startswith(f"{block}.0.")]
+    behind = {k.replace(f"{block}.0.", f"{block}.", 1): k for k, block in moved}
+    tensors: State = {}
+    placed: dict[str, str] = {}
+    given = set(names.values())
+    why = {k: _dropped(k, v) for k, v in inner.items() if k not in given}
+    for name, value in found.items():
+        own, original = behind.get(name, name), names.get(name, name)
+        if own in expected and expected[own].shape == value.shape:
+            tensors[own], placed[own] = value, prefix + original
+        else:
+            why[original] = "" if own in expected else _reason(name)
+    fresh = tuple(f"{block}.1." for block in blocks)
+    optional = () if any(k.startswith(fresh) for k in tensors) else fresh
+    missing = (k for k in expected if k not in tensors and not k.startswith(optional))
+    return TrunkFit(
+        tensors,
+        placed,
+        container,
+        prefix,
+        tuple(k for k in missing if not k.endswith("num_batches_tracked")),
+        {prefix + k: reason for k, reason in why.items() if reason},
+        tuple(prefix + k for k, reason in why.items() if not reason),
+        note,
+    )
+
+
+def _dropped(name: str, value: Tensor) -> str:
+    """Why timm's conversion leaves a tensor out; empty where a model needs it."""
+    is_lost = name.endswith(".qkv.bias") and bool(value.any())
+    return _reason(name) or ("" if is_lost else _TIMMS)
+
+
+def _reason(name: str) -> str:
+    return next((text for pattern, text in _NEEDLESS if re.match(pattern, name)), "")
+
+
+def _converted(state: State, trunk: nn.Module) -> tuple[State, dict[str, str], str]:
+    """Tensors with timm's names, the file's name of each, and a note on the positions."""
+    tensors, names = timm_names(state)
+    if "class_embedding" in tensors:  # CLIP's; timm knows them as parts of both towers
+        tensors = {f"visual.{k}": v for k, v in tensors.items()}
+        names = {f"visual.{k}": name for k, name in names.items()}
+    note = _resize_positions(tensors, trunk)
+    convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
+    found = dict(tensors)
+    if convert is not None:  # some print, and fail on names that they do not know
+        with suppress(Exception), redirect_stdout(io.StringIO()):
+            found = dict(convert(dict(tensors), trunk))
+    origin = {v.data_ptr(): names.get(k, k) for k, v in tensors.items() if v.numel()}
+    own = {
+        k: names.get(k, k) if tensors.get(k) is v else origin.get(v.data_ptr(), names.get(k, k))
+        for k, v in found.items()
+    }
+    return found, {k: name for k, name in own.items() if name in state}, note
+
+
+def _resize_positions(tensors: State, trunk: nn.Module) -> str:
+    """Resize position embeddings in place: timm's own conversion takes all maps as square."""
+    grid = getattr(getattr(trunk, "patch_embed", None), "grid_size", None)
+    own = getattr(trunk, "pos_embed", None)
+    name = next((k for k in ("pos_embed", "visual.positional_embedding") if k in tensors), "")
+    if grid is None or own is None or own.ndim != 3 or not name or "register_tokens" in tensors:
+        return ""
+    value, before = tensors[name], own.shape[1] - math.prod(grid)  # tokens before the map
+    old = map_of(value.shape[-2] - before)
+    if old is None or value.shape[-1] != own.shape[-1] or old == tuple(grid):
+        return ""
+    batched = value if value.ndim == 3 else value[None]
+    sized = resample_abs_pos_embed(batched, list(grid), list(old), num_prefix_tokens=before)
+    tensors[name] = sized if value.ndim == 3 else sized[0]
+    return f"positions of {old[0]}x{old[1]} patches resized to {grid[0]}x{grid[1]}"
+
+
+def map_of(count: int) -> tuple[int, int] | None:
+    """Rows and columns of a map with `count` positions: square, else as close to 2:1 as possible.
+
+    >>> map_of(196), map_of(128), map_of(192), map_of(210), map_of(127)
+    ((14, 14), (16, 8), (24, 8), (21, 10), None)
+    """
+    side = math.isqrt(max(count, 0))
+    if side * side == count > 0:
+        return side, side
+    pairs = [(count // width, width) for width in range(1, side + 1) if count % width == 0]
+    pairs = [(height, width) for height, width in pairs if height <= 4 * width]
+    return min(
+        pairs, key=lambda p: (round(abs(math.log2(p[0] / p[1]) - 1), 6), -p[0]), default=None
+    )
+
+
+def load_trunk(trunk: nn.Module, path: str, allow_partial: bool = False) -> None:
+    """Load a file of backbone weights; print its coverage, and what was not used.
+
+    A classifier and a second encoder in it are left out. InputError for less than the whole trunk,
+    unless `allow_partial`.
+    """
+    fit = fit_trunk(read_states(path, "weights"), trunk)
+    if (fit.missing or fit.left_over) and not (allow_partial and fit.tensors):
+        remedy = {"allow_partial": True} if fit.tensors else {}
         raise InputError(
             f"weights={path} does not fit the backbone: {len(fit.missing)} keys are missing "
             f"({', '.join(fit.missing[:3]) or 'none'}) and {len(fit.left_over)} are left over or "
-            f"of another shape ({', '.join(fit.left_over[:3]) or 'none'}). Choose the backbone "
-            "they were made for."
+            f"of another shape ({', '.join(fit.left_over[:3]) or 'none'}); {fit.describe()}. "
+            f"Choose the backbone they were made for, of timm or {', '.join(TRUNKS)}.",
+            **remedy,
         )
-    tensors = {own: state[original] for own, original in fit.names.items()}
-    trunk.load_state_dict({**trunk.state_dict(), **tensors})
+    trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
+    note(f"Trunk  {path}: {fit.describe()}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from camreid.errors import InputError
 from camreid.files import write_whole
-from camreid.models.weights import is_dense, read_content
+from camreid.models.reading import is_dense, read_content
 from camreid.provenance import versions
 
 _TYPES: dict[str, type] = {

@@ -1,22 +1,25 @@
-"""Import of FastReID, torchreid and timm files; every key of a file is reported."""
+"""Import of other programs' files; every key of a file is reported."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from camreid.checkpoints.foreign.names import fastreid_names, torchreid_names
+from camreid.checkpoints.foreign.names import fastreid_names, torchreid_names, transreid_names
 from camreid.errors import HeadMismatch, InputError, require_choice
 from camreid.labels import LabelMap
 from camreid.models.presets import read_model
-from camreid.models.weights import fit_trunk, read_state
+from camreid.models.reading import read_states
+from camreid.models.weights import fit_trunk
 from camreid.training.module import ReIDModule, create_model
 
-Source = Literal["fastreid", "torchreid", "timm"]
+Source = Literal["fastreid", "torchreid", "timm", "transreid"]
 State = Mapping[str, Tensor]
+_TRUNK = "backbone.trunk."
+_TABLE = f"{_TRUNK}norm_pre.table"  # of the camera embedding
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Import:
     needless: dict[str, str]  # why the model does not need a tensor, by name in the file
     left_over: tuple[str, ...]  # names in the file that were not taken
     missing: tuple[str, ...]  # names in the model that the file does not have
+    notes: tuple[str, ...] = ()  # where in the file the tensors are, and what was not used
+    resized: str = ""  # positions that make another model of the file's
 
 
 def import_weights(
@@ -38,18 +43,20 @@ def import_weights(
     labels: LabelMap | None = None,
     **options: Any,
 ) -> ReIDModule:
-    """The model of a FastReID, torchreid or timm file, in evaluation mode on the CPU.
+    """The model of another program's file, in evaluation mode on the CPU.
 
     Args:
         path: the file; pickled code in it is not run.
-        source: the program that wrote it; `timm` for a trunk with timm's or torchvision's names,
-            such as LUPerson's. The imported model has no rows yet.
+        source: the program that wrote it: `transreid` also for BoT, PersonViT, SOLIDER-REID and
+            CLIP-ReID; `timm` for a trunk alone, such as LUPerson's, TransReID-SSL's, SOLIDER's or
+            CLIP's. The model of a trunk alone has no rows yet.
         model: the name of its architecture, a file of `conf/model/`.
         labels: the identities in row order; without them the head is anonymous. HeadMismatch for
             another number of rows.
         options: what differs from the config, see `camreid.create_model`; `stem_padding` of the
             max-pool: 1, or 0 and rounding up as FastReID since November 2020, by default from the
-            names; `allow_partial` imports although keys do not fit, else an InputError.
+            names; `allow_partial` imports although keys do not fit or positions are resized, else
+            an InputError.
     """
     return import_file(path, source, model, labels, **options).module
 
@@ -68,19 +75,27 @@ def import_file(
     require_choice("source", source, Source)
     if stem_padding is not None:
         options["network__stem_padding"] = stem_padding
-    file = read_state(path)
+    states = read_states(path)
     if source == "timm":
-        result = _import_trunk(file, model, options)
+        result = _import_trunk(states, model, options)
     else:
-        result = _import_model(file, source, model, labels, options)
+        # of containers with as many tensors, the first is preferred
+        container = max(states, key=lambda name: len(states[name]))
+        how = _import_transreid if source == "transreid" else _import_model
+        result = how(states[container], source, model, labels, options)
+        same = [k for k, v in states.items() if k != container and v.keys() & states[container]]
+        notes = [f"taken from {container}"] if container else []
+        notes += [f"{', '.join(same)} has the same names"] if same else []
+        result = replace(result, notes=(*notes, *result.notes))
     missing = [k for k in result.missing if not k.startswith("heads.")]
-    if not allow_partial and (missing or result.left_over):
+    if not allow_partial and (missing or result.left_over or result.resized):
         raise InputError(
             f"{path} ({result.generation} names) is not a {model} of source={source}: "
             f"{len(missing)} of the model's tensors are missing "
             f"({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of the file's are "
-            f"left over ({', '.join(result.left_over[:3]) or 'none'}); {len(result.loaded)} fit. "
-            "Give the model and source of this file; allow_partial imports the tensors that fit."
+            f"left over ({', '.join(result.left_over[:3]) or 'none'}); {len(result.loaded)} fit"
+            f"{', ' * bool(result.resized)}{result.resized}. Give the model, image_size and source "
+            "of this file; allow_partial imports the tensors that fit."
         )
     if labels is not None and (source == "timm" or len(missing) < len(result.missing)):
         raise HeadMismatch(
@@ -100,6 +115,17 @@ def _import_model(
     generation = "torchreid" if is_torchreid else _generation(file)
     rows = _label_map(state, labels)
     module = create_model(model, rows, **{**_options(model, generation, state), **options})
+    return _load(module, generation, names, state, needless)
+
+
+def _load(
+    module: ReIDModule,
+    generation: str,
+    names: Mapping[str, str],
+    state: State,
+    needless: dict[str, str],
+) -> Import:
+    """Load tensors by camreid's names; `names` has camreid's name by the file's."""
     own = module.model.state_dict()
     fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     module.model.load_state_dict({**own, **fits})
@@ -115,22 +141,58 @@ def _import_model(
     )
 
 
-def _import_trunk(file: State, model: str, options: Mapping[str, Any]) -> Import:
+def _import_transreid(
+    file: State, source: Source, model: str, labels: LabelMap | None, options: Mapping[str, Any]
+) -> Import:
+    names, needless = transreid_names(file)
+    files = {own: name for name, own in names.items()}
+    state = {own: file[name] for own, name in files.items()}
+    found: dict[str, Any] = {"network__bias": True} if "heads.identity.bias" in state else {}
+    is_resnet = f"{_TRUNK}layer1.0.conv1.weight" in state
+    if is_resnet:  # of reid-strong-baseline, where a ResNet without IBN has no ReLU in the stem
+        found["network__stem_relu"] = f"{_TRUNK}layer1.0.bn1.IN.weight" in state
+        found["interpolation"] = "bilinear"
+    module = create_model(model, _label_map(state, labels), **{**found, **options})
+    trunk = _trunk_of(module, source, model)
+    if not is_resnet:  # their pixels, whatever those of timm's weights are
+        for statistic in module.model.get_submodule("pixel_norm").buffers():
+            statistic.fill_(127.5)
+    if "norm_pre.table" in trunk.state_dict() and _TABLE in state:
+        state[_TABLE] = state[_TABLE].flatten(1)
+    elif _TABLE in state:
+        needless[files[_TABLE]] = "a camera embedding; camera_embedding=3 and cameras= take it"
+        del state[_TABLE]
+    fit = fit_trunk({"": {k: v for k, v in state.items() if k.startswith(_TRUNK)}}, trunk)
+    needless |= {files[k]: reason for k, reason in fit.needless.items()}
+    rest = {k: v for k, v in state.items() if not k.startswith(_TRUNK)}
+    used = {files[k]: k for k in (*rest, *fit.left_over)}
+    used |= {files[k]: _TRUNK + own for own, k in fit.names.items()}
+    tensors = rest | {_TRUNK + own: value for own, value in fit.tensors.items()}
+    result = _load(module, "TransReID", used, tensors, needless)
+    return replace(result, resized=fit.note)
+
+
+def _import_trunk(states: Mapping[str, State], model: str, options: Mapping[str, Any]) -> Import:
     module = create_model(model, LabelMap(()), **options)
-    trunk = getattr(getattr(module.model, "backbone", None), "trunk", None)
-    if trunk is None:
-        raise InputError(f"source=timm needs a model with one trunk; model={model} has none.")
-    fit = fit_trunk(file, trunk)
-    fits = {own: file[name] for own, name in fit.names.items()}
-    trunk.load_state_dict({**trunk.state_dict(), **fits})
+    trunk = _trunk_of(module, "timm", model)
+    fit = fit_trunk({k: dict(v) for k, v in states.items()}, trunk)
+    trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
     return Import(
         module.eval(),
         "timm",
-        {name: f"backbone.trunk.{own}" for own, name in fit.names.items()},
-        dict.fromkeys(fit.heads, "a classifier of other classes"),
+        {name: f"{_TRUNK}{own}" for own, name in fit.names.items()},
+        fit.needless,
         (*fit.left_over, *fit.outside),
-        tuple(f"backbone.trunk.{k}" for k in fit.missing),
+        tuple(f"{_TRUNK}{k}" for k in fit.missing),
+        (fit.describe(),),
     )
+
+
+def _trunk_of(module: ReIDModule, source: Source, model: str) -> nn.Module:
+    trunk = getattr(getattr(module.model, "backbone", None), "trunk", None)
+    if not isinstance(trunk, nn.Module):
+        raise InputError(f"source={source} needs a model with one trunk; model={model} has none.")
+    return trunk
 
 
 def _generation(names: State) -> str:

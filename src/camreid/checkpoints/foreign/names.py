@@ -1,4 +1,4 @@
-"""camreid's names of the tensors in FastReID and torchreid files: facts of the files, no code."""
+"""camreid's names of the tensors in other programs' files: facts of the files, no code."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -36,6 +36,18 @@ _FASTREID_MGN: Rules = (
     (r"^(b[123])\.", r"branches.\1."),
 )
 _TORCHREID: Rules = ((r"^classifier\.", "heads.identity."), (r"^", "backbone.trunk."))
+_TRANSREID: Rules = (
+    (r"^classifier\.", "heads.identity."),
+    (r"^bottleneck\.", "neck."),
+    (r"^base\.sie_embed$", "backbone.trunk.norm_pre.table"),
+    (r"^(base|image_encoder|backbone)\.", "backbone.trunk."),
+)
+_TRANSREID_NEEDLESS: Rules = (
+    (r"^(b2|bottleneck_\d|classifier_\d)\.", "a local branch of TransReID (JPM)"),
+    (r"^(bottleneck|classifier)_proj\.|^image_encoder\.(proj$|attnpool\.)", "CLIP's projection"),
+    (r"^(prompt_learner|text_encoder)\.|^logit_scale$", "the texts of CLIP-ReID"),
+    (r"^cv_embed$", "CLIP-ReID's camera embedding, of the class token alone"),
+)
 
 
 def fastreid_names(file: Iterable[str], model: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -54,7 +66,7 @@ def fastreid_names(file: Iterable[str], model: str) -> tuple[dict[str, str], dic
     rules = _FASTREID_MGN if any(name.startswith("b1_head.") for name in latest) else _FASTREID
     used = {name: _rename(new, rules) for name, new in latest.items() if name not in needless}
     if any(name.startswith("backbone.NL_") for name in latest):
-        depth = {stage: _depth(latest, stage) for stage in (2, 3)}
+        depth = {stage: _depth(latest, rf"backbone\.layer{stage}") for stage in (2, 3)}
         used = {name: _with_non_local(own, depth) for name, own in used.items()}
     return used, needless
 
@@ -66,6 +78,26 @@ def torchreid_names(file: Iterable[str]) -> dict[str, str]:
     return {name: _rename(name, rules) for name in names}
 
 
+def transreid_names(file: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Names in camreid of the tensors of BoT, TransReID and their kin, and why others are not used.
+
+    Those of the trunk end as in the file. The global feature of TransReID's JPM comes from its own
+    copies of last block and norm, `b1`.
+    """
+    bare = {n: re.sub(r"^((module|model|net|network|_orig_mod)\.)+", "", n) for n in file}
+    rules, why = _TRANSREID, _TRANSREID_NEEDLESS
+    if "b1.1.weight" in bare.values():
+        last = f"blocks.{_depth(bare.values(), r'base.blocks') - 1}."
+        rules = (
+            (r"^b1\.0\.", f"backbone.trunk.{last}"),
+            (r"^b1\.1", "backbone.trunk.norm"),
+            *rules,
+        )
+        why = ((rf"^base\.({last}|norm\.)", "b1 of JPM takes its place"), *why)
+    needless = {n: text for n, own in bare.items() for p, text in why if re.search(p, own)}
+    return {n: _rename(own, rules) for n, own in bare.items() if n not in needless}, needless
+
+
 def _rename(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         if re.search(pattern, name):
@@ -73,8 +105,8 @@ def _rename(name: str, rules: Rules) -> str:
     return name
 
 
-def _depth(names: Iterable[str], stage: int) -> int:
-    found = (re.match(rf"backbone\.layer{stage}\.(\d+)\.", name) for name in names)
+def _depth(names: Iterable[str], blocks: str) -> int:
+    found = (re.match(rf"{blocks}\.(\d+)\.", name) for name in names)
     return 1 + max((int(match[1]) for match in found if match), default=0)
 
 

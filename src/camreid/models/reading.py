@@ -1,0 +1,148 @@
+"""Files of tensors: read without running code, or called by their name."""
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from camreid.errors import InputError
+
+State = dict[str, Tensor]
+
+_DEPTH = 3  # of nested containers
+_LEGACY = b"\x80\x02\x8a"  # how torch.save began before its files were archives
+_SAVE = "torch.save(model.state_dict(), FILE)"
+_KINDS = (  # first bytes, and what to say of the file
+    (rb"version https://git-lfs", "a Git LFS pointer. Fetch the weights there with git lfs pull."),
+    (rb"(?i)\s*<(!doctype )?html", "a web page (HTML). Download the file by hand."),
+    (rb"\x08[\x01-\x20][\x12\x1a\x3a\x42]", f"an ONNX model. Expected a file of {_SAVE}."),
+)
+
+
+class _Inert:
+    """Stands for an object that a file keeps beside its tensors; its content is not kept."""
+
+    def __new__(cls, *_: object) -> "_Inert":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _safe_globals() -> list[Any]:
+    """NumPy scalars, and inert stand-ins for options, paths and arrays."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds: list[Any] = [np.dtype]
+    kinds += [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "efd?OUS"]
+    inert = ["argparse.Namespace", "types.SimpleNamespace", "numpy.ndarray"]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since NumPy 2
+        kinds.append((scalar, f"{module}.scalar"))
+        inert.append(f"{module}._reconstruct")
+    for path in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
+        inert += [f"pathlib.{path}", f"pathlib._local.{path}"]  # Python 3.13 has the latter
+    return [*kinds, *((_Inert, name) for name in inert)]
+
+
+def read_content(path: str | Path) -> Any:
+    """The content of a file of torch.save or of safetensors, on the CPU.
+
+    Options (`Namespace`), paths and arrays in it become inert stand-ins. InputError for a file with
+    pickled code, or of another kind, which it names.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if file.read(10)[8:] in (b'{"', b"{}"):  # behind the length of its header
+                return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals(_safe_globals()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a pickle protocol that it may not know
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path}: {_unreadable(Path(path), error)}") from error
+
+
+def read_states(path: str | Path, option: str = "path") -> dict[str, State]:
+    """The state dicts of a file by container, such as `teacher`; that of a bare one is "".
+
+    Names have no `module.` where all have it. Averages come first. `option` is the argument, for
+    messages.
+    """
+    if not Path(path).exists():
+        raise InputError(f"no file at {option}={path}.", **{option: "FILE"})
+    content = read_content(path)
+    found = dict(_states("", content)) if isinstance(content, Mapping) else {}
+    if not found or not all(is_dense(v) for state in found.values() for v in state.values()):
+        raise InputError(f"{option}={path} holds no dense tensors by name, as a state dict does.")
+    return dict(sorted(found.items(), key=lambda item: preference(item[0])))
+
+
+def preference(name: str) -> int:
+    """0 for the dotted name of an average, 2 for that of a second network, else 1."""
+    if re.search(r"(\b|_)(teacher|ema|target)(\b|_)", name):
+        return 0
+    return 2 if re.search(r"\b(student|encoder_k|momentum_encoder)\b", name) else 1
+
+
+def _states(
+    name: str, content: Mapping[Any, Any], depth: int = _DEPTH
+) -> Iterator[tuple[str, State]]:
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    wrapped = all(k.startswith("module.") for k in tensors)
+    if tensors:
+        yield name, {k.removeprefix("module.") if wrapped else k: v for k, v in tensors.items()}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and isinstance(key, str) and depth:
+            yield from _states(f"{name}.{key}".lstrip("."), value, depth - 1)
+
+
+def is_dense(value: Tensor) -> bool:
+    """Whether a tensor holds all of its values, so that it is no larger than its file."""
+    if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
+        return False
+    return value.nbytes <= value.untyped_storage().nbytes()
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """What a file is in place of weights, and what to do."""
+    if path.is_dir() and not (path / "data.pkl").is_file():
+        return "it is a folder. Name the file in it."
+    folder = (path if path.is_dir() else path.parent).absolute()
+    if path.is_dir() or path.name == "data.pkl":
+        return (
+            "it is part of an unpacked file of torch.save. Pack it again: "
+            f"cd {folder.parent} && zip -0 -r {folder.name}.pth {folder.name}"
+        )
+    if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error).upper():
+        name = str(error).partition("GLOBAL ")[2].split(" ")[0]
+        return (
+            f"the file holds pickled code{f' ({name})' if name else ''}, so it was not read. If "
+            f"you trust the file, load it in your own code and save only its state dict: {_SAVE}."
+        )
+    with path.open("rb") as file:
+        head = file.read(512)
+    known = [text for pattern, text in _KINDS if re.match(pattern, head)]
+    if known:
+        return f"it is {known[0]}"
+    if zipfile.is_zipfile(path) and any("/code/" in n for n in zipfile.ZipFile(path).namelist()):
+        return (
+            "it is a TorchScript archive, which holds code. Save its state dict alone: "
+            f"torch.save(torch.jit.load({path.name!r}).state_dict(), FILE)."
+        )
+    if head.startswith(b"\x80") and not head.startswith(_LEGACY):
+        return f"it is a plain pickle, not a file of torch.save. Load it, and save with {_SAVE}."
+    text = head.decode("utf-8", "replace")
+    if text.strip() and all(c.isprintable() or c.isspace() for c in text):
+        named = re.fullmatch(r"\s*(\S+\.(?:pth|pt|ckpt|tar|bin))\s*", text)
+        if named:
+            return f"it is a text that names another file. Give {path.parent / named[1]}."
+        found = f"it is a text that begins with {text.strip()[:40]!r}"
+    else:
+        found = f"its {path.stat().st_size} bytes can't be read ({type(error).__name__})"
+    return f"{found}: it is cut short, or no file of torch.save. Copy the file again."
