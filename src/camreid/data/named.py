@@ -1,4 +1,4 @@
-"""Images whose identities and cameras have names, from a CSV file or from folders."""
+"""Images of named identities and cameras, from a CSV file or from folders."""
 
 import os
 import re
