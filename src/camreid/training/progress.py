@@ -53,7 +53,6 @@ class EpochLines(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the start."""
         self._clock = Clock(trainer)
-        self.on_train_epoch_start(trainer, pl_module)  # not called within a resumed epoch
         note(f"Training: {self._clock}, {trainer.num_training_batches} batches in each epoch")
         self.on_train_epoch_start(trainer, pl_module)  # Lightning does not, within an epoch
 
