@@ -55,8 +55,6 @@ def build_split(config: DictConfig) -> Split:
     options = dict(config.split)
     manifest = options.pop("manifest", None)
     given = options.pop("exclude_seen", None)
-    if manifest and given:
-        raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
         root = config.data.root and data_root(config.data)
