@@ -24,6 +24,7 @@ from camreid import __version__
 from camreid.cli import stopped
 from camreid.cli.faults import fault
 from camreid.cli.folder import ERROR, discard, release, sweeps
+from camreid.cli.streams import close_streams, open_streams
 from camreid.errors import ImageError, InputError
 from camreid.files import CONF, write_text
 
@@ -39,8 +40,6 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
         trusted[:] = [str(OmegaConf.select(config, "model.network._target_"))]
         try:
             return run(config)
-        except BrokenPipeError:
-            raise
         except (KeyboardInterrupt, SystemExit):
             discard(Path(HydraConfig.get().runtime.output_dir))
             raise
@@ -83,7 +82,8 @@ def _show_sweep() -> None:
 
 @contextmanager
 def one_paragraph(name: str) -> Iterator[None]:
-    """Turn a user's mistake or a signal into SystemExit; end quietly on a closed pipe."""
+    """Turn a user's mistake, a signal or lost output into SystemExit."""
+    open_streams()
     try:
         try:
             if "--version" in sys.argv:
@@ -91,10 +91,7 @@ def one_paragraph(name: str) -> Iterator[None]:
                 raise SystemExit(0)
             yield
         finally:
-            print(end="", flush=True)  # a closed pipe raises here, not at the exit of Python
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(128 + signal.SIGPIPE) from None
+            close_streams(name)
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning makes an exit of an interrupt
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):

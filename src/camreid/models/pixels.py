@@ -56,15 +56,8 @@ class PixelNorm(nn.Module):
             self._is_first = False
             self._check(images)
             return
-        extremes = torch.stack(images.detach().aminmax()).to("cpu", non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record(torch.cuda.current_stream(images.device))
-
-        def check_values() -> None:
-            copied.synchronize()
-            self._check(extremes)
-
-        self._pending = check_values
+        read = read_later(torch.stack(images.detach().aminmax()))
+        self._pending = lambda: self._check(read())
 
     def _check(self, images: Tensor) -> None:
         """`images` (..) are a batch, or its least and greatest value."""
@@ -75,6 +68,21 @@ class PixelNorm(nn.Module):
                 f"{_seen(images)}: pixels=imagenet declares (x / 255 - mean) / std, about -3..3.",
                 pixels="raw",
             )
+
+
+def read_later(values: Tensor) -> Callable[[], Tensor]:
+    """A function that gives the values on the CPU; their copy does not wait for a GPU."""
+    copy = values.to("cpu", non_blocking=values.is_cuda)
+    copied = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
+    if copied:
+        copied.record(torch.cuda.current_stream(values.device))
+
+    def read() -> Tensor:
+        if copied:
+            copied.synchronize()
+        return copy
+
+    return read
 
 
 def check_raw(images: Tensor, otherwise: str = "") -> None:

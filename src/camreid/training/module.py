@@ -20,6 +20,7 @@ from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
+from camreid.training.loss_check import LossCheck
 from camreid.training.optim import OptimizerConfig, Schedule, ScheduleLR, clip_each, run_length
 from camreid.training.progress import log_losses
 from camreid.training.ranks import gather, share
@@ -57,13 +58,13 @@ class ReIDModule(RetrievalModule):
         self.schedule = build_options(Schedule, "model.schedule", config.schedule)
         self.metric_losses = self.loss.metric_losses()
         self.provenance = Provenance(complete=not self.labels.is_anonymous)
-        # an attribute, because a loss may have parameters
-        self.own_loss = make(Callable, self.loss.extra) if self.loss.extra else None
+        self.own_loss = make(Callable, self.loss.extra) if self.loss.extra else None  # may learn
         self.extra_losses: list[ExtraLoss] = [] if self.own_loss is None else [self.own_loss]
         self.notes: dict[str, Any] = {}  # primitives to save in checkpoints
         self.rows_started = False  # whether `new_identities` have rows from features
         self._reads_records = False
         self._compiled: Callable[..., ReIDOutput] | None = None
+        self._loss_check = LossCheck()
         rows = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
         primitives = config.without_weights().primitives()
         self.save_hyperparameters({"config": primitives, "labels": rows or list(self.labels.pids)})
@@ -143,6 +144,7 @@ class ReIDModule(RetrievalModule):
         values |= {"train/loss": total, "train/known": known.any(0).float().mean()}
         values[METRIC] = torch.stack([separation(e, pids) for e in embeddings]).mean()
         log_losses(self, values, len(read.pids))
+        self._loss_check.expect(total, losses, self, batch, read, output, rows)
         return total
 
     def _note_identities(self, pids: Tensor, cameras: Tensor) -> None:
@@ -152,7 +154,8 @@ class ReIDModule(RetrievalModule):
             self.add_identities(pids.tolist())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient of each tensor to the norm `clip` of the optimiser config."""
+        """Check the loss, and clip the gradient of each tensor to the norm `clip`."""
+        self._loss_check()
         if self.optimizer_config.clip is not None:
             clip_each(self.parameters(), self.optimizer_config.clip)
 
