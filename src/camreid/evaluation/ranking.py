@@ -141,10 +141,8 @@ def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingRes
     result = _measure(scores, rules, [view], max_rank)[view]
     if not result.valid.any():
         other = next(name for name in get_args(Protocol) if name != view.protocol)
-        raise NoValidQuery(
-            f"none of the {len(result.valid)} queries has a match by the {view.protocol} protocol: "
-            f"check that pids and cameras are of one split, or rank by protocol={other!r}."
-        )
+        found = f"none of the {len(result.valid)} queries has a {view.protocol} match"
+        raise NoValidQuery(f"{found}: check pids and cameras, or rank by protocol={other!r}.")
     return result
 
 

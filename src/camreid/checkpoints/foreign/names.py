@@ -88,11 +88,8 @@ def transreid_names(file: Iterable[str]) -> tuple[dict[str, str], dict[str, str]
     rules, why = _TRANSREID, _TRANSREID_NEEDLESS
     if "b1.1.weight" in bare.values():
         last = f"blocks.{_depth(bare.values(), r'base.blocks') - 1}."
-        rules = (
-            (r"^b1\.0\.", f"backbone.trunk.{last}"),
-            (r"^b1\.1", "backbone.trunk.norm"),
-            *rules,
-        )
+        b1 = (r"^b1\.0\.", f"backbone.trunk.{last}"), (r"^b1\.1", "backbone.trunk.norm")
+        rules = (*b1, *rules)
         why = ((rf"^base\.({last}|norm\.)", "b1 of JPM takes its place"), *why)
     needless = {n: text for n, own in bare.items() for p, text in why if re.search(p, own)}
     return {n: _rename(own, rules) for n, own in bare.items() if n not in needless}, needless

@@ -34,10 +34,8 @@ def check_rows(module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecor
         raise HeadMismatch(f"WRONG ROWS: {found}. Import again with labels.order={best}.")
     if given > chance + noise:
         return f"Rows   {found}"
-    return (
-        f"UNSURE ROWS: {found}. Check the dataset and camera of the labels and the image size, or "
-        "leave the labels out to use the features alone."
-    )
+    check = "Check the labels' dataset and camera and the image size, or leave the labels out"
+    return f"UNSURE ROWS: {found}. {check}."
 
 
 @torch.inference_mode()
