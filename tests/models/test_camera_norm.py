@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from camreid import create_model
 from camreid.errors import InputError
-from camreid.models.camera_norm import CameraNorm
-from camreid.models.cameras import CameraIndex
+from camreid.models.cameras import CameraIndex, CameraNorm
 
 VECTORS, MAPS = (4,), (4, 3, 2)
 

@@ -10,8 +10,7 @@ from camreid.checkpoints.io import Checkpoint, differing_tensors
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.models.backbone import RESNET
-from camreid.models.camera_norm import CameraNorm
-from camreid.models.cameras import CameraEmbedding, used_cameras
+from camreid.models.cameras import CameraEmbedding, CameraNorm, used_cameras
 from camreid.models.network import ReIDNetwork
 from camreid.training.module import ReIDModule
 

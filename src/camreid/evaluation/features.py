@@ -128,7 +128,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Hash of all content, in any order."""
     found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, x in sorted(tensors.items()):
         found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())

@@ -67,6 +67,8 @@ class BackboneOptions(TrunkOptions):
 class Backbone(nn.Module):
     """A network without its classifier: (B, 3, H, W) normalised images to (B, dim).
 
+    InputError for no such model, weights or option, or not for this image size.
+
     Args:
         name: of a timm model, such as `resnet50.tv_in1k`; of an OSNet: `osnet_x1_0`, `x0_75`,
             `x0_5` or `x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`; or for human-pretrained weights:
@@ -76,9 +78,6 @@ class Backbone(nn.Module):
     Attributes:
         dim: width of the features.
         mean: (3,) of the pixels that the weights expect, in 0..255; likewise `std`.
-
-    Raises:
-        InputError: no such model, weights or option, or not for this image size.
     """
 
     def __init__(

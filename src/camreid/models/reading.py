@@ -18,7 +18,6 @@ from camreid.errors import InputError
 
 State = dict[str, Tensor]
 
-
 _LEGACY = b"\x80\x02\x8a"  # how torch.save began before its files were archives
 _SAVE = "torch.save(model.state_dict(), FILE)"
 _KINDS = (  # first bytes, and what to say of the file
@@ -113,7 +112,6 @@ def is_dense(value: Tensor) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    """What a file is in place of weights, and what to do."""
     if path.is_dir() and not (path / "data.pkl").is_file():
         return "it is a folder. Name the file in it."
     folder = (path if path.is_dir() else path.parent).absolute()

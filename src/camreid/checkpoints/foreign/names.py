@@ -53,11 +53,9 @@ _TRANSREID_NEEDLESS: Rules = (
 def fastreid_names(file: Iterable[str], model: str) -> tuple[dict[str, str], dict[str, str]]:
     """Names in camreid of a FastReID file's tensors, and why others are not needed, by name."""
     latest = {name: _rename(name, _FASTREID_OLDER) for name in file}
-    needless = {
-        name: f"the file has it as {new} too"  # as hybrid files of the model zoo
-        for name, new in latest.items()
-        if new != name and new in latest
-    }
+    # hybrid files of the model zoo have both
+    both = {name: new for name, new in latest.items() if new != name and new in latest}
+    needless = {name: f"the file has it as {new} too" for name, new in both.items()}
     for name in latest:
         if name.endswith("classifier.t"):
             needless[name] = "the running threshold of an ArcSoftmax that later releases lack"

@@ -42,7 +42,6 @@ def check_rows(module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecor
 def _accuracy(
     module: ReIDModule, images: Sequence[ImageRecord], maps: dict[str, LabelMap]
 ) -> dict[str, float]:
-    """Share of images with the largest logit in the row of their identity, by label map."""
     dataset = ImageDataset(images, module.config.image_size, module.config.interpolation)
     hits = dict.fromkeys(maps, 0)
     network = module.to("cuda" if torch.cuda.is_available() else module.device).model
