@@ -30,7 +30,7 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
         camera = numbers.new(split.camera, CAMERAS)
         split = replace(split, options={**split.options, "camera": camera})
     seen, val = (frozenset(numbers.pids(own)) for own in (old.identities, old.val_identities))
-    provenance = replace(old, identities=seen, val_identities=val)
+    new = replace(old, identities=seen, val_identities=val, split=split, datasets=numbers.datasets)
     maps = checkpoint.camera_labels.items()
     return replace(
         checkpoint,
@@ -38,7 +38,7 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
         config=replace(checkpoint.config, network=network),
         labels=LabelMap(numbers.pids(checkpoint.labels.pids)),
         camera_labels={numbers.new(c, CAMERAS): LabelMap(numbers.pids(m.pids)) for c, m in maps},
-        provenance=replace(provenance, split=split, datasets=numbers.datasets),
+        provenance=new,
     )
 
 

@@ -174,7 +174,7 @@ def _check_patches(name: str, trunk: nn.Module, image_size: tuple[int, int]) -> 
     down, up = [max(1, n // k) * k for n, k in pairs], [-(-n // k) * k for n, k in pairs]
     if down != up:
         found = f"image_size={list(image_size)}: {name} takes whole patches of {list(sides)}"
-        raise InputError(f"{found}, such as {down} and {up}.", image_size=down)
+        raise InputError(f"{found}; the nearest sizes: {down} and {up}.", image_size=down)
 
 
 def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:
