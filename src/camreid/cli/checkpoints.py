@@ -29,8 +29,9 @@ def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> Check
     try:
         return renumber(io.read_checkpoint(path, trusted), datasets)
     except io.UntrustedNetwork as error:
-        typed = f"Type ++model.network._target_={error.target}."
-        raise InputError(f"{error.message} {typed}") from error
+        raise InputError(
+            f"{error.message} Type ++model.network._target_={error.target}."
+        ) from error
 
 
 def with_weights(expert: Checkpoint) -> Checkpoint:
@@ -48,11 +49,8 @@ def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> Checkpoint | 
         raise InputError("init_dataset=other needs init=, but there is no init=.")
     start = read_checkpoint(config.init)
     if config.model.unknown != "reinit":
-        raise InputError(
-            f"the rows of {config.init} are identities of another dataset, but "
-            f"unknown={config.model.unknown} trains them with this dataset.",
-            unknown="reinit",
-        )
+        found = f"the rows of {config.init} are identities of another dataset."
+        raise InputError(found, unknown="reinit")
     # equal pids of two datasets are different identities
     return replace(start, provenance=Provenance(split=start.provenance.split))
 
@@ -63,10 +61,8 @@ def seen_identities(given: Any, datasets: Sequence[Dataset] = ()) -> tuple[int, 
     for path in matching("split.exclude_seen", given or []):
         provenance = read_checkpoint(path, datasets).provenance
         if not provenance.seen or not provenance.complete:
-            raise InputError(
-                f"exclude_seen={path}: not all of its training identities are known. Import it, or "
-                "its starting weights, with labels.root= and labels.camera=, or leave it out."
-            )
+            found = f"exclude_seen={path}: not all of its training identities are known"
+            raise InputError(f"{found}. Import it with labels.root=, or leave it out.")
         seen |= provenance.seen
     return tuple(sorted(seen))
 
@@ -108,10 +104,8 @@ def check_dataset(experts: Experts, data: DictConfig) -> list[str]:
         foreign = [pid for pid in own if pid not in pids]
         found = f"{len(foreign)} of its {len(own)} identities"
         if 2 * len(foreign) > len(own) and not expert.provenance.datasets:  # numbers of its own
-            raise InputError(
-                f"{expert.path} was trained on another dataset: {found}, such as {foreign[:3]}, "
-                f"are not in data.root={data.root}. Leave it out, or type data.root of its dataset."
-            )
+            found = f"{expert.path} was trained on another dataset: {found} ({foreign[:3]}, ...)"
+            raise InputError(f"{found} are not in data.root={data.root}. Leave it out.")
         if foreign:
             notes.append(f"{name}: {found} are not in this dataset.")
     return notes
@@ -131,10 +125,8 @@ def read_teachers(
     now = [expert.path for expert in experts.values()]
     then = [p.path for p in start.provenance.parents if p.role == "teacher"] if start else []
     if config.resume and sorted(then) != sorted(now):
-        raise InputError(
-            f"resume={config.resume} had the teachers {then}, and this command names {now}. Type "
-            f"the same teachers, or init={config.resume} to start a new run from its weights."
-        )
+        found = f"resume={config.resume} had the teachers {then}, and this command names {now}"
+        raise InputError(f"{found}. Type the same, or init= in place of resume=.")
     return experts
 
 
@@ -145,9 +137,8 @@ def add_distillation(config: DictConfig, module: ReIDModule, experts: Experts) -
     given = {str(k): v for k, v in config.distill.items() if k != "teachers"}
     options = build_options(DistillConfig, "distill", given)
     notes = check_dataset(experts, config.data)
-    notes += [
-        f"{n}: its rows have no identities." for n, e in experts.items() if e.labels.is_anonymous
-    ]
+    anonymous = [name for name, expert in experts.items() if expert.labels.is_anonymous]
+    notes += [f"{name}: its rows have no identities." for name in anonymous]
     teachers = [Teacher.of(with_weights(e).module(), e.provenance.camera) for e in experts.values()]
     module.extra_losses.append(Distillation(teachers, module.model, options))
     records = {expert.path: expert.provenance for expert in experts.values()}

@@ -36,8 +36,7 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
     note(f"Reading {place}")
     records = instantiate(reader, place)
     if not isinstance(records, Records):
-        found = f"data.read._target_={reader['_target_']} returned a {type(records).__name__}"
-        raise InputError(f"{found}; expected camreid.data.Records.")
+        raise InputError(f"data.read returned a {type(records).__name__}; expected Records.")
     named, name = (*records.datasets, Dataset(""))[0], str(data.get("name") or Path(place).stem)
     records = replace(records, datasets=(replace(named, name=name),))
     others = [read_dataset(_other(given)) for given in data.get("also") or ()]
@@ -46,10 +45,8 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
 
 def _other(given: Any) -> DictConfig:
     if not isinstance(given, Mapping) or "data" not in given:
-        raise InputError(
-            f"data.also holds {given}; expected datasets such as "
-            "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'."
-        )
+        example = "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'"
+        raise InputError(f"data.also holds {given}; expected datasets, such as {example}.")
     data: DictConfig = compose("train", [f"data={given['data']}"]).data
     OmegaConf.set_struct(data, False)
     data.update({key: value for key, value in given.items() if key != "data"})
@@ -62,8 +59,8 @@ def _join(parts: list[Records]) -> Records:
     images = [r for own in parts for r in (*own.train, *own.query, *own.gallery)]
     if any(r.pid >= PIDS or r.camera >= CAMERAS for r in images):
         raise InputError(f"several datasets need pids below {PIDS:,}, cameras below {CAMERAS:,}.")
-    if len({dataset.name for dataset in datasets}) < len(datasets):
-        names = ", ".join(dataset.name for dataset in datasets)
+    names = [dataset.name for dataset in datasets]
+    if len({*names}) < len(names):
         raise InputError(f"datasets have equal names: {names}. Type name:NAME in data.also=.")
     train = tuple(
         replace(r, pid=r.pid + place * PIDS, camera=r.camera + place * CAMERAS)

@@ -104,19 +104,18 @@ def read_labels(
             pids = map(int, Path(config.pids).read_text(encoding="utf-8").split())
             return LabelMap(tuple(pids)), None
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"labels.pids={config.pids}: {error}; expected one pid per line, in row order."
-            ) from error
+            expected = "expected one pid per line, in row order"
+            raise InputError(f"labels.pids={config.pids}: {error}; {expected}.") from error
     if "manifest" in given and given <= {"manifest", "root"}:
         datasets = RunFolder(Path(config.manifest).parent).datasets
         split = Split.load(config.manifest, config.root, datasets)
         return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
-        raise InputError(
-            f"{' '.join(f'labels.{key}={config[key]}' for key in sorted(given))} do not go "
-            "together. Type labels.pids=FILE, with labels.camera= for an expert, or "
-            "labels.manifest=FILE, or labels.root=FOLDER with labels.camera= and labels.order=."
+        found = ", ".join(f"labels.{key}" for key in sorted(given))
+        expected = (
+            "labels.pids= (and camera=), manifest= (and root=), or root= (and camera=, order=)"
         )
+        raise InputError(f"{found} do not go together. Type {expected}.")
     order: Order = config.order or ("fastreid" if source == "fastreid" else "numeric")
     split = OriginalSplit(camera=config.camera)(read_dataset(data, config.root))
     return LabelMap.of(split.labels.pids, order=order), split

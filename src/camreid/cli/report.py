@@ -42,12 +42,8 @@ def arguments(
     command: str, description: str, examples: str, runs: str, output: str
 ) -> argparse.ArgumentParser:
     """RUN ... and -o, with the help of both."""
-    found = argparse.ArgumentParser(
-        command,
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    found = argparse.ArgumentParser(command, None, description, examples, formatter_class=form)
     found.add_argument("runs", nargs="+", metavar="RUN", help=runs)
     found.add_argument("-o", "--output", metavar="FILE", type=Path, help=output)
     return found

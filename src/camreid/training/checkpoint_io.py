@@ -48,11 +48,8 @@ def read_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint. {_EXPECTED}")
     if not content.keys() >= {"state_dict", "hyper_parameters"}:
-        keys = ", ".join(map(str, list(content)[:5]))
-        raise InputError(
-            f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED} For weights of "
-            "other programs: import them first."
-        )
+        found = f"{path} is no camreid checkpoint: it holds {', '.join(map(str, [*content][:5]))}"
+        raise InputError(f"{found}. {_EXPECTED} Import the weights of other programs first.")
     return check_content(path, content)
 
 
