@@ -43,7 +43,7 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def lock(folder: str | Path, wait: bool = False) -> int:
-    """Lock a folder, -1 if unsupported; `unlock` takes the result. BlockingIOError if it is held."""
+    """Lock a folder until `unlock`; -1 if unsupported, BlockingIOError if it is held already."""
     handle = -1 if fcntl is None else os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
