@@ -29,9 +29,8 @@ def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> Check
     try:
         return renumber(io.read_checkpoint(path, trusted), datasets)
     except io.UntrustedNetwork as error:
-        raise InputError(
-            f"{error.message} Type ++model.network._target_={error.target}."
-        ) from error
+        typed = f"++model.network._target_={error.target}"
+        raise InputError(f"{error.message} Type {typed}.") from error
 
 
 def with_weights(expert: Checkpoint) -> Checkpoint:
@@ -76,8 +75,8 @@ def read_experts(
 ) -> dict[str, Checkpoint]:
     """The checkpoints of paths or patterns that an option names, each file once, without weights.
 
-    With `by_camera` the expert of camera 3 has the name `c3`; others have that of their run folder
-    or file. A number is added to names that are `taken`. `datasets` are those of the data.
+    The expert of camera 3 has the name `c3`, if `by_camera`; others have that of their run folder
+    or file. A number is added to names that are `taken`.
     """
     experts: dict[str, Checkpoint] = {}
     for path, typed in {Path(path).resolve(): path for path in matching(option, given)}.items():
@@ -111,16 +110,14 @@ def check_dataset(experts: Experts, data: DictConfig) -> list[str]:
     return notes
 
 
-def read_teachers(
-    config: DictConfig, start: Checkpoint | None, datasets: Sequence[Dataset]
-) -> Experts:
+def read_teachers(config: DictConfig, start: Checkpoint | None, data: Sequence[Dataset]) -> Experts:
     """The teachers of a config; `distill.teachers` becomes their files."""
     experts: Experts = {}
     if config.get("distill") is not None:
         if not OmegaConf.is_dict(config.distill):
             raise InputError(f"distill={config.distill}: type +experiment=distill.")
         given = config.distill.get("teachers") or ()
-        experts = read_experts("distill.teachers", given, datasets=datasets)
+        experts = read_experts("distill.teachers", given, datasets=data)
         config.distill.teachers = [expert.path for expert in experts.values()]
     now = [expert.path for expert in experts.values()]
     then = [p.path for p in start.provenance.parents if p.role == "teacher"] if start else []

@@ -27,10 +27,7 @@ def data_root(data: DictConfig) -> str:
 
 
 def read_dataset(data: DictConfig, root: str | None = None) -> Records:
-    """The records at `root`, by default `data.root`, and the training images of `data.also`.
-
-    The reader `data.read` is a function of the root and of its own options that returns `Records`.
-    """
+    """The records at `root`, by default `data.root`, and the training images of `data.also`."""
     reader: Any = OmegaConf.to_container(data.read, resolve=True)
     place = root or data_root(data)
     note(f"Reading {place}")
@@ -62,10 +59,7 @@ def _join(parts: list[Records]) -> Records:
     names = [dataset.name for dataset in datasets]
     if len({*names}) < len(names):
         raise InputError(f"datasets have equal names: {names}. Type name:NAME in data.also=.")
-    train = tuple(
-        replace(r, pid=r.pid + place * PIDS, camera=r.camera + place * CAMERAS)
-        for place, own in enumerate(parts)
-        for r in own.train
-    )
+    every = [(place, r) for place, own in enumerate(parts) for r in own.train]
+    train = tuple(replace(r, pid=r.pid + n * PIDS, camera=r.camera + n * CAMERAS) for n, r in every)
     notes = tuple(note for own in parts for note in own.notes)
     return replace(parts[0], train=train, datasets=datasets, notes=notes)

@@ -76,7 +76,6 @@ if hasattr(os, "register_at_fork"):
 
 
 def _hold(folder: Path) -> None:
-    """Create a folder, and lock it for this run."""
     _created.extend(path for path in (folder, *folder.parents) if not path.exists())
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -35,8 +35,8 @@ def import_run(config: DictConfig) -> None:
     module = imported.module
     anonymous = module.labels.is_anonymous
     show(
-        f"Import {config.path} as {name}: names of {imported.generation}, max-pool padding "
-        f"{module.config.network.get('stem_padding', '-')}",
+        f"Import {config.path} as {name}: names of {imported.generation}",
+        f"Stem   max-pool padding {module.config.network.get('stem_padding', '-')}",
         *(f"Trunk  {note}" for note in imported.notes),
         f"Keys   {len(imported.loaded)} loaded, {len(imported.needless)} not needed, "
         f"{len(imported.left_over)} left over, {len(imported.missing)} missing",
@@ -111,11 +111,9 @@ def read_labels(
         split = Split.load(config.manifest, config.root, datasets)
         return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
-        found = ", ".join(f"labels.{key}" for key in sorted(given))
-        expected = (
-            "labels.pids= (and camera=), manifest= (and root=), or root= (and camera=, order=)"
-        )
-        raise InputError(f"{found} do not go together. Type {expected}.")
+        found = ", ".join(f"labels.{key}=" for key in sorted(given))
+        remedy = "labels.pids=, labels.manifest=, or labels.root= with labels.order="
+        raise InputError(f"{found} do not go together. Type {remedy}.")
     order: Order = config.order or ("fastreid" if source == "fastreid" else "numeric")
     split = OriginalSplit(camera=config.camera)(read_dataset(data, config.root))
     return LabelMap.of(split.labels.pids, order=order), split

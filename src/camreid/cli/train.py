@@ -147,7 +147,6 @@ def _announce(
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:
-    """Fit, and print why if it ended early."""
     begun: list[bool] = []  # once everything is restored
     trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: begun.append(True)))
     if resume and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:

@@ -15,10 +15,7 @@ from camreid.runs.folder import RunFolder
 
 
 def compare_checkpoints(
-    paths: Sequence[str],
-    command: list[str],
-    finish: Callable[[list[Path], list[str]], None],
-    config: DictConfig,
+    paths: Sequence[str], command: list[str], finish: Callable[..., None], config: DictConfig
 ) -> None:
     """Test the checkpoints, or those of run folders, and `finish` with their folders and names."""
     sys.argv[1:] = command  # as it was typed, for the record

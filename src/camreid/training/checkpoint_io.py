@@ -54,10 +54,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The known keys of a file; InputError names one with another type or a part that is not plain.
-
-    Plain are text, numbers, None, dense tensors, and lists, tuples and mappings of plain values.
-    """
+    """The known keys of a file; InputError for another type, or what is no plain value or tensor."""
     known = {key: content[key] for key in _TYPES if key in content}
     for key, value in known.items():
         is_kind = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
@@ -102,11 +99,8 @@ def conform(where: str, own: Any, value: Any) -> Any:
     if isinstance(own, str) or (own is None and isinstance(value, str)):
         return own
     if isinstance(own, Mapping) and isinstance(value, Mapping):
-        given = value.keys() - _OWN
-        return {
-            key: conform(f"{where}.{key}", mine, value[key]) if key in given else mine
-            for key, mine in own.items()
-        }
+        given = [key for key in own if key in value and key not in _OWN]
+        return {**own, **{key: conform(f"{where}.{key}", own[key], value[key]) for key in given}}
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
@@ -123,13 +117,11 @@ def _form(value: object) -> str:
 def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
     """A file's state in the form of the optimizer's: a pre-hook of its `load_state_dict`."""
     is_sgd = isinstance(optimizer, torch.optim.SGD)
-    names = ("momentum_buffer",) if is_sgd else ("step", "exp_avg", "exp_avg_sq")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    names = ("momentum_buffer",) if is_sgd else ("exp_avg", "exp_avg_sq")
+    step = {} if is_sgd else {"step": torch.zeros(())}
+    like = [torch.zeros_like(p, device="cpu") for g in optimizer.param_groups for p in g["params"]]
     own = optimizer.state_dict()
-    own["state"] = {
-        i: {n: torch.zeros_like(p, device="cpu") if n != "step" else torch.zeros(()) for n in names}
-        for i, p in enumerate(parameters)
-    }
+    own["state"] = {i: {**step, **dict.fromkeys(names, p)} for i, p in enumerate(like)}
     return dict(conform("optimizer_states", own, content))
 
 
@@ -157,17 +149,14 @@ class RunCheckpoints(TorchCheckpointIO):
             if "fit_loop" not in known.get("loops", {}):
                 raise _fault(path, "loops", "no state of a training")
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
+        held = {c.state_key: c for c in callbacks if c.state_key in states}
         own = {
             "loops": {name: getattr(self.trainer, name).state_dict() for name in _LOOPS},
             "MixedPrecision": self.trainer.precision_plugin.state_dict(),
         }
         try:
             known |= conform("checkpoint", own, known)
-            known["callbacks"] = {
-                c.state_key: _restored(c, states[c.state_key])
-                for c in callbacks
-                if c.state_key in states
-            }
+            known["callbacks"] = {key: _restored(c, states[key]) for key, c in held.items()}
         except ValueError as error:
             raise InputError(f"{path} does not fit this run: {error}.") from error
         return {**known, "pytorch-lightning_version": versions()["pytorch-lightning"]}
@@ -188,15 +177,12 @@ def _restored(callback: Callback, state: Any) -> dict[str, Any]:
     if kept:
         files = sorted(kept, key=kept.__getitem__, reverse=callback.mode == "max")
         best, worst = files[0], files[-1]
-        own.update(
-            best_k_models=kept, best_model_path=best, best_model_score=kept[best],
-            kth_best_model_path=worst, kth_value=kept[worst],
-        )  # fmt: skip
+        own |= {"best_k_models": kept, "best_model_path": best, "best_model_score": kept[best]}
+        own |= {"kth_best_model_path": worst, "kth_value": kept[worst]}
     return own
 
 
 def _own_file(callback: ModelCheckpoint, path: object) -> str:
-    """The file of the same name in the callback's folder; empty if there is none."""
     if not callback.dirpath or not isinstance(path, str) or not Path(path).name:
         return ""
     file = Path(callback.dirpath) / Path(path).name

@@ -1,8 +1,4 @@
-"""Distillation of several teachers into one student.
-
-The teachers see the student's images with the same augmentation: "consistent" teaching (Beyer et
-al. 2022). The student's optimiser and checkpoints do not hold them.
-"""
+"""Distillation of teachers into a student, "consistent" (Beyer et al. 2022): all see one image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,10 +71,9 @@ class Distillation:
             raise InputError(none, logit_weight=0, similarity_weight=1)
 
     def __call__(self, batch: Batch, output: ReIDOutput) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of `similarity` and `logit`; those without weight are left out.
+        """Weight and value of `similarity` and `logit`, where they have weight.
 
-        The logit loss is the mean over pairs of a student's head and an image of the teacher's
-        camera; heads of one camera learn from the teachers of that camera.
+        `logit` is the mean over pairs of a student's head and an image of the teacher's camera.
         """
         images, cameras, config = self._raw(batch.images), batch.cameras, self.config
         parts, heads = self.student.parts(output.features), self.student.remap_heads()
@@ -119,9 +114,7 @@ class Distillation:
         return images
 
 
-def _shared_rows(
-    teacher: Teacher, heads: Mapping[str, RemapHead]
-) -> dict[str, tuple[list[int], list[int]]]:
+def _shared_rows(teacher: Teacher, heads: Mapping[str, RemapHead]) -> dict[str, list[list[int]]]:
     """By head of the student, the rows of shared identities in teacher and student, if several."""
     labels, shared = teacher.network.labels, {}
     if labels.is_anonymous or teacher.network.camera_labels:
@@ -129,5 +122,5 @@ def _shared_rows(
     for name, head in heads.items():
         both = torch.tensor((labels & head.labels).pids, dtype=torch.int64)
         if len(both) > 1 and head.camera in (None, teacher.camera):
-            shared[name] = (labels.rows(both).tolist(), head.labels.rows(both).tolist())
+            shared[name] = [own.rows(both).tolist() for own in (labels, head.labels)]
     return shared

@@ -14,12 +14,9 @@ from camreid.errors import require_number
 class EMA(WeightAveraging):
     """Exponential moving average of weights and running statistics.
 
-    Validation, test, `state_dict` of checkpoints and the module after training have the average. A
-    checkpoint keeps the trained weights as `current_model_state`, and a resumed run continues both.
-
-    Args:
-        decay: 0..1, the share of the average that each optimisation step keeps. After t steps it
-            is at most (1 + t) / (10 + t), so that short runs forget their first weights.
+    Validation, test, `state_dict` of checkpoints and the module after training have the average; a
+    checkpoint has the trained weights as `current_model_state`. `decay` is the share of the average
+    that a step keeps: after t steps at most (1 + t) / (10 + t), for short runs.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -41,9 +38,7 @@ class EMA(WeightAveraging):
         self._average_model.n_averaged += 1
         self._latest_update_step = trainer.global_step
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
         """Continue the average and the trained weights; a test keeps the average."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)

@@ -14,13 +14,8 @@ from camreid.training.optim import in_epochs, run_length
 class Freeze(pl.Callback):
     """Freezes modules at the start, so that the new parts of a network train first.
 
-    Frozen batch norms use and keep their running statistics. Names are exact; FastReID freezes
-    every module with a name that begins with one of them.
-
-    Args:
-        modules: dotted names within the network, such as `backbone.trunk`, or `trunk` and
-            `branches` of MGN.
-        length: in epochs from the start, or a fraction of the run below 1; a resumed run keeps it.
+    Frozen batch norms use and keep their running statistics. `modules` are exact dotted names, such
+    as `backbone.trunk`. `length` is in epochs, or a fraction of the run below 1.
     """
 
     def __init__(self, modules: Sequence[str], length: float) -> None:
