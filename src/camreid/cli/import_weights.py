@@ -111,8 +111,8 @@ def read_labels(
         split = Split.load(config.manifest, config.root, datasets)
         return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
-        found = ", ".join(f"labels.{key}=" for key in sorted(given))
-        remedy = "labels.pids=, labels.manifest=, or labels.root= with labels.order="
+        found = " ".join(f"labels.{key}={config[key]}" for key in sorted(given))
+        remedy = "labels.pids=FILE, labels.manifest=FILE or labels.root=FOLDER with labels.order="
         raise InputError(f"{found} do not go together. Type {remedy}.")
     order: Order = config.order or ("fastreid" if source == "fastreid" else "numeric")
     split = OriginalSplit(camera=config.camera)(read_dataset(data, config.root))

@@ -54,7 +54,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The known keys of a file; InputError for another type, or what is no plain value or tensor."""
+    """The known keys of a file; InputError for another type, or what is no plain value."""
     known = {key: content[key] for key in _TYPES if key in content}
     for key, value in known.items():
         is_kind = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
