@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from camreid.cli._entry import begin
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.report import arguments, check_output, require_existing, write_output
+from camreid.cli.report import arguments, check_output, require_existing
 from camreid.errors import InputError
+from camreid.files import write_text
 from camreid.progress import note
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[st
     found = compare.compare_runs(paths, names)
     show(*found.tables(), "", *found.warnings, *(pair.verdict for pair in found.pairs))
     if output:
-        write_output(output, _content(found, output.suffix))
+        write_text(output, _content(found, output.suffix))
+        print(f"Written to {output}")
 
 
 def _content(found: "Comparison", suffix: str) -> str:

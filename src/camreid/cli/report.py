@@ -35,7 +35,8 @@ def main() -> None:
         check_output("camreid-report", path, ".html")
         require_packages("camreid-report", "jinja2", "matplotlib", extra="camreid[report]")
         page = begin("camreid.runs.report.page")  # torch only now: --help is quick
-        write_output(path, page.build_page(typed.runs))
+        write_text(path, page.build_page(typed.runs))
+        print(f"Written to {path}")
 
 
 def arguments(
@@ -62,9 +63,3 @@ def check_output(command: str, path: Path, *suffixes: str) -> None:
         raise InputError(f"-o {path}: expected a {' or '.join(suffixes)} file.")
     if path.is_file() and command not in path.read_text("utf-8", "replace")[:600]:
         raise InputError(f"-o {path} was not written by {command}: expected another name.")
-
-
-def write_output(path: Path, text: str) -> None:
-    """Write a file whole, and print its path."""
-    write_text(path, text)
-    print(f"Written to {path}")

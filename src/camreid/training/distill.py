@@ -67,8 +67,8 @@ class Distillation:
         heads = student.remap_heads() if config.logit_weight else {}
         self.shared = [_shared_rows(teacher, heads) for teacher in self.teachers]
         if config.logit_weight and not any(self.shared):
-            none = "no teacher has a head with two of the student's identities to compare logits."
-            raise InputError(none, logit_weight=0, similarity_weight=1)
+            found = "no teacher has two of the student's identities, to compare logits."
+            raise InputError(found, logit_weight=0, similarity_weight=1)
 
     def __call__(self, batch: Batch, output: ReIDOutput) -> dict[str, tuple[float, Tensor]]:
         """Weight and value of `similarity` and `logit`, where they have weight.
@@ -101,9 +101,8 @@ class Distillation:
             losses["similarity"] = (config.similarity_weight, loss.mean())
         if config.logit_weight:
             found = torch.cat(divergences)
-            count = torch.tensor(len(found), device=found.device)
-            mean = found.sum() / max(1, len(found)) * share(count)
-            losses["logit"] = (config.logit_weight, mean)
+            weight = share(torch.tensor(len(found), device=found.device))
+            losses["logit"] = (config.logit_weight, weight * found.sum() / max(1, len(found)))
         return losses
 
     def _raw(self, images: Tensor) -> Tensor:

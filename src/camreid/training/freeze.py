@@ -20,9 +20,8 @@ class Freeze(pl.Callback):
 
     def __init__(self, modules: Sequence[str], length: float) -> None:
         require_number("length", length, least=0)
-        self.modules, self.length = tuple(modules), length
+        self.modules, self.length, self._end = tuple(modules), length, 0.0  # end in steps
         self._frozen: list[nn.Module] = []
-        self._end = 0.0  # in optimisation steps
 
     def state_dict(self) -> dict[str, float]:
         """The step that ends the freezing."""

@@ -56,7 +56,6 @@ class HeadCheck(pl.Callback):
     def __init__(self, min_coverage: float = 0.01) -> None:
         require_number("min_coverage", min_coverage, 0, 1)
         self.min_coverage = min_coverage
-        self._is_checked = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Check against the train identities of the data module or loader, if it has any."""
@@ -100,8 +99,7 @@ class HeadCheck(pl.Callback):
         if fit.dim != width:
             yield f"{name} compares {fit.dim}-wide rows with {width}-wide features."
         if module.labels.is_anonymous and unknown != "reinit":
-            yield f"{name} is anonymous: its {fit.rows} rows have no identities to train."
-            yield "Import the file again with labels.root=, or type model.unknown=reinit."
+            yield f"{name} is anonymous: import it with labels.root=, or type model.unknown=reinit."
             return
         of = "" if fit.camera is None else f" of camera {fit.camera}"
         counts = f"{name} has {fit.rows} rows; {fit.shared} of the split's {fit.identities} train "
