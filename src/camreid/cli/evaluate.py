@@ -143,16 +143,10 @@ def _report(
 ) -> None:
     """Write metrics.json: of one `row` of several into its folder, else with tables on screen."""
     known = table.notes
-    metrics = Metrics(
-        **result.summary(),
-        **about,
-        split=known.get("split"),
-        weights=known.get("weights"),
-        partial=bool(known.get("partial")),
-        seen_complete=known.get("seen_complete", bool(result.seen)),
-        evaluation={**config.evaluation, **(known.get("computed") or {})},
-        origin=origin(),
-    )
+    about |= {key: known.get(key) for key in ("split", "weights")} | {"origin": origin()}
+    about["evaluation"] = {**config.evaluation, **(known.get("computed") or {})}
+    complete, partial = known.get("seen_complete", bool(result.seen)), bool(known.get("partial"))
+    metrics = Metrics(**result.summary(), **about, seen_complete=complete, partial=partial)
     path = RunFolder(build.run_folder() / row).write(metrics)
     if not row:
         given = config.get("features") or config.get("checkpoint")

@@ -17,18 +17,11 @@ from camreid.models.reading import is_dense, read_content
 from camreid.provenance import versions
 
 _TYPES: dict[str, type] = {
-    "epoch": int,
-    "global_step": int,
-    "state_dict": Mapping,
-    "hyper_parameters": Mapping,
-    "loops": Mapping,
-    "callbacks": Mapping,
-    "optimizer_states": list,
-    "lr_schedulers": list,
+    **dict.fromkeys(("epoch", "global_step"), int),
+    **dict.fromkeys(("state_dict", "hyper_parameters", "loops", "callbacks", "camreid"), Mapping),
+    **dict.fromkeys(("current_model_state", "averaging_state"), Mapping),  # beside an average
     "MixedPrecision": Mapping,  # the gradient scaler
-    "current_model_state": Mapping,  # where `state_dict` is an average
-    "averaging_state": Mapping,
-    "camreid": Mapping,
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
 }
 _EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
