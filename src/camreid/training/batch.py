@@ -92,7 +92,7 @@ def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> 
         targets = _column(batch, batch["targets"])
         low, high = targets.min().item(), targets.max().item()
         if not 0 <= low <= high < len(labels):
-            raise InputError(f"targets {low} to {high} are no rows of {len(labels)} target_labels.")
+            raise InputError(f"targets from {low} to {high}: target_labels has {len(labels)} rows.")
         return _column(batch, labels.pids)[targets]
     if names := _names(batch):
         return [name.pid for name in names]
