@@ -110,9 +110,9 @@ def run_test(
         split, options = module.provenance.split, yaml.safe_load(str(module.notes.get("config")))
         training = {
             "split": split and split.to_json(),
-            "config": options if isinstance(options, dict) else {},
             "head_check": module.notes.get("head_check"),
         }
+        training["config"] = options if isinstance(options, dict) else {}
         about = {"skipped_images": data.split.skipped, "training": training}
         _report(config, table, module.test_result, row, rows=len(module.labels), **about)
 
@@ -122,14 +122,10 @@ def keep_features(
 ) -> FeatureTable:
     """The features of the last test with notes, in a file if they are to be saved."""
     known, options = module.provenance, config.evaluation
-    notes |= {
-        "seen": sorted(known.seen),
-        "seen_complete": known.complete,
-        "model": module.config.name,
-        "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
-        "split": split.record.to_json(),
-        "partial": is_partial(module.trainer),
-    }
+    notes |= {"model": module.config.name, "split": split.record.to_json()}
+    notes |= {"seen": sorted(known.seen), "seen_complete": known.complete}
+    notes["computed"] = {key: options[key] for key in ("flip", "normalize", "neck")}
+    notes["partial"] = is_partial(module.trainer)
     assert module.test_features is not None
     table = replace(module.test_features, notes=notes)
     if options.save_features:

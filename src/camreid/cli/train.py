@@ -127,23 +127,19 @@ def _announce(
     step += ", channels_last" * (memory_format(module.model) == torch.channels_last)
     step += ", compiled, which takes minutes at first" * bool(config.compile)
     ranks = f" in each of {batches.world_size} processes" * (batches.world_size > 1)
-    lines = [
-        f"Step   {step}, {module.optimizer_config.name}",
-        f"Batch  {batches.identities} identities x {batches.instances} images{ranks}",
-    ]
+    show(f"Step   {step}, {module.optimizer_config.name}")
+    show(f"Batch  {batches.identities} identities x {batches.instances} images{ranks}")
     if start and config.resume:
         more = f" and {start.batches} batches" * bool(start.batches)
-        lines.append(f"Resume {start.path}: {start.epochs} epochs{more} done")
+        show(f"Resume {start.path}: {start.epochs} epochs{more} done")
     elif start:
         inherited = module.provenance.inherited or {}
         rows = len({pid for pids in inherited.values() for pid in pids})
-        lines.append(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
+        show(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
     if not split.val:
-        lines.append("No identities are held out for validation: best.ckpt is the last epoch.")
+        show("No identities are held out for validation: best.ckpt is the last epoch.")
     elif split.val_within_camera:
-        camera = split.val[0].camera
-        lines.append(f"Validation ranks within camera {camera}, across its sequences.")
-    show(*lines)
+        show(f"Validation ranks within camera {split.val[0].camera}, across its sequences.")
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:

@@ -29,13 +29,8 @@ def read_batch(
 ) -> Batch:
     """Read a batch dict, camreid's or FastReID's; InputError without images or identities.
 
-    FastReID's training `targets` are positions in that run's sorted list: identities and cameras
-    come from the official file names in `img_paths`.
-
-    Args:
-        batch: has `images` and `pids`, or `targets`, `camids` and `img_paths`.
-        target_labels: the identity of each target, where file names have none.
-        training: whether `targets` are positions rather than pids.
+    FastReID's `targets` are pids, but in `training` positions in that run's sorted list: identities
+    and cameras come from the official file names in `img_paths`, or from `target_labels`.
 
     >>> path = "query/0704_c3s1_069626_01.jpg"
     >>> batch = {"images": torch.zeros(1, 3, 8, 4), "targets": torch.tensor([582]),

@@ -121,8 +121,7 @@ def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any])
 class RunCheckpoints(TorchCheckpointIO):
     """Reads and writes checkpoint files for the trainer of one run, each whole or not at all.
 
-    The states in a file take the form of this run's. Paths in the states of `ModelCheckpoint` are
-    replaced by files of the same name in this run's own folder, or by nothing.
+    States take the form of this run's, and paths of `ModelCheckpoint` are of its own folder.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:

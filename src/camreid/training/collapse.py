@@ -34,7 +34,6 @@ class CollapseWarning(pl.Callback):
             return
         self._has_warned = True
         if trainer.is_global_zero:
-            logging.getLogger("camreid").warning(
-                f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed ({METRIC} "
-                f"{found:.3f}). Type +experiment=from_scratch, or init= or model.network.weights=."
-            )
+            text = f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed ({METRIC}"
+            remedy = "Type +experiment=from_scratch, or init= or model.network.weights="
+            logging.getLogger("camreid").warning(f"{text} {found:.3f}). {remedy}.")

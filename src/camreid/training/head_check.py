@@ -84,8 +84,7 @@ class HeadCheck(pl.Callback):
         module.notes["head_check"] = record.to_json()
         if trainer.is_global_zero:
             RunFolder(trainer.default_root_dir).write(replace(record, faults=faults))
-            where = "" if whole else " of the first batch"
-            for table in record.tables(where):
+            for table in record.tables("" if whole else " of the first batch"):
                 table.show()
         if faults:
             raise HeadMismatch(" ".join([*faults, _remedy(module, fits, self.min_coverage)]))

@@ -69,11 +69,9 @@ class EpochLines(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the epoch; all processes read the loss, which they share."""
-        note(
-            f"{self._clock}: loss {float(trainer.callback_metrics['train/loss']):.4f}, "
-            f"{self._score}{self._images / self._seconds:.1f} images/s, lr {self._rate:.2e}, "
-            f"{self._clock.left}"
-        )
+        loss = float(trainer.callback_metrics["train/loss"])
+        speed = f"{self._images / self._seconds:.1f} images/s, lr {self._rate:.2e}"
+        note(f"{self._clock}: loss {loss:.4f}, {self._score}{speed}, {self._clock.left}")
 
 
 class RunBar(TQDMProgressBar):
