@@ -46,8 +46,7 @@ def main() -> None:
         if typed.output:
             check_output("camreid-compare", typed.output, *_SUFFIXES)
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
-        given = [part for part in typed.runs if part not in options]
-        paths = [path for path in given if Path(path).name != "multirun.yaml"]  # of runs/sweep/*
+        paths = [p for p in typed.runs if p not in options and Path(p).name != "multirun.yaml"]
         require_existing(paths)
         finish = partial(_report, typed.output)
         if not any(path.endswith(".ckpt") or Path(path).is_file() for path in paths):

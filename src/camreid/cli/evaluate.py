@@ -146,8 +146,7 @@ def _report(
     path = RunFolder(build.run_folder() / row).write(metrics)
     if not row:
         given = config.get("features") or config.get("checkpoint")
-        title = "Test" + f" of {given}" * bool(given)
-        title += " on a part of the images only" * metrics.partial
+        title = "Test" + f" of {given}" * bool(given) + " on a part of the images" * metrics.partial
         weights = Path(metrics.weights).name if metrics.weights else "the model"
         show(*metrics.tables(title), *metrics.warnings(weights), f"Written to {path}")
 

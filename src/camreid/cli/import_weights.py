@@ -32,8 +32,7 @@ def import_run(config: DictConfig) -> None:
     labels, split = read_labels(config.labels, config.source, config.data)
     name = str(HydraConfig.get().runtime.choices["model"])
     imported = _import(config, name, labels)
-    module = imported.module
-    anonymous = module.labels.is_anonymous
+    module, anonymous = imported.module, imported.module.labels.is_anonymous
     show(
         f"Import {config.path} as {name}: names of {imported.generation}",
         f"Stem   max-pool padding {module.config.network.get('stem_padding', '-')}",
@@ -42,9 +41,8 @@ def import_run(config: DictConfig) -> None:
         f"{len(imported.left_over)} left over, {len(imported.missing)} missing",
         f"Head   {len(module.labels)} rows{', without labels' if anonymous else ''}",
     )
-    checked = False
+    checked = split is not None and _check(config.labels.check, module, split)
     if split:
-        checked = _check(config.labels.check, module, split)
         module.provenance = replace(module.provenance, split=split.record, datasets=split.datasets)
     elif config.labels.camera is not None:
         record = SplitRecord("custom", {"camera": config.labels.camera})

@@ -52,8 +52,7 @@ def read_batch(
 
 def read_cameras(batch: Mapping[str, Any]) -> Tensor:
     """(B,) int64 cameras, 1-based, 0 where unknown; FastReID's may be renumbered in `camids`."""
-    is_own = "pids" in batch and "camids" in batch
-    if not is_own and (names := _names(batch)):
+    if not {"pids", "camids"} <= batch.keys() and (names := _names(batch)):
         return _column(batch, [name.camera for name in names])
     return _column(batch, batch.get("camids", [-1] * len(batch["images"]))) + 1
 
@@ -99,8 +98,7 @@ def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> 
 
 def _names(batch: Mapping[str, Any]) -> list[ImageRecord]:
     """The parsed file names of a batch; empty unless each image has an official one."""
-    names = [parse_name(path) for path in batch.get("img_paths", ())]
-    known = [name for name in names if name is not None]
+    known = [name for path in batch.get("img_paths", ()) if (name := parse_name(path))]
     return known if len(known) == len(batch["images"]) else []
 
 

@@ -30,10 +30,9 @@ class CollapseWarning(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the mean of the epoch."""
         found = float(trainer.callback_metrics.get(METRIC, 1.0))
-        if trainer.current_epoch < self.start or found >= self.least or self._has_warned:
-            return
-        self._has_warned = True
-        if trainer.is_global_zero:
+        is_judged = trainer.is_global_zero and trainer.current_epoch >= self.start
+        if is_judged and found < self.least and not self._has_warned:
+            self._has_warned = True
             text = f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed ({METRIC}"
             remedy = "Type +experiment=from_scratch, or init= or model.network.weights="
             logging.getLogger("camreid").warning(f"{text} {found:.3f}). {remedy}.")

@@ -77,8 +77,7 @@ class Distillation:
         """
         images, cameras, config = self._raw(batch.images), batch.cameras, self.config
         parts, heads = self.student.parts(output.features), self.student.remap_heads()
-        # without the margin that training puts on the true row
-        logits = {name: head(parts[name]) for name, head in heads.items()}
+        logits = {name: head(parts[name]) for name, head in heads.items()}  # without margin
         similarities, divergences = [], [0.0 * own[:0].sum(1) for own in logits.values()]
         for teacher, shared in zip(self.teachers, self.shared, strict=True):
             own = cameras == (cameras if teacher.camera is None else teacher.camera)
