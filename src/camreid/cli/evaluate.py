@@ -145,8 +145,8 @@ def _report(
     metrics = Metrics(**result.summary(), **about, seen_complete=complete, partial=partial)
     path = RunFolder(build.run_folder() / row).write(metrics)
     if not row:
-        given = config.get("features") or config.get("checkpoint")
-        title = "Test" + f" of {given}" * bool(given) + " on a part of the images" * metrics.partial
+        file = config.get("features") or config.get("checkpoint")
+        title = "Test" + f" of {file}" * bool(file) + " on a part of the images only" * partial
         weights = Path(metrics.weights).name if metrics.weights else "the model"
         show(*metrics.tables(title), *metrics.warnings(weights), f"Written to {path}")
 
