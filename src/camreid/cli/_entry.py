@@ -81,6 +81,6 @@ def read_arguments(name: str) -> None:
     # Hydra would read the brackets of a regular expression as a call
     typed = [re.sub(r"^(data\.camera_pattern=)([^'\"].*)", r"\1'\2'", a) for a in typed]
     if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):
-        rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # has a log of its own
-        typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]
+        rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun
+        typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]  # a log of its own
     sys.argv[1:] = sorted(typed, key=lambda a: a not in ("-m", "--multirun"))

@@ -32,9 +32,7 @@ test, if no checkpoint has seen it, else on a re-split. Options of camreid-evalu
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    about = (
-        "Shows how runs differ in options, heads, leakage and scores, with a verdict on each two."
-    )
+    about = "Shows how runs differ in options, heads, leakage and scores, with a verdict by pair."
     runs = "run folders or checkpoints, two or more; with checkpoints also options (key=value)"
     return arguments("camreid-compare", about, _EXAMPLES, runs, f"a file of {', '.join(_SUFFIXES)}")
 

@@ -137,7 +137,7 @@ def keep_features(
 def _report(
     config: DictConfig, table: FeatureTable, result: EvaluationResult, row: str = "", **about: Any
 ) -> None:
-    """Write metrics.json: of one `row` of several into its folder, else with tables on screen."""
+    """Write metrics.json; unless it is of a `row` of several, print its tables and warnings."""
     known = table.notes
     about |= {key: known.get(key) for key in ("split", "weights")} | {"origin": origin()}
     about["evaluation"] = {**config.evaluation, **(known.get("computed") or {})}

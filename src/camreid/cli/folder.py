@@ -99,7 +99,7 @@ def _check(config: DictConfig, folders: list[Path]) -> None:
         if held:
             last = folder / "checkpoints" / "last.ckpt"
             remedy = f"another run_dir= or resume={last}" if last.is_file() else "another run_dir="
-            found = f"run_dir={folder} holds {', '.join(held)}, of another run"
+            found = f"run_dir={folder} holds files of a run ({', '.join(held)})"
             # Hydra makes a warning of any other error
             raise SystemExit(f"{config.hydra.job.name}: {found}. Type {remedy}.")
 

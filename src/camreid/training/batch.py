@@ -51,7 +51,7 @@ def read_batch(
 
 
 def read_cameras(batch: Mapping[str, Any]) -> Tensor:
-    """(B,) int64 cameras, 1-based, 0 where unknown; FastReID's may be renumbered in `camids`."""
+    """(B,) int64 cameras, 1-based, 0 where unknown; FastReID's by file name before `camids`."""
     if not {"pids", "camids"} <= batch.keys() and (names := _names(batch)):
         return _column(batch, [name.camera for name in names])
     return _column(batch, batch.get("camids", [-1] * len(batch["images"]))) + 1

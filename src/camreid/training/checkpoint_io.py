@@ -26,7 +26,7 @@ _TYPES: dict[str, type] = {
 _EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 _DEPTH = 32  # of nested containers
-_OWN = {"params", "foreach", "fused", "capturable", "differentiable"}  # of the device
+_OWN = {"params", "foreach", "fused", "capturable", "differentiable"}  # set for the device
 
 
 def read_file(path: str | Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Distillation of teachers into a student, "consistent" (Beyer et al. 2022): all see one image."""
+"""Distillation: the teachers see the student's augmented images (Beyer et al. 2022)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +101,7 @@ class Distillation:
         if config.logit_weight:
             found = torch.cat(divergences)
             weight = share(torch.tensor(len(found), device=found.device))
-            losses["logit"] = (config.logit_weight, weight * found.sum() / max(1, len(found)))
+            losses["logit"] = (config.logit_weight, found.sum() / max(1, len(found)) * weight)
         return losses
 
     def _raw(self, images: Tensor) -> Tensor:

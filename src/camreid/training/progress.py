@@ -15,7 +15,7 @@ from camreid.progress import Progress, note
 
 
 def log_losses(module: pl.LightningModule, values: Mapping[str, Tensor], size: int) -> None:
-    """Log means over the epoch and, each `log_every_n_steps`, `NAME_step`, on their device."""
+    """Log means over the epoch and, every `log_every_n_steps` steps, values as `NAME_step`."""
     log = partial(module.log_dict, batch_size=size)
     log(values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
     steps = {f"{name}_step": value.detach() for name, value in values.items()}
