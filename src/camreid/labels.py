@@ -91,10 +91,6 @@ class LabelMap:
     def _row(self) -> dict[int, int]:
         return {pid: row for row, pid in enumerate(self.pids)}
 
-    @cached_property
-    def _table(self) -> Tensor:
-        return torch.tensor(self.pids, dtype=torch.int64)
-
     def __len__(self) -> int:
         return len(self.pids)
 
@@ -117,7 +113,7 @@ class LabelMap:
 
     def rows(self, pids: Tensor) -> Tensor:
         """Row of each pid, -1 where it has none; int64 of the shape of `pids`."""
-        return rows_of(self._table, pids)
+        return rows_of(torch.tensor(self.pids, dtype=torch.int64), pids)
 
 
 Identities = LabelMap | Sequence[int]

@@ -104,9 +104,7 @@ def check_dataset(experts: Experts, data: DictConfig) -> list[str]:
         found = f"{len(foreign)} of its {len(own)} identities"
         if 2 * len(foreign) > len(own) and not expert.provenance.datasets:  # numbers of its own
             found = f"{expert.path} was trained on another dataset: {found} ({foreign[:3]}, ...)"
-            raise InputError(
-                f"{found} are not in {data.root}. Type its data.root, or leave it out."
-            )
+            raise InputError(f"{found} are not in {data.root}. Type its root, or leave it out.")
         if foreign:
             notes.append(f"{name}: {found} are not in this dataset.")
     return notes
