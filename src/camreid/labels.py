@@ -49,8 +49,7 @@ class LabelMap:
         object.__setattr__(self, "pids", pids)
         if any(abs(pid) >= 2**63 for pid in pids):
             raise InputError(f"{max(pids, key=abs)} is no pid of a label map: expected 64 bits.")
-        twice = [pid for pid, count in Counter(pids).items() if count > 1]
-        if twice:
+        if twice := [pid for pid, count in Counter(pids).items() if count > 1]:
             raise InputError(f"pids with more than one row in a label map: {twice[:5]}.")
 
     @classmethod

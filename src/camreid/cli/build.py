@@ -127,8 +127,7 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
     chosen = {k: v for k, v in (config.get("callbacks") or {}).items() if v is not None}
     if not split.val and "early_stopping" in chosen:
         raise InputError("early stopping needs validation identities.", val_fraction=0.1)
-    validates = split.val and config.trainer.limit_val_batches
-    if not validates and "best" in chosen:
+    if "best" in chosen and not (split.val and config.trainer.limit_val_batches):
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
     if not config.get("logger"):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}

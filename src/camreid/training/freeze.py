@@ -5,7 +5,6 @@ from difflib import get_close_matches
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import nn
 
 from camreid.errors import InputError, require_number
 from camreid.training.optim import in_epochs, run_length
@@ -21,7 +20,6 @@ class Freeze(pl.Callback):
     def __init__(self, modules: Sequence[str], length: float) -> None:
         require_number("length", length, least=0)
         self.modules, self.length, self._end = tuple(modules), length, 0.0  # end in steps
-        self._frozen: list[nn.Module] = []
 
     def state_dict(self) -> dict[str, float]:
         """The step that ends the freezing."""
