@@ -41,7 +41,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint. {_EXPECTED}")
     if not content.keys() >= {"state_dict", "hyper_parameters"}:
         found = f"{path} is no camreid checkpoint: it holds {', '.join(map(str, [*content][:5]))}"
-        raise InputError(f"{found}. {_EXPECTED} Import the weights of other programs first.")
+        raise InputError(f"{found}. {_EXPECTED} Weights of other programs: import them first.")
     return check_content(path, content)
 
 
