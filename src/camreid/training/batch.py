@@ -86,9 +86,7 @@ def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> 
         targets = _column(batch, batch["targets"])
         low, high = targets.min().item(), targets.max().item()
         if not 0 <= low <= high < len(labels):
-            raise InputError(
-                f"targets from {low} to {high} are outside {len(labels)} target_labels."
-            )
+            raise InputError(f"targets from {low} to {high} exceed {len(labels)} target_labels.")
         return _column(batch, labels.pids)[targets]
     if names := _names(batch):
         return [name.pid for name in names]
