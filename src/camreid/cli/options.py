@@ -81,7 +81,7 @@ def show_options(command: str) -> None:
 def matching(option: str, given: Any) -> list[str]:
     """The files that a path or pattern, or a list of them, names; a path need not exist."""
     files: list[str] = []
-    for name in map(str, given if isinstance(given, list) else [given]):
+    for name in map(str, [given] if isinstance(given, str | int) else given):
         is_pattern = glob.has_magic(name) and not Path(name).exists()
         found = sorted(glob.glob(name)) if is_pattern else [name]
         files += found
