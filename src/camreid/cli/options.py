@@ -137,7 +137,7 @@ def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
 def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str]) -> None:
     """Refuse a value of another kind, a missing file, and a `typed` option without effect."""
     for name in sorted(given, key=lambda name: name not in typed):
-        if not all(map(math.isfinite, _numbers(given[name]))):
+        if not all(abs(number) < math.inf for number in _numbers(given[name])):
             raise InputError(f"{override(name, given[name])}: expected finite numbers.")
     for name in sorted(known, key=lambda name: name not in typed):  # what is typed first
         default, comment = known[name]

@@ -10,9 +10,8 @@ lost: list[OSError] = []  # why standard output was not written
 
 
 class _Output(io.FileIO):
-    """Writes to the null device once its file cannot be written: a run goes on."""
-
     def write(self, data: Any) -> int:
+        """Write, from the first failure on to nowhere: a run goes on."""
         try:
             return super().write(data)
         except OSError as error:
@@ -28,22 +27,17 @@ def open_streams() -> None:
         if stream is None:  # else the next file that is opened would get its number
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
         if number and stream is getattr(sys, f"__{name}__"):
-            output, encoding = (
-                _Output(number, "w", closefd=False),
-                getattr(stream, "encoding", None),
-            )
-            by_line, whole = number == 2 or output.isatty(), io.BufferedWriter(output)
-            text = io.TextIOWrapper(whole, encoding, "backslashreplace", line_buffering=by_line)
+            file = io.BufferedWriter(_Output(number, "w", closefd=False))
+            by_line, encoding = number == 2 or file.isatty(), stream and stream.encoding
+            text = io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=by_line)
             setattr(sys, name, text)
 
 
 def close_streams(name: str) -> None:
     """Write what is left; SystemExit where standard output was lost."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    error, lost[:] = lost[:1], []
-    if error and isinstance(error[0], BrokenPipeError):
-        raise SystemExit(128 + signal.SIGPIPE)
-    if error:
-        print(f"{name}: standard output cannot be written: {error[0].strerror}.", file=sys.stderr)
+    print(end="", flush=True)
+    if lost:
+        if isinstance(error := lost.pop(), BrokenPipeError):
+            raise SystemExit(128 + signal.SIGPIPE)
+        print(f"{name}: standard output cannot be written: {error.strerror}.", file=sys.stderr)
         raise SystemExit(1)

@@ -72,16 +72,11 @@ class PixelNorm(nn.Module):
 def read_later(values: Tensor) -> Callable[[], Tensor]:
     """A function that gives the values on the CPU; their copy does not wait for a GPU."""
     copy = values.to("cpu", non_blocking=values.is_cuda)
-    copied = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
-    if copied:
-        copied.record(torch.cuda.current_stream(values.device))
-
-    def read() -> Tensor:
-        if copied:
-            copied.synchronize()
-        return copy
-
-    return read
+    if not values.is_cuda:
+        return lambda: copy
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(values.device))
+    return lambda: copied.synchronize() or copy  # type: ignore[func-returns-value]
 
 
 def check_raw(images: Tensor, otherwise: str = "") -> None:

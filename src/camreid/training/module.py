@@ -20,7 +20,7 @@ from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.imprinting import feature_sums
-from camreid.training.loss_check import LossCheck
+from camreid.training.loss_check import loss_check
 from camreid.training.optim import OptimizerConfig, Schedule, ScheduleLR, clip_each, run_length
 from camreid.training.progress import log_losses
 from camreid.training.ranks import gather, share
@@ -64,7 +64,7 @@ class ReIDModule(RetrievalModule):
         self.rows_started = False  # whether `new_identities` have rows from features
         self._reads_records = False
         self._compiled: Callable[..., ReIDOutput] | None = None
-        self._loss_check = LossCheck()
+        self._check_loss: Callable[[], object] = bool  # of the last step; bool checks nothing
         rows = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
         primitives = config.without_weights().primitives()
         self.save_hyperparameters({"config": primitives, "labels": rows or list(self.labels.pids)})
@@ -144,7 +144,7 @@ class ReIDModule(RetrievalModule):
         values |= {"train/loss": total, "train/known": known.any(0).float().mean()}
         values[METRIC] = torch.stack([separation(e, pids) for e in embeddings]).mean()
         log_losses(self, values, len(read.pids))
-        self._loss_check.expect(total, losses, self, batch, read, output, rows)
+        self._check_loss = loss_check(self, batch, losses, read.pids, output, rows)
         return total
 
     def _note_identities(self, pids: Tensor, cameras: Tensor) -> None:
@@ -154,8 +154,8 @@ class ReIDModule(RetrievalModule):
             self.add_identities(pids.tolist())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Check the loss, and clip the gradient of each tensor to the norm `clip`."""
-        self._loss_check()
+        """Check the loss; clip the gradient of each tensor to the norm `clip`."""
+        self._check_loss()
         if self.optimizer_config.clip is not None:
             clip_each(self.parameters(), self.optimizer_config.clip)
 
