@@ -106,8 +106,10 @@ def read_image(
     return pixels
 
 
-def list_images(images: OneImage | Iterable[OneImage]) -> list[OneImage]:
+def list_images(images: OneImage | Iterable[OneImage], allow_empty: bool = False) -> list[OneImage]:
     """The images of a list, or of an array or tensor of four dimensions; InputError for others.
+
+    `allow_empty` takes arrays and tensors without pixels.
 
     >>> len(list_images(np.zeros((5, 20, 10, 3), np.uint8)))
     5
@@ -119,7 +121,7 @@ def list_images(images: OneImage | Iterable[OneImage]) -> list[OneImage]:
     else:
         many = [images]
     for place, image in enumerate(many):
-        _check(image, f"image {place} of {len(many)}")
+        _check(image, f"image {place} of {len(many)}", allow_empty)
     return many
 
 
@@ -141,7 +143,7 @@ def read_pixels(
     return read_image(image, size, interpolation)
 
 
-def _check(image: object, which: str) -> None:
+def _check(image: object, which: str, allow_empty: bool) -> None:
     if isinstance(image, str | PathLike):
         if not Path(image).is_file():
             raise InputError(f"{which}: no file at {image}.")
@@ -149,7 +151,10 @@ def _check(image: object, which: str) -> None:
         shape, kind = tuple(image.shape), str(image.dtype).removeprefix("torch.")
         is_tensor = isinstance(image, Tensor)
         good = kind == "uint8" or (is_tensor and "float" in kind)
-        if not good or len(shape) != 3 or shape[0 if is_tensor else 2] != 3 or 0 in shape:
+        if good and len(shape) == 3 and 0 in shape:
+            if not allow_empty:
+                raise InputError(f"{which} is empty: it has the shape {shape}.", empty="zero")
+        elif not good or len(shape) != 3 or shape[0 if is_tensor else 2] != 3:
             raise InputError(f"{which} has the shape {shape} and the type {kind}: {_EXPECTED}.")
     elif not isinstance(image, Image.Image):
         raise InputError(f"{which} is a {type(image).__name__}: {_EXPECTED}.")
