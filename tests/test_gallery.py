@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from camreid import Gallery, InputError
+from camreid import gallery as gallery_module
 
 
 @pytest.fixture
@@ -49,6 +50,38 @@ def test_parquet_gives_the_gallery_back(gallery: Gallery, tmp_path: Path) -> Non
     assert again.names == gallery.names
 
 
+@pytest.mark.parametrize("width", [16, 33])
+@pytest.mark.parametrize("clusters", [40, 3000])
+def test_codes_leave_out_no_image(
+    width: int, clusters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    centres = torch.randn(clusters, width, generator=random)[torch.arange(3000) % clusters]
+    made = Gallery()
+    features = centres + 0.05 * torch.randn(3000, width, generator=random)
+    made.add(torch.cat([features, torch.zeros(2, width)]), [str(n) for n in range(3002)])
+    queries = torch.cat([features[:3] + 0.01, -features[:1]])
+    expected = made.search(queries, k=20)
+    assert "_codes" not in vars(made)
+    monkeypatch.setattr(gallery_module, "_LARGE", 100)
+    found = made.search(queries, k=20)
+    assert "_codes" in vars(made)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-6)
+    assert (found.index == expected.index).float().mean() > 0.98  # equal scores in any order
+    made.add(queries[3:], ["own"])
+    assert made.search(queries[3:], k=1).names == (("own",),)
+
+
+def test_faiss_finds_the_same(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    queries = torch.randn(9, 16, generator=torch.Generator().manual_seed(1))
+    expected = gallery.search(queries, k=5)
+    monkeypatch.setattr(gallery_module, "_MANY", 2)
+    found = gallery.search(queries, k=5)
+    assert found.names == expected.names
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("features", "names", "source", "expected"),
     [
@@ -64,6 +97,14 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(InputError, match=expected):
         gallery.add(features, names, source)
     assert len(gallery) == 70
+
+
+def test_no_query_and_no_image() -> None:
+    with pytest.raises(InputError, match="empty"):
+        Gallery().search(torch.ones(1, 16))
+    made = Gallery("a-1")
+    made.add(torch.ones(1, 16), ["a"])
+    assert made.search(torch.empty(0, 16)).scores.shape == (0, 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x80" * 64])

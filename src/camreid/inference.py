@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camreid.checkpoints.experts import Experts, load
-from camreid.checkpoints.exported import Exported
 from camreid.checkpoints.io import weights_digest
-from camreid.data.dataset import OneImage, list_images, read_pixels
+from camreid.data.dataset import OneImage, crops, is_empty, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.models.network import FeatureOptions, Side, evaluating
 from camreid.models.pixels import check_raw
@@ -34,8 +33,8 @@ class FeatureExtractor:
     """The features that `camreid-evaluate` compares; InputError for arguments of no use.
 
     Args:
-        module: path of a checkpoint, of an exported ONNX file, or of a folder of experts; or a
-            `ReIDModule`, of which the modes stay as they are, or `Experts`.
+        module: path of a checkpoint or of a folder of experts; or a `ReIDModule`, of which the
+            modes stay as they are, or `Experts`.
         device: `auto` (CUDA if there is any), `cpu`, `cuda:0`, ...; None for that of the module,
             or `auto` for a checkpoint. A module on another device is copied, not moved.
         batch_size: images at a time.
@@ -80,30 +79,23 @@ class FeatureExtractor:
         self.channels, self.empty = channels, empty
         self.options = FeatureOptions(flip=flip, neck=neck)
         self.experts: dict[int, FeatureExtractor] = {}
-        if isinstance(module, str | Path) and Path(module).suffix == ".onnx":
-            if device not in (None, "auto", "cpu") or precision != "float32" or neck != "after":
-                raise InputError(f"{module} runs on the CPU, without device=, precision= or neck=.")
-            self._take(Exported(module), None)
-        elif isinstance(module, str | Path):
-            self._take(load(module), _device(device))
-        elif isinstance(module, ReIDModule | Experts):
-            self._take(module, None if device is None else _device(device))
-        else:
+        if not isinstance(module, ReIDModule | Experts | str | Path):
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
+        if is_path := isinstance(module, str | Path):
+            module = load(module)
+        self._take(module, _device(device) if is_path or device is not None else None)
 
-    def _take(self, loaded: ReIDModule | Experts | Exported, device: torch.device | None) -> None:
+    def _take(self, loaded: ReIDModule | Experts, device: torch.device | None) -> None:
         if isinstance(loaded, Experts):
-            parts = {camera: copy.copy(self) for camera in loaded.modules}
-            for camera, part in parts.items():
-                part._take(loaded.modules[camera], device)
-            self.experts = parts
+            self.experts = {camera: copy.copy(self) for camera in loaded.modules}
+            for camera, module in loaded.modules.items():
+                self.experts[camera]._take(module, device)
             return
         self.name, self.image_size = loaded.config.name, loaded.config.image_size
         self.interpolation = loaded.config.interpolation
         self.calibration = getattr(loaded, "calibration", None)
-        self.device = device or loaded.device
-        self.network = loaded.model
+        self.network, self.device = loaded.model, device or loaded.device
         if self.device != loaded.device:
             self.network = copy.deepcopy(loaded.model).to(self.device)
 
@@ -142,22 +134,12 @@ class FeatureExtractor:
                 done += len(batch)
         # outside inference mode, so that it can be trained on
         features = torch.cat(parts)[: len(many)]
-        features[[place for place, image in enumerate(many) if _is_empty(image)]] = 0
+        features[[place for place, image in enumerate(many) if is_empty(image)]] = 0
         return F.normalize(features) if self.normalize else features
 
     def boxes(self, frame: NDArray[Any] | Tensor, boxes: Any, **kwargs: Any) -> Tensor:
-        """Features (N, D) of the crops of one frame, as `extractor(crops)`.
-
-        `boxes` (N, 4) are x1, y1, x2, y2 in pixels; parts outside the frame are cut off.
-        """
-        corners = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4)
-        if not corners.isfinite().all():
-            raise InputError("some boxes are NaN or infinite: expected x1, y1, x2, y2 in pixels.")
-        corners = corners.clamp(min=0).round().long()
-        image = frame.movedim(0, -1) if isinstance(frame, Tensor) else frame
-        crops = [image[top:low, left:right] for left, top, right, low in corners.tolist()]
-        back = [crop.movedim(-1, 0) if isinstance(crop, Tensor) else crop for crop in crops]
-        return self(back, **kwargs)
+        """Features (N, D) of the `camreid.data.dataset.crops` of a frame."""
+        return self(crops(frame, boxes), **kwargs)
 
     @cached_property
     def source(self) -> str:
@@ -165,18 +147,16 @@ class FeatureExtractor:
         if self.experts:
             parts = " ".join(expert.source for expert in self.experts.values())
             return f"experts-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
-        if isinstance(self.network, Exported):
-            return self.network.source
         before = "-before" if self.options.neck == "before" else ""
         return f"{self.name}-{weights_digest(self.network)}{before}"
 
     def _concat(self, images: list[OneImage]) -> Tensor:
         """(N, sum of D) unit features of all experts."""
-        slopes = [c.slope for e in self.experts.values() if (c := e.calibration)]
-        slopes = slopes if len(slopes) == len(self.experts) else [1.0] * len(self.experts)
-        units = [F.normalize(expert(images)) for expert in self.experts.values()]
-        parts = zip(units, slopes, strict=True)
-        return torch.cat([unit * max(slope, 0) ** 0.5 for unit, slope in parts], 1)
+        experts = self.experts.values()
+        slopes = [e.calibration.slope if e.calibration else None for e in experts]
+        weights = [max(slope or 0, 0) ** 0.5 if all(slopes) else 1 for slope in slopes]
+        units = [F.normalize(e(images)) * w for e, w in zip(experts, weights, strict=True)]
+        return torch.cat(units, 1)
 
     def _routed(self, images: list[OneImage], cameras: Any) -> Tensor:
         """(N, D) features of each image by the expert of its camera."""
@@ -209,15 +189,13 @@ class FeatureExtractor:
             yield from (torch.stack(list(batch)) for batch in ahead)
 
     def _read(self, image: OneImage) -> Tensor:
-        if _is_empty(image):
+        if is_empty(image):
             return torch.zeros(3, *self.image_size, dtype=torch.uint8)
         if isinstance(image, Tensor):
             check_raw(image)
-        if self.channels == "BGR" and isinstance(image, Tensor):
-            image = image.flip(0)
-        elif self.channels == "BGR" and isinstance(image, np.ndarray):
-            image = image[..., ::-1].copy()
-        return read_pixels(image, self.image_size, self.interpolation)
+        pixels = read_pixels(image, self.image_size, self.interpolation)
+        is_bgr = self.channels == "BGR" and isinstance(image, Tensor | np.ndarray)
+        return pixels.flip(0) if is_bgr else pixels
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Tensor:
         images = images.to(self.device)
@@ -226,10 +204,6 @@ class FeatureExtractor:
         with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
             features = self.options(lambda raw: self.network.forward_raw(raw, cameras), images)
         return features.float().cpu()
-
-
-def _is_empty(image: OneImage) -> bool:
-    return isinstance(image, Tensor | np.ndarray) and 0 in image.shape
 
 
 def _numbers(cameras: Any, count: int) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from camreid import FeatureExtractor, Gallery
-from camreid.checkpoints.io import save
+from camreid.checkpoints import save, save_experts
 from camreid.cli import extract
 from camreid.data import Records
 from camreid.errors import InputError
@@ -61,5 +61,19 @@ def test_images_come_from_folders_patterns_and_csv_files(records: Records, tmp_p
 @pytest.mark.parametrize("text", ["file\na.jpg\n", "path\nno.jpg\n", "path,camera\na.jpg,x\n", ""])
 def test_a_csv_that_does_not_fit_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text)
+    (tmp_path / "a.jpg").touch()
     with pytest.raises(InputError, match=r"a\.csv"):
         extract.list_files(tmp_path / "a.csv")
+
+
+def test_a_folder_of_experts_gives_their_features_side_by_side(
+    experts: list[Path], records: Records, run: Callable[..., Ran], tmp_path: Path
+) -> None:
+    save_experts(tmp_path / "e", experts)
+    table = tmp_path / "i.csv"
+    table.write_text("path,camera\n" + "".join(f"{r.path},{r.camera}\n" for r in records.query[:3]))
+    ran = run("camreid-extract", "checkpoint=e", f"images={table}", "-o", "f.npz", "device=cpu")
+    assert ran.code == 0, ran.err
+    expected = FeatureExtractor(tmp_path / "e", normalize=True)([r.path for r in records.query[:3]])
+    found = Gallery.load("f.npz", FeatureExtractor("e").source)
+    torch.testing.assert_close(found.features, expected)
