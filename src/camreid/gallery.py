@@ -81,7 +81,8 @@ class Gallery:
             raise InputError("the gallery is empty; add features to it first.")
         if len(queries) >= _MANY and find_spec("faiss"):
             search = import_module("faiss").knn  # metric 0: inner product
-            parts = [map(torch.from_numpy, search(queries.numpy(), self.features.numpy(), k, 0))]
+            found = search(queries.numpy(), self.features.numpy(), k, 0)
+            parts = [tuple(map(torch.from_numpy, found))]
         elif 0 < len(queries) <= _FEW and len(self) >= _LARGE:
             parts = [self._by_codes(query, k) for query in queries]
         else:
@@ -174,9 +175,8 @@ def _read(path: Path) -> tuple[Any, Sequence[str], str]:
 
 def require_format(path: str | Path) -> Path:
     """Refuse a file of no such format, and parquet without its package."""
-    path = Path(path)
-    if path.suffix not in (".safetensors", ".npz", ".parquet"):
-        raise InputError(f"{path}: expected a .safetensors, .npz or .parquet file.")
-    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise InputError(f"{path} needs pyarrow: pip install 'camreid[search]', or type .npz.")
-    return path
+    formats = [".safetensors", ".npz"] + [".parquet"] * (find_spec("pyarrow") is not None)
+    if Path(path).suffix not in formats:
+        hint = "; for .parquet, pip install 'camreid[search]'" if len(formats) < 3 else ""
+        raise InputError(f"{path}: expected a file of {', '.join(formats)}{hint}.")
+    return Path(path)

@@ -124,7 +124,9 @@ class FeatureExtractor:
         if self.experts:
             features = self._concat(many) if cameras is None else self._routed(many, cameras)
             return F.normalize(features) if self.normalize else features
-        numbers = None if cameras is None else self._cameras(cameras, len(many))
+        if cameras is not None and not self.network.cameras:
+            raise InputError("this model has no camera options; leave cameras= out.")
+        numbers = None if cameras is None else _numbers(cameras, len(many))
         some = many or [torch.zeros(3, *self.image_size, dtype=torch.uint8)]  # for their width
         with evaluating(self.network), torch.inference_mode():
             parts, done = [], 0
@@ -166,16 +168,10 @@ class FeatureExtractor:
         found: dict[int, Tensor] = {}
         for camera in {*of_images}:
             expert, own = self.experts[camera], [i for i, c in enumerate(of_images) if c == camera]
-            known = [camera] * len(own) if expert.network.cameras else None
-            found |= zip(own, expert([images[i] for i in own], known), strict=True)
+            found |= zip(own, expert([images[i] for i in own]), strict=True)
         if len(widths := {len(feature) for feature in found.values()}) > 1:
             raise InputError(f"these experts have features of {sorted(widths)} values: call each.")
         return torch.stack([found[i] for i in range(len(images))])
-
-    def _cameras(self, cameras: Any, count: int) -> Tensor:
-        if not self.network.cameras:
-            raise InputError("this model has no camera options; leave cameras= out.")
-        return _numbers(cameras, count)
 
     def _batches(self, images: list[OneImage]) -> Iterator[Tensor]:
         """(B, 3, H, W) one after the other; with workers, the next one is read meanwhile."""

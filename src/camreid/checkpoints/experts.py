@@ -5,13 +5,12 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from camreid.checkpoints import io
 from camreid.errors import InputError
-from camreid.files import write_text, write_whole
+from camreid.files import write_whole
 from camreid.training.module import ReIDModule
 
 INDEX = "experts.json"
@@ -35,16 +34,16 @@ def save_experts(folder: str | Path, paths: Iterable[str | Path]) -> None:
             found = f"is of camera {camera}, as {by_camera[camera]}" if camera else "has no camera"
             raise InputError(f"{path} {found}: expected one expert for each camera.")
         by_camera[camera] = path
-    listed = []
-    try:
+
+    def write(draft: Path) -> None:
+        listed = []
+        draft.mkdir()
         for camera, path in sorted(by_camera.items()):
-            copy = folder / f"c{camera}.ckpt"
-            write_whole(copy, partial(shutil.copyfile, path))
+            copy = Path(shutil.copyfile(path, draft / f"c{camera}.ckpt"))
             listed.append({"file": copy.name, "camera": camera, "sha256": _digest(copy)})
-        write_text(folder / INDEX, json.dumps(listed, indent=2))
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        (draft / INDEX).write_text(json.dumps(listed, indent=2), encoding="utf-8")
+
+    write_whole(folder, write)
 
 
 def load(path: str | Path, *args: Any, **kwargs: Any) -> ReIDModule | Experts:
