@@ -173,15 +173,15 @@ BAD: dict[str, tuple[Any, str]] = {
     "a folder": (".", r"image 0 of 1: no file at \."),
     "no image": ("notes.txt", r"notes\.txt can't be read as an image"),
     "float array": (np.zeros((2, 8, 8, 3)), r"image 0 of 2 .* \(8, 8, 3\) .* float64"),
-    "grey array": (noise(8, 8), r"\(8, 8\) .* uint8: expected .* arrays \(H, W, 3\)"),
-    "channels first": (noise(3, 8, 8), r"\(3, 8, 8\) .* arrays \(H, W, 3\)"),
-    "channels last": (torch.zeros(8, 8, 3), r"\(8, 8, 3\) .* tensors \(3, H, W\)"),
+    "grey array": (noise(8, 8), r"\(8, 8\) .* uint8: expected .* array \(H, W, 3\)"),
+    "channels first": (noise(3, 8, 8), r"\(3, 8, 8\) .* array \(H, W, 3\)"),
+    "channels last": (torch.zeros(8, 8, 3), r"\(8, 8, 3\) .* tensor \(3, H, W\)"),
     "integers": (torch.zeros(3, 8, 8, dtype=torch.int64), "the type int64"),
     "no pixels": (torch.zeros(3, 0, 8), r"\(3, 0, 8\)"),
-    "0 to 1": (torch.rand(2, 3, 64, 32), "expected raw pixels.*x \\* 255 for 0..1"),
+    "0 to 1": (torch.rand(2, 3, 64, 32), "expected raw pixels.*multiply 0..1 by 255"),
     "normalised": (torch.randn(2, 3, 64, 32), "expected raw pixels"),
     "not a number": (torch.full((3, 64, 32), float("nan")), "expected raw pixels"),
-    "a number": (7, "image 0 of 1 is a int: expected paths"),
+    "a number": (7, "image 0 of 1 is a int: expected a path"),
 }
 
 
