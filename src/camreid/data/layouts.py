@@ -75,11 +75,8 @@ def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout, by base names and without junk (pid -1).
 
     `root` holds `bounding_box_train`, `query` and `bounding_box_test`, or is the parent of that
-    folder; the last two may be missing.
-
-    Raises:
-        MissingDataset: there is no such folder, or there are no train images in it.
-        InputError: a name does not follow the grammar, or pid 0 has train or query images.
+    folder; the last two may be missing. MissingDataset without train images; InputError for other
+    names, or where pid 0 has train or query images.
     """
     return _read(root, "market1501")
 
@@ -150,11 +147,8 @@ def read_msmt17(root: str | Path) -> Records:
 
     The dataset numbers the identities of train and those of test from 0. A pid is the digit 1
     (train) or 2 (test) and the number: 0, 1 and 10 of train are 10, 11 and 110. So no pid is 0,
-    none is of both parts, and strings of pids sort as those of FastReID.
-
-    Raises:
-        MissingDataset: there is no such folder, or it lacks list files.
-        InputError: a line is not an image and its identity, or images are missing.
+    none is of both parts, and strings of pids sort as those of FastReID. MissingDataset without
+    list files; InputError for other lines and missing images.
     """
     home, layout = find(root, "msmt17")
     if lost := [name for names in _LISTS for name in names if not (home / name).is_file()]:
@@ -189,7 +183,6 @@ def is_official(home: Path, layout: Layout) -> bool:
 
 
 def _read_folder(folder: Path, layout: Layout, other: list[str], wrong: list[str]) -> Images:
-    """The images of a folder; other files are added to `other`, misnamed images to `wrong`."""
     if not folder.is_dir():
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match

@@ -112,9 +112,9 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Number and stripped values by column of each line of CSV: UTF-8, with comma, ; or tab.
+    """Number and stripped values by column of each line of CSV; "" for those beyond the header.
 
-    Values beyond the header have the column "". InputError without one of the `columns`.
+    UTF-8 with comma, ; or tab. InputError without one of the `columns`.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -86,12 +86,10 @@ def _boxes(draws: Tensor, probability: float, height: int, width: int) -> Tensor
 
 
 def place(images: Tensor, table: Tensor) -> Tensor:
-    """Images mirrored, moved, then erased, in the same memory format, by one gather.
+    """Images (B, 3, H, W) mirrored, moved, then erased, in the same memory format, by one gather.
 
-    Args:
-        images: (B, 3, H, W).
-        table: (7, B) on the CPU: mirrored or not, the row and the column that come to the upper
-            left corner, and top, left, height and width of the erased rectangle.
+    `table` (7, B) is on the CPU: mirrored or not, the row and the column that come to the upper
+    left corner, and top, left, height and width of the erased rectangle.
     """
     device, (batch, _, height, width) = images.device, images.shape
     table = table.to(device, non_blocking=True)
@@ -118,12 +116,10 @@ def _place_on_cpu(images: Tensor, table: Tensor) -> Tensor:
     source, target, mean = images.numpy(), moved.numpy(), fill.numpy()
     for i, (mirrored, down, across, top, left, tall, wide) in enumerate(table.T.tolist()):
         image = images[i : i + 1].flip(-1).numpy()[0] if mirrored else source[i]
-        shown = image[
-            :, max(0, down) : max(0, height + down), max(0, across) : max(0, width + across)
-        ]
-        _, tall_shown, wide_shown = shown.shape
+        shown = image[:, max(0, down) : max(0, height + down)]
+        shown = shown[:, :, max(0, across) : max(0, width + across)]
         y, x = max(0, -down), max(0, -across)
-        target[i, :, y : y + tall_shown, x : x + wide_shown] = shown
+        target[i, :, y : y + shown.shape[1], x : x + shown.shape[2]] = shown
         target[i, :, top : top + tall, left : left + wide] = mean[0, :, :tall, :wide]
     return moved
 
