@@ -79,8 +79,7 @@ class ReIDDataModule(pl.LightningDataModule):
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
         if isinstance(labels, LabelMap):
             labels = dict.fromkeys((r.camera for r in self.split.train), labels)
-        kept = (r for r in self.split.train if r.pid in labels.get(r.camera, ()))
-        self.train_records = tuple(kept)
+        self.train_records = tuple(r for r in self.split.train if r.pid in labels.get(r.camera, ()))
 
     def setup(self, stage: str) -> None:
         """Fill the cache; InputError if that fails, or if P x K batches cannot be made."""

@@ -3,8 +3,9 @@
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,10 +88,10 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
                 other.append(name)
     if closed:
         raise closed[0]
-    count = len({image.identity for image in images})
-    if count < 2 or ("train" in lower and not has_subsets):
+    full = len({image.identity for image in images})
+    if full < 2 or ("train" in lower and not has_subsets):
         raise InputError(
-            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in {count} "
+            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in {full} "
             f"of them; expected {_LAYOUT}, or such folders in {', '.join(SUBSETS)}.",
             **({"root": home / folders[0]} if len(folders) == 1 else {"data": "csv"}),
         )
@@ -119,11 +120,8 @@ def _with_cameras(images: list[NamedImage], pattern: str | None) -> list[NamedIm
             f"{len(lost)} of {len(images)} images have no camera, such as {lost[0]}. Use folders "
             "of cameras, or camera_pattern=: cam(\\d+) finds camera 3 in cam3_01.jpg."
         )
-    count: Counter[str] = Counter()
-    for i, image in enumerate(images if lost else ()):
-        count[image.identity] += 1
-        images[i] = image._replace(camera=str(count[image.identity]))
-    return images
+    places: dict[str, Iterator[int]] = defaultdict(lambda: count(1))
+    return [i._replace(camera=str(next(places[i.identity]))) for i in images] if lost else images
 
 
 def _records(images: Sequence[NamedImage], where: Path, notes: tuple[str, ...] = ()) -> Records:

@@ -10,9 +10,7 @@ from camreid.errors import InputError
 
 
 class IdentitySampler(Sampler[int]):
-    """Indices in batches of P*K: P different `identities`, per rank, with K `instances` each.
-
-    An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`.
+    """Indices for `batch_size=P*K`: P different `identities`, per rank, with K `instances` each.
 
     An epoch shows every image: an identity of n images is drawn ceil(n / K) times, at most once for
     each batch. Its images differ by at most one draw, and those with one more take turns from epoch
@@ -111,10 +109,9 @@ def _deal(owners: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     taken, last = np.zeros(batches, dtype=bool), -1
     for place, row in enumerate(owners):
         columns = rng.permutation(batches)
-        columns = np.concatenate((columns[~taken[columns]], columns[taken[columns]]))
+        columns = columns[taken[columns].argsort(kind="stable")]
         rng.shuffle(columns[np.count_nonzero(row == last) :])
         dealt[columns, place] = place * batches + np.arange(batches)
         last = row[-1]
-        taken = np.zeros(batches, dtype=bool)
-        taken[columns[row == last]] = True
+        taken = np.isin(np.arange(batches), columns[row == last])
     return dealt

@@ -16,8 +16,7 @@ from camreid.errors import InputError, require_number, require_whole
 from camreid.files import lock, unlock
 from camreid.progress import Progress
 
-# How many of the 751 official train identities each camera sees.
-_SEEN = {1: 652, 2: 541, 3: 694, 4: 241, 5: 576, 6: 558}
+_SEEN = {1: 652, 2: 541, 3: 694, 4: 241, 5: 576, 6: 558}  # of 751 train identities, by camera
 _MOST_PER_CAMERA = 44
 _SPREAD = 0.7  # of the logarithm of images per identity and camera; officially 1..44, median 3
 

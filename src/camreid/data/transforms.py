@@ -10,10 +10,8 @@ from torchvision.transforms.v2 import AutoAugment
 
 from camreid.errors import require_number, require_whole
 
-# The ImageNet mean in raw units, which FastReID erases with too (it pads with black).
-_MEAN = (124, 116, 104)
-# The defaults of torchvision's RandomErasing.
-_ERASE_AREA = (0.02, 0.33)  # least and most share of the image
+_MEAN = (124, 116, 104)  # of ImageNet in raw units; FastReID erases with it too, and pads with 0
+_ERASE_AREA = (0.02, 0.33)  # least and most share of the image, as torchvision's RandomErasing
 _ERASE_ASPECT = (0.3, 3.3)  # least and most height/width ratio
 _ERASE_TRIES = 10  # rectangles drawn until one is smaller than the image
 _POLICIES = AutoAugment()  # those for ImageNet of Cubuk et al. 2019
@@ -21,10 +19,7 @@ _POLICIES = AutoAugment()  # those for ImageNet of Cubuk et al. 2019
 
 @dataclass(frozen=True)
 class Augment:
-    """Flip, pad and crop, random erasing; each image of a batch draws its own.
-
-    The distributions are those of torchvision's transforms for one image.
-    """
+    """Flip, pad and crop, random erasing: for each image, as torchvision's transforms for one."""
 
     flip: float = 0.5  # probability of a mirror image
     pad: int = 10  # black pixels added on each side before a random crop back to size
@@ -125,9 +120,5 @@ def _place_on_cpu(images: Tensor, table: Tensor) -> Tensor:
 
 
 def stream(*key: int) -> torch.Generator:
-    """A CPU generator of its own for (seed, epoch, batch, ...).
-
-    >>> torch.equal(torch.rand(2, generator=stream(0, 1)), torch.rand(2, generator=stream(0, 1)))
-    True
-    """
+    """A CPU generator of its own for (seed, epoch, batch, ...)."""
     return torch.Generator().manual_seed(random.Random(repr(key)).getrandbits(63))
