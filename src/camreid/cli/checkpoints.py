@@ -136,7 +136,7 @@ def add_distillation(config: DictConfig, module: ReIDModule, experts: Experts) -
     notes = check_dataset(experts, config.data)
     anonymous = [name for name, expert in experts.items() if expert.labels.is_anonymous]
     notes += [f"{name}: its rows have no identities." for name in anonymous]
-    teachers = [Teacher.of(with_weights(e).module(), e.provenance.camera) for e in experts.values()]
+    teachers = [Teacher(with_weights(e).module(), e.provenance.camera) for e in experts.values()]
     module.extra_losses.append(Distillation(teachers, module.model, options))
     records = {expert.path: expert.provenance for expert in experts.values()}
     module.provenance = module.provenance.after("teacher", records)

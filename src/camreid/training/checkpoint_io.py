@@ -31,16 +31,12 @@ _OWN = {"params", "foreach", "fused", "capturable", "differentiable"}  # set for
 
 def read_file(path: str | Path) -> dict[str, Any]:
     """The known keys of a local file on the CPU; InputError if it is no camreid checkpoint."""
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.ckpt"))
-        hint = f" In that folder: {', '.join(near[:5])}." if near else ""
-        raise InputError(f"no checkpoint at {path}. {_EXPECTED}{hint}")
+    if not Path(path).is_file():
+        raise InputError(f"no checkpoint at {path}. {_EXPECTED}")
     content = read_content(path)
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint. {_EXPECTED}")
-    if not content.keys() >= {"state_dict", "hyper_parameters"}:
-        found = f"{path} is no camreid checkpoint: it holds {', '.join(map(str, [*content][:5]))}"
+    keys = [*content] if isinstance(content, Mapping) else [f"a {type(content).__name__}"]
+    if not {"state_dict", "hyper_parameters"}.issubset(keys):
+        found = f"{path} is no camreid checkpoint: it holds {', '.join(map(str, keys[:5]))}"
         raise InputError(f"{found}. {_EXPECTED} Weights of other programs: import them first.")
     return check_content(path, content)
 
