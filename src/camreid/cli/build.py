@@ -131,15 +131,14 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
     if not config.get("logger"):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}
-    for options in chosen.values():
-        find(options.get("_target_"), pl.Callback)  # refuses another class
-    return [instantiate(options) for options in chosen.values()]
+    # `find` refuses another class
+    return [instantiate(o) for o in chosen.values() if find(o.get("_target_"), pl.Callback)]
 
 
 def device_type(config: DictConfig) -> str:
     """Where the trainer computes: `cpu`, or `cuda` if there is a GPU of that kind."""
-    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-    return "cpu" if on_cpu else "cuda"
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"
 
 
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:

@@ -40,10 +40,9 @@ def with_weights(expert: Checkpoint) -> Checkpoint:
 
 def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> Checkpoint | None:
     """The checkpoint of `resume=` or `init=`, None without any."""
-    if config.resume:
-        return read_checkpoint(config.resume, datasets)
-    if config.init_dataset == "same":
-        return read_checkpoint(config.init, datasets) if config.init else None
+    path = config.resume or config.init
+    if config.resume or config.init_dataset == "same":
+        return read_checkpoint(path, datasets) if path else None
     if not config.init:
         raise InputError("init_dataset=other needs init=, but there is no init=.")
     start = read_checkpoint(config.init)

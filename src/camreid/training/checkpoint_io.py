@@ -130,11 +130,11 @@ class RunCheckpoints(TorchCheckpointIO):
         """See `read_file`; InputError also for a file of another run."""
         known = read_file(path)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            for key in ("optimizer_states", "lr_schedulers"):
-                if len(known.get(key, ())) != 1:
-                    raise _fault(path, key, "not the one state that resuming needs")
-            if "fit_loop" not in known.get("loops", {}):
-                raise _fault(path, "loops", "no state of a training")
+            counts = [len(known.get(key, ())) for key in ("optimizer_states", "lr_schedulers")]
+            if counts != [1, 1] or "fit_loop" not in known.get("loops", {}):
+                raise InputError(
+                    f"{path} holds no state of a training. Type init= for its weights."
+                )
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         held = {c.state_key: c for c in callbacks if c.state_key in states}
         own = {
@@ -170,8 +170,6 @@ def _restored(callback: Callback, state: Any) -> dict[str, Any]:
 
 
 def _own_file(callback: ModelCheckpoint, path: object) -> str:
-    if not callback.dirpath or not isinstance(path, str) or not Path(path).name:
-        return ""
-    file = Path(callback.dirpath) / Path(path).name
+    file = Path(callback.dirpath or "", Path(str(path)).name)
     is_own = file.is_file() and file.resolve().parent == file.parent.resolve()
     return str(file) if is_own else ""

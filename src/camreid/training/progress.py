@@ -15,9 +15,10 @@ from camreid.progress import Progress, note
 
 def log_losses(module: pl.LightningModule, values: Mapping[str, Tensor], size: int) -> None:
     """Log means over the epoch and, every `log_every_n_steps` steps, values as `NAME_step`."""
-    module.log_dict(values, True, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+    log = module.log_dict
+    log(values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
     steps = {f"{name}_step": value.detach() for name, value in values.items()}
-    module.log_dict(steps, on_step=True, on_epoch=False, batch_size=size)
+    log(steps, on_step=True, on_epoch=False, batch_size=size)
 
 
 class Clock:
