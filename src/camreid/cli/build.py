@@ -131,8 +131,9 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
     if not config.get("logger"):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}
-    # `find` refuses another class
-    return [instantiate(o) for o in chosen.values() if find(o.get("_target_"), pl.Callback)]
+    for options in chosen.values():
+        find(options.get("_target_"), pl.Callback)  # refuses another class
+    return [instantiate(options) for options in chosen.values()]
 
 
 def device_type(config: DictConfig) -> str:

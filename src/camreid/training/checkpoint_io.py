@@ -132,9 +132,7 @@ class RunCheckpoints(TorchCheckpointIO):
         if self.trainer.state.fn == TrainerFn.FITTING:
             counts = [len(known.get(key, ())) for key in ("optimizer_states", "lr_schedulers")]
             if counts != [1, 1] or "fit_loop" not in known.get("loops", {}):
-                raise InputError(
-                    f"{path} holds no state of a training. Type init= for its weights."
-                )
+                raise InputError(f"{path} holds no state to resume. Type init= for its weights.")
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         held = {c.state_key: c for c in callbacks if c.state_key in states}
         own = {
