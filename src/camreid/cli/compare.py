@@ -58,7 +58,6 @@ def main() -> None:
 
 
 def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[str] = ()) -> None:
-    """Compare run folders, print tables and verdicts, and write the file."""
     compare = begin("camreid.runs.compare")  # torch only now: --help is quick
     from camreid.cli.terminal import show
 

@@ -118,7 +118,6 @@ def _announce(
     batches: IdentitySampler,
     start: Checkpoint | None,
 ) -> None:
-    """Print what is about to happen, and keep the config and the split."""
     evaluate.keep(config, split)
     evaluate.show_parts(split, module)
     step = str(config.trainer.precision)

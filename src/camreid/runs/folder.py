@@ -64,8 +64,7 @@ class RunFolder:
         if self.metrics and self.metrics.training:
             return self.metrics.training
         check = self.head_check.to_json() if self.head_check else None
-        trained = self.metrics and "checkpoint" not in self.config
-        split = self.metrics.split if self.metrics and trained else None
+        split = self.metrics.split if self.metrics and "checkpoint" not in self.config else None
         return {"split": split, "config": self.config, "head_check": check}
 
     @cached_property

@@ -46,16 +46,13 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     known = {key: content[key] for key in _TYPES if key in content}
     for key, value in known.items():
         is_kind = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
-        if found := _unexpected(value) if is_kind else f"a {type(value).__name__}":
-            raise _fault(path, key, found)
-    state = known.get("state_dict", {}).items()
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state):
-        raise _fault(path, "state_dict", "more than tensors by name")
+        found = _unexpected(value) if is_kind else f"a {type(value).__name__}"
+        if not found and key == "state_dict":
+            named = all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+            found = "" if named else "more than tensors by name"
+        if found:
+            raise InputError(f"{path} is not a checkpoint of camreid: its {key} holds {found}.")
     return known
-
-
-def _fault(path: str | Path, key: str, found: str) -> InputError:
-    return InputError(f"{path} is not a checkpoint of camreid: its {key} holds {found}.")
 
 
 def _unexpected(value: object) -> str:
@@ -65,11 +62,9 @@ def _unexpected(value: object) -> str:
         inner: list[object] = []
         for part in level.values():
             if isinstance(part, Mapping):
-                if not all(isinstance(key, str | int) for key in part):
-                    return "a key that is neither text nor a number"
-                inner.extend(part.values())
+                inner += [*part, *part.values()]
             elif isinstance(part, list | tuple):
-                inner.extend(part)
+                inner += part
             elif isinstance(part, Tensor) and not is_dense(part):
                 return "a tensor that is not dense"
             elif not isinstance(part, str | int | float | Tensor | None):
