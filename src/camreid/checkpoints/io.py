@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.evaluation.calibration import Calibration
 from camreid.files import write_whole
 from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
@@ -41,6 +42,7 @@ class Checkpoint:
     provenance: Provenance
     epochs: int  # finished
     batches: int  # of the next epoch, finished
+    calibration: Calibration | None  # of the validation of these weights
     notes: dict[str, Any]  # config as text, command, versions, and what else was kept
 
     def module(self) -> ReIDModule:
@@ -51,6 +53,7 @@ class Checkpoint:
             raise InputError(f"the config of {self.path} builds no model: {error}") from error
         module.model.load_state_dict(self.state)
         module.provenance = replace(self.provenance, inherited=None)  # every row is its own now
+        module.calibration = self.calibration
         return module.eval()
 
 
@@ -69,7 +72,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
     state = {k.removeprefix(_NETWORK): v for k, v in tensors if k.startswith(_NETWORK)}
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
-        maps = _label_maps(state)
+        maps, calibration = _label_maps(state), Calibration.read(notes.pop("calibration", None))
         epochs, batches = position(content)
     except ValueError as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
@@ -82,6 +85,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         provenance=provenance,
         epochs=epochs,
         batches=batches,
+        calibration=calibration,
         notes=notes,
     )
     if wrong := differing_tensors(state, _network_state(checkpoint)):

@@ -29,12 +29,13 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
     if split and split.camera:
         camera = numbers.new(split.camera, CAMERAS)
         split = replace(split, options={**split.options, "camera": camera})
-    maps = checkpoint.camera_labels.items()
+    maps, calibration = checkpoint.camera_labels.items(), checkpoint.calibration
     return replace(
         checkpoint,
         state=state,
         config=replace(checkpoint.config, network=network),
         labels=LabelMap(numbers.pids(checkpoint.labels.pids)),
+        calibration=calibration and replace(calibration, cameras={}),
         camera_labels={numbers.new(c, CAMERAS): LabelMap(numbers.pids(m.pids)) for c, m in maps},
         provenance=replace(
             old,

@@ -15,6 +15,7 @@ from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import ImageError, InputError, MissingDataset
+from camreid.evaluation.calibration import decisions
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
@@ -61,8 +62,13 @@ def rank_features(config: DictConfig) -> None:
         )
     table = FeatureTable.load(config.features)
     table = table.normalized() if config.evaluation.normalize else table
-    result, protocols = options.rank(table, torch.device(build.device_type(config)))
-    tested = EvaluationResult(result, frozenset(table.notes.get("seen") or ()), None, protocols)
+    device = torch.device(build.device_type(config))
+    result, protocols = options.rank(table, device)
+    seen, found = (
+        frozenset(table.notes.get("seen") or ()),
+        decisions(table, options.protocol, device),
+    )
+    tested = EvaluationResult(result, seen, None, protocols, found)
     given, folder = str(Path(config.features).resolve()), build.run_folder()
     _report(config, table, tested, f"Test of {config.features}", folder, features=given)
 
@@ -170,7 +176,8 @@ def _report(
     if title:
         title += " on a part of the images only" * metrics.partial
         weights = Path(metrics.weights).name if metrics.weights else "the model"
-        show(*metrics.tables(title), *metrics.warnings(weights), f"Written to {path}")
+        warnings = [*metrics.warnings(weights), *table.doubts()]
+        show(*metrics.tables(title), *warnings, f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:

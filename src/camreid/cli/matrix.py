@@ -103,7 +103,8 @@ class Test:
                 "evaluation.expand cannot compare."
             )
         cameras = {name: expert.provenance.camera for name, expert in self.experts.items()}
-        table = fuse(name, tables, cameras, self.config.min_agreement)
+        slopes = {k: e.calibration.slope for k, e in self.experts.items() if e.calibration}
+        table = fuse(name, tables, cameras, self.config.min_agreement, slopes)
         result, _ = options.rank(table, self.trainer.strategy.root_device)
         rows = [self.rows[name] for name in self.experts]
         seen = frozenset().union(*(row.seen for row in rows))

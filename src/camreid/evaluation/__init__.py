@@ -1,6 +1,7 @@
 """Ranking of features, and retrieval metrics."""
 
 from camreid.evaluation.bootstrap import Difference, compare, intervals
+from camreid.evaluation.calibration import Calibration
 from camreid.evaluation.features import FeatureTable, Images
 from camreid.evaluation.metric import RetrievalMetric
 from camreid.evaluation.neighbours import expand_queries
@@ -8,8 +9,10 @@ from camreid.evaluation.options import RankOptions
 from camreid.evaluation.ranking import CameraPairs, Protocols, rank, rank_distances, rank_protocols
 from camreid.evaluation.rerank import rerank
 from camreid.evaluation.result import RankingResult
+from camreid.evaluation.verification import verify
 
 __all__ = [
+    "Calibration",
     "CameraPairs",
     "Difference",
     "FeatureTable",
@@ -25,4 +28,5 @@ __all__ = [
     "rank_distances",
     "rank_protocols",
     "rerank",
+    "verify",
 ]

@@ -74,6 +74,14 @@ def compare(
     return {name: Difference(*column) for name, column in zip(NUMBERS, columns, strict=True)}
 
 
+def share_intervals(hits: Tensor, pids: Tensor) -> list[tuple[float, float]]:
+    """95 % intervals of the means of (P, N) bool by column; identities (P,) are drawn."""
+    drawn, identity = torch.unique(pids, return_inverse=True)
+    values = torch.cat([hits, torch.ones_like(hits[:, :1])], dim=1).double()
+    sums = values.new_zeros(len(drawn), values.shape[1]).index_add_(0, identity, values)
+    return list(zip(*_ends(sums, 1000, seed=0, level=0.95), strict=True))
+
+
 def _by_identity(result: RankingResult, values: Tensor) -> Tensor:
     """(I, N + 1) sums of the valid queries' values (V, N), and the number of queries."""
     pids, identity = torch.unique(result.query_pids[result.valid], return_inverse=True)
@@ -83,7 +91,7 @@ def _by_identity(result: RankingResult, values: Tensor) -> Tensor:
 
 def _ends(sums: Tensor, resamples: int, seed: int, level: float) -> tuple[list[float], list[float]]:
     if (identities := len(sums)) < 2:
-        return [math.nan] * len(NUMBERS), [math.nan] * len(NUMBERS)
+        return [math.nan] * (sums.shape[1] - 1), [math.nan] * (sums.shape[1] - 1)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(identities, (resamples, identities), generator=generator)
     drawn += torch.arange(resamples)[:, None] * identities

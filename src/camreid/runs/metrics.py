@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from camreid import provenance
 from camreid.evaluation import Difference, RankOptions
+from camreid.evaluation.verification import MOST
 from camreid.runs.table import Table, in_points, interval, percent
+from camreid.runs.thresholds import reliability_table, threshold_tables
 
 ALPHA = 0.05
 SMALLEST = 0.001  # of mAP: 0.1 points
 FEWEST = 6  # identities with which p can fall below ALPHA
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
-MOST = 24  # cameras in a table of their pairs; more fit no page
 
 
 class Record(provenance.Record):
@@ -67,13 +68,17 @@ class Metrics(Record):
     identity: dict[str, float] | None = None  # closed-set accuracy and its coverage
     protocols: dict[str, dict[str, float]] | None = None  # None where re-ranked
     camera_pairs: dict[str, Any] | None = None  # mAP, rank1: query cameras by gallery cameras
+    verification: dict[str, Any] | None = None  # thresholds of the cosine
+    no_thresholds: str = ""  # the reason where there are none
+    reliability: list[dict[str, float]] | None = None  # of the checkpoint's calibration
     split: dict[str, Any] | None = None  # a `SplitRecord`; None where it is unknown
     origin: dict[str, Any] | None = None  # command, date, commit and versions
     training: dict[str, Any] | None = None  # of a tested checkpoint: split, config, head_check
 
     def warnings(self, name: str) -> list[str]:
         """What limits these numbers, in sentences that name the weights."""
-        return limits({name: vars(self)}, self.partial)
+        found = limits({name: vars(self)}, self.partial)
+        return found + [f"No thresholds: {self.no_thresholds}"] * bool(self.no_thresholds)
 
     @property
     def rank_options(self) -> RankOptions:
@@ -82,7 +87,7 @@ class Metrics(Record):
         return RankOptions(**{k: v for k, v in self.evaluation.items() if k in known})
 
     def tables(self, title: str = "Test") -> list[Table]:
-        """Scores by protocol, and mAP by camera pair."""
+        """Scores by protocol, mAP by camera pair, thresholds and reliability."""
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
         if pairs and 1 < len(pairs["cameras"]) <= MOST:
@@ -90,7 +95,9 @@ class Metrics(Record):
             rows = [[n, *map(percent, row)] for n, row in zip(names, pairs["mAP"], strict=True)]
             pairs_title = "mAP by query camera (rows) and gallery camera"
             tables.append(Table(pairs_title, ["", *names], rows))
-        return tables
+        if self.verification:
+            tables += threshold_tables(self.verification)
+        return tables + [reliability_table(bins) for bins in [self.reliability] if bins]
 
 
 def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = False) -> Table:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from camreid.errors import NoValidQuery
+from camreid.errors import InputError, NoValidQuery
+from camreid.evaluation.calibration import Calibration, decisions
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
+from camreid.evaluation.verification import verify
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
 from camreid.progress import note
 from camreid.provenance import Provenance
@@ -34,6 +37,11 @@ class RetrievalModule(pl.LightningModule):
         self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
         self.test_features: FeatureTable | None = None  # of the last test
         self.test_result: EvaluationResult | None = None
+        self.calibration: Calibration | None = None  # of the last validation or of a file
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the calibration of the weights before this epoch."""
+        self.calibration = None
 
     def on_train_start(self) -> None:
         """Keep the interval of validations."""
@@ -63,9 +71,13 @@ class RetrievalModule(pl.LightningModule):
         self.val_metric.update(features, read.pids, read.cameras, index, "both")
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/mAP` and the rest."""
+        """Log `val/mAP` and the rest, and keep the calibration of the validation pairs."""
         try:
-            values = self.val_metric.ranking(self._split).scalars()
+            result = self.val_metric.ranking(self._split)
+            values = result.scalars()
+            with suppress(InputError):  # pairs of one kind only
+                table = self.val_metric.table(self._split)
+                self.calibration = Calibration.fit(verify(table, result.protocol, self.device))
         except NoValidQuery:
             if not is_partial(self.trainer, "val"):
                 raise
@@ -129,7 +141,9 @@ class RetrievalModule(pl.LightningModule):
             if not is_partial(self.trainer):
                 raise
             return
-        self.test_result = EvaluationResult(result, self.provenance.seen, identity, protocols)
+        asked = self.test_features, self.rank_options.protocol, self.device, self.calibration
+        found, seen = decisions(*asked), self.provenance.seen
+        self.test_result = EvaluationResult(result, seen, identity, protocols, found)
         for name, value in result.scalars().items():
             self.log(f"test/{name}", float(value), sync_dist=True)
         for name in ("accuracy", "coverage"):
