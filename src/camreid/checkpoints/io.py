@@ -72,7 +72,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
     state = {k.removeprefix(_NETWORK): v for k, v in tensors if k.startswith(_NETWORK)}
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
-        maps, calibration = _label_maps(state), Calibration.read(notes.pop("calibration", None))
+        kept, maps = notes.pop("calibration", None), _label_maps(state)
         epochs, batches = position(content)
     except ValueError as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
@@ -85,7 +85,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         provenance=provenance,
         epochs=epochs,
         batches=batches,
-        calibration=calibration,
+        calibration=None if kept is None else Calibration.from_json(kept),
         notes=notes,
     )
     if wrong := differing_tensors(state, _network_state(checkpoint)):

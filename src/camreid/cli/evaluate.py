@@ -62,13 +62,9 @@ def rank_features(config: DictConfig) -> None:
         )
     table = FeatureTable.load(config.features)
     table = table.normalized() if config.evaluation.normalize else table
-    device = torch.device(build.device_type(config))
-    result, protocols = options.rank(table, device)
-    seen, found = (
-        frozenset(table.notes.get("seen") or ()),
-        decisions(table, options.protocol, device),
-    )
-    tested = EvaluationResult(result, seen, None, protocols, found)
+    device, seen = torch.device(build.device_type(config)), table.notes.get("seen") or ()
+    (result, protocols), found = options.rank(table, device), options.decisions(table, device)
+    tested = EvaluationResult(result, frozenset(seen), None, protocols, found)
     given, folder = str(Path(config.features).resolve()), build.run_folder()
     _report(config, table, tested, f"Test of {config.features}", folder, features=given)
 

@@ -11,22 +11,6 @@ from camreid.evaluation.rerank import rerank
 from camreid.evaluation.result import RankingResult
 from camreid.evaluation.verification import verify
 
-__all__ = [
-    "Calibration",
-    "CameraPairs",
-    "Difference",
-    "FeatureTable",
-    "Images",
-    "Protocols",
-    "RankOptions",
-    "RankingResult",
-    "RetrievalMetric",
-    "compare",
-    "expand_queries",
-    "intervals",
-    "rank",
-    "rank_distances",
-    "rank_protocols",
-    "rerank",
-    "verify",
-]
+__all__ = ["Calibration", "CameraPairs", "Difference", "FeatureTable", "Images", "Protocols"]
+__all__ += ["RankOptions", "RankingResult", "RetrievalMetric", "compare", "expand_queries"]
+__all__ += ["intervals", "rank", "rank_distances", "rank_protocols", "rerank", "verify"]

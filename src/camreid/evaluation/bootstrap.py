@@ -35,7 +35,8 @@ def intervals(
     >>> intervals(rank_distances(torch.tensor([[0.1, 0.2], [0.1, 0.2]]), *labels))["rank1"]
     (0.0, 1.0)
     """
-    low, high = _ends(_by_identity(result, result.per_query), resamples, seed, level)
+    sums = _by_identity(result.query_pids[result.valid], result.per_query)
+    low, high = _ends(sums, resamples, seed, level)
     return dict(zip(NUMBERS, zip(low, high, strict=True), strict=True))
 
 
@@ -59,15 +60,12 @@ def compare(
     for other in (*ours, *theirs):
         if not torch.equal(reference.query_pids, other.query_pids):
             raise InputError("the results are of different queries, or in another order.")
-        if not torch.equal(reference.valid, other.valid):
-            differ = (reference.valid != other.valid).nonzero().flatten()
-            raise InputError(
-                f"{len(differ)} queries, the first at {differ[:5].tolist()}, have a match in one "
-                "result only: rank both against the same gallery, by the same protocol."
-            )
+        if differ := (reference.valid != other.valid).nonzero().flatten().tolist():
+            found = f"{len(differ)} queries, the first at {differ[:5]}, have a match in one result"
+            raise InputError(f"{found} only: rank the same gallery by the same protocol.")
     own, other_values = (torch.stack([r.per_query for r in rs]).mean(0) for rs in (ours, theirs))
     values = own - other_values
-    sums = _by_identity(reference, values)
+    sums = _by_identity(reference.query_pids[reference.valid], values)
     low, high = _ends(sums, resamples, seed, level)
     p = _randomised(sums[:, :-1], resamples, seed).tolist()
     columns = zip(values.mean(0).tolist(), low, high, p, strict=True)
@@ -76,22 +74,20 @@ def compare(
 
 def share_intervals(hits: Tensor, pids: Tensor) -> list[tuple[float, float]]:
     """95 % intervals of the means of (P, N) bool by column; identities (P,) are drawn."""
-    drawn, identity = torch.unique(pids, return_inverse=True)
-    values = torch.cat([hits, torch.ones_like(hits[:, :1])], dim=1).double()
-    sums = values.new_zeros(len(drawn), values.shape[1]).index_add_(0, identity, values)
-    return list(zip(*_ends(sums, 1000, seed=0, level=0.95), strict=True))
+    return list(zip(*_ends(_by_identity(pids, hits.double()), 1000, 0, 0.95), strict=True))
 
 
-def _by_identity(result: RankingResult, values: Tensor) -> Tensor:
-    """(I, N + 1) sums of the valid queries' values (V, N), and the number of queries."""
-    pids, identity = torch.unique(result.query_pids[result.valid], return_inverse=True)
+def _by_identity(pids: Tensor, values: Tensor) -> Tensor:
+    """(I, N + 1) sums of (V, N) values of the identities (V,), and the number of values."""
+    pids, identity = torch.unique(pids, return_inverse=True)
     values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
     return values.new_zeros(len(pids), values.shape[1]).index_add_(0, identity, values)
 
 
 def _ends(sums: Tensor, resamples: int, seed: int, level: float) -> tuple[list[float], list[float]]:
     if (identities := len(sums)) < 2:
-        return [math.nan] * (sums.shape[1] - 1), [math.nan] * (sums.shape[1] - 1)
+        nan = [math.nan] * (sums.shape[1] - 1)
+        return nan, nan
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(identities, (resamples, identities), generator=generator)
     drawn += torch.arange(resamples)[:, None] * identities

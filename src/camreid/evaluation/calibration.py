@@ -3,15 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from camreid.errors import InputError
-from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.result import Protocol
-from camreid.evaluation.verification import BINS, Verification, verify
+from camreid.evaluation.verification import BINS, Verification
 from camreid.provenance import Record
 
 LEAST = 100  # pairs of each kind of two cameras with a map of their own
@@ -36,11 +32,6 @@ class Calibration(Record):
         maps = ((self.slope, self.offset), *self.cameras.values())
         if not all(math.isfinite(slope) and math.isfinite(offset) for slope, offset in maps):
             raise ValueError("numbers that are not finite")
-
-    @classmethod
-    def read(cls, content: Any) -> "Calibration | None":
-        """`from_json`; None for None."""
-        return None if content is None else cls.from_json(content)
 
     @classmethod
     def fit(cls, pairs: Verification) -> "Calibration":
@@ -74,23 +65,6 @@ class Calibration(Record):
         place = (chance * bins).long().clamp(max=bins - 1)
         sums = torch.zeros(bins, 3, dtype=torch.float64).index_add_(0, place, columns).tolist()
         return [{"probability": p / w, "genuine": g / w, "weight": w} for p, g, w in sums if w]
-
-
-def decisions(
-    table: FeatureTable,
-    protocol: Protocol,
-    device: torch.device | None = None,
-    calibration: Calibration | None = None,
-) -> dict[str, Any]:
-    """`verification` and `reliability` of a test, or the reason as `no_thresholds`."""
-    try:
-        pairs = verify(table, protocol, device)
-    except InputError as error:
-        return {"no_thresholds": str(error)}
-    return {
-        "verification": pairs.summary(),
-        "reliability": calibration and calibration.reliability(pairs),
-    }
 
 
 def _weighed(genuine: Tensor, impostors: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ class EvaluationResult:
     seen: Set[int]  # training identities of the tested weights
     identity: dict[str, float] | None = None  # of the closed set; None without logits
     protocols: Protocols | None = None  # None where re-ranked
-    decisions: Mapping[str, Any] = field(default_factory=dict)  # see `calibration.decisions`
+    decisions: Mapping[str, Any] = field(default_factory=dict)  # see `RankOptions`
 
     def summary(self) -> dict[str, Any]:
         """All numbers as nested plain values; NaN where a number does not exist."""

@@ -71,29 +71,24 @@ class Verification:
             "far": {f"{rate:g}": point for rate, point in zip(RATES, far, strict=True)},
         }
 
-    def open_set(self) -> dict[str, Any] | None:
+    def open_set(self) -> dict[str, Any]:
         """`fnir` of queries with a match, at the share `fpir` of false alarms of the others.
 
-        Where each query has a match, the others are all queries, their matches taken away. FNIR
-        is of Rank-1 above the threshold. None without such queries.
+        Where each query has a match, the others are the same queries, their matches taken away.
+        FNIR is of Rank-1 above the threshold.
         """
         impostor, genuine = self.closest
-        mated, searched = genuine > -2, impostor > -2
-        without = searched & ~mated
-        other = impostor[without if without.any() else searched].sort(descending=True).values
-        if not len(other) or not mated.any():
-            return None
+        mated = genuine > -2
+        alone = ~mated & (impostor > -2)
+        other = impostor[alone if alone.any() else mated].sort(descending=True).values
         rates = {}
         for rate in (0.1, 0.01):
             # the next edge above the first alarm that is too many
             threshold = _edge(_bin(other[int(rate * len(other))]) + 1).item()
             hits = (genuine >= threshold) & (genuine > impostor)
-            rates[f"{rate:g}"] = {
-                "threshold": threshold,
-                "fnir": 1 - hits[mated].double().mean().item(),
-            }
-        counts = {"mated": int(mated.sum()), "non_mated": len(other)}
-        return {**counts, "taken_away": not without.any().item(), "fpir": rates}
+            fnir = 1 - hits[mated].double().mean().item()
+            rates[f"{rate:g}"] = {"threshold": threshold, "fnir": fnir}
+        return {"mated": int(mated.sum()), "non_mated": int(alone.sum()), "fpir": rates}
 
 
 @torch.no_grad()

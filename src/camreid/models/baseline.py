@@ -12,8 +12,8 @@ from camreid.models.camera_norm import use_camera_norm
 from camreid.models.cameras import CameraIndex, CameraOptions, use_camera_embedding, used_cameras
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
-from camreid.models.network import ReIDNetwork, ReIDOutput, Rows, Side
-from camreid.models.pixels import PixelNorm, Pixels
+from camreid.models.network import Cameras, ReIDNetwork, ReIDOutput, Rows, Side
+from camreid.models.pixels import PixelNorm, Pixels, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,7 @@ class Baseline(ReIDNetwork):
     """
 
     def __init__(
-        self,
-        labels: HeadLabels,
-        image_size: tuple[int, int],
-        pixels: Pixels = "raw",
-        **options: Any,
+        self, labels: HeadLabels, image_size: Size, pixels: Pixels = "raw", **options: Any
     ) -> None:
         super().__init__()
         own = build_options(BaselineOptions, "network", options)
@@ -68,9 +64,7 @@ class Baseline(ReIDNetwork):
         )
         self.widths = dict.fromkeys(self.heads, dim)
 
-    def forward(
-        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
-    ) -> ReIDOutput:
+    def forward(self, images: Tensor, rows: Rows = None, cameras: Cameras = None) -> ReIDOutput:
         """See `ReIDNetwork.forward`; `features` are after the neck in both modes."""
         with self.camera_index.of(cameras):
             before = self.projection(self.backbone(self.pixel_norm(images)))

@@ -100,13 +100,9 @@ def use_camera_norm(network: nn.Module, cameras: CameraIndex) -> None:
     Features after the neck are compared across cameras, and there a camera's offset and spread do
     the most harm. Instance norms stay.
     """
-    norms = [
-        (parent, name, child)
-        for parent in network.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, _BatchNorm) and child.running_mean is not None
-    ]
+    norms = [(name, m) for name, m in network.named_modules() if isinstance(m, _BatchNorm)]
+    norms = [(name, norm) for name, norm in norms if norm.running_mean is not None]
     if not norms:
         raise InputError("camera_norm=True: the network has no BatchNorm.", neck="bn")
-    for parent, name, child in norms:
-        setattr(parent, name, CameraNorm(child, cameras))
+    for name, norm in norms:
+        network.set_submodule(name, CameraNorm(norm, cameras))

@@ -42,11 +42,7 @@ class CameraOptions:
         require_number("camera_embedding", self.camera_embedding, least=0)
         on, cameras = [name for name in OPTIONS if getattr(self, name)], self.cameras or ()
         if on and not cameras:
-            raise InputError(
-                f"{on[0]}={getattr(self, on[0])} needs the cameras of the network, a list of "
-                "1-based numbers.",
-                cameras=[1, 2, 3],
-            )
+            raise InputError(f"{on[0]} needs the cameras of the network.", cameras=[1, 2, 3])
         for camera in cameras:
             require_whole("cameras: a number", camera, least=1)
         if len(set(cameras)) != len(cameras):
@@ -77,10 +73,9 @@ class CameraIndex:
             self.places = None
 
     def groups(self, images: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The images that share statistics: all, and those of each camera with enough of them.
+        """(B,) int64 group of each image, and (1 + C, B) bool members of groups with enough.
 
-        Returns:
-            (B,) int64 group of each image, 0 for the whole batch; (1 + C, B) bool members.
+        Group 0 is the whole batch, the others are cameras.
         """
         places = torch.full((images,), -1, device=device) if self.places is None else self.places
         members = places == torch.arange(-1, len(self.numbers), device=device)[:, None]
@@ -117,9 +112,6 @@ class CameraEmbedding(nn.Module):
 def use_camera_embedding(trunk: nn.Module, factor: float, cameras: CameraIndex) -> None:
     """Give a timm transformer a camera embedding, in place, after its weights were loaded."""
     if not isinstance(trunk, VisionTransformer):
-        raise InputError(
-            f"camera_embedding={factor:g} is for timm's vision transformers, and this backbone is "
-            f"a {type(trunk).__name__}.",
-            backbone="vit_base_patch16_224.augreg_in21k_ft_in1k",
-        )
+        found = f"camera_embedding={factor:g} is for timm's vision transformers"
+        raise InputError(f"{found}.", backbone="vit_base_patch16_224.augreg_in21k_ft_in1k")
     trunk.norm_pre = CameraEmbedding(trunk.embed_dim, factor, cameras, trunk.norm_pre)

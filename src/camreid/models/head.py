@@ -103,13 +103,10 @@ class RemapHead(nn.Module):
         `weight` (N, dim) and `bias` (N,) are of the other head, `labels` its N identities.
         """
         if weight.shape != (len(labels), self.dim):
-            raise HeadMismatch(
-                f"the starting head is {tuple(weight.shape)}, but its label map names "
-                f"{len(labels)} identities and the features are {self.dim} wide."
-            )
-        rows = labels.rows(self.pids.cpu())
-        known = (rows >= 0).to(self.weight.device)
-        theirs = rows[rows >= 0]
+            found = f"the starting head is {tuple(weight.shape)}, but its label map names"
+            raise HeadMismatch(f"{found} {len(labels)} identities; expected width {self.dim}.")
+        rows = labels.rows(self.pids)
+        known, theirs = rows >= 0, rows[rows >= 0]
         self.weight[known] = weight.to(self.weight)[theirs]
         if self.bias is not None and bias is not None:
             self.bias[known] = bias.to(self.bias)[theirs]

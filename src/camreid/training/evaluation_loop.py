@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from camreid.errors import InputError, NoValidQuery
-from camreid.evaluation.calibration import Calibration, decisions
+from camreid.evaluation.calibration import Calibration
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
 from camreid.evaluation.options import RankOptions
@@ -39,16 +39,13 @@ class RetrievalModule(pl.LightningModule):
         self.test_result: EvaluationResult | None = None
         self.calibration: Calibration | None = None  # of the last validation or of a file
 
-    def on_train_epoch_start(self) -> None:
-        """Forget the calibration of the weights before this epoch."""
-        self.calibration = None
-
     def on_train_start(self) -> None:
         """Keep the interval of validations."""
         self._val_every = self.trainer.check_val_every_n_epoch
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Validate after the run's last batch, due or not: the best checkpoint needs a value."""
+        self.calibration = None  # of other weights
         trainer: Any = self.trainer
         ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         if ends or trainer.global_step == trainer.max_steps or _may_stop(trainer):
@@ -141,8 +138,8 @@ class RetrievalModule(pl.LightningModule):
             if not is_partial(self.trainer):
                 raise
             return
-        asked = self.test_features, self.rank_options.protocol, self.device, self.calibration
-        found, seen = decisions(*asked), self.provenance.seen
+        seen, asked = self.provenance.seen, (self.test_features, self.device, self.calibration)
+        found = self.rank_options.decisions(*asked)
         self.test_result = EvaluationResult(result, seen, identity, protocols, found)
         for name, value in result.scalars().items():
             self.log(f"test/{name}", float(value), sync_dist=True)

@@ -222,7 +222,8 @@ class ReIDModule(RetrievalModule):
         """Read provenance and calibration; the rows of the file were started."""
         notes = checkpoint.get("camreid", {})
         self.provenance = Provenance.from_json(notes.get("provenance"))
-        self.calibration = Calibration.read(notes.get("calibration"))
+        kept = notes.get("calibration")
+        self.calibration = None if kept is None else Calibration.from_json(kept)
         self.rows_started = True
         if self._trainer is not None and self.trainer.training:
             resume(self.trainer, checkpoint)
