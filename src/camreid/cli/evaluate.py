@@ -15,7 +15,6 @@ from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import ImageError, InputError, MissingDataset
-from camreid.evaluation.calibration import decisions
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult

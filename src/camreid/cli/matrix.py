@@ -98,10 +98,7 @@ class Test:
         """Add the row of a fusion of the experts' features."""
         options = evaluate.rank_options(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
-            raise InputError(
-                "query_camera uses features of different experts, which evaluation.rerank and "
-                "evaluation.expand cannot compare."
-            )
+            raise InputError("evaluation.rerank and evaluation.expand cannot compare its features.")
         cameras = {name: expert.provenance.camera for name, expert in self.experts.items()}
         slopes = {k: e.calibration.slope for k, e in self.experts.items() if e.calibration}
         table = fuse(name, tables, cameras, self.config.min_agreement, slopes)

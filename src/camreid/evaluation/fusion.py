@@ -59,10 +59,7 @@ def fuse(
 
 
 def _check_agreement(units: Units, least: float) -> None:
-    """Refuse embedding spaces in which too few images are nearest to themselves across two.
-
-    At most 1,000 images are compared, evenly chosen.
-    """
+    """Refuse spaces in which too few of 1,000 images are nearest to themselves across two."""
     for (one, first), (other, second) in permutations(units.items(), 2):
         share = 0.0
         if is_alike := first.shape == second.shape:
@@ -71,17 +68,16 @@ def _check_agreement(units: Units, least: float) -> None:
             nearest = (first[chosen] @ second[chosen].T).argmax(1).cpu()
             share = (nearest == torch.arange(count)).float().mean().item()
         if share < least or not is_alike:
+            names = f"{one} ({first.shape[1]} wide) and {other} ({second.shape[1]} wide)"
             raise InputError(
-                f"the features of {one} ({first.shape[1]} wide) and {other} ({second.shape[1]} "
-                f"wide) are not comparable: for {100 * share:.1f} % of the images, the nearest "
-                f"feature of the other is the same image; min_agreement is {100 * least:.0f} %. "
-                "Experts that start from the same weights usually agree."
+                f"the features of {names} are not comparable: {100 * share:.1f} % of the images "
+                f"are nearest to themselves across the two; min_agreement is {100 * least:.0f} %."
             )
 
 
 def _weighted(units: Units, slopes: Mapping[str, float]) -> dict[str, Tensor]:
     """Features with the squared length of the slope; a slope below 0 counts as 0."""
-    if lacking := ", ".join(units.keys() - slopes):
+    if lacking := ", ".join(name for name in units if name not in slopes):
         raise InputError(f"no calibration of {lacking}: train with split.val_fraction=0.1.")
     return {name: unit * max(slopes[name], 0) ** 0.5 for name, unit in units.items()}
 

@@ -72,9 +72,11 @@ class RetrievalModule(pl.LightningModule):
         try:
             result = self.val_metric.ranking(self._split)
             values = result.scalars()
-            with suppress(InputError):  # pairs of one kind only
-                table = self.val_metric.table(self._split)
-                self.calibration = Calibration.fit(verify(table, result.protocol, self.device))
+            for split in (self._split, None):  # without sequences where no identity has two
+                with suppress(InputError):  # pairs of one kind only
+                    pairs = verify(self.val_metric.table(split), result.protocol, self.device)
+                    self.calibration = Calibration.fit(pairs)
+                    break
         except NoValidQuery:
             if not is_partial(self.trainer, "val"):
                 raise
