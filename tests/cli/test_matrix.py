@@ -101,7 +101,7 @@ def test_the_numbers_are_those_of_the_saved_features(
 def test_calibrated_experts_have_a_row(tested: Tested, experts: list[Path]) -> None:
     for path, slope in zip(experts, (20.0, 5.0), strict=True):
         module = load(path)
-        module.calibration = Calibration(slope, -3.0, 200, 900)
+        module.calibration = Calibration(slope, -3.0, 200)
         save(module, path)
     found = tested(experts, "fusion=[calibrated]")["fusions"]["calibrated"]
     tables = {name: features(name) for name in ("c1", "c2")}

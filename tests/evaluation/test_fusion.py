@@ -66,7 +66,7 @@ def test_concat_ranks_by_the_mean_cosine(tables: Tables) -> None:
 def test_calibrated_ranks_by_the_mean_logit(tables: Tables, metric: str) -> None:
     logits = torch.zeros(60, 300)
     for name, t in tables.items():
-        calibration = Calibration(SLOPES[name], -3.0, 200, 900)
+        calibration = Calibration(SLOPES[name], -3.0, 200)
         cosines = F.normalize(t.query.features) @ F.normalize(t.gallery.features).T
         logits += calibration.probability(cosines.double()).logit().float() / 3
     q, g = tables["c1"].query, tables["c1"].gallery

@@ -58,7 +58,7 @@ def make_run(
     """What a finished run leaves behind, but for its checkpoint."""
     table, run = replace(table, notes={"seen": list(seen)}), RunFolder(folder)
     result, protocols = options.rank(table)
-    decisions = options.decisions(table, torch.device("cpu"), Calibration(9.0, -4.0, 120, 900))
+    decisions = options.decisions(table, torch.device("cpu"), Calibration(9.0, -4.0, 120))
     tested = EvaluationResult(result, frozenset(seen), protocols=protocols, decisions=decisions)
     numbers = tested.summary()
     about = {"evaluation": asdict(options), "split": SPLIT, "origin": ORIGIN}

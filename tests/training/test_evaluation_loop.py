@@ -76,7 +76,7 @@ def test_a_checkpoint_has_the_calibration_of_its_validation(
     )
     pids, cameras = (torch.tensor([getattr(r, n) for r in split.val]) for n in ("pid", "camera"))
     pairs = verify(FeatureTable(*2 * [Images(features, pids, cameras)]))
-    assert (found.genuine, found.impostors) == (len(pairs.genuine), int(pairs.impostors.sum()))
+    assert found.genuine == len(pairs.genuine)
     assert found.slope == pytest.approx(Calibration.fit(pairs).slope, rel=1e-3)
     assert found.protocol == "cross-camera"
     module.calibration = None

@@ -72,7 +72,8 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
     state = {k.removeprefix(_NETWORK): v for k, v in tensors if k.startswith(_NETWORK)}
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
-        kept, maps = notes.pop("calibration", None), _label_maps(state)
+        own, maps = notes.pop("calibration", None), _label_maps(state)
+        calibration = Calibration.from_json(own) if own else None
         epochs, batches = position(content)
     except ValueError as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
@@ -85,7 +86,7 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         provenance=provenance,
         epochs=epochs,
         batches=batches,
-        calibration=None if kept is None else Calibration.from_json(kept),
+        calibration=calibration,
         notes=notes,
     )
     if wrong := differing_tensors(state, _network_state(checkpoint)):

@@ -1,7 +1,7 @@
 """The loaders of a split."""
 
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +28,8 @@ class ReIDDataModule(pl.LightningDataModule):
         identities: P, identities in a train batch of each rank.
         instances: K, images of each. `auto` is the median number of images of an identity, from 2
             to 4; P is then such that batches keep 4 x `identities` images, or all identities.
-        workers: loader processes; None for as many as there are cores for this rank, at most 8;
-            with a cache at most 2, and none on the CPU.
+        workers: loader processes; None for the cores of this rank, at most 8 (with a cache 2, and
+            none on the CPU).
         seed: of sampling and augmentation.
         augment: of train batches, on their device: `Augment`, or any callable like it.
         sampler: of train batches: `IdentitySampler`, or a subclass or partial of one.
@@ -77,22 +77,18 @@ class ReIDDataModule(pl.LightningDataModule):
 
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
-
-        def known(camera: int) -> Container[int]:
-            return labels if isinstance(labels, LabelMap) else labels.get(camera, ())
-
-        self.train_records = tuple(r for r in self.split.train if r.pid in known(r.camera))
+        if isinstance(labels, LabelMap):
+            labels = dict.fromkeys((r.camera for r in self.split.train), labels)
+        kept = (r for r in self.split.train if r.pid in labels.get(r.camera, ()))
+        self.train_records = tuple(kept)
 
     def setup(self, stage: str) -> None:
         """Fill the cache; InputError if that fails, or if P x K batches cannot be made."""
         if stage == "fit":
             sampler = self.train_sampler(*self._place())
             if sampler.identities * sampler.instances == 1:
-                raise InputError(
-                    "identities=1 and instances=1 make train batches of 1 image; batch "
-                    "normalisation needs at least 2.",
-                    instances=4,
-                )
+                message = "identities=1 with instances=1: batch normalisation needs 2 images."
+                raise InputError(message, instances=4)
         if self.cache:
             images = (*self.split.train, *self.split.val, *self.split.query, *self.split.gallery)
             parts = ("train", "val") if stage in ("fit", "validate") else ("query", "gallery")

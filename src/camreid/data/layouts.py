@@ -22,7 +22,7 @@ from camreid.data.records import (
 )
 from camreid.errors import InputError, MissingDataset
 
-TRY = "For images in another layout: data=csv or data=folder. For a trial: data=synthetic."
+TRY = "For other layouts type data=csv or data=folder; for a trial, data=synthetic."
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,11 @@ def find(root: str | Path, name: str) -> tuple[Path, Layout]:
         raise InputError(f"root={root} holds {len(found)} datasets: {names}.", root=found[0][0])
     there = ", ".join(sorted(os.listdir(home))[:4]) or "nothing" if home.is_dir() else ""
     message = (
-        f"no dataset at root={root}: expected the folder of {wanted[0].title} or its parent, with "
-        f"{wanted[0].folders[0]} in it, found {there or 'no such folder'}. "
+        f"no dataset at root={root}: expected {wanted[0].folders[0]} of {wanted[0].title} in it or "
+        f"in one of its folders, found {there or 'no such folder'}. "
     )
     for place, other in _at([home, *inside], LAYOUTS):
-        message += f"{place} looks like {other.title}: {other.folders[0]} with {other.example}."
-        raise MissingDataset(message, data=other.name)
+        raise MissingDataset(f"{message}{place} looks like {other.title}.", data=other.name)
     near = _at((*home.parents[:2], *(deep for h in inside for deep in _inside(h))), wanted)
     raise MissingDataset(message + TRY, root=near[0][0] if near else "FOLDER")
 
@@ -114,22 +113,19 @@ def part(home: Path, name: str) -> Path:
 def checked(records: Records, home: Path, layout: Layout) -> Records:
     """The records, if they can be trained on, with a note if they are not the official ones."""
     if not records.train:
-        found = f"{home / layout.folders[0]} holds no images like {layout.example}. {TRY}"
-        raise MissingDataset(found)
+        folder = home / layout.folders[0]
+        raise MissingDataset(f"{folder} holds no images like {layout.example}. {TRY}")
     if zeros := [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]:
         raise InputError(
-            f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
-            "distractors of the gallery: move them there, or describe a dataset with an identity 0 "
-            "by data=csv."
+            f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. It marks "
+            "distractors: move them to the gallery; for an identity 0, type data=csv."
         )
     official = SIZES[layout.name]
     sizes = len(records.train), len(records.query), len(records.gallery)
     if sizes in official or not is_official(home, layout):
         return records
-    note = (
-        f"{layout.title} at {home} is not complete, or changed: {sizes} images of train, query and "
-        f"gallery; the official dataset has {' or '.join(map(str, official))}."
-    )
+    expected = " or ".join(map(str, official))
+    note = f"{layout.title} at {home} has {sizes} images of train, query, gallery, not {expected}."
     return replace(records, notes=(*records.notes, note))
 
 
@@ -139,9 +135,8 @@ def _read(root: str | Path, name: str) -> Records:
     if wrong:
         more = f", nor are {len(wrong) - 1} more: {', '.join(wrong[1:5])}" * (len(wrong) > 1)
         raise InputError(
-            f"{wrong[0]} is not named as in {layout.title}{more}; expected names like "
-            f"{layout.example}, cameras from 1, pids below 2**63. Rename or move the file, or "
-            "describe the dataset by data=csv or data=folder."
+            f"{wrong[0]} is not named as in {layout.title}{more}; expected {layout.example}, "
+            f"cameras from 1, pids below 2**63. Rename or move the file. {TRY}"
         )
     return checked(records, home, layout)
 

@@ -27,8 +27,7 @@ def read_msmt17(root: str | Path) -> Records:
     home, layout = find(root, "msmt17")
     if lacking := [name for names in _LISTS for name in names if not (home / name).is_file()]:
         raise MissingDataset(
-            f"MSMT17 at {home} lacks {', '.join(lacking)}. The list files of the dataset define "
-            f"train, query and gallery; copy them into that folder, beside {layout.folders[0]}."
+            f"MSMT17 at {home} lacks {', '.join(lacking)}. Copy them beside {layout.folders[0]}."
         )
     train, query, gallery = (
         _read_lists([home / name for name in names], home / folder, digit)
@@ -48,8 +47,6 @@ def _read_lists(files: list[Path], folder: Path, digit: str) -> tuple[ImageRecor
                 camera, frame, pid = map(int, found.groups())
                 records[path] = ImageRecord(path, int(f"{digit}{pid}"), camera, frame=frame)
             elif line:
-                raise InputError(
-                    f"line {number} of {file} reads {line[:80]!r}; expected an image and its "
-                    f"identity, such as {LAYOUTS[0].example} 0, where 01 is the camera, from 1."
-                )
+                example = f"{LAYOUTS[0].example} 0"
+                raise InputError(f"line {number} of {file} is {line[:80]!r}; expected {example}.")
     return tuple(records[path] for path in sorted(records))

@@ -15,10 +15,7 @@ from camreid.provenance import Dataset
 TRAIN, QUERY, GALLERY = FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 JUNK, DISTRACTOR = -1, 0
 LARGEST = 2**63 - 1  # pid or camera, as tensors are int64
-GRAMMAR = (
-    "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1 is junk, 0000 a distractor)"
-)
-
+GRAMMAR = "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1: junk, 0000: distractor)"
 _NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these formats only
 _NAME = re.compile(r"(-1|\d+)_c(\d+)(?:s(\d+))?(?:_f?(\d+))?")  # pid, camera, sequence, frame
 
@@ -95,14 +92,8 @@ def is_hidden(name: str) -> bool:
 
 def is_loop(folder: str, name: str) -> bool:
     """Whether a folder is a link to one that holds it, by its path or on the disk."""
-    path = Path(folder, name)
-    if not path.is_symlink():
-        return False
-    above = {
-        *map(os.path.realpath, path.parents),
-        *map(str, Path(os.path.realpath(folder)).parents),
-    }
-    return os.path.realpath(path) in above
+    path, parents = Path(folder, name), Path(folder).resolve().parents
+    return path.is_symlink() and path.resolve() in {*map(Path.resolve, path.parents), *parents}
 
 
 def left_out(names: Collection[str], where: object) -> tuple[str, ...]:
@@ -115,8 +106,6 @@ def left_out(names: Collection[str], where: object) -> tuple[str, ...]:
 def require_files(paths: Iterable[str], where: object, hint: str = "", **remedy: object) -> None:
     """Refuse a list of images, at `where`, of which some are not there."""
     if lost := [path for path in paths if not os.path.isfile(path)]:
-        raise InputError(
-            f"{where} lists {len(lost)} images that are not there, such as {', '.join(lost[:3])}. "
-            f"{hint or 'Copy them there, or delete their lines.'}",
-            **remedy,
-        )
+        message = f"{where} lists {len(lost)} images that are not there, such as "
+        hint = hint or "Copy them there, or delete their lines."
+        raise InputError(f"{message}{', '.join(lost[:3])}. {hint}", **remedy)

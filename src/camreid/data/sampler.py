@@ -48,10 +48,9 @@ class IdentitySampler(Sampler[int]):
         _, owners, self._sizes = np.unique(pids, return_inverse=True, return_counts=True)
         found, places = len(self._sizes), identities * world_size
         if found < places:
-            each = f" in each of {world_size} processes" if world_size > 1 else ""
+            each = f"{identities} identities x {instances} images in each of {world_size} processes"
             raise InputError(
-                f"batches of {identities} identities x {instances} images{each} can't be made from "
-                f"{found} identities ({len(owners)} images).",
+                f"batches of {each} can't be made from {found} identities ({len(owners)} images).",
                 **({"identities": found // world_size} if found >= world_size else {"devices": 1}),
             )
         random = np.random.default_rng(seed).random(len(owners))

@@ -10,6 +10,7 @@ from torch import Tensor
 from camreid.errors import InputError
 from camreid.evaluation.result import NUMBERS, RankingResult
 
+Results = RankingResult | Sequence[RankingResult]
 EXACT = 9  # identities up to which all ways to swap two results are tried
 
 
@@ -24,9 +25,9 @@ class Difference:
 
 
 def intervals(
-    result: RankingResult, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    result: RankingResult, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Intervals of `mAP`, `mINP`, `rank1`, `rank5`, `rank10` that hold the share `level` of draws.
+    """95 % intervals of `mAP`, `mINP`, `rank1`, `rank5`, `rank10`.
 
     Identities are drawn; both ends are NaN where all valid queries are of one.
 
@@ -36,16 +37,12 @@ def intervals(
     (0.0, 1.0)
     """
     sums = _by_identity(result.query_pids[result.valid], result.per_query)
-    low, high = _ends(sums, resamples, seed, level)
+    low, high = _ends(sums, resamples, seed)
     return dict(zip(NUMBERS, zip(low, high, strict=True), strict=True))
 
 
 def compare(
-    first: RankingResult | Sequence[RankingResult],
-    second: RankingResult | Sequence[RankingResult],
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    first: Results, second: Results, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Difference]:
     """Paired differences of two results in the numbers of `intervals`, with its arguments.
 
@@ -66,7 +63,7 @@ def compare(
     own, other_values = (torch.stack([r.per_query for r in rs]).mean(0) for rs in (ours, theirs))
     values = own - other_values
     sums = _by_identity(reference.query_pids[reference.valid], values)
-    low, high = _ends(sums, resamples, seed, level)
+    low, high = _ends(sums, resamples, seed)
     p = _randomised(sums[:, :-1], resamples, seed).tolist()
     columns = zip(values.mean(0).tolist(), low, high, p, strict=True)
     return {name: Difference(*column) for name, column in zip(NUMBERS, columns, strict=True)}
@@ -74,7 +71,7 @@ def compare(
 
 def share_intervals(hits: Tensor, pids: Tensor) -> list[tuple[float, float]]:
     """95 % intervals of the means of (P, N) bool by column; identities (P,) are drawn."""
-    return list(zip(*_ends(_by_identity(pids, hits.double()), 1000, 0, 0.95), strict=True))
+    return list(zip(*_ends(_by_identity(pids, hits.double())), strict=True))
 
 
 def _by_identity(pids: Tensor, values: Tensor) -> Tensor:
@@ -84,7 +81,7 @@ def _by_identity(pids: Tensor, values: Tensor) -> Tensor:
     return values.new_zeros(len(pids), values.shape[1]).index_add_(0, identity, values)
 
 
-def _ends(sums: Tensor, resamples: int, seed: int, level: float) -> tuple[list[float], list[float]]:
+def _ends(sums: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[list[float], list[float]]:
     if (identities := len(sums)) < 2:
         nan = [math.nan] * (sums.shape[1] - 1)
         return nan, nan
@@ -93,7 +90,7 @@ def _ends(sums: Tensor, resamples: int, seed: int, level: float) -> tuple[list[f
     drawn += torch.arange(resamples)[:, None] * identities
     times = torch.bincount(drawn.flatten(), minlength=drawn.numel()).view(resamples, -1)
     totals = times.to(sums.dtype) @ sums
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=sums.dtype)
+    tails = torch.tensor([0.025, 0.975], dtype=sums.dtype)
     low, high = (totals[:, :-1] / totals[:, -1:]).quantile(tails, dim=0).tolist()
     return low, high
 

@@ -24,7 +24,6 @@ class Calibration(Record):
     slope: float
     offset: float
     genuine: int  # number of pairs of one identity
-    impostors: int
     protocol: str = "cross-camera"  # of the pairs; `within-camera` for validation in one camera
     cameras: Mapping[str, Map] = field(default_factory=dict)  # as `1-2`
 
@@ -42,28 +41,27 @@ class Calibration(Record):
             for name, part in pairs.by_cameras()
             if min(len(part.genuine), int(part.impostors.sum())) >= LEAST
         }
-        numbers = len(pairs.genuine), int(counts.sum())
-        return cls(*_logistic(pairs.genuine, counts), *numbers, pairs.protocol, own)
+        return cls(*_logistic(pairs.genuine, counts), len(pairs.genuine), pairs.protocol, own)
 
     def probability(self, cosines: Tensor, query: int = 0, gallery: int = 0) -> Tensor:
         """Of one identity, 0..1, by cosine; `query` and `gallery` are cameras, 0 if unknown.
 
-        >>> Calibration(10.0, -5.0, 100, 900).probability(torch.tensor([0.5, 0.9]))
+        >>> Calibration(10.0, -5.0, 100).probability(torch.tensor([0.5, 0.9]))
         tensor([0.5000, 0.9820])
         """
         slope, offset = self.cameras.get(f"{query}-{gallery}", (self.slope, self.offset))
         return (slope * cosines + offset).sigmoid()
 
-    def reliability(self, pairs: Verification, bins: int = 10) -> list[dict[str, float]]:
-        """By `bins` of probability: its mean, the share of genuine pairs, and the weight.
+    def reliability(self, pairs: Verification) -> list[dict[str, float]]:
+        """By tenths of probability: its mean, the share of genuine pairs, and the weight.
 
         Genuine and impostor pairs have half of the weight each.
         """
         cosines, weights, genuine = _weighed(pairs.genuine, pairs.impostors.sum(0))
         chance = self.probability(cosines)
         columns = torch.stack([chance * weights, genuine * weights, weights], dim=1)
-        place = (chance * bins).long().clamp(max=bins - 1)
-        sums = torch.zeros(bins, 3, dtype=torch.float64).index_add_(0, place, columns).tolist()
+        place = (chance * 10).long().clamp(max=9)
+        sums = torch.zeros(10, 3, dtype=torch.float64).index_add_(0, place, columns).tolist()
         return [{"probability": p / w, "genuine": g / w, "weight": w} for p, g, w in sums if w]
 
 
