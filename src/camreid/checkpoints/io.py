@@ -1,5 +1,6 @@
 """Read and write camreid checkpoints."""
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
 from camreid.models.pixels import Pixels
 from camreid.provenance import Provenance, versions
+from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import read_file
 from camreid.training.module import ReIDModule
 from camreid.training.resuming import position
@@ -92,6 +94,17 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
     if wrong := differing_tensors(state, _network_state(checkpoint)):
         raise InputError(f"{path}: {len(wrong)} tensors do not fit its network: {wrong[:3]}.")
     return checkpoint
+
+
+def decision_notes(checkpoint: Checkpoint) -> dict[str, str]:
+    """For an exported file: its `calibration` and the `thresholds` of its run, as JSON."""
+    file = Path(checkpoint.path).resolve()
+    metrics = RunFolder(file.parent.parent).metrics
+    own = metrics is not None and Path(metrics.weights or "").name == file.name
+    thresholds = metrics.verification if metrics and own else None
+    calibration = checkpoint.calibration and checkpoint.calibration.to_json()
+    found = {"calibration": calibration, "thresholds": thresholds}
+    return {name: json.dumps(value) for name, value in found.items() if value}
 
 
 def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> ModelConfig:

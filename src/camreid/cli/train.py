@@ -137,9 +137,13 @@ def _announce(
         rows = len({pid for pids in inherited.values() for pid in pids})
         show(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
     if not split.val:
-        show("No identities are held out for validation: best.ckpt is the last epoch.")
+        show(
+            "No identities are held out for validation: best.ckpt is the last epoch, uncalibrated."
+        )
     elif split.val_within_camera:
-        show(f"Validation ranks within camera {split.val[0].camera}, across its sequences.")
+        show(
+            f"Validation ranks within camera {split.val[0].camera}, across its sequences, as does the calibration."
+        )
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:

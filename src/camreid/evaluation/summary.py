@@ -72,9 +72,9 @@ class Row:
 
     def summary(self) -> dict[str, Any]:
         """`numbers` of all queries, and `leak`, see `leakage`."""
-        leak = leakage(self.ranking, self.seen)
         numbers = self.numbers(torch.ones_like(self.ranking.valid))
-        return {**numbers, "leak": leak, "seen_complete": self.seen_complete}
+        about = {"leak": leakage(self.ranking, self.seen), "seen_complete": self.seen_complete}
+        return {**numbers, **about}
 
     def numbers(self, queries: Tensor) -> dict[str, Any]:
         """Numbers of some queries, (Q,) bool, and `by_camera`: None for one without a match."""

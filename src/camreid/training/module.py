@@ -27,8 +27,7 @@ from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
 from camreid.training.step import compiled, keep_freed_memory, memory_format
 
-# weight and value of each loss, by name
-ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
+ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]  # weight, value
 
 
 class ReIDModule(RetrievalModule):
