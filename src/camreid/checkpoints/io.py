@@ -99,12 +99,11 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
 def decision_notes(checkpoint: Checkpoint) -> dict[str, str]:
     """For an exported file: its `calibration` and the `thresholds` of its run, as JSON."""
     file = Path(checkpoint.path).resolve()
-    metrics = RunFolder(file.parent.parent).metrics
-    own = metrics is not None and Path(metrics.weights or "").name == file.name
-    thresholds = metrics.verification if metrics and own else None
-    calibration = checkpoint.calibration and checkpoint.calibration.to_json()
-    found = {"calibration": calibration, "thresholds": thresholds}
-    return {name: json.dumps(value) for name, value in found.items() if value}
+    metrics, found = RunFolder(file.parent.parent).metrics, {"calibration": checkpoint.calibration}
+    notes = {name: record.to_json() for name, record in found.items() if record}
+    if metrics and metrics.verification and Path(metrics.weights or "").name == file.name:
+        notes["thresholds"] = metrics.verification
+    return {name: json.dumps(value) for name, value in notes.items()}
 
 
 def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> ModelConfig:

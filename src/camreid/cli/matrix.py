@@ -152,8 +152,7 @@ class Test:
 
 def _read_fusions(config: DictConfig) -> list[Any]:
     given = [config.fusion] if isinstance(config.fusion, str) else config.fusion or []
-    unknown = [name for name in given if name not in FUSIONS]
-    if unknown:
+    if unknown := [name for name in given if name not in FUSIONS]:
         raise InputError(f"fusion={unknown[0]}: type some of fusion=[{','.join(FUSIONS)}].")
     require_number("min_agreement", config.min_agreement, 0, 1)
     return list(dict.fromkeys(given))

@@ -36,8 +36,8 @@ def intervals(
     >>> intervals(rank_distances(torch.tensor([[0.1, 0.2], [0.1, 0.2]]), *labels))["rank1"]
     (0.0, 1.0)
     """
-    sums = _by_identity(result.query_pids[result.valid], result.per_query)
-    low, high = _ends(sums, resamples, seed)
+    sums = by_identity(result.query_pids[result.valid], result.per_query)
+    low, high = percentiles(sums, resamples, seed)
     return dict(zip(NUMBERS, zip(low, high, strict=True), strict=True))
 
 
@@ -62,26 +62,24 @@ def compare(
             raise InputError(f"{found} only: rank the same gallery by the same protocol.")
     own, other_values = (torch.stack([r.per_query for r in rs]).mean(0) for rs in (ours, theirs))
     values = own - other_values
-    sums = _by_identity(reference.query_pids[reference.valid], values)
-    low, high = _ends(sums, resamples, seed)
+    sums = by_identity(reference.query_pids[reference.valid], values)
+    low, high = percentiles(sums, resamples, seed)
     p = _randomised(sums[:, :-1], resamples, seed).tolist()
     columns = zip(values.mean(0).tolist(), low, high, p, strict=True)
     return {name: Difference(*column) for name, column in zip(NUMBERS, columns, strict=True)}
 
 
-def share_intervals(hits: Tensor, pids: Tensor) -> list[tuple[float, float]]:
-    """95 % intervals of the means of (P, N) bool by column; identities (P,) are drawn."""
-    return list(zip(*_ends(_by_identity(pids, hits.double())), strict=True))
-
-
-def _by_identity(pids: Tensor, values: Tensor) -> Tensor:
+def by_identity(pids: Tensor, values: Tensor) -> Tensor:
     """(I, N + 1) sums of (V, N) values of the identities (V,), and the number of values."""
     pids, identity = torch.unique(pids, return_inverse=True)
     values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
     return values.new_zeros(len(pids), values.shape[1]).index_add_(0, identity, values)
 
 
-def _ends(sums: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[list[float], list[float]]:
+def percentiles(
+    sums: Tensor, resamples: int = 1000, seed: int = 0
+) -> tuple[list[float], list[float]]:
+    """2.5 and 97.5 % points of the means of (I, N + 1) sums `by_identity`; NaN for one identity."""
     if (identities := len(sums)) < 2:
         nan = [math.nan] * (sums.shape[1] - 1)
         return nan, nan

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from camreid.evaluation.verification import BINS, Verification
+from camreid.evaluation.verification import BINS, EDGES, Verification
 from camreid.provenance import Record
 
 LEAST = 100  # pairs of each kind of two cameras with a map of their own
@@ -68,7 +68,7 @@ class Calibration(Record):
 def _weighed(genuine: Tensor, impostors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines, weights and targets (1 or 0) of (P,) genuine cosines and (BINS,) impostors."""
     used = impostors.nonzero()[:, 0]
-    cosines = torch.cat([genuine.double(), (used.double() + 0.5) * (2 / BINS) - 1])
+    cosines = torch.cat([genuine, EDGES[used] + 1 / BINS]).double()
     shares = (torch.ones_like(genuine).double(), impostors[used].double())
     weights = torch.cat([share / share.sum() / 2 for share in shares])
     return cosines, weights, (torch.arange(len(cosines)) < len(genuine)).double()

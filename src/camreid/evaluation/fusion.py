@@ -26,13 +26,11 @@ def fuse(
     """The experts as one table; InputError where they do not allow the fusion.
 
     Args:
-        fusion: `concat` compares by the mean of the experts' cosines, `mean` by the mean feature,
-            `query_camera` each query by the expert of its camera, with the whole gallery, and
-            `calibrated` by the mean of the experts' logits of the calibrated probability.
+        fusion: by the mean of the experts' cosines (`concat`) or of their calibrated log-odds, by
+            the mean feature, or each query by the expert of its camera, with the whole gallery.
         tables: by expert, of the same images in the same order.
         cameras: that each expert was trained on, 1-based; None for several, or if it is unknown.
-        min_agreement: of each two experts' features, for `mean`: the share of images
-            that are nearest to themselves across the two.
+        min_agreement: for `mean`: share of images nearest to themselves across two experts.
         slopes: of the experts' calibrations, for `calibrated`.
     """
     if len(tables) < 2:

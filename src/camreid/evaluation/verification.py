@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.bootstrap import share_intervals
+from camreid.evaluation.bootstrap import by_identity, percentiles
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.protocols import JUNK, Pairs, Rules, View
 from camreid.evaluation.result import Protocol
@@ -18,6 +18,7 @@ from camreid.evaluation.scores import feature_scores
 
 RATES = (1e-2, 1e-3, 1e-4)  # of false accepts
 BINS = 2**15  # of cosines: 6e-5 wide
+EDGES = torch.arange(BINS + 1) * (2 / BINS) - 1
 MOST = 24  # cameras in a table of their pairs; more fit no page and little memory
 _PAIRS = 2**21  # at a time
 
@@ -55,15 +56,15 @@ class Verification:
         """
         counts = self.impostors.sum(0)
         accepted = counts.flip(0).cumsum(0).flip(0).double() / counts.sum()  # from each edge on
-        edges = _edge(torch.arange(BINS + 1))
-        rejected = torch.searchsorted(self.genuine.sort().values, edges[:-1]) / len(self.genuine)
+        rejected = torch.searchsorted(self.genuine.sort().values, EDGES[:-1]) / len(self.genuine)
         equal = int((accepted - rejected).abs().argmin())
-        thresholds = edges[[equal, *(int((accepted > rate).sum()) for rate in RATES)]]
+        thresholds = EDGES[[equal, *(int((accepted > rate).sum()) for rate in RATES)]]
         hits = self.genuine[:, None] >= thresholds
-        shares, ends = hits.double().mean(0).tolist(), share_intervals(hits, self.pids)
+        ends = percentiles(by_identity(self.pids, hits.double()))
+        columns = (thresholds.tolist(), hits.double().mean(0).tolist(), *ends)
         eer, *far = (
-            {"threshold": threshold, "tar": tar, "fnmr": 1 - tar, "interval": list(own)}
-            for threshold, tar, own in zip(thresholds.tolist(), shares, ends, strict=True)
+            {"threshold": threshold, "tar": tar, "fnmr": 1 - tar, "interval": own}
+            for threshold, tar, *own in zip(*columns, strict=True)
         )
         return {
             "pairs": {"genuine": len(hits), "impostor": int(counts.sum())},
@@ -84,7 +85,8 @@ class Verification:
         rates = {}
         for rate in (0.1, 0.01):
             # the next edge above the first alarm that is too many
-            threshold = _edge(_bin(other[int(rate * len(other))]) + 1).item()
+            alarm = other[int(rate * len(other))]
+            threshold = EDGES[torch.searchsorted(EDGES[:-1], alarm, right=True)].item()
             hits = (genuine >= threshold) & (genuine > impostor)
             fnir = 1 - hits[mated].double().mean().item()
             rates[f"{rate:g}"] = {"threshold": threshold, "fnir": fnir}
@@ -120,7 +122,7 @@ def verify(
         if protocol == "within-camera":
             cosines.masked_fill_(sides[0][queries, None] != sides[1], -2)
         closest[0, queries] = cosines.amax(1)
-        bins = _bin(cosines).add_(1).clamp_(0, BINS)
+        bins = cosines.add_(1).mul_(BINS / 2).int().add_(1).clamp_(0, BINS)
         bins += (own[queries, None] * len(cameras) + theirs) * (BINS + 1)
         counts += bins.flatten().bincount(minlength=counts.numel()).view_as(counts)
     genuine, query, column = (torch.cat(part) for part in zip(*found, strict=True))
@@ -140,11 +142,3 @@ def _blocks(table: FeatureTable, device: torch.device | None) -> Iterator[tuple[
     for queries in torch.arange(len(query)).split(max(1, _PAIRS // len(gallery))):  # type: ignore[no-untyped-call]
         raw = scores.raw(queries, scores.scale.new_empty(len(queries), len(gallery)))
         yield queries, raw.mul_(scores.scale).cpu()
-
-
-def _bin(cosines: Tensor) -> Tensor:
-    return ((cosines + 1) * (BINS / 2)).int()
-
-
-def _edge(bins: Tensor) -> Tensor:
-    return bins * (2 / BINS) - 1

@@ -170,8 +170,7 @@ def head_check_table(
 def points(found: Difference) -> str:
     """A difference in points, below it the ends of its interval."""
     value, low, high = in_points(found.value, found.low, found.high)
-    sign = "+" * (found.value > 0)
-    return f"{sign}{value}" + ("" if math.isnan(found.low) else f"\n{low}..{high}")
+    return "+" * (found.value > 0) + value + ("" if math.isnan(found.low) else f"\n{low}..{high}")
 
 
 def doubt(found: Difference, identities: int) -> str:

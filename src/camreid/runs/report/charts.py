@@ -51,8 +51,7 @@ def draw(x: str, lines: Mapping[str, Points], shares: bool = True) -> str:
         axes.set_xlabel(x)
         axes.grid(alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
-        whole = max(places) > 1 or pad == 0.5
-        axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         if shares:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         # the end of a long name; a label that starts with _ would be left out

@@ -87,9 +87,9 @@ def _section(run: RunFolder) -> dict[str, Any]:
     elif not run.matrix:
         notes.append("This run has not been tested: there is no metrics.json.")
     if run.metrics and run.metrics.reliability:
-        points = [(bin["probability"], bin["genuine"]) for bin in run.metrics.reliability]
-        lines = {"share of one identity": points, "ideal": [(0.0, 0.0), (1.0, 1.0)]}
-        charts["Reliability"] = draw("calibrated probability", lines)
+        points = [(100 * bin["probability"], bin["genuine"]) for bin in run.metrics.reliability]
+        lines = {"share of one identity": points, "ideal": [(0.0, 0.0), (100.0, 1.0)]}
+        charts["Reliability"] = draw("calibrated probability in %", lines)
     records = [record for record in (run.matrix, run.metrics, run.head_check) if record]
     content = records[0].to_json() if records else {}
     about = {name: content.get(name) for name in ("weights", "split", "evaluation", "origin")}
