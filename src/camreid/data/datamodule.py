@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,6 +18,8 @@ from camreid.data.sampler import IdentitySampler
 from camreid.data.transforms import stream
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.labels import LabelMap
+
+Loader: TypeAlias = DataLoader[Batch]
 
 
 class ReIDDataModule(pl.LightningDataModule):
@@ -109,7 +111,7 @@ class ReIDDataModule(pl.LightningDataModule):
         sampler.records = self.train_records
         return sampler
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Loader:
         """P x K batches of this rank."""
         sampler = self.train_sampler(*self._place())
         # workers draw batches before Lightning sets the epoch
@@ -117,25 +119,23 @@ class ReIDDataModule(pl.LightningDataModule):
         size = sampler.identities * sampler.instances
         return self._loader(self.train_records, sampler, size, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+    def val_dataloader(self) -> Loader | list[Any]:
         """The validation images; empty if there are none."""
         return self.eval_dataloader(self.split.val) if self.split.val else []
 
-    def test_dataloader(self) -> list[DataLoader[Batch]]:
+    def test_dataloader(self) -> list[Loader]:
         """The query and the gallery."""
         return [self.eval_dataloader(self.split.query), self.eval_dataloader(self.split.gallery)]
 
     predict_dataloader = test_dataloader
 
-    def eval_dataloader(
-        self, records: Sequence[ImageRecord], padded: bool = True
-    ) -> DataLoader[Batch]:
+    def eval_dataloader(self, records: Sequence[ImageRecord], padded: bool = True) -> Loader:
         """This rank's share of `records`, in order; `padded` repeats images to equal shares."""
         rank, world_size = self._place()
         sampler: Iterable[int] = range(rank, len(records), world_size)
         if padded:
             sampler = DistributedSampler(records, world_size, rank, shuffle=False)  # type: ignore[arg-type]
-        return self._loader(records, sampler, self.eval_batch_size)
+        return self._loader(records, sampler, self.eval_batch_size, drop_last=False)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment train batches, on the device they are on."""
@@ -149,12 +149,8 @@ class ReIDDataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(
-        self,
-        records: Sequence[ImageRecord],
-        sampler: Iterable[int],
-        batch_size: int,
-        drop_last: bool = False,
-    ) -> DataLoader[Batch]:
+        self, records: Sequence[ImageRecord], sampler: Iterable[int], size: int, drop_last: bool
+    ) -> Loader:
         workers = self.workers
         located = self.cache.locate([r.path for r in records]) if self.cache else None
         if workers is None:
@@ -162,7 +158,7 @@ class ReIDDataModule(pl.LightningDataModule):
             workers = min(most, cores() // max(1, self.trainer.num_devices if self.trainer else 1))
         return DataLoader(
             ImageBatches(records, self.size, self.interpolation, located),
-            batch_size,
+            size,
             sampler=sampler,
             num_workers=workers,
             collate_fn=default_convert,

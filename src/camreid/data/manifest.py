@@ -11,14 +11,7 @@ from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from camreid.data.records import (
-    DISTRACTOR,
-    LARGEST,
-    ImageRecord,
-    identities,
-    parse_name,
-    require_files,
-)
+from camreid.data.records import LARGEST, ImageRecord, identities, parse_name, require_files
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap
@@ -150,7 +143,7 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
             f"line {number} of {path} reads {','.join(line.values())}; expected "
             f"{','.join(COLUMNS)}: subset {', '.join(SUBSETS)}; pid -1..2**63-1; camera from 1."
         )
-    if pid <= DISTRACTOR and subset != "gallery":
+    if pid < 1 and subset != "gallery":
         raise InputError(
             f"line {number} of {path} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) "
             "are of the gallery. Delete such lines, or add 1 to every pid if identities start at 0."

@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camreid.data.manifest import SUBSETS, read_table
-from camreid.data.records import (
-    ImageRecord,
-    Records,
-    is_hidden,
-    is_image,
-    is_loop,
-    left_out,
-    require_files,
-)
+from camreid.data.records import ImageRecord, Records, is_hidden, is_image, left_out, require_files
 from camreid.errors import InputError, MissingDataset
 from camreid.provenance import CAMERAS, Dataset
 
@@ -88,7 +80,7 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     images: list[NamedImage] = []
     other, closed = list[str](), list[OSError]()
     for folder, inner, names in os.walk(home, onerror=closed.append, followlinks=True):
-        inner[:] = sorted(n for n in inner if not is_hidden(n) and not is_loop(folder, n))
+        inner[:] = sorted(n for n in inner if not is_hidden(n) and not _is_loop(folder, n))
         parts = Path(folder).relative_to(home).parts
         subset = "".join(parts[:1]).lower() if has_subsets else ""
         identity, camera, *_ = (*parts[has_subsets:], "", "")
@@ -108,6 +100,12 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
             **({"root": home / folders[0]} if len(folders) == 1 else {"data": "csv"}),
         )
     return _records(_with_cameras(images, camera_pattern), home, left_out(other, home))
+
+
+def _is_loop(folder: str, name: str) -> bool:
+    """Whether a folder is a link to one that holds it, by its path or on the disk."""
+    path, parents = Path(folder, name), Path(folder).resolve().parents
+    return path.is_symlink() and path.resolve() in {*map(Path.resolve, path.parents), *parents}
 
 
 def _find(pattern: str, name: str) -> str:
@@ -169,9 +167,7 @@ def numbers(names: Iterable[str], where: object) -> dict[str, int]:
             raise InputError(f"{found}. Write each name in one way.")
         spelled[key] = name
     parts = {key: re.split(r"(\d+)", key) for key in spelled}  # cam2 is before cam10
-    ordered = sorted(
-        parts, key=lambda key: [p.zfill(99) if p.isdecimal() else p for p in parts[key]]
-    )
+    ordered = sorted(parts, key=lambda k: [p.zfill(99) if p.isdecimal() else p for p in parts[k]])
     are_numbers = all(key.isdecimal() and 1 <= int(key) < CAMERAS for key in ordered)
     places = enumerate(ordered, start=1)
     return {spelled[key]: int(key) if are_numbers else place for place, key in places}

@@ -5,7 +5,8 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import PurePath
+from typing import TypeAlias
 
 from PIL import Image
 
@@ -54,6 +55,9 @@ def parse_name(path: str | PurePath) -> ImageRecord | None:
     return ImageRecord(str(path), pid, camera, sequence, frame)
 
 
+Images: TypeAlias = tuple[ImageRecord, ...]
+
+
 @dataclass(frozen=True)
 class Records:
     """A dataset by the official division: each part a tuple sorted by file name, without junk.
@@ -61,10 +65,10 @@ class Records:
     Without a division, all images are in `train`.
     """
 
-    train: tuple[ImageRecord, ...]
-    query: tuple[ImageRecord, ...]
-    gallery: tuple[ImageRecord, ...]
-    val: tuple[ImageRecord, ...] = ()  # if the dataset has a division of its own for it
+    train: Images
+    query: Images
+    gallery: Images
+    val: Images = ()  # if the dataset has a division of its own for it
     datasets: tuple[Dataset, ...] = ()  # the names of identities and cameras; empty for numbers
     notes: tuple[str, ...] = ()  # lines for the user, such as on files that are left out
 
@@ -88,12 +92,6 @@ def is_image(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is of the system: `.DS_Store`, `__MACOSX`, `Thumbs.db`."""
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
-
-
-def is_loop(folder: str, name: str) -> bool:
-    """Whether a folder is a link to one that holds it, by its path or on the disk."""
-    path, parents = Path(folder, name), Path(folder).resolve().parents
-    return path.is_symlink() and path.resolve() in {*map(Path.resolve, path.parents), *parents}
 
 
 def left_out(names: Collection[str], where: object) -> tuple[str, ...]:

@@ -14,13 +14,11 @@ class IdentitySampler(Sampler[int]):
 
     An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`.
 
-    An identity of n images is drawn ceil(n / K) times to an epoch, at most once for each batch, so
-    that an epoch shows every image: whole groups alone would leave out 3 of 7 images at K=4. The
-    images of an identity differ by at most one draw, and those with one more take turns from epoch
+    An epoch shows every image: an identity of n images is drawn ceil(n / K) times, at most once for
+    each batch. Its images differ by at most one draw, and those with one more take turns from epoch
     to epoch. K images differ if n is at least K. Identities drawn at random, once more each, fill
-    the last batches. An epoch has as many batches as these draws need, the same on every rank. An
-    identity with more than a P-th of the draws is in every batch, and an epoch shows a part of its
-    images, in turn; the others are then drawn more often, in proportion to their images.
+    the last batches. An identity with more than a P-th of the draws is in every batch, and an epoch
+    shows a part of its images, in turn; the others are then drawn in proportion to their images.
 
     Ranks share batches: those of W ranks with P identities each are, in rank order, those of one
     rank with W*P identities. InputError for fewer identities.

@@ -6,15 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 from camreid.data.manifest import Split, count_rankable
-from camreid.data.records import DISTRACTOR, ImageRecord, Records, identities, parse_name
+from camreid.data.records import DISTRACTOR, ImageRecord, Images, Records, identities, parse_name
 from camreid.errors import InputError, require_choice, require_number, require_whole
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
 
-Images: TypeAlias = tuple[ImageRecord, ...]
 By = Literal["identity", "image"]
 Pool = Literal["all", "train"]
 Item = TypeVar("Item")
@@ -197,10 +196,8 @@ def _pick_queries(records: Images, rng: random.Random) -> tuple[Images, Images]:
     return query, tuple(r for r in records if r not in chosen)
 
 
-def _split(
-    parts: tuple[Images, Images, Images, Images], records: Records, record: SplitRecord
-) -> Split:
-    train, val, query, _ = parts
+def _split(parts: tuple[Images, ...], records: Records, record: SplitRecord) -> Split:
+    train, val, query, gallery = parts
     labels, held_out = LabelMap.of(identities(train), order="fastreid"), len(identities(val))
     has_val = record.options["val_fraction"] == 0 or (held_out > 1 and count_rankable(val))
     if (len(labels) < 2 and (train or not query)) or not has_val:
@@ -209,4 +206,4 @@ def _split(
             f"validation, with {count_rankable(val)} matches; expected 2 or more of each.",
             val_fraction=0,
         )
-    return Split(*parts, labels, record, records.datasets)
+    return Split(train, val, query, gallery, labels, record, records.datasets)
