@@ -76,17 +76,15 @@ def by_identity(pids: Tensor, values: Tensor) -> Tensor:
     return values.new_zeros(len(pids), values.shape[1]).index_add_(0, identity, values)
 
 
-def percentiles(
-    sums: Tensor, resamples: int = 1000, seed: int = 0
-) -> tuple[list[float], list[float]]:
+def percentiles(sums: Tensor, draws: int = 1000, seed: int = 0) -> tuple[list[float], list[float]]:
     """2.5 and 97.5 % points of the means of (I, N + 1) sums `by_identity`; NaN for one identity."""
     if (identities := len(sums)) < 2:
         nan = [math.nan] * (sums.shape[1] - 1)
         return nan, nan
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(identities, (resamples, identities), generator=generator)
-    drawn += torch.arange(resamples)[:, None] * identities
-    times = torch.bincount(drawn.flatten(), minlength=drawn.numel()).view(resamples, -1)
+    drawn = torch.randint(identities, (draws, identities), generator=generator)
+    drawn += torch.arange(draws)[:, None] * identities
+    times = torch.bincount(drawn.flatten(), minlength=drawn.numel()).view(draws, -1)
     totals = times.to(sums.dtype) @ sums
     tails = torch.tensor([0.025, 0.975], dtype=sums.dtype)
     low, high = (totals[:, :-1] / totals[:, -1:]).quantile(tails, dim=0).tolist()
