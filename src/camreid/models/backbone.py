@@ -67,6 +67,8 @@ class BackboneOptions(TrunkOptions):
 class Backbone(nn.Module):
     """A network without its classifier: (B, 3, H, W) normalised images to (B, dim).
 
+    InputError for no such model, weights or option, or not for this image size.
+
     Args:
         name: of a timm model, such as `resnet50.tv_in1k`; of an OSNet: `osnet_x1_0`, `x0_75`,
             `x0_5` or `x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`; or for human-pretrained weights:
@@ -76,9 +78,6 @@ class Backbone(nn.Module):
     Attributes:
         dim: width of the features.
         mean: (3,) of the pixels that the weights expect, in 0..255; likewise `std`.
-
-    Raises:
-        InputError: no such model, weights or option, or not for this image size.
     """
 
     def __init__(
@@ -175,7 +174,7 @@ def _check_patches(name: str, trunk: nn.Module, image_size: tuple[int, int]) -> 
     down, up = [max(1, n // k) * k for n, k in pairs], [-(-n // k) * k for n, k in pairs]
     if down != up:
         found = f"image_size={list(image_size)}: {name} takes whole patches of {list(sides)}"
-        raise InputError(f"{found}, such as {down} and {up}.", image_size=down)
+        raise InputError(f"{found}; the nearest sizes: {down} and {up}.", image_size=down)
 
 
 def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:

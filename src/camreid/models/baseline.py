@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from camreid.labels import HeadLabels
 from camreid.models.backbone import Backbone, BackboneOptions
-from camreid.models.camera_norm import use_camera_norm
-from camreid.models.cameras import CameraIndex, CameraOptions, use_camera_embedding, used_cameras
+from camreid.models.cameras import CameraIndex, CameraOptions, use_embedding, use_norm, used_cameras
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
 from camreid.models.network import Cameras, ReIDNetwork, ReIDOutput, Rows, Side
@@ -53,9 +52,9 @@ class Baseline(ReIDNetwork):
         self.cameras = used_cameras(options)
         self.camera_index = CameraIndex(self.cameras)
         if own.camera_norm:
-            use_camera_norm(self, self.camera_index)
+            use_norm(self, self.camera_index)
         if own.camera_embedding:
-            use_camera_embedding(self.backbone.trunk, own.camera_embedding, self.camera_index)
+            use_embedding(self.backbone.trunk, own.camera_embedding, self.camera_index)
         how = (own.classifier, own.scale, own.margin, own.bias)
         self.heads = nn.ModuleDict(
             {f"c{c}": RemapHead(dim, labels.get(c, ()), *how, camera=c) for c in self.cameras}

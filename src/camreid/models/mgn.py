@@ -40,7 +40,6 @@ class MGN(ReIDNetwork):
     Branch 1 takes the whole map, branch 2 the whole and two stripes, branch 3 the whole and three.
     Each of the eight parts is pooled, reduced by a 1 x 1 convolution and batch-normalised, and has
     a head; all heads are over one label map. The feature is the parts in the order of `PARTS`.
-
     Options: see `MGNOptions`. The map of H / 16 rows must have three stripes.
     """
 

@@ -45,10 +45,7 @@ class FeatureOptions:
         require_choice("neck", self.neck, Side)
 
     def __call__(
-        self,
-        network: Callable[[Tensor], ReIDOutput],
-        images: Tensor,
-        output: ReIDOutput | None = None,
+        self, network: Callable[..., ReIDOutput], images: Tensor, output: ReIDOutput | None = None
     ) -> Tensor:
         """(B, D) features of (B, 3, H, W) images; `output` is the network's, where it is known."""
         features = self._of(output or network(images))

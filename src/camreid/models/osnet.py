@@ -43,11 +43,8 @@ class OSNet(nn.Module):
         apart = norm == "ain"
         for n, (first, second) in enumerate(_PLACES[norm]):
             inputs, outputs = channels[n : n + 2]
-            blocks = (
-                OSBlock(inputs, outputs, first, apart),
-                OSBlock(outputs, outputs, second, apart),
-            )
-            stage = nn.Sequential(*blocks)
+            own = OSBlock(inputs, outputs, first, apart), OSBlock(outputs, outputs, second, apart)
+            stage = nn.Sequential(*own)
             self.add_module(f"conv{n + 2}", stage)
             if n < 2:  # torchreid has the transitions outside the stages in AIN, inside elsewhere
                 pool = nn.Sequential(_conv(outputs, outputs), nn.AvgPool2d(2))

@@ -18,7 +18,6 @@ from camreid.errors import InputError
 
 State = dict[str, Tensor]
 
-_DEPTH = 3  # of nested containers
 _LEGACY = b"\x80\x02\x8a"  # how torch.save began before its files were archives
 _SAVE = "torch.save(model.state_dict(), FILE)"
 _KINDS = (  # first bytes, and what to say of the file
@@ -95,9 +94,7 @@ def preference(name: str) -> int:
     return 2 if re.search(r"\b(student|encoder_k|momentum_encoder)\b", name) else 1
 
 
-def _states(
-    name: str, content: Mapping[Any, Any], depth: int = _DEPTH
-) -> Iterator[tuple[str, State]]:
+def _states(name: str, content: Mapping[Any, Any], depth: int = 3) -> Iterator[tuple[str, State]]:
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     wrapped = all(k.startswith("module.") for k in tensors)
     if tensors:
@@ -115,7 +112,6 @@ def is_dense(value: Tensor) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    """What a file is in place of weights, and what to do."""
     if path.is_dir() and not (path / "data.pkl").is_file():
         return "it is a folder. Name the file in it."
     folder = (path if path.is_dir() else path.parent).absolute()

@@ -18,13 +18,11 @@ from camreid.models.reading import State, preference, read_states
 from camreid.models.resnet import NonLocal
 from camreid.progress import note
 
+_HEAD = "a head, such as a classifier of other classes"
 # what is not part of a trunk, by its name there, and why
 _NEEDLESS = (
-    (
-        r"(fc|classifier\w*|heads?|head_\w+|mlp_head|dino_head|ibot_head|projector|projection_head|"
-        r"predictor|decoder\w*|neck|proj)(\.|$)",
-        "a head, such as a classifier of other classes",
-    ),
+    (r"(fc|classifier\w*|heads?|head_\w+|(mlp|dino|ibot|projection)_head)(\.|$)", _HEAD),
+    (r"(projector|predictor|decoder\w*|neck|proj)(\.|$)", _HEAD),
     (r"queue(_ptr)?$|mask(ed)?_(token|embed)$|center$|local_cls_norm\.", "of the pretraining"),
     (r".*(relative_position_index|attn_mask|periods|bias_mask)$", "computed, not learnt"),
     (r"semantic_embed_[wb]\.", "part of the merges, or behind the last stage"),
@@ -91,12 +89,10 @@ def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
     outside = [k for k in states[box] if not k.startswith(best.prefix)]
     why = {k: _reason(re.sub(r"^(module|model)\.", "", k)) for k in outside}
     why |= {k: "another encoder" for k in outside if double and k.startswith(double)}
-    return replace(
-        best,
-        needless=best.needless | {k: reason for k, reason in why.items() if reason},
-        outside=tuple(k for k, reason in why.items() if not reason),
-        others=tuple(dict.fromkeys(f.place for f in equal)),
-    )
+    needless = best.needless | {k: reason for k, reason in why.items() if reason}
+    unused = tuple(k for k, reason in why.items() if not reason)
+    others = tuple(dict.fromkeys(f.place for f in equal))
+    return replace(best, needless=needless, outside=unused, others=others)
 
 
 def _prefixes(state: State, size: int) -> list[str]:
@@ -196,11 +192,7 @@ def map_of(count: int) -> tuple[int, int] | None:
 
 
 def load_trunk(trunk: nn.Module, path: str, allow_partial: bool = False) -> None:
-    """Load a file of backbone weights; print its coverage, and what was not used.
-
-    A classifier and a second encoder in it are left out. InputError for less than the whole trunk,
-    unless `allow_partial`.
-    """
+    """Load a file and print what is used; `allow_partial` permits less than the whole trunk."""
     fit = fit_trunk(read_states(path, "weights"), trunk)
     if (fit.missing or fit.left_over) and not (allow_partial and fit.tensors):
         remedy = {"allow_partial": True} if fit.tensors else {}
