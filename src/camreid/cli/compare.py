@@ -59,13 +59,12 @@ def main() -> None:
 
         def run(config: DictConfig) -> None:
             check("compare", config)
-            begin("camreid.cli.unseen").compare_checkpoints(paths, command, finish, config)
+            begin("camreid.cli.evaluate").compare_checkpoints(paths, command, finish, config)
 
         launch("camreid-compare", "compare", run)
 
 
 def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[str] = ()) -> None:
-    """Compare run folders, print tables and verdicts, and write the file."""
     compare = begin("camreid.runs.compare")  # torch only now: --help is quick
     from camreid.cli.terminal import show
 
