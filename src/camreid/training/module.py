@@ -37,8 +37,7 @@ class ReIDModule(RetrievalModule):
         config: a `ModelConfig`, or a nested mapping of one.
         labels: the identities of the heads, in row order; those of each camera, such as
             `split.camera_labels`, for a model with heads per camera.
-        target_labels: the identity of each of a FastReID batch's `targets`, for file names without
-            identities.
+        target_labels: the identities of FastReID's `targets`, for file names without identities.
     """
 
     def __init__(
@@ -60,8 +59,7 @@ class ReIDModule(RetrievalModule):
         self.own_loss = make(Callable, self.loss.extra) if self.loss.extra else None  # may learn
         self.extra_losses: list[ExtraLoss] = [] if self.own_loss is None else [self.own_loss]
         self.notes: dict[str, Any] = {}  # primitives to save in checkpoints
-        self.rows_started = False  # whether `new_identities` have rows from features
-        self._reads_records = False
+        self.rows_started = self._reads_records = False  # whether `new_identities` have their rows
         self._compiled: Callable[..., ReIDOutput] | None = None
         self._check_loss: Callable[[], object] = bool  # of the last step; bool checks nothing
         rows = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
