@@ -131,7 +131,7 @@ class ImageCache:
         needed = len(line) + len(stamps) * (math.prod((3, *self.size)) + 4)
         free = shutil.disk_usage(draft.parent).free
         if needed > free:
-            raise self._refusal(f"{needed:,} bytes are needed, {free:,} are free")
+            raise self._refusal(f"{needed:,} bytes are needed, {free:,} are free in {draft.parent}")
         with draft.open("wb") as file:
             file.write(line)
             sums = b""
@@ -162,13 +162,10 @@ class ImageCache:
         return Path(self.folder or default).expanduser()
 
     def _refusal(self, reason: str) -> InputError:
-        place = "in memory" if self.in_memory else f"in {self._home()}"
-        return InputError(
-            f"cache={'memory' if self.in_memory else 'disk'}: decoded images cannot be kept "
-            f"{place} ({reason}). cache_dir= names another folder of cache=disk, cache=memory "
-            "keeps them for this run only, cache=none decodes them again in each epoch.",
-            cache="none" if self.in_memory else "memory",
-        )
+        kind, other = ("memory", "none") if self.in_memory else ("disk", "memory")
+        found = f"cache={kind}: decoded images cannot be kept ({reason})"
+        remedy = "cache_dir= names another folder of cache=disk; cache=none keeps no images"
+        return InputError(f"{found}. {remedy}.", cache=other)
 
 
 def _sums(images: Iterable[Pixels]) -> bytes:
@@ -183,11 +180,8 @@ def cores() -> int:
 
 def _stamps(folder: str, names: Collection[str]) -> Stamps:
     stamps: Stamps = dict.fromkeys(names)
-    for inner in {os.path.dirname(name) for name in names}:
-        with suppress(OSError), os.scandir(os.path.join(folder, inner)) as entries:
-            for entry in entries:  # reading a missing image explains it
-                name = os.path.join(inner, entry.name)
-                if name in stamps and entry.is_file():  # not a broken link
-                    status = entry.stat()
-                    stamps[name] = [status.st_size, status.st_mtime_ns]
+    for name in names:
+        with suppress(OSError):  # reading a missing image explains it
+            status = os.stat(os.path.join(folder, name))
+            stamps[name] = [status.st_size, status.st_mtime_ns]
     return stamps

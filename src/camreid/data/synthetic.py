@@ -68,9 +68,8 @@ class SyntheticMarket:
         try:
             if final.is_dir():
                 return final
-            draft.mkdir()
             for part in FOLDERS:
-                (draft / part).mkdir()
+                (draft / part).mkdir(parents=True)
             for file in Progress(self.files(), "Rendering", unit="image"):
                 record = parse_name(file)
                 assert record is not None  # files() checked or made it

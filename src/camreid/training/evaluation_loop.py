@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
-from camreid.evaluation.options import RankOptions
+from camreid.evaluation.ranking import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
 from camreid.progress import note
