@@ -85,9 +85,7 @@ def times_of(p: Problem, rounds: int, checkout: Path | None) -> dict[str, float]
     work: dict[str, Callable[[], object]] = {
         "matrix product alone": lambda: product(p[0], p[1]),
         "`camreid.rank`: mAP, mINP, CMC": lambda: rank(*p),
-        "`rank_protocols`: all protocols": lambda: rank_protocols(
-            Images(*p[::2]), Images(*p[1::2])
-        ),
+        "`rank_protocols`: all protocols": lambda: rank_protocols(*parts),
         "`intervals`: bootstrap": lambda: intervals(result),
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -138,9 +138,7 @@ class ImageCache:
             for pixels in self._pixels(key[1], stamps, old):
                 file.write(pixels.data)
                 sums += _sums([pixels])
-            file.write(sums)
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(sums)  # which also show what a power failure lost
 
     def _pixels(self, folder: str, stamps: Stamps, old: _Folder = _EMPTY) -> Iterator[Pixels]:
         places = {name: place for place, name in enumerate(old.stamps)}

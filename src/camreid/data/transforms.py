@@ -118,9 +118,8 @@ def _place_on_cpu(images: Tensor, table: Tensor) -> Tensor:
     source, target, mean = images.numpy(), moved.numpy(), fill.numpy()
     for i, (mirrored, down, across, top, left, tall, wide) in enumerate(table.T.tolist()):
         image = images[i : i + 1].flip(-1).numpy()[0] if mirrored else source[i]
-        shown = image[
-            :, max(0, down) : max(0, height + down), max(0, across) : max(0, width + across)
-        ]
+        rows = slice(max(0, down), max(0, height + down))
+        shown = image[:, rows, max(0, across) : max(0, width + across)]
         _, tall_shown, wide_shown = shown.shape
         y, x = max(0, -down), max(0, -across)
         target[i, :, y : y + tall_shown, x : x + wide_shown] = shown
