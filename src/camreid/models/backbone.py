@@ -18,13 +18,8 @@ from camreid.progress import note
 
 Pool = Literal["avg", "gem", "gem_learned"]
 # the options that change a ResNet, with the values that leave it as it is
-RESNET = {
-    "last_stride": None,
-    "ibn": False,
-    "non_local": False,
-    "stem_padding": 1,
-    "stem_relu": True,
-}
+RESNET = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
+RESNET |= {"stem_relu": True}
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OSNET = re.compile(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)")
 
