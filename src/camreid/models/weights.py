@@ -152,10 +152,8 @@ def _converted(state: State, trunk: nn.Module) -> tuple[State, dict[str, str], s
         with suppress(Exception), redirect_stdout(io.StringIO()):
             found = dict(convert(dict(tensors), trunk))
     origin = {v.data_ptr(): names.get(k, k) for k, v in tensors.items() if v.numel()}
-    own = {
-        k: names.get(k, k) if tensors.get(k) is v else origin.get(v.data_ptr(), names.get(k, k))
-        for k, v in found.items()
-    }
+    moved = {k: origin.get(v.data_ptr()) for k, v in found.items() if tensors.get(k) is not v}
+    own = {k: moved.get(k) or names.get(k, k) for k in found}
     return found, {k: name for k, name in own.items() if name in state}, note
 
 
