@@ -118,7 +118,6 @@ def _announce(
     batches: IdentitySampler,
     start: Checkpoint | None,
 ) -> None:
-    """Print what is about to happen, and keep the config and the split."""
     evaluate.keep(config, split)
     evaluate.show_parts(split, module)
     step = str(config.trainer.precision)
@@ -137,9 +136,10 @@ def _announce(
         rows = len({pid for pids in inherited.values() for pid in pids})
         show(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
     if not split.val:
-        show("No identities are held out for validation: best.ckpt is the last epoch.")
+        show("No validation identities: best.ckpt is the last epoch and has no calibration.")
     elif split.val_within_camera:
-        show(f"Validation ranks within camera {split.val[0].camera}, across its sequences.")
+        camera = split.val[0].camera
+        show(f"Validation and calibration are within camera {camera}, across its sequences.")
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.evaluation.calibration import Calibration
 from camreid.labels import HeadLabels, LabelMap
 from camreid.losses.identity import LossConfig, identity_loss_of_heads, weighed
 from camreid.models.config import ModelConfig, build_options
@@ -15,19 +16,17 @@ from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
 from camreid.parts import make
 from camreid.provenance import Provenance, versions
-from camreid.training.batch import Batch, check_labels, read_batch, unpack
+from camreid.training.batch import Batch, check_labels, feature_sums, read_batch, unpack
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
-from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, Schedule, ScheduleLR, clip_each, run_length
 from camreid.training.progress import log_losses
 from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
 from camreid.training.step import compiled, keep_freed_memory, memory_format
 
-# weight and value of each loss, by name
-ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
+ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]  # weight, value
 
 
 class ReIDModule(RetrievalModule):
@@ -213,12 +212,15 @@ class ReIDModule(RetrievalModule):
             **self.notes,
             "labels": list(self.labels.pids),
             "provenance": self.provenance.to_json(),
+            "calibration": self.calibration and self.calibration.to_json(),
             "versions": versions(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read the provenance; the rows of the file were started."""
-        self.provenance = Provenance.from_json(checkpoint.get("camreid", {}).get("provenance"))
+        """Read provenance and calibration; the rows of the file were started."""
+        notes = checkpoint.get("camreid", {})
+        self.provenance = Provenance.from_json(notes.get("provenance"))
+        self.calibration = Calibration.from_json(own) if (own := notes.get("calibration")) else None
         self.rows_started = True
         if self._trainer is not None and self.trainer.training:
             resume(self.trainer, checkpoint)
