@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 from PIL import Image, UnidentifiedImageError
 
 from camreid.data.cache import cores
+from camreid.data.dataset import as_shown, is_deep, is_turned
 from camreid.data.layouts import CAMERAS, SIZES, Layout, is_official
 from camreid.data.manifest import SUBSETS, Split
-from camreid.data.pixels import as_shown, is_deep, is_turned
 from camreid.data.records import JUNK, Records, identities, is_hidden, is_image, parse_name
 from camreid.progress import Progress, note
 
