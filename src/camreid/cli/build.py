@@ -53,8 +53,6 @@ def build_split(config: DictConfig) -> Split:
     """Divide the data, or read the manifest."""
     options = dict(config.split)
     manifest, given = options.pop("manifest", None), options.pop("exclude_seen", None)
-    if manifest and given:
-        raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
         root = config.data.root and data_root(config.data)

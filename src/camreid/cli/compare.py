@@ -9,7 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
+
 from camreid.cli._entry import begin
+from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.report import arguments, check_output
 from camreid.errors import InputError
@@ -53,9 +56,13 @@ def main() -> None:
                 raise InputError(f"{options[0]} tests checkpoints, and none is named.")
             finish(paths)
             return
-        compare_checkpoints = begin("camreid.cli.evaluate").compare_checkpoints
         command, sys.argv[1:] = sys.argv[1:], options  # for Hydra
-        launch("camreid-compare", "compare", partial(compare_checkpoints, paths, command, finish))
+
+        def run(config: DictConfig) -> None:
+            check("compare", config)
+            begin("camreid.cli.evaluate").compare_checkpoints(paths, command, finish, config)
+
+        launch("camreid-compare", "compare", run)
 
 
 def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[str] = ()) -> None:

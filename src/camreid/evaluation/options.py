@@ -72,7 +72,7 @@ class RankOptions:
             distances = rerank(query, gallery, k1=k1, k2=k2, lambda_value=share, metric=self.metric)
             return rank_distances(distances, q.pids, g.pids, q.cameras, g.cameras), None
         table = FeatureTable(q.with_features(query), g.with_features(gallery)).numbered()
-        protocols = rank_protocols(**table.tensors, metric=self.metric, device=device)
+        protocols = rank_protocols(table.query, table.gallery, metric=self.metric, device=device)
         found = protocols.results.get((self.protocol, True))
         if found is None:  # raises, with the reason
             found = rank(**table.tensors, metric=self.metric, protocol=self.protocol, device=device)
