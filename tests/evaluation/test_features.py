@@ -149,3 +149,10 @@ def test_re_ranking_and_expansion_change_the_ranking(table: FeatureTable) -> Non
         RankOptions(rerank="k-reciprocal", rerank_k1=100).rank(table)
     with pytest.raises(InputError, match="protocol=within-camera"):
         RankOptions(rerank="k-reciprocal", protocol="within-camera")
+
+
+def test_a_small_file_with_large_arrays_is_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "f.npz", query_features=np.zeros((1100, 60_000), np.float16))
+    assert (tmp_path / "f.npz").stat().st_size < 10**6
+    with pytest.raises(InputError, match="grows by more than 99 times"):
+        FeatureTable.load(tmp_path / "f.npz")

@@ -1,5 +1,6 @@
 """Read and write camreid checkpoints."""
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -7,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.files import write_whole
+from camreid.files import read_plain, write_whole
 from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
@@ -71,7 +73,9 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
         provenance = Provenance.from_json(notes.pop("provenance"))
         maps = _label_maps(state)
         epochs, batches = position(content)
-    except ValueError as error:
+        json.dumps(notes, allow_nan=False)
+        read_plain(str(notes.get("config")), yaml.safe_load)
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
     checkpoint = Checkpoint(
         path=str(path),

@@ -1,6 +1,7 @@
 """From a config to the parts of a run."""
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -53,14 +54,16 @@ def seed(config: DictConfig) -> None:
 def build_split(config: DictConfig) -> Split:
     """Divide the data, or read the manifest."""
     options = dict(config.split)
-    manifest = options.pop("manifest", None)
+    manifest, outside = options.pop("manifest", None), options.pop("outside_root", False)
     given = options.pop("exclude_seen", None)
     if manifest and given:
         raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
-        root = config.data.root and data_root(config.data)
-        split = Split.load(manifest, root, datasets)
+        given = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv
+        typed = config.data.get("render") or any(re.match(r"\+*data\.root=", a) for a in given)
+        root = config.data.root and data_root(config.data) if typed else None
+        split = Split.load(manifest, root, datasets, outside)
     else:
         records = read_dataset(config.data)
         for note in records.notes:

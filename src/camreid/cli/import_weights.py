@@ -107,9 +107,10 @@ def read_labels(
             raise InputError(
                 f"labels.pids={config.pids}: {error}; expected one pid per line, in row order."
             ) from error
-    if "manifest" in given and given <= {"manifest", "root"}:
+    if "manifest" in given and given <= {"manifest", "root", "outside_root"}:
         datasets = RunFolder(Path(config.manifest).parent).datasets
-        split = Split.load(config.manifest, config.root, datasets)
+        root, outside = config.root, config.outside_root
+        split = Split.load(config.manifest, root, datasets, outside)
         return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
         raise InputError(

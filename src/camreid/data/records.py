@@ -19,7 +19,7 @@ GRAMMAR = (
     "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1 is junk, 0000 a distractor)"
 )
 
-_NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these formats only
+_NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG", "EPS"}  # Pillow identifies these; EPS is a program
 _NAME = re.compile(r"(-1|\d+)_c(\d+)(?:s(\d+))?(?:_f?(\d+))?")  # pid, camera, sequence, frame
 
 

@@ -16,12 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.files import write_whole
+from camreid.files import read_plain, write_whole
 
 _HELP = (
     "expected a safetensors or npz file of query_features (Q, D), query_pids (Q,), query_cameras "
     "(Q,), the same of gallery_, and optionally query_sequences and gallery_sequences"
 )
+
+_NOTES = {"seen": list, "computed": dict, "split": dict, "weights": str}
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,7 @@ class FeatureTable:
             query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
             if query.features.shape[1] != gallery.features.shape[1]:
                 raise ValueError("query_features and gallery_features differ in D")
-            for name, kind in (
-                ("seen", list),
-                ("computed", dict),
-                ("split", dict),
-                ("weights", str),
-            ):
+            for name, kind in _NOTES.items():
                 if not isinstance(value := notes.get(name), kind | None):
                     raise TypeError(f"its note {name} is {value!r:.50}")
             set(map(index, notes.get("seen") or ()))
@@ -147,13 +144,15 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return read_plain(text)
     except json.JSONDecodeError:  # of another tool
         return text
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        if sum(one.file_size for one in file.zip.infolist()) > 99 * path.stat().st_size + 10**8:
+            raise ValueError("it grows by more than 99 times in memory")
         arrays = {name: file[name] for name in file.files}
     notes = {name: arrays.pop(name).tolist() for name in list(arrays) if name.endswith("_paths")}
     numbers = {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiu"}

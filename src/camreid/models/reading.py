@@ -1,5 +1,6 @@
 """Files of tensors: read without running code, or called by their name."""
 
+import os
 import pickle
 import re
 import warnings
@@ -65,6 +66,8 @@ def read_content(path: str | Path) -> Any:
             return safetensors.torch.load_file(path)
         if head.startswith(b"PK"):  # PyTorch writes checksums and does not verify them
             with zipfile.ZipFile(path) as archive:
+                if sum(one.file_size for one in archive.infolist()) > 9 * os.stat(path).st_size:
+                    raise zipfile.BadZipFile("its parts are packed")
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(f"{damaged} is damaged")
         with torch.serialization.safe_globals(_safe_globals()), warnings.catch_warnings():
