@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.cli import is_imported, undo
+from camreid.cli import handle, interrupt, undo
 from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.folder import discard
@@ -33,8 +33,7 @@ def _start(command: str, module: str, function: str) -> None:
 
     name = f"camreid-{command}"
     read_arguments(name)
-    asked = {"--help", "-h", "--options"}.intersection(sys.argv)
-    if asked:
+    if asked := {"--help", "-h", "--options"}.intersection(sys.argv):
         with one_paragraph(name):
             (show_options if "--options" in asked else show_help)(command)
     elif "job" in sys.argv and any(text.startswith(("init=", "resume=")) for text in sys.argv):
@@ -50,6 +49,7 @@ train = partial(_start, "train", "train", "train_run")
 evaluate = partial(_start, "evaluate", "evaluate", "evaluate_run")
 import_weights = partial(_start, "import", "import_weights", "import_run")
 export = partial(_start, "export", "export", "export_run")
+extract = partial(_start, "extract", "extract", "extract_run")
 matrix = partial(_start, "matrix", "matrix", "matrix_run")
 
 
@@ -59,7 +59,7 @@ def begin(module: str) -> Any:
         note("Loading PyTorch")
     import_module("camreid.cli.terminal").be_quiet()
     found = import_module(module)
-    is_imported()
+    handle(interrupt)
     return found
 
 
@@ -79,10 +79,12 @@ def read_arguments(name: str) -> None:
     typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in typed]
     left_out = {"logger=null": "~logger", "callbacks=null": "~callbacks"}
     typed = [left_out.get(a, a) for a in typed]  # Hydra takes no null for a group
+    if name == "camreid-extract" and "-o" in typed[:-1]:
+        place = typed.index("-o")
+        typed[place : place + 2] = [f"output={typed[place + 1]}"]
     # Hydra would read the brackets of a regular expression as a call
     typed = [re.sub(r"^(data\.camera_pattern=)([^'\"].*)", r"\1'\2'", a) for a in typed]
     if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):
-        # each process of a higher rank has a log of its own
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun
-        typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]
+        typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]  # a log of its own
     sys.argv[1:] = sorted(typed, key=lambda a: a not in ("-m", "--multirun"))

@@ -13,14 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from camreid.data.records import (
-    DISTRACTOR,
-    LARGEST,
-    ImageRecord,
-    identities,
-    parse_name,
-    require_files,
-)
+from camreid.data.records import LARGEST, ImageRecord, identities, parse_name, require_files
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap
@@ -96,14 +89,11 @@ class Split:
             raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
         lines = read_table(path, COLUMNS[:-1])
         records = [_record(path, number, line) for number, line in lines]
-        parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
-        rows: dict[int, int] = {}
         located = _locate(path, records, root, outside_root)
-        for record, (_, line) in zip(located, lines, strict=True):
-            parts[line["subset"]].append(record)
-            if line.get("row"):
-                rows[record.pid] = int(line["row"])
-        train, val, query, gallery = map(tuple, parts.values())
+        found = list(zip(located, (line for _, line in lines), strict=True))
+        parts = [tuple(r for r, line in found if line["subset"] == s) for s in SUBSETS]
+        train, val, query, gallery = parts
+        rows = {r.pid: int(line["row"]) for r, line in found if line.get("row")}
         made = SplitRecord("manifest", {"path": str(path)})
         return cls(train, val, query, gallery, _labels(path, train, rows), made, datasets)
 
@@ -123,9 +113,9 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Number and stripped values by column of each line of CSV: UTF-8, with comma, ; or tab.
+    """Number and stripped values by column of each line of CSV; "" for those beyond the header.
 
-    Values beyond the header have the column "". InputError without one of the `columns`.
+    UTF-8 with comma, ; or tab. InputError without one of the `columns`.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -134,10 +124,8 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
         own = [name.strip().lower() or "-" for name in next(rows, [])]
         if missing := [name for name in columns if name not in own]:
-            raise InputError(
-                f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}; expected a "
-                f"header with {','.join(columns)}."
-            )
+            found = f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}"
+            raise InputError(f"{found}; expected a header with {','.join(columns)}.")
         filled = ((rows.line_num, map(str.strip, row)) for row in rows if any(row))
         return [(number, dict(zip_longest(own, row, fillvalue=""))) for number, row in filled]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -154,14 +142,12 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
     if not good or not image or subset not in SUBSETS:
         raise InputError(
             f"line {number} of {path} reads {','.join(line.values())}; expected "
-            f"{','.join(COLUMNS)}: subset is one of {', '.join(SUBSETS)}, pid a whole number from "
-            "-1 to below 2**63, camera from 1, row from 0."
+            f"{','.join(COLUMNS)}: subset {', '.join(SUBSETS)}; pid -1..2**63-1; camera from 1."
         )
-    if pid <= DISTRACTOR and subset != "gallery":
+    if pid < 1 and subset != "gallery":
         raise InputError(
             f"line {number} of {path} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) "
-            "may be in the gallery only. If the dataset numbers its identities from 0, add 1 to "
-            "every pid; otherwise delete these lines."
+            "are of the gallery. Delete such lines, or add 1 to every pid if identities start at 0."
         )
     parsed = parse_name(image) or ImageRecord(image, pid, camera)
     return ImageRecord(image, pid, camera, parsed.sequence, parsed.frame)  # replace() is slow
@@ -193,10 +179,8 @@ def _locate(path: Path, records: list[ImageRecord], root: Any, outside: bool) ->
         message = f"{path} lists {len(lost)} images outside root={root}, such as {lost[0]}."
         raise InputError(message, outside_root=True)
     if len({r.path for r in found}) < len({r.path for r in records}):
-        raise InputError(
-            f"{path} lists images of equal names, so they cannot be searched below root={root}. "
-            "Write their present paths into it."
-        )
+        message = f"{path} lists images of equal names, so root={root} can't be searched for them"
+        raise InputError(f"{message}. Write their present paths into it.")
     return found
 
 
@@ -216,7 +200,7 @@ def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> L
     without = [pid for pid in identities(train) if pid not in rows]
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
-            f"the column row of {path} must give each train identity one row, from 0 without gaps: "
-            f"{len(rows)} have one, {len(without)} have none. Correct the column or leave it out."
+            f"the column row of {path} gives {len(rows)} identities a row, {len(without)} none; "
+            "expected one for each of train, from 0 without gaps. Correct it or leave it out."
         )
     return LabelMap(tuple(ordered))

@@ -44,9 +44,8 @@ class Table:
     def text(self, suffix: str) -> str:
         """The table for a .csv, .md or .tex file; a .csv has an interval in a column of its own."""
         if suffix == ".csv":
-            header = [f"{column}\n{column} interval" for column in self.columns]
-            every = (header, *self.rows)
-            safe = [[_FORMULA.sub(r"'\g<0>", c.replace(" %", "")) for c in row] for row in every]
+            rows = ([f"{column}\n{column} interval" for column in self.columns], *self.rows)
+            safe = [[_FORMULA.sub(r"'\g<0>", c.replace(" %", "")) for c in row] for row in rows]
             grid = [[part for cell in row for part in cell.partition("\n")[::2]] for row in safe]
             filled = [column for column in zip(*grid, strict=True) if any(column[1:])]
             csv.writer(file := io.StringIO()).writerows(zip(*filled, strict=True))
@@ -56,9 +55,8 @@ class Table:
             grid.insert(1, ["---"] * len(self.columns))
             grid = [[re.sub(r"([\\|<\[])", r"\\\1", cell) for cell in row] for row in grid]
             return "".join(f"| {' | '.join(row)} |\n" for row in grid)
-        head, *lines = [
-            " & ".join(cell.translate(_TEX) for cell in row) + " \\\\\n" for row in grid
-        ]
+        escaped = ([cell.translate(_TEX) for cell in row] for row in grid)
+        head, *lines = [" & ".join(row) + " \\\\\n" for row in escaped]
         start = f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}\n"
         return "".join([start, head, "\\hline\n", *lines, "\\end{tabular}\n"])
 
