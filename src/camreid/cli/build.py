@@ -60,8 +60,9 @@ def build_split(config: DictConfig) -> Split:
         raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
-        given = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv
-        typed = config.data.get("render") or any(re.match(r"\+*data\.root=", a) for a in given)
+        jobs = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        typed = any(re.match(r"\+*data\.root=", text) for text in (*jobs, *sys.argv))
+        typed = typed or config.data.get("render") is not None
         root = config.data.root and data_root(config.data) if typed else None
         split = Split.load(manifest, root, datasets, outside)
     else:
