@@ -156,3 +156,14 @@ def test_a_small_file_with_large_arrays_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "f.npz").stat().st_size < 10**6
     with pytest.raises(InputError, match="grows by more than 99 times"):
         FeatureTable.load(tmp_path / "f.npz")
+
+
+def test_zero_and_collapsed_features_are_doubted() -> None:
+    pids = torch.arange(1, 41)
+    good = Images(torch.eye(40), pids, pids * 0)
+    assert FeatureTable(good, good).doubts() == []
+    zero = good.with_features(torch.eye(40) * (pids > 2)[:, None])
+    alike = good.with_features(1 + 1e-5 * torch.eye(40))
+    found = FeatureTable(zero, alike).doubts()
+    assert len(found) == 2
+    assert "5.0% of the query" in found[0]

@@ -138,9 +138,7 @@ class ImageCache:
             for pixels in self._pixels(key[1], stamps, old):
                 file.write(pixels.data)
                 sums += _sums([pixels])
-            file.write(sums)
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(sums)  # which also show what a power failure lost
 
     def _pixels(self, folder: str, stamps: Stamps, old: _Folder = _EMPTY) -> Iterator[Pixels]:
         places = {name: place for place, name in enumerate(old.stamps)}
@@ -179,11 +177,8 @@ def cores() -> int:
 
 def _stamps(folder: str, names: Collection[str]) -> Stamps:
     stamps: Stamps = dict.fromkeys(names)
-    for inner in {os.path.dirname(name) for name in names}:
-        with suppress(OSError), os.scandir(os.path.join(folder, inner)) as entries:
-            for entry in entries:  # reading a missing image explains it
-                name = os.path.join(inner, entry.name)
-                if name in stamps and entry.is_file():  # not a broken link
-                    status = entry.stat()
-                    stamps[name] = [status.st_size, status.st_mtime_ns]
+    for name in names:
+        with suppress(OSError):  # reading a missing image explains it
+            status = os.stat(os.path.join(folder, name))
+            stamps[name] = [status.st_size, status.st_mtime_ns]
     return stamps
