@@ -5,7 +5,9 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
@@ -29,25 +31,11 @@ Channels = Literal["RGB", "BGR"]
 Empty = Literal["error", "zero"]
 
 
+@dataclass(eq=False, repr=False)
 class FeatureExtractor:
     """The features that `camreid-evaluate` compares; InputError for arguments of no use.
 
-    Args:
-        module: path of a checkpoint or of a folder of experts; or a `ReIDModule`, of which the
-            modes stay as they are, or `Experts`.
-        device: `auto` (CUDA if there is any), `cpu`, `cuda:0`, ...; None for that of the module,
-            or `auto` for a checkpoint. A module on another device is copied, not moved.
-        batch_size: images at a time.
-        workers: threads that read the next batch meanwhile; 0 reads and computes in turns.
-        normalize: L2-normalise the features.
-        flip: average the features of each image and its mirror image, before normalising.
-        precision: `float32`; `bfloat16` or `float16` for mixed precision.
-        neck: features `after` or `before` the neck.
-        channels: order of the channels of arrays and tensors: `RGB`, or `BGR` as of OpenCV.
-        empty: what an array without pixels gets: an `error`, or `zero` features.
-
-    Attributes:
-        experts: of a folder, the extractor of each camera; empty for one model.
+    `experts` has the extractor of each camera for a folder of experts, and is empty for one model.
 
     >>> import numpy as np
     >>> from camreid import create_model
@@ -56,37 +44,36 @@ class FeatureExtractor:
     torch.Size([3, 96])
     """
 
-    def __init__(
-        self,
-        module: str | Path | ReIDModule | Experts,
-        device: str | torch.device | None = None,
-        batch_size: int = 128,
-        workers: int = 0,
-        normalize: bool = False,
-        flip: bool = False,
-        precision: Precision = "float32",
-        neck: Side = "after",
-        channels: Channels = "RGB",
-        empty: Empty = "error",
-    ) -> None:
-        require_whole("batch_size", batch_size, least=1)
-        require_whole("workers", workers, least=0)
-        require_choice("precision", precision, Precision)
-        require_choice("channels", channels, Channels)
-        require_choice("empty", empty, Empty)
-        self.batch_size, self.workers = batch_size, workers
-        self.normalize, self.precision = normalize, precision
-        self.channels, self.empty = channels, empty
-        self.options = FeatureOptions(flip=flip, neck=neck)
+    # a checkpoint, a folder of experts, or what `load` gives of them; its modes stay as they are
+    module: str | Path | ReIDModule | Experts
+    # auto (CUDA if there is any), cpu, cuda:0 ...; None: auto for a path, else that of the module.
+    # A module on another device is copied, not moved.
+    device: str | torch.device | None = None
+    batch_size: int = 128  # images at a time
+    workers: int = 0  # threads that read the next batch meanwhile
+    normalize: bool = False  # L2-normalise the features
+    flip: bool = False  # average the features of an image and its mirror image, before normalising
+    precision: Precision = "float32"  # the others for mixed precision
+    neck: Side = "after"  # where the features are taken
+    channels: Channels = "RGB"  # of arrays and tensors; BGR as of OpenCV
+    empty: Empty = "error"  # what an array without pixels gets; zero for zero features
+
+    def __post_init__(self) -> None:
+        require_whole("batch_size", self.batch_size, least=1)
+        require_whole("workers", self.workers, least=0)
+        for name, choices in {"precision": Precision, "channels": Channels, "empty": Empty}.items():
+            require_choice(name, getattr(self, name), choices)
+        self.options = FeatureOptions(flip=self.flip, neck=self.neck)
         self.experts: dict[int, FeatureExtractor] = {}
-        if not isinstance(module, ReIDModule | Experts | str | Path):
+        module, device = self.module, self.device
+        if isinstance(module, str | Path):
+            module, device = load(module), device or "auto"
+        if not isinstance(module, ReIDModule | Experts):
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
-        if is_path := isinstance(module, str | Path):
-            module = load(module)
-        self._take(module, _device(device) if is_path or device is not None else None)
+        self._take(module, device and _device(device))
 
-    def _take(self, loaded: ReIDModule | Experts, device: torch.device | None) -> None:
+    def _take(self, loaded: ReIDModule | Experts, device: Any) -> None:
         if isinstance(loaded, Experts):
             self.experts = {camera: copy.copy(self) for camera in loaded.modules}
             for camera, module in loaded.modules.items():
@@ -128,12 +115,12 @@ class FeatureExtractor:
             raise InputError("this model has no camera options; leave cameras= out.")
         numbers = None if cameras is None else _numbers(cameras, len(many))
         some = many or [torch.zeros(3, *self.image_size, dtype=torch.uint8)]  # for their width
+        batches = self._batches(some)
+        of_batches = (
+            repeat(None) if not many or numbers is None else torch.split(numbers, self.batch_size)
+        )
         with evaluating(self.network), torch.inference_mode():
-            parts, done = [], 0
-            for batch in self._batches(some):
-                own = numbers[done : done + len(batch)] if many and numbers is not None else None
-                parts.append(self._features(batch, own))
-                done += len(batch)
+            parts = [self._features(b, c) for b, c in zip(batches, of_batches, strict=False)]
         # outside inference mode, so that it can be trained on
         features = torch.cat(parts)[: len(many)]
         features[[place for place, image in enumerate(many) if is_empty(image)]] = 0
@@ -166,13 +153,12 @@ class FeatureExtractor:
         of_images = _numbers(cameras, len(images)).tolist()
         if lost := {*of_images} - self.experts.keys():
             raise InputError(f"no expert for cameras {sorted(lost)}; there are {[*self.experts]}.")
-        found: dict[int, Tensor] = {}
-        for camera in {*of_images}:
-            expert, own = self.experts[camera], [i for i, c in enumerate(of_images) if c == camera]
-            found |= zip(own, expert([images[i] for i in own]), strict=True)
-        if len(widths := {len(feature) for feature in found.values()}) > 1:
+        by_camera = {c: [i for i, n in enumerate(of_images) if n == c] for c in {*of_images}}
+        found = {c: self.experts[c]([images[i] for i in own]) for c, own in by_camera.items()}
+        if len(widths := {features.shape[1] for features in found.values()}) > 1:
             raise InputError(f"these experts have features of {sorted(widths)} values: call each.")
-        return torch.stack([found[i] for i in range(len(images))])
+        order = torch.tensor([i for own in by_camera.values() for i in own])
+        return torch.cat([*found.values()])[order.argsort()]
 
     def _batches(self, images: list[OneImage]) -> Iterator[Tensor]:
         """(B, 3, H, W) one after the other; with workers, the next one is read meanwhile."""
@@ -196,30 +182,27 @@ class FeatureExtractor:
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Tensor:
         images = images.to(self.device)
-        cameras = None if cameras is None else cameras.to(self.device)
+        cameras = None if cameras is None else cameras.to(images.device)
         kind = getattr(torch, self.precision)
-        with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
+        with torch.autocast(images.device.type, kind, enabled=kind != torch.float32):
             features = self.options(lambda raw: self.network.forward_raw(raw, cameras), images)
         return features.float().cpu()
 
 
 def _numbers(cameras: Any, count: int) -> Tensor:
     """(count,) int64, 0 for an unknown camera."""
-    many = [cameras] if isinstance(cameras, int | float | str) else list(cameras)
+    many: list[Any] = [cameras] if isinstance(cameras, int | float | str) else list(cameras)
     if len(many) != count:
         raise InputError(f"{len(many)} cameras for {count} images: give one each.")
-    return torch.tensor([0 if camera is None else _number(camera) for camera in many])
-
-
-def _number(camera: Any) -> int:
     with suppress(TypeError):
-        if index(camera) > 0:
-            return index(camera)
-    raise InputError(f"camera {camera!r}: expected 1-based numbers, or None for unknown ones.")
+        numbers = torch.tensor([0 if c is None else index(c) or -1 for c in many])
+        if (numbers >= 0).all():
+            return numbers
+    raise InputError(f"cameras {many!r:.99}: expected 1-based numbers, or None for unknown ones.")
 
 
-def _device(name: str | torch.device | None) -> torch.device:
-    if name in (None, "auto"):
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.zeros(1, device=name).device  # `cuda` has a number now

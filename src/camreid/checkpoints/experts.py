@@ -58,11 +58,11 @@ def load(path: str | Path, *args: Any, **kwargs: Any) -> ReIDModule | Experts:
         raise InputError(f"{folder} is no folder of experts: {INDEX}: {error!r}.") from error
     for camera, (file, digest) in files.items():
         if not file.is_file() or _digest(file) != digest:
-            found = "has changed" if file.is_file() else "is missing"
-            raise InputError(f"{file}, the expert of camera {camera}, {found}. Copy it again.")
+            raise InputError(
+                f"{file}, of camera {camera}, is missing or has changed. Copy it again."
+            )
     return Experts({c: io.load(file, *args, **kwargs) for c, (file, _) in files.items()})
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -27,15 +27,6 @@ from camreid.training.resuming import position
 _NETWORK = "model."
 
 
-class UntrustedNetwork(InputError):
-    """A file names a network that is not camreid's; `target` is its dotted name."""
-
-    def __init__(self, path: str | Path, target: str) -> None:
-        found = f"{path} names the network {target}, which is not camreid's"
-        super().__init__(f"{found}, so it is not imported unless you trust it.", trusted=[target])
-        self.target = target
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A camreid checkpoint as read from its file."""
@@ -83,9 +74,8 @@ def read_checkpoint(path: str | Path, trusted: Iterable[str] = ()) -> Checkpoint
         done = position(content)
     except ValueError as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
-    labels = LabelMap.union(maps.values())
     cameras = {int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)}
-    kept = (labels, cameras, provenance, *done, calibration, notes)
+    kept = (LabelMap.union(maps.values()), cameras, provenance, *done, calibration, notes)
     checkpoint = Checkpoint(str(path), config, state, *kept)
     if wrong := differing_tensors(state, _network_state(checkpoint)):
         raise InputError(f"{path}: {len(wrong)} tensors do not fit its network: {wrong[:3]}.")
@@ -111,7 +101,8 @@ def _read_config(path: str | Path, given: Any, trusted: Iterable[str]) -> ModelC
     if not isinstance(target, str) or not re.fullmatch(r"[\w.:]+", target):
         raise InputError(f"{path} has a _target_ that names no network.")
     if target not in (*NETWORKS, *trusted):
-        raise UntrustedNetwork(path, target)
+        found = f"{path} names the network {target}, which is not camreid's"
+        raise InputError(f"{found}. It is imported only if you trust it.", trusted=[target])
     read = ModelConfig.read(given).without_weights()
     if isinstance(read.loss, Mapping):  # a loss that a file names is not imported either
         read = replace(read, loss={k: v for k, v in read.loss.items() if k != "extra"})

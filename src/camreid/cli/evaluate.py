@@ -80,8 +80,8 @@ def show_parts(split: Split, module: ReIDModule) -> None:
     counts = ", ".join(f"{len(images)} {name}" for name, images in parts.items())
     height, width = module.config.image_size
     for data in split.datasets:
-        cameras = [f"{n} {name}" for name, n in data.cameras.items() if name != str(n)]
-        show(f"Data   {data.name}" + f", cameras: {', '.join(cameras)}" * bool(cameras))
+        cameras = ", ".join(f"{n} {name}" for name, n in data.cameras.items() if name != str(n))
+        show(f"Data   {data.name}" + f", cameras: {cameras}" * bool(cameras))
     show(
         f"Split  {split.record}",
         f"       {len(split.labels)} train identities; images: {counts}",
@@ -109,8 +109,8 @@ def run_test(
             table = keep_features(config, module, data.split, path, weights=weights)
     if trainer.is_global_zero and module.test_result is not None:
         split, notes = module.provenance.split, module.notes
-        options = yaml.safe_load(str(notes.get("config", "{}")))
         training = {"split": split and split.to_json(), "head_check": notes.get("head_check")}
+        options = yaml.safe_load(str(notes.get("config", "{}")))
         training["config"] = options if isinstance(options, dict) else {}
         about = {"skipped_images": data.split.skipped, "training": training}
         _report(config, table, module.test_result, row, rows=len(module.labels), **about)
@@ -123,8 +123,7 @@ def keep_features(
     known, options = module.provenance, config.evaluation
     notes |= {"model": module.config.name, "split": split.record.to_json()}
     notes |= {"seen": sorted(known.seen), "seen_complete": known.complete}
-    notes["computed"] = {key: options[key] for key in ("flip", "normalize", "neck")}
-    notes["partial"] = is_partial(module.trainer)
+    notes |= {"computed": vars(module.feature_options), "partial": is_partial(module.trainer)}
     assert module.test_features is not None
     table = replace(module.test_features, notes=notes)
     if options.save_features:
@@ -146,9 +145,8 @@ def _report(
     if not row:
         file = config.get("features") or config.get("checkpoint")
         title = "Test" + f" of {file}" * bool(file) + " on a part of the images only" * partial
-        weights = Path(metrics.weights).name if metrics.weights else "the model"
-        warnings = [*metrics.warnings(weights), *table.doubts()]
-        show(*metrics.tables(title), *warnings, f"Written to {path}")
+        warnings = metrics.warnings(Path(metrics.weights or "the model").name)
+        show(*metrics.tables(title), *warnings, *table.doubts(), f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
@@ -170,8 +168,7 @@ def require_test(split: Split, protocol: str = "cross-camera") -> None:
         raise MissingDataset(f"the split has {found}. Type +split=resplit, or test=false.")
     if protocol == "cross-camera" and not split.rankable["query"]:
         found = f"none of the {len(split.query)} query images has a match in another camera"
-        remedy = "another split, evaluation.protocol=within-camera, or test=false"
-        raise InputError(f"{found}. Choose {remedy}.")
+        raise InputError(f"{found}. Type evaluation.protocol=within-camera, or test=false.")
 
 
 def compare_checkpoints(
@@ -192,13 +189,11 @@ def compare_checkpoints(
     trainer = build.build_trainer(config, logger=False)
     keep(config, split)
     show(f"Test   {words}", f"Run    {build.run_folder()}")
-    for place, (name, path) in enumerate(zip(experts, own, strict=True), 1):
-        config.checkpoint = path
-        show(f"Test of {name} ({place} of {len(own)}): {path}")
+    for place, (name, config.checkpoint) in enumerate(zip(experts, own, strict=True), 1):
+        show(f"Test of {name} ({place} of {len(own)}): {config.checkpoint}")
         keep(config, split, name)
         module = read_module(config, split)
-        data = build.build_data(config, split, module.config)
-        run_test(config, trainer, module, data, name)
+        run_test(config, trainer, module, build.build_data(config, split, module.config), name)
     finish([build.run_folder() / name for name in experts], list(experts))
 
 
@@ -207,10 +202,9 @@ def checkpoint_of(path: str) -> str:
     best = Path(path, "checkpoints", "best.ckpt")
     if not Path(path).is_dir() or best.is_file():
         return str(best) if best.is_file() else path
-    metrics = RunFolder.existing(path).metrics
-    if metrics is None or metrics.weights is None:
-        raise InputError(f"{path} names no checkpoint: type that of its weights in its place.")
-    return metrics.weights
+    if (metrics := RunFolder.existing(path).metrics) and metrics.weights:
+        return metrics.weights
+    raise InputError(f"{path} names no checkpoint: type that of its weights in its place.")
 
 
 def unseen_test(config: DictConfig, official: Split, paths: list[str]) -> tuple[Split, str]:

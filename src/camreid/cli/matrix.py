@@ -33,10 +33,9 @@ def matrix_run(config: DictConfig) -> None:
     build.seed(config)
     fusions = _read_fusions(config)
     split = build.build_split(config)
-    known = split.datasets
-    experts = read_experts("experts", config.experts, taken=FUSIONS, datasets=known)
+    experts = read_experts("experts", config.experts, True, FUSIONS, split.datasets)
     given, taken = config.baselines or (), (*FUSIONS, *experts)
-    baselines = read_experts("baselines", given, False, taken, known)
+    baselines = read_experts("baselines", given, False, taken, split.datasets)
     evaluate.require_test(split, config.evaluation.protocol)
     models = {**experts, **baselines}
     notes = check_dataset(models, config.data)
