@@ -5,12 +5,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 from operator import index
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -25,10 +25,6 @@ from camreid.errors import InputError, require_choice, require_whole
 from camreid.models.network import FeatureOptions, Side, evaluating
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
-
-Precision = Literal["float32", "bfloat16", "float16"]
-Channels = Literal["RGB", "BGR"]
-Empty = Literal["error", "zero"]
 
 
 @dataclass(eq=False, repr=False)
@@ -53,38 +49,37 @@ class FeatureExtractor:
     workers: int = 0  # threads that read the next batch meanwhile
     normalize: bool = False  # L2-normalise the features
     flip: bool = False  # average the features of an image and its mirror image, before normalising
-    precision: Precision = "float32"  # the others for mixed precision
+    precision: Literal["float32", "bfloat16", "float16"] = (
+        "float32"  # the others for mixed precision
+    )
     neck: Side = "after"  # where the features are taken
-    channels: Channels = "RGB"  # of arrays and tensors; BGR as of OpenCV
-    empty: Empty = "error"  # what an array without pixels gets; zero for zero features
+    channels: Literal["RGB", "BGR"] = "RGB"  # of arrays and tensors; BGR as of OpenCV
+    empty: Literal["error", "zero"] = (
+        "error"  # what an array without pixels gets; zero for zero features
+    )
 
     def __post_init__(self) -> None:
         require_whole("batch_size", self.batch_size, least=1)
         require_whole("workers", self.workers, least=0)
-        for name, choices in {"precision": Precision, "channels": Channels, "empty": Empty}.items():
-            require_choice(name, getattr(self, name), choices)
+        for name in ("precision", "channels", "empty"):
+            require_choice(name, getattr(self, name), get_type_hints(FeatureExtractor)[name])
         self.options = FeatureOptions(flip=self.flip, neck=self.neck)
         self.experts: dict[int, FeatureExtractor] = {}
         module, device = self.module, self.device
         if isinstance(module, str | Path):
             module, device = load(module), device or "auto"
-        if not isinstance(module, ReIDModule | Experts):
+        if isinstance(module, Experts):
+            own = module.modules.items()
+            self.experts = {camera: replace(self, module=m, device=device) for camera, m in own}
+            return
+        if not isinstance(module, ReIDModule):
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
-        self._take(module, device and _device(device))
-
-    def _take(self, loaded: ReIDModule | Experts, device: Any) -> None:
-        if isinstance(loaded, Experts):
-            self.experts = {camera: copy.copy(self) for camera in loaded.modules}
-            for camera, module in loaded.modules.items():
-                self.experts[camera]._take(module, device)
-            return
-        self.name, self.image_size = loaded.config.name, loaded.config.image_size
-        self.interpolation = loaded.config.interpolation
-        self.calibration = loaded.calibration
-        self.network, self.device = loaded.model, device or loaded.device
-        if self.device != loaded.device:
-            self.network = copy.deepcopy(loaded.model).to(self.device)
+        self.name, self.image_size = module.config.name, module.config.image_size
+        self.interpolation, self.calibration = module.config.interpolation, module.calibration
+        self.network, self.device = module.model, _device(device) if device else module.device
+        if self.device != module.device:
+            self.network = copy.deepcopy(module.model).to(self.device)
 
     def __call__(
         self,
@@ -111,18 +106,17 @@ class FeatureExtractor:
         if self.experts:
             features = self._concat(many) if cameras is None else self._routed(many, cameras)
             return F.normalize(features) if self.normalize else features
-        if cameras is not None and not self.network.cameras:
-            raise InputError("this model has no camera options; leave cameras= out.")
-        numbers = None if cameras is None else _numbers(cameras, len(many))
-        some = many or [torch.zeros(3, *self.image_size, dtype=torch.uint8)]  # for their width
-        batches = self._batches(some)
-        of_batches = (
-            repeat(None) if not many or numbers is None else torch.split(numbers, self.batch_size)
-        )
+        of_batches: Iterable[Any] = repeat(None)
+        if cameras is not None:
+            if not self.network.cameras:
+                raise InputError("this model has no camera options; leave cameras= out.")
+            of_batches = torch.split(_numbers(cameras, len(many)), self.batch_size)
+        if not many:  # the width is that of any image
+            return self(torch.zeros(1, 3, *self.image_size, dtype=torch.uint8))[:0]
         with evaluating(self.network), torch.inference_mode():
-            parts = [self._features(b, c) for b, c in zip(batches, of_batches, strict=False)]
-        # outside inference mode, so that it can be trained on
-        features = torch.cat(parts)[: len(many)]
+            batches = zip(self._batches(many), of_batches, strict=False)
+            parts = [self._features(*batch) for batch in batches]
+        features = torch.cat(parts)  # outside inference mode, so that it can be trained on
         features[[place for place, image in enumerate(many) if is_empty(image)]] = 0
         return F.normalize(features) if self.normalize else features
 

@@ -121,11 +121,11 @@ def _label_maps(state: Mapping[str, Tensor]) -> dict[str, LabelMap]:
 def _network_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors of the network that the config of a file builds, if possible without memory."""
     config, labels = checkpoint.config, checkpoint.camera_labels or checkpoint.labels
+    parts = (config.network, labels, config.image_size, config.pixels)
     for device in ("meta", "cpu"):  # some networks read values of their tensors
         try:
             with torch.device(device):
-                network = build_network(config.network, labels, config.image_size, config.pixels)
-            return network.state_dict()
+                return build_network(*parts).state_dict()
         except Exception as error:
             reason = error
     raise InputError(f"the config of {checkpoint.path} builds no network: {reason}") from reason

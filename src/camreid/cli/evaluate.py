@@ -209,15 +209,14 @@ def checkpoint_of(path: str) -> str:
 
 def unseen_test(config: DictConfig, official: Split, paths: list[str]) -> tuple[Split, str]:
     """The official test if no identity of it is seen, else one of all unseen identities."""
-    seen = seen_identities(paths, official.datasets)
+    seen = {*seen_identities(paths, official.datasets)}
     none = f"none of the {len(paths)} checkpoints was trained on"
-    tested = {record.pid for record in official.query}
-    if tested and tested.isdisjoint(seen):
+    tested, pids = {record.pid for record in official.query}, official.labels.pids
+    if tested and not tested & seen:
         return official, f"the official one; {none} any of its {len(tested)} identities"
-    pids = official.labels.pids  # a split has two train identities at least
-    share = 2 / max(3, len(pids), len(tested)) if len({*pids}.intersection(seen)) < 2 else 0.002
+    # a split has two train identities at least
+    share = 2 / max(3, len(pids), len(tested)) if len(seen & {*pids}) < 2 else 0.002
     options = {"train_fraction": share, "val_fraction": 0.0, "exclude_seen": paths}
     config.split = {"_target_": "camreid.data.Resplit", **options}
     split = build.build_split(config)
-    tested = {record.pid for record in split.query}
-    return split, f"re-split, {len(tested)} identities that {none}"
+    return split, f"re-split, {len({r.pid for r in split.query})} identities that {none}"

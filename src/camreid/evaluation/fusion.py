@@ -36,7 +36,7 @@ def fuse(
     if len(tables) < 2:
         raise InputError(f"a fusion needs two experts or more: {len(tables)} given.")
     images = [(t.query.paths, t.query.pids.tolist(), t.gallery.paths) for t in tables.values()]
-    if any(other != images[0] for other in images):
+    if images != [images[0]] * len(images):
         raise InputError("the tables of a fusion hold different images: evaluate one split.")
     query, gallery = (
         {name: F.normalize(getattr(t, part).features.float()) for name, t in tables.items()}

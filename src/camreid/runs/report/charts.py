@@ -39,10 +39,8 @@ def draw(x: str, lines: Mapping[str, Points], shares: bool = True) -> str:
         axes = figure.subplots()
         for points in lines.values():
             axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 4 else None)
-        places, values = zip(*(point for points in lines.values() for point in points), strict=True)
-        pad = 0.02 * (max(places) - min(places)) or 0.5  # one epoch is in the middle
-        axes.set_xlim(min(places) - pad, max(places) + pad)
-        axes.set_ylim(min(0, *values), 1 if shares and pad == 0.5 else None)
+        axes.margins(x=0.02)
+        axes.set_ylim(min(0, axes.get_ylim()[0]))
         axes.set_xlabel(x)
         axes.grid(alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
