@@ -40,7 +40,8 @@ def draw(x: str, lines: Mapping[str, Points], shares: bool = True) -> str:
         for points in lines.values():
             axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 4 else None)
         axes.margins(x=0.02)
-        axes.set_ylim(min(0, axes.get_ylim()[0]))
+        alone = max(map(len, lines.values())) == 1
+        axes.set_ylim(min(0, axes.get_ylim()[0]), 1 if shares and alone else None)
         axes.set_xlabel(x)
         axes.grid(alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
