@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camreid.checkpoints.experts import Experts, load
-from camreid.checkpoints.io import weights_digest
 from camreid.data.dataset import OneImage, crops, is_empty, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
+from camreid.evaluation.features import digest_of
 from camreid.models.network import FeatureOptions, Side, evaluating
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
+
+Cameras = int | Sequence[int | None] | None
 
 
 @dataclass(eq=False, repr=False)
@@ -49,14 +51,10 @@ class FeatureExtractor:
     workers: int = 0  # threads that read the next batch meanwhile
     normalize: bool = False  # L2-normalise the features
     flip: bool = False  # average the features of an image and its mirror image, before normalising
-    precision: Literal["float32", "bfloat16", "float16"] = (
-        "float32"  # the others for mixed precision
-    )
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # the others: mixed
     neck: Side = "after"  # where the features are taken
     channels: Literal["RGB", "BGR"] = "RGB"  # of arrays and tensors; BGR as of OpenCV
-    empty: Literal["error", "zero"] = (
-        "error"  # what an array without pixels gets; zero for zero features
-    )
+    empty: Literal["error", "zero"] = "error"  # zero: zero features of arrays without pixels
 
     def __post_init__(self) -> None:
         require_whole("batch_size", self.batch_size, least=1)
@@ -81,11 +79,7 @@ class FeatureExtractor:
         if self.device != module.device:
             self.network = copy.deepcopy(module.model).to(self.device)
 
-    def __call__(
-        self,
-        images: OneImage | Iterable[OneImage],
-        cameras: int | Sequence[int | None] | None = None,
-    ) -> Tensor:
+    def __call__(self, images: OneImage | Iterable[OneImage], cameras: Cameras = None) -> Tensor:
         """Features (N, D) float32 on the CPU, in the order of the images.
 
         Args:
@@ -130,8 +124,8 @@ class FeatureExtractor:
         if self.experts:
             parts = " ".join(expert.source for expert in self.experts.values())
             return f"experts-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
-        before = "-before" if self.options.neck == "before" else ""
-        return f"{self.name}-{weights_digest(self.network)}{before}"
+        before = "-before" if self.neck == "before" else ""
+        return f"{self.name}-{digest_of(self.network.state_dict(), {})[:16]}{before}"
 
     def _concat(self, images: list[OneImage]) -> Tensor:
         """(N, sum of D) unit features of all experts."""

@@ -1,6 +1,5 @@
 """Read and write camreid checkpoints."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from camreid.errors import InputError
 from camreid.evaluation.calibration import Calibration
@@ -135,15 +134,6 @@ def differing_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor])
     """Names of tensors that only one of two networks has, or in another shape or kind."""
     kinds = [{(k, t.shape, t.is_floating_point()) for k, t in s.items()} for s in (first, second)]
     return sorted({name for name, *_ in kinds[0] ^ kinds[1]})
-
-
-def weights_digest(network: nn.Module) -> str:
-    """Hash of the names and values of a network's tensors, the same in every file of them."""
-    found = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
 
 
 def load(path: str | Path, trusted: Iterable[str] = (), pixels: Pixels | None = None) -> ReIDModule:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def read_module(config: DictConfig, split: Split) -> ReIDModule:
 
 def rank_features(config: DictConfig) -> None:
     """Rank the features of a file, without their model."""
-    options = rank_options(config.evaluation)
+    options = RankOptions.of(config.evaluation)
     if config.evaluation.flip or config.evaluation.neck != "after":
         raise InputError("evaluation.flip and evaluation.neck need checkpoint=, not features=.")
     table = FeatureTable.load(config.features)
@@ -151,14 +151,9 @@ def _report(
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
     """What is compared in validation and test, and how."""
-    module.rank_options = rank_options(options)
+    module.rank_options = RankOptions.of(options)
     module.feature_options = FeatureOptions(options.flip, options.normalize, options.neck)
     module.val_metric.distance = module.test_metric.distance = options.metric
-
-
-def rank_options(options: DictConfig) -> RankOptions:
-    """How a test is ranked."""
-    return RankOptions(**{field.name: options[field.name] for field in fields(RankOptions)})
 
 
 def require_test(split: Split, protocol: str = "cross-camera") -> None:

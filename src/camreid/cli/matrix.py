@@ -16,6 +16,7 @@ from camreid.data import Split
 from camreid.errors import InputError, require_number
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
+from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import Row, comparison
 from camreid.progress import note
 from camreid.provenance import origin, plain
@@ -95,7 +96,7 @@ class Test:
 
     def add_fusion(self, name: Fusion, tables: Mapping[str, FeatureTable]) -> None:
         """Add the row of a fusion of the experts' features."""
-        options = evaluate.rank_options(self.config.evaluation)
+        options = RankOptions.of(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
             raise InputError("evaluation.rerank and evaluation.expand cannot compare its features.")
         cameras = {name: expert.provenance.camera for name, expert in self.experts.items()}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from camreid.runs.table import Table, in_points, interval, percent
 ALPHA = 0.05
 SMALLEST = 0.001  # of mAP: 0.1 points
 FEWEST = 6  # identities with which p can fall below ALPHA
+Cells = list[str]
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
 
 
@@ -82,8 +83,7 @@ class Metrics(Record):
     @property
     def rank_options(self) -> RankOptions:
         """The ranking part of `evaluation`."""
-        known = {option.name for option in fields(RankOptions)}
-        return RankOptions(**{k: v for k, v in self.evaluation.items() if k in known})
+        return RankOptions.of(self.evaluation)
 
     def tables(self, title: str = "Test") -> list[Table]:
         """Scores by protocol, mAP by camera pair, thresholds and reliability."""
@@ -153,16 +153,14 @@ def reliability_table(bins: Sequence[Mapping[str, float]]) -> Table:
     return Table("Reliability of the checkpoint's calibration", columns, rows, notes)
 
 
-def head_check_table(
-    title: str, heads: Mapping[str, Mapping[str, Any]], notes: list[str] | None = None
-) -> Table:
+def head_check_table(title: str, heads: Mapping[str, Any], notes: Sequence[str] = ()) -> Table:
     """How each head fits the train identities: the fields of its `HeadFit`, by name of the row."""
     counts = ("rows", "dim", "identities", "shared", "unknown")
     rows = []
     for name, fit in heads.items():
         shares = (percent(fit["coverage"]), percent(fit["image_coverage"]))
         rows.append([name, *(str(fit[key]) for key in counts), *shares])
-    return Table(title, ("head", *counts, "coverage", "of images"), rows, notes or [])
+    return Table(title, ("head", *counts, "coverage", "of images"), rows, notes)
 
 
 def points(found: Difference) -> str:
@@ -215,9 +213,7 @@ def mean_row(name: str, runs: Sequence[Metrics]) -> list[str]:
     return [name, f"{runs[0].retrieval['valid_queries'] or 0:.0f}", *cells]
 
 
-def _scores(
-    name: str, scores: Mapping[str, Any], ends: Mapping[str, list[float | None]] | None = None
-) -> list[str]:
+def _scores(name: str, scores: Mapping[str, Any], ends: Mapping[str, Any] | None = None) -> Cells:
     queries = f"{scores['valid_queries'] or 0:.0f}"
     cells = [f"{percent(scores[k])}\n{interval(*ends[k]) if ends else ''}" for k in SCORES]
     return [name, queries, *map(str.rstrip, cells)]

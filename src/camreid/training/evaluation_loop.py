@@ -100,9 +100,7 @@ class RetrievalModule(pl.LightningModule):
         self.test_metric.update(features, read.pids, read.cameras, index, role)
         self.test_accuracy.update(*self._predict(read, output), index, role)
 
-    def _features(
-        self, batch: Mapping[str, Any], batch_idx: int
-    ) -> tuple[Batch, Tensor, ReIDOutput, Tensor]:
+    def _features(self, batch: Any, batch_idx: int) -> tuple[Batch, Tensor, ReIDOutput, Tensor]:
         """The batch, (B,) numbers of its images, the network's output, and what is compared."""
         read = read_batch(batch, training=False)
         index, network = read.index, partial(self.model, cameras=read.cameras)
