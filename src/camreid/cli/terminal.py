@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 
 from camreid.data.cache import cores
 from camreid.errors import require_whole
-from camreid.progress import note
+from camreid.progress import note, printable
 
 _NOISE = (
     ".*does not have many workers.*",  # loaders get one process a core, which Lightning finds few
@@ -39,8 +39,9 @@ _QUIET = {
 def show(*parts: RenderableType) -> None:
     """Print lines or tables once, and keep them in the run's log."""
     record = io.StringIO()
-    Console(soft_wrap=True, highlight=False, markup=False).print(*parts, sep="\n")
-    Console(file=record, width=120, highlight=False, markup=False).print(*parts, sep="\n")
+    parts = tuple(printable(part) if isinstance(part, str) else part for part in parts)
+    for console in (Console(soft_wrap=True), Console(file=record, width=120)):
+        console.print(*parts, sep="\n", highlight=False, markup=False, emoji=False)
     logging.getLogger("camreid").info(record.getvalue().rstrip())
 
 
