@@ -148,26 +148,23 @@ class Gallery:
         """Read such a file; InputError for another file, or features that are not of `source`."""
         path = require_format(path)
         try:
-            features, names, own = _read(path)
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="np") as file:
+                    features, notes = file.get_tensor("features"), file.metadata()
+                names, own = json.loads(notes["names"]), notes["source"]
+            elif path.suffix == ".npz":
+                with np.load(path, allow_pickle=False) as file:
+                    features, names = file["features"], file["names"].tolist()
+                    own = str(file["source"])
+            else:
+                table = import_module("pyarrow.parquet").read_table(path)
+                features = np.stack(table["feature"].to_numpy())
+                names, own = table["name"].to_pylist(), table["source"][0].as_py()
         except Exception as error:  # of safetensors, zip, NumPy and pyarrow
             raise InputError(f"{path} is no gallery of camreid ({error!r:.200}).") from error
         found = cls(own or None)
         found.add(torch.from_numpy(features), names, source)
         return found
-
-
-def _read(path: Path) -> tuple[Any, Sequence[str], str]:
-    """Features, names and source."""
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="np") as file:
-            notes = file.metadata()
-            return file.get_tensor("features"), json.loads(notes["names"]), notes["source"]
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return file["features"], file["names"].tolist(), str(file["source"])
-    table = import_module("pyarrow.parquet").read_table(path)
-    names, source = table["name"].to_pylist(), table["source"][0].as_py()
-    return np.stack(table["feature"].to_numpy()), names, source
 
 
 def require_format(path: str | Path) -> Path:

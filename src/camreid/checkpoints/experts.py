@@ -40,7 +40,8 @@ def save_experts(folder: str | Path, paths: Iterable[str | Path]) -> None:
         draft.mkdir()
         for camera, path in sorted(by_camera.items()):
             copy = Path(shutil.copyfile(path, draft / f"c{camera}.ckpt"))
-            listed.append({"file": copy.name, "camera": camera, "sha256": _digest(copy)})
+            digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+            listed.append({"file": copy.name, "camera": camera, "sha256": digest})
         (draft / INDEX).write_text(json.dumps(listed, indent=2), encoding="utf-8")
 
     write_whole(folder, write)
@@ -57,12 +58,8 @@ def load(path: str | Path, *args: Any, **kwargs: Any) -> ReIDModule | Experts:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder} is no folder of experts: {INDEX}: {error!r}.") from error
     for camera, (file, digest) in files.items():
-        if not file.is_file() or _digest(file) != digest:
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             raise InputError(
                 f"{file}, of camera {camera}, is missing or has changed. Copy it again."
             )
     return Experts({c: io.load(file, *args, **kwargs) for c, (file, _) in files.items()})
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

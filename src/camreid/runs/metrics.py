@@ -14,7 +14,6 @@ from camreid.runs.table import Table, in_points, interval, percent
 ALPHA = 0.05
 SMALLEST = 0.001  # of mAP: 0.1 points
 FEWEST = 6  # identities with which p can fall below ALPHA
-Cells = list[str]
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
 
 
@@ -222,7 +221,7 @@ def mean_row(name: str, runs: Sequence[Metrics]) -> list[str]:
     return [name, f"{runs[0].retrieval['valid_queries'] or 0:.0f}", *cells]
 
 
-def _scores(name: str, scores: Mapping[str, Any], ends: Mapping[str, Any] | None = None) -> Cells:
+def _scores(name: str, scores: Mapping[str, Any], ends: Any = None) -> list[str]:
     queries = f"{scores['valid_queries'] or 0:.0f}"
     cells = [f"{percent(scores[k])}\n{interval(*ends[k]) if ends else ''}" for k in SCORES]
     return [name, queries, *map(str.rstrip, cells)]
