@@ -131,10 +131,9 @@ class FeatureExtractor:
         """(N, sum of D) unit features of all experts."""
         experts = self.experts.values()
         slopes = [e.calibration.slope for e in experts if e.calibration]
-        known = len(slopes) == len(experts)
-        weights = [max(slope, 0) ** 0.5 for slope in slopes] if known else [1.0] * len(experts)
-        units = [F.normalize(e(images)) * w for e, w in zip(experts, weights, strict=True)]
-        return torch.cat(units, 1)
+        slopes = slopes if len(slopes) == len(experts) else [1.0] * len(experts)
+        pairs = zip(experts, slopes, strict=True)
+        return torch.cat([F.normalize(e(images)) * max(slope, 0) ** 0.5 for e, slope in pairs], 1)
 
     def _routed(self, images: list[OneImage], cameras: Any) -> Tensor:
         """(N, D) features of each image by the expert of its camera."""

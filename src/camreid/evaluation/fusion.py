@@ -38,10 +38,9 @@ def fuse(
     images = [(t.query.paths, t.query.pids.tolist(), t.gallery.paths) for t in tables.values()]
     if images != [images[0]] * len(images):
         raise InputError("the tables of a fusion hold different images: evaluate one split.")
-    query, gallery = (
-        {name: F.normalize(getattr(t, part).features.float()) for name, t in tables.items()}
-        for part in ("query", "gallery")
-    )
+    units = {name: table.normalized() for name, table in tables.items()}
+    query = {name: unit.query.features for name, unit in units.items()}
+    gallery = {name: unit.gallery.features for name, unit in units.items()}
     first = next(iter(tables.values()))
     if fusion == "mean":
         real = first.gallery.pids != JUNK

@@ -44,8 +44,8 @@ def ranked_lists(
         shown = [_shown("query", q, query, "query")]
         order = scores.argsort(descending=True, stable=True)
         for i in order[visible[order]][:SHOWN].tolist():
-            mark, score = "hit" if g.pids[i] == pid else "miss", scores[i] if cosine else -scores[i]
-            shown.append(_shown(mark, g, i, f"{score:.2f}"))
+            mark = "hit" if g.pids[i] == pid else "miss"
+            shown.append(_shown(mark, g, i, f"{scores[i] if cosine else -scores[i]:.2f}"))
         lists.append((f"{kind}: identity {pid}, average precision {ap:.1%}", shown))
     return lists
 
