@@ -59,7 +59,6 @@ def load(path: str | Path, *args: Any, **kwargs: Any) -> ReIDModule | Experts:
         raise InputError(f"{folder} is no folder of experts: {INDEX}: {error!r}.") from error
     for camera, (file, digest) in files.items():
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-            raise InputError(
-                f"{file}, of camera {camera}, is missing or has changed. Copy it again."
-            )
+            found = f"{file}, of camera {camera}, is missing or has changed"
+            raise InputError(f"{found}. Copy it again.")
     return Experts({c: io.load(file, *args, **kwargs) for c, (file, _) in files.items()})

@@ -104,7 +104,7 @@ def _read_config(path: str | Path, given: Any, trusted: Iterable[str]) -> ModelC
         raise InputError(f"{path} has a _target_ that names no network.")
     if target not in (*NETWORKS, *trusted):
         found = f"{path} names the network {target}, which is not camreid's"
-        raise InputError(f"{found}. It is imported only if you trust it.", trusted=[target])
+        raise InputError(f"{found}: it is not imported unless you trust it.", trusted=[target])
     read = ModelConfig.read(given).without_weights()
     if isinstance(read.loss, Mapping):  # a loss that a file names is not imported either
         read = replace(read, loss={k: v for k, v in read.loss.items() if k != "extra"})
