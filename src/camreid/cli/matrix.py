@@ -128,12 +128,9 @@ class Test:
         own, known = self.split.labels, {**self.experts, **baselines}
         for name, model in known.items():
             countable = own.pids and not model.labels.is_anonymous
-            rows[name] |= {
-                "checkpoint": model.path,
-                "camera": model.provenance.camera,
-                "rows": len(model.labels),
-                "coverage": len(own & model.labels) / len(own) if countable else None,
-            }
+            coverage = len(own & model.labels) / len(own) if countable else None
+            rows[name] |= {"checkpoint": model.path, "camera": model.provenance.camera}
+            rows[name] |= {"rows": len(model.labels), "coverage": coverage}
         content = {
             "experts": {name: rows[name] for name in self.experts},
             "baselines": {name: rows[name] for name in baselines},

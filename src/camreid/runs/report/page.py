@@ -24,16 +24,15 @@ def build_page(paths: Sequence[Path]) -> str:
     tested = [run for run in Progress(runs, "Ranking", unit="run") if run.ranked]
     comparison = compare_runs(tested, with_first=True) if len(tested) > 1 else None
     cmc = {str(run): list(enumerate(run.ranked[1].cmc.tolist(), 1)) for run in runs if run.ranked}
+    warnings = [note for run in runs if run.matrix for note in run.matrix.warnings]
+    warnings += [w for run in runs if run.metrics for w in run.metrics.warnings(str(run))]
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("page.html.j2").render(
         sections=list(map(_section, Progress(runs, "Drawing", unit="run"))),
         answer=_answer(runs, comparison),
         facts=_facts(runs),
-        warnings=[
-            *(note for run in runs if run.matrix for note in run.matrix.warnings),
-            *(note for run in runs if run.metrics for note in run.metrics.warnings(str(run))),
-        ],
+        warnings=warnings,
         comparison=comparison,
         cmc=draw("rank", cmc) if cmc else None,
         version=__version__,
@@ -90,11 +89,7 @@ def _section(run: RunFolder) -> dict[str, Any]:
     records = [record for record in (run.matrix, run.metrics, run.head_check) if record]
     content = records[0].to_json() if records else {}
     about = {name: content.get(name) for name in ("weights", "split", "evaluation", "origin")}
-    return {
-        "run": run,
-        "notes": notes,
-        "tables": [table for record in records for table in record.tables()],
-        "charts": charts,
-        "lists": lists,
-        "about": yaml.safe_dump({**about, "config": run.config}, sort_keys=False),
-    }
+    text = yaml.safe_dump({**about, "config": run.config}, sort_keys=False)
+    tables = [table for record in records for table in record.tables()]
+    shown = {"run": run, "notes": notes, "charts": charts, "lists": lists}
+    return {**shown, "tables": tables, "about": text}
