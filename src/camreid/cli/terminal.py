@@ -26,13 +26,6 @@ _NOISE = (
     "You're resuming from a checkpoint that ended before the epoch ended.*",  # our sampler goes on
     "Grad strides do not match bucket view strides.*",  # of 1 x 1 convolutions; costs a copy
 )
-_QUIET = {
-    "pytorch_lightning.utilities.rank_zero": logging.WARNING,
-    "pytorch_lightning.accelerators.cuda": logging.WARNING,
-    "onnx_ir": logging.WARNING,  # what it optimises
-    "onnxscript": logging.WARNING,
-    "huggingface_hub": logging.ERROR,  # 36 lines of retries
-}
 
 
 @rank_zero_only
@@ -47,8 +40,6 @@ def show(*parts: RenderableType) -> None:
 
 def be_quiet() -> None:
     """Leave the terminal to the command's own lines."""
-    for name, level in _QUIET.items():
-        logging.getLogger(name).setLevel(level)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
 
