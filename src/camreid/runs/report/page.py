@@ -24,10 +24,10 @@ def build_page(paths: Sequence[Path]) -> str:
     tested = [run for run in Progress(runs, "Ranking", unit="run") if run.ranked]
     comparison = compare_runs(tested, with_first=True) if len(tested) > 1 else None
     cmc = {str(run): list(enumerate(run.ranked[1].cmc.tolist(), 1)) for run in runs if run.ranked}
-    warnings = [note for run in runs if run.matrix for note in run.matrix.warnings]
-    warnings += [w for run in runs if run.metrics for w in run.metrics.warnings(str(run))]
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    warnings = [note for run in runs if run.matrix for note in run.matrix.warnings]
+    warnings += [note for run in runs if run.metrics for note in run.metrics.warnings(str(run))]
     page = environment.get_template("page.html.j2").render(
         sections=list(map(_section, Progress(runs, "Drawing", unit="run"))),
         answer=_answer(runs, comparison),
@@ -54,14 +54,14 @@ def _facts(runs: Sequence[RunFolder]) -> Table:
     rows = []
     for run in runs:
         config, split = run.training["config"], run.training["split"]
-        leaks = [run.metrics.leak] if run.metrics else []
-        leaks += [row["leak"] for row in run.matrix.rows.values()] if run.matrix else []
+        tests = [vars(run.metrics)] if run.metrics else []
+        tests += run.matrix.rows.values() if run.matrix else []
         record, data = run.matrix or run.metrics, run.config.get("data") or {}
         facts = (
             ", ".join(run.matrix.rows) if run.matrix else (config.get("model") or {}).get("name"),
             split and str(replace(SplitRecord.from_json(split), digest=None)),
             " in ".join(str(data[key]) for key in ("name", "root") if data.get(key)),
-            leaks and str(leaks[0]["all"]["identities"]),
+            tests and tests[0]["leak"]["all"]["identities"],
             record and (record.origin or {}).get("date"),
         )
         rows.append([str(run), *(str(fact or "unknown") for fact in facts)])
@@ -91,5 +91,5 @@ def _section(run: RunFolder) -> dict[str, Any]:
     about = {name: content.get(name) for name in ("weights", "split", "evaluation", "origin")}
     text = yaml.safe_dump({**about, "config": run.config}, sort_keys=False)
     tables = [table for record in records for table in record.tables()]
-    shown = {"run": run, "notes": notes, "charts": charts, "lists": lists}
-    return {**shown, "tables": tables, "about": text}
+    parts = {"notes": notes, "tables": tables, "charts": charts, "lists": lists, "about": text}
+    return {"run": run, **parts}
