@@ -188,8 +188,8 @@ def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
     text, about = override(name, value), f" ({comment})" if comment else ""
     example = f", such as {override(name, default)}" if default not in (None, "???") else ""
     words = set(re.findall(r"[\w-]+", comment))
-    can_be_left_out = re.match(r"(callbacks|logger)\.\w+$", name)
-    if override("", value)[1:] in words or (value is None and can_be_left_out):
+    may_be_null = re.match(r"(callbacks|logger)\.\w+$", name)
+    if override("", value)[1:] in words or (value is None and may_be_null):
         return
     if not _takes(default, comment, words, value):
         expected = _KINDS.get(type(default), "another value")
@@ -210,11 +210,9 @@ def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
     is_text = re.search(r"\b(file|folder|checkpoint|name|path|expression)s?\b", comment)
     if default in ([], None, "???"):  # the comment alone gives the kind
         kinds = {str} if is_text and "{" not in comment else set() if comment else {type(value)}
-    if is_text and str in kinds:
-        kinds.add(int)  # a name such as 2026
-    if float in kinds or {"number", "numbers"} & words:
-        kinds |= {int, float}
-    kinds -= {float} if "whole" in words else set()
+    kinds |= {int} if is_text and str in kinds else set()  # a name such as 2026
+    kinds |= {int, float} if float in kinds or {"number", "numbers"} & words else set()
+    kinds = kinds - {float} if "whole" in words else kinds
     kinds |= {dict} if "{" in comment else set()
     named: list[Any] = []
     if str in kinds and comment and (parts if isinstance(default, list) else default in words):

@@ -31,10 +31,8 @@ def loss_check(
             metric = module.metric_losses.get(term, (0, lambda own, _: own.sum()))[1]
             heads = {name: metric(own, pids) for name, own in output.embeddings.items()}
             if term == "identity":
-                heads = {
-                    name: identity_loss(output.logits[name], own) for name, own in rows.items()
-                }
-            where = ", ".join(name for name, value in heads.items() if not value.isfinite())
+                heads = {head: identity_loss(output.logits[head], rows[head]) for head in rows}
+            where = ", ".join(head for head, value in heads.items() if not value.isfinite())
             found = f"the {term} loss of {where or 'all heads'} is {values[term]}"
             raise _stop(module, batch.get("img_paths", ()), pids, found)
 
