@@ -116,7 +116,8 @@ def relevant(
                 "division, for all cameras or split.camera=N) or +split=resplit (a new division)."
             )
         known = {name: known[name] for name in known if name != "split"}
-    every = {n[: m.start()]: 0 for n in ("split", *known) for m in re.finditer(r"\.|$", n)}
+    own = ("split", "model.network._target_", *known)  # a class to trust in a checkpoint
+    every = {n[: m.start()]: 0 for n in own for m in re.finditer(r"\.|$", n)}
     for name in sorted(given, key=lambda name: name not in typed):  # what is typed first
         if not (name in every or _is_open(name, given, known)):
             raise InputError(f"there is no option {name}. {hint(name, every)}")
@@ -136,8 +137,10 @@ def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
     parents = [name] * (parents in (["callbacks"], ["logger"])) + parents
     target = next((f"{p}._target_" for p in parents if given.get(f"{p}._target_")), "")
     default, comment = known.get(target, ("", ""))
-    if not target or given[target] != default:
-        return bool(target)
+    if not target:  # a part without its class is refused where it is made
+        return any(known.get(parent, ("",))[0] is None for parent in parents)
+    if given[target] != default:
+        return True
     takes = re.findall(r"\w+", comment.partition("also ")[2])
     return name.rpartition(".")[2] in takes if takes else not default.startswith("camreid.")
 
