@@ -28,7 +28,7 @@ from camreid.cli.folder import launched
 from camreid.cli.terminal import show
 from camreid.data import Augment, IdentitySampler, ReIDDataModule, Split
 from camreid.data.inspection import without_bad_images
-from camreid.errors import InputError, require_whole
+from camreid.errors import InputError
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.models.presets import settle
@@ -46,7 +46,6 @@ def run_folder() -> Path:
 
 def seed(config: DictConfig) -> None:
     """Seed all random numbers of the run; the split has its own."""
-    require_whole("seed", config.seed, 0, 2**32 - 1)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
 

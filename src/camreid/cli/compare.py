@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -17,9 +17,6 @@ from camreid.cli.report import check_output, parser
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.progress import note
-
-if TYPE_CHECKING:
-    from camreid.runs.compare import Comparison
 
 _SUFFIXES = (".json", ".csv", ".md", ".tex")
 
@@ -61,7 +58,7 @@ def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[st
         print(f"Written to {output}")
 
 
-def _content(found: "Comparison", suffix: str) -> str:
+def _content(found: Any, suffix: str) -> str:
     """The comparison for a file; .csv and .tex have the scores alone."""
     if suffix == ".json":
         return json.dumps(found.to_json(), indent=1)

@@ -60,10 +60,8 @@ def _check(config: DictConfig, _: Path) -> Rows:
     root, name = dataset.data_root(config.data), config.data.read._target_.split("read_")[-1]
     absolute = Path(root).expanduser().absolute()
     home, layout = layouts.find(root, name) if name in layouts.SIZES else (absolute, None)
-    if layout and name != "msmt17":
-        records = layouts.scan(home, layout)[0]
-    else:
-        records = dataset.read_dataset(config.data)
+    scanned = layouts.scan(home, layout)[0] if layout and name != "msmt17" else None
+    records = scanned or dataset.read_dataset(config.data)
     return [asdict(finding) for finding in inspection.inspect(records, home, layout)]
 
 

@@ -53,9 +53,8 @@ class CameraOptions:
 class CameraIndex:
     """The camera of each image in a forward pass; all parts of a network share one.
 
-    A camera needs `least` images in a batch for statistics of their own. Of two vectors, batch norm
-    makes exact opposites, and gradients of groups of 2, 3 and 4 are about 14, 3 and 1.3 times as
-    large as those of a whole batch.
+    A camera needs `least` images in a batch for statistics of their own: gradients of groups of 2,
+    3 and 4 are about 14, 3 and 1.3 times as large as those of a whole batch.
     """
 
     def __init__(self, numbers: Sequence[int], least: int = 4) -> None:
@@ -122,8 +121,7 @@ class CameraNorm(nn.Module):
     statistics of the camera. The statistics are those of all images, as in plain BatchNorm, for an
     unknown or untrained camera, and for one with fewer than `CameraIndex.least` in the batch.
 
-    It is no subclass of torch's BatchNorm, so `trainer.sync_batchnorm` leaves it alone: under DDP,
-    each process normalises by its own images, and rank 0's running statistics are kept.
+    `trainer.sync_batchnorm` leaves it alone: under DDP, rank 0's running statistics are kept.
     """
 
     running_mean: Tensor
