@@ -18,15 +18,13 @@ from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.progress import note
 
-_SUFFIXES = (".json", ".csv", ".md", ".tex")
-
 
 def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
         typed = parser("compare").parse_intermixed_args()
         if typed.output:
-            check_output("camreid-compare", typed.output, *_SUFFIXES)
+            check_output("camreid-compare", typed.output, ".json", ".csv", ".md", ".tex")
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
         paths = [p for p in typed.runs if p not in options and Path(p).name != "multirun.yaml"]
         for path in (path for path in paths if not Path(path).exists()):

@@ -19,8 +19,6 @@ from camreid.errors import InputError
 from camreid.files import CONF, write_whole
 from camreid.runs.table import Table
 
-Rows = list[dict[str, Any]]
-
 
 def main() -> None:
     """The console script."""
@@ -53,7 +51,7 @@ def _cell(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _check(config: DictConfig, _: Path) -> Rows:
+def _check(config: DictConfig, _: Path) -> list[dict[str, Any]]:
     dataset = begin("camreid.cli.dataset")  # torch only now: --help is quick
     from camreid.data import inspection, layouts
 
@@ -65,7 +63,7 @@ def _check(config: DictConfig, _: Path) -> Rows:
     return [asdict(finding) for finding in inspection.inspect(records, home, layout)]
 
 
-def _show(config: DictConfig, path: Path) -> Rows:
+def _show(config: DictConfig, path: Path) -> list[dict[str, Any]]:
     """The first image of 20 identities (rows) by camera (columns), and the numbers of images."""
     records = begin("camreid.cli.dataset").read_dataset(config.data)
     import torch
@@ -86,7 +84,7 @@ def _show(config: DictConfig, path: Path) -> Rows:
     return [{"pid": p, **{f"c{c}": len(paths[p, c]) for c in cameras}} for p in pids]
 
 
-def _split(config: DictConfig, path: Path) -> Rows:
+def _split(config: DictConfig, path: Path) -> list[dict[str, Any]]:
     split = begin("camreid.cli.build").build_split(config)
     split.save(path)
     rows = []

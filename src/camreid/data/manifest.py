@@ -143,9 +143,7 @@ def _record(place: str, line: dict[str, str]) -> ImageRecord:
         raise InputError(f"{found} {', '.join(SUBSETS)}; pid -1..2**63-1; camera from 1.")
     if pid < 1 and subset != "gallery":
         found = f"{place} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) are of the"
-        raise InputError(
-            f"{found} gallery. Delete such lines; if identities start at 0, add 1 to each."
-        )
+        raise InputError(f"{found} gallery. Delete such lines; if pids start at 0, add 1 to each.")
     parsed = parse_name(image) or ImageRecord(image, pid, camera)
     return ImageRecord(image, pid, camera, parsed.sequence, parsed.frame)  # replace() is slow
 

@@ -73,8 +73,7 @@ class Resplit:
         require_choice("by", self.by, By)
         require_choice("pool", self.pool, Pool)
         if self.seen and self.by == "image":
-            message = "by=image tests images of every identity, also of seen ones."
-            raise InputError(message, by="identity")
+            raise InputError("by=image tests every identity, also seen ones.", by="identity")
 
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError if there are too few identities."""
