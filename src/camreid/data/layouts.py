@@ -100,7 +100,8 @@ def part(home: Path, name: str) -> Path:
 def checked(records: Records, home: Path, layout: Layout) -> Records:
     """The records, if they can be trained on, with a note if they are not the official ones."""
     if not records.train:
-        raise MissingDataset(f"{home / layout.folders[0]} holds no {layout.example}. {TRY}")
+        folder = home / layout.folders[0]
+        raise MissingDataset(f"{folder} holds no images like {layout.example}. {TRY}")
     if zeros := [r.path for r in (*records.train, *records.query) if r.pid == market.DISTRACTOR]:
         found = f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Distractors"
         raise InputError(f"{found} are of the gallery; for an identity 0, type data=csv.")
