@@ -204,7 +204,7 @@ def test_another_architecture_names_what_does_not_fit(tmp_path: Path) -> None:
     bot = write(tmp_path / "bot.pth", filled("fastreid_bagtricks_R50"))
     with pytest.raises(InputError, match=r"1 of the model's tensors are missing \(backbone.pool.p"):
         import_weights(bot, model="sbs_r50", network__non_local=False, **SMALL)
-    partial = import_file(bot, model="sbs_r50", allow_partial=True, **SMALL)
+    partial = import_file(bot, "fastreid", "sbs_r50", allow_partial=True, **SMALL)
     assert "backbone.pool.p" in partial.missing
 
 
