@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camreid.checkpoints.experts import Experts, load
-from camreid.checkpoints.io import weights_digest
 from camreid.data.dataset import OneImage, crops, is_empty, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
+from camreid.evaluation.features import digest_of
 from camreid.models.network import FeatureOptions, Side, evaluating
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
@@ -150,7 +150,7 @@ class FeatureExtractor:
             parts = " ".join(expert.source for expert in self.experts.values())
             return f"experts-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
         before = "-before" if self.options.neck == "before" else ""
-        return f"{self.name}-{weights_digest(self.network)}{before}"
+        return f"{self.name}-{digest_of(self.network.state_dict(), {})[:16]}{before}"
 
     def _concat(self, images: list[OneImage]) -> Tensor:
         """(N, sum of D) unit features of all experts."""

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from camreid.cli._entry import begin
 from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.report import check_output, parser
+from camreid.cli.report import check_output, parser, require_existing
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.progress import note
@@ -27,8 +27,7 @@ def main() -> None:
             check_output("camreid-compare", typed.output, ".json", ".csv", ".md", ".tex")
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
         paths = [p for p in typed.runs if p not in options and Path(p).name != "multirun.yaml"]
-        for path in (path for path in paths if not Path(path).exists()):
-            raise InputError(f"there is no {path}: expected the folder of a run or a checkpoint.")
+        require_existing(paths)
         finish = partial(_report, typed.output)
         if not any(path.endswith(".ckpt") or Path(path).is_file() for path in paths):
             if options:

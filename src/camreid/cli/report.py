@@ -1,6 +1,7 @@
 """camreid-report, and what it shares with other commands: arguments and the file of `-o`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,7 @@ def main() -> None:
     """The console script."""
     with one_paragraph("camreid-report"):
         typed = parser("report").parse_args()
+        require_existing(typed.runs)
         path = typed.output or Path(typed.runs[0], "report.html")
         check_output("camreid-report", path, ".html")
         require_packages("camreid-report", "jinja2", "matplotlib", extra="camreid[report]")
@@ -33,6 +35,12 @@ def parser(command: str) -> argparse.ArgumentParser:
         found.add_argument(name, **options)
     found.add_argument("-o", "--output", metavar="FILE", type=Path, help=text["output"])
     return found
+
+
+def require_existing(paths: Sequence[str]) -> None:
+    """Refuse runs that are not there."""
+    for path in (path for path in paths if not Path(path).exists()):
+        raise InputError(f"there is no {path}: expected the folder of a run or a checkpoint.")
 
 
 def check_output(command: str, path: Path, *suffixes: str) -> None:

@@ -104,7 +104,7 @@ class FeatureTable:
         tensors = {name: x.contiguous() for name, x in self.tensors.items()}
         paths = {"query_paths": self.query.paths, "gallery_paths": self.gallery.paths}
         metadata = {key: json.dumps(value) for key, value in {**self.notes, **paths}.items()}
-        metadata["digest"] = _digest(tensors, metadata)
+        metadata["digest"] = digest_of(tensors, metadata)
         write_whole(path, lambda draft: save_file(tensors, draft, metadata))
 
     @classmethod
@@ -134,16 +134,17 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     digest = metadata.pop("digest", None)  # another tool writes none
-    if digest is not None and digest != _digest(tensors, metadata):
+    if digest is not None and digest != digest_of(tensors, metadata):
         raise ValueError("its checksum is wrong, so a part of it is damaged; copy it again")
     return tensors, {key: _json(value) for key, value in metadata.items()}
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Hash of names and values, the same in every file of them."""
     found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, x in sorted(tensors.items()):
         found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        found.update(x.cpu().contiguous().view(torch.uint8).numpy().data)
+        found.update(x.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

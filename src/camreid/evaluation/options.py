@@ -1,6 +1,6 @@
 """How a test is ranked: protocol, distance, query expansion, re-ranking."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -41,6 +41,11 @@ class RankOptions:
             require_whole(name, getattr(self, name), least=1)
         require_number("expand_alpha", self.expand_alpha, least=0)
         require_number("rerank_lambda", self.rerank_lambda, 0, 1)
+
+    @classmethod
+    def of(cls, options: Any) -> "RankOptions":
+        """From a mapping that may hold more."""
+        return cls(**{own.name: options[own.name] for own in fields(cls) if own.name in options})
 
     def decisions(
         self, table: FeatureTable, device: torch.device, calibration: Calibration | None = None
