@@ -90,7 +90,6 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
 
 
 def _show_sweep() -> None:
-    """Print the table of the jobs of -m, also of those that ran before a failure."""
     if sweeps and any((folder := sweeps.pop()).rglob(".hydra/overrides.yaml")):
         from camreid.cli.sweep import sweep_table  # torch only now: --help is quick
 

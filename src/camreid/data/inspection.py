@@ -126,7 +126,6 @@ def _of_files(records: Records) -> Remarks:
 
 
 def _looks(paths: Sequence[str]) -> Iterator[tuple[str, str, set[str]]]:
-    """Each path with a hash of its content and what there is to say."""
     with ThreadPoolExecutor(cores()) as pool:
         looks = pool.map(_look, paths)
         yield from Progress(looks, "Reading images", total=len(paths), unit="image")

@@ -112,9 +112,8 @@ def _with_cameras(images: list[NamedImage], pattern: str | None) -> list[NamedIm
     """The images; if none has a camera, its camera is its place in the identity, from 1."""
     lost = [image.path for image in images if not image.camera]
     if lost and (pattern or len(lost) < len(images)):
-        found = f"{len(lost)} of {len(images)} images have no camera, such as {lost[0]}. Use"
-        example = r"camera_pattern=: cam(\d+) finds camera 3 in cam3_01.jpg"
-        raise InputError(f"{found} folders of cameras, or {example}.")
+        found = f"{len(lost)} of {len(images)} images have no camera, such as {lost[0]}; use"
+        raise InputError(rf"{found} folders or camera_pattern=: cam(\d+) finds 3 in cam3_01.jpg.")
     places: dict[str, Iterator[int]] = defaultdict(lambda: count(1))
     return [i._replace(camera=str(next(places[i.identity]))) for i in images] if lost else images
 

@@ -178,9 +178,8 @@ class ReIDModule(RetrievalModule):
             self.start_rows(data.eval_dataloader(starting, padded=False))
         val = (r.pid for r in getattr(split, "val", ()) if r.pid > 0)
         old, own = self.provenance, getattr(split, "record", None)
-        datasets = old.datasets or getattr(split, "datasets", ())
-        seen = old.val_identities.union(val)
-        self.provenance = replace(old, split=own, val_identities=seen, datasets=datasets)
+        seen, named = old.val_identities.union(val), old.datasets or getattr(split, "datasets", ())
+        self.provenance = replace(old, split=own, val_identities=seen, datasets=named)
         self.add_identities(self.labels.pids)
         if records:  # no step checks them
             columns = zip(*((r.pid, r.camera) for r in records), strict=True)
