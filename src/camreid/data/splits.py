@@ -95,7 +95,7 @@ class Resplit:
                 found = f"seen holds {options['excluded']} of {len(pids)} identities of pool="
                 found += f"{self.pool}; fewer than 2 test identities are of several cameras"
                 raise InputError(
-                    f"{found}. Exclude fewer, or choose pool=all or a lower train_fraction."
+                    f"{found}. Exclude fewer, or type pool=all or a lower train_fraction."
                 )
         query, gallery = _pick_queries(test, rng)
         parts = (train, val, query, (*gallery, *distractors))
