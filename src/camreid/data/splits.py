@@ -92,11 +92,9 @@ class Resplit:
             pids = identities(pool)
             options["excluded"] = len(set(pids).intersection(self.seen))
             if sum(len(cameras) > 1 for cameras in _cameras(test).values()) < 2:
-                found = f"seen holds {options['excluded']} of {len(pids)} identities of pool="
+                found = f"seen holds {options['excluded']} of the {len(pids)} identities of pool="
                 found += f"{self.pool}; fewer than 2 test identities are of several cameras"
-                raise InputError(
-                    f"{found}. Exclude fewer, or type pool=all or a lower train_fraction."
-                )
+                raise InputError(f"{found}. Exclude fewer, type pool=all or lower train_fraction.")
         query, gallery = _pick_queries(test, rng)
         parts = (train, val, query, (*gallery, *distractors))
         return _split(parts, records, SplitRecord("resplit", options))
