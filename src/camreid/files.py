@@ -22,7 +22,7 @@ except ImportError:  # Windows
 
 _PACKAGE = Path(__file__).resolve().parent
 _MANY = (Mapping, list, tuple)
-_LEVELS, _PARTS = 32, 10**7
+_LEVELS, _PARTS = 64, 10**7  # a mapping has two levels
 # beside the package in a wheel, at the top of a checkout
 CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if p.is_dir())
 
@@ -83,7 +83,7 @@ def parts(value: object) -> Iterator[object]:
     level = [value]
     for _ in range(_LEVELS):
         yield from level
-        held = (v.values() if isinstance(v, Mapping) else v for v in level if isinstance(v, _MANY))
+        held = (v.items() if isinstance(v, Mapping) else v for v in level if isinstance(v, _MANY))
         if not (level := list(islice(chain.from_iterable(held), _PARTS))):
             return
         if len(level) == _PARTS:

@@ -131,16 +131,10 @@ def _check(network: _RawNetwork, file: bytes, batches: Iterable[Tensor]) -> dict
 def _trace(network: _RawNetwork, images: Tensor) -> Any:
     """The graph as an `onnx.ModelProto`."""
     with redirect_stdout(io.StringIO()):  # onnxscript counts its rewrites there
-        program = torch.onnx.export(
-            network,
-            (images,),
-            input_names=["images"],
-            output_names=list(network.outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-            verbose=False,
-        )
+        names: Any = {"input_names": ["images"], "output_names": list(network.outputs)}
+        options: Any = {"opset_version": OPSET, "dynamo": True, "verbose": False}
+        shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
+        program = torch.onnx.export(network, (images,), dynamic_shapes=shapes, **names, **options)
     assert program is not None
     return program.model_proto
 

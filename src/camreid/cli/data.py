@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from camreid.cli._entry import begin, read_arguments
-from camreid.cli.errors import leaves, one_paragraph, paragraph
-from camreid.cli.options import check_values, known_options, names, relevant
+from camreid.cli.errors import one_paragraph, paragraph
+from camreid.cli.options import check_options
 from camreid.cli.report import parser
 from camreid.errors import InputError
 from camreid.files import CONF, write_whole
@@ -29,10 +29,7 @@ def main() -> None:
         if typed.action != "check" and path.exists():
             raise InputError(f"-o {path} is there already: expected another name.")
         config = compose("train", typed.options)
-        given, typed_names = dict(leaves(OmegaConf.to_container(config))), names(typed.options)
-        known = known_options("train", typed.options)
-        known = relevant(given, known, typed_names, needs_split=typed.action == "split")
-        check_values(given, known, typed_names)
+        check_options("train", config, typed.options, needs_split=typed.action == "split")
         try:
             with redirect_stdout(sys.stderr if typed.json else sys.stdout):
                 rows = {"check": _check, "show": _show, "split": _split}[typed.action](config, path)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli.errors import leaves
 from camreid.cli.folder import launched
-from camreid.cli.options import check_values, choices, known_options, names, relevant
+from camreid.cli.options import check_options, choices
 from camreid.errors import InputError
 from camreid.files import CONF
 
@@ -19,16 +19,8 @@ _GPUS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg", "/dev/kfd")  # of NVIDIA, J
 
 def check(command: str, config: DictConfig) -> None:
     """Refuse options, names of files, packages and devices that cannot work."""
-    task = list(HydraConfig.get().overrides.task)
-    known, given = known_options(command, task), dict(leaves(OmegaConf.to_container(config)))
-    typed = names(task)
-    known = relevant(given, known, typed)
-    if command == "import":
-        known.pop("data.root", None)
-    _require_model(command, given)
-    if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
-        typed = {name for name in typed if not name.startswith("model.")}
-    check_values(given, known, typed)
+    _require_model(command, dict(leaves(OmegaConf.to_container(config))))
+    check_options(command, config, HydraConfig.get().overrides.task)
     if command == "export":
         needed = ("onnx", "onnxruntime", "onnxscript")
         require_packages("camreid-export", *needed, extra="camreid[onnx]")

@@ -24,12 +24,13 @@ def export_run(config: DictConfig) -> None:
     parity = export_onnx(module, path, config.input, config.normalize, config.logits, notes)
     height, width = module.config.image_size
     labels = "without labels" if module.labels.is_anonymous else "identities in the metadata"
+    differences = (
+        f"Parity {output}: onnxruntime differs by {share:.1e} of the largest value"
+        for output, share in parity.items()
+    )
     show(
         f"ONNX   {module.config.name}, opset {OPSET}, {len(module.labels)} rows, {labels}",
         f"Input  images (N, 3, {height}, {width}) {config.input}, RGB in 0..255",
-        *(
-            f"Parity {output}: onnxruntime differs by {share:.1e} of the largest value"
-            for output, share in parity.items()
-        ),
+        *differences,
         f"Written to {path}",
     )

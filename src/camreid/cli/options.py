@@ -20,6 +20,7 @@ from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli.errors import hint, leaves, override
 from camreid.errors import InputError
@@ -89,9 +90,16 @@ def matching(option: str, given: Any) -> list[str]:
     return files
 
 
-def names(typed: Sequence[str]) -> set[str]:
-    """The names of typed options."""
-    return {text.partition("=")[0].lstrip("+") for text in typed}
+def check_options(
+    command: str, config: DictConfig, task: Sequence[str], needs_split: bool = True
+) -> None:
+    """Refuse names, values and combinations that cannot work."""
+    given: dict[str, Any] = dict(leaves(OmegaConf.to_container(config)))
+    typed = {text.partition("=")[0].lstrip("+") for text in task}
+    known = relevant(given, known_options(command, task), typed, needs_split)
+    if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
+        typed = {name for name in typed if not name.startswith("model.")}
+    check_values(given, known, typed)
 
 
 def relevant(
@@ -103,8 +111,7 @@ def relevant(
             found = f"split={given.get('split')} is no split. Type +split=original (official; one"
             raise InputError(f"{found} camera with split.camera=N) or +split=resplit (new).")
         known = {name: known[name] for name in known if name != "split"}
-    ends = ((name, end.start()) for name in ("split", *known) for end in re.finditer(r"\.|$", name))
-    every = {name[:end]: None for name, end in ends}
+    every = {n[: m.start()]: 0 for n in ("split", *known) for m in re.finditer(r"\.|$", n)}
     for name in sorted(given, key=lambda name: name not in typed):  # what is typed first
         if not (name in every or _is_open(name, given, known)):
             raise InputError(f"there is no option {name}. {hint(name, every)}")
@@ -114,7 +121,8 @@ def relevant(
                 raise InputError(f"{option} and {name} exclude each other. Type one of them.")
     if given.get("features"):
         return {name: known[name] for name in known if name.startswith(("features", "eval"))}
-    return {n: v for n, v in known.items() if n != "data.root" or not given.get("split.manifest")}
+    no_root = given.get("split.manifest") or "labels" in given  # of camreid-import
+    return {name: known[name] for name in known if name != "data.root" or not no_root}
 
 
 def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:

@@ -58,9 +58,6 @@ def _unexpected(value: object) -> str:
     """The first part of a value that is not plain; empty if there is none."""
     try:
         for part in parts(value):
-            keys = part if isinstance(part, Mapping) else ()
-            if not all(isinstance(key, str | int) for key in keys):
-                return "a key that is neither text nor a number"
             if isinstance(part, Tensor) and not is_dense(part):
                 return "a tensor that is not dense"
             if not isinstance(part, str | int | float | Tensor | Mapping | list | tuple | None):

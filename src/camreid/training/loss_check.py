@@ -26,14 +26,14 @@ def loss_check(
 
     def check() -> None:
         module._check_loss = bool  # can be pickled
-        values = dict(zip(losses, read(), strict=True))
-        if term := next((name for name, value in values.items() if not value.isfinite()), None):
+        values = dict(zip(losses, read().tolist(), strict=True))
+        if term := next((name for name, v in values.items() if not abs(v) < torch.inf), None):
             metric = module.metric_losses.get(term, (0, lambda own, _: own.sum()))[1]
             heads = {name: metric(own, pids) for name, own in output.embeddings.items()}
             if term == "identity":
                 heads = {k: identity_loss(output.logits[k], own) for k, own in rows.items()}
             where = ", ".join(name for name, value in heads.items() if not value.isfinite())
-            found = f"the {term} loss of {where or 'all heads'} is {float(values[term])}"
+            found = f"the {term} loss of {where or 'all heads'} is {values[term]}"
             raise _stop(module, batch.get("img_paths", ()), pids, found)
 
     return check
