@@ -13,7 +13,7 @@ from camreid.cli import build, evaluate
 from camreid.cli.checkpoints import Experts, check_dataset, read_experts, with_weights
 from camreid.cli.terminal import show
 from camreid.data import Split
-from camreid.errors import InputError, require_number
+from camreid.errors import InputError
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
 from camreid.evaluation.options import RankOptions
@@ -151,5 +151,4 @@ def _read_fusions(config: DictConfig) -> list[Any]:
     given = [config.fusion] if isinstance(config.fusion, str) else config.fusion or []
     if unknown := [name for name in given if name not in FUSIONS]:
         raise InputError(f"fusion={unknown[0]}: type some of fusion=[{','.join(FUSIONS)}].")
-    require_number("min_agreement", config.min_agreement, 0, 1)
     return list(dict.fromkeys(given))
