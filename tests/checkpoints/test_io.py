@@ -69,7 +69,7 @@ def test_a_checkout_without_installed_metadata_saves_and_loads(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"no checkpoint at .*In that folder: m.ckpt"),
+        (None, "no checkpoint at"),
         (b"PK\x03\x04", "its 4 bytes can't be read"),
         ({"epoch": 3}, "is no camreid checkpoint: it holds epoch"),
         ([1, 2], "holds a list"),

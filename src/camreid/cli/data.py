@@ -19,8 +19,6 @@ from camreid.errors import InputError
 from camreid.files import CONF, write_whole
 from camreid.runs.table import Table
 
-Rows = list[dict[str, Any]]
-
 
 def main() -> None:
     """The console script."""
@@ -50,21 +48,19 @@ def _cell(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _check(config: DictConfig, _: Path) -> Rows:
+def _check(config: DictConfig, _: Path) -> list[dict[str, Any]]:
     dataset = begin("camreid.cli.dataset")  # torch only now: --help is quick
     from camreid.data import inspection, layouts
 
     root, name = dataset.data_root(config.data), config.data.read._target_.split("read_")[-1]
     absolute = Path(root).expanduser().absolute()
     home, layout = layouts.find(root, name) if name in layouts.SIZES else (absolute, None)
-    if layout and name != "msmt17":
-        records = layouts.scan(home, layout)[0]
-    else:
-        records = dataset.read_dataset(config.data)
+    scanned = layouts.scan(home, layout)[0] if layout and name != "msmt17" else None
+    records = scanned or dataset.read_dataset(config.data)
     return [asdict(finding) for finding in inspection.inspect(records, home, layout)]
 
 
-def _show(config: DictConfig, path: Path) -> Rows:
+def _show(config: DictConfig, path: Path) -> list[dict[str, Any]]:
     """The first image of 20 identities (rows) by camera (columns), and the numbers of images."""
     records = begin("camreid.cli.dataset").read_dataset(config.data)
     import torch
@@ -85,7 +81,7 @@ def _show(config: DictConfig, path: Path) -> Rows:
     return [{"pid": p, **{f"c{c}": len(paths[p, c]) for c in cameras}} for p in pids]
 
 
-def _split(config: DictConfig, path: Path) -> Rows:
+def _split(config: DictConfig, path: Path) -> list[dict[str, Any]]:
     split = begin("camreid.cli.build").build_split(config)
     split.save(path)
     rows = []

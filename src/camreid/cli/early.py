@@ -22,9 +22,8 @@ def check(command: str, config: DictConfig) -> None:
     _require_model(command, dict(leaves(OmegaConf.to_container(config))))
     check_options(command, config, HydraConfig.get().overrides.task)
     if command == "export":
-        require_packages(
-            "camreid-export", "onnx", "onnxruntime", "onnxscript", extra="camreid[onnx]"
-        )
+        needed = ("onnx", "onnxruntime", "onnxscript")
+        require_packages("camreid-export", *needed, extra="camreid[onnx]")
     for logger in {"tensorboard", "wandb"} & {*(config.get("logger") or ())}:
         require_packages(f"logger={logger}", logger)
     if "trainer" in config:
@@ -39,16 +38,14 @@ def _require_model(command: str, given: dict[str, object]) -> None:
         how = "path=FILE and model=NAME" if command == "import" else "model=NAME"
         raise InputError(f"model={name} is no model. Type {how}, one of {choices('model')}.")
     parts = leaves(OmegaConf.to_container(OmegaConf.load(CONF / "model/_training.yaml")), "model.")
-    lacking = [part for part, _ in parts if part not in given]
+    lacking = ", ".join(part for part, _ in parts if part not in given)
     if lacking and name != "null":  # options alone name a network to trust
-        remedy = "Start its file with defaults: [small, _self_]."
-        raise InputError(f"model={name} lacks {', '.join(lacking)}. {remedy}")
+        raise InputError(f"model={name} lacks {lacking}. Type defaults: [small, _self_] into it.")
 
 
 def require_packages(needs: str, *names: str, extra: str = "") -> None:
     """Refuse what `needs` packages, and name those that are not installed."""
-    missing = " ".join(name for name in names if find_spec(name) is None)
-    if missing:
+    if missing := " ".join(name for name in names if find_spec(name) is None):
         remedy = f"'{extra}'" if extra else missing
         raise InputError(f"{needs} needs {missing}. Type pip install {remedy}.")
 

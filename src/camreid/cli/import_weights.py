@@ -104,8 +104,7 @@ def read_labels(
             raise InputError(f"labels.pids={config.pids}: {error}; {expected}.") from error
     if "manifest" in given and given <= {"manifest", "root", "outside_root"}:
         datasets = RunFolder(Path(config.manifest).parent).datasets
-        root, outside = config.root, config.outside_root
-        split = Split.load(config.manifest, root, datasets, outside)
+        split = Split.load(config.manifest, config.root, datasets, config.outside_root)
         return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
         found = " ".join(f"labels.{key}={config[key]}" for key in sorted(given))

@@ -46,9 +46,8 @@ def known_options(command: str, typed: Sequence[str]) -> Options:
         prefix = f"{part.package}." if part.package else ""
         comments = dict(_comments(yaml.compose(text), text.splitlines(), prefix))
         for name, default in leaves(yaml.safe_load(text), prefix):
-            if name.startswith(("hydra", f"{prefix}defaults")):
-                continue
-            known[name] = default, comments.get(name) or known.get(name, (None, ""))[1]
+            if not name.startswith(("hydra", f"{prefix}defaults")):
+                known[name] = default, comments.get(name) or known.get(name, (None, ""))[1]
     return known
 
 
@@ -87,9 +86,7 @@ def matching(option: str, given: Any) -> list[str]:
         found = sorted(glob.glob(name)) if is_pattern else [name]
         files += found
         if not found:
-            raise InputError(
-                f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt] or a pattern."
-            )
+            raise InputError(f"no file matches {option}='{name}'; type files or another pattern.")
     return files
 
 
@@ -111,12 +108,11 @@ def relevant(
     """The known options that have an effect; refuse unknown names and options that conflict."""
     if known.get("split", ("",))[0] == "???" and not given.get("features"):
         if needs_split and "split._target_" not in given:
-            raise InputError(
-                f"split={given.get('split')} is no split. Type +split=original (the official "
-                "division, for all cameras or split.camera=N) or +split=resplit (a new division)."
-            )
+            found = f"split={given.get('split')} is no split. Type +split=original (official; one"
+            raise InputError(f"{found} camera with split.camera=N) or +split=resplit (new).")
         known = {name: known[name] for name in known if name != "split"}
-    every = {n[: m.start()]: 0 for n in ("split", *known) for m in re.finditer(r"\.|$", n)}
+    own = ("split", "model.network._target_", *known)  # a class to trust in a checkpoint
+    every = {n[: m.start()]: 0 for n in own for m in re.finditer(r"\.|$", n)}
     for name in sorted(given, key=lambda name: name not in typed):  # what is typed first
         if not (name in every or _is_open(name, given, known)):
             raise InputError(f"there is no option {name}. {hint(name, every)}")
@@ -136,8 +132,10 @@ def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
     parents = [name] * (parents in (["callbacks"], ["logger"])) + parents
     target = next((f"{p}._target_" for p in parents if given.get(f"{p}._target_")), "")
     default, comment = known.get(target, ("", ""))
-    if not target or given[target] != default:
-        return bool(target)
+    if not target:  # a part without its class is refused where it is made
+        return any(known.get(parent, ("",))[0] is None for parent in parents)
+    if given[target] != default:
+        return True
     takes = re.findall(r"\w+", comment.partition("also ")[2])
     return name.rpartition(".")[2] in takes if takes else not default.startswith("camreid.")
 
@@ -168,14 +166,11 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
         other = f"{name.rpartition('.')[0]}.{needs[1]}" if needs else ""
         present = given.get(other)
         if needs and not (str(present).startswith(needs[2]) if needs[2] else present):
-            raise InputError(
-                f"{text} has no effect with {override(other, present)}. "
-                f"Type {other}={needs[2] or 'VALUE'} with it, or leave it out."
-            )
+            found, wanted = f"{text} has no effect with {override(other, present)}", needs[2]
+            raise InputError(f"{found}. Type {other}={wanted or 'VALUE'} with it, or leave it out.")
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """The numbers in a value, also in lists and mappings."""
     inner = value.values() if isinstance(value, Mapping) else value
     for part in inner if isinstance(value, list | Mapping) else ():
         yield from _numbers(part)
@@ -184,7 +179,6 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
-    """Refuse a value of another kind than the default and the comment give, or out of range."""
     text, about = override(name, value), f" ({comment})" if comment else ""
     example = f", such as {override(name, default)}" if default not in (None, "???") else ""
     words = set(re.findall(r"[\w-]+", comment))

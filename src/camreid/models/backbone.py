@@ -40,8 +40,7 @@ class BackboneOptions(TrunkOptions):
     """Pooling, and more changes to a ResNet; other backbones refuse all changes."""
 
     drop_path: float = 0.0  # stochastic depth of the last block
-    # of a map (B, C, h, w); backbones without one pool by their own head and refuse gem
-    pool: Pool = "avg"
+    pool: Pool = "avg"  # of a map (B, C, h, w); other backbones pool by their head, refuse gem
     last_stride: Literal[1, None] = None  # 1 removes the last stage's stride (Luo et al. 2019)
     non_local: bool = False  # non-local blocks in stages 2 and 3 (Ye et al. 2021)
     stem_relu: bool = True  # False as reid-strong-baseline

@@ -31,8 +31,8 @@ def loss_check(
             metric = module.metric_losses.get(term, (0, lambda own, _: own.sum()))[1]
             heads = {name: metric(own, pids) for name, own in output.embeddings.items()}
             if term == "identity":
-                heads = {head: identity_loss(output.logits[head], rows[head]) for head in rows}
-            where = ", ".join(head for head, value in heads.items() if not value.isfinite())
+                heads = {k: identity_loss(output.logits[k], own) for k, own in rows.items()}
+            where = ", ".join(name for name, value in heads.items() if not value.isfinite())
             found = f"the {term} loss of {where or 'all heads'} is {values[term]}"
             raise _stop(module, batch.get("img_paths", ()), pids, found)
 
@@ -50,9 +50,7 @@ def _stop(module: Any, paths: Any, pids: Tensor, found: str) -> InputError:
         state["batch"] = {"img_paths": names, "pids": pids.cpu()}
         module.on_save_checkpoint(state)
         write_whole(file, lambda draft: torch.save(state, draft))
-        found += (
-            f" in epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}, of images "
-        )
-        found += f"such as {', '.join(names[:3])}. {file} has the state before this step"
+        found += f" in epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}, of images"
+        found += f" such as {', '.join(names[:3])}. {file} has the state before this step"
         remedy |= {"precision": "32-true"} if trainer.precision != "32-true" else {}
     return InputError(f"{found}.", **remedy)
