@@ -1,5 +1,6 @@
 """Read and write camreid checkpoints."""
 
+import hashlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camreid.errors import InputError
 from camreid.files import write_whole
@@ -140,6 +141,15 @@ def differing_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor])
         for state in (first, second)
     )
     return sorted({k for k in mine.keys() | other.keys() if mine.get(k) != other.get(k)})
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Hash of the names and values of a network's tensors, the same in every file of them."""
+    found = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
 
 
 def load(
