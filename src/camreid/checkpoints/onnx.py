@@ -150,9 +150,11 @@ def _trace(graph: Graph) -> Any:
     assert program is not None
     proto = program.model_proto
     if options.precision == "float16":
-        half = import_module("onnxruntime.transformers.float16")
-        kept = half.DEFAULT_OP_BLOCK_LIST + _FLOAT32
-        proto = half.convert_float_to_float16(proto, keep_io_types=True, op_block_list=kept)
+        proto.graph.ClearField("value_info")  # it would be taken for the type of all initialisers
+        half = import_module("onnxruntime.transformers.onnx_model").OnnxModel(proto)
+        half.convert_float_to_float16(use_symbolic_shape_infer=False, op_block_list=_FLOAT32)
+        half.topological_sort()
+        proto = half.model
     return proto
 
 
