@@ -54,9 +54,7 @@ class NoValidQuery(InputError):
 def require_whole(name: str, value: object, least: int, most: float = float("inf")) -> None:
     """Refuse what is not a whole number in `least`..`most`; `name` is the argument."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(
-            f"{name}={value}: expected a whole number from {least}, such as {name}={max(least, 4)}."
-        )
+        raise InputError(f"{name}={value}: expected a whole number of at least {least}.")
     require_number(name, value, least, most)
 
 

@@ -35,19 +35,15 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         free = shutil.disk_usage(path.parent).free if os.path.isdir(path.parent) else 0
-        raise CannotWrite(
-            f"{path} can't be written ({reason}; {free:,} bytes are free). What was there is kept."
-        ) from error
+        found = f"{path} can't be written ({reason}; {free:,} bytes are free)"
+        raise CannotWrite(f"{found}. What was there is kept.") from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
 
 
 def lock(folder: str | Path, wait: bool = False) -> int:
-    """Hold a folder until the returned descriptor is closed, without a file; -1 if unsupported.
-
-    BlockingIOError if another process has it.
-    """
+    """Lock a folder until `unlock`; -1 if unsupported, BlockingIOError if it is held already."""
     handle = -1 if fcntl is None else os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -49,8 +49,7 @@ class LabelMap:
         object.__setattr__(self, "pids", pids)
         if any(abs(pid) >= 2**63 for pid in pids):
             raise InputError(f"{max(pids, key=abs)} is no pid of a label map: expected 64 bits.")
-        twice = [pid for pid, count in Counter(pids).items() if count > 1]
-        if twice:
+        if twice := [pid for pid, count in Counter(pids).items() if count > 1]:
             raise InputError(f"pids with more than one row in a label map: {twice[:5]}.")
 
     @classmethod
@@ -91,10 +90,6 @@ class LabelMap:
     def _row(self) -> dict[int, int]:
         return {pid: row for row, pid in enumerate(self.pids)}
 
-    @cached_property
-    def _table(self) -> Tensor:
-        return torch.tensor(self.pids, dtype=torch.int64)
-
     def __len__(self) -> int:
         return len(self.pids)
 
@@ -117,7 +112,7 @@ class LabelMap:
 
     def rows(self, pids: Tensor) -> Tensor:
         """Row of each pid, -1 where it has none; int64 of the shape of `pids`."""
-        return rows_of(self._table, pids)
+        return rows_of(torch.tensor(self.pids, dtype=torch.int64), pids)
 
 
 Identities = LabelMap | Sequence[int]

@@ -13,10 +13,8 @@ def find(target: object, kind: Any) -> Callable[..., Any]:
     try:
         found = pkgutil.resolve_name(str(target))
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"_target_={target} can't be imported: {error}. Expected MODULE.CLASS; a file "
-            "MODULE.py of your own needs its folder in PYTHONPATH."
-        ) from error
+        remedy = "A file MODULE.py of your own needs its folder in PYTHONPATH."
+        raise InputError(f"_target_={target} can't be imported: {error}. {remedy}") from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         name = f"{kind.__module__.rpartition('.')[0]}.{kind.__name__}"
         raise InputError(f"_target_={target} is no {name}; expected the name of a class that is.")

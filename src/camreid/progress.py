@@ -27,15 +27,13 @@ def note(line: str) -> None:
 
 
 class Progress(tqdm):  # type: ignore[type-arg]
-    """The items of an iterable, with a bar on a terminal; elsewhere a note every 30 seconds.
-
-    The first note comes at once, or with `late` after 30 seconds. Options are those of tqdm.
-    """
+    """The items of an iterable, with a bar on a terminal; elsewhere a note every 30 seconds."""
 
     monitor_interval = 0  # no thread, as loaders fork
 
     def __init__(self, items: Any, title: str, late: bool = False, **options: Any) -> None:
-        self._is_bar, self._due = sys.stderr.isatty(), time.monotonic() + _EVERY * late
+        self._is_bar = sys.stderr.isatty()
+        self._due = time.monotonic() + _EVERY * late  # of the first note
         options |= {"dynamic_ncols": True} if self._is_bar else {"bar_format": _LINE, "miniters": 1}
         super().__init__(items, f"{title}: ", leave=False, disable=not is_first(), **options)
 

@@ -11,7 +11,7 @@ from camreid.checkpoints.io import Checkpoint, read_checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.models.camera_norm import CameraNorm
+from camreid.models.cameras import CameraNorm
 from tests.conftest import CONFIG, saved, tiny_module
 
 LABELS = LabelMap((10, 2, 7))

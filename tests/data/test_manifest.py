@@ -50,7 +50,7 @@ def test_images_are_found_where_the_manifest_names_them_or_below_root(
         (["train,{0},one,1"], "line 2 of"),
         (["train,{0},1,1,0", "train,{0},2,1,5"], "without gaps"),
         (["train,{0},1,1", "train,{0},-1,1"], "line 3 .* pid -1 into train"),
-        (["train,{0},0,1"], "pid 0 into train.* numbers .* from 0"),
+        (["train,{0},0,1"], "pid 0 into train.* add 1"),
         (["val,{0},0,1"], "pid 0 into val"),
         (["query,{0},-1,1"], "pid -1 into query"),
         (["gallery,{0},-2,1"], "line 2 of"),

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from camreid import create_model
-from camreid.models.cameras import CameraEmbedding, CameraIndex, use_camera_embedding
+from camreid.models.cameras import CameraEmbedding, CameraIndex, use_embedding
 
 
 def by_hand(trunk: nn.Module, images: Tensor, added: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def test_a_norm_of_the_trunk_comes_after() -> None:
     trunk = timm.create_model("vit_tiny_patch16_224", num_classes=0, pre_norm=True)
     norm = trunk.norm_pre
     assert isinstance(norm, nn.LayerNorm)
-    use_camera_embedding(trunk, 2.0, CameraIndex((1, 2)))
+    use_embedding(trunk, 2.0, CameraIndex((1, 2)))
     assert isinstance(trunk.norm_pre, CameraEmbedding)
     tokens = torch.randn(2, 5, 192)
     with trunk.norm_pre.cameras.of(torch.tensor([2, 1])):

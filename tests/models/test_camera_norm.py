@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from camreid import create_model
 from camreid.errors import InputError
-from camreid.models.camera_norm import CameraNorm
-from camreid.models.cameras import CameraIndex
+from camreid.models.cameras import CameraIndex, CameraNorm
 
 VECTORS, MAPS = (4,), (4, 3, 2)
 
@@ -161,7 +160,7 @@ def test_neither_images_of_other_cameras_nor_the_order_matter(raw: Tensor) -> No
     ("options", "message"),
     [
         ({"camera_norm": True}, "needs the cameras"),
-        ({"camera_norm": True, "cameras": [0, 1]}, "whole number from 1"),
+        ({"camera_norm": True, "cameras": [0, 1]}, "whole number of at least 1"),
         ({"camera_norm": True, "cameras": [1, 1]}, "twice"),
         ({"camera_embedding": -1.0, "cameras": [1]}, "at least 0"),
         ({"camera_embedding": 3.0, "cameras": [1]}, "vision transformers"),

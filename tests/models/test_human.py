@@ -158,13 +158,13 @@ def test_of_two_networks_the_average_is_taken_and_named(tmp_path: Path) -> None:
 def test_a_partial_trunk_needs_permission(tmp_path: Path) -> None:
     state = small_vit()
     del state["blocks.0.norm1.weight"], state["norm.bias"]
-    with pytest.raises(InputError, match=r"2 keys are missing .*allow_partial=True"):
+    with pytest.raises(InputError, match=r"2 of the model's .* missing .*allow_partial=True"):
         load(tmp_path / "w.pth", state, "test_vit", (64, 32))
     partial = load(tmp_path / "w.pth", state, "test_vit", (64, 32), allow_partial=True)
     total = len(partial.trunk.state_dict())
     assert f"{total - 2} of {total} tensors" in partial.loaded
     nothing = {"_blocks.0.weight": torch.zeros(2), "_fc.weight": torch.zeros(2)}
-    with pytest.raises(InputError, match=r"2 are left over .*0 of \d+ tensors .* the file: \*"):
+    with pytest.raises(InputError, match=r"2 of the file's .*0 of \d+ tensors .* the file: \*"):
         load(tmp_path / "w.pth", nothing, "test_vit", (64, 32), allow_partial=True)
 
 

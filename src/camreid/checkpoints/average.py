@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from camreid.checkpoints.io import Checkpoint
 from camreid.errors import InputError
 from camreid.labels import LabelMap, rows_of
-from camreid.models.camera_norm import CameraNorm
+from camreid.models.cameras import CameraNorm
 from camreid.models.network import evaluating
 from camreid.training.batch import read_cameras
 from camreid.training.module import ReIDModule

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,12 @@ _NETWORK = "model."
 
 
 class UntrustedNetwork(InputError):
-    """A file names a network that is not camreid's."""
+    """A file names a network that is not camreid's; `target` is its dotted name."""
 
-    target = ""  # its dotted name
+    def __init__(self, path: str | Path, target: str) -> None:
+        found = f"{path} names the network {target}, which is not camreid's"
+        super().__init__(f"{found}, so it is not imported unless you trust it.", trusted=[target])
+        self.target = target
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Checkpoint:
         return module.eval()
 
 
-def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoint:
+def read_checkpoint(path: str | Path, trusted: Iterable[str] = ()) -> Checkpoint:
     """Read a file that a run saved; no code of it is run, and no class that it names is imported.
 
     Networks are camreid's, or one that `trusted` has by its dotted name. InputError for another
@@ -71,26 +74,18 @@ def read_checkpoint(path: str | Path, trusted: Collection[str] = ()) -> Checkpoi
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
         maps = _label_maps(state)
-        epochs, batches = position(content)
+        done = position(content)
     except ValueError as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
-    checkpoint = Checkpoint(
-        path=str(path),
-        config=config,
-        state=state,
-        labels=LabelMap.union(maps.values()),
-        camera_labels={int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)},
-        provenance=provenance,
-        epochs=epochs,
-        batches=batches,
-        notes=notes,
-    )
+    labels = LabelMap.union(maps.values())
+    cameras = {int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)}
+    checkpoint = Checkpoint(str(path), config, state, labels, cameras, provenance, *done, notes)
     if wrong := differing_tensors(state, _network_state(checkpoint)):
         raise InputError(f"{path}: {len(wrong)} tensors do not fit its network: {wrong[:3]}.")
     return checkpoint
 
 
-def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> ModelConfig:
+def _read_config(path: str | Path, given: Any, trusted: Iterable[str]) -> ModelConfig:
     """The model's config of a file; refuses a network before anything is imported."""
     network = given.get("network") if isinstance(given, Mapping) else None
     if not isinstance(network, Mapping) or "${" in repr(given):
@@ -99,13 +94,7 @@ def _read_config(path: str | Path, given: Any, trusted: Collection[str]) -> Mode
     if not isinstance(target, str) or not re.fullmatch(r"[\w.:]+", target):
         raise InputError(f"{path} has a _target_ that names no network.")
     if target not in (*NETWORKS, *trusted):
-        untrusted = UntrustedNetwork(
-            f"{path} names the network {target}. It is not part of camreid, so it is not imported "
-            "unless you trust its code.",
-            trusted=[target],
-        )
-        untrusted.target = target
-        raise untrusted
+        raise UntrustedNetwork(path, target)
     read = ModelConfig.read(given).without_weights()
     if isinstance(read.loss, Mapping):  # a loss that a file names is not imported either
         read = replace(read, loss={k: v for k, v in read.loss.items() if k != "extra"})
@@ -136,11 +125,8 @@ def _network_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def differing_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that only one of two networks has, or in another shape or kind."""
-    mine, other = (
-        {name: (t.shape, t.is_floating_point()) for name, t in state.items()}
-        for state in (first, second)
-    )
-    return sorted({k for k in mine.keys() | other.keys() if mine.get(k) != other.get(k)})
+    kinds = [{(k, t.shape, t.is_floating_point()) for k, t in s.items()} for s in (first, second)]
+    return sorted({name for name, *_ in kinds[0] ^ kinds[1]})
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -152,9 +138,7 @@ def weights_digest(network: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
-def load(
-    path: str | Path, trusted: Collection[str] = (), pixels: Pixels | None = None
-) -> ReIDModule:
+def load(path: str | Path, trusted: Iterable[str] = (), pixels: Pixels | None = None) -> ReIDModule:
     """The model of a checkpoint, in evaluation mode on the CPU; see `read_checkpoint`.
 
     `pixels` declares what the model will be given, `raw` or `imagenet` (already normalised);

@@ -29,6 +29,8 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
     if split and split.camera:
         camera = numbers.new(split.camera, CAMERAS)
         split = replace(split, options={**split.options, "camera": camera})
+    seen, val = (frozenset(numbers.pids(own)) for own in (old.identities, old.val_identities))
+    new = replace(old, identities=seen, val_identities=val, split=split, datasets=numbers.datasets)
     maps = checkpoint.camera_labels.items()
     return replace(
         checkpoint,
@@ -36,13 +38,7 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
         config=replace(checkpoint.config, network=network),
         labels=LabelMap(numbers.pids(checkpoint.labels.pids)),
         camera_labels={numbers.new(c, CAMERAS): LabelMap(numbers.pids(m.pids)) for c, m in maps},
-        provenance=replace(
-            old,
-            split=split,
-            identities=frozenset(numbers.pids(old.identities)),
-            val_identities=frozenset(numbers.pids(old.val_identities)),
-            datasets=numbers.datasets,
-        ),
+        provenance=new,
     )
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from camreid.checkpoints.io import Checkpoint, differing_tensors
 from camreid.errors import InputError
 from camreid.labels import LabelMap
-from camreid.models.camera_norm import CameraNorm
-from camreid.models.cameras import CameraEmbedding, used_cameras
+from camreid.models.backbone import RESNET
+from camreid.models.cameras import CameraEmbedding, CameraNorm, used_cameras
 from camreid.models.network import ReIDNetwork
 from camreid.training.module import ReIDModule
 
@@ -65,25 +65,18 @@ def _with_cameras(network: ReIDNetwork, state: Mapping[str, Tensor]) -> dict[str
 def _check_network(module: ReIDModule, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
     cameras, own = used_cameras(checkpoint.config.network), module.model.cameras
     if cameras and cameras != own:
-        raise InputError(
-            f"{checkpoint.path} has parameters for the cameras {list(cameras)}, and this model for "
-            f"{list(own) or 'none'}. Use its cameras; others then count as unknown.",
-            cameras=list(cameras),
-        )
+        found = f"{checkpoint.path} has parameters for the cameras {list(cameras)}, and this model"
+        raise InputError(f"{found} for {list(own) or 'none'}.", cameras=list(cameras))
     differing = differing_tensors(state, module.model.state_dict())
     differing = [name for name in differing if not name.startswith("heads.")]
     needed = {f"heads.{name}.weight" for name in module.model.remap_heads()}
     differing += sorted(needed - state.keys())
     if differing:
-        raise InputError(
-            f"{checkpoint.path} is a {checkpoint.config.name} model and this run builds a "
-            f"{module.config.name}: {len(differing)} tensors differ, such as "
-            f"{', '.join(differing[:3])}. Use the checkpoint's model or its network options.",
-            model=checkpoint.config.name,
-        )
-    usual: dict[str, object] = {"stem_padding": 1, "last_stride": None, "pool": "avg"}
-    usual |= {"stem_relu": True}
-    usual |= {"camera_embedding": 0.0} if cameras else {}
+        name, path = checkpoint.config.name, checkpoint.path
+        found = f"{path} is a {name} model, and this run builds a {module.config.name} model"
+        names = f"{len(differing)} tensors differ, such as {', '.join(differing[:3])}"
+        raise InputError(f"{found}: {names}. Use its network options.", model=name)
+    usual = {"pool": "avg", **RESNET} | ({"camera_embedding": 0.0} if cameras else {})
     networks = (checkpoint.config.network, module.config.network)
     start, run = ({k: network.get(k, v) for k, v in usual.items()} for network in networks)
     if start != run:  # no tensor shows these

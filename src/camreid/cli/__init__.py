@@ -25,7 +25,7 @@ def interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _handle(handler: Callable[[int, object], None]) -> None:
+def handle(handler: Callable[[int, object], None]) -> None:
     """Handle the signals that are not ignored, as SIGHUP is by nohup, or someone else's."""
     known = (signal.default_int_handler, signal.SIG_DFL, _leave)
     if threading.current_thread() is threading.main_thread():
@@ -35,10 +35,5 @@ def _handle(handler: Callable[[int, object], None]) -> None:
                 signal.signal(number, handler)
 
 
-def is_imported() -> None:
-    """Let the signals raise KeyboardInterrupt from here."""
-    _handle(interrupt)
-
-
 if Path(sys.argv[0]).name.startswith("camreid-"):
-    _handle(_leave)
+    handle(_leave)

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.cli import is_imported, undo
+from camreid.cli import handle, interrupt, undo
 from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.folder import discard
@@ -33,8 +33,7 @@ def _start(command: str, module: str, function: str) -> None:
 
     name = f"camreid-{command}"
     read_arguments(name)
-    asked = {"--help", "-h", "--options"}.intersection(sys.argv)
-    if asked:
+    if asked := {"--help", "-h", "--options"}.intersection(sys.argv):
         with one_paragraph(name):
             (show_options if "--options" in asked else show_help)(command)
     elif command == "export" and len(sys.argv) == 2 and sys.argv[1].startswith("check="):
@@ -62,7 +61,7 @@ def begin(module: str) -> Any:
         note("Loading PyTorch")
     import_module("camreid.cli.terminal").be_quiet()
     found = import_module(module)
-    is_imported()
+    handle(interrupt)
     return found
 
 
@@ -85,7 +84,6 @@ def read_arguments(name: str) -> None:
     # Hydra would read the brackets of a regular expression as a call
     typed = [re.sub(r"^(data\.camera_pattern=)([^'\"].*)", r"\1'\2'", a) for a in typed]
     if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):
-        # each process of a higher rank has a log of its own
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")  # of torchrun, of srun
-        typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]
+        typed += ["hydra.output_subdir=null", f"hydra.job.name={name}-{rank}"]  # a log of its own
     sys.argv[1:] = sorted(typed, key=lambda a: a not in ("-m", "--multirun"))

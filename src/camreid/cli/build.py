@@ -53,8 +53,7 @@ def seed(config: DictConfig) -> None:
 def build_split(config: DictConfig) -> Split:
     """Divide the data, or read the manifest."""
     options = dict(config.split)
-    manifest = options.pop("manifest", None)
-    given = options.pop("exclude_seen", None)
+    manifest, given = options.pop("manifest", None), options.pop("exclude_seen", None)
     if manifest and given:
         raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
@@ -66,8 +65,8 @@ def build_split(config: DictConfig) -> Split:
         for note in records.notes:
             show(f"Data   {note}")
         seen = seen_identities(given, records.datasets)
-        strategy = instantiate(OmegaConf.create({**options, **({"seen": seen} if seen else {})}))
-        split = strategy(records)
+        options |= {"seen": seen} if seen else {}
+        split = instantiate(OmegaConf.create(options))(records)
     return without_bad_images(split) if config.data.get("on_bad_image") == "skip" else split
 
 
@@ -101,9 +100,8 @@ def _is_model_chosen() -> bool:
     typed = list(HydraConfig.get().overrides.task)
     chosen = loader.compute_defaults_list("train", typed, RunMode.RUN).overrides.override_metadata
     by = chosen.get("model")
-    return by is not None and (
-        by.external_override or (by.containing_config_path or "").startswith("experiment/")
-    )
+    file = str(by and by.containing_config_path)
+    return by is not None and (by.external_override or file.startswith("experiment/"))
 
 
 def build_data(config: DictConfig, split: Split, model: ModelConfig) -> ReIDDataModule:
@@ -129,8 +127,7 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
     chosen = {k: v for k, v in (config.get("callbacks") or {}).items() if v is not None}
     if not split.val and "early_stopping" in chosen:
         raise InputError("early stopping needs validation identities.", val_fraction=0.1)
-    validates = split.val and config.trainer.limit_val_batches
-    if not validates and "best" in chosen:
+    if "best" in chosen and not (split.val and config.trainer.limit_val_batches):
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
     if not config.get("logger"):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}
@@ -147,19 +144,18 @@ def device_type(config: DictConfig) -> str:
 
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     """The trainer, its folder the run's; validation starts with whole epochs only."""
-    check_devices(config, on_cpu=device_type(config) == "cpu")
+    own, device = config.trainer, device_type(config)
+    check_devices(config, on_cpu=device == "cpu")
     if launched()[0] == "srun":  # resume= continues, in the run's own folder
         options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
-    config.trainer.precision = resolve_precision(
-        config.trainer.precision, device_type(config), training="callbacks" in options
-    )
-    bars = [RunBar()] if config.trainer.enable_progress_bar else []
+    own.precision = resolve_precision(own.precision, device, training="callbacks" in options)
+    bars = [RunBar()] if own.enable_progress_bar else []
     callbacks = [FirstFailure(config), *bars, *options.pop("callbacks", ())]
     trainer: pl.Trainer = instantiate(
-        {str(key): value for key, value in config.trainer.items() if key != "threads"},
+        {str(key): value for key, value in own.items() if key != "threads"},
         default_root_dir=str(run_folder()),
         use_distributed_sampler=False,  # the samplers know their rank
-        benchmark=not config.trainer.deterministic,  # all batches have one size
+        benchmark=not own.deterministic,  # all batches have one size
         sync_batchnorm=False,  # the model has synchronised ones
         num_sanity_val_steps=0,  # a few batches hold no matches
         enable_model_summary=False,
@@ -169,7 +165,7 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     )
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise InputError("-m runs each job in one process: type trainer=gpu, or leave -m out.")
-    if config.trainer.sync_batchnorm and device_type(config) == "cpu" and trainer.world_size > 1:
+    if own.sync_batchnorm and device == "cpu" and trainer.world_size > 1:
         raise InputError("sync_batchnorm=True works on GPUs only.", sync_batchnorm=False)
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     return trainer

@@ -29,8 +29,8 @@ def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> Check
     try:
         return renumber(io.read_checkpoint(path, trusted), datasets)
     except io.UntrustedNetwork as error:
-        typed = f"Type ++model.network._target_={error.target}."
-        raise InputError(f"{error.message} {typed}") from error
+        typed = f"++model.network._target_={error.target}"
+        raise InputError(f"{error.message} Type {typed}.") from error
 
 
 def with_weights(expert: Checkpoint) -> Checkpoint:
@@ -48,11 +48,8 @@ def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> Checkpoint | 
         raise InputError("init_dataset=other needs init=, but there is no init=.")
     start = read_checkpoint(config.init)
     if config.model.unknown != "reinit":
-        raise InputError(
-            f"the rows of {config.init} are identities of another dataset, but "
-            f"unknown={config.model.unknown} trains them with this dataset.",
-            unknown="reinit",
-        )
+        found = f"the rows of {config.init} are identities of another dataset."
+        raise InputError(found, unknown="reinit")
     # equal pids of two datasets are different identities
     return replace(start, provenance=Provenance(split=start.provenance.split))
 
@@ -63,10 +60,8 @@ def seen_identities(given: Any, datasets: Sequence[Dataset] = ()) -> tuple[int, 
     for path in matching("split.exclude_seen", given or []):
         provenance = read_checkpoint(path, datasets).provenance
         if not provenance.seen or not provenance.complete:
-            raise InputError(
-                f"exclude_seen={path}: not all of its training identities are known. Import it, or "
-                "its starting weights, with labels.root= and labels.camera=, or leave it out."
-            )
+            found = f"exclude_seen={path}: not all of its training identities are known"
+            raise InputError(f"{found}. Import it with labels.root=, or leave it out.")
         seen |= provenance.seen
     return tuple(sorted(seen))
 
@@ -80,8 +75,8 @@ def read_experts(
 ) -> dict[str, Checkpoint]:
     """The checkpoints of paths or patterns that an option names, each file once, without weights.
 
-    With `by_camera` the expert of camera 3 has the name `c3`; others have that of their run folder
-    or file. A number is added to names that are `taken`. `datasets` are those of the data.
+    The expert of camera 3 has the name `c3`, if `by_camera`; others have that of their run folder
+    or file. A number is added to names that are `taken`.
     """
     experts: dict[str, Checkpoint] = {}
     for path, typed in {Path(path).resolve(): path for path in matching(option, given)}.items():
@@ -108,33 +103,27 @@ def check_dataset(experts: Experts, data: DictConfig) -> list[str]:
         foreign = [pid for pid in own if pid not in pids]
         found = f"{len(foreign)} of its {len(own)} identities"
         if 2 * len(foreign) > len(own) and not expert.provenance.datasets:  # numbers of its own
-            raise InputError(
-                f"{expert.path} was trained on another dataset: {found}, such as {foreign[:3]}, "
-                f"are not in data.root={data.root}. Leave it out, or type data.root of its dataset."
-            )
+            found = f"{expert.path} was trained on another dataset: {found} ({foreign[:3]}, ...)"
+            raise InputError(f"{found} are not in {data.root}. Type its root, or leave it out.")
         if foreign:
             notes.append(f"{name}: {found} are not in this dataset.")
     return notes
 
 
-def read_teachers(
-    config: DictConfig, start: Checkpoint | None, datasets: Sequence[Dataset]
-) -> Experts:
+def read_teachers(config: DictConfig, start: Checkpoint | None, data: Sequence[Dataset]) -> Experts:
     """The teachers of a config; `distill.teachers` becomes their files."""
     experts: Experts = {}
     if config.get("distill") is not None:
         if not OmegaConf.is_dict(config.distill):
             raise InputError(f"distill={config.distill}: type +experiment=distill.")
         given = config.distill.get("teachers") or ()
-        experts = read_experts("distill.teachers", given, datasets=datasets)
+        experts = read_experts("distill.teachers", given, datasets=data)
         config.distill.teachers = [expert.path for expert in experts.values()]
     now = [expert.path for expert in experts.values()]
     then = [p.path for p in start.provenance.parents if p.role == "teacher"] if start else []
     if config.resume and sorted(then) != sorted(now):
-        raise InputError(
-            f"resume={config.resume} had the teachers {then}, and this command names {now}. Type "
-            f"the same teachers, or init={config.resume} to start a new run from its weights."
-        )
+        found = f"resume={config.resume} had the teachers {then}, and this command names {now}"
+        raise InputError(f"{found}. Type the same, or init= in place of resume=.")
     return experts
 
 
@@ -145,9 +134,8 @@ def add_distillation(config: DictConfig, module: ReIDModule, experts: Experts) -
     given = {str(k): v for k, v in config.distill.items() if k != "teachers"}
     options = build_options(DistillConfig, "distill", given)
     notes = check_dataset(experts, config.data)
-    notes += [
-        f"{n}: its rows have no identities." for n, e in experts.items() if e.labels.is_anonymous
-    ]
+    anonymous = [name for name, expert in experts.items() if expert.labels.is_anonymous]
+    notes += [f"{name}: its rows have no identities." for name in anonymous]
     teachers = [Teacher.of(with_weights(e).module(), e.provenance.camera) for e in experts.values()]
     module.extra_losses.append(Distillation(teachers, module.model, options))
     records = {expert.path: expert.provenance for expert in experts.values()}

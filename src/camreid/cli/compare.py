@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from camreid.cli._entry import begin
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.report import arguments, check_output, require_existing, write_output
+from camreid.cli.report import arguments, check_output, require_existing
 from camreid.errors import InputError
+from camreid.files import write_text
 from camreid.progress import note
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ test, if no checkpoint has seen it, else on a re-split. Options of camreid-evalu
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    about = (
-        "Shows the differences between trainings in options, heads, leakage and scores, and the "
-        "paired difference of each two with a verdict."
-    )
+    about = "Shows how runs differ in options, heads, leakage and scores, with a verdict by pair."
     runs = "run folders or checkpoints, two or more; with checkpoints also options (key=value)"
     return arguments("camreid-compare", about, _EXAMPLES, runs, f"a file of {', '.join(_SUFFIXES)}")
 
@@ -46,8 +44,7 @@ def main() -> None:
         if typed.output:
             check_output("camreid-compare", typed.output, *_SUFFIXES)
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
-        given = [part for part in typed.runs if part not in options]
-        paths = [path for path in given if Path(path).name != "multirun.yaml"]  # of runs/sweep/*
+        paths = [p for p in typed.runs if p not in options and Path(p).name != "multirun.yaml"]
         require_existing(paths)
         finish = partial(_report, typed.output)
         if not any(path.endswith(".ckpt") or Path(path).is_file() for path in paths):
@@ -69,7 +66,8 @@ def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[st
     found = compare.compare_runs(paths, names)
     show(*found.tables(), "", *found.warnings, *(pair.verdict for pair in found.pairs))
     if output:
-        write_output(output, _content(found, output.suffix))
+        write_text(output, _content(found, output.suffix))
+        print(f"Written to {output}")
 
 
 def _content(found: "Comparison", suffix: str) -> str:

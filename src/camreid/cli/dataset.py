@@ -27,16 +27,13 @@ def data_root(data: DictConfig) -> str:
 
 
 def read_dataset(data: DictConfig, root: str | None = None) -> Records:
-    """The records at `root`, by default `data.root`, and the training images of `data.also`.
-
-    The reader `data.read` is a function of the root and of its own options that returns `Records`.
-    """
+    """The records at `root`, by default `data.root`, and the training images of `data.also`."""
     reader: Any = OmegaConf.to_container(data.read, resolve=True)
     place = root or data_root(data)
     note(f"Reading {place}")
     records = instantiate(reader, place)
     if not isinstance(records, Records):
-        found = f"data.read._target_={reader['_target_']} returned a {type(records).__name__}"
+        found = f"{reader['_target_']} returned a {type(records).__name__}"
         raise InputError(f"{found}; expected camreid.data.Records.")
     named, name = (*records.datasets, Dataset(""))[0], str(data.get("name") or Path(place).stem)
     records = replace(records, datasets=(replace(named, name=name),))
@@ -46,10 +43,8 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
 
 def _other(given: Any) -> DictConfig:
     if not isinstance(given, Mapping) or "data" not in given:
-        raise InputError(
-            f"data.also holds {given}; expected datasets such as "
-            "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'."
-        )
+        example = "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'"
+        raise InputError(f"data.also holds {given}; expected datasets, such as {example}.")
     data: DictConfig = compose("train", [f"data={given['data']}"]).data
     OmegaConf.set_struct(data, False)
     data.update({key: value for key, value in given.items() if key != "data"})
@@ -62,13 +57,10 @@ def _join(parts: list[Records]) -> Records:
     images = [r for own in parts for r in (*own.train, *own.query, *own.gallery)]
     if any(r.pid >= PIDS or r.camera >= CAMERAS for r in images):
         raise InputError(f"several datasets need pids below {PIDS:,}, cameras below {CAMERAS:,}.")
-    if len({dataset.name for dataset in datasets}) < len(datasets):
-        names = ", ".join(dataset.name for dataset in datasets)
+    names = [dataset.name for dataset in datasets]
+    if len({*names}) < len(names):
         raise InputError(f"datasets have equal names: {names}. Type name:NAME in data.also=.")
-    train = tuple(
-        replace(r, pid=r.pid + place * PIDS, camera=r.camera + place * CAMERAS)
-        for place, own in enumerate(parts)
-        for r in own.train
-    )
+    every = [(place, r) for place, own in enumerate(parts) for r in own.train]
+    train = tuple(replace(r, pid=r.pid + n * PIDS, camera=r.camera + n * CAMERAS) for n, r in every)
     notes = tuple(note for own in parts for note in own.notes)
     return replace(parts[0], train=train, datasets=datasets, notes=notes)

@@ -40,7 +40,7 @@ def evaluate_run(config: DictConfig) -> None:
     trainer = build.build_trainer(config, logger=False)
     keep(config, split)
     show_parts(split, module)
-    test(config, trainer, module, data, f"Test of {config.checkpoint}", build.run_folder())
+    run_test(config, trainer, module, data)
 
 
 def read_module(config: DictConfig, split: Split) -> ReIDModule:
@@ -56,21 +56,18 @@ def rank_features(config: DictConfig) -> None:
     """Rank the features of a file, without their model."""
     options = rank_options(config.evaluation)
     if config.evaluation.flip or config.evaluation.neck != "after":
-        raise InputError(
-            "evaluation.flip and evaluation.neck need a model: type checkpoint=, not features=."
-        )
+        raise InputError("evaluation.flip and evaluation.neck need checkpoint=, not features=.")
     table = FeatureTable.load(config.features)
     table = table.normalized() if config.evaluation.normalize else table
     result, protocols = options.rank(table, torch.device(build.device_type(config)))
     tested = EvaluationResult(result, frozenset(table.notes.get("seen") or ()), None, protocols)
-    given, folder = str(Path(config.features).resolve()), build.run_folder()
-    _report(config, table, tested, f"Test of {config.features}", folder, features=given)
+    _report(config, table, tested, features=str(Path(config.features).resolve()))
 
 
 @rank_zero_only
-def keep(config: DictConfig, split: Split, path: Path | None = None) -> None:
-    """Config and manifest into the run folder."""
-    folder = RunFolder(path or build.run_folder())
+def keep(config: DictConfig, split: Split, row: str = "") -> None:
+    """Config and manifest into the run folder, or into that of one `row` of several."""
+    folder = RunFolder(build.run_folder() / row)
     folder.write_config(OmegaConf.to_yaml(config, resolve=True))
     split.save(folder.split)
     folder.write_datasets(split.datasets)
@@ -92,13 +89,8 @@ def show_parts(split: Split, module: ReIDModule) -> None:
     )
 
 
-def test(
-    config: DictConfig,
-    trainer: pl.Trainer,
-    module: ReIDModule,
-    data: ReIDDataModule,
-    title: str,
-    folder: Path,
+def run_test(
+    config: DictConfig, trainer: pl.Trainer, module: ReIDModule, data: ReIDDataModule, row: str = ""
 ) -> None:
     """Test the best weights of this run, or those at hand; see `_report`."""
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -107,22 +99,22 @@ def test(
         trainer.test(module, data, ckpt_path=best, verbose=False)
     except ImageError as error:
         text = error.message.rpartition("Error: ")[2].strip()  # also of a loader process
-        done = f" The training is complete: test it by camreid-evaluate checkpoint={best}."
-        raise ImageError(text + done * bool(best)) from None
+        done = f" The training is complete: type camreid-evaluate checkpoint={best}." * bool(best)
+        raise ImageError(text + done) from None
     finally:  # the features are kept even if their ranking fails
         if trainer.is_global_zero and module.test_features is not None:
-            path, weights = folder / "features.safetensors", best or config.get("checkpoint")
+            path = build.run_folder() / row / "features.safetensors"
+            weights = best or config.get("checkpoint")
             table = keep_features(config, module, data.split, path, weights=weights)
     if trainer.is_global_zero and module.test_result is not None:
         split, options = module.provenance.split, yaml.safe_load(str(module.notes.get("config")))
         training = {
             "split": split and split.to_json(),
-            "config": options if isinstance(options, dict) else {},
             "head_check": module.notes.get("head_check"),
         }
-        about = {"rows": len(module.labels), "training": training}
-        about["skipped_images"] = data.split.skipped
-        _report(config, table, module.test_result, title, folder, **about)
+        training["config"] = options if isinstance(options, dict) else {}
+        about = {"skipped_images": data.split.skipped, "training": training}
+        _report(config, table, module.test_result, row, rows=len(module.labels), **about)
 
 
 def keep_features(
@@ -130,14 +122,10 @@ def keep_features(
 ) -> FeatureTable:
     """The features of the last test with notes, in a file if they are to be saved."""
     known, options = module.provenance, config.evaluation
-    notes |= {
-        "seen": sorted(known.seen),
-        "seen_complete": known.complete,
-        "model": module.config.name,
-        "computed": {key: options[key] for key in ("flip", "normalize", "neck")},
-        "split": split.record.to_json(),
-        "partial": is_partial(module.trainer),
-    }
+    notes |= {"model": module.config.name, "split": split.record.to_json()}
+    notes |= {"seen": sorted(known.seen), "seen_complete": known.complete}
+    notes["computed"] = {key: options[key] for key in ("flip", "normalize", "neck")}
+    notes["partial"] = is_partial(module.trainer)
     assert module.test_features is not None
     table = replace(module.test_features, notes=notes)
     if options.save_features:
@@ -147,28 +135,18 @@ def keep_features(
 
 
 def _report(
-    config: DictConfig,
-    table: FeatureTable,
-    result: EvaluationResult,
-    title: str,
-    folder: Path,
-    **about: Any,
+    config: DictConfig, table: FeatureTable, result: EvaluationResult, row: str = "", **about: Any
 ) -> None:
-    """Write metrics.json; with a title, print its tables and warnings."""
+    """Write metrics.json; unless it is of a `row` of several, print its tables and warnings."""
     known = table.notes
-    metrics = Metrics(
-        **result.summary(),
-        **about,
-        split=known.get("split"),
-        weights=known.get("weights"),
-        partial=bool(known.get("partial")),
-        seen_complete=known.get("seen_complete", bool(result.seen)),
-        evaluation={**config.evaluation, **(known.get("computed") or {})},
-        origin=origin(),
-    )
-    path = RunFolder(folder).write(metrics)
-    if title:
-        title += " on a part of the images only" * metrics.partial
+    about |= {key: known.get(key) for key in ("split", "weights")} | {"origin": origin()}
+    about["evaluation"] = {**config.evaluation, **(known.get("computed") or {})}
+    complete, partial = known.get("seen_complete", bool(result.seen)), bool(known.get("partial"))
+    metrics = Metrics(**result.summary(), **about, seen_complete=complete, partial=partial)
+    path = RunFolder(build.run_folder() / row).write(metrics)
+    if not row:
+        file = config.get("features") or config.get("checkpoint")
+        title = "Test" + f" of {file}" * bool(file) + " on a part of the images only" * partial
         weights = Path(metrics.weights).name if metrics.weights else "the model"
         show(*metrics.tables(title), *metrics.warnings(weights), f"Written to {path}")
 
@@ -188,12 +166,9 @@ def rank_options(options: DictConfig) -> RankOptions:
 def require_test(split: Split, protocol: str = "cross-camera") -> None:
     """Refuse a split without query or gallery, or without any match under the protocol."""
     if not split.query or not split.gallery:
-        raise MissingDataset(
-            f"the split has {len(split.query)} query and {len(split.gallery)} gallery images. "
-            "Type +split=resplit to divide all images, or test=false to train without a test."
-        )
+        found = f"{len(split.query)} query and {len(split.gallery)} gallery images"
+        raise MissingDataset(f"the split has {found}. Type +split=resplit, or test=false.")
     if protocol == "cross-camera" and not split.rankable["query"]:
-        raise InputError(
-            f"none of the {len(split.query)} query images has a match in another camera. Choose "
-            "another split, evaluation.protocol=within-camera, or test=false."
-        )
+        found = f"none of the {len(split.query)} query images has a match in another camera"
+        remedy = "another split, evaluation.protocol=within-camera, or test=false"
+        raise InputError(f"{found}. Choose {remedy}.")

@@ -5,10 +5,7 @@ import re
 
 _SPACE = "Free some space there, or type another run_dir=; resume= continues from last.ckpt."
 _FILES = "Too many files are open. Type data.workers=0, or raise the limit with ulimit -n 4096."
-_MEMORY = (
-    "Lower data.identities, data.instances or data.eval_batch_size, type data.workers=0, or type "
-    "trainer.precision=bf16-mixed."
-)
+_MEMORY = "Type data.workers=0, or lower data.identities, data.instances or data.eval_batch_size."
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _FILES),

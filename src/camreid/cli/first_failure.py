@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
@@ -46,9 +47,7 @@ class FirstFailure(pl.Callback):
                     thread._child_processes = []  # type: ignore[attr-defined]
             threading.Thread(target=watch, daemon=True).start()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Print the error of the first process to fail, and end this one and those it started."""
         if trainer.world_size == 1 or not isinstance(exception, Exception):
             return

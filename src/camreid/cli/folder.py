@@ -76,15 +76,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def _hold(folder: Path) -> None:
-    """Create a folder, and lock it for this run."""
     _created.extend(path for path in (folder, *folder.parents) if not path.exists())
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _held.append(lock(folder))
     except BlockingIOError:
-        raise SystemExit(
-            f"camreid: another run is writing into run_dir={folder}. Type another run_dir=."
-        ) from None
+        found = f"another run is writing into run_dir={folder}"
+        raise SystemExit(f"camreid: {found}. Type another run_dir=.") from None
 
 
 def _check(config: DictConfig, folders: list[Path]) -> None:
@@ -100,11 +98,10 @@ def _check(config: DictConfig, folders: list[Path]) -> None:
         held = sorted({p.name for form in (*_RESULTS, *_DESCRIPTION) for p in folder.glob(form)})
         if held:
             last = folder / "checkpoints" / "last.ckpt"
-            remedy = f", or resume={last} to continue that run" if last.is_file() else ""
-            raise SystemExit(  # Hydra makes a warning of any other error
-                f"{config.hydra.job.name}: run_dir={folder} holds another run or files of its "
-                f"names ({', '.join(held)}). Type another run_dir={remedy}."
-            )
+            remedy = f"another run_dir= or resume={last}" if last.is_file() else "another run_dir="
+            found = f"run_dir={folder} holds files of a run ({', '.join(held)})"
+            # Hydra makes a warning of any other error
+            raise SystemExit(f"{config.hydra.job.name}: {found}. Type {remedy}.")
 
 
 def discard(folder: Path) -> None:

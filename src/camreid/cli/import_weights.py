@@ -32,19 +32,17 @@ def import_run(config: DictConfig) -> None:
     labels, split = read_labels(config.labels, config.source, config.data)
     name = str(HydraConfig.get().runtime.choices["model"])
     imported = _import(config, name, labels)
-    module = imported.module
-    anonymous = module.labels.is_anonymous
+    module, anonymous = imported.module, imported.module.labels.is_anonymous
     show(
-        f"Import {config.path} as {name}: names of {imported.generation}, max-pool padding "
-        f"{module.config.network.get('stem_padding', '-')}",
+        f"Import {config.path} as {name}: names of {imported.generation}",
+        f"Stem   max-pool padding {module.config.network.get('stem_padding', '-')}",
         *(f"Trunk  {note}" for note in imported.notes),
         f"Keys   {len(imported.loaded)} loaded, {len(imported.needless)} not needed, "
         f"{len(imported.left_over)} left over, {len(imported.missing)} missing",
         f"Head   {len(module.labels)} rows{', without labels' if anonymous else ''}",
     )
-    checked = False
+    checked = split is not None and _check(config.labels.check, module, split)
     if split:
-        checked = _check(config.labels.check, module, split)
         module.provenance = replace(module.provenance, split=split.record, datasets=split.datasets)
     elif config.labels.camera is not None:
         record = SplitRecord("custom", {"camera": config.labels.camera})
@@ -104,19 +102,16 @@ def read_labels(
             pids = map(int, Path(config.pids).read_text(encoding="utf-8").split())
             return LabelMap(tuple(pids)), None
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"labels.pids={config.pids}: {error}; expected one pid per line, in row order."
-            ) from error
+            expected = "expected one pid per line, in row order"
+            raise InputError(f"labels.pids={config.pids}: {error}; {expected}.") from error
     if "manifest" in given and given <= {"manifest", "root"}:
         datasets = RunFolder(Path(config.manifest).parent).datasets
         split = Split.load(config.manifest, config.root, datasets)
         return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
-        raise InputError(
-            f"{' '.join(f'labels.{key}={config[key]}' for key in sorted(given))} do not go "
-            "together. Type labels.pids=FILE, with labels.camera= for an expert, or "
-            "labels.manifest=FILE, or labels.root=FOLDER with labels.camera= and labels.order=."
-        )
+        found = " ".join(f"labels.{key}={config[key]}" for key in sorted(given))
+        remedy = "labels.pids=FILE, labels.manifest=FILE or labels.root=FOLDER with labels.order="
+        raise InputError(f"{found} do not go together. Type {remedy}.")
     order: Order = config.order or ("fastreid" if source == "fastreid" else "numeric")
     split = OriginalSplit(camera=config.camera)(read_dataset(data, config.root))
     return LabelMap.of(split.labels.pids, order=order), split

@@ -35,19 +35,16 @@ def main() -> None:
         check_output("camreid-report", path, ".html")
         require_packages("camreid-report", "jinja2", "matplotlib", extra="camreid[report]")
         page = begin("camreid.runs.report.page")  # torch only now: --help is quick
-        write_output(path, page.build_page(typed.runs))
+        write_text(path, page.build_page(typed.runs))
+        print(f"Written to {path}")
 
 
 def arguments(
     command: str, description: str, examples: str, runs: str, output: str
 ) -> argparse.ArgumentParser:
     """RUN ... and -o, with the help of both."""
-    found = argparse.ArgumentParser(
-        command,
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    found = argparse.ArgumentParser(command, None, description, examples, formatter_class=form)
     found.add_argument("runs", nargs="+", metavar="RUN", help=runs)
     found.add_argument("-o", "--output", metavar="FILE", type=Path, help=output)
     return found
@@ -66,9 +63,3 @@ def check_output(command: str, path: Path, *suffixes: str) -> None:
         raise InputError(f"-o {path}: expected a {' or '.join(suffixes)} file.")
     if path.is_file() and command not in path.read_text("utf-8", "replace")[:600]:
         raise InputError(f"-o {path} was not written by {command}: expected another name.")
-
-
-def write_output(path: Path, text: str) -> None:
-    """Write a file whole, and print its path."""
-    write_text(path, text)
-    print(f"Written to {path}")

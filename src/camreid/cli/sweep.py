@@ -11,10 +11,8 @@ from camreid.runs.table import Table, percent
 
 def sweep_table(folder: Path) -> Table:
     """A row for each job below `folder`, best first; failed ones last, with their reason below."""
-    typed = {
-        path.parents[1]: list(map(str, yaml.safe_load(path.read_text(encoding="utf-8"))))
-        for path in sorted(folder.rglob(".hydra/overrides.yaml"))
-    }
+    files = sorted(folder.rglob(".hydra/overrides.yaml"))
+    typed = {p.parents[1]: list(map(str, yaml.safe_load(p.read_text("utf-8")))) for p in files}
     common = set.intersection(*map(set, typed.values()))
     rows, notes = [], []
     for job, options in typed.items():
@@ -23,7 +21,7 @@ def sweep_table(folder: Path) -> Table:
         test = run.metrics.retrieval["mAP"] if run.metrics else None
         cells = [percent(val), percent(test)]
         if (job / ERROR).is_file():
-            notes.append(f"Job {name} failed: {(job / ERROR).read_text(encoding='utf-8').strip()}")
+            notes.append(f"Job {name} failed: {(job / ERROR).read_text('utf-8').strip()}")
             cells = ["failed", "failed"]
         differs = " ".join(option for option in options if option not in common)
         rows.append(((val or -1, test or -1), [differs or "nothing", *cells, name]))

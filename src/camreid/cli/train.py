@@ -61,7 +61,7 @@ def train_run(config: DictConfig) -> float | None:
     _announce(config, split, module, batches, start)
     _fit(trainer, module, data, config.resume)
     if config.test:
-        evaluate.test(config, trainer, module, data, "Test", build.run_folder())
+        evaluate.run_test(config, trainer, module, data)
     gather_metrics()
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return None if best is None else float(best)
@@ -98,24 +98,16 @@ def build_module(
 
 def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig, epochs: int) -> None:
     """Refuse another split, another network with tensors of equal shapes, or a finished run."""
-    if 1 <= epochs <= resumed.epochs:
-        raise InputError(
-            f"resume={resumed.path} has finished {resumed.epochs} epochs of max_epochs={epochs}.",
-            max_epochs=2 * resumed.epochs,
-        )
-    then = resumed.provenance.split
+    done, given, then = resumed.epochs, f"resume={resumed.path}", resumed.provenance.split
+    if 1 <= epochs <= done:
+        found = f"{given} has finished {done} epochs of max_epochs={epochs}."
+        raise InputError(found, max_epochs=2 * done)
     if then is not None and then.digest not in (None, split.digest):
-        raise InputError(
-            f"resume={resumed.path} was trained on another split ({then}). This command makes "
-            f"({split.record}). Type {then.overrides or 'the same split options and data'}, or "
-            f"init={resumed.path} to start a new run."
-        )
+        found = f"{given} was trained on another split ({then}) than this one ({split.record})"
+        raise InputError(f"{found}. Type {then.overrides or 'its split options'}, or init=.")
     same_network = model.without_weights().network == resumed.config.network
     if not same_network or model.image_size != resumed.config.image_size:
-        raise InputError(
-            f"this command builds another model than that of resume={resumed.path}. "
-            f"Leave model= out, or type init={resumed.path} to start a new run."
-        )
+        raise InputError(f"{given} has another model. Leave model= out, or type init=.")
 
 
 @rank_zero_only
@@ -135,27 +127,22 @@ def _announce(
     step += ", channels_last" * (memory_format(module.model) == torch.channels_last)
     step += ", compiled, which takes minutes at first" * bool(config.compile)
     ranks = f" in each of {batches.world_size} processes" * (batches.world_size > 1)
-    lines = [
-        f"Step   {step}, {module.optimizer_config.name}",
-        f"Batch  {batches.identities} identities x {batches.instances} images{ranks}",
-    ]
+    show(f"Step   {step}, {module.optimizer_config.name}")
+    show(f"Batch  {batches.identities} identities x {batches.instances} images{ranks}")
     if start and config.resume:
         more = f" and {start.batches} batches" * bool(start.batches)
-        lines.append(f"Resume {start.path}: {start.epochs} epochs{more} done")
+        show(f"Resume {start.path}: {start.epochs} epochs{more} done")
     elif start:
         inherited = module.provenance.inherited or {}
         rows = len({pid for pids in inherited.values() for pid in pids})
-        lines.append(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
+        show(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
     if not split.val:
-        lines.append("No identities are held out for validation: best.ckpt is the last epoch.")
+        show("No identities are held out for validation: best.ckpt is the last epoch.")
     elif split.val_within_camera:
-        camera = split.val[0].camera
-        lines.append(f"Validation ranks within camera {camera}, across its sequences.")
-    show(*lines)
+        show(f"Validation ranks within camera {split.val[0].camera}, across its sequences.")
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:
-    """Fit, and print why if it ended early."""
     begun: list[bool] = []  # once everything is restored
     trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: begun.append(True)))
     if resume and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
@@ -175,10 +162,8 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
     except Exception as error:
         if not resume or begun or isinstance(error, InputError):
             raise
-        raise InputError(
-            f"resume={resume} cannot be continued: its training state does not fit this run "
-            f"({' '.join(str(error).split())[:200]})."
-        ) from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the state of resume={resume} does not fit: {reason}.") from error
 
 
 if __name__ == "__main__":

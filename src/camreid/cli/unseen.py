@@ -15,10 +15,7 @@ from camreid.runs.folder import RunFolder
 
 
 def compare_checkpoints(
-    paths: Sequence[str],
-    command: list[str],
-    finish: Callable[[list[Path], list[str]], None],
-    config: DictConfig,
+    paths: Sequence[str], command: list[str], finish: Callable[..., None], config: DictConfig
 ) -> None:
     """Test the checkpoints, or those of run folders, and `finish` with their folders and names."""
     sys.argv[1:] = command  # as it was typed, for the record
@@ -35,15 +32,14 @@ def compare_checkpoints(
     trainer = build.build_trainer(config, logger=False)
     evaluate.keep(config, split)
     show(f"Test   {words}", f"Run    {build.run_folder()}")
-    folders = [build.run_folder() / name for name in experts]
-    for place, folder in enumerate(folders):
-        config.checkpoint = own[place]
-        show(f"Test of {folder.name} ({place + 1} of {len(own)}): {own[place]}")
-        evaluate.keep(config, split, folder)
+    for place, (name, path) in enumerate(zip(experts, own, strict=True), 1):
+        config.checkpoint = path
+        show(f"Test of {name} ({place} of {len(own)}): {path}")
+        evaluate.keep(config, split, name)
         module = evaluate.read_module(config, split)
         data = build.build_data(config, split, module.config)
-        evaluate.test(config, trainer, module, data, "", folder)
-    finish(folders, list(experts))
+        evaluate.run_test(config, trainer, module, data, name)
+    finish([build.run_folder() / name for name in experts], list(experts))
 
 
 def checkpoint_of(path: str) -> str:

@@ -6,11 +6,11 @@ from camreid.data.layouts import (
     read_cuhk03_np,
     read_dukemtmc,
     read_market1501,
+    read_msmt17,
     read_occluded_duke,
     read_veri,
 )
 from camreid.data.manifest import Split
-from camreid.data.msmt17 import read_msmt17
 from camreid.data.named import read_csv, read_folder
 from camreid.data.records import ImageRecord, Records
 from camreid.data.sampler import IdentitySampler

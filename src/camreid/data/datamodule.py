@@ -1,8 +1,8 @@
 """The loaders of a split."""
 
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,6 +19,8 @@ from camreid.data.transforms import stream
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.labels import LabelMap
 
+Loader: TypeAlias = DataLoader[Batch]
+
 
 class ReIDDataModule(pl.LightningDataModule):
     """Train, val, test and predict loaders of a split; batches are those of `ImageBatches`.
@@ -28,8 +30,8 @@ class ReIDDataModule(pl.LightningDataModule):
         identities: P, identities in a train batch of each rank.
         instances: K, images of each. `auto` is the median number of images of an identity, from 2
             to 4; P is then such that batches keep 4 x `identities` images, or all identities.
-        workers: loader processes; None for as many as there are cores for this rank, at most 8;
-            with a cache at most 2, and none on the CPU.
+        workers: loader processes; None for the cores of this rank, at most 8 (with a cache 2, and
+            none on the CPU).
         seed: of sampling and augmentation.
         augment: of train batches, on their device: `Augment`, or any callable like it.
         sampler: of train batches: `IdentitySampler`, or a subclass or partial of one.
@@ -77,22 +79,18 @@ class ReIDDataModule(pl.LightningDataModule):
 
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
-
-        def known(camera: int) -> Container[int]:
-            return labels if isinstance(labels, LabelMap) else labels.get(camera, ())
-
-        self.train_records = tuple(r for r in self.split.train if r.pid in known(r.camera))
+        if isinstance(labels, LabelMap):
+            labels = dict.fromkeys((r.camera for r in self.split.train), labels)
+        kept = (r for r in self.split.train if r.pid in labels.get(r.camera, ()))
+        self.train_records = tuple(kept)
 
     def setup(self, stage: str) -> None:
         """Fill the cache; InputError if that fails, or if P x K batches cannot be made."""
         if stage == "fit":
             sampler = self.train_sampler(*self._place())
             if sampler.identities * sampler.instances == 1:
-                raise InputError(
-                    "identities=1 and instances=1 make train batches of 1 image; batch "
-                    "normalisation needs at least 2.",
-                    instances=4,
-                )
+                message = "identities=1 with instances=1: batch normalisation needs 2 images."
+                raise InputError(message, instances=4)
         if self.cache:
             images = (*self.split.train, *self.split.val, *self.split.query, *self.split.gallery)
             parts = ("train", "val") if stage in ("fit", "validate") else ("query", "gallery")
@@ -113,7 +111,7 @@ class ReIDDataModule(pl.LightningDataModule):
         sampler.records = self.train_records
         return sampler
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Loader:
         """P x K batches of this rank."""
         sampler = self.train_sampler(*self._place())
         # workers draw batches before Lightning sets the epoch
@@ -121,25 +119,23 @@ class ReIDDataModule(pl.LightningDataModule):
         size = sampler.identities * sampler.instances
         return self._loader(self.train_records, sampler, size, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+    def val_dataloader(self) -> Loader | list[Any]:
         """The validation images; empty if there are none."""
         return self.eval_dataloader(self.split.val) if self.split.val else []
 
-    def test_dataloader(self) -> list[DataLoader[Batch]]:
+    def test_dataloader(self) -> list[Loader]:
         """The query and the gallery."""
         return [self.eval_dataloader(self.split.query), self.eval_dataloader(self.split.gallery)]
 
     predict_dataloader = test_dataloader
 
-    def eval_dataloader(
-        self, records: Sequence[ImageRecord], padded: bool = True
-    ) -> DataLoader[Batch]:
+    def eval_dataloader(self, records: Sequence[ImageRecord], padded: bool = True) -> Loader:
         """This rank's share of `records`, in order; `padded` repeats images to equal shares."""
         rank, world_size = self._place()
         sampler: Iterable[int] = range(rank, len(records), world_size)
         if padded:
             sampler = DistributedSampler(records, world_size, rank, shuffle=False)  # type: ignore[arg-type]
-        return self._loader(records, sampler, self.eval_batch_size)
+        return self._loader(records, sampler, self.eval_batch_size, drop_last=False)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment train batches, on the device they are on."""
@@ -153,12 +149,8 @@ class ReIDDataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(
-        self,
-        records: Sequence[ImageRecord],
-        sampler: Iterable[int],
-        batch_size: int,
-        drop_last: bool = False,
-    ) -> DataLoader[Batch]:
+        self, records: Sequence[ImageRecord], sampler: Iterable[int], size: int, drop_last: bool
+    ) -> Loader:
         workers = self.workers
         located = self.cache.locate([r.path for r in records]) if self.cache else None
         if workers is None:
@@ -166,7 +158,7 @@ class ReIDDataModule(pl.LightningDataModule):
             workers = min(most, cores() // max(1, self.trainer.num_devices if self.trainer else 1))
         return DataLoader(
             ImageBatches(records, self.size, self.interpolation, located),
-            batch_size,
+            size,
             sampler=sampler,
             num_workers=workers,
             collate_fn=default_convert,

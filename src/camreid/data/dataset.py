@@ -26,10 +26,7 @@ Pixels: TypeAlias = NDArray[np.uint8]  # (N, 3, H, W), of a cache file
 # cache files, and (N, 2) the number of each image's file and its place there
 Located: TypeAlias = tuple[list[Pixels], NDArray[np.int64]]
 Interpolation = Literal["bicubic", "bilinear"]
-_EXPECTED = (
-    "expected paths, PIL images, RGB arrays (H, W, 3) of uint8, or RGB tensors (3, H, W) of uint8 "
-    "or of floats in 0..255"
-)
+_EXPECTED = "expected a path, PIL image, uint8 array (H, W, 3), or uint8 or float tensor (3, H, W)"
 
 
 class ImageDataset(Dataset[dict[str, Any]]):

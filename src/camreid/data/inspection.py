@@ -16,16 +16,7 @@ from camreid.data.cache import cores
 from camreid.data.layouts import CAMERAS, SIZES, Layout, is_official
 from camreid.data.manifest import SUBSETS, Split
 from camreid.data.pixels import as_shown, is_deep, is_turned
-from camreid.data.records import (
-    DISTRACTOR,
-    JUNK,
-    LARGEST,
-    Records,
-    identities,
-    is_hidden,
-    is_image,
-    parse_name,
-)
+from camreid.data.records import JUNK, Records, identities, is_hidden, is_image, parse_name
 from camreid.progress import Progress, note
 
 Remarks: TypeAlias = Iterator[tuple[str, str]]  # what there is to say, and about which file
@@ -56,7 +47,8 @@ class Finding:
 def inspect(records: Records, home: Path, layout: Layout | None) -> list[Finding]:
     """All findings on a dataset in `home`, faults first; each image is read once."""
     sizes = (len(records.train), len(records.query), len(records.gallery))
-    what, is_fault, most = f"images of train, query and gallery: {sizes}", not sizes[0], LARGEST
+    what, is_fault = f"images of train, query and gallery: {sizes}", not sizes[0]
+    most = float("inf")
     if layout is not None:
         known, is_public = SIZES[layout.name], is_official(home, layout)
         what += f". {layout.title} has {' or '.join(map(str, known))}"
@@ -82,7 +74,7 @@ def without_bad_images(split: Split) -> Split:
     return replace(split, **kept, skipped=len(bad))
 
 
-def _of_labels(records: Records, most: int) -> Remarks:
+def _of_labels(records: Records, most: float) -> Remarks:
     cameras = defaultdict(set)
     for r in records.gallery:
         cameras[r.pid].add(r.camera)
@@ -90,7 +82,7 @@ def _of_labels(records: Records, most: int) -> Remarks:
         if r.camera > most:
             yield f"cameras out of range: expected 1 to {most}", r.path
     for r in (*records.train, *records.query):
-        if r.pid == DISTRACTOR:
+        if r.pid == 0:
             yield "distractors (pid 0) outside the gallery", r.path
     for r in records.query:
         if not cameras[r.pid] - {r.camera}:
@@ -101,7 +93,7 @@ def _of_labels(records: Records, most: int) -> Remarks:
 
 
 def _of_folder(records: Records, home: Path) -> Remarks:
-    """What no record names in a folder; links to folders are not followed."""
+    """What no record names in a folder."""
     used = {r.path for s in SUBSETS for r in getattr(records, s)}
     homes, closed = {os.path.dirname(path) for path in used}, list[OSError]()
     for folder, inner, names in os.walk(home, onerror=closed.append):

@@ -14,15 +14,17 @@ from camreid.data.records import (
     GRAMMAR,
     JUNK,
     ImageRecord,
+    Images,
     Records,
     is_hidden,
     is_image,
     left_out,
     parse_name,
+    require_files,
 )
 from camreid.errors import InputError, MissingDataset
 
-TRY = "For images in another layout: data=csv or data=folder. For a trial: data=synthetic."
+TRY = "For other layouts type data=csv or data=folder; for a trial, data=synthetic."
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ LAYOUTS = (
     Layout("cuhk03_np", "CUHK03-NP", FOLDERS, r"\d+_c\d+_\d+\.", "0001_c1_1.png"),
     Layout("market1501", "Market-1501", FOLDERS, "", GRAMMAR),
 )
+_LISTS = (("list_train.txt", "list_val.txt"), ("list_query.txt",), ("list_gallery.txt",))
+# identity, image, camera, time of day, frame, box; then the number of the identity
+_LINE = re.compile(r"(?:\S*/)?\d+_\d+_0*([1-9]\d*)_\w+?_(\d+)_\S+\s+(\d+)(?:\s.*)?")
 SIZES = {  # images of train, query and gallery, by release
     "msmt17": ((32621, 11659, 82161), (30248, 11659, 82161)),  # without list_val.txt
     "veri": ((37746, 1678, 11579), (37778, 1678, 11579)),
@@ -67,11 +72,10 @@ CAMERAS["market1501"] = 6
 
 
 def read_market1501(root: str | Path) -> Records:
-    """Read a folder in the Market-1501 layout.
+    """Read a folder in the Market-1501 layout, by base names and without junk (pid -1).
 
-    Only base names are read; folder names do not matter. Junk (pid -1) is left out;
-    distractors (pid 0) stay in the gallery. `root` holds `bounding_box_train`, `query` and
-    `bounding_box_test`, or is the parent of that folder; the last two may be missing.
+    `root` holds `bounding_box_train`, `query` and `bounding_box_test`, or is the parent of that
+    folder; the last two may be missing.
 
     Raises:
         MissingDataset: there is no such folder, or there are no train images in it.
@@ -94,12 +98,11 @@ def find(root: str | Path, name: str) -> tuple[Path, Layout]:
         raise InputError(f"root={root} holds {len(found)} datasets: {names}.", root=found[0][0])
     there = ", ".join(sorted(os.listdir(home))[:4]) or "nothing" if home.is_dir() else ""
     message = (
-        f"no dataset at root={root}: expected the folder of {wanted[0].title} or its parent, with "
-        f"{wanted[0].folders[0]} in it, found {there or 'no such folder'}. "
+        f"no dataset at root={root}: expected {wanted[0].folders[0]} of {wanted[0].title} in it or "
+        f"in one of its folders, found {there or 'no such folder'}. "
     )
     for place, other in _at([home, *inside], LAYOUTS):
-        message += f"{place} looks like {other.title}: {other.folders[0]} with {other.example}."
-        raise MissingDataset(message, data=other.name)
+        raise MissingDataset(f"{message}{place} looks like {other.title}.", data=other.name)
     near = _at((*home.parents[:2], *(deep for h in inside for deep in _inside(h))), wanted)
     raise MissingDataset(message + TRY, root=near[0][0] if near else "FOLDER")
 
@@ -114,22 +117,19 @@ def part(home: Path, name: str) -> Path:
 def checked(records: Records, home: Path, layout: Layout) -> Records:
     """The records, if they can be trained on, with a note if they are not the official ones."""
     if not records.train:
-        found = f"{home / layout.folders[0]} holds no images like {layout.example}. {TRY}"
-        raise MissingDataset(found)
+        folder = home / layout.folders[0]
+        raise MissingDataset(f"{folder} holds no images like {layout.example}. {TRY}")
     if zeros := [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]:
         raise InputError(
-            f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Pid 0 marks "
-            "distractors of the gallery: move them there, or describe a dataset with an identity 0 "
-            "by data=csv."
+            f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. It marks "
+            "distractors: move them to the gallery; for an identity 0, type data=csv."
         )
     official = SIZES[layout.name]
     sizes = len(records.train), len(records.query), len(records.gallery)
     if sizes in official or not is_official(home, layout):
         return records
-    note = (
-        f"{layout.title} at {home} is not complete, or changed: {sizes} images of train, query and "
-        f"gallery; the official dataset has {' or '.join(map(str, official))}."
-    )
+    expected = " or ".join(map(str, official))
+    note = f"{layout.title} at {home} has {sizes} images of train, query, gallery, not {expected}."
     return replace(records, notes=(*records.notes, note))
 
 
@@ -139,11 +139,33 @@ def _read(root: str | Path, name: str) -> Records:
     if wrong:
         more = f", nor are {len(wrong) - 1} more: {', '.join(wrong[1:5])}" * (len(wrong) > 1)
         raise InputError(
-            f"{wrong[0]} is not named as in {layout.title}{more}; expected names like "
-            f"{layout.example}, cameras from 1, pids below 2**63. Rename or move the file, or "
-            "describe the dataset by data=csv or data=folder."
+            f"{wrong[0]} is not named as in {layout.title}{more}; expected {layout.example}, "
+            f"cameras from 1, pids below 2**63. Rename or move the file. {TRY}"
         )
     return checked(records, home, layout)
+
+
+def read_msmt17(root: str | Path) -> Records:
+    """Read MSMT17 V1 or V2 by its list files; `list_val.txt` is a share of the train part.
+
+    The dataset numbers the identities of train and those of test from 0. A pid is the digit 1
+    (train) or 2 (test) and the number: 0, 1 and 10 of train are 10, 11 and 110. So no pid is 0,
+    none is of both parts, and strings of pids sort as those of FastReID.
+
+    Raises:
+        MissingDataset: there is no such folder, or it lacks list files.
+        InputError: a line is not an image and its identity, or images are missing.
+    """
+    home, layout = find(root, "msmt17")
+    if lost := [name for names in _LISTS for name in names if not (home / name).is_file()]:
+        where = f"beside {layout.folders[0]}"
+        raise MissingDataset(f"MSMT17 at {home} lacks {', '.join(lost)}. Copy them there, {where}.")
+    train, query, gallery = (
+        _read_lists([home / name for name in names], home / folder, digit)
+        for names, folder, digit in zip(_LISTS, layout.folders, "122", strict=True)
+    )
+    require_files((r.path for r in (*train, *query, *gallery)), home / "list_*.txt")
+    return checked(Records(train, query, gallery), home, layout)
 
 
 # readers with the root and the errors of `read_market1501`
@@ -166,9 +188,7 @@ def is_official(home: Path, layout: Layout) -> bool:
     return bool(layout.names) or _is_named(home, layout.name)
 
 
-def _read_folder(
-    folder: Path, layout: Layout, other: list[str], wrong: list[str]
-) -> tuple[ImageRecord, ...]:
+def _read_folder(folder: Path, layout: Layout, other: list[str], wrong: list[str]) -> Images:
     """The images of a folder; other files are added to `other`, misnamed images to `wrong`."""
     if not folder.is_dir():
         return ()
@@ -176,13 +196,11 @@ def _read_folder(
     for name in sorted(name for name in os.listdir(folder) if not is_hidden(name)):
         if not is_image(name):
             other.append(name)
-            continue
-        parsed = parse_name(home + name)
-        if parsed is None or not match(name):
+        elif (parsed := parse_name(home + name)) is None or not match(name):
             wrong.append(home + name)
-        else:
+        elif parsed.pid != JUNK:
             records.append(parsed)
-    return tuple(r for r in records if r.pid != JUNK)
+    return tuple(records)
 
 
 def _at(homes: Iterable[Path], layouts: Sequence[Layout]) -> list[tuple[Path, Layout]]:
@@ -199,3 +217,18 @@ def _is_named(home: Path, name: str) -> bool:
     """Whether the folder has the name of the dataset, such as `Market-1501-v15.09.15`."""
     plain = "".join(filter(str.isalnum, home.name.lower()))
     return plain.startswith(name.replace("_", ""))
+
+
+def _read_lists(files: list[Path], folder: Path, digit: str) -> Images:
+    records = {}
+    for file in files:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        for number, line in enumerate(map(str.strip, lines), 1):
+            if found := _LINE.fullmatch(line):
+                path = os.path.join(folder, line.split()[0])
+                camera, frame, pid = map(int, found.groups())
+                records[path] = ImageRecord(path, int(f"{digit}{pid}"), camera, frame=frame)
+            elif line:
+                example = f"{LAYOUTS[0].example} 0"
+                raise InputError(f"line {number} of {file} is {line[:80]!r}; expected {example}.")
+    return tuple(records[path] for path in sorted(records))

@@ -11,14 +11,7 @@ from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from camreid.data.records import (
-    DISTRACTOR,
-    LARGEST,
-    ImageRecord,
-    identities,
-    parse_name,
-    require_files,
-)
+from camreid.data.records import LARGEST, ImageRecord, identities, parse_name, require_files
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap
@@ -130,10 +123,8 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
         own = [name.strip().lower() or "-" for name in next(rows, [])]
         if missing := [name for name in columns if name not in own]:
-            raise InputError(
-                f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}; expected a "
-                f"header with {','.join(columns)}."
-            )
+            found = f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}"
+            raise InputError(f"{found}; expected a header with {','.join(columns)}.")
         filled = ((rows.line_num, map(str.strip, row)) for row in rows if any(row))
         return [(number, dict(zip_longest(own, row, fillvalue=""))) for number, row in filled]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -150,21 +141,18 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
     if not good or not image or subset not in SUBSETS:
         raise InputError(
             f"line {number} of {path} reads {','.join(line.values())}; expected "
-            f"{','.join(COLUMNS)}: subset is one of {', '.join(SUBSETS)}, pid a whole number from "
-            "-1 to below 2**63, camera from 1, row from 0."
+            f"{','.join(COLUMNS)}: subset {', '.join(SUBSETS)}; pid -1..2**63-1; camera from 1."
         )
-    if pid <= DISTRACTOR and subset != "gallery":
+    if pid < 1 and subset != "gallery":
         raise InputError(
             f"line {number} of {path} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) "
-            "may be in the gallery only. If the dataset numbers its identities from 0, add 1 to "
-            "every pid; otherwise delete these lines."
+            "are of the gallery. Delete such lines, or add 1 to every pid if identities start at 0."
         )
     parsed = parse_name(image) or ImageRecord(image, pid, camera)
     return ImageRecord(image, pid, camera, parsed.sequence, parsed.frame)  # replace() is slow
 
 
 def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> list[ImageRecord]:
-    """The records with the path at which each image was found."""
     homes = [] if root is None else [Path(root), *sorted(Path(root).glob("*/"))]
     found = []
     for r in records:
@@ -174,10 +162,8 @@ def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> 
     hint = f"They were also searched below root={root}."
     require_files((r.path for r in found), path, hint, root="FOLDER")
     if len({r.path for r in found}) < len({r.path for r in records}):
-        raise InputError(
-            f"{path} lists images of equal names, so they cannot be searched below root={root}. "
-            "Write their present paths into it."
-        )
+        message = f"{path} lists images of equal names, so root={root} can't be searched for them"
+        raise InputError(f"{message}. Write their present paths into it.")
     return found
 
 
@@ -188,7 +174,7 @@ def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> L
     without = [pid for pid in identities(train) if pid not in rows]
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
         raise InputError(
-            f"the column row of {path} must give each train identity one row, from 0 without gaps: "
-            f"{len(rows)} have one, {len(without)} have none. Correct the column or leave it out."
+            f"the column row of {path} gives {len(rows)} identities a row, {len(without)} none; "
+            "expected one for each of train, from 0 without gaps. Correct it or leave it out."
         )
     return LabelMap(tuple(ordered))

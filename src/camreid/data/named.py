@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camreid.data.manifest import SUBSETS, read_table
-from camreid.data.records import (
-    ImageRecord,
-    Records,
-    is_hidden,
-    is_image,
-    is_loop,
-    left_out,
-    require_files,
-)
+from camreid.data.records import ImageRecord, Records, is_hidden, is_image, left_out, require_files
 from camreid.errors import InputError, MissingDataset
 from camreid.provenance import CAMERAS, Dataset
 
@@ -46,27 +38,24 @@ def read_csv(path: str | Path) -> Records:
     """
     file = Path(path).expanduser().absolute()
     if not file.is_file():
-        raise MissingDataset(
-            f"no CSV file at path={path}; expected a header with {','.join(COLUMNS)}, and "
-            "optionally subset.",
-            path="FILE",
-        )
+        header = f"expected a header with {','.join(COLUMNS)}, and optionally subset"
+        raise MissingDataset(f"no CSV file at path={path}; {header}.", path="FILE")
     images = []
     for number, line in read_table(file, COLUMNS):
         place, identity, camera, subset = (line.get(name, "") for name in (*COLUMNS, "subset"))
         wrong = line.get("") or subset.lower() not in ("", *SUBSETS)
         if wrong or not (place and identity and camera):
             raise InputError(
-                f"line {number} of {file} reads {','.join(line.values())}; expected a path, an "
-                f"identity and a camera, and as subset one of {', '.join(SUBSETS)} or nothing."
+                f"line {number} of {file} reads {','.join(line.values())}; expected "
+                f"{','.join(COLUMNS)}, and as subset {', '.join(SUBSETS)} or nothing."
             )
         place = os.path.normpath(os.path.join(file.parent, place.replace("\\", "/")))
         images.append(NamedImage(place, identity, camera, subset.lower()))
     if len({bool(image.subset) for image in images}) != 1:
         found = "has lines with and without a subset" if images else "lists no images"
         raise InputError(f"{file} {found}; fill in all of its lines, or leave out all subsets.")
-    paths = [image.path for image in images]
-    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+    paths = Counter(image.path for image in images)
+    if twice := [path for path, count in paths.items() if count > 1]:
         raise InputError(f"{file} lists {len(twice)} images twice, such as {twice[0]}.")
     require_files(paths, file)
     return _records(images, file)
@@ -91,7 +80,7 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     images: list[NamedImage] = []
     other, closed = list[str](), list[OSError]()
     for folder, inner, names in os.walk(home, onerror=closed.append, followlinks=True):
-        inner[:] = sorted(n for n in inner if not is_hidden(n) and not is_loop(folder, n))
+        inner[:] = sorted(n for n in inner if not is_hidden(n) and not _is_loop(folder, n))
         parts = Path(folder).relative_to(home).parts
         subset = "".join(parts[:1]).lower() if has_subsets else ""
         identity, camera, *_ = (*parts[has_subsets:], "", "")
@@ -106,20 +95,24 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     count = len({image.identity for image in images})
     if count < 2 or ("train" in lower and not has_subsets):
         raise InputError(
-            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in "
-            f"{count} of them, and {len(other)} other files; expected {_LAYOUT}, or such folders "
-            f"in {', '.join(SUBSETS)}. For images in one folder, type data=csv data.path=FILE.",
-            **({"root": home / folders[0]} if len(folders) == 1 else {}),
+            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in {count} "
+            f"of them; expected {_LAYOUT}, or such folders in {', '.join(SUBSETS)}.",
+            **({"root": home / folders[0]} if len(folders) == 1 else {"data": "csv"}),
         )
     return _records(_with_cameras(images, camera_pattern), home, left_out(other, home))
+
+
+def _is_loop(folder: str, name: str) -> bool:
+    """Whether a folder is a link to one that holds it, by its path or on the disk."""
+    path, parents = Path(folder, name), Path(folder).resolve().parents
+    return path.is_symlink() and path.resolve() in {*map(Path.resolve, path.parents), *parents}
 
 
 def _find(pattern: str, name: str) -> str:
     try:
         match = re.search(str(pattern), name)
     except re.error as error:
-        fault = f"camera_pattern={pattern} is no regular expression: {error}."
-        raise InputError(fault) from None
+        raise InputError(f"camera_pattern={pattern} is no regular expression: {error}.") from None
     return (match and match[min(1, match.re.groups)]) or ""
 
 
@@ -128,9 +121,8 @@ def _with_cameras(images: list[NamedImage], pattern: str | None) -> list[NamedIm
     lost = [image.path for image in images if not image.camera]
     if lost and (pattern or len(lost) < len(images)):
         raise InputError(
-            f"{len(lost)} of {len(images)} images have no camera, such as {lost[0]}. Give each the "
-            "sub-folder of a camera, or a name in which camera_pattern= finds one, as cam(\\d+) "
-            "finds 3 in cam3_01.jpg."
+            f"{len(lost)} of {len(images)} images have no camera, such as {lost[0]}. Use folders "
+            "of cameras, or camera_pattern=: cam(\\d+) finds camera 3 in cam3_01.jpg."
         )
     count: Counter[str] = Counter()
     for i, image in enumerate(images if lost else ()):
@@ -140,16 +132,14 @@ def _with_cameras(images: list[NamedImage], pattern: str | None) -> list[NamedIm
 
 
 def _records(images: Sequence[NamedImage], where: Path, notes: tuple[str, ...] = ()) -> Records:
-    """The records of images from `where`; those without a subset are all in `train`."""
     pids = numbers({i.identity for i in images}, where)
     cameras = numbers({i.camera for i in images}, where)
     tested = {i.identity for i in images if i.subset in ("query", "gallery")}
     both = sorted({i.identity for i in images if i.subset in ("train", "val")} & tested)
     if both:
         raise InputError(
-            f"{len(both)} identities of {where} are in train or val, and in query or gallery: "
-            f"{', '.join(both[:3])}. Put each on one side, or leave out all subsets and type "
-            "+split=resplit."
+            f"{len(both)} identities of {where} are both in train or val and in query or gallery: "
+            f"{', '.join(both[:3])}. Separate them, or leave out all subsets for +split=resplit."
         )
     parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
     for i in sorted(images):
@@ -173,15 +163,11 @@ def numbers(names: Iterable[str], where: object) -> dict[str, int]:
         key = unicodedata.normalize("NFC", name.strip())
         key = str(int(key)) if key.isdecimal() else key
         if key in spelled:
-            raise InputError(
-                f"{spelled[key]!r} and {name!r} in {where} differ in spelling only. Write a name "
-                "in one way, and two names so that they differ."
-            )
+            found = f"{spelled[key]!r} and {name!r} in {where} differ in spelling only"
+            raise InputError(f"{found}. Write each name in one way.")
         spelled[key] = name
     parts = {key: re.split(r"(\d+)", key) for key in spelled}  # cam2 is before cam10
-    ordered = sorted(
-        parts, key=lambda key: [p.zfill(99) if p.isdecimal() else p for p in parts[key]]
-    )
+    ordered = sorted(parts, key=lambda k: [p.zfill(99) if p.isdecimal() else p for p in parts[k]])
     are_numbers = all(key.isdecimal() and 1 <= int(key) < CAMERAS for key in ordered)
     places = enumerate(ordered, start=1)
     return {spelled[key]: int(key) if are_numbers else place for place, key in places}

@@ -5,7 +5,8 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import PurePath
+from typing import TypeAlias
 
 from PIL import Image
 
@@ -15,10 +16,7 @@ from camreid.provenance import Dataset
 TRAIN, QUERY, GALLERY = FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 JUNK, DISTRACTOR = -1, 0
 LARGEST = 2**63 - 1  # pid or camera, as tensors are int64
-GRAMMAR = (
-    "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1 is junk, 0000 a distractor)"
-)
-
+GRAMMAR = "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1: junk, 0000: distractor)"
 _NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these formats only
 _NAME = re.compile(r"(-1|\d+)_c(\d+)(?:s(\d+))?(?:_f?(\d+))?")  # pid, camera, sequence, frame
 
@@ -57,6 +55,9 @@ def parse_name(path: str | PurePath) -> ImageRecord | None:
     return ImageRecord(str(path), pid, camera, sequence, frame)
 
 
+Images: TypeAlias = tuple[ImageRecord, ...]
+
+
 @dataclass(frozen=True)
 class Records:
     """A dataset by the official division: each part a tuple sorted by file name, without junk.
@@ -64,10 +65,10 @@ class Records:
     Without a division, all images are in `train`.
     """
 
-    train: tuple[ImageRecord, ...]
-    query: tuple[ImageRecord, ...]
-    gallery: tuple[ImageRecord, ...]
-    val: tuple[ImageRecord, ...] = ()  # if the dataset has a division of its own for it
+    train: Images
+    query: Images
+    gallery: Images
+    val: Images = ()  # if the dataset has a division of its own for it
     datasets: tuple[Dataset, ...] = ()  # the names of identities and cameras; empty for numbers
     notes: tuple[str, ...] = ()  # lines for the user, such as on files that are left out
 
@@ -93,18 +94,6 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
 
 
-def is_loop(folder: str, name: str) -> bool:
-    """Whether a folder is a link to one that holds it, by its path or on the disk."""
-    path = Path(folder, name)
-    if not path.is_symlink():
-        return False
-    above = {
-        *map(os.path.realpath, path.parents),
-        *map(str, Path(os.path.realpath(folder)).parents),
-    }
-    return os.path.realpath(path) in above
-
-
 def left_out(names: Collection[str], where: object) -> tuple[str, ...]:
     """A line that counts and names files that are not images; none without such files."""
     some = ", ".join(sorted(names)[:3])
@@ -115,8 +104,6 @@ def left_out(names: Collection[str], where: object) -> tuple[str, ...]:
 def require_files(paths: Iterable[str], where: object, hint: str = "", **remedy: object) -> None:
     """Refuse a list of images, at `where`, of which some are not there."""
     if lost := [path for path in paths if not os.path.isfile(path)]:
-        raise InputError(
-            f"{where} lists {len(lost)} images that are not there, such as {', '.join(lost[:3])}. "
-            f"{hint or 'Copy them there, or delete their lines.'}",
-            **remedy,
-        )
+        message = f"{where} lists {len(lost)} images that are not there, such as "
+        hint = hint or "Copy them there, or delete their lines."
+        raise InputError(f"{message}{', '.join(lost[:3])}. {hint}", **remedy)

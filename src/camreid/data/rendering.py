@@ -18,6 +18,7 @@ from camreid.data.records import DISTRACTOR, JUNK, ImageRecord
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
+Pose = tuple[float, float, str, float]  # foot and height in pixels, facing, swing of the limbs
 
 VERSION = 2  # of the renderer: another version gives other bytes
 HEIGHT, WIDTH = 128, 64
@@ -83,16 +84,16 @@ def render_jpeg(seed: int, image: ImageRecord) -> bytes:
     height = 116 * track.uniform(0.92, 1.06) * chance.uniform(0.93, 1.06)
     foot = min(125, HEIGHT / 2 + height / 2) + chance.gauss(1, 3)
     facing, swing = track.choice(camera.facings), math.sin(chance.uniform(0, 2 * math.pi))
-    centre = WIDTH / 2 + chance.gauss(0, 2.5)
+    centre, pose = WIDTH / 2 + chance.gauss(0, 2.5), (foot, height, facing, swing)
     if pid > DISTRACTOR:
         if chance.random() < 0.2:  # another figure at the edge of the box
-            _draw(crop, Look(own), chance.choice((-4, WIDTH + 4)), foot, height, facing, swing)
-        _draw(crop, Look(f"{seed} {pid}"), centre, foot, height, facing, swing)
+            _draw(crop, Look(own), chance.choice((-4, WIDTH + 4)), pose)
+        _draw(crop, Look(f"{seed} {pid}"), centre, pose)
     elif pid == JUNK:  # a part of a figure
         height, foot = height * chance.uniform(1.3, 1.8), chance.uniform(75, 200)
-        _draw(crop, Look(own), chance.uniform(0, WIDTH), foot, height, facing, swing)
+        _draw(crop, Look(own), chance.uniform(0, WIDTH), (foot, height, facing, swing))
     elif chance.random() < 0.75:  # or an empty scene
-        _draw(crop, Look(own), centre, foot, height, facing, swing)
+        _draw(crop, Look(own), centre, pose)
     if chance.random() < 0.15:  # a pole in front
         pole = chance.uniform(5, WIDTH - 5)
         ImageDraw.Draw(crop).rectangle((pole - 2, 0, pole + 2, HEIGHT), camera.wall)
@@ -112,7 +113,7 @@ def _cloth(rng: random.Random, palette: Sequence[Colour], plain: float) -> Image
 
 @cache
 def _pattern(name: str, period: int) -> Image.Image:
-    # Off the whole numbers: where a wave is close to 0, its sign would depend on the processor.
+    # not at whole numbers, where a wave is close to 0 and its sign depends on the processor
     x, y = np.meshgrid(np.arange(-64, 64) + 0.37, np.arange(144) + 0.37)
     across, down = (np.sin(2 * math.pi * places / period) for places in (x, y))
     level = {
@@ -130,16 +131,9 @@ def _pattern(name: str, period: int) -> Image.Image:
     return Image.fromarray(np.where(level > 0, 255, 0).astype(np.uint8))
 
 
-def _draw(
-    crop: Image.Image,
-    look: Look,
-    centre: float,
-    foot: float,
-    height: float,
-    facing: str,
-    swing: float,
-) -> None:
+def _draw(crop: Image.Image, look: Look, centre: float, pose: Pose) -> None:
     """Draw a figure, what is far first. Points are (across, up) in shares of its height."""
+    foot, height, facing, swing = pose
     side = {"L": -1, "R": 1}.get(facing, 0)
     broad = look.breadth * (0.6 if side else 1.0)
     swing *= 0.13 if side else 0.015

@@ -14,13 +14,11 @@ class IdentitySampler(Sampler[int]):
 
     An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`.
 
-    An identity of n images is drawn ceil(n / K) times to an epoch, at most once for each batch, so
-    that an epoch shows every image: whole groups alone would leave out 3 of 7 images at K=4. The
-    images of an identity differ by at most one draw, and those with one more take turns from epoch
+    An epoch shows every image: an identity of n images is drawn ceil(n / K) times, at most once for
+    each batch. Its images differ by at most one draw, and those with one more take turns from epoch
     to epoch. K images differ if n is at least K. Identities drawn at random, once more each, fill
-    the last batches. An epoch has as many batches as these draws need, the same on every rank. An
-    identity with more than a P-th of the draws is in every batch, and an epoch shows a part of its
-    images, in turn; the others are then drawn more often, in proportion to their images.
+    the last batches. An identity with more than a P-th of the draws is in every batch, and an epoch
+    shows a part of its images, in turn; the others are then drawn in proportion to their images.
 
     Ranks share batches: those of W ranks with P identities each are, in rank order, those of one
     rank with W*P identities. InputError for fewer identities.
@@ -48,10 +46,9 @@ class IdentitySampler(Sampler[int]):
         _, owners, self._sizes = np.unique(pids, return_inverse=True, return_counts=True)
         found, places = len(self._sizes), identities * world_size
         if found < places:
-            each = f" in each of {world_size} processes" if world_size > 1 else ""
+            each = f"{identities} identities x {instances} images in each of {world_size} processes"
             raise InputError(
-                f"batches of {identities} identities x {instances} images{each} can't be made from "
-                f"{found} identities ({len(owners)} images).",
+                f"batches of {each} can't be made from {found} identities ({len(owners)} images).",
                 **({"identities": found // world_size} if found >= world_size else {"devices": 1}),
             )
         random = np.random.default_rng(seed).random(len(owners))

@@ -6,15 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 from camreid.data.manifest import Split, count_rankable
-from camreid.data.records import DISTRACTOR, ImageRecord, Records, identities, parse_name
+from camreid.data.records import DISTRACTOR, ImageRecord, Images, Records, identities, parse_name
 from camreid.errors import InputError, require_choice, require_number, require_whole
 from camreid.labels import LabelMap
 from camreid.provenance import SplitRecord
 
-Images: TypeAlias = tuple[ImageRecord, ...]
 By = Literal["identity", "image"]
 Pool = Literal["all", "train"]
 Item = TypeVar("Item")
@@ -23,10 +22,7 @@ MOST = 0.999  # the largest fraction
 
 @dataclass(frozen=True)
 class OriginalSplit:
-    """The official train/test division, for all cameras or for one camera.
-
-    Query and gallery are the official ones of all cameras, also for an expert of one camera.
-    """
+    """The official train/test division; train images of one camera or of all, tests of all."""
 
     camera: int | None = None  # 1-based; None for all cameras
     val_fraction: float = 0.0  # share of the train identities held out for model selection
@@ -45,11 +41,9 @@ class OriginalSplit:
             raise InputError(f"camera={self.camera} leaves out all datasets but one.", camera=None)
         if not train and (self.camera or not records.query):
             cameras = sorted({r.camera for r in records.train})
-            raise InputError(
-                f"camera={self.camera} has no train images; the cameras are "
-                f"{', '.join(map(str, cameras))}, 1-based as in the file names (c3 is 3).",
-                camera=cameras[0] if cameras else None,
-            )
+            there = f"the cameras are {', '.join(map(str, cameras))}, from 1 as in file names"
+            first = min(cameras, default=None)
+            raise InputError(f"camera={self.camera} has no images; {there}.", camera=first)
         if records.val and self.val_fraction:
             raise InputError("the dataset has a subset val of its own.", val_fraction=0)
         val, train = _hold_out(train, self.val_fraction, random.Random(self.seed))
@@ -60,17 +54,15 @@ class OriginalSplit:
 
 @dataclass(frozen=True)
 class Resplit:
-    """A new division of the identities, or of the images, from its own seed.
+    """A new division of the identities, each camera by its share, or of every identity's images.
 
-    By identity, train and test identities are disjoint and each camera gives its share of them. By
-    image, the images of every identity are divided, for closed-set accuracy. One query per (pid,
-    camera), the rest and all distractors are the gallery.
+    One query per (pid, camera), the rest and all distractors are the gallery.
     """
 
     train_fraction: float = 0.5  # share of the identities (or images) not tested on
     val_fraction: float = 0.1  # share of those held out for model selection, 0 for none
     seed: int = 0  # decides the division
-    by: By = "identity"  # what is divided
+    by: By = "identity"  # what is divided; image is for closed-set accuracy
     pool: Pool = "all"  # all labelled identities, or those of the official train set
     # identities not tested, by identity only; `train_fraction` is then a share of the others
     seen: tuple[int, ...] = field(default=(), repr=False)
@@ -82,10 +74,8 @@ class Resplit:
         require_choice("by", self.by, By)
         require_choice("pool", self.pool, Pool)
         if self.seen and self.by == "image":
-            raise InputError(
-                "by=image tests images of every identity, so seen identities cannot be excluded.",
-                by="identity",
-            )
+            message = "by=image tests images of every identity, also of seen ones."
+            raise InputError(message, by="identity")
 
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError if there are too few identities."""
@@ -106,8 +96,8 @@ class Resplit:
             if sum(len(cameras) > 1 for cameras in _cameras(test).values()) < 2:
                 raise InputError(
                     f"seen holds {options['excluded']} of the {len(pids)} identities of pool="
-                    f"{self.pool}, so fewer than 2 test identities are seen by several cameras. "
-                    "Exclude fewer checkpoints, or choose pool=all or a lower train_fraction."
+                    f"{self.pool}; fewer than 2 test identities are of several cameras. Exclude "
+                    "fewer checkpoints, or choose pool=all or a lower train_fraction."
                 )
         query, gallery = _pick_queries(test, rng)
         parts = (train, val, query, (*gallery, *distractors))
@@ -119,8 +109,7 @@ def stratified(
 ) -> tuple[list[Item], list[Item]]:
     """Divide `items` into `count` and the rest, so that each stratum gives its share.
 
-    Systematic sampling (Madow 1949): items are shuffled within their stratum, strata stand side
-    by side in order, and every n/`count`-th of the n items is taken from a random start.
+    Systematic sampling (Madow 1949): every n/`count`-th of the n items, shuffled within strata.
     """
     items = list(items)
     total, order = max(1, len(items)), list(range(len(items)))
@@ -138,13 +127,9 @@ def _all_images(records: Records) -> Images:
     copies = {os.path.basename(r.path) for r in records.query if parse_name(r.path) == r}
     gallery = [r for r in records.gallery if os.path.basename(r.path) not in copies]
     test = (*records.query, *gallery)
-    shared = set(identities(records.train)).intersection(identities(test))
-    if shared:
-        raise InputError(
-            f"pool=all: {len(shared)} pids are in both the train and the test part, such as "
-            f"{sorted(shared)[:3]}. In parts with numbers of their own these are different ones.",
-            pool="train",
-        )
+    if shared := sorted(set(identities(records.train)).intersection(identities(test))):
+        found = f"pool=all: {len(shared)} pids are in both the train and the test part"
+        raise InputError(f"{found}, such as {shared[:3]}.", pool="train")
     return (*records.train, *records.val, *test)
 
 
@@ -211,17 +196,14 @@ def _pick_queries(records: Images, rng: random.Random) -> tuple[Images, Images]:
     return query, tuple(r for r in records if r not in chosen)
 
 
-def _split(
-    parts: tuple[Images, Images, Images, Images], records: Records, record: SplitRecord
-) -> Split:
+def _split(parts: tuple[Images, ...], records: Records, record: SplitRecord) -> Split:
     train, val, query, gallery = parts
     labels, held_out = LabelMap.of(identities(train), order="fastreid"), len(identities(val))
     has_val = record.options["val_fraction"] == 0 or (held_out > 1 and count_rankable(val))
     if (len(labels) < 2 and (train or not query)) or not has_val:
         raise InputError(
             f"the split ({record}) has {len(labels)} train identities and {held_out} for "
-            f"validation, with {count_rankable(val)} images that have a match. At least 2 are "
-            "needed of each. Choose other fractions, or a dataset with more identities.",
+            f"validation, with {count_rankable(val)} matches; expected 2 or more of each.",
             val_fraction=0,
         )
     return Split(train, val, query, gallery, labels, record, records.datasets)

@@ -96,10 +96,8 @@ def _listed(path: str) -> set[str]:
         if not line:
             continue
         if parse_name(base) is None or not base.endswith(".jpg") or folder not in ("", *FOLDERS):
-            raise InputError(
-                f"line {number} of names={path} is {line!r}; expected an image name, {GRAMMAR}, "
-                f"alone or in one of {', '.join(FOLDERS)}."
-            )
+            expected = f"{GRAMMAR}, alone or in one of {', '.join(FOLDERS)}"
+            raise InputError(f"line {number} of names={path} is {line!r}; expected {expected}.")
         files.add(f"{folder or TRAIN}/{base}")
     if not files:
         raise InputError(f"names={path} is empty; expected one image name per line, {GRAMMAR}.")

@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -17,14 +16,7 @@ _MEAN = (124, 116, 104)
 _ERASE_AREA = (0.02, 0.33)  # least and most share of the image
 _ERASE_ASPECT = (0.3, 3.3)  # least and most height/width ratio
 _ERASE_TRIES = 10  # rectangles drawn until one is smaller than the image
-DRAWS = 6  # uniform numbers of an image for its operations
-Groups = defaultdict[tuple[str, float], list[int]]  # images of each (operation, magnitude)
-_THEIRS = AutoAugment()  # the ImageNet policies of Cubuk et al. 2019
-_POLICIES = _THEIRS._policies
-# magnitudes; whether both signs are drawn
-_SPACE = {
-    name: (steps(10, 1, 1), both) for name, (steps, both) in _THEIRS._AUGMENTATION_SPACE.items()
-}
+_POLICIES = AutoAugment()  # those for ImageNet of Cubuk et al. 2019
 
 
 @dataclass(frozen=True)
@@ -52,43 +44,28 @@ class Augment:
         Each rank brings a CPU generator in the same state; together they augment as one rank.
         """
         batch, _, height, width = images.shape
-        draws = torch.rand(6 + 2 * _ERASE_TRIES + DRAWS, world_size * batch, generator=generator)
+        draws = torch.rand(8 + 2 * _ERASE_TRIES, world_size * batch, generator=generator)
         draws = draws[:, rank * batch : (rank + 1) * batch]
         if self.auto:
-            images = auto_augment(images, self.auto, draws[-DRAWS:])
-        mirrored = draws[:1] < self.flip
-        shift = (draws[1:3] * (2 * self.pad + 1)).floor() - self.pad
-        boxes = _boxes(draws[3:-DRAWS], self.erase, height, width)
-        table = torch.cat([mirrored, shift, boxes]).long()
+            images = auto_augment(images, self.auto, draws[:2])
+        shift = (draws[3:5] * (2 * self.pad + 1)).floor() - self.pad
+        boxes = _boxes(draws[5:], self.erase, height, width)
+        table = torch.cat([draws[2:3] < self.flip, shift, boxes]).long()
         return (_place_on_cpu if images.device.type == "cpu" else place)(images, table)
 
 
 def auto_augment(images: Tensor, probability: float, draws: Tensor) -> Tensor:
-    """Copies of (B, 3, H, W) with a policy on a random subset, from (DRAWS, B) uniform numbers."""
+    """Copies of (B, 3, H, W), some with a policy, from (2, B) uniform numbers: whether, and a seed.
+
+    torchvision's draws are those of the process, so they are seeded for each image.
+    """
     images = images.clone()
-    for groups in draw_operations(probability, draws):
-        for operation, places in groups.items():
-            index = torch.tensor(places).to(images.device, non_blocking=True)
-            how = (*operation, _THEIRS.interpolation, _THEIRS._fill)
-            changed = _THEIRS._apply_image_or_video_transform(images[index], *how)
-            images.index_copy_(0, index, changed)
+    with torch.random.fork_rng([]):
+        for place, (chance, seed) in enumerate(draws.T.tolist()):
+            if chance < probability:
+                torch.default_generator.manual_seed(int(seed * 2**24))  # of 24 bits in float32
+                images[place] = _POLICIES(images[place])
     return images
-
-
-def draw_operations(probability: float, draws: Tensor) -> tuple[Groups, Groups]:
-    """The first and the second operations of a batch."""
-    groups = Groups(list), Groups(list)
-    for image, (chance, policy, *draw) in enumerate(draws.T.tolist()):
-        if chance >= probability:
-            continue
-        pair = _POLICIES[int(policy * len(_POLICIES))]
-        for group, operation, use, sign in zip(groups, pair, draw[:2], draw[2:], strict=True):
-            name, share, step = operation
-            if use <= share:
-                magnitudes, signed = _SPACE[name]
-                magnitude = 0.0 if step is None else float(magnitudes[step])
-                group[name, -magnitude if signed and sign <= 0.5 else magnitude].append(image)
-    return groups
 
 
 def _boxes(draws: Tensor, probability: float, height: int, width: int) -> Tensor:

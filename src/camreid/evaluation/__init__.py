@@ -9,20 +9,6 @@ from camreid.evaluation.ranking import CameraPairs, Protocols, rank, rank_distan
 from camreid.evaluation.rerank import rerank
 from camreid.evaluation.result import RankingResult
 
-__all__ = [
-    "CameraPairs",
-    "Difference",
-    "FeatureTable",
-    "Images",
-    "Protocols",
-    "RankOptions",
-    "RankingResult",
-    "RetrievalMetric",
-    "compare",
-    "expand_queries",
-    "intervals",
-    "rank",
-    "rank_distances",
-    "rank_protocols",
-    "rerank",
-]
+__all__ = ["CameraPairs", "Difference", "FeatureTable", "Images", "Protocols", "RankOptions"]
+__all__ += ["RankingResult", "RetrievalMetric", "compare", "expand_queries", "intervals", "rank"]
+__all__ += ["rank_distances", "rank_protocols", "rerank"]

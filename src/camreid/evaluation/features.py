@@ -18,10 +18,8 @@ from torch import Tensor
 from camreid.errors import InputError
 from camreid.files import write_whole
 
-_HELP = (
-    "expected a safetensors or npz file of query_features (Q, D), query_pids (Q,), query_cameras "
-    "(Q,), the same of gallery_, and optionally query_sequences and gallery_sequences"
-)
+_HELP = "expected safetensors or npz of features (N, D), pids, cameras and optionally sequences"
+_HELP += " (N,), with query_ and gallery_ before each name"
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,8 @@ class Images:
         shapes = {name: tuple(x.shape) for name, x in self.tensors.items()}
         columns = [shape for name, shape in shapes.items() if name != "features"]
         if set(columns) != {shapes["features"][:1]} or len(self.paths) not in (0, len(self.pids)):
-            raise InputError(
-                f"{shapes} and {len(self.paths)} paths: expected (N, D) features, N of each label."
-            )
+            found = f"{shapes} and {len(self.paths)} paths"
+            raise InputError(f"{found}: expected (N, D) features, N of each label.")
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -109,20 +106,14 @@ class FeatureTable:
             query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
             if query.features.shape[1] != gallery.features.shape[1]:
                 raise ValueError("query_features and gallery_features differ in D")
-            for name, kind in (
-                ("seen", list),
-                ("computed", dict),
-                ("split", dict),
-                ("weights", str),
-            ):
+            kinds = {"seen": list, "computed": dict, "split": dict, "weights": str}
+            for name, kind in kinds.items():
                 if not isinstance(value := notes.get(name), kind | None):
                     raise TypeError(f"its note {name} is {value!r:.50}")
             set(map(index, notes.get("seen") or ()))
         except Exception as error:  # of safetensors, NumPy or zipfile, without a common class
-            raise InputError(
-                f"{path} ({path.stat().st_size} bytes) cannot be read as features: "
-                f"{type(error).__name__}: {error}; {_HELP}."
-            ) from error
+            found = f"{path} ({path.stat().st_size} bytes) cannot be read as features"
+            raise InputError(f"{found}: {type(error).__name__}: {error}; {_HELP}.") from error
         return cls(query, gallery, notes)
 
 
@@ -137,7 +128,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Hash of all content, in any order."""
     found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, x in sorted(tensors.items()):
         found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())

@@ -15,6 +15,7 @@ from camreid.evaluation.ranking import rank
 from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric as Distance
 
+AnyProtocol = Protocol | Literal["auto"]
 Role = Literal["query", "gallery", "both"]
 _ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -22,12 +23,9 @@ _ROLES: tuple[Role, ...] = get_args(Role)
 class RetrievalMetric(Metric):
     """mAP, mINP and Rank-1, -5, -10; images of one role and index, as repeated by DDP, count once.
 
-    Features are kept on the CPU, and ranked on the metric's device.
-
-    Args:
-        distance: `cosine` or `euclidean`.
-        protocol: see `rank`; `auto` is `within-camera` for images of one camera, else
-            `cross-camera`. It excludes only the query image where no identity has two sequences.
+    Features are kept on the CPU, and ranked on the metric's device. The protocol `auto` is
+    `within-camera` for images of one camera, without only the query image where no identity has
+    two sequences, else `cross-camera`.
 
     >>> metric = RetrievalMetric()
     >>> pids, cameras, index = torch.tensor([5, 7, 5]), torch.tensor([0, 0, 1]), torch.arange(3)
@@ -37,15 +35,11 @@ class RetrievalMetric(Metric):
     """
 
     full_state_update = False
-
     features: list[Tensor]
     labels: list[Tensor]
 
     def __init__(
-        self,
-        distance: Distance = "cosine",
-        protocol: Protocol | Literal["auto"] = "cross-camera",
-        **kwargs: Any,
+        self, distance: Distance = "cosine", protocol: AnyProtocol = "cross-camera", **kwargs: Any
     ) -> None:
         super().__init__(**{"dist_sync_fn": gather_from_cpu, **kwargs})
         self.distance, self.protocol = distance, protocol
@@ -123,7 +117,6 @@ class IdentityAccuracy(Metric):
     """
 
     full_state_update = False
-
     seen: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:

@@ -52,9 +52,8 @@ class RankOptions:
         if device is not None and (self.rerank or self.expand):
             query, gallery = query.to(device), gallery.to(device)
         if self.expand:
-            query, gallery = expand_queries(
-                query, gallery, k=self.expand_k, alpha=self.expand_alpha, times=self.expand
-            )
+            k, alpha, times = self.expand_k, self.expand_alpha, self.expand
+            query, gallery = expand_queries(query, gallery, k=k, alpha=alpha, times=times)
         if self.rerank is not None:
             k1, k2, share = self.rerank_k1, self.rerank_k2, self.rerank_lambda
             distances = rerank(query, gallery, k1=k1, k2=k2, lambda_value=share, metric=self.metric)

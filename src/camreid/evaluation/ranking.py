@@ -62,11 +62,8 @@ def rank(
     The protocol `cross-camera`, the official one, leaves out the query's identity in its camera.
     `within-camera` leaves out all other cameras, and the query's identity in its sequence (-1 where
     unknown, and all 0 count as unknown). An image with the query's index is left out by both.
-    The CMC curve has `max_rank` values. `device` ranks, the queries' if None.
-
-    Raises:
-        InputError: shapes do not fit together, features are not finite, or a value is unknown.
-        NoValidQuery: no query has a match.
+    The CMC curve has `max_rank` values. `device` ranks, the queries' if None. NoValidQuery if no
+    query has a match; InputError for shapes that do not fit, or values that are not finite.
 
     >>> f = torch.eye(3)
     >>> r = rank(f[:1], f[[1, 0]], *(torch.tensor(t) for t in ([5], [7, 5], [0], [1, 1])))
@@ -141,10 +138,8 @@ def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingRes
     result = _measure(scores, rules, [view], max_rank)[view]
     if not result.valid.any():
         other = next(name for name in get_args(Protocol) if name != view.protocol)
-        raise NoValidQuery(
-            f"none of the {len(result.valid)} queries has a match by the {view.protocol} protocol: "
-            f"check that pids and cameras are of one split, or rank by protocol={other!r}."
-        )
+        found = f"none of the {len(result.valid)} queries has a {view.protocol} match"
+        raise NoValidQuery(f"{found}: check pids and cameras, or rank by protocol={other!r}.")
     return result
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from camreid.errors import InputError, require_choice
 
 Metric = Literal["cosine", "euclidean"]
+Device = torch.device | str | None
 _CHUNK_BYTES = 2**26  # of features converted at a time; smaller ones leave the heap in pieces
 _SHORTEST = 1e-12  # a shorter feature counts as this long, so that zeros have the cosine 0
 
@@ -24,9 +25,7 @@ class Scores:
     shift: Tensor  # (G,)
 
 
-def feature_scores(
-    query: Tensor, gallery: Tensor, metric: Metric, device: torch.device | str | None
-) -> Scores:
+def feature_scores(query: Tensor, gallery: Tensor, metric: Metric, device: Device) -> Scores:
     """q.g / |g|, or q.g - |g|^2 / 2, which rank as the cosine and the euclidean distance."""
     query, gallery = query.detach(), gallery.detach()
     device = torch.device(query.device if device is None else device)
@@ -68,12 +67,9 @@ def check_features(query: Tensor, gallery: Tensor, metric: str, device: torch.de
         raise InputError(f"features of shapes {shapes}: expected (Q, D) and (G, D), none empty.")
     for role, features in (("query", query), ("gallery", gallery)):
         lengths = _by_row(features, device, lambda chunk: chunk.norm(dim=1))
-        bad = (~lengths.isfinite()).nonzero().flatten().tolist()
-        if bad:
-            raise InputError(
-                f"{len(bad)} of {len(lengths)} {role} features are NaN or infinite in float32, "
-                f"the first at {bad[:5]}: the model diverged, or overflowed in half precision."
-            )
+        if bad := (~lengths.isfinite()).nonzero().flatten().tolist():
+            found = f"{len(bad)} of {len(lengths)} {role} features are NaN or infinite in float32"
+            raise InputError(f"{found}, the first at {bad[:5]}: did the model diverge or overflow?")
     return lengths
 
 

@@ -17,19 +17,15 @@ def similarity_loss(student: Tensor, target: Tensor, temperature: float) -> Tens
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """(B,) KL divergence of softmaxes of (B, P) logits of the same P identities.
-
-    Both are divided by a temperature T and the divergence is multiplied by T^2, so that gradients
-    keep their size (Hinton et al. 2015).
-    """
+    """(B,) KL divergence, times T^2, of softmaxes at T of (B, P) logits (Hinton et al. 2015)."""
     divergence = _divergence(student.float() / temperature, teacher.float() / temperature)
     return divergence * temperature**2
 
 
 def cosines(features: Tensor) -> Tensor:
-    """(B, B) of (B, D) features, at single precision also under autocast."""
+    """(B, B) of (B, D) features, at least at single precision, also under autocast."""
     with torch.autocast(features.device.type, enabled=False):
-        unit = F.normalize(features.float())
+        unit = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)))
         return unit @ unit.T
 
 

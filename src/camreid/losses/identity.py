@@ -85,10 +85,8 @@ def weighed(loss: object, value: Any) -> dict[str, tuple[float, Tensor]]:
         parts = {name: (1.0, value)} if isinstance(value, Tensor) else dict(value)
         return {str(key): (float(weight), own.reshape(())) for key, (weight, own) in parts.items()}
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name} returned no loss ({error}): expected a tensor of one value, or a mapping from "
-            "names to (weight, tensor)."
-        ) from error
+        expected = "a tensor of one value, or a mapping from names to (weight, tensor)"
+        raise InputError(f"{name} returned no loss ({error}): expected {expected}.") from error
 
 
 def identity_loss_of_heads(

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
 from torch import Tensor, nn
 
+from camreid.losses.distillation import cosines
+
 Margin = float | Literal["soft"]
 Mining = Literal["hard", "weighted", "weighted_fastreid"]
 Pair = Literal["circle", "cosface", "supcon"]
@@ -36,7 +38,7 @@ class TripletLoss(nn.Module):
 
         Images of two of (B,) `cameras` are no pair: identities are labelled within each camera.
         """
-        embeddings = _single(embeddings)
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         pairs = _Pairs.of(pids, cameras)
         with torch.autocast(embeddings.device.type, enabled=False):
             distances = self.distance(embeddings)
@@ -85,11 +87,6 @@ class _Pairs:
         return cls(positive, negative, itself, positive.any(1) & negative.any(1))
 
 
-def _single(values: Tensor) -> Tensor:
-    """At least single precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def _weighted_mean(distances: Tensor, chosen: Tensor, scores: Tensor, fastreid: bool) -> Tensor:
     """(B,): means of the chosen distances by the softmax of their scores, both (B, B)."""
     if not fastreid:
@@ -111,16 +108,10 @@ class PairLoss(nn.Module):
         self.form, self.margin, self.scale = form, margin, scale
 
     def forward(self, embeddings: Tensor, pids: Tensor, cameras: Tensor | None = None) -> Tensor:
-        """Mean over all images of (B, d) embeddings; 0 for one without positive or negative.
-
-        See `TripletLoss` for `cameras`.
-        """
-        embeddings = _single(embeddings)
-        with torch.autocast(embeddings.device.type, enabled=False):  # the scale is large
-            cosine = F.normalize(embeddings) @ F.normalize(embeddings).T
-        pairs = _Pairs.of(pids, cameras)
+        """Mean over all images, 0 for those without positive or negative; see `TripletLoss`."""
+        cosine, pairs = cosines(embeddings), _Pairs.of(pids, cameras)
         losses = (self._contrast if self.form == "supcon" else self._pairs)(cosine, pairs)
-        return losses.where(pairs.anchors, 0.0).sum() / len(pids) + 0.0 * embeddings.sum()
+        return losses.where(pairs.anchors, 0.0).sum() / len(pids) + 0.0 * cosine.sum()
 
     def _contrast(self, cosine: Tensor, pairs: "_Pairs") -> Tensor:
         others = pairs.positive | pairs.negative | ~pairs.anchors[:, None]

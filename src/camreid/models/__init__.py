@@ -8,14 +8,5 @@ from camreid.models.mgn import MGN
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
 from camreid.models.pixels import PixelNorm
 
-__all__ = [
-    "MGN",
-    "Backbone",
-    "Baseline",
-    "FeatureOptions",
-    "ModelConfig",
-    "PixelNorm",
-    "ReIDNetwork",
-    "ReIDOutput",
-    "RemapHead",
-]
+__all__ = ["MGN", "Backbone", "Baseline", "FeatureOptions", "ModelConfig", "PixelNorm"]
+__all__ += ["ReIDNetwork", "ReIDOutput", "RemapHead"]

@@ -67,6 +67,8 @@ class BackboneOptions(TrunkOptions):
 class Backbone(nn.Module):
     """A network without its classifier: (B, 3, H, W) normalised images to (B, dim).
 
+    InputError for no such model, weights or option, or not for this image size.
+
     Args:
         name: of a timm model, such as `resnet50.tv_in1k`; of an OSNet: `osnet_x1_0`, `x0_75`,
             `x0_5` or `x0_25`, `osnet_ibn_x1_0`, `osnet_ain_x1_0`; or for human-pretrained weights:
@@ -76,9 +78,6 @@ class Backbone(nn.Module):
     Attributes:
         dim: width of the features.
         mean: (3,) of the pixels that the weights expect, in 0..255; likewise `std`.
-
-    Raises:
-        InputError: no such model, weights or option, or not for this image size.
     """
 
     def __init__(
@@ -97,9 +96,7 @@ class Backbone(nn.Module):
         self.std = 255 * torch.tensor(config.get("std", IMAGENET_STD))
         self._probe(name, image_size)
         if self.pool is not None and not self._has_map:
-            raise InputError(
-                f"pool={pool} needs a map (B, C, h, w), which {name} does not have.", pool="avg"
-            )
+            raise InputError(f"pool={pool} needs a map (B, C, h, w); {name} has none.", pool="avg")
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, dim): the pooled map, or the output of the model's own head."""
@@ -119,12 +116,9 @@ class Backbone(nn.Module):
         self.trunk.eval()
         try:
             features = self.trunk.forward_features(torch.zeros(1, 3, *image_size))
-            self._has_map = (
-                isinstance(features, Tensor)
-                and features.ndim == 4
-                and getattr(self.trunk, "output_fmt", "NCHW") == "NCHW"
-                and features.shape[1] == getattr(self.trunk, "num_features", None)
-            )
+            is_map = isinstance(features, Tensor) and features.ndim == 4
+            is_map = is_map and getattr(self.trunk, "output_fmt", "NCHW") == "NCHW"
+            self._has_map = is_map and features.shape[1] == widths[0]
             head = self.trunk.forward_head
             vector = features if self._has_map else head(features, pre_logits=True)
             if vector.shape[1] not in widths or (vector.ndim != 2 and not self._has_map):
@@ -159,7 +153,7 @@ class GeM(nn.Module):
 
 
 def _single(features: Tensor) -> Tensor:
-    """At least single precision: a mean of bfloat16 has three digits."""
+    # at least single precision: a mean of bfloat16 has three digits
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
@@ -179,21 +173,15 @@ def _check_patches(name: str, trunk: nn.Module, image_size: tuple[int, int]) -> 
     pairs = list(zip(image_size, sides, strict=True))
     down, up = [max(1, n // k) * k for n, k in pairs], [-(-n // k) * k for n, k in pairs]
     if down != up:
-        raise InputError(
-            f"image_size={list(image_size)} is no whole number of the {sides[0]} x {sides[1]} "
-            f"patches of {name}; the nearest sizes that are: {down} and {up}.",
-            image_size=down,
-        )
+        found = f"image_size={list(image_size)}: {name} takes whole patches of {list(sides)}"
+        raise InputError(f"{found}; the nearest sizes: {down} and {up}.", image_size=down)
 
 
 def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any:
     pretrained = own.pretrained and own.weights is None
     osnet = _OSNET.fullmatch(name)
     if pretrained and (osnet or name in TRUNKS):
-        raise InputError(
-            f"pretrained=True: timm has no weights of {name}; weights=FILE takes a file.",
-            pretrained=False,
-        )
+        raise InputError(f"timm has no weights of {name}; set weights=FILE.", pretrained=False)
     if osnet:
         return OSNet(float(osnet[2].replace("_", ".")), osnet[1] or "bn")  # type: ignore[arg-type]
     if name not in TRUNKS and not timm.is_model(name):
@@ -213,22 +201,15 @@ def _create(name: str, image_size: tuple[int, int], own: BackboneOptions) -> Any
     except Exception as error:
         if not pretrained or isinstance(error, TypeError | AssertionError | ValueError):
             raise _refusal(name, image_size, error) from error
-        raise InputError(
-            f"backbone={name}: the pretrained weights are not in the cache and could not be "
-            f"fetched ({_reason(error)}). weights=FILE takes a file instead.",
-            pretrained=False,
-        ) from error
+        found = f"backbone={name}: its pretrained weights could not be fetched ({_reason(error)})"
+        raise InputError(f"{found}; set weights=FILE.", pretrained=False) from error
 
 
 def _refusal(name: str, image_size: tuple[int, int], error: Exception) -> InputError:
-    height, width = image_size
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    meant = f", timm's weights of it are for {config.input_size[1:]}" if config else ""
-    return InputError(
-        f"backbone={name} does not work for images of {height}x{width} pixels "
-        f"({_reason(error)}{meant}); choose another image_size or backbone.",
-        backbone="resnet50.tv_in1k",
-    )
+    meant = f"; its weights are for {config.input_size[1:]}" if config else ""
+    found = f"backbone={name} takes no images of {image_size[0]}x{image_size[1]} pixels"
+    return InputError(f"{found} ({_reason(error)}{meant}).", backbone="resnet50.tv_in1k")
 
 
 def _reason(error: Exception) -> str:

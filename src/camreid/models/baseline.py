@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from camreid.labels import HeadLabels
 from camreid.models.backbone import Backbone, BackboneOptions
-from camreid.models.camera_norm import use_camera_norm
-from camreid.models.cameras import CameraIndex, CameraOptions, use_camera_embedding, used_cameras
+from camreid.models.cameras import CameraIndex, CameraOptions, use_embedding, use_norm, used_cameras
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
-from camreid.models.network import ReIDNetwork, ReIDOutput, Rows, Side
-from camreid.models.pixels import PixelNorm, Pixels
+from camreid.models.network import Cameras, ReIDNetwork, ReIDOutput, Rows, Side
+from camreid.models.pixels import PixelNorm, Pixels, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +36,7 @@ class Baseline(ReIDNetwork):
     """
 
     def __init__(
-        self,
-        labels: HeadLabels,
-        image_size: tuple[int, int],
-        pixels: Pixels = "raw",
-        **options: Any,
+        self, labels: HeadLabels, image_size: Size, pixels: Pixels = "raw", **options: Any
     ) -> None:
         super().__init__()
         own = build_options(BaselineOptions, "network", options)
@@ -57,9 +52,9 @@ class Baseline(ReIDNetwork):
         self.cameras = used_cameras(options)
         self.camera_index = CameraIndex(self.cameras)
         if own.camera_norm:
-            use_camera_norm(self, self.camera_index)
+            use_norm(self, self.camera_index)
         if own.camera_embedding:
-            use_camera_embedding(self.backbone.trunk, own.camera_embedding, self.camera_index)
+            use_embedding(self.backbone.trunk, own.camera_embedding, self.camera_index)
         how = (own.classifier, own.scale, own.margin, own.bias)
         self.heads = nn.ModuleDict(
             {f"c{c}": RemapHead(dim, labels.get(c, ()), *how, camera=c) for c in self.cameras}
@@ -68,9 +63,7 @@ class Baseline(ReIDNetwork):
         )
         self.widths = dict.fromkeys(self.heads, dim)
 
-    def forward(
-        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
-    ) -> ReIDOutput:
+    def forward(self, images: Tensor, rows: Rows = None, cameras: Cameras = None) -> ReIDOutput:
         """See `ReIDNetwork.forward`; `features` are after the neck in both modes."""
         with self.camera_index.of(cameras):
             before = self.projection(self.backbone(self.pixel_norm(images)))

@@ -55,9 +55,8 @@ def build_options(kind: type[Part], where: str, options: Mapping[str, Any]) -> P
     for name, value in options.items():
         if get_origin(types.get(name)) is Literal:
             require_choice(name, value, types[name])
-        if types.get(name) is float and (
-            isinstance(value, bool) or not isinstance(value, int | float)
-        ):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if types.get(name) is float and not is_number:
             raise InputError(f"{where}.{name}={value}: expected a number.")
     try:
         return kind(**options)

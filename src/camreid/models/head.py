@@ -25,8 +25,7 @@ class RemapHead(nn.Module):
       on s (c - m sin m); s c
     - `circle` (Sun et al. 2020): s max(1 + m - c, 0) (c - 1 + m); s max(c + m, 0) (c - m), the
       max(..) without gradient
-
-    Without rows (evaluation) there is no margin: s c, or s w.x.
+    - without rows (evaluation): s c, or s w.x
 
     Args:
         bias: of `linear` logits, as in torchreid's classifiers.
@@ -63,10 +62,7 @@ class RemapHead(nn.Module):
         return LabelMap(tuple(self.pids.tolist()))
 
     def rows(self, pids: Tensor, cameras: Tensor | None = None) -> Tensor:
-        """(B,) row of each of (B,) pids, -1 where it has none.
-
-        Images of other `cameras` than the head's have none: (B,) int64, 1-based; None for its own.
-        """
+        """(B,) row of each pid, -1 for none and where (B,) 1-based `cameras` are not the head's."""
         rows = rows_of(self.pids, pids)
         if self.camera is None or cameras is None:
             return rows
@@ -98,18 +94,12 @@ class RemapHead(nn.Module):
 
     @torch.no_grad()
     def take(self, weight: Tensor, labels: LabelMap, bias: Tensor | None = None) -> None:
-        """Copy the rows of the identities that this head shares with another.
-
-        `weight` (N, dim) and `bias` (N,) are of the other head, `labels` its N identities.
-        """
+        """Copy the rows of shared identities from the (N, dim) weight and (N,) bias of a head."""
         if weight.shape != (len(labels), self.dim):
-            raise HeadMismatch(
-                f"the starting head is {tuple(weight.shape)}, but its label map names "
-                f"{len(labels)} identities and the features are {self.dim} wide."
-            )
-        rows = labels.rows(self.pids.cpu())
-        known = (rows >= 0).to(self.weight.device)
-        theirs = rows[rows >= 0]
+            found = f"the starting head is {tuple(weight.shape)}, but its label map names"
+            raise HeadMismatch(f"{found} {len(labels)} identities; expected width {self.dim}.")
+        rows = labels.rows(self.pids)
+        known, theirs = rows >= 0, rows[rows >= 0]
         self.weight[known] = weight.to(self.weight)[theirs]
         if self.bias is not None and bias is not None:
             self.bias[known] = bias.to(self.bias)[theirs]
@@ -118,8 +108,7 @@ class RemapHead(nn.Module):
     def start_rows(self, pids: Tensor, directions: Tensor) -> None:
         """Set the rows of (N,) pids from (N, dim) mean features: imprinting (Qi et al. 2018).
 
-        Only directions count. Rows get the mean length of the other rows, so that a linear head
-        does not prefer either.
+        Rows get the mean length of the other rows, so that a linear head does not prefer either.
         """
         rows = self.rows(pids.to(self.pids.device))
         others = torch.ones_like(self.pids, dtype=torch.bool)

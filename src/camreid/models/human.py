@@ -58,9 +58,8 @@ class PaddedBlock(SwinTransformerBlock):
     def _attn(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]  # of (B, h, w, C)
         below, right = -height % self.window_size[0], -width % self.window_size[1]
-        padded: Tensor = super()._attn(  # type: ignore[no-untyped-call]
-            F.pad(x, (0, 0, 0, right, 0, below))
-        )
+        x = F.pad(x, (0, 0, 0, right, 0, below))
+        padded: Tensor = super()._attn(x)  # type: ignore[no-untyped-call]
         return padded[:, :height, :width]
 
 
@@ -113,13 +112,10 @@ def _of_mmseg(state: State) -> tuple[State, dict[str, str]]:
         weight = tensors[f"{merge}.weight"]
         layers = [f"semantic_embed_{kind}.{stage - 1}" for kind in "wb"]
         scale, shift = torch.ones(len(weight)), torch.zeros(len(weight))
-        if all(f"{layer}.{kind}" in state for layer in layers for kind in ("weight", "bias")):
-            scale, shift = (
-                F.linear(
-                    condition, state[f"{layer}.weight"].float(), state[f"{layer}.bias"].float()
-                )
-                for layer in layers
-            )
+        kinds = [[f"{layer}.{kind}" for kind in ("weight", "bias")] for layer in layers]
+        if all(name in state for names in kinds for name in names):
+            pairs = [[state[name].float() for name in names] for names in kinds]
+            scale, shift = (F.linear(condition, *pair) for pair in pairs)
             scale = F.softplus(scale)
         tensors[f"{merge}.weight"] = (scale[:, None] * weight.float()).to(weight)
         tensors[f"{merge}.bias"], names[f"{merge}.bias"] = shift, f"{layers[1]}.bias"

@@ -13,8 +13,8 @@ from camreid.models.backbone import Backbone, BackboneOptions, GeM, TrunkOptions
 from camreid.models.baseline import bn_neck
 from camreid.models.config import build_options
 from camreid.models.head import Classifier, RemapHead
-from camreid.models.network import ReIDNetwork, ReIDOutput, Rows
-from camreid.models.pixels import PixelNorm, Pixels
+from camreid.models.network import Cameras, ReIDNetwork, ReIDOutput, Rows
+from camreid.models.pixels import PixelNorm, Pixels, Size
 
 # the order of the parts in the feature: whole maps first
 PARTS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
@@ -40,25 +40,17 @@ class MGN(ReIDNetwork):
     Branch 1 takes the whole map, branch 2 the whole and two stripes, branch 3 the whole and three.
     Each of the eight parts is pooled, reduced by a 1 x 1 convolution and batch-normalised, and has
     a head; all heads are over one label map. The feature is the parts in the order of `PARTS`.
-
     Options: see `MGNOptions`. The map of H / 16 rows must have three stripes.
     """
 
     def __init__(
-        self,
-        labels: Identities,
-        image_size: tuple[int, int],
-        pixels: Pixels = "raw",
-        **options: Any,
+        self, labels: Identities, image_size: Size, pixels: Pixels = "raw", **options: Any
     ) -> None:
         super().__init__()
         own = build_options(MGNOptions, "network", options)
-        stripes = [len(torch.arange(-(-image_size[0] // 16)).chunk(n)) for n in (2, 3)]
-        if stripes != [2, 3]:
-            raise InputError(
-                f"image_size={list(image_size)}: MGN needs three stripes of the map.",
-                image_size=[384, 128],
-            )
+        if len(torch.empty(-(-image_size[0] // 16)).chunk(3)) < 3:
+            needs = f"image_size={list(image_size)}: MGN needs three stripes of the map."
+            raise InputError(needs, image_size=[384, 128])
         if not is_resnet(own.backbone):
             needs = f"backbone={own.backbone} is no ResNet, and MGN divides layer3 and layer4."
             raise InputError(needs, backbone="resnet50.tv_in1k")
@@ -83,9 +75,7 @@ class MGN(ReIDNetwork):
         for reduction in self.reductions.parameters():
             nn.init.kaiming_normal_(reduction, mode="fan_out")
 
-    def forward(
-        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
-    ) -> ReIDOutput:
+    def forward(self, images: Tensor, rows: Rows = None, cameras: Cameras = None) -> ReIDOutput:
         """See `ReIDNetwork.forward`; embeddings are after the necks, `cameras` are not used."""
         shared = self.trunk(self.pixel_norm(images))
         maps = {name: branch(shared) for name, branch in self.branches.items()}
@@ -93,12 +83,9 @@ class MGN(ReIDNetwork):
         maps["b31"], maps["b32"], maps["b33"] = maps["b3"].chunk(3, dim=2)
         before = {part: self._reduced(part, maps[part]) for part in PARTS}
         parts = {part: self.necks[part](before[part]) for part in PARTS}
-        return ReIDOutput(
-            features=torch.cat([parts[part] for part in PARTS], dim=1),
-            embeddings={k: torch.cat([parts[p] for p in names], 1) for k, names in JOINED.items()},
-            logits=self.logits(parts, rows),
-            before=torch.cat([before[part] for part in PARTS], dim=1),
-        )
+        joined = {k: torch.cat([parts[p] for p in names], 1) for k, names in JOINED.items()}
+        features, reduced = (torch.cat([own[p] for p in PARTS], 1) for own in (parts, before))
+        return ReIDOutput(features, joined, self.logits(parts, rows), reduced)
 
     def _reduced(self, part: str, features: Tensor) -> Tensor:
         pooled = self.pools[part](features)[:, :, None, None]

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from camreid.errors import InputError, require_choice
 from camreid.labels import HeadLabels, LabelMap
 from camreid.models.head import RemapHead
-from camreid.models.pixels import PixelNorm, Pixels
+from camreid.models.pixels import PixelNorm, Pixels, Size
 from camreid.parts import make
 
 Side = Literal["after", "before"]
 Rows = Tensor | Mapping[str, Tensor] | None
+Cameras = Tensor | None
 NETWORKS = ("camreid.models.Baseline", "camreid.models.MGN")  # a checkpoint may name these
 
 
@@ -44,10 +45,7 @@ class FeatureOptions:
         require_choice("neck", self.neck, Side)
 
     def __call__(
-        self,
-        network: Callable[[Tensor], ReIDOutput],
-        images: Tensor,
-        output: ReIDOutput | None = None,
+        self, network: Callable[..., ReIDOutput], images: Tensor, output: ReIDOutput | None = None
     ) -> Tensor:
         """(B, D) features of (B, 3, H, W) images; `output` is the network's, where it is known."""
         features = self._of(output or network(images))
@@ -75,15 +73,11 @@ class ReIDNetwork(nn.Module):
     widths: dict[str, int]
     cameras: tuple[int, ...] = ()
 
-    def forward(
-        self, images: Tensor, rows: Rows = None, cameras: Tensor | None = None
-    ) -> ReIDOutput:
-        """Features and logits of images.
+    def forward(self, images: Tensor, rows: Rows = None, cameras: Cameras = None) -> ReIDOutput:
+        """Features and logits of (B, 3, H, W) images, by default raw, uint8 or float in 0..255.
 
-        Args:
-            images: (B, 3, H, W) as declared by `pixels`: raw uint8 or float in 0..255 by default.
-            rows: (B,) true rows, -1 for none, of all heads or each, for classifiers with a margin.
-            cameras: (B,) int64, 1-based; None for unknown ones.
+        Classifiers with a margin use the (B,) true `rows`, -1 for none, of all heads or each.
+        `cameras` are (B,) int64, 1-based; None for unknown ones.
         """
         raise NotImplementedError
 
@@ -100,7 +94,7 @@ class ReIDNetwork(nn.Module):
         """The heads by name."""
         return {name: head for name, head in self.heads.items() if isinstance(head, RemapHead)}
 
-    def forward_raw(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
+    def forward_raw(self, images: Tensor, cameras: Cameras = None) -> ReIDOutput:
         """`forward` of raw pixels, also of a network that was trained on normalised ones."""
         for part in self.modules():
             if isinstance(part, PixelNorm) and part.pixels == "imagenet":
@@ -137,14 +131,11 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def build_network(
-    config: Mapping[str, Any], labels: HeadLabels, image_size: tuple[int, int], pixels: Pixels
+    config: Mapping[str, Any], labels: HeadLabels, image_size: Size, pixels: Pixels
 ) -> ReIDNetwork:
     """The network of a config; `_target_` names its class, a `ReIDNetwork`."""
     options = {"_target_": NETWORKS[0], **config}
     if isinstance(labels, Mapping) != bool(options.get("camera_heads")):
-        raise InputError(
-            "a model with camera_heads=true takes a label map for each camera, such as "
-            "split.camera_labels, and any other model one label map."
-        )
+        raise InputError("camera_heads=true takes a label map for each camera, false one of all.")
     network: ReIDNetwork = make(ReIDNetwork, options, labels, image_size, pixels=pixels)
     return network

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 Norm = Literal["bn", "ibn", "ain"]
 Instance = Literal["none", "inside", "after"]
+Layer = type[nn.Module]
 
 _CHANNELS = (64, 256, 384, 512)
 _FEATURES = 512
@@ -42,17 +43,15 @@ class OSNet(nn.Module):
         apart = norm == "ain"
         for n, (first, second) in enumerate(_PLACES[norm]):
             inputs, outputs = channels[n : n + 2]
-            stage = nn.Sequential(
-                OSBlock(inputs, outputs, first, apart), OSBlock(outputs, outputs, second, apart)
-            )
+            own = OSBlock(inputs, outputs, first, apart), OSBlock(outputs, outputs, second, apart)
+            stage = nn.Sequential(*own)
             self.add_module(f"conv{n + 2}", stage)
             if n < 2:  # torchreid has the transitions outside the stages in AIN, inside elsewhere
                 pool = nn.Sequential(_conv(outputs, outputs), nn.AvgPool2d(2))
                 (self if apart else stage).add_module(f"pool{n + 2}" if apart else "2", pool)
         self.conv5 = _conv(channels[3], channels[3])
-        self.fc = nn.Sequential(
-            nn.Linear(channels[3], _FEATURES), nn.BatchNorm1d(_FEATURES), nn.ReLU(inplace=True)
-        )
+        reduction = nn.Linear(channels[3], _FEATURES), nn.BatchNorm1d(_FEATURES)
+        self.fc = nn.Sequential(*reduction, nn.ReLU(inplace=True))
         for module in self.modules():  # He initialisation
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -119,11 +118,7 @@ class OSBlock(nn.Module):
 
 
 def _conv(
-    inputs: int,
-    outputs: int,
-    size: int = 1,
-    norm: type[nn.Module] = nn.BatchNorm2d,
-    relu: bool = True,
+    inputs: int, outputs: int, size: int = 1, norm: Layer = nn.BatchNorm2d, relu: bool = True
 ) -> nn.Sequential:
     """Convolution, norm and ReLU; the 7x7 of the stem halves the map."""
     conv = nn.Conv2d(inputs, outputs, size, 2 if size > 1 else 1, size // 2, bias=False)
@@ -133,10 +128,7 @@ def _conv(
 
 def _lite(channels: int) -> nn.Sequential:
     """Lite 3x3: pointwise then depthwise, the reverse of MobileNet, with one norm and ReLU."""
-    layers = {
-        "conv1": nn.Conv2d(channels, channels, 1, bias=False),
-        "conv2": nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-        "bn": nn.BatchNorm2d(channels),
-        "relu": nn.ReLU(inplace=True),
-    }
-    return nn.Sequential(OrderedDict(layers))
+    pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+    depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    after = {"bn": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True)}
+    return nn.Sequential(OrderedDict(conv1=pointwise, conv2=depthwise, **after))

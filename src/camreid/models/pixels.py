@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from camreid.errors import InputError, PixelRangeError, require_choice
 
 Pixels = Literal["raw", "imagenet"]
+Size = tuple[int, int]  # (H, W) in pixels
 
 
 class PixelNorm(nn.Module):
@@ -71,10 +72,8 @@ class PixelNorm(nn.Module):
         if self.pixels == "raw":
             check_raw(images, "; for normalised pixels set pixels=imagenet")
         elif not images.is_floating_point() or images.abs().max() > 20:
-            raise PixelRangeError(
-                f"{_seen(images)}: pixels=imagenet declares (x / 255 - mean) / std, about -3..3.",
-                pixels="raw",
-            )
+            expected = "pixels=imagenet declares (x / 255 - mean) / std, about -3..3"
+            raise PixelRangeError(f"{_seen(images)}: {expected}.", pixels="raw")
 
 
 def check_raw(images: Tensor, otherwise: str = "") -> None:
@@ -85,10 +84,8 @@ def check_raw(images: Tensor, otherwise: str = "") -> None:
     # no photograph is as dark as float pixels in 0..1, but all zeros are an empty image
     scaled = images.is_floating_point() and 0 < high <= 1
     if not 0 <= low <= high <= 255 or scaled:
-        raise PixelRangeError(
-            f"{_seen(images)}: expected raw pixels, uint8 or float in 0..255, because the model "
-            f"normalises them itself. Feed raw pixels (x * 255 for 0..1){otherwise}."
-        )
+        expected = "raw pixels in 0..255, which the model normalises; multiply 0..1 by 255"
+        raise PixelRangeError(f"{_seen(images)}: expected {expected}{otherwise}.")
 
 
 def _seen(images: Tensor) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from functools import reduce
 from typing import Any
 
 import yaml
@@ -37,8 +38,7 @@ def read_model(name: str, **options: object) -> ModelConfig:
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or last not in node:
-            dotted = key.replace("__", ".")
-            raise InputError(f"model {name!r} has no option {dotted}; see conf/model/{name}.yaml.")
+            raise InputError(f"model {name!r} has no option {'.'.join([*parents, last])}.")
         node[last] = value
     return settle(config, {key.replace("__", ".") for key in options})
 
@@ -67,12 +67,9 @@ def settle(config: Mapping[str, Any], typed: Collection[str]) -> ModelConfig:
 
 def _compose(name: str) -> dict[str, Any]:
     """A file merged over those of its `defaults:` list."""
-    text = (CONF / "model" / f"{name}.yaml").read_text(encoding="utf-8")
-    own: dict[str, Any] = yaml.safe_load(text)
-    merged: dict[str, Any] = {}
-    for parent in own.pop("defaults", ["_self_"]):
-        merged = _merge(merged, own if parent == "_self_" else _compose(parent))
-    return merged
+    own = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
+    parents = own.pop("defaults", ["_self_"])
+    return reduce(_merge, (own if parent == "_self_" else _compose(parent) for parent in parents))
 
 
 def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

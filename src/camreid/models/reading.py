@@ -18,7 +18,6 @@ from camreid.errors import InputError
 
 State = dict[str, Tensor]
 
-_DEPTH = 3  # of nested containers
 _LEGACY = b"\x80\x02\x8a"  # how torch.save began before its files were archives
 _SAVE = "torch.save(model.state_dict(), FILE)"
 _KINDS = (  # first bytes, and what to say of the file
@@ -75,10 +74,9 @@ def read_content(path: str | Path) -> Any:
 
 
 def read_states(path: str | Path, option: str = "path") -> dict[str, State]:
-    """The state dicts of a file by container, such as `teacher`; that of a bare one is "".
+    """The state dicts of a file by container, such as `teacher`, averages first; "" for a bare one.
 
-    Names have no `module.` where all have it. Averages come first. `option` is the argument, for
-    messages.
+    Names have no `module.` where all have it. `option` is the argument, for messages.
     """
     if not Path(path).exists():
         raise InputError(f"no file at {option}={path}.", **{option: "FILE"})
@@ -96,9 +94,7 @@ def preference(name: str) -> int:
     return 2 if re.search(r"\b(student|encoder_k|momentum_encoder)\b", name) else 1
 
 
-def _states(
-    name: str, content: Mapping[Any, Any], depth: int = _DEPTH
-) -> Iterator[tuple[str, State]]:
+def _states(name: str, content: Mapping[Any, Any], depth: int = 3) -> Iterator[tuple[str, State]]:
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     wrapped = all(k.startswith("module.") for k in tensors)
     if tensors:
@@ -116,40 +112,29 @@ def is_dense(value: Tensor) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    """What a file is in place of weights, and what to do."""
     if path.is_dir() and not (path / "data.pkl").is_file():
         return "it is a folder. Name the file in it."
     folder = (path if path.is_dir() else path.parent).absolute()
     if path.is_dir() or path.name == "data.pkl":
-        return (
-            "it is part of an unpacked file of torch.save. Pack it again: "
-            f"cd {folder.parent} && zip -0 -r {folder.name}.pth {folder.name}"
-        )
+        command = f"cd {folder.parent} && zip -0 -r {folder.name}.pth {folder.name}"
+        return f"it is part of an unpacked file of torch.save. Pack it again: {command}"
     if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error).upper():
         name = str(error).partition("GLOBAL ")[2].split(" ")[0]
-        return (
-            f"the file holds pickled code{f' ({name})' if name else ''}, so it was not read. If "
-            f"you trust the file, load it in your own code and save only its state dict: {_SAVE}."
-        )
+        found = f"the file holds pickled code{f' ({name})' if name else ''}, so it was not read"
+        return f"{found}. If you trust it, load it in your own code and {_SAVE}."
     with path.open("rb") as file:
         head = file.read(512)
-    known = [text for pattern, text in _KINDS if re.match(pattern, head)]
-    if known:
+    if known := [text for pattern, text in _KINDS if re.match(pattern, head)]:
         return f"it is {known[0]}"
-    names: list[str] = []
     with suppress(Exception):  # no archive, or a damaged one
-        names = zipfile.ZipFile(path).namelist()
-    if any("/code/" in name for name in names):
-        return (
-            "it is a TorchScript archive, which holds code. Save its state dict alone: "
-            f"torch.save(torch.jit.load({path.name!r}).state_dict(), FILE)."
-        )
+        if any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
+            save = f"torch.save(torch.jit.load({path.name!r}).state_dict(), FILE)"
+            return f"it is a TorchScript archive, which holds code. Save its tensors alone: {save}."
     if head.startswith(b"\x80") and not head.startswith(_LEGACY):
         return f"it is a plain pickle, not a file of torch.save. Load it, and save with {_SAVE}."
     text = head.decode("utf-8", "replace")
     if text.strip() and all(c.isprintable() or c.isspace() for c in text):
-        named = re.fullmatch(r"\s*(\S+\.(?:pth|pt|ckpt|tar|bin))\s*", text)
-        if named:
+        if named := re.fullmatch(r"\s*(\S+\.(?:pth|pt|ckpt|tar|bin))\s*", text):
             return f"it is a text that names another file. Give {path.parent / named[1]}."
         found = f"it is a text that begins with {text.strip()[:40]!r}"
     else:

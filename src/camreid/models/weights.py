@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 
@@ -18,13 +18,11 @@ from camreid.models.reading import State, preference, read_states
 from camreid.models.resnet import NonLocal
 from camreid.progress import note
 
+_HEAD = "a head, such as a classifier of other classes"
 # what is not part of a trunk, by its name there, and why
 _NEEDLESS = (
-    (
-        r"(fc|classifier\w*|heads?|head_\w+|mlp_head|dino_head|ibot_head|projector|projection_head|"
-        r"predictor|decoder\w*|neck|proj)(\.|$)",
-        "a head, such as a classifier of other classes",
-    ),
+    (r"(fc|classifier\w*|heads?|head_\w+|(mlp|dino|ibot|projection)_head)(\.|$)", _HEAD),
+    (r"(projector|predictor|decoder\w*|neck|proj)(\.|$)", _HEAD),
     (r"queue(_ptr)?$|mask(ed)?_(token|embed)$|center$|local_cls_norm\.", "of the pretraining"),
     (r".*(relative_position_index|attn_mask|periods|bias_mask)$", "computed, not learnt"),
     (r"semantic_embed_[wb]\.", "part of the merges, or behind the last stage"),
@@ -58,13 +56,11 @@ class TrunkFit:
         """Coverage, the place, and what was not used."""
         total = len(self.tensors) + len(self.missing)
         rest = sorted({re.split(r"\.\d|\.", k)[0] for k in (*self.needless, *self.outside)})
-        parts = [
-            f"{len(self.tensors)} of {total} tensors of the trunk, from {self.place}",
-            f"{', '.join(self.others)} has the same names" if self.others else "",
-            self.note,
-            f"not used: {', '.join(rest[:8])}" if rest else "",
-        ]
-        return "; ".join(filter(None, parts))
+        parts = [f"{len(self.tensors)} of {total} tensors of the trunk, from {self.place}"]
+        parts += [f"{', '.join(self.others)} has the same names"] if self.others else []
+        parts += [self.note] if self.note else []
+        parts += [f"not used: {', '.join(rest[:8])}"] if rest else []
+        return "; ".join(parts)
 
 
 def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
@@ -86,20 +82,17 @@ def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
 
     best = max(fits, key=quality)
     taken = set(best.names.values())
-    equal = [f for f in fits if quality(f)[0] == quality(best)[0] > 0]
-    equal = [
-        f for f in equal if f.container != best.container or taken.isdisjoint(f.names.values())
-    ]
-    double = tuple(f.prefix for f in equal if f.container == best.container)
-    outside = [k for k in states[best.container] if not k.startswith(best.prefix)]
+    box = best.container
+    apart = [f for f in fits if f.container != box or taken.isdisjoint(f.names.values())]
+    equal = [f for f in apart if quality(f)[0] == quality(best)[0] > 0]
+    double = tuple(f.prefix for f in equal if f.container == box)
+    outside = [k for k in states[box] if not k.startswith(best.prefix)]
     why = {k: _reason(re.sub(r"^(module|model)\.", "", k)) for k in outside}
     why |= {k: "another encoder" for k in outside if double and k.startswith(double)}
-    return replace(
-        best,
-        needless=best.needless | {k: reason for k, reason in why.items() if reason},
-        outside=tuple(k for k, reason in why.items() if not reason),
-        others=tuple(dict.fromkeys(f.place for f in equal)),
-    )
+    needless = best.needless | {k: reason for k, reason in why.items() if reason}
+    unused = tuple(k for k, reason in why.items() if not reason)
+    others = tuple(dict.fromkeys(f.place for f in equal))
+    return replace(best, needless=needless, outside=unused, others=others)
 
 
 def _prefixes(state: State, size: int) -> list[str]:
@@ -131,16 +124,10 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
     fresh = tuple(f"{block}.1." for block in blocks)
     optional = () if any(k.startswith(fresh) for k in tensors) else fresh
     missing = (k for k in expected if k not in tensors and not k.startswith(optional))
-    return TrunkFit(
-        tensors,
-        placed,
-        container,
-        prefix,
-        tuple(k for k in missing if not k.endswith("num_batches_tracked")),
-        {prefix + k: reason for k, reason in why.items() if reason},
-        tuple(prefix + k for k, reason in why.items() if not reason),
-        note,
-    )
+    lacks = tuple(k for k in missing if not k.endswith("num_batches_tracked"))
+    needless = {prefix + k: reason for k, reason in why.items() if reason}
+    left_over = tuple(prefix + k for k, reason in why.items() if not reason)
+    return TrunkFit(tensors, placed, container, prefix, lacks, needless, left_over, note)
 
 
 def _dropped(name: str, value: Tensor) -> str:
@@ -199,28 +186,25 @@ def map_of(count: int) -> tuple[int, int] | None:
     side = math.isqrt(max(count, 0))
     if side * side == count > 0:
         return side, side
-    pairs = [(count // width, width) for width in range(1, side + 1) if count % width == 0]
-    pairs = [(height, width) for height, width in pairs if height <= 4 * width]
-    return min(
-        pairs, key=lambda p: (round(abs(math.log2(p[0] / p[1]) - 1), 6), -p[0]), default=None
-    )
+    widths = [w for w in range(1, side + 1) if count % w == 0 and count <= 4 * w**2]
+    apart = {(count // w, w): (round(abs(math.log2(count / w**2) - 1), 6), w) for w in widths}
+    return min(apart, key=apart.__getitem__, default=None)
 
 
 def load_trunk(trunk: nn.Module, path: str, allow_partial: bool = False) -> None:
-    """Load a file of backbone weights; print its coverage, and what was not used.
-
-    A classifier and a second encoder in it are left out. InputError for less than the whole trunk,
-    unless `allow_partial`.
-    """
+    """Load a file and print what is used; `allow_partial` permits less than the whole trunk."""
     fit = fit_trunk(read_states(path, "weights"), trunk)
     if (fit.missing or fit.left_over) and not (allow_partial and fit.tensors):
         remedy = {"allow_partial": True} if fit.tensors else {}
-        raise InputError(
-            f"weights={path} does not fit the backbone: {len(fit.missing)} keys are missing "
-            f"({', '.join(fit.missing[:3]) or 'none'}) and {len(fit.left_over)} are left over or "
-            f"of another shape ({', '.join(fit.left_over[:3]) or 'none'}); {fit.describe()}. "
-            f"Choose the backbone they were made for, of timm or {', '.join(TRUNKS)}.",
-            **remedy,
-        )
+        unfit = unmatched(fit.missing, fit.left_over)
+        backbones = f"the backbone of this file, of timm or {', '.join(TRUNKS)}"
+        raise InputError(f"weights={path}: {unfit}; {fit.describe()}. Set {backbones}.", **remedy)
     trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
     note(f"Trunk  {path}: {fit.describe()}")
+
+
+def unmatched(missing: Sequence[str], left_over: Sequence[str]) -> str:
+    """The number of tensors that do not fit, with examples."""
+    lacks, more = (", ".join(names[:3]) or "none" for names in (missing, left_over))
+    counts = f"{len(missing)} of the model's tensors are missing ({lacks})"
+    return f"{counts} and {len(left_over)} of the file's are left over ({more})"

@@ -51,9 +51,7 @@ class Pair:
         text += f"; tested on {self.queries} queries of {self.identities} identities"
         if self.leaked:
             text += f"; {self.leaked} identities that one of them was trained on are left out"
-        if not self.complete:
-            text += "; not all training identities of both are known, leakage may be larger"
-        return f"{text}."
+        return text + ("." if self.complete else "; not all training identities are known.")
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ class Comparison:
     @property
     def scores(self) -> Table:
         """A row per run; below them, means over the seeds."""
-        single = {str(m): m.runs[0].metrics for m in self.methods if len(m.runs) == 1}
-        table = metrics.score_table("Test", {name: own for name, own in single.items() if own})
+        single = [(str(m), m.runs[0].metrics) for m in self.methods if len(m.runs) == 1]
+        table = metrics.score_table("Test", {name: own for name, own in single if own})
         groups = {m.title: [r.metrics for r in m.runs if r.metrics] for m in self.methods}
         means = [metrics.mean_row(name, runs) for name, runs in groups.items() if len(runs) > 1]
         note = ["±: standard deviation over seeds."] if means else [_ONE_SEED]
@@ -91,10 +89,10 @@ class Comparison:
         heads = {n: metrics.HeadCheckRecord.from_json(c).lowest for n, c in checks.items() if c}
         options = [(key, *values) for key, values in self.options.items()]
         differences = []
-        for pair, found in ((p, p.differences) for p in self.pairs if p.differences):
-            cells = [metrics.points(found[score]) for score in metrics.SCORES]
-            name, p = f"{pair.first} - {pair.second}", f"{found['mAP'].p:.2g}"
-            differences.append([name, str(pair.queries), *cells, p])
+        for pair in (pair for pair in self.pairs if pair.differences):
+            cells = [metrics.points(pair.differences[score]) for score in metrics.SCORES]
+            row = (f"{pair.first} - {pair.second}", str(pair.queries), *cells)
+            differences.append([*row, f"{pair.differences['mAP'].p:.2g}"])
         columns = ("pair", "queries", *metrics.SCORES.values(), "p")
         title = "Paired differences in points; below, 95 % intervals"
         note = "p is of mAP, and not adjusted for the number of pairs."
@@ -152,16 +150,11 @@ def compare_pair(first: Method, second: Method) -> Pair:
     except InputError as error:
         titles = (first.title, second.title)
         return Pair(str(first), str(second), reason=str(error), titles=titles)
-    return Pair(
-        str(first),
-        str(second),
-        queries=ours[0].valid_queries,
-        identities=len(torch.unique(ours[0].query_pids[ours[0].valid])),
-        leaked=leaked,
-        complete=all(run.metrics.seen_complete for run in runs if run.metrics),
-        differences=differences,
-        titles=(first.title, second.title),
-    )
+    identities = len(torch.unique(ours[0].query_pids[ours[0].valid]))
+    complete = all(run.metrics.seen_complete for run in runs if run.metrics)
+    counts = (ours[0].valid_queries, identities, leaked, complete)
+    titles = (first.title, second.title)
+    return Pair(str(first), str(second), *counts, differences, titles=titles)
 
 
 def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:
@@ -178,14 +171,11 @@ def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:
         counts, sizes = (" and ".join(str(len(r)) for r in rows) for rows in (queries, galleries))
         raise InputError(
             f"the tests differ. They share {len(shared)} of {counts} queries, and {len(common)} of "
-            f"{sizes} gallery images, by name, identity and camera. One test of identities that "
-            "are unseen by all settles it: type camreid-compare "
-            f"{' '.join(filter(None, weights))} data.root=FOLDER"
+            f"{sizes} gallery images, by name, identity and camera. For one test of all, type "
+            f"camreid-compare {' '.join(filter(None, weights))} data.root=FOLDER"
         )
-    return [
-        result.of(torch.tensor([rows[image] for image in shared]))
-        for (_, result), rows in zip(ranked, queries, strict=True)
-    ]
+    places = (torch.tensor([rows[image] for image in shared]) for rows in queries)
+    return [result.of(place) for (_, result), place in zip(ranked, places, strict=True)]
 
 
 @lru_cache(maxsize=64)

@@ -109,13 +109,8 @@ class RunFolder:
     @property
     def _metrics_lines(self) -> list[dict[str, float]]:
         """What was logged before the run was resumed, and since."""
-
-        def parse(text: str) -> list[dict[str, float]]:
-            rows = csv.DictReader(text.splitlines())
-            return [{name: float(value) for name, value in row.items() if value} for row in rows]
-
         none: list[dict[str, float]] = []
-        return [line for name in _METRICS for line in _read(self.path / name, parse, none)]
+        return [line for name in _METRICS for line in _read(self.path / name, _logged, none)]
 
     def gather_metrics(self, resuming: bool = False) -> None:
         """Join the parts; `resuming` keeps them aside, as the logger starts `metrics.csv` anew."""
@@ -154,11 +149,14 @@ class RunFolder:
         return _read(self.path / kind.file, parse, None)
 
 
+def _logged(text: str) -> list[dict[str, float]]:
+    rows = csv.DictReader(text.splitlines())
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+
 def _read(path: Path, parse: Callable[[str], T], missing: T) -> T:
     try:
         return parse(path.read_text(encoding="utf-8")) if path.exists() else missing
     except _BROKEN as error:
-        raise InputError(
-            f"{path} is not a {path.name} of this version of camreid ({error!r}). Run the command "
-            "that writes it again, in another folder."
-        ) from error
+        found = f"{path} is not a {path.name} of this version of camreid ({error!r})"
+        raise InputError(f"{found}. Run its command again, in another folder.") from error

@@ -32,11 +32,10 @@ class Method:
 
 def differing(runs: Sequence[RunFolder]) -> dict[str, list[str]]:
     """The options in which trainings differ, of the sections of the config that all have."""
-    tests = [(run.metrics and run.metrics.evaluation) or {} for run in runs]
-    found = [
-        _flat({**run.training["config"], "evaluation": test})
-        for run, test in zip(runs, tests, strict=True)
-    ]
+    found = []
+    for run in runs:
+        test = run.metrics.evaluation if run.metrics else {}
+        found.append(_flat({**run.training["config"], "evaluation": test}))
     shared = set.intersection(*({key.split(".")[0] for key in options} for options in found))
     keys = [key for key in dict.fromkeys(chain(*found)) if key.split(".")[0] in shared]
     rows = {key: [options.get(key, "(not set)") for options in found] for key in keys}
@@ -58,7 +57,6 @@ def methods_of(runs: Sequence[RunFolder]) -> list[Method]:
 
 
 def _words(runs: Sequence[RunFolder]) -> list[str]:
-    """What makes each of several trainings differ, in a few words."""
     facts: list[list[str]] = []
     for run in runs:
         config, split = run.training["config"], run.training["split"]

@@ -29,13 +29,8 @@ def read_batch(
 ) -> Batch:
     """Read a batch dict, camreid's or FastReID's; InputError without images or identities.
 
-    FastReID's training `targets` are positions in that run's sorted list: identities and cameras
-    come from the official file names in `img_paths`.
-
-    Args:
-        batch: has `images` and `pids`, or `targets`, `camids` and `img_paths`.
-        target_labels: the identity of each target, where file names have none.
-        training: whether `targets` are positions rather than pids.
+    FastReID's `targets` are pids, but in `training` positions in that run's sorted list: identities
+    and cameras come from the official file names in `img_paths`, or from `target_labels`.
 
     >>> path = "query/0704_c3s1_069626_01.jpg"
     >>> batch = {"images": torch.zeros(1, 3, 8, 4), "targets": torch.tensor([582]),
@@ -44,10 +39,8 @@ def read_batch(
     (tensor([704]), tensor([3]))
     """
     if "images" not in batch:
-        raise InputError(
-            f"a batch with the keys {', '.join(map(str, batch))} has no 'images'; expected images, "
-            "pids, camids, img_paths, index, or FastReID's images, targets, camids, img_paths."
-        )
+        expected = "expected images, pids, camids, or FastReID's images, targets, camids, img_paths"
+        raise InputError(f"a batch with the keys {[*batch]} has no 'images'; {expected}.")
     index, paths = batch.get("index"), batch.get("img_paths", ())
     if index is None and len(paths) == len(batch["images"]):
         digests = [hashlib.blake2b(str(path).encode(), digest_size=8).digest() for path in paths]
@@ -58,12 +51,8 @@ def read_batch(
 
 
 def read_cameras(batch: Mapping[str, Any]) -> Tensor:
-    """(B,) int64 cameras of a batch dict, 1-based; 0 where unknown.
-
-    File names count before the `camids` of a batch without `pids`, which may be renumbered.
-    """
-    is_own = "pids" in batch and "camids" in batch
-    if not is_own and (names := _names(batch)):
+    """(B,) int64 cameras, 1-based, 0 where unknown; FastReID's by file name before `camids`."""
+    if not {"pids", "camids"} <= batch.keys() and (names := _names(batch)):
         return _column(batch, [name.camera for name in names])
     return _column(batch, batch.get("camids", [-1] * len(batch["images"]))) + 1
 
@@ -73,7 +62,7 @@ def unpack(network: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     if args and isinstance(args[0], Mapping):
         images = args[0].get("images")
         if not isinstance(images, Tensor):
-            raise InputError(f"a batch with the keys {', '.join(args[0])} has no tensor `images`.")
+            raise InputError(f"a batch with the keys {[*args[0]]} has no tensor `images`.")
         return (images, *args[1:]), {"cameras": read_cameras(args[0]), **kwargs}
     return None
 
@@ -85,10 +74,9 @@ def check_labels(network: ReIDNetwork, unknown: Unknown, pids: Tensor, cameras: 
     known = torch.stack(list(network.rows(pids, cameras).values())).amax(0) >= 0
     if unknown in ("forbid", "drop") and not known.all():
         missing = sorted(set(pids[~known].tolist()))
-        raise HeadMismatch(
-            f"a batch holds {len(missing)} identities without a row in the head ({missing[:5]}), "
-            f"and model.unknown={unknown}: type model.unknown=skip, extend or reinit."
-        )
+        found = f"a batch holds {len(missing)} identities without a row ({missing[:5]})"
+        remedy = "type model.unknown=skip, extend or reinit"
+        raise HeadMismatch(f"{found}, and model.unknown={unknown}: {remedy}.")
 
 
 def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> Any:
@@ -98,25 +86,19 @@ def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> 
         targets = _column(batch, batch["targets"])
         low, high = targets.min().item(), targets.max().item()
         if not 0 <= low <= high < len(labels):
-            raise InputError(
-                f"`targets` from {low} to {high} are not rows of {len(labels)} target_labels."
-            )
+            raise InputError(f"targets from {low} to {high} exceed {len(labels)} target_labels.")
         return _column(batch, labels.pids)[targets]
     if names := _names(batch):
         return [name.pid for name in names]
     if not training and "targets" in batch:
         return batch["targets"]
-    raise InputError(
-        f"a batch with the keys {', '.join(batch)} has no identities: its img_paths are not all "
-        f"named like {GRAMMAR}, and `targets` are positions in another run's list. Give `pids`, "
-        "official file names, or the label map of the targets (target_labels)."
-    )
+    found = f"a batch with the keys {[*batch]} has no identities: not all img_paths are {GRAMMAR}"
+    raise InputError(f"{found}. Give `pids`, or `target_labels`, the label map of `targets`.")
 
 
 def _names(batch: Mapping[str, Any]) -> list[ImageRecord]:
     """The parsed file names of a batch; empty unless each image has an official one."""
-    names = [parse_name(path) for path in batch.get("img_paths", ())]
-    known = [name for name in names if name is not None]
+    known = [name for path in batch.get("img_paths", ()) if (name := parse_name(path))]
     return known if len(known) == len(batch["images"]) else []
 
 

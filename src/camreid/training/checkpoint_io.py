@@ -17,24 +17,16 @@ from camreid.models.reading import is_dense, read_content
 from camreid.provenance import versions
 
 _TYPES: dict[str, type] = {
-    "epoch": int,
-    "global_step": int,
-    "state_dict": Mapping,
-    "hyper_parameters": Mapping,
-    "loops": Mapping,
-    "callbacks": Mapping,
-    "optimizer_states": list,
-    "lr_schedulers": list,
+    **dict.fromkeys(("epoch", "global_step"), int),
+    **dict.fromkeys(("state_dict", "hyper_parameters", "loops", "callbacks", "camreid"), Mapping),
+    **dict.fromkeys(("current_model_state", "averaging_state"), Mapping),  # beside an average
     "MixedPrecision": Mapping,  # the gradient scaler
-    "current_model_state": Mapping,  # where `state_dict` is an average
-    "averaging_state": Mapping,
-    "camreid": Mapping,
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
 }
 _EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 _DEPTH = 32  # of nested containers
-# how a step is computed: the file may be of another device
-_OWN = {"params", "foreach", "fused", "capturable", "differentiable"}
+_OWN = {"params", "foreach", "fused", "capturable", "differentiable"}  # set for the device
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
@@ -48,19 +40,13 @@ def read_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint. {_EXPECTED}")
     if not content.keys() >= {"state_dict", "hyper_parameters"}:
-        keys = ", ".join(map(str, list(content)[:5]))
-        raise InputError(
-            f"{path} is no camreid checkpoint: it holds {keys}. {_EXPECTED} For weights of "
-            "other programs: import them first."
-        )
+        found = f"{path} is no camreid checkpoint: it holds {', '.join(map(str, [*content][:5]))}"
+        raise InputError(f"{found}. {_EXPECTED} Weights of other programs: import them first.")
     return check_content(path, content)
 
 
 def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The known keys of a file; InputError names one with another type or a part that is not plain.
-
-    Plain are text, numbers, None, dense tensors, and lists, tuples and mappings of plain values.
-    """
+    """The known keys of a file; InputError for another type, or what is no plain value."""
     known = {key: content[key] for key in _TYPES if key in content}
     for key, value in known.items():
         is_kind = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
@@ -105,11 +91,8 @@ def conform(where: str, own: Any, value: Any) -> Any:
     if isinstance(own, str) or (own is None and isinstance(value, str)):
         return own
     if isinstance(own, Mapping) and isinstance(value, Mapping):
-        given = value.keys() - _OWN
-        return {
-            key: conform(f"{where}.{key}", mine, value[key]) if key in given else mine
-            for key, mine in own.items()
-        }
+        given = [key for key in own if key in value and key not in _OWN]
+        return {**own, **{key: conform(f"{where}.{key}", own[key], value[key]) for key in given}}
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
@@ -126,21 +109,18 @@ def _form(value: object) -> str:
 def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
     """A file's state in the form of the optimizer's: a pre-hook of its `load_state_dict`."""
     is_sgd = isinstance(optimizer, torch.optim.SGD)
-    names = ("momentum_buffer",) if is_sgd else ("step", "exp_avg", "exp_avg_sq")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    names = ("momentum_buffer",) if is_sgd else ("exp_avg", "exp_avg_sq")
+    step = {} if is_sgd else {"step": torch.zeros(())}
+    like = [torch.zeros_like(p, device="cpu") for g in optimizer.param_groups for p in g["params"]]
     own = optimizer.state_dict()
-    own["state"] = {
-        i: {n: torch.zeros_like(p, device="cpu") if n != "step" else torch.zeros(()) for n in names}
-        for i, p in enumerate(parameters)
-    }
+    own["state"] = {i: {**step, **dict.fromkeys(names, p)} for i, p in enumerate(like)}
     return dict(conform("optimizer_states", own, content))
 
 
 class RunCheckpoints(TorchCheckpointIO):
     """Reads and writes checkpoint files for the trainer of one run, each whole or not at all.
 
-    The states in a file take the form of this run's. Paths in the states of `ModelCheckpoint` are
-    replaced by files of the same name in this run's own folder, or by nothing.
+    States take the form of this run's, and paths of `ModelCheckpoint` are of its own folder.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
@@ -160,17 +140,14 @@ class RunCheckpoints(TorchCheckpointIO):
             if "fit_loop" not in known.get("loops", {}):
                 raise _fault(path, "loops", "no state of a training")
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
+        held = {c.state_key: c for c in callbacks if c.state_key in states}
         own = {
             "loops": {name: getattr(self.trainer, name).state_dict() for name in _LOOPS},
             "MixedPrecision": self.trainer.precision_plugin.state_dict(),
         }
         try:
             known |= conform("checkpoint", own, known)
-            known["callbacks"] = {
-                c.state_key: _restored(c, states[c.state_key])
-                for c in callbacks
-                if c.state_key in states
-            }
+            known["callbacks"] = {key: _restored(c, states[key]) for key, c in held.items()}
         except ValueError as error:
             raise InputError(f"{path} does not fit this run: {error}.") from error
         return {**known, "pytorch-lightning_version": versions()["pytorch-lightning"]}
@@ -191,15 +168,12 @@ def _restored(callback: Callback, state: Any) -> dict[str, Any]:
     if kept:
         files = sorted(kept, key=kept.__getitem__, reverse=callback.mode == "max")
         best, worst = files[0], files[-1]
-        own.update(
-            best_k_models=kept, best_model_path=best, best_model_score=kept[best],
-            kth_best_model_path=worst, kth_value=kept[worst],
-        )  # fmt: skip
+        own |= {"best_k_models": kept, "best_model_path": best, "best_model_score": kept[best]}
+        own |= {"kth_best_model_path": worst, "kth_value": kept[worst]}
     return own
 
 
 def _own_file(callback: ModelCheckpoint, path: object) -> str:
-    """The file of the same name in the callback's folder; empty if there is none."""
     if not callback.dirpath or not isinstance(path, str) or not Path(path).name:
         return ""
     file = Path(callback.dirpath) / Path(path).name

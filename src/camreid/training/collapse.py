@@ -22,26 +22,17 @@ def separation(embeddings: Tensor, pids: Tensor) -> Tensor:
 
 
 class CollapseWarning(pl.Callback):
-    """Warns once, in the log, if the embedding of an epoch does not separate identities.
-
-    Args:
-        least: mean `separation` of an epoch.
-        start: epochs that are not judged.
-    """
+    """Warns once if the mean `separation` of an epoch, after `start` epochs, is below `least`."""
 
     def __init__(self, least: float = 0.01, start: int = 1) -> None:
-        self.least, self.start = least, start
-        self._has_warned = False
+        self.least, self.start, self._has_warned = least, start, False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the mean of the epoch."""
         found = float(trainer.callback_metrics.get(METRIC, 1.0))
-        if trainer.current_epoch < self.start or found >= self.least or self._has_warned:
-            return
-        self._has_warned = True
-        if trainer.is_global_zero:
-            logging.getLogger("camreid").warning(
-                f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed (train/separation "
-                f"{found:.3f}). Hard triplets do this without pretrained weights. Type "
-                "+experiment=from_scratch, or start from weights: init= or model.network.weights=."
-            )
+        is_judged = trainer.is_global_zero and trainer.current_epoch >= self.start
+        if is_judged and found < self.least and not self._has_warned:
+            self._has_warned = True
+            text = f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed ({METRIC}"
+            remedy = "Type +experiment=from_scratch, or init= or model.network.weights="
+            logging.getLogger("camreid").warning(f"{text} {found:.3f}). {remedy}.")

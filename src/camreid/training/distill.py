@@ -1,8 +1,4 @@
-"""Distillation of several teachers into one student.
-
-The teachers see the student's images with the same augmentation: "consistent" teaching (Beyer et
-al. 2022). The student's optimiser and checkpoints do not hold them.
-"""
+"""Distillation: the teachers see the student's augmented images (Beyer et al. 2022)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,19 +67,17 @@ class Distillation:
         heads = student.remap_heads() if config.logit_weight else {}
         self.shared = [_shared_rows(teacher, heads) for teacher in self.teachers]
         if config.logit_weight and not any(self.shared):
-            none = "no teacher has a head with two of the student's identities to compare logits."
-            raise InputError(none, logit_weight=0, similarity_weight=1)
+            found = "no teacher has two of the student's identities, to compare logits."
+            raise InputError(found, logit_weight=0, similarity_weight=1)
 
     def __call__(self, batch: Batch, output: ReIDOutput) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of `similarity` and `logit`; those without weight are left out.
+        """Weight and value of `similarity` and `logit`, where they have weight.
 
-        The logit loss is the mean over pairs of a student's head and an image of the teacher's
-        camera; heads of one camera learn from the teachers of that camera.
+        `logit` is the mean over pairs of a student's head and an image of the teacher's camera.
         """
         images, cameras, config = self._raw(batch.images), batch.cameras, self.config
         parts, heads = self.student.parts(output.features), self.student.remap_heads()
-        # without the margin that training puts on the true row
-        logits = {name: head(parts[name]) for name, head in heads.items()}
+        logits = {name: head(parts[name]) for name, head in heads.items()}  # without margin
         similarities, divergences = [], [0.0 * own[:0].sum(1) for own in logits.values()]
         for teacher, shared in zip(self.teachers, self.shared, strict=True):
             own = cameras == (cameras if teacher.camera is None else teacher.camera)
@@ -106,9 +100,8 @@ class Distillation:
             losses["similarity"] = (config.similarity_weight, loss.mean())
         if config.logit_weight:
             found = torch.cat(divergences)
-            count = torch.tensor(len(found), device=found.device)
-            mean = found.sum() / max(1, len(found)) * share(count)
-            losses["logit"] = (config.logit_weight, mean)
+            weight = share(torch.tensor(len(found), device=found.device))
+            losses["logit"] = (config.logit_weight, found.sum() / max(1, len(found)) * weight)
         return losses
 
     def _raw(self, images: Tensor) -> Tensor:
@@ -119,9 +112,7 @@ class Distillation:
         return images
 
 
-def _shared_rows(
-    teacher: Teacher, heads: Mapping[str, RemapHead]
-) -> dict[str, tuple[list[int], list[int]]]:
+def _shared_rows(teacher: Teacher, heads: Mapping[str, RemapHead]) -> dict[str, list[list[int]]]:
     """By head of the student, the rows of shared identities in teacher and student, if several."""
     labels, shared = teacher.network.labels, {}
     if labels.is_anonymous or teacher.network.camera_labels:
@@ -129,5 +120,5 @@ def _shared_rows(
     for name, head in heads.items():
         both = torch.tensor((labels & head.labels).pids, dtype=torch.int64)
         if len(both) > 1 and head.camera in (None, teacher.camera):
-            shared[name] = (labels.rows(both).tolist(), head.labels.rows(both).tolist())
+            shared[name] = [own.rows(both).tolist() for own in (labels, head.labels)]
     return shared

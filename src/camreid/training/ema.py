@@ -1,6 +1,5 @@
 """The moving average of the weights, which is evaluated and saved in place of the last ones."""
 
-from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,12 +14,9 @@ from camreid.errors import require_number
 class EMA(WeightAveraging):
     """Exponential moving average of weights and running statistics.
 
-    Validation, test, `state_dict` of checkpoints and the module after training have the average. A
-    checkpoint keeps the trained weights as `current_model_state`, and a resumed run continues both.
-
-    Args:
-        decay: 0..1, the share of the average that each optimisation step keeps. After t steps it
-            is at most (1 + t) / (10 + t), so that short runs forget their first weights.
+    Validation, test, `state_dict` of checkpoints and the module after training have the average; a
+    checkpoint has the trained weights as `current_model_state`. `decay` is the share of the average
+    that a step keeps: after t steps at most (1 + t) / (10 + t), for short runs.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -35,21 +31,14 @@ class EMA(WeightAveraging):
         if trainer.global_step == done or self._average_model is None:
             return
         decay = min(self.decay, (1 + done) / (10 + done)) if done else 0.0
-        pairs = zip(_tensors(self._average_model.module), _tensors(pl_module), strict=True)
-        moving: list[tuple[Tensor, Tensor]] = []
-        for average, now in pairs:
-            if average.is_floating_point():
-                moving.append((average, now))
-            else:
-                average.copy_(now)
-        averages, weights = (list(own) for own in zip(*moving, strict=True))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        own, averages = _tensors(pl_module), _tensors(self._average_model.module)
+        torch._foreach_lerp_(averages[True], own[True], 1 - decay)
+        for average, now in zip(averages[False], own[False], strict=True):
+            average.copy_(now)
         self._average_model.n_averaged += 1
         self._latest_update_step = trainer.global_step
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
         """Continue the average and the trained weights; a test keeps the average."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
@@ -60,5 +49,7 @@ class EMA(WeightAveraging):
         pl_module.on_validation_start()
 
 
-def _tensors(module: nn.Module) -> "chain[Tensor]":
-    return chain(module.parameters(), module.buffers())
+def _tensors(module: nn.Module) -> dict[bool, list[Tensor]]:
+    """Parameters and buffers, by whether they are of floating point."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return {kind: [t for t in tensors if t.is_floating_point() == kind] for kind in (True, False)}

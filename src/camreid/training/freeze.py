@@ -5,7 +5,6 @@ from difflib import get_close_matches
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import nn
 
 from camreid.errors import InputError, require_number
 from camreid.training.optim import in_epochs, run_length
@@ -14,20 +13,13 @@ from camreid.training.optim import in_epochs, run_length
 class Freeze(pl.Callback):
     """Freezes modules at the start, so that the new parts of a network train first.
 
-    Frozen batch norms use and keep their running statistics. Names are exact; FastReID freezes
-    every module with a name that begins with one of them.
-
-    Args:
-        modules: dotted names within the network, such as `backbone.trunk`, or `trunk` and
-            `branches` of MGN.
-        length: in epochs from the start, or a fraction of the run below 1; a resumed run keeps it.
+    Frozen batch norms use and keep their running statistics. `modules` are exact dotted names, such
+    as `backbone.trunk`. `length` is in epochs, or a fraction of the run below 1.
     """
 
     def __init__(self, modules: Sequence[str], length: float) -> None:
         require_number("length", length, least=0)
-        self.modules, self.length = tuple(modules), length
-        self._frozen: list[nn.Module] = []
-        self._end = 0.0  # in optimisation steps
+        self.modules, self.length, self._end = tuple(modules), length, 0.0  # end in steps
 
     def state_dict(self) -> dict[str, float]:
         """The step that ends the freezing."""

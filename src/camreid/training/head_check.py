@@ -1,14 +1,13 @@
 """The check of every head before the first step."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
 
 from camreid.errors import HeadMismatch, require_number
-from camreid.labels import LabelMap
 from camreid.models.head import RemapHead
 from camreid.runs.folder import RunFolder
 from camreid.runs.metrics import HeadCheckRecord
@@ -33,9 +32,7 @@ class HeadFit:
     image_coverage: float  # the same by images
 
 
-def check_head(
-    name: str, head: RemapHead, images: Images, new: Collection[int] | LabelMap = ()
-) -> HeadFit:
+def check_head(name: str, head: RemapHead, images: Images, new: Container[int] = ()) -> HeadFit:
     """The fit of one head; `new` identities have no row in the starting weights."""
     counts: Counter[int] = Counter()
     for (pid, camera), count in images.items():
@@ -51,16 +48,14 @@ def check_head(
 class HeadCheck(pl.Callback):
     """Checks every head before the first step, prints a table and writes `head_check.json`.
 
-    The train identities are those of the data module's `split`, or of a dataset's `records`. Other
-    loaders, such as FastReID's, are checked on their first batch, without its coverage. Raises
-    HeadMismatch with the counts and the overrides that would fix it. `min_coverage` is the least
-    share of the train identities with a row, 0..1, of `skip` and `drop`.
+    The train identities are those of the data module's `split`, or of a dataset's `records`, else
+    of the first batch, without its coverage. HeadMismatch gives counts and overrides.
+    `min_coverage` is the least share of train identities with a row, of `skip` and `drop`.
     """
 
     def __init__(self, min_coverage: float = 0.01) -> None:
         require_number("min_coverage", min_coverage, 0, 1)
         self.min_coverage = min_coverage
-        self._is_checked = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Check against the train identities of the data module or loader, if it has any."""
@@ -89,8 +84,7 @@ class HeadCheck(pl.Callback):
         module.notes["head_check"] = record.to_json()
         if trainer.is_global_zero:
             RunFolder(trainer.default_root_dir).write(replace(record, faults=faults))
-            where = "" if whole else " of the first batch"
-            for table in record.tables(where):
+            for table in record.tables("" if whole else " of the first batch"):
                 table.show()
         if faults:
             raise HeadMismatch(" ".join([*faults, _remedy(module, fits, self.min_coverage)]))
@@ -104,11 +98,7 @@ class HeadCheck(pl.Callback):
         if fit.dim != width:
             yield f"{name} compares {fit.dim}-wide rows with {width}-wide features."
         if module.labels.is_anonymous and unknown != "reinit":
-            yield (
-                f"{name} is anonymous: the identities of its {fit.rows} rows are unknown, so they "
-                "cannot be trained. Import the file again with its label map (labels.root= "
-                "labels.camera=), or type model.unknown=reinit for a new head."
-            )
+            yield f"{name} is anonymous: import it with labels.root=, or type model.unknown=reinit."
             return
         of = "" if fit.camera is None else f" of camera {fit.camera}"
         counts = f"{name} has {fit.rows} rows; {fit.shared} of the split's {fit.identities} train "
@@ -129,9 +119,6 @@ def _remedy(module: ReIDModule, fits: Sequence[HeadFit], min_coverage: float) ->
         ways.pop("skip")
     ways.pop(module.config.unknown, None)
     how = " or ".join(f"{name} ({effect})" for name, effect in ways.items())
-    parents = module.provenance.parents
-    origin = next((p.split.overrides for p in parents if p.role == "init" and p.split), None)
-    return (
-        f"Fine-tune with model.unknown={how}, or train on the split that the head was made for: "
-        f"{origin or '+split=original (with split.camera=N for an expert)'}."
-    )
+    made = [p.split.overrides for p in module.provenance.parents if p.role == "init" and p.split]
+    origin = next(filter(None, made), "+split=original (with split.camera=N for an expert)")
+    return f"Fine-tune with model.unknown={how}, or train on the head's own split: {origin}."

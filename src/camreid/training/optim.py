@@ -36,10 +36,7 @@ class OptimizerConfig:
                 require_number(f"optimizer.{name}", getattr(self, name), least=0)
 
     def build(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> optim.Optimizer:
-        """The optimiser of the parameters that require a gradient.
-
-        `fused` steps all tensors in one kernel, where their devices have it.
-        """
+        """The optimiser of the parameters with a gradient; `fused` steps them in one kernel."""
         trained = [p for p in parameters if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": trained}]
         if self.norm_weight_decay is not None:
@@ -62,15 +59,11 @@ def clip_each(parameters: Iterable[nn.Parameter], norm: float) -> None:
 
 
 def run_length(trainer: pl.Trainer) -> tuple[int, float]:
-    """Optimisation steps of a pass over the train loader, and epochs, with fraction, of the run.
-
-    Epochs are infinite for a run without end. InputError if the loader has no length.
-    """
+    """Optimisation steps of an epoch, and epochs of the run, with fraction; may be infinite."""
     trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches if trainer.limit_train_batches else 0
     if batches == math.inf:
-        message = "the train loader has no length, and the schedule counts epochs."
-        raise InputError(message, limit_train_batches=200)
+        raise InputError("the train loader has no length.", limit_train_batches=200)
     steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
     return steps, trainer.estimated_stepping_batches / steps
 
@@ -122,10 +115,7 @@ class Schedule:
 
 
 class ScheduleLR(LRScheduler):
-    """Sets the learning rate of every step by a `Schedule`.
-
-    Its state holds the run's length: a resumed run keeps its milestones, also if it gets longer.
-    """
+    """Sets the learning rate of every step; a resumed run keeps its milestones, also if longer."""
 
     def __init__(
         self, optimizer: optim.Optimizer, schedule: Schedule, steps_per_epoch: int, epochs: float
@@ -134,7 +124,7 @@ class ScheduleLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[Any]:
-        """The learning rate of each parameter group."""
+        """See `Schedule.factor`."""
         factor = self.schedule.factor(self.last_epoch / self.steps_per_epoch, self.epochs)
         return [lr * factor for lr in self.base_lrs]
 

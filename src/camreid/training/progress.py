@@ -15,10 +15,7 @@ from camreid.progress import Progress, note
 
 
 def log_losses(module: pl.LightningModule, values: Mapping[str, Tensor], size: int) -> None:
-    """Log means over the epoch and, every `log_every_n_steps` steps, the values as `NAME_step`.
-
-    They stay on their device until the logger writes them. `size` is that of the batch.
-    """
+    """Log means over the epoch and, every `log_every_n_steps` steps, values as `NAME_step`."""
     log = partial(module.log_dict, batch_size=size)
     log(values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
     steps = {f"{name}_step": value.detach() for name, value in values.items()}
@@ -72,11 +69,9 @@ class EpochLines(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the epoch; all processes read the loss, which they share."""
-        note(
-            f"{self._clock}: loss {float(trainer.callback_metrics['train/loss']):.4f}, "
-            f"{self._score}{self._images / self._seconds:.1f} images/s, lr {self._rate:.2e}, "
-            f"{self._clock.left}"
-        )
+        loss = float(trainer.callback_metrics["train/loss"])
+        speed = f"{self._images / self._seconds:.1f} images/s, lr {self._rate:.2e}"
+        note(f"{self._clock}: loss {loss:.4f}, {self._score}{speed}, {self._clock.left}")
 
 
 class RunBar(TQDMProgressBar):

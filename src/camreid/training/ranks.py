@@ -27,10 +27,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def share(count: Tensor) -> Tensor:
-    """() weight of a mean over `count` () items of this process, in place of those of all.
-
-    The mean over processes of weighted means is then the mean over all items.
-    """
+    """() weight of a mean over `count` () items; the mean over processes is that of all items."""
     total = count.clone()
     if world_size() > 1:
         distributed.all_reduce(total)

@@ -39,10 +39,7 @@ def position(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def resume(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Before a fit goes on from a checkpoint: the place of its loader, and Lightning's counts.
-
-    At the end of an epoch with `max_steps`, Lightning's counts would leave out the next one.
-    """
+    """Set the place of the loader, and Lightning's counts, which would leave out an epoch."""
     data, loop = trainer.datamodule, checkpoint["loops"]["fit_loop"]  # type: ignore[attr-defined]
     if hasattr(data, "start"):
         data.start = position(checkpoint)
@@ -58,8 +55,7 @@ class LastCheckpoint(ModelCheckpoint):
     """Saves `last.ckpt` after every epoch, every N steps, and when a signal stops the run.
 
     The first SIGINT, SIGTERM or SIGHUP stops the run after an optimisation step, the second at
-    once. Several ranks stop together, at a logging interval. N is `every_n_train_steps`, None for
-    epochs alone. `stopped_by` is the number of the signal.
+    once. Several ranks stop together, at a logging interval. `stopped_by` is the signal's number.
     """
 
     def __init__(self, dirpath: str | Path, every_n_train_steps: int | None = None) -> None:

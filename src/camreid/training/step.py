@@ -25,10 +25,7 @@ def has_bf16(device: str) -> bool:
 
 
 def resolve_precision(precision: str, device: str, training: bool = True) -> str:
-    """`auto` is `bf16-mixed` for training on a device that has it, else `32-true`.
-
-    InputError for bf16 on a GPU without it; a CPU emulates it slowly.
-    """
+    """`auto` is `bf16-mixed` to train on a device that has it; InputError on a GPU without it."""
     if precision == "auto":
         return "bf16-mixed" if training and has_bf16(device) else "32-true"
     if str(precision).startswith("bf16") and device == "cuda" and not has_bf16(device):
@@ -38,19 +35,13 @@ def resolve_precision(precision: str, device: str, training: bool = True) -> str
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
-    """Channels-last for convolutional networks, not for the one convolution of a transformer.
-
-    The layout of the weights becomes that of all maps; convolutions are faster in it.
-    """
+    """Channels-last, faster for the convolutions of a network; not for one of a transformer."""
     convolutional = sum(isinstance(part, nn.Conv2d) for part in network.modules()) > 1
     return torch.channels_last if convolutional else torch.contiguous_format
 
 
 def keep_freed_memory() -> None:
-    """Reuse the memory of one step in the next; glibc returns large blocks to the kernel.
-
-    Page faults are about a tenth of a step on a CPU. Other systems are left as they are.
-    """
+    """Let glibc keep large blocks for the next step: page faults are a tenth of a step on a CPU."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
@@ -58,20 +49,14 @@ def keep_freed_memory() -> None:
 
 
 def compiled(network: ReIDNetwork, mode: str = "default") -> Callable[..., ReIDOutput]:
-    """The forward pass of a network by `torch.compile`; the network itself is not modified.
-
-    Its float images are still checked. InputError for no such `mode`, or no C++ compiler.
-    """
+    """The forward pass by `torch.compile`; InputError for no such mode, or no C++ compiler."""
     modes = torch._inductor.list_mode_options()
     if mode not in modes:
         raise InputError(f"compile={mode}: expected true or {', '.join(modes)}.", compile=True)
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
-        raise InputError(
-            f"compile={mode} needs a C++ compiler, and there is no {compiler}. Install one, name "
-            "another in the environment variable CXX, or train without.",
-            compile=False,
-        )
+        found = f"compile={mode} needs a C++ compiler; {compiler} is missing (CXX names another)."
+        raise InputError(found, compile=False)
     forward = torch.compile(network.forward, mode=mode)
     norms = [part for part in network.modules() if isinstance(part, PixelNorm)]
 

@@ -13,11 +13,12 @@ from camreid.errors import HeadMismatch, InputError, require_choice
 from camreid.labels import LabelMap
 from camreid.models.presets import read_model
 from camreid.models.reading import read_states
-from camreid.models.weights import fit_trunk
+from camreid.models.weights import fit_trunk, unmatched
 from camreid.training.module import ReIDModule, create_model
 
 Source = Literal["fastreid", "torchreid", "timm", "transreid"]
 State = Mapping[str, Tensor]
+Names = dict[str, str]
 _TRUNK = "backbone.trunk."
 _TABLE = f"{_TRUNK}norm_pre.table"  # of the camera embedding
 
@@ -28,8 +29,8 @@ class Import:
 
     module: ReIDModule
     generation: str  # the release that names its tensors as the file does
-    loaded: dict[str, str]  # names in the model, by name in the file
-    needless: dict[str, str]  # why the model does not need a tensor, by name in the file
+    loaded: Names  # names in the model, by name in the file
+    needless: Names  # why the model does not need a tensor, by name in the file
     left_over: tuple[str, ...]  # names in the file that were not taken
     missing: tuple[str, ...]  # names in the model that the file does not have
     notes: tuple[str, ...] = ()  # where in the file the tensors are, and what was not used
@@ -86,22 +87,16 @@ def import_file(
         same = [k for k, v in states.items() if k != container and v.keys() & states[container]]
         notes = [f"taken from {container}"] if container else []
         notes += [f"{', '.join(same)} has the same names"] if same else []
-        result = replace(result, notes=(*notes, *result.notes))
+        result = replace(result, notes=tuple(notes))
     missing = [k for k in result.missing if not k.startswith("heads.")]
     if not allow_partial and (missing or result.left_over or result.resized):
-        raise InputError(
-            f"{path} ({result.generation} names) is not a {model} of source={source}: "
-            f"{len(missing)} of the model's tensors are missing "
-            f"({', '.join(missing[:3]) or 'none'}) and {len(result.left_over)} of the file's are "
-            f"left over ({', '.join(result.left_over[:3]) or 'none'}); {len(result.loaded)} fit"
-            f"{', ' * bool(result.resized)}{result.resized}. Give the model, image_size and source "
-            "of this file; allow_partial imports the tensors that fit."
-        )
+        found = f"{path} ({result.generation} names) is not a {model} of source={source}"
+        fits = f"{len(result.loaded)} fit{', ' * bool(result.resized)}{result.resized}"
+        remedy = "Give its model, image_size and source; allow_partial imports what fits."
+        unfit = unmatched(missing, result.left_over)
+        raise InputError(f"{found}: {unfit}; {fits}. {remedy}")
     if labels is not None and (source == "timm" or len(missing) < len(result.missing)):
-        raise HeadMismatch(
-            f"{path} has no class rows that fit {model}. Leave out the labels of the "
-            f"{len(labels)} identities."
-        )
+        raise HeadMismatch(f"{path} has no class rows that fit {model}. Leave out its labels.")
     result.module.add_identities(() if labels is None else labels.pids)
     return result
 
@@ -118,27 +113,17 @@ def _import_model(
     return _load(module, generation, names, state, needless)
 
 
-def _load(
-    module: ReIDModule,
-    generation: str,
-    names: Mapping[str, str],
-    state: State,
-    needless: dict[str, str],
-) -> Import:
+def _load(module: ReIDModule, generation: str, names: Names, state: State, why: Names) -> Import:
     """Load tensors by camreid's names; `names` has camreid's name by the file's."""
     own = module.model.state_dict()
     fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     module.model.load_state_dict({**own, **fits})
-    optional = ("num_batches_tracked", ".pids")  # not in every file; from the labels
-    missing = (k for k in own if k not in fits and not k.endswith(optional))
-    return Import(
-        module.eval(),
-        generation,
-        {name: k for name, k in names.items() if k in fits},
-        needless,
-        tuple(name for name, k in names.items() if k not in fits),
-        tuple(k for k in missing if not k.startswith("pixel_norm.")),
-    )
+    # not in every file, from the labels, of the backbone
+    optional = ("num_batches_tracked", ".pids", "pixel_norm.mean", "pixel_norm.std")
+    missing = tuple(k for k in own if k not in fits and not k.endswith(optional))
+    loaded = {name: k for name, k in names.items() if k in fits}
+    left_over = tuple(name for name in names if name not in loaded)
+    return Import(module.eval(), generation, loaded, why, left_over, missing)
 
 
 def _import_transreid(
@@ -177,15 +162,10 @@ def _import_trunk(states: Mapping[str, State], model: str, options: Mapping[str,
     trunk = _trunk_of(module, "timm", model)
     fit = fit_trunk({k: dict(v) for k, v in states.items()}, trunk)
     trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
-    return Import(
-        module.eval(),
-        "timm",
-        {name: f"{_TRUNK}{own}" for own, name in fit.names.items()},
-        fit.needless,
-        (*fit.left_over, *fit.outside),
-        tuple(f"{_TRUNK}{k}" for k in fit.missing),
-        (fit.describe(),),
-    )
+    loaded = {name: f"{_TRUNK}{own}" for own, name in fit.names.items()}
+    left_over, missing = (*fit.left_over, *fit.outside), tuple(_TRUNK + k for k in fit.missing)
+    notes = (fit.describe(),)
+    return Import(module.eval(), "timm", loaded, fit.needless, left_over, missing, notes)
 
 
 def _trunk_of(module: ReIDModule, source: Source, model: str) -> nn.Module:
@@ -228,11 +208,9 @@ def _label_map(state: State, labels: LabelMap | None) -> LabelMap:
     heads = (v for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k))
     rows = {weight.shape[:1].numel() for weight in heads} or {0}
     if len(rows) > 1 or (labels is not None and rows != {len(labels)}):
-        error = HeadMismatch(
-            f"the head in the file has {', '.join(map(str, sorted(rows)))} rows, and the label map "
-            f"{len(labels or ())} identities. Give the label map of its training split and camera, "
-            "or no labels to use the features only."
-        )
+        found = f"the head in the file has {', '.join(map(str, sorted(rows)))} rows, and the label"
+        remedy = "Give the label map of its training split and camera, or no labels"
+        error = HeadMismatch(f"{found} map {len(labels or ())} identities. {remedy}.")
         error.rows = rows.pop() if len(rows) == 1 else None
         raise error
     return LabelMap.anonymous(rows.pop()) if labels is None else labels

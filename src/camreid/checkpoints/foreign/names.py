@@ -53,11 +53,9 @@ _TRANSREID_NEEDLESS: Rules = (
 def fastreid_names(file: Iterable[str], model: str) -> tuple[dict[str, str], dict[str, str]]:
     """Names in camreid of a FastReID file's tensors, and why others are not needed, by name."""
     latest = {name: _rename(name, _FASTREID_OLDER) for name in file}
-    needless = {
-        name: f"the file has it as {new} too"  # as hybrid files of the model zoo
-        for name, new in latest.items()
-        if new != name and new in latest
-    }
+    # hybrid files of the model zoo have both
+    both = {name: new for name, new in latest.items() if new != name and new in latest}
+    needless = {name: f"the file has it as {new} too" for name, new in both.items()}
     for name in latest:
         if name.endswith("classifier.t"):
             needless[name] = "the running threshold of an ArcSoftmax that later releases lack"
@@ -88,11 +86,8 @@ def transreid_names(file: Iterable[str]) -> tuple[dict[str, str], dict[str, str]
     rules, why = _TRANSREID, _TRANSREID_NEEDLESS
     if "b1.1.weight" in bare.values():
         last = f"blocks.{_depth(bare.values(), r'base.blocks') - 1}."
-        rules = (
-            (r"^b1\.0\.", f"backbone.trunk.{last}"),
-            (r"^b1\.1", "backbone.trunk.norm"),
-            *rules,
-        )
+        b1 = (r"^b1\.0\.", f"backbone.trunk.{last}"), (r"^b1\.1", "backbone.trunk.norm")
+        rules = (*b1, *rules)
         why = ((rf"^base\.({last}|norm\.)", "b1 of JPM takes its place"), *why)
     needless = {n: text for n, own in bare.items() for p, text in why if re.search(p, own)}
     return {n: _rename(own, rules) for n, own in bare.items() if n not in needless}, needless

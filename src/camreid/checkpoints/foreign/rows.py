@@ -34,17 +34,14 @@ def check_rows(module: ReIDModule, labels: LabelMap, images: Sequence[ImageRecor
         raise HeadMismatch(f"WRONG ROWS: {found}. Import again with labels.order={best}.")
     if given > chance + noise:
         return f"Rows   {found}"
-    return (
-        f"UNSURE ROWS: {found}. Check the dataset and camera of the labels and the image size, or "
-        "leave the labels out to use the features alone."
-    )
+    check = "Check the labels' dataset and camera and the image size, or leave the labels out"
+    return f"UNSURE ROWS: {found}. {check}."
 
 
 @torch.inference_mode()
 def _accuracy(
     module: ReIDModule, images: Sequence[ImageRecord], maps: dict[str, LabelMap]
 ) -> dict[str, float]:
-    """Share of images with the largest logit in the row of their identity, by label map."""
     dataset = ImageDataset(images, module.config.image_size, module.config.interpolation)
     hits = dict.fromkeys(maps, 0)
     network = module.to("cuda" if torch.cuda.is_available() else module.device).model
