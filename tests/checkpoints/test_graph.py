@@ -99,10 +99,13 @@ def test_a_file_is_checked_without_its_checkpoint(exported: bytes, tmp_path: Pat
     ("change", "expected"),
     [
         (change_weights, "of their norm"),
-        (set_metadata("channels", "BGR"), "of their norm"),
-        (set_metadata("input", "unit"), "of their norm"),
-        (set_metadata("input", "uint8"), "uint8"),
-        (set_metadata("batch", "dynamic"), "images_0_255"),
+        (
+            set_metadata("form", '{"input": "float", "batch": 2, "channels": "bgr"}'),
+            "of their norm",
+        ),
+        (set_metadata("form", '{"input": "unit", "batch": 2}'), "of their norm"),
+        (set_metadata("form", '{"batch": 2}'), "uint8"),
+        (set_metadata("form", '{"input": "float"}'), "images_0_255"),
         (lambda proto: proto.ClearField("metadata_props"), "no features of a test crop"),
         (lambda proto: proto.ClearField("graph"), "no features of a test crop"),
     ],
