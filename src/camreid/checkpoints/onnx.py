@@ -55,6 +55,7 @@ def export_onnx(
     if path.suffix != ".onnx":
         raise InputError(f"path={path}: expected a file that ends in .onnx.", path="model.onnx")
     try:
+        import_module("onnxscript")
         graph = Graph(module, options)
         proto = _trace(graph)
         _describe(proto, {**_metadata(module, options), **graph.evidence(), **(notes or {})})
