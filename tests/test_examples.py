@@ -4,8 +4,11 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,15 +32,67 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("examples")
 
 
+class Index:
+    """`IndexFlatIP` of faiss 1.15, as the example calls it."""
+
+    def __init__(self, dim: int) -> None:
+        self.vectors = np.empty((0, dim), np.float32)
+
+    def add(self, vectors: np.ndarray) -> None:
+        assert (vectors.dtype, vectors.shape[1]) == (np.float32, self.vectors.shape[1])
+        self.vectors = np.concatenate([self.vectors, vectors])
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = queries @ self.vectors.T
+        places = np.argsort(-scores, axis=1)[:, :k]
+        return np.take_along_axis(scores, places, 1), places
+
+
+class Sort:
+    """`DeepSort` of deep-sort-realtime 1.3, as the example calls it: by cosine alone."""
+
+    def __init__(self, embedder: None, n_init: int, max_cosine_distance: float) -> None:
+        self.most, self.n_init, self.tracks = max_cosine_distance, n_init, []
+
+    def update_tracks(self, detections: list[tuple], embeds: list[np.ndarray]) -> list:
+        assert len(detections) == len(embeds)
+        free = [*self.tracks]
+        for ((_, _, width, height), _, _), embed in zip(detections, embeds, strict=True):
+            assert min(width, height) > 0
+            near = [t for t in free if 1 - t.feature @ embed <= self.most]
+            if near:
+                track = max(near, key=lambda t: t.feature @ embed)
+                free.remove(track)
+            else:
+                self.tracks.append(track := SimpleNamespace(hits=0))
+            track.feature, track.hits = embed, track.hits + 1
+            track.is_confirmed = lambda track=track: track.hits >= self.n_init
+        return self.tracks
+
+
+STAND_INS = {"faiss_search": "faiss", "deep_sort": "deep_sort_realtime"}
+
+
+def stand_in(package: str) -> tuple[str, ModuleType]:
+    """A module with what the example calls, where the package is not installed."""
+    name = {"deep_sort_realtime": "deep_sort_realtime.deepsort_tracker"}.get(package, package)
+    module = ModuleType(name)
+    module.IndexFlatIP, module.DeepSort = Index, Sort
+    return name, module
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
         ("custom_backbone", "MyNet (4, 32) (4, 3)"),
         ("custom_dataset", "(8, 3, 64, 32)"),
         ("custom_loss", "'center': (1.0, tensor("),
+        ("deep_sort", "confirmed tracks: 2"),
+        ("faiss_search", "closest: [4, 11] cosines: [1.0, 1.0]"),
         ("fastreid_batch", "row of 0704: 1"),
         ("lightning_script", "mAP 0."),
         ("mgn_branches", "b1: (2, 3)"),
+        ("track_features", "track 3 is closest to track 1, cosine 1.00"),
     ],
 )
 def test_an_example_runs(
@@ -48,6 +103,8 @@ def test_an_example_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(folder)
+    if name in STAND_INS and find_spec(STAND_INS[name]) is None:
+        monkeypatch.setitem(sys.modules, *stand_in(STAND_INS[name]))
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert shown in capsys.readouterr().out
 

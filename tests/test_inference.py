@@ -173,15 +173,15 @@ BAD: dict[str, tuple[Any, str]] = {
     "a folder": (".", r"image 0 of 1: no file at \."),
     "no image": ("notes.txt", r"notes\.txt can't be read as an image"),
     "float array": (np.zeros((2, 8, 8, 3)), r"image 0 of 2 .* \(8, 8, 3\) .* float64"),
-    "grey array": (noise(8, 8), r"\(8, 8\) .* uint8: expected .* arrays \(H, W, 3\)"),
-    "channels first": (noise(3, 8, 8), r"\(3, 8, 8\) .* arrays \(H, W, 3\)"),
-    "channels last": (torch.zeros(8, 8, 3), r"\(8, 8, 3\) .* tensors \(3, H, W\)"),
+    "grey array": (noise(8, 8), r"\(8, 8\) .* uint8: expected .* array \(H, W, 3\)"),
+    "channels first": (noise(3, 8, 8), r"\(3, 8, 8\) .* array \(H, W, 3\)"),
+    "channels last": (torch.zeros(8, 8, 3), r"\(8, 8, 3\) .* tensor \(3, H, W\)"),
     "integers": (torch.zeros(3, 8, 8, dtype=torch.int64), "the type int64"),
     "no pixels": (torch.zeros(3, 0, 8), r"\(3, 0, 8\)"),
-    "0 to 1": (torch.rand(2, 3, 64, 32), "expected raw pixels.*x \\* 255 for 0..1"),
+    "0 to 1": (torch.rand(2, 3, 64, 32), "expected raw pixels.*multiply 0..1 by 255"),
     "normalised": (torch.randn(2, 3, 64, 32), "expected raw pixels"),
     "not a number": (torch.full((3, 64, 32), float("nan")), "expected raw pixels"),
-    "a number": (7, "image 0 of 1 is a int: expected paths"),
+    "a number": (7, "image 0 of 1 is a int: expected a path"),
 }
 
 
@@ -208,3 +208,41 @@ def test_mixed_precision_is_close_and_comes_back_as_float32(module: ReIDModule) 
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert F.cosine_similarity(rough, exact).min() > 0.999
+
+
+def test_bgr_arrays_and_tensors_are_turned(module: ReIDModule) -> None:
+    images = [noise(70, 30, 3, seed=n) for n in range(3)]
+    expected = FeatureExtractor(module)(images)
+    turned = FeatureExtractor(module, channels="BGR")
+    close(turned([image[..., ::-1] for image in images]), expected)
+    close(
+        turned([torch.from_numpy(i[..., ::-1].copy()).permute(2, 0, 1) for i in images]), expected
+    )
+
+
+def test_boxes_are_crops_of_their_frame(module: ReIDModule) -> None:
+    frame = noise(200, 300, 3)
+    boxes = [[10.2, 20.4, 60, 120], [-5, -9, 40, 80], [250, 150, 999, 999]]
+    crops = [frame[20:120, 10:60], frame[:80, :40], frame[150:, 250:]]
+    extractor = FeatureExtractor(module)
+    close(extractor.boxes(frame, np.array(boxes)), extractor(crops))
+    close(extractor.boxes(torch.from_numpy(frame).permute(2, 0, 1), boxes), extractor(crops))
+    assert extractor.boxes(frame, []).shape == (0, module.model.heads["identity"].dim)
+    with pytest.raises(InputError, match="NaN"):
+        extractor.boxes(frame, [[0, 0, float("nan"), 5]])
+
+
+def test_an_empty_crop_is_refused_or_zero(module: ReIDModule) -> None:
+    frame = noise(200, 300, 3)
+    boxes = [[10, 20, 60, 120], [50, 50, 50, 90], [400, 10, 500, 90]]
+    with pytest.raises(InputError, match="image 1 of 3 is empty"):
+        FeatureExtractor(module).boxes(frame, boxes)
+    found = FeatureExtractor(module, empty="zero", normalize=True).boxes(frame, boxes)
+    assert found.norm(dim=1).tolist() == pytest.approx([1, 0, 0])
+
+
+def test_a_source_is_of_the_weights(module: ReIDModule, tmp_path: Path) -> None:
+    save(module, tmp_path / "a.ckpt")
+    own = FeatureExtractor(module).source
+    assert FeatureExtractor(tmp_path / "a.ckpt").source == own
+    assert FeatureExtractor(tiny_module(LabelMap((5, 4)))).source != own

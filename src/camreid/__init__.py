@@ -8,12 +8,13 @@ __version__ = "0.1.0"
 # Looked up on first use, so that `camreid-train --help` does not wait for torch.
 _HOMES = {
     "FeatureExtractor": "camreid.inference",
+    "Gallery": "camreid.gallery",
     "HeadMismatch": "camreid.errors",
     "InputError": "camreid.errors",
     "LabelMap": "camreid.labels",
     "create_model": "camreid.training.module",
     "export_onnx": "camreid.checkpoints.onnx",
-    "load": "camreid.checkpoints.io",
+    "load": "camreid.checkpoints.experts",
     "rank": "camreid.evaluation.ranking",
 }
 __all__ = [*_HOMES, "__version__"]

@@ -22,7 +22,7 @@ CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if p.is
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it; a failure leaves nothing."""
+    """Let `write` fill a temporary file or folder, then rename it; a failure leaves nothing."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -39,7 +39,7 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         raise CannotWrite(f"{found}. What was there is kept.") from error
     finally:
         with suppress(OSError):
-            draft.unlink(missing_ok=True)
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 
 def lock(folder: str | Path, wait: bool = False) -> int:

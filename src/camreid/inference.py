@@ -1,32 +1,40 @@
 """Features of images for other programs, without a Trainer."""
 
 import copy
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from camreid.checkpoints.io import load
-from camreid.data.dataset import OneImage, list_images, read_pixels
+from camreid.checkpoints.experts import Experts, load
+from camreid.checkpoints.io import weights_digest
+from camreid.data.dataset import OneImage, crops, is_empty, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.models.network import FeatureOptions, Side, evaluating
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Channels = Literal["RGB", "BGR"]
+Empty = Literal["error", "zero"]
 
 
 class FeatureExtractor:
     """The features that `camreid-evaluate` compares; InputError for arguments of no use.
 
     Args:
-        module: a checkpoint's path, or a `ReIDModule`; its modes stay as they are.
+        module: path of a checkpoint or of a folder of experts; or a `ReIDModule`, of which the
+            modes stay as they are, or `Experts`.
         device: `auto` (CUDA if there is any), `cpu`, `cuda:0`, ...; None for that of the module,
             or `auto` for a checkpoint. A module on another device is copied, not moved.
         batch_size: images at a time.
@@ -35,6 +43,11 @@ class FeatureExtractor:
         flip: average the features of each image and its mirror image, before normalising.
         precision: `float32`; `bfloat16` or `float16` for mixed precision.
         neck: features `after` or `before` the neck.
+        channels: order of the channels of arrays and tensors: `RGB`, or `BGR` as of OpenCV.
+        empty: what an array without pixels gets: an `error`, or `zero` features.
+
+    Attributes:
+        experts: of a folder, the extractor of each camera; empty for one model.
 
     >>> import numpy as np
     >>> from camreid import create_model
@@ -45,7 +58,7 @@ class FeatureExtractor:
 
     def __init__(
         self,
-        module: str | Path | ReIDModule,
+        module: str | Path | ReIDModule | Experts,
         device: str | torch.device | None = None,
         batch_size: int = 128,
         workers: int = 0,
@@ -53,21 +66,36 @@ class FeatureExtractor:
         flip: bool = False,
         precision: Precision = "float32",
         neck: Side = "after",
+        channels: Channels = "RGB",
+        empty: Empty = "error",
     ) -> None:
         require_whole("batch_size", batch_size, least=1)
         require_whole("workers", workers, least=0)
         require_choice("precision", precision, Precision)
+        require_choice("channels", channels, Channels)
+        require_choice("empty", empty, Empty)
         self.batch_size, self.workers = batch_size, workers
         self.normalize, self.precision = normalize, precision
+        self.channels, self.empty = channels, empty
         self.options = FeatureOptions(flip=flip, neck=neck)
-        if not isinstance(module, ReIDModule | str | Path):
+        self.experts: dict[int, FeatureExtractor] = {}
+        if not isinstance(module, ReIDModule | Experts | str | Path):
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
-        loaded = module if isinstance(module, ReIDModule) else load(module)
-        self.image_size = loaded.config.image_size
+        if is_path := isinstance(module, str | Path):
+            module = load(module)
+        self._take(module, _device(device) if is_path or device is not None else None)
+
+    def _take(self, loaded: ReIDModule | Experts, device: torch.device | None) -> None:
+        if isinstance(loaded, Experts):
+            self.experts = {camera: copy.copy(self) for camera in loaded.modules}
+            for camera, module in loaded.modules.items():
+                self.experts[camera]._take(module, device)
+            return
+        self.name, self.image_size = loaded.config.name, loaded.config.image_size
         self.interpolation = loaded.config.interpolation
-        self.device = loaded.device if loaded is module and device is None else _device(device)
-        self.network = loaded.model
+        self.calibration = getattr(loaded, "calibration", None)
+        self.network, self.device = loaded.model, device or loaded.device
         if self.device != loaded.device:
             self.network = copy.deepcopy(loaded.model).to(self.device)
 
@@ -83,13 +111,22 @@ class FeatureExtractor:
                 float in 0..255, RGB; one, a list of any sizes and kinds, or an array or tensor of
                 four dimensions.
             cameras: of each image, 1-based, for models with camera options; None if unknown.
+                With a folder of experts, each image gets the features of the expert of its camera,
+                comparable within a camera only. Without cameras, it gets the unit features of all
+                experts side by side, comparable across cameras; where all experts have a
+                calibration, times the square root of its slope.
 
         Raises:
             InputError: an image or camera that cannot be used.
             PixelRangeError: a float tensor that is not in 0..255.
         """
-        many = list_images(images)
-        numbers = None if cameras is None else self._cameras(cameras, len(many))
+        many = list_images(images, allow_empty=self.empty == "zero")
+        if self.experts:
+            features = self._concat(many) if cameras is None else self._routed(many, cameras)
+            return F.normalize(features) if self.normalize else features
+        if cameras is not None and not self.network.cameras:
+            raise InputError("this model has no camera options; leave cameras= out.")
+        numbers = None if cameras is None else _numbers(cameras, len(many))
         some = many or [torch.zeros(3, *self.image_size, dtype=torch.uint8)]  # for their width
         with evaluating(self.network), torch.inference_mode():
             parts, done = [], 0
@@ -99,16 +136,42 @@ class FeatureExtractor:
                 done += len(batch)
         # outside inference mode, so that it can be trained on
         features = torch.cat(parts)[: len(many)]
+        features[[place for place, image in enumerate(many) if is_empty(image)]] = 0
         return F.normalize(features) if self.normalize else features
 
-    def _cameras(self, cameras: Any, count: int) -> Tensor:
-        """(count,) int64, 0 for an unknown camera."""
-        if not self.network.cameras:
-            raise InputError("this model has no camera options; leave cameras= out.")
-        many = [cameras] if isinstance(cameras, int | float | str) else list(cameras)
-        if len(many) != count:
-            raise InputError(f"{len(many)} cameras for {count} images: give one each.")
-        return torch.tensor([0 if camera is None else _number(camera) for camera in many])
+    def boxes(self, frame: NDArray[Any] | Tensor, boxes: Any, **kwargs: Any) -> Tensor:
+        """Features (N, D) of the `camreid.data.dataset.crops` of a frame."""
+        return self(crops(frame, boxes), **kwargs)
+
+    @cached_property
+    def source(self) -> str:
+        """Name and digest of the model, for `Gallery`: its features are comparable among them."""
+        if self.experts:
+            parts = " ".join(expert.source for expert in self.experts.values())
+            return f"experts-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+        before = "-before" if self.options.neck == "before" else ""
+        return f"{self.name}-{weights_digest(self.network)}{before}"
+
+    def _concat(self, images: list[OneImage]) -> Tensor:
+        """(N, sum of D) unit features of all experts."""
+        experts = self.experts.values()
+        slopes = [e.calibration.slope if e.calibration else None for e in experts]
+        weights = [max(slope or 0, 0) ** 0.5 if all(slopes) else 1 for slope in slopes]
+        units = [F.normalize(e(images)) * w for e, w in zip(experts, weights, strict=True)]
+        return torch.cat(units, 1)
+
+    def _routed(self, images: list[OneImage], cameras: Any) -> Tensor:
+        """(N, D) features of each image by the expert of its camera."""
+        of_images = _numbers(cameras, len(images)).tolist()
+        if lost := {*of_images} - self.experts.keys():
+            raise InputError(f"no expert for cameras {sorted(lost)}; there are {[*self.experts]}.")
+        found: dict[int, Tensor] = {}
+        for camera in {*of_images}:
+            expert, own = self.experts[camera], [i for i, c in enumerate(of_images) if c == camera]
+            found |= zip(own, expert([images[i] for i in own]), strict=True)
+        if len(widths := {len(feature) for feature in found.values()}) > 1:
+            raise InputError(f"these experts have features of {sorted(widths)} values: call each.")
+        return torch.stack([found[i] for i in range(len(images))])
 
     def _batches(self, images: list[OneImage]) -> Iterator[Tensor]:
         """(B, 3, H, W) one after the other; with workers, the next one is read meanwhile."""
@@ -122,9 +185,13 @@ class FeatureExtractor:
             yield from (torch.stack(list(batch)) for batch in ahead)
 
     def _read(self, image: OneImage) -> Tensor:
+        if is_empty(image):
+            return torch.zeros(3, *self.image_size, dtype=torch.uint8)
         if isinstance(image, Tensor):
             check_raw(image)
-        return read_pixels(image, self.image_size, self.interpolation)
+        pixels = read_pixels(image, self.image_size, self.interpolation)
+        is_bgr = self.channels == "BGR" and isinstance(image, Tensor | np.ndarray)
+        return pixels.flip(0) if is_bgr else pixels
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Tensor:
         images = images.to(self.device)
@@ -133,6 +200,14 @@ class FeatureExtractor:
         with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
             features = self.options(lambda raw: self.network.forward_raw(raw, cameras), images)
         return features.float().cpu()
+
+
+def _numbers(cameras: Any, count: int) -> Tensor:
+    """(count,) int64, 0 for an unknown camera."""
+    many = [cameras] if isinstance(cameras, int | float | str) else list(cameras)
+    if len(many) != count:
+        raise InputError(f"{len(many)} cameras for {count} images: give one each.")
+    return torch.tensor([0 if camera is None else _number(camera) for camera in many])
 
 
 def _number(camera: Any) -> int:

@@ -62,7 +62,7 @@ def make_run(
     about = {"evaluation": asdict(options), "split": SPLIT, "origin": ORIGIN}
     run.write(Metrics(**numbers, **about, weights=f"{folder}/best.ckpt"))
     run.write(HeadCheckRecord("skip", [HEAD]))
-    run.write_config(yaml.safe_dump({"run_dir": str(folder), **config}))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"run_dir": str(folder), **config}))
     table.save(folder / "features.safetensors")
     lines = [f",{e + 1}e-4,{e * 5},,,\n{e},,{e * 5},{4 - e / 2},{e / 10},\n" for e in range(4)]
     header = "epoch,lr,step,train/loss,val/mAP,test/mAP\n"

@@ -84,9 +84,8 @@ class Graph(nn.Module):
     def evidence(self) -> dict[str, str]:
         """Metadata: the weights, a test crop as PNG in base64, and its (D,) features as JSON."""
         blocks = np.random.RandomState(0).randint(0, 256, (16, 8, 3), np.uint8)
-        crop = Image.fromarray(blocks).resize(
-            self.config.image_size[::-1], Image.Resampling.NEAREST
-        )
+        height, width = self.config.image_size
+        crop = Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
         crop.save(file := BytesIO(), "png")
         return {
             "source": f"{self.config.name}-{weights_digest(self.network)}",

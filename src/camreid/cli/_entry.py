@@ -52,6 +52,7 @@ train = partial(_start, "train", "train", "train_run")
 evaluate = partial(_start, "evaluate", "evaluate", "evaluate_run")
 import_weights = partial(_start, "import", "import_weights", "import_run")
 export = partial(_start, "export", "export", "export_run")
+extract = partial(_start, "extract", "extract", "extract_run")
 matrix = partial(_start, "matrix", "matrix", "matrix_run")
 
 
@@ -81,6 +82,9 @@ def read_arguments(name: str) -> None:
     typed = [f"+{a}" if a.startswith(("split=", "experiment=")) else a for a in typed]
     left_out = {"logger=null": "~logger", "callbacks=null": "~callbacks"}
     typed = [left_out.get(a, a) for a in typed]  # Hydra takes no null for a group
+    if name == "camreid-extract" and "-o" in typed[:-1]:
+        place = typed.index("-o")
+        typed[place : place + 2] = [f"output={typed[place + 1]}"]
     # Hydra would read the brackets of a regular expression as a call
     typed = [re.sub(r"^(data\.camera_pattern=)([^'\"].*)", r"\1'\2'", a) for a in typed]
     if not is_first() and not any(a.startswith("hydra.output_subdir=") for a in typed):

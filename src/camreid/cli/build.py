@@ -138,8 +138,8 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
 
 def device_type(config: DictConfig) -> str:
     """Where the trainer computes: `cpu`, or `cuda` if there is a GPU of that kind."""
-    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-    return "cpu" if on_cpu else "cuda"
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"
 
 
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:

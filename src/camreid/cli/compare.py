@@ -52,7 +52,7 @@ def main() -> None:
                 raise InputError(f"{options[0]} tests checkpoints, and none is named.")
             finish(paths)
             return
-        compare_checkpoints = begin("camreid.cli.unseen").compare_checkpoints
+        compare_checkpoints = begin("camreid.cli.evaluate").compare_checkpoints
         command, sys.argv[1:] = sys.argv[1:], options  # for Hydra
         launch("camreid-compare", "compare", partial(compare_checkpoints, paths, command, finish))
 

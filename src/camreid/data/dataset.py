@@ -103,8 +103,10 @@ def read_image(
     return pixels
 
 
-def list_images(images: OneImage | Iterable[OneImage]) -> list[OneImage]:
+def list_images(images: OneImage | Iterable[OneImage], allow_empty: bool = False) -> list[OneImage]:
     """The images of a list, or of an array or tensor of four dimensions; InputError for others.
+
+    `allow_empty` takes arrays and tensors without pixels.
 
     >>> len(list_images(np.zeros((5, 20, 10, 3), np.uint8)))
     5
@@ -116,8 +118,26 @@ def list_images(images: OneImage | Iterable[OneImage]) -> list[OneImage]:
     else:
         many = [images]
     for place, image in enumerate(many):
-        _check(image, f"image {place} of {len(many)}")
+        _check(image, f"image {place} of {len(many)}", allow_empty)
     return many
+
+
+def is_empty(image: object) -> bool:
+    """Whether an array or tensor has no pixels."""
+    return isinstance(image, Tensor | np.ndarray) and 0 in image.shape
+
+
+def crops(frame: NDArray[Any] | Tensor, boxes: Any) -> list[OneImage]:
+    """The parts of a frame, (H, W, 3) or as a tensor (3, H, W), in boxes.
+
+    `boxes` (N, 4) are x1, y1, x2, y2 in pixels; parts outside the frame are cut off.
+    """
+    corners = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+    if not corners.isfinite().all():
+        raise InputError("some boxes are NaN or infinite: expected x1, y1, x2, y2 in pixels.")
+    whole = corners.clamp(min=0).round().long().tolist()
+    places = [(slice(top, bottom), slice(left, right)) for left, top, right, bottom in whole]
+    return [frame[..., *p] if isinstance(frame, Tensor) else frame[p] for p in places]
 
 
 def read_pixels(
@@ -138,7 +158,7 @@ def read_pixels(
     return read_image(image, size, interpolation)
 
 
-def _check(image: object, which: str) -> None:
+def _check(image: object, which: str, allow_empty: bool) -> None:
     if isinstance(image, str | PathLike):
         if not Path(image).is_file():
             raise InputError(f"{which}: no file at {image}.")
@@ -146,7 +166,10 @@ def _check(image: object, which: str) -> None:
         shape, kind = tuple(image.shape), str(image.dtype).removeprefix("torch.")
         is_tensor = isinstance(image, Tensor)
         good = kind == "uint8" or (is_tensor and "float" in kind)
-        if not good or len(shape) != 3 or shape[0 if is_tensor else 2] != 3 or 0 in shape:
+        if good and len(shape) == 3 and is_empty(image):
+            if not allow_empty:
+                raise InputError(f"{which} is empty: it has the shape {shape}.", empty="zero")
+        elif not good or len(shape) != 3 or shape[0 if is_tensor else 2] != 3:
             raise InputError(f"{which} has the shape {shape} and the type {kind}: {_EXPECTED}.")
     elif not isinstance(image, Image.Image):
         raise InputError(f"{which} is a {type(image).__name__}: {_EXPECTED}.")

@@ -47,8 +47,7 @@ class Finding:
 def inspect(records: Records, home: Path, layout: Layout | None) -> list[Finding]:
     """All findings on a dataset in `home`, faults first; each image is read once."""
     sizes = (len(records.train), len(records.query), len(records.gallery))
-    what, is_fault = f"images of train, query and gallery: {sizes}", not sizes[0]
-    most = float("inf")
+    what, is_fault, most = f"images of train, query and gallery: {sizes}", not sizes[0], 2**63
     if layout is not None:
         known, is_public = SIZES[layout.name], is_official(home, layout)
         what += f". {layout.title} has {' or '.join(map(str, known))}"
@@ -74,7 +73,7 @@ def without_bad_images(split: Split) -> Split:
     return replace(split, **kept, skipped=len(bad))
 
 
-def _of_labels(records: Records, most: float) -> Remarks:
+def _of_labels(records: Records, most: int) -> Remarks:
     cameras = defaultdict(set)
     for r in records.gallery:
         cameras[r.pid].add(r.camera)

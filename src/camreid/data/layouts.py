@@ -75,11 +75,8 @@ def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout, by base names and without junk (pid -1).
 
     `root` holds `bounding_box_train`, `query` and `bounding_box_test`, or is the parent of that
-    folder; the last two may be missing.
-
-    Raises:
-        MissingDataset: there is no such folder, or there are no train images in it.
-        InputError: a name does not follow the grammar, or pid 0 has train or query images.
+    folder; the last two may be missing. MissingDataset without train images; InputError for other
+    names, or where pid 0 has train or query images.
     """
     return _read(root, "market1501")
 
@@ -96,11 +93,9 @@ def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     if found:
         names = ", ".join(place.name for place, _ in found)
         raise InputError(f"root={root} holds {len(found)} datasets: {names}.", root=found[0][0])
-    there = ", ".join(sorted(os.listdir(home))[:4]) or "nothing" if home.is_dir() else ""
-    message = (
-        f"no dataset at root={root}: expected {wanted[0].folders[0]} of {wanted[0].title} in it or "
-        f"in one of its folders, found {there or 'no such folder'}. "
-    )
+    there = ", ".join(sorted(os.listdir(home))[:4]) if home.is_dir() else "no such folder"
+    expected = f"{wanted[0].folders[0]} of {wanted[0].title} in it or in one of its folders"
+    message = f"no dataset at root={root}: expected {expected}, found {there or 'nothing'}. "
     for place, other in _at([home, *inside], LAYOUTS):
         raise MissingDataset(f"{message}{place} looks like {other.title}.", data=other.name)
     near = _at((*home.parents[:2], *(deep for h in inside for deep in _inside(h))), wanted)
@@ -150,20 +145,14 @@ def read_msmt17(root: str | Path) -> Records:
 
     The dataset numbers the identities of train and those of test from 0. A pid is the digit 1
     (train) or 2 (test) and the number: 0, 1 and 10 of train are 10, 11 and 110. So no pid is 0,
-    none is of both parts, and strings of pids sort as those of FastReID.
-
-    Raises:
-        MissingDataset: there is no such folder, or it lacks list files.
-        InputError: a line is not an image and its identity, or images are missing.
+    none is of both parts, and strings of pids sort as those of FastReID. MissingDataset without
+    list files; InputError for other lines and missing images.
     """
     home, layout = find(root, "msmt17")
     if lost := [name for names in _LISTS for name in names if not (home / name).is_file()]:
         where = f"beside {layout.folders[0]}"
         raise MissingDataset(f"MSMT17 at {home} lacks {', '.join(lost)}. Copy them there, {where}.")
-    train, query, gallery = (
-        _read_lists([home / name for name in names], home / folder, digit)
-        for names, folder, digit in zip(_LISTS, layout.folders, "122", strict=True)
-    )
+    train, query, gallery = map(partial(_read_lists, home), _LISTS, layout.folders, "122")
     require_files((r.path for r in (*train, *query, *gallery)), home / "list_*.txt")
     return checked(Records(train, query, gallery), home, layout)
 
@@ -189,7 +178,6 @@ def is_official(home: Path, layout: Layout) -> bool:
 
 
 def _read_folder(folder: Path, layout: Layout, other: list[str], wrong: list[str]) -> Images:
-    """The images of a folder; other files are added to `other`, misnamed images to `wrong`."""
     if not folder.is_dir():
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
@@ -219,13 +207,13 @@ def _is_named(home: Path, name: str) -> bool:
     return plain.startswith(name.replace("_", ""))
 
 
-def _read_lists(files: list[Path], folder: Path, digit: str) -> Images:
+def _read_lists(home: Path, names: tuple[str, ...], folder: str, digit: str) -> Images:
     records = {}
-    for file in files:
+    for file in map(home.joinpath, names):
         lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         for number, line in enumerate(map(str.strip, lines), 1):
             if found := _LINE.fullmatch(line):
-                path = os.path.join(folder, line.split()[0])
+                path = os.path.join(home, folder, line.split()[0])
                 camera, frame, pid = map(int, found.groups())
                 records[path] = ImageRecord(path, int(f"{digit}{pid}"), camera, frame=frame)
             elif line:

@@ -60,10 +60,7 @@ Images: TypeAlias = tuple[ImageRecord, ...]
 
 @dataclass(frozen=True)
 class Records:
-    """A dataset by the official division: each part a tuple sorted by file name, without junk.
-
-    Without a division, all images are in `train`.
-    """
+    """A dataset by its division, each part sorted by file name, without junk; else all `train`."""
 
     train: Images
     query: Images

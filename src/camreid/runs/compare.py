@@ -158,7 +158,6 @@ def compare_pair(first: Method, second: Method) -> Pair:
 
 
 def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:
-    """The rankings of the queries that all have, in one order."""
     ranked = [run.ranked for run in runs if run.ranked]
     protocols = list(dict.fromkeys(result.protocol for _, result in ranked))
     if len(protocols) > 1:

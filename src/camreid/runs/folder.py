@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from camreid.data import Split
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, RankingResult
 from camreid.files import write_text
@@ -41,11 +42,6 @@ class RunFolder:
         if not any((Path(path) / name).is_file() for name in files):
             raise InputError(f"{path} is no run folder: expected one of {', '.join(files)} in it.")
         return cls(path)
-
-    @property
-    def split(self) -> Path:
-        """The manifest of the split."""
-        return self.path / "split.csv"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -131,14 +127,12 @@ class RunFolder:
         write_text(path, json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")
         return path
 
-    def write_datasets(self, datasets: Iterable[Dataset]) -> None:
-        """Write the names behind the numbers of identities and cameras."""
-        text = json.dumps([asdict(dataset) for dataset in datasets], indent=1, ensure_ascii=False)
-        write_text(self.path / "names.json", text + "\n")
-
-    def write_config(self, text: str) -> None:
-        """Write the resolved config."""
+    def write_config(self, text: str, split: Split) -> None:
+        """Write the resolved config, the manifest, and the names of identities and cameras."""
         write_text(self.path / "config.yaml", text)
+        split.save(self.path / "split.csv")
+        names = json.dumps([asdict(own) for own in split.datasets], indent=1, ensure_ascii=False)
+        write_text(self.path / "names.json", names + "\n")
 
     def _record(self, kind: type[R]) -> R | None:
         def parse(text: str) -> R | None:

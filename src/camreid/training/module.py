@@ -15,11 +15,10 @@ from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
 from camreid.parts import make
 from camreid.provenance import Provenance, versions
-from camreid.training.batch import Batch, check_labels, read_batch, unpack
+from camreid.training.batch import Batch, check_labels, feature_sums, read_batch, unpack
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
-from camreid.training.imprinting import feature_sums
 from camreid.training.optim import OptimizerConfig, Schedule, ScheduleLR, clip_each, run_length
 from camreid.training.progress import log_losses
 from camreid.training.ranks import gather, share

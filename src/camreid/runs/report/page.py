@@ -43,7 +43,6 @@ def build_page(paths: Sequence[Path]) -> str:
 
 
 def _answer(runs: Sequence[RunFolder], comparison: Comparison | None) -> list[str]:
-    """What the page shows, in a sentence for each pair, matrix or single run."""
     lines = [pair.verdict for pair in comparison.pairs] if comparison else []
     lines += [run.matrix.verdict for run in runs if run.matrix]
     for metrics in [run.metrics for run in runs if run.metrics and not comparison]:
@@ -54,7 +53,6 @@ def _answer(runs: Sequence[RunFolder], comparison: Comparison | None) -> list[st
 
 
 def _facts(runs: Sequence[RunFolder]) -> Table:
-    """Model, training, dataset, tested identities and date of each run."""
     rows = []
     for run in runs:
         config, split = run.training["config"], run.training["split"]
@@ -74,7 +72,6 @@ def _facts(runs: Sequence[RunFolder]) -> Table:
 
 
 def _section(run: RunFolder) -> dict[str, Any]:
-    """What the template shows of one run or matrix."""
     notes, lists, errors = [], [], []
     if run.metrics and run.ranked:
         features, result = run.ranked

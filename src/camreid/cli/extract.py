@@ -1,0 +1,64 @@
+"""camreid-extract: the features of images as a file."""
+
+import glob
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from camreid.cli.checkpoints import read_checkpoint
+from camreid.cli.terminal import show
+from camreid.data.manifest import read_table
+from camreid.data.records import is_hidden, is_image, require_files
+from camreid.errors import InputError
+from camreid.gallery import Gallery, require_format
+from camreid.inference import FeatureExtractor
+from camreid.progress import Progress
+
+CHUNK = 1024  # images between two savings
+_OPTIONS = ("device", "batch_size", "workers", "flip", "neck", "precision")
+
+
+def extract_run(config: DictConfig) -> None:
+    """Extract in chunks, which the same command reads again after an interruption."""
+    output, checkpoint = require_format(Path(config.output).expanduser()), Path(config.checkpoint)
+    if output.exists():
+        raise InputError(f"output={output} exists; type another output=, or remove the file.")
+    images, cameras = list_files(Path(config.images).expanduser())
+    is_file = checkpoint.suffix != ".onnx" and not checkpoint.is_dir()
+    model = read_checkpoint(checkpoint).module() if is_file else checkpoint
+    extractor = FeatureExtractor(model, **{name: config[name] for name in _OPTIONS})
+    if extractor.experts or not extractor.network.cameras:
+        cameras = None  # experts are comparable side by side
+    parts, found = output.with_name(f"{output.name}.parts"), Gallery(extractor.source)
+    with Progress(None, "Features", total=len(images), unit="image") as bar:
+        for start in range(0, len(images), CHUNK):
+            own, file = images[start : start + CHUNK], parts / f"{start:09}.safetensors"
+            part = Gallery.load(file) if file.is_file() else Gallery()
+            if (part.source, [*part.names]) != (found.source, own):
+                part = Gallery(extractor.source)
+                part.add(extractor(own, cameras and cameras[start : start + CHUNK]), own)
+                part.save(file)
+            found.add(part.features, own)
+            bar.update(len(own))
+    found.save(output)
+    shutil.rmtree(parts)
+    show(f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}")
+
+
+def list_files(images: Path) -> tuple[list[str], list[int | None] | None]:
+    """The images of a folder, pattern or CSV, in order; their cameras where a CSV has them."""
+    if images.suffix == ".csv" and images.is_file():
+        lines = [line for _, line in read_table(images, ("path",))]
+        files = [str(images.parent / line["path"]) for line in lines]
+        require_files(files, images)
+        try:
+            cameras = [int(line["camera"] or 0) or None for line in lines if "camera" in line]
+        except ValueError as error:
+            raise InputError(f"{images}: {error}; a camera is a number from 1.") from error
+        return files, cameras or None
+    found = images.rglob("*") if images.is_dir() else map(Path, glob.glob(str(images)))
+    files = sorted(str(p) for p in found if is_image(p.name) and not is_hidden(p.name))
+    if not files:
+        raise InputError(f"images={images}: expected a folder, a pattern or a CSV of images.")
+    return files, None

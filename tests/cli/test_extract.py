@@ -1,0 +1,79 @@
+"""camreid-extract: files of features that do not mix models, and go on after an interruption."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from camreid import FeatureExtractor, Gallery
+from camreid.checkpoints import save, save_experts
+from camreid.cli import extract
+from camreid.data import Records
+from camreid.errors import InputError
+from camreid.labels import LabelMap
+from tests.conftest import Ran, tiny_module
+
+
+def test_an_interrupted_command_goes_on(
+    records: Records, run: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def stop(self: FeatureExtractor, images: list[str], *_: object) -> torch.Tensor:
+        seen.append(len(images))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return plain(self, images)
+
+    save(tiny_module(LabelMap((5, 3))).eval(), "a.ckpt")
+    images = Path(records.query[0].path).parent
+    command = ("camreid-extract", "checkpoint=a.ckpt", f"images={images}", "device=cpu")
+    plain = FeatureExtractor.__call__
+    monkeypatch.setattr(extract, "CHUNK", 4)
+    monkeypatch.setattr(FeatureExtractor, "__call__", stop)
+    assert run(*command, "-o", "f.npz", "run_dir=a").code == 130
+    assert not Path("f.npz").exists()
+    ran = run(*command, "-o", "f.npz", "run_dir=b")
+    assert ran.code == 0, ran.err
+    found = Gallery.load("f.npz")
+    assert sum(seen) - seen[2] == len(found)
+    assert not list(tmp_path.glob("f.npz.*"))
+    extractor = FeatureExtractor("a.ckpt", normalize=True)
+    assert found.source == extractor.source
+    torch.testing.assert_close(found.features, plain(extractor, list(found.names)))
+    assert "exists" in run(*command, "-o", "f.npz", "run_dir=c").err
+
+
+def test_images_come_from_folders_patterns_and_csv_files(records: Records, tmp_path: Path) -> None:
+    folder = Path(records.query[0].path).parent
+    names = sorted(str(p) for p in folder.glob("*.jpg"))
+    assert extract.list_files(folder) == (names, None)
+    assert extract.list_files(folder / "0*.jpg") == (
+        [n for n in names if Path(n).name[0] == "0"],
+        None,
+    )
+    table = tmp_path / "a.csv"
+    table.write_text(f"path,camera\n{names[1]},3\n{names[0]},\n")
+    assert extract.list_files(table) == ([names[1], names[0]], [3, None])
+
+
+@pytest.mark.parametrize("text", ["file\na.jpg\n", "path\nno.jpg\n", "path,camera\na.jpg,x\n", ""])
+def test_a_csv_that_does_not_fit_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(InputError, match=r"a\.csv"):
+        extract.list_files(tmp_path / "a.csv")
+
+
+def test_a_folder_of_experts_gives_their_features_side_by_side(
+    experts: list[Path], records: Records, run: Callable[..., Ran], tmp_path: Path
+) -> None:
+    save_experts(tmp_path / "e", experts)
+    table = tmp_path / "i.csv"
+    table.write_text("path,camera\n" + "".join(f"{r.path},{r.camera}\n" for r in records.query[:3]))
+    ran = run("camreid-extract", "checkpoint=e", f"images={table}", "-o", "f.npz", "device=cpu")
+    assert ran.code == 0, ran.err
+    expected = FeatureExtractor(tmp_path / "e", normalize=True)([r.path for r in records.query[:3]])
+    found = Gallery.load("f.npz", FeatureExtractor("e").source)
+    torch.testing.assert_close(found.features, expected)
