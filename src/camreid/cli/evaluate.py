@@ -61,8 +61,9 @@ def rank_features(config: DictConfig) -> None:
         raise InputError("evaluation.flip and evaluation.neck need checkpoint=, not features=.")
     table = FeatureTable.load(config.features)
     table = table.normalized() if config.evaluation.normalize else table
-    result, protocols = options.rank(table, torch.device(build.device_type(config)))
-    tested = EvaluationResult(result, frozenset(table.notes.get("seen") or ()), None, protocols)
+    device, seen = torch.device(build.device_type(config)), table.notes.get("seen") or ()
+    (result, protocols), found = options.rank(table, device), options.decisions(table, device)
+    tested = EvaluationResult(result, frozenset(seen), None, protocols, found)
     _report(config, table, tested, features=str(Path(config.features).resolve()))
 
 
@@ -146,7 +147,8 @@ def _report(
         file = config.get("features") or config.get("checkpoint")
         title = "Test" + f" of {file}" * bool(file) + " on a part of the images only" * partial
         weights = Path(metrics.weights).name if metrics.weights else "the model"
-        show(*metrics.tables(title), *metrics.warnings(weights), f"Written to {path}")
+        warnings = [*metrics.warnings(weights), *table.doubts()]
+        show(*metrics.tables(title), *warnings, f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:

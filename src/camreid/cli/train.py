@@ -137,9 +137,10 @@ def _announce(
         rows = len({pid for pids in inherited.values() for pid in pids})
         show(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
     if not split.val:
-        show("No identities are held out for validation: best.ckpt is the last epoch.")
+        show("No validation identities: best.ckpt is the last epoch and has no calibration.")
     elif split.val_within_camera:
-        show(f"Validation ranks within camera {split.val[0].camera}, across its sequences.")
+        camera = split.val[0].camera
+        show(f"Validation and calibration are within camera {camera}, across its sequences.")
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:

@@ -1,17 +1,19 @@
 """How a test is ranked: protocol, distance, query expansion, re-ranking."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from camreid.errors import InputError, require_choice, require_number, require_whole
+from camreid.evaluation.calibration import Calibration
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.neighbours import expand_queries
 from camreid.evaluation.ranking import Protocols, rank, rank_distances, rank_protocols
 from camreid.evaluation.rerank import rerank
 from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric
+from camreid.evaluation.verification import verify
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class RankOptions:
             require_whole(name, getattr(self, name), least=1)
         require_number("expand_alpha", self.expand_alpha, least=0)
         require_number("rerank_lambda", self.rerank_lambda, 0, 1)
+
+    def decisions(
+        self, table: FeatureTable, device: torch.device, calibration: Calibration | None = None
+    ) -> dict[str, Any]:
+        """`verification` and `reliability` of cosines, or `no_thresholds` with the reason."""
+        try:
+            pairs = verify(table, self.protocol, device)
+        except InputError as error:
+            return {"no_thresholds": str(error)}
+        reliability = calibration and calibration.reliability(pairs)
+        return {"verification": pairs.summary(), "reliability": reliability}
 
     def rank(
         self, table: FeatureTable, device: torch.device | None = None

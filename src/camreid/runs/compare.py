@@ -146,7 +146,7 @@ def compare_pair(first: Method, second: Method) -> Pair:
         groups = [(first, results[: len(first.runs)]), (second, results[len(first.runs) :])]
         groups.sort(key=lambda group: -mean(result.mAP for result in group[1]))
         (first, ours), (second, theirs) = groups
-        differences = compare(ours, theirs, level=1 - metrics.ALPHA)
+        differences = compare(ours, theirs)
     except InputError as error:
         titles = (first.title, second.title)
         return Pair(str(first), str(second), reason=str(error), titles=titles)

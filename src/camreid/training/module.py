@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.evaluation.calibration import Calibration
 from camreid.labels import HeadLabels, LabelMap
 from camreid.losses.identity import LossConfig, identity_loss_of_heads, weighed
 from camreid.models.config import ModelConfig, build_options
@@ -25,8 +26,7 @@ from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
 from camreid.training.step import compiled, keep_freed_memory, memory_format
 
-# weight and value of each loss, by name
-ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
+ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]  # weight, value
 
 
 class ReIDModule(RetrievalModule):
@@ -212,12 +212,15 @@ class ReIDModule(RetrievalModule):
             **self.notes,
             "labels": list(self.labels.pids),
             "provenance": self.provenance.to_json(),
+            "calibration": self.calibration and self.calibration.to_json(),
             "versions": versions(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read the provenance; the rows of the file were started."""
-        self.provenance = Provenance.from_json(checkpoint.get("camreid", {}).get("provenance"))
+        """Read provenance and calibration; the rows of the file were started."""
+        notes = checkpoint.get("camreid", {})
+        self.provenance = Provenance.from_json(notes.get("provenance"))
+        self.calibration = Calibration.from_json(own) if (own := notes.get("calibration")) else None
         self.rows_started = True
         if self._trainer is not None and self.trainer.training:
             resume(self.trainer, checkpoint)
