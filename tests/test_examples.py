@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from camreid.checkpoints import load, read_checkpoint
-from camreid.checkpoints.io import UntrustedNetwork
+from camreid.errors import InputError
 from tests.conftest import TINY, Ran
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -134,7 +134,7 @@ def test_all_parts_by_target_from_the_command_line(run: Run, market: Path) -> No
     assert "Hello: " in ran.out
     assert "train/center_loss" in Path("r/metrics.csv").read_text()
     checkpoint = Path("r/checkpoints/last.ckpt")
-    with pytest.raises(UntrustedNetwork, match=r"trusted=\['custom_backbone.MyNet'\]"):
+    with pytest.raises(InputError, match=r"trusted=\['custom_backbone.MyNet'\]"):
         load(checkpoint)
     module = load(checkpoint, trusted=["custom_backbone.MyNet"])
     assert module.model.widths == {"identity": 48}

@@ -57,10 +57,8 @@ class Gallery:
     def add(self, features: Tensor, names: Sequence[str], source: str | None = None) -> None:
         """Append images; InputError for other widths, counts, sources, or values not finite."""
         if None not in (source, self.source) and source != self.source:
-            raise InputError(
-                f"the gallery has features of {self.source}, and these are of {source}: features "
-                "of different models are not comparable. Extract both with one checkpoint."
-            )
+            found = f"the gallery has features of {self.source}, and these are of {source}"
+            raise InputError(f"{found}: not comparable. Extract both with one checkpoint.")
         features = self._unit(features)
         if len(features) != len(names):
             raise InputError(f"{len(features)} features and {len(names)} names: give one each.")
@@ -82,12 +80,11 @@ class Gallery:
         if len(queries) >= _MANY and find_spec("faiss"):
             search = import_module("faiss").knn  # metric 0: inner product
             found = search(queries.numpy(), self.features.numpy(), k, 0)
-            parts = [tuple(map(torch.from_numpy, found))]
+            parts: list[Any] = [map(torch.from_numpy, found)]
         elif 0 < len(queries) <= _FEW and len(self) >= _LARGE:
             parts = [self._by_codes(query, k) for query in queries]
         else:
-            blocks = [queries[i : i + _BLOCK] for i in range(0, max(1, len(queries)), _BLOCK)]
-            parts = [(block @ self.features.T).topk(k) for block in blocks]
+            parts = [(q @ self.features.T).topk(k) for q in torch.split(queries, _BLOCK)]
         scores, index = (torch.cat(part) for part in zip(*parts, strict=True))
         low = scores.clamp_(-1, 1) < threshold
         scores, index = scores.masked_fill(low, -torch.inf), index.masked_fill(low, -1)
@@ -120,21 +117,21 @@ class Gallery:
     def _unit(self, features: Tensor) -> Tensor:
         features = features.detach().cpu().float()
         width = self.features.shape[1] if len(self) else features.shape[-1]
-        if features.ndim != 2 or features.shape[1] != width:
-            raise InputError(f"features of shape {tuple(features.shape)}: expected (N, {width}).")
-        if not features.isfinite().all():
-            raise InputError("some features are NaN or infinite: the model has diverged.")
+        if features.ndim != 2 or features.shape[1] != width or not features.isfinite().all():
+            found = f"features of shape {tuple(features.shape)}"
+            raise InputError(f"{found}: expected (N, {width}), neither NaN nor infinite.")
         return F.normalize(features)
 
     def save(self, path: str | Path) -> None:
         """Write .safetensors, .npz or .parquet, whole or not at all; parquet needs pyarrow."""
-        path, array, names = require_format(path), self.features.numpy(), [*self.names]
-        source = self.source or ""
+        path, source = require_format(path), self.source or ""
+        array, names = self.features.numpy(), [*self.names]
 
         def write(draft: Path) -> None:
             if path.suffix == ".safetensors":
-                notes = {"source": source, "names": json.dumps(names)}
-                save_file({"features": array}, draft, notes)
+                save_file(
+                    {"features": array}, draft, {"source": source, "names": json.dumps(names)}
+                )
             elif path.suffix == ".npz":
                 with draft.open("wb") as file:
                     np.savez(file, features=array, names=np.array(names, str), source=source)
@@ -151,26 +148,23 @@ class Gallery:
         """Read such a file; InputError for another file, or features that are not of `source`."""
         path = require_format(path)
         try:
-            features, names, own = _read(path)
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="np") as file:
+                    features, notes = file.get_tensor("features"), file.metadata()
+                names, own = json.loads(notes["names"]), notes["source"]
+            elif path.suffix == ".npz":
+                with np.load(path, allow_pickle=False) as file:
+                    features, names = file["features"], file["names"].tolist()
+                    own = str(file["source"])
+            else:
+                table = import_module("pyarrow.parquet").read_table(path)
+                features = np.stack(table["feature"].to_numpy())
+                names, own = table["name"].to_pylist(), table["source"][0].as_py()
         except Exception as error:  # of safetensors, zip, NumPy and pyarrow
             raise InputError(f"{path} is no gallery of camreid ({error!r:.200}).") from error
         found = cls(own or None)
         found.add(torch.from_numpy(features), names, source)
         return found
-
-
-def _read(path: Path) -> tuple[Any, Sequence[str], str]:
-    """Features, names and source."""
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="np") as file:
-            notes = file.metadata()
-            return file.get_tensor("features"), json.loads(notes["names"]), notes["source"]
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return file["features"], file["names"].tolist(), str(file["source"])
-    table = import_module("pyarrow.parquet").read_table(path)
-    features = np.stack(table["feature"].to_numpy())
-    return features, table["name"].to_pylist(), table["source"][0].as_py()
 
 
 def require_format(path: str | Path) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camreid.data import pixels
+from camreid.data import dataset
 from camreid.data.dataset import read_image
 from camreid.errors import ImageError
 
@@ -109,9 +109,16 @@ def test_a_large_photograph_gives_no_warning_and_a_bomb_one_paragraph(
     PICTURE.save(tmp_path / "x.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        importlib.reload(pixels)  # pytest has filters of its own
+        importlib.reload(dataset)  # pytest has filters of its own
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
         assert read_image(tmp_path / "x.png").shape == (3, 40, 20)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
         with pytest.raises(ImageError, match=r"x\.png can't be read .*800 pixels"):
             read_image(tmp_path / "x.png")
+
+
+def test_a_program_in_place_of_an_image_is_not_run(tmp_path: Path) -> None:
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
+    (tmp_path / "a.jpg").write_text(text)
+    with pytest.raises(ImageError, match="EPS"):
+        read_image(tmp_path / "a.jpg")

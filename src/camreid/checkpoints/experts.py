@@ -37,10 +37,12 @@ def save_experts(folder: str | Path, paths: Iterable[str | Path]) -> None:
 
     def write(draft: Path) -> None:
         listed = []
+        draft.unlink()  # a folder in place of the file
         draft.mkdir()
         for camera, path in sorted(by_camera.items()):
             copy = Path(shutil.copyfile(path, draft / f"c{camera}.ckpt"))
-            listed.append({"file": copy.name, "camera": camera, "sha256": _digest(copy)})
+            digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+            listed.append({"file": copy.name, "camera": camera, "sha256": digest})
         (draft / INDEX).write_text(json.dumps(listed, indent=2), encoding="utf-8")
 
     write_whole(folder, write)
@@ -57,12 +59,7 @@ def load(path: str | Path, *args: Any, **kwargs: Any) -> ReIDModule | Experts:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder} is no folder of experts: {INDEX}: {error!r}.") from error
     for camera, (file, digest) in files.items():
-        if not file.is_file() or _digest(file) != digest:
-            found = "has changed" if file.is_file() else "is missing"
-            raise InputError(f"{file}, the expert of camera {camera}, {found}. Copy it again.")
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            found = f"{file}, of camera {camera}, is missing or has changed"
+            raise InputError(f"{found}. Copy it again.")
     return Experts({c: io.load(file, *args, **kwargs) for c, (file, _) in files.items()})
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

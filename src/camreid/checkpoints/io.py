@@ -1,6 +1,5 @@
 """Read and write camreid checkpoints."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -9,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import yaml
+from torch import Tensor
 
 from camreid.errors import InputError
 from camreid.evaluation.calibration import Calibration
-from camreid.files import write_whole
+from camreid.files import read_plain, write_whole
 from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
@@ -25,15 +25,6 @@ from camreid.training.module import ReIDModule
 from camreid.training.resuming import position
 
 _NETWORK = "model."
-
-
-class UntrustedNetwork(InputError):
-    """A file names a network that is not camreid's; `target` is its dotted name."""
-
-    def __init__(self, path: str | Path, target: str) -> None:
-        found = f"{path} names the network {target}, which is not camreid's"
-        super().__init__(f"{found}, so it is not imported unless you trust it.", trusted=[target])
-        self.target = target
 
 
 @dataclass(frozen=True)
@@ -81,11 +72,12 @@ def read_checkpoint(path: str | Path, trusted: Iterable[str] = ()) -> Checkpoint
         own, maps = notes.pop("calibration", None), _label_maps(state)
         calibration = Calibration.from_json(own) if own else None
         done = position(content)
-    except ValueError as error:
+        json.dumps(notes, allow_nan=False)
+        read_plain(str(notes.get("config")), yaml.safe_load)
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
-    labels = LabelMap.union(maps.values())
     cameras = {int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)}
-    kept = (labels, cameras, provenance, *done, calibration, notes)
+    kept = (LabelMap.union(maps.values()), cameras, provenance, *done, calibration, notes)
     checkpoint = Checkpoint(str(path), config, state, *kept)
     if wrong := differing_tensors(state, _network_state(checkpoint)):
         raise InputError(f"{path}: {len(wrong)} tensors do not fit its network: {wrong[:3]}.")
@@ -111,7 +103,8 @@ def _read_config(path: str | Path, given: Any, trusted: Iterable[str]) -> ModelC
     if not isinstance(target, str) or not re.fullmatch(r"[\w.:]+", target):
         raise InputError(f"{path} has a _target_ that names no network.")
     if target not in (*NETWORKS, *trusted):
-        raise UntrustedNetwork(path, target)
+        found = f"{path} names the network {target}, which is not camreid's"
+        raise InputError(f"{found}: it is not imported unless you trust it.", trusted=[target])
     read = ModelConfig.read(given).without_weights()
     if isinstance(read.loss, Mapping):  # a loss that a file names is not imported either
         read = replace(read, loss={k: v for k, v in read.loss.items() if k != "extra"})
@@ -130,11 +123,11 @@ def _label_maps(state: Mapping[str, Tensor]) -> dict[str, LabelMap]:
 def _network_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors of the network that the config of a file builds, if possible without memory."""
     config, labels = checkpoint.config, checkpoint.camera_labels or checkpoint.labels
+    parts = (config.network, labels, config.image_size, config.pixels)
     for device in ("meta", "cpu"):  # some networks read values of their tensors
         try:
             with torch.device(device):
-                network = build_network(config.network, labels, config.image_size, config.pixels)
-            return network.state_dict()
+                return build_network(*parts).state_dict()
         except Exception as error:
             reason = error
     raise InputError(f"the config of {checkpoint.path} builds no network: {reason}") from reason
@@ -144,15 +137,6 @@ def differing_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor])
     """Names of tensors that only one of two networks has, or in another shape or kind."""
     kinds = [{(k, t.shape, t.is_floating_point()) for k, t in s.items()} for s in (first, second)]
     return sorted({name for name, *_ in kinds[0] ^ kinds[1]})
-
-
-def weights_digest(network: nn.Module) -> str:
-    """Hash of the names and values of a network's tensors, the same in every file of them."""
-    found = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
 
 
 def load(path: str | Path, trusted: Iterable[str] = (), pixels: Pixels | None = None) -> ReIDModule:

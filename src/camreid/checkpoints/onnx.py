@@ -94,10 +94,8 @@ def check_onnx(path: Path) -> float:
     """`compare` for the test crop of a file, by onnxruntime; InputError for a damaged file too."""
     metadata = read_metadata(path)
     try:
-        options, (crop, expected) = (
-            GraphOptions(**json.loads(metadata["form"])),
-            read_test(metadata),
-        )
+        options = GraphOptions(**json.loads(metadata["form"]))
+        crop, expected = read_test(metadata)
         batch = 1 if options.batch == "dynamic" else options.batch
         fed = options.feed(crop.expand(batch, -1, -1, -1))
         features = _run(path.read_bytes(), ["features"], fed)[0][:1]
@@ -139,16 +137,10 @@ def _trace(graph: Graph) -> Any:
     dims = {n: torch.export.Dim(_DIMS[n], min=16 if n else 1) for n in free}
     pixels = torch.zeros(batch, 3, *graph.config.image_size, dtype=torch.uint8)
     with redirect_stdout(io.StringIO()):  # onnxscript counts its rewrites there
-        program = torch.onnx.export(
-            graph,
-            (options.feed(pixels),),
-            input_names=[PIXELS[options.input][0]],
-            output_names=list(graph.outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes={"images": dims},
-            verbose=False,
-        )
+        names = {"input_names": [PIXELS[options.input][0]], "output_names": list(graph.outputs)}
+        how: Any = {"opset_version": OPSET, "dynamo": True, "verbose": False, **names}
+        shapes = {"images": dims}
+        program = torch.onnx.export(graph, (options.feed(pixels),), dynamic_shapes=shapes, **how)
     assert program is not None
     proto = program.model_proto
     if options.precision == "float16":

@@ -32,15 +32,12 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
     seen, val = (frozenset(numbers.pids(own)) for own in (old.identities, old.val_identities))
     new = replace(old, identities=seen, val_identities=val, split=split, datasets=numbers.datasets)
     maps, calibration = checkpoint.camera_labels.items(), checkpoint.calibration
-    return replace(
-        checkpoint,
-        state=state,
-        config=replace(checkpoint.config, network=network),
-        labels=LabelMap(numbers.pids(checkpoint.labels.pids)),
-        calibration=calibration and replace(calibration, cameras={}),
-        camera_labels={numbers.new(c, CAMERAS): LabelMap(numbers.pids(m.pids)) for c, m in maps},
-        provenance=new,
-    )
+    labels = LabelMap(numbers.pids(checkpoint.labels.pids))
+    cameras = {numbers.new(c, CAMERAS): LabelMap(numbers.pids(m.pids)) for c, m in maps}
+    found = replace(checkpoint, state=state, labels=labels, camera_labels=cameras, provenance=new)
+    calibration = calibration and replace(calibration, cameras={})
+    config = replace(checkpoint.config, network=network)
+    return replace(found, config=config, calibration=calibration)
 
 
 class _Numbers:

@@ -28,8 +28,10 @@ def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> Check
     """A checkpoint in the numbers of `datasets`; its network is camreid's or a typed one."""
     try:
         return renumber(io.read_checkpoint(path, trusted), datasets)
-    except io.UntrustedNetwork as error:
-        typed = f"++model.network._target_={error.target}"
+    except InputError as error:
+        if not isinstance(network := error.remedy.get("trusted"), list):
+            raise
+        typed = f"++model.network._target_={network[0]}"
         raise InputError(f"{error.message} Type {typed}.") from error
 
 

@@ -1,6 +1,5 @@
 """camreid-compare: which of several runs or checkpoints is better."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -9,9 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
+
 from camreid.cli._entry import begin
+from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.report import arguments, check_output, require_existing
+from camreid.cli.report import check_output, parser, require_existing
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.progress import note
@@ -20,27 +22,12 @@ if TYPE_CHECKING:
     from camreid.runs.compare import Comparison
 
 _SUFFIXES = (".json", ".csv", ".md", ".tex")
-_EXAMPLES = """\
-  camreid-compare runs/FIRST runs/SECOND                  tested runs
-  camreid-compare A.ckpt B.ckpt data.root=FOLDER          tests both on unseen identities
-  camreid-compare runs/sweep/* -o table.tex               runs that differ only in seed: one row
-
-Where a checkpoint is named, all are tested on identities that none was trained on: on the official
-test, if no checkpoint has seen it, else on a re-split. Options of camreid-evaluate go with them.
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The arguments."""
-    about = "Shows how runs differ in options, heads, leakage and scores, with a verdict by pair."
-    runs = "run folders or checkpoints, two or more; with checkpoints also options (key=value)"
-    return arguments("camreid-compare", about, _EXAMPLES, runs, f"a file of {', '.join(_SUFFIXES)}")
 
 
 def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
-        typed = parser().parse_intermixed_args()
+        typed = parser("compare").parse_intermixed_args()
         if typed.output:
             check_output("camreid-compare", typed.output, *_SUFFIXES)
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
@@ -52,13 +39,16 @@ def main() -> None:
                 raise InputError(f"{options[0]} tests checkpoints, and none is named.")
             finish(paths)
             return
-        compare_checkpoints = begin("camreid.cli.evaluate").compare_checkpoints
         command, sys.argv[1:] = sys.argv[1:], options  # for Hydra
-        launch("camreid-compare", "compare", partial(compare_checkpoints, paths, command, finish))
+
+        def run(config: DictConfig) -> None:
+            check("compare", config)
+            begin("camreid.cli.evaluate").compare_checkpoints(paths, command, finish, config)
+
+        launch("camreid-compare", "compare", run)
 
 
 def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[str] = ()) -> None:
-    """Compare run folders, print tables and verdicts, and write the file."""
     compare = begin("camreid.runs.compare")  # torch only now: --help is quick
     from camreid.cli.terminal import show
 

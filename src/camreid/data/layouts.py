@@ -8,20 +8,8 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from camreid.data.records import (
-    DISTRACTOR,
-    FOLDERS,
-    GRAMMAR,
-    JUNK,
-    ImageRecord,
-    Images,
-    Records,
-    is_hidden,
-    is_image,
-    left_out,
-    parse_name,
-    require_files,
-)
+from camreid.data import records as market
+from camreid.data.records import ImageRecord, Images, Records, is_hidden, is_image
 from camreid.errors import InputError, MissingDataset
 
 TRY = "For other layouts type data=csv or data=folder; for a trial, data=synthetic."
@@ -44,7 +32,7 @@ class Layout:
         return train.is_dir() and (not self.names or any(match(path.name) for path in paths))
 
 
-_DUKE = (FOLDERS, r"\d+_c\d+_f\d+\.", "0002_c1_f0044158.jpg")
+_DUKE = (market.FOLDERS, r"\d+_c\d+_f\d+\.", "0002_c1_f0044158.jpg")
 _VERI = ("image_train", "image_query", "image_test")
 _MSMT17 = (r"\d+_\d+_\d+_\w+_\d+_\d+\.", "0000/0000_000_01_0303morning_0008_0.jpg")
 LAYOUTS = (
@@ -53,8 +41,8 @@ LAYOUTS = (
     Layout("veri", "VeRi-776", _VERI, r"\d+_c\d+_\d+_\d+\.", "0001_c001_00016450_0.jpg"),
     Layout("dukemtmc", "DukeMTMC-reID", *_DUKE),
     Layout("occluded_duke", "Occluded-Duke", *_DUKE),
-    Layout("cuhk03_np", "CUHK03-NP", FOLDERS, r"\d+_c\d+_\d+\.", "0001_c1_1.png"),
-    Layout("market1501", "Market-1501", FOLDERS, "", GRAMMAR),
+    Layout("cuhk03_np", "CUHK03-NP", market.FOLDERS, r"\d+_c\d+_\d+\.", "0001_c1_1.png"),
+    Layout("market1501", "Market-1501", market.FOLDERS, "", market.GRAMMAR),
 )
 _LISTS = (("list_train.txt", "list_val.txt"), ("list_query.txt",), ("list_gallery.txt",))
 # identity, image, camera, time of day, frame, box; then the number of the identity
@@ -114,7 +102,7 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
     if not records.train:
         folder = home / layout.folders[0]
         raise MissingDataset(f"{folder} holds no images like {layout.example}. {TRY}")
-    if zeros := [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]:
+    if zeros := [r.path for r in (*records.train, *records.query) if r.pid == market.DISTRACTOR]:
         raise InputError(
             f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. It marks "
             "distractors: move them to the gallery; for an identity 0, type data=csv."
@@ -153,7 +141,7 @@ def read_msmt17(root: str | Path) -> Records:
         where = f"beside {layout.folders[0]}"
         raise MissingDataset(f"MSMT17 at {home} lacks {', '.join(lost)}. Copy them there, {where}.")
     train, query, gallery = map(partial(_read_lists, home), _LISTS, layout.folders, "122")
-    require_files((r.path for r in (*train, *query, *gallery)), home / "list_*.txt")
+    market.require_files((r.path for r in (*train, *query, *gallery)), home / "list_*.txt")
     return checked(Records(train, query, gallery), home, layout)
 
 
@@ -169,7 +157,7 @@ def scan(home: Path, layout: Layout) -> tuple[Records, list[str]]:
     other, wrong = list[str](), list[str]()
     folders = (part(home, folder) for folder in layout.folders)
     train, query, gallery = (_read_folder(f, layout, other, wrong) for f in folders)
-    return Records(train, query, gallery, notes=left_out(other, home)), wrong
+    return Records(train, query, gallery, notes=market.left_out(other, home)), wrong
 
 
 def is_official(home: Path, layout: Layout) -> bool:
@@ -184,9 +172,9 @@ def _read_folder(folder: Path, layout: Layout, other: list[str], wrong: list[str
     for name in sorted(name for name in os.listdir(folder) if not is_hidden(name)):
         if not is_image(name):
             other.append(name)
-        elif (parsed := parse_name(home + name)) is None or not match(name):
+        elif (parsed := market.parse_name(home + name)) is None or not match(name):
             wrong.append(home + name)
-        elif parsed.pid != JUNK:
+        elif parsed.pid != market.JUNK:
             records.append(parsed)
     return tuple(records)
 

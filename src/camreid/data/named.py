@@ -153,13 +153,15 @@ def numbers(names: Iterable[str], where: object) -> dict[str, int]:
     spelled: dict[str, str] = {}
     for name in sorted(names):
         key = unicodedata.normalize("NFC", name.strip())
-        key = str(int(key)) if key.isdecimal() else key
+        key = str(int(key)) if key.isdecimal() and len(key) < 99 else key
         if key in spelled:
             found = f"{spelled[key]!r} and {name!r} in {where} differ in spelling only"
             raise InputError(f"{found}. Write each name in one way.")
         spelled[key] = name
     parts = {key: re.split(r"(\d+)", key) for key in spelled}  # cam2 is before cam10
     ordered = sorted(parts, key=lambda k: [p.zfill(99) if p.isdecimal() else p for p in parts[k]])
-    are_numbers = all(key.isdecimal() and 1 <= int(key) < CAMERAS for key in ordered)
+    are_numbers = all(
+        key.isdecimal() and len(key) < 99 and 1 <= int(key) < CAMERAS for key in ordered
+    )
     places = enumerate(ordered, start=1)
     return {spelled[key]: int(key) if are_numbers else place for place, key in places}

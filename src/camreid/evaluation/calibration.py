@@ -35,13 +35,8 @@ class Calibration(Record):
     @classmethod
     def fit(cls, pairs: Verification) -> "Calibration":
         """From the pairs of a validation."""
-        counts = pairs.impostors.sum(0)
-        own = {
-            name: _logistic(part.genuine, part.impostors[0])
-            for name, part in pairs.by_cameras()
-            if min(len(part.genuine), int(part.impostors.sum())) >= LEAST
-        }
-        return cls(*_logistic(pairs.genuine, counts), len(pairs.genuine), pairs.protocol, own)
+        own = {name: _logistic(part) for name, part in pairs.by_cameras(LEAST)}
+        return cls(*_logistic(pairs), len(pairs.genuine), pairs.protocol, own)
 
     def probability(self, cosines: Tensor, query: int = 0, gallery: int = 0) -> Tensor:
         """Of one identity, 0..1, by cosine; `query` and `gallery` are cameras, 0 if unknown.
@@ -57,7 +52,7 @@ class Calibration(Record):
 
         Genuine and impostor pairs have half of the weight each.
         """
-        cosines, weights, genuine = _weighed(pairs.genuine, pairs.impostors.sum(0))
+        cosines, weights, genuine = _weighed(pairs)
         chance = self.probability(cosines)
         columns = torch.stack([chance * weights, genuine * weights, weights], dim=1)
         place = (chance * 10).long().clamp(max=9)
@@ -65,8 +60,9 @@ class Calibration(Record):
         return [{"probability": p / w, "genuine": g / w, "weight": w} for p, g, w in sums if w]
 
 
-def _weighed(genuine: Tensor, impostors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines, weights and targets (1 or 0) of (P,) genuine cosines and (BINS,) impostors."""
+def _weighed(pairs: Verification) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines, weights and targets (1 or 0) of genuine pairs and of bins of impostors."""
+    genuine, impostors = pairs.genuine, pairs.impostors.sum(0)
     used = impostors.nonzero()[:, 0]
     cosines = torch.cat([genuine, EDGES[used] + 1 / BINS]).double()
     shares = (torch.ones_like(genuine).double(), impostors[used].double())
@@ -74,10 +70,11 @@ def _weighed(genuine: Tensor, impostors: Tensor) -> tuple[Tensor, Tensor, Tensor
     return cosines, weights, (torch.arange(len(cosines)) < len(genuine)).double()
 
 
-def _logistic(genuine: Tensor, impostors: Tensor) -> Map:
+def _logistic(pairs: Verification) -> Map:
     """Slope and offset by Newton's method, with targets of Platt 1999, finite where separable."""
-    x, weights, target = _weighed(genuine, impostors)
-    target = torch.where(target > 0, 1 - 1 / (len(genuine) + 2), 1 / (impostors.sum() + 2))
+    x, weights, target = _weighed(pairs)
+    low, high = 1 / (pairs.impostors.sum() + 2), 1 - 1 / (len(pairs.genuine) + 2)
+    target = torch.where(target > 0, high, low)
     design, found = torch.stack([x, torch.ones_like(x)], dim=1), torch.zeros(2).double()
     for _ in range(100):
         chance = (design @ found).sigmoid()
@@ -87,5 +84,4 @@ def _logistic(genuine: Tensor, impostors: Tensor) -> Map:
         found = found - step * (20 / step.abs().max()).clamp(max=1)
         if step.abs().max() < 1e-9:
             break
-    slope, offset = found.tolist()
-    return slope, offset
+    return found[0].item(), found[1].item()

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.files import write_whole
+from camreid.files import read_plain, write_whole
 
 _HELP = "expected safetensors or npz of features (N, D), pids, cameras and optionally sequences"
 _HELP += " (N,), with query_ and gallery_ before each name"
@@ -104,7 +104,7 @@ class FeatureTable:
         tensors = {name: x.contiguous() for name, x in self.tensors.items()}
         paths = {"query_paths": self.query.paths, "gallery_paths": self.gallery.paths}
         metadata = {key: json.dumps(value) for key, value in {**self.notes, **paths}.items()}
-        metadata["digest"] = _digest(tensors, metadata)
+        metadata["digest"] = digest_of(tensors, metadata)
         write_whole(path, lambda draft: save_file(tensors, draft, metadata))
 
     @classmethod
@@ -134,28 +134,31 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     digest = metadata.pop("digest", None)  # another tool writes none
-    if digest is not None and digest != _digest(tensors, metadata):
+    if digest is not None and digest != digest_of(tensors, metadata):
         raise ValueError("its checksum is wrong, so a part of it is damaged; copy it again")
     return tensors, {key: _json(value) for key, value in metadata.items()}
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Hash of names and values, the same in every file of them."""
     found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, x in sorted(tensors.items()):
         found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        found.update(x.cpu().contiguous().view(torch.uint8).numpy().data)
+        found.update(x.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return read_plain(text)
     except json.JSONDecodeError:  # of another tool
         return text
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        if sum(one.file_size for one in file.zip.infolist()) > 99 * path.stat().st_size + 10**8:
+            raise ValueError("it grows by more than 99 times in memory")
         arrays = {name: file[name] for name in file.files}
     notes = {name: arrays.pop(name).tolist() for name in list(arrays) if name.endswith("_paths")}
     numbers = {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiu"}

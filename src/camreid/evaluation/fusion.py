@@ -36,12 +36,11 @@ def fuse(
     if len(tables) < 2:
         raise InputError(f"a fusion needs two experts or more: {len(tables)} given.")
     images = [(t.query.paths, t.query.pids.tolist(), t.gallery.paths) for t in tables.values()]
-    if any(other != images[0] for other in images):
+    if images != [images[0]] * len(images):
         raise InputError("the tables of a fusion hold different images: evaluate one split.")
-    query, gallery = (
-        {name: F.normalize(getattr(t, part).features.float()) for name, t in tables.items()}
-        for part in ("query", "gallery")
-    )
+    units = {name: table.normalized() for name, table in tables.items()}
+    query = {name: unit.query.features for name, unit in units.items()}
+    gallery = {name: unit.gallery.features for name, unit in units.items()}
     first = next(iter(tables.values()))
     if fusion == "mean":
         real = first.gallery.pids != JUNK
@@ -59,17 +58,18 @@ def fuse(
 def _check_agreement(units: Units, least: float) -> None:
     """Refuse spaces in which too few of 1,000 images are nearest to themselves across two."""
     for (one, first), (other, second) in permutations(units.items(), 2):
-        share = 0.0
-        if is_alike := first.shape == second.shape:
-            count = min(1000, len(first))
-            chosen = torch.arange(count, device=first.device) * len(first) // max(1, count)
-            nearest = (first[chosen] @ second[chosen].T).argmax(1).cpu()
-            share = (nearest == torch.arange(count)).float().mean().item()
-        if share < least or not is_alike:
-            names = f"{one} ({first.shape[1]} wide) and {other} ({second.shape[1]} wide)"
+        names = (
+            f"the features of {one} ({first.shape[1]} wide) and {other} ({second.shape[1]} wide)"
+        )
+        if first.shape != second.shape:
+            raise InputError(f"{names} are not comparable.")
+        chosen = torch.linspace(0, len(first) - 1, min(1000, len(first))).long().to(first.device)
+        nearest = (first[chosen] @ second[chosen].T).argmax(1).cpu()
+        share = (nearest == torch.arange(len(chosen))).float().mean().item()
+        if share < least:
+            found = f"{100 * share:.1f} % of the images are nearest to themselves across the two"
             raise InputError(
-                f"the features of {names} are not comparable: {100 * share:.1f} % of the images "
-                f"are nearest to themselves across the two; min_agreement is {100 * least:.0f} %."
+                f"{names} are not comparable: {found}; min_agreement is {100 * least:.0f} %."
             )
 
 

@@ -1,6 +1,6 @@
 """How a test is ranked: protocol, distance, query expansion, re-ranking."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -42,6 +42,11 @@ class RankOptions:
         require_number("expand_alpha", self.expand_alpha, least=0)
         require_number("rerank_lambda", self.rerank_lambda, 0, 1)
 
+    @classmethod
+    def of(cls, options: Any) -> "RankOptions":
+        """From a mapping that may hold more."""
+        return cls(**{own.name: options[own.name] for own in fields(cls) if own.name in options})
+
     def decisions(
         self, table: FeatureTable, device: torch.device, calibration: Calibration | None = None
     ) -> dict[str, Any]:
@@ -72,7 +77,7 @@ class RankOptions:
             distances = rerank(query, gallery, k1=k1, k2=k2, lambda_value=share, metric=self.metric)
             return rank_distances(distances, q.pids, g.pids, q.cameras, g.cameras), None
         table = FeatureTable(q.with_features(query), g.with_features(gallery)).numbered()
-        protocols = rank_protocols(**table.tensors, metric=self.metric, device=device)
+        protocols = rank_protocols(table.query, table.gallery, metric=self.metric, device=device)
         found = protocols.results.get((self.protocol, True))
         if found is None:  # raises, with the reason
             found = rank(**table.tensors, metric=self.metric, protocol=self.protocol, device=device)

@@ -35,11 +35,11 @@ class Verification:
     places: Tensor  # (P,) int64 of these pairs, rows of `impostors`
     closest: Tensor  # (2, Q) largest cosine to an impostor and in a genuine pair; -2 for none
 
-    def by_cameras(self) -> Iterator[tuple[str, "Verification"]]:
-        """The pairs of query camera 1 and gallery camera 2 as `1-2`, where there are both kinds."""
+    def by_cameras(self, least: int = 1) -> Iterator[tuple[str, "Verification"]]:
+        """The pairs of query camera 1 and gallery camera 2 as `1-2`, with `least` of both kinds."""
         for place, (query, gallery) in enumerate(product(self.cameras, repeat=2)):
             chosen, counts = self.places == place, self.impostors[place, None]
-            if chosen.any() and counts.any():
+            if min(chosen.sum(), counts.sum()) >= least:
                 own = {name: getattr(self, name)[chosen] for name in ("genuine", "pids")}
                 yield f"{query}-{gallery}", replace(self, cameras=[], impostors=counts, **own)
 
@@ -136,9 +136,9 @@ def verify(
 
 
 def _blocks(table: FeatureTable, device: torch.device | None) -> Iterator[tuple[Tensor, Tensor]]:
-    # some queries (b,), and their cosines (b, G), on the CPU
+    """Some queries (b,), and their cosines (b, G), on the CPU."""
     query, gallery = F.normalize(table.query.features.float()), table.gallery.features
     scores = feature_scores(query, gallery, "cosine", device)
-    for queries in torch.arange(len(query)).split(max(1, _PAIRS // len(gallery))):  # type: ignore[no-untyped-call]
+    for queries in torch.split(torch.arange(len(query)), max(1, _PAIRS // len(gallery))):
         raw = scores.raw(queries, scores.scale.new_empty(len(queries), len(gallery)))
         yield queries, raw.mul_(scores.scale).cpu()

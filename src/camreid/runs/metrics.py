@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any, ClassVar
 
@@ -25,6 +25,11 @@ class Record(provenance.Record):
     def tables(self) -> list[Table]:
         """All tables; an error such as KeyError where a nested part is missing."""
         raise NotImplementedError
+
+
+def as_config(content: Any) -> dict[str, Any]:
+    """A config as a dict of its groups; TypeError or ValueError for another form."""
+    return {**content, **{k: dict(content[k]) for k in ("model", "data") if content.get(k)}}
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,14 @@ class Metrics(Record):
     @property
     def rank_options(self) -> RankOptions:
         """The ranking part of `evaluation`."""
-        known = {option.name for option in fields(RankOptions)}
-        return RankOptions(**{k: v for k, v in self.evaluation.items() if k in known})
+        return RankOptions.of(self.evaluation)
 
     def tables(self, title: str = "Test") -> list[Table]:
         """Scores by protocol, mAP by camera pair, thresholds and reliability."""
+        trained = self.training or {}
+        as_config(trained.get("config") or {})
+        if check := trained.get("head_check"):
+            HeadCheckRecord.from_json(check).tables()[0].rows[0]
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
         if pairs and 1 < len(pairs["cameras"]) <= MOST:
@@ -94,9 +102,8 @@ class Metrics(Record):
             rows = [[n, *map(percent, row)] for n, row in zip(names, pairs["mAP"], strict=True)]
             pairs_title = "mAP by query camera (rows) and gallery camera"
             tables.append(Table(pairs_title, ["", *names], rows))
-        if self.verification:
-            tables += threshold_tables(self.verification)
-        return tables + [reliability_table(bins) for bins in [self.reliability] if bins]
+        tables += threshold_tables(self.verification) if self.verification else []
+        return tables + ([reliability_table(self.reliability)] if self.reliability else [])
 
 
 def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = False) -> Table:
@@ -105,41 +112,41 @@ def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = Fa
     for name, metrics in results.items():
         leak = metrics.leak
         rows.append(_scores(name, metrics.retrieval, metrics.intervals))
-        if leak["seen"]["identities"]:
-            for part in ("seen", "unseen"):
-                row = f"{name}, {leak[part]['identities']} {part} identities"
-                rows.append(_scores(row, leak[part]))
+        for part in ("seen", "unseen") if leak["seen"]["identities"] else ():
+            row = f"{name}, {leak[part]['identities']} {part} identities"
+            rows.append(_scores(row, leak[part]))
         if metrics.rank_options.rerank:
             notes.append(f"{name}: after {metrics.rank_options.rerank} re-ranking.")
         if metrics.identity and metrics.identity["coverage"]:
             shares = (percent(metrics.identity[key]) for key in ("accuracy", "coverage"))
             notes.append("{}: accuracy {} on the {} of images with a row.".format(name, *shares))
         if protocols and metrics.protocols:
-            others = {k: v for k, v in metrics.protocols.items() if k != metrics.protocol}
-            rows += [_scores(other, scores) for other, scores in others.items()]
+            others = metrics.protocols.items()
+            rows += [_scores(k, scores) for k, scores in others if k != metrics.protocol]
     columns = ("", "queries", *SCORES.values())
     return Table(f"{title}; below a score, its 95 % interval", columns, rows, notes)
 
 
 def threshold_tables(found: Mapping[str, Any]) -> list[Table]:
     """Thresholds by false-accept rate and in the open set, and by camera pair at 0.1 %."""
-    kinds, search, notes = found["pairs"], found["open_set"], []
+    kinds, search = found["pairs"], found["open_set"]
     rows = [_row(f"{100 * float(rate):g} %", point) for rate, point in found["far"].items()]
     rows.append(_row(f"EER {percent(found['eer']['rate'])}", found["eer"]))
     for rate, point in search["fpir"].items():
         cells = (f"{point['threshold']:.3f}", percent(1 - point["fnir"]), percent(point["fnir"]))
         rows.append([f"open set, FPIR {100 * float(rate):g} %", *cells])
-    if few := [rate for rate in found["far"] if float(rate) * kinds["impostor"] < 10]:
-        notes.append(f"Fewer than 10 impostor pairs decide the threshold at a rate of {few[0]}.")
     alone = search["non_mated"]
     kind = f"{alone} queries without a match" if alone else "all queries, their matches taken away"
-    notes.append(f"Open set: FPIR of {kind}; the last columns are TPIR and FNIR.")
+    notes = [f"Open set: FPIR of {kind}; the last columns are TPIR and FNIR."]
+    if few := [rate for rate in found["far"] if float(rate) * kinds["impostor"] < 10]:
+        notes.append(f"Fewer than 10 impostor pairs decide the threshold at a rate of {few[0]}.")
     title = "Thresholds of the cosine: {genuine:,} genuine, {impostor:,} impostor pairs"
     columns = ("false accepts", "threshold", "TAR", "FNMR")
     tables = [Table(title.format(**kinds), columns, rows, notes)]
-    pairs = found["camera_pairs"]
+    pairs = {name: pair["far"]["0.001"] for name, pair in found["camera_pairs"].items()}
+    texts = {n: f"{percent(p['tar'])}\n{p['threshold']:.3f}" for n, p in pairs.items()}
     if len(cameras := sorted({int(camera) for name in pairs for camera in name.split("-")})) > 1:
-        rows = [[f"c{a}", *(_cell(pairs.get(f"{a}-{b}")) for b in cameras)] for a in cameras]
+        rows = [[f"c{a}", *(texts.get(f"{a}-{b}", "n/a") for b in cameras)] for a in cameras]
         title = "TAR at 0.1 % false accepts by camera of query (rows) and gallery, and threshold"
         tables.append(Table(title, ("", *(f"c{camera}" for camera in cameras)), rows))
     return tables
@@ -154,17 +161,14 @@ def reliability_table(bins: Sequence[Mapping[str, float]]) -> Table:
     return Table("Reliability of the checkpoint's calibration", columns, rows, notes)
 
 
-def head_check_table(
-    title: str, heads: Mapping[str, Mapping[str, Any]], notes: list[str] | None = None
-) -> Table:
+def head_check_table(title: str, heads: Mapping[str, Any], notes: Sequence[str] = ()) -> Table:
     """How each head fits the train identities: the fields of its `HeadFit`, by name of the row."""
     counts = ("rows", "dim", "identities", "shared", "unknown")
-    shares = ("coverage", "image_coverage")
-    rows = [
-        [name, *(str(fit[key]) for key in counts), *(percent(fit[key]) for key in shares)]
-        for name, fit in heads.items()
-    ]
-    return Table(title, ("head", *counts, "coverage", "of images"), rows, notes or [])
+    rows = []
+    for name, fit in heads.items():
+        shares = (percent(fit["coverage"]), percent(fit["image_coverage"]))
+        rows.append([name, *(str(fit[key]) for key in counts), *shares])
+    return Table(title, ("head", *counts, "coverage", "of images"), rows, notes)
 
 
 def points(found: Difference) -> str:
@@ -212,16 +216,12 @@ def limits(rows: Mapping[str, Mapping[str, Any]], partial: bool) -> list[str]:
 
 def mean_row(name: str, runs: Sequence[Metrics]) -> list[str]:
     """The row of runs that differ only in their seed: mean and standard deviation."""
-    cells = []
-    for score in SCORES:
-        values = [100 * run.retrieval[score] for run in runs]
-        cells.append(f"{mean(values):.1f} %\n± {stdev(values):.1f}")
+    scores = [[100 * run.retrieval[score] for run in runs] for score in SCORES]
+    cells = [f"{mean(values):.1f} %\n± {stdev(values):.1f}" for values in scores]
     return [name, f"{runs[0].retrieval['valid_queries'] or 0:.0f}", *cells]
 
 
-def _scores(
-    name: str, scores: Mapping[str, Any], ends: Mapping[str, list[float | None]] | None = None
-) -> list[str]:
+def _scores(name: str, scores: Mapping[str, Any], ends: Any = None) -> list[str]:
     queries = f"{scores['valid_queries'] or 0:.0f}"
     cells = [f"{percent(scores[k])}\n{interval(*ends[k]) if ends else ''}" for k in SCORES]
     return [name, queries, *map(str.rstrip, cells)]
@@ -230,8 +230,3 @@ def _scores(
 def _row(name: str, point: Mapping[str, Any]) -> list[str]:
     tar = f"{percent(point['tar'])}\n{interval(*point['interval'])}".rstrip()
     return [name, f"{point['threshold']:.3f}", tar, percent(point["fnmr"])]
-
-
-def _cell(pair: Mapping[str, Any] | None) -> str:
-    point = pair and pair["far"]["0.001"]
-    return f"{percent(point['tar'])}\n{point['threshold']:.3f}" if point else "n/a"

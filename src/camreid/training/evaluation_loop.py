@@ -47,8 +47,11 @@ class RetrievalModule(pl.LightningModule):
         """Validate after the run's last batch, due or not: the best checkpoint needs a value."""
         self.calibration = None  # of other weights
         trainer: Any = self.trainer
-        ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
-        if ends or trainer.global_step == trainer.max_steps or _may_stop(trainer):
+        epoch, step = trainer.current_epoch, trainer.global_step
+        ends = trainer.is_last_batch and epoch + 1 == trainer.max_epochs
+        least = epoch >= (trainer.min_epochs or 0) and step >= (trainer.min_steps or 0)
+        # a callback, such as a timer, may end the run here
+        if ends or step == trainer.max_steps or (trainer.should_stop and least):
             trainer.check_val_every_n_epoch, trainer.val_check_batch = 1, batch_idx + 1
             trainer.should_stop = True  # where `val_check_interval` is a time
 
@@ -92,14 +95,12 @@ class RetrievalModule(pl.LightningModule):
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect features and predictions of the query (loader 0) and the gallery (loader 1)."""
-        role: Role = "query" if dataloader_idx == 0 else "gallery"
+        role: Role = "gallery" if dataloader_idx else "query"
         read, index, output, features = self._features(batch, batch_idx)
         self.test_metric.update(features, read.pids, read.cameras, index, role)
         self.test_accuracy.update(*self._predict(read, output), index, role)
 
-    def _features(
-        self, batch: Mapping[str, Any], batch_idx: int
-    ) -> tuple[Batch, Tensor, ReIDOutput, Tensor]:
+    def _features(self, batch: Any, batch_idx: int) -> tuple[Batch, Tensor, ReIDOutput, Tensor]:
         """The batch, (B,) numbers of its images, the network's output, and what is compared."""
         read = read_batch(batch, training=False)
         index, network = read.index, partial(self.model, cameras=read.cameras)
@@ -143,11 +144,10 @@ class RetrievalModule(pl.LightningModule):
         seen, asked = self.provenance.seen, (self.test_features, self.device, self.calibration)
         found = self.rank_options.decisions(*asked)
         self.test_result = EvaluationResult(result, seen, identity, protocols, found)
-        for name, value in result.scalars().items():
-            self.log(f"test/{name}", float(value), sync_dist=True)
-        for name in ("accuracy", "coverage"):
-            if not math.isnan(identity[name]):
-                self.log(f"test/identity_{name}", identity[name], sync_dist=True)
+        closed = {f"identity_{name}": identity[name] for name in ("accuracy", "coverage")}
+        for name, value in {**result.scalars(), **closed}.items():
+            if not math.isnan(value):
+                self.log(f"test/{name}", float(value), sync_dist=True)
 
 
 def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
@@ -155,9 +155,3 @@ def is_partial(trainer: pl.Trainer, stage: str = "test") -> bool:
     limit = getattr(trainer, f"limit_{stage}_batches")
     whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is one batch
     return not whole or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-
-
-def _may_stop(trainer: pl.Trainer) -> bool:
-    """Whether a callback, such as a timer, ends the run here."""
-    done, steps = trainer.current_epoch >= (trainer.min_epochs or 0), trainer.min_steps or 0
-    return trainer.should_stop and done and trainer.global_step >= steps

@@ -26,27 +26,22 @@ def training_charts(curves: Mapping[str, Points]) -> dict[str, str]:
 
 
 def _words(name: str) -> str:
-    text = name.rpartition("/")[2].replace("_", " ")
-    text = {"loss": "total loss", "lr": "learning rate"}.get(text, text)
-    return text.replace("rank", "Rank-")
+    text = name.rpartition("/")[2].replace("_", " ").replace("rank", "Rank-")
+    return {"loss": "total loss", "lr": "learning rate"}.get(text, text)
 
 
 def draw(x: str, lines: Mapping[str, Points], shares: bool = True) -> str:
     """Lines by name over the axis `x` as a data URI; `shares` in 0..1 are shown in per cent."""
-    style = {
-        "svg.fonttype": "none",  # the browser's fonts have letters that matplotlib's may lack
-        "svg.hashsalt": "camreid",  # the same file for the same numbers
-        "text.parse_math": False,  # a run may be named with dollars
-    }
+    # the browser's fonts; the same file for the same numbers; a run may be named with dollars
+    style = {"svg.fonttype": "none", "svg.hashsalt": "camreid", "text.parse_math": False}
     with matplotlib.rc_context(style):  # type: ignore[arg-type]
         figure = Figure(figsize=(5, 3 + 0.2 * len(lines)), layout="constrained")
         axes = figure.subplots()
         for points in lines.values():
             axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 4 else None)
-        places, values = zip(*(point for points in lines.values() for point in points), strict=True)
-        pad = 0.02 * (max(places) - min(places)) or 0.5  # one epoch is in the middle
-        axes.set_xlim(min(places) - pad, max(places) + pad)
-        axes.set_ylim(min(0, *values), 1 if shares and pad == 0.5 else None)
+        axes.margins(x=0.02)
+        alone = max(map(len, lines.values())) == 1
+        axes.set_ylim(min(0, axes.get_ylim()[0]), 1 if shares and alone else None)
         axes.set_xlabel(x)
         axes.grid(alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)

@@ -26,14 +26,13 @@ def build_page(paths: Sequence[Path]) -> str:
     cmc = {str(run): list(enumerate(run.ranked[1].cmc.tolist(), 1)) for run in runs if run.ranked}
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    warnings = [note for run in runs if run.matrix for note in run.matrix.warnings]
+    warnings += [note for run in runs if run.metrics for note in run.metrics.warnings(str(run))]
     page = environment.get_template("page.html.j2").render(
         sections=list(map(_section, Progress(runs, "Drawing", unit="run"))),
         answer=_answer(runs, comparison),
         facts=_facts(runs),
-        warnings=[
-            *(note for run in runs if run.matrix for note in run.matrix.warnings),
-            *(note for run in runs if run.metrics for note in run.metrics.warnings(str(run))),
-        ],
+        warnings=warnings,
         comparison=comparison,
         cmc=draw("rank", cmc) if cmc else None,
         version=__version__,
@@ -55,14 +54,14 @@ def _facts(runs: Sequence[RunFolder]) -> Table:
     rows = []
     for run in runs:
         config, split = run.training["config"], run.training["split"]
-        leaks = [run.metrics.leak] if run.metrics else []
-        leaks += [row["leak"] for row in run.matrix.rows.values()] if run.matrix else []
+        tests = [vars(run.metrics)] if run.metrics else []
+        tests += run.matrix.rows.values() if run.matrix else []
         record, data = run.matrix or run.metrics, run.config.get("data") or {}
         facts = (
             ", ".join(run.matrix.rows) if run.matrix else (config.get("model") or {}).get("name"),
             split and str(replace(SplitRecord.from_json(split), digest=None)),
             " in ".join(str(data[key]) for key in ("name", "root") if data.get(key)),
-            leaks and str(leaks[0]["all"]["identities"]),
+            tests and tests[0]["leak"]["all"]["identities"],
             record and (record.origin or {}).get("date"),
         )
         rows.append([str(run), *(str(fact or "unknown") for fact in facts)])
@@ -90,11 +89,7 @@ def _section(run: RunFolder) -> dict[str, Any]:
     records = [record for record in (run.matrix, run.metrics, run.head_check) if record]
     content = records[0].to_json() if records else {}
     about = {name: content.get(name) for name in ("weights", "split", "evaluation", "origin")}
-    return {
-        "run": run,
-        "notes": notes,
-        "tables": [table for record in records for table in record.tables()],
-        "charts": charts,
-        "lists": lists,
-        "about": yaml.safe_dump({**about, "config": run.config}, sort_keys=False),
-    }
+    text = yaml.safe_dump({**about, "config": run.config}, sort_keys=False)
+    tables = [table for record in records for table in record.tables()]
+    parts = {"notes": notes, "tables": tables, "charts": charts, "lists": lists, "about": text}
+    return {"run": run, **parts}

@@ -34,27 +34,20 @@ def ranked_lists(
     """Titles of the best, worst and random queries, and each with its first gallery images."""
     table = table.numbered()
     q, g, rules = table.query, table.gallery, Rules(table.query, table.gallery)
-    sign = 1 if options.metric == "cosine" else -1
+    images, cosine = g.features.float(), options.metric == "cosine"
     lists = []
     for query, kind in choose(result.average_precision, QUERIES).items():
         pid, ap = int(q.pids[query]), result.average_precision[query]
-        scores = similarity(q.features[query, None], g.features, options.metric)[0]
+        own = q.features[query, None].float()
+        scores = F.cosine_similarity(own, images) if cosine else -torch.cdist(own, images)[0]
         visible = rules.visible(View(options.protocol), query)
-        images = [_shown("query", q, query, "query")]
+        shown = [_shown("query", q, query, "query")]
         order = scores.argsort(descending=True, stable=True)
         for i in order[visible[order]][:SHOWN].tolist():
             mark = "hit" if g.pids[i] == pid else "miss"
-            images.append(_shown(mark, g, i, f"{sign * scores[i]:.2f}"))
-        lists.append((f"{kind}: identity {pid}, average precision {ap:.1%}", images))
+            shown.append(_shown(mark, g, i, f"{scores[i] if cosine else -scores[i]:.2f}"))
+        lists.append((f"{kind}: identity {pid}, average precision {ap:.1%}", shown))
     return lists
-
-
-def similarity(query: Tensor, gallery: Tensor, metric: str) -> Tensor:
-    """(Q, G) cosine similarity, or minus the distance."""
-    query, gallery = query.float(), gallery.float()
-    if metric == "cosine":
-        return F.normalize(query) @ F.normalize(gallery).T
-    return -torch.cdist(query, gallery)
 
 
 def choose(ap: Tensor, count: int) -> dict[int, str]:
