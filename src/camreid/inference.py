@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camreid.checkpoints.experts import Experts, load
+from camreid.checkpoints.exported import Exported
 from camreid.checkpoints.io import weights_digest
 from camreid.data.dataset import OneImage, crops, is_empty, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
@@ -33,8 +34,8 @@ class FeatureExtractor:
     """The features that `camreid-evaluate` compares; InputError for arguments of no use.
 
     Args:
-        module: path of a checkpoint or of a folder of experts; or a `ReIDModule`, of which the
-            modes stay as they are, or `Experts`.
+        module: path of a checkpoint, an exported ONNX file or a folder of experts; or a
+            `ReIDModule`, of which the modes stay as they are, or `Experts`.
         device: `auto` (CUDA if there is any), `cpu`, `cuda:0`, ...; None for that of the module,
             or `auto` for a checkpoint. A module on another device is copied, not moved.
         batch_size: images at a time.
@@ -83,21 +84,25 @@ class FeatureExtractor:
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
         if is_path := isinstance(module, str | Path):
-            module = load(module)
+            module = Exported(module) if Path(module).suffix == ".onnx" else load(module)
         self._take(module, _device(device) if is_path or device is not None else None)
 
-    def _take(self, loaded: ReIDModule | Experts, device: torch.device | None) -> None:
+    def _take(self, loaded: ReIDModule | Experts | Exported, device: torch.device | None) -> None:
         if isinstance(loaded, Experts):
             self.experts = {camera: copy.copy(self) for camera in loaded.modules}
             for camera, module in loaded.modules.items():
                 self.experts[camera]._take(module, device)
             return
+        if isinstance(loaded, Exported):
+            if self.precision != "float32" or self.options.neck != "after":
+                raise InputError("an ONNX file has its own precision, and features after the neck.")
+            device = None  # the CPU
         self.name, self.image_size = loaded.config.name, loaded.config.image_size
         self.interpolation = loaded.config.interpolation
         self.calibration = getattr(loaded, "calibration", None)
-        self.network, self.device = loaded.model, device or loaded.device
+        self.network, self.device = getattr(loaded, "model", loaded), device or loaded.device
         if self.device != loaded.device:
-            self.network = copy.deepcopy(loaded.model).to(self.device)
+            self.network = copy.deepcopy(self.network).to(self.device)
 
     def __call__(
         self,
@@ -149,6 +154,8 @@ class FeatureExtractor:
         if self.experts:
             parts = " ".join(expert.source for expert in self.experts.values())
             return f"experts-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+        if isinstance(self.network, Exported):
+            return self.network.source
         before = "-before" if self.options.neck == "before" else ""
         return f"{self.name}-{weights_digest(self.network)}{before}"
 
