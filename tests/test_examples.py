@@ -49,19 +49,23 @@ class Index:
 
 
 class Sort:
-    """`DeepSort` of deep-sort-realtime 1.3, as the example calls it: tracks by cosine alone."""
+    """`DeepSort` of deep-sort-realtime 1.3, as the example calls it: by cosine alone."""
 
     def __init__(self, embedder: None, n_init: int, max_cosine_distance: float) -> None:
         self.most, self.n_init, self.tracks = max_cosine_distance, n_init, []
 
     def update_tracks(self, detections: list[tuple], embeds: list[np.ndarray]) -> list:
         assert len(detections) == len(embeds)
+        free = [*self.tracks]
         for ((_, _, width, height), _, _), embed in zip(detections, embeds, strict=True):
             assert min(width, height) > 0
-            near = [t for t in self.tracks if 1 - t.feature @ embed <= self.most]
-            track = near[0] if near else SimpleNamespace(feature=embed, hits=0)
-            self.tracks += [] if near else [track]
-            track.hits += 1
+            near = [t for t in free if 1 - t.feature @ embed <= self.most]
+            if near:
+                track = max(near, key=lambda t: t.feature @ embed)
+                free.remove(track)
+            else:
+                self.tracks.append(track := SimpleNamespace(hits=0))
+            track.feature, track.hits = embed, track.hits + 1
             track.is_confirmed = lambda track=track: track.hits >= self.n_init
         return self.tracks
 
