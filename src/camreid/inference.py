@@ -83,9 +83,8 @@ class FeatureExtractor:
         if not isinstance(module, ReIDModule | Experts | str | Path):
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
-        if is_path := isinstance(module, str | Path):
-            module = Exported(module) if Path(module).suffix == ".onnx" else load(module)
-        self._take(module, _device(device) if is_path or device is not None else None)
+        loaded = _read(module)
+        self._take(loaded, None if loaded is module and device is None else _device(device))
 
     def _take(self, loaded: ReIDModule | Experts | Exported, device: torch.device | None) -> None:
         if isinstance(loaded, Experts):
@@ -93,14 +92,14 @@ class FeatureExtractor:
             for camera, module in loaded.modules.items():
                 self.experts[camera]._take(module, device)
             return
-        if isinstance(loaded, Exported):
-            if self.precision != "float32" or self.options.neck != "after":
-                raise InputError("an ONNX file has its own precision, and features after the neck.")
-            device = None  # the CPU
+        is_exported = isinstance(loaded, Exported)
+        if is_exported and (self.precision != "float32" or self.options.neck != "after"):
+            raise InputError("an ONNX file has its own precision, and features after the neck.")
         self.name, self.image_size = loaded.config.name, loaded.config.image_size
         self.interpolation = loaded.config.interpolation
         self.calibration = getattr(loaded, "calibration", None)
-        self.network, self.device = getattr(loaded, "model", loaded), device or loaded.device
+        self.network: Any = loaded if isinstance(loaded, Exported) else loaded.model
+        self.device = loaded.device if device is None or is_exported else device
         if self.device != loaded.device:
             self.network = copy.deepcopy(self.network).to(self.device)
 
@@ -207,6 +206,12 @@ class FeatureExtractor:
         with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
             features = self.options(lambda raw: self.network.forward_raw(raw, cameras), images)
         return features.float().cpu()
+
+
+def _read(module: str | Path | ReIDModule | Experts) -> ReIDModule | Experts | Exported:
+    if not isinstance(module, str | Path):
+        return module
+    return Exported(module) if Path(module).suffix == ".onnx" else load(module)
 
 
 def _numbers(cameras: Any, count: int) -> Tensor:

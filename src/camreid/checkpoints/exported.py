@@ -20,6 +20,8 @@ class Exported(nn.Module):
     """The network of a file of `export_onnx`, with its `source`; InputError for another file."""
 
     cameras, device = (), torch.device("cpu")
+    source: str
+    batch: str
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from camreid.checkpoints.boxmot import check_pt, write_pt, write_sidecar
 from camreid.checkpoints.experts import expert_files
@@ -32,9 +32,10 @@ def export_run(config: DictConfig) -> None:
         raise InputError(f"check={config.check} goes with no other option: type it alone.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
     if Path(config.checkpoint).is_dir():
-        for camera, file in expert_files(Path(config.checkpoint)).items():
-            own = path.with_stem(f"{path.stem}-c{camera}")
-            export_run(OmegaConf.merge(config, {"checkpoint": str(file), "path": str(own)}))
+        for camera, expert in expert_files(Path(config.checkpoint)).items():
+            config.path = str(path.with_stem(f"{path.stem}-c{camera}"))
+            config.checkpoint = str(expert)
+            export_run(config)
         return
     is_pt = config.consumer == "boxmot" and path.suffix == ".pt"
     takes = asdict(GraphOptions("imagenet")) if is_pt else config.feeds  # a .pt has no options
