@@ -27,7 +27,7 @@ import torch
 from measure import median_times, memory_of, report, row
 from torch import Tensor
 
-from camreid.evaluation import intervals, rank, rank_protocols
+from camreid.evaluation import Images, intervals, rank, rank_protocols
 
 # queries, gallery, identities, cameras, distractors
 SIZES = {
@@ -81,11 +81,11 @@ def torchreid_ranking(checkout: Path, folder: Path) -> Callable[[Problem], float
 
 
 def times_of(p: Problem, rounds: int, checkout: Path | None) -> dict[str, float]:
-    result = rank(*p)
+    result, parts = rank(*p), (Images(*p[::2]), Images(*p[1::2]))
     work: dict[str, Callable[[], object]] = {
         "matrix product alone": lambda: product(p[0], p[1]),
         "`camreid.rank`: mAP, mINP, CMC": lambda: rank(*p),
-        "`rank_protocols`: all protocols": lambda: rank_protocols(*p),
+        "`rank_protocols`: all protocols": lambda: rank_protocols(*parts),
         "`intervals`: bootstrap": lambda: intervals(result),
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -97,7 +97,7 @@ class FeatureExtractor:
             raise InputError("an ONNX file has its own precision, and features after the neck.")
         self.name, self.image_size = loaded.config.name, loaded.config.image_size
         self.interpolation = loaded.config.interpolation
-        self.calibration = getattr(loaded, "calibration", None)
+        self.calibration = loaded.calibration
         self.network: Any = loaded if isinstance(loaded, Exported) else loaded.model
         self.device = loaded.device if device is None or is_exported else device
         if self.device != loaded.device:
@@ -161,8 +161,9 @@ class FeatureExtractor:
     def _concat(self, images: list[OneImage]) -> Tensor:
         """(N, sum of D) unit features of all experts."""
         experts = self.experts.values()
-        slopes = [e.calibration.slope if e.calibration else None for e in experts]
-        weights = [max(slope or 0, 0) ** 0.5 if all(slopes) else 1 for slope in slopes]
+        slopes = [e.calibration.slope for e in experts if e.calibration]
+        known = len(slopes) == len(experts)
+        weights = [max(slope, 0) ** 0.5 for slope in slopes] if known else [1.0] * len(experts)
         units = [F.normalize(e(images)) * w for e, w in zip(experts, weights, strict=True)]
         return torch.cat(units, 1)
 

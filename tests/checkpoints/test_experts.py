@@ -11,6 +11,7 @@ import camreid
 from camreid import FeatureExtractor
 from camreid.checkpoints import save, save_experts
 from camreid.errors import InputError
+from camreid.evaluation.calibration import Calibration
 from camreid.labels import LabelMap
 from tests.conftest import tiny_module, trained
 
@@ -53,6 +54,20 @@ def test_without_cameras_the_cosine_is_the_mean_of_the_experts(folder: Path) -> 
     cosines = [(x := F.normalize(e(IMAGES))) @ x.T for e in extractor.experts.values()]
     torch.testing.assert_close(found @ found.T, torch.stack(cosines).mean(0))
     assert extractor.source not in {e.source for e in extractor.experts.values()}
+
+
+def test_calibrations_weight_the_experts(folder: Path) -> None:
+    experts = camreid.load(folder)
+    slopes = {1: 4.0, 3: 9.0}
+    for camera, slope in slopes.items():
+        experts.modules[camera].calibration = Calibration(slope, -1.0, 100, 100)
+    extractor = FeatureExtractor(experts)
+    found = extractor(IMAGES)
+    parts = {c: F.normalize(extractor.experts[c](IMAGES)) for c in slopes}
+    expected = sum(slope * parts[c] @ parts[c].T for c, slope in slopes.items())
+    torch.testing.assert_close(found @ found.T, expected)
+    experts.modules[1].calibration = None
+    assert FeatureExtractor(experts)(IMAGES).norm(dim=1).square().tolist() == pytest.approx([2] * 5)
 
 
 def test_load_gives_the_modules_by_camera(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint file is data: what comes back of it, and what is refused."""
 
 import importlib.metadata
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +13,12 @@ import pytest
 import torch
 
 from camreid.checkpoints import import_weights
-from camreid.checkpoints.io import load, read_checkpoint, save
+from camreid.checkpoints.io import decision_notes, load, read_checkpoint, save
 from camreid.errors import InputError
+from camreid.evaluation import Calibration
 from camreid.labels import LabelMap
 from tests.conftest import tiny_module
+from tests.runs.folders import features, make_run, records
 
 Content = dict[str, Any]
 PIDS = "model.heads.identity.pids"
@@ -152,3 +155,28 @@ def test_what_no_run_wrote_is_refused(checkpoint: Path, how: str) -> None:
     with pytest.raises(InputError) as refused:
         load(checkpoint)
     assert "\n" not in str(refused.value)
+
+
+def test_the_calibration_and_the_thresholds_of_the_run_are_text_for_an_export(
+    tmp_path: Path,
+) -> None:
+    module = tiny_module(LabelMap((2, 7)))
+    module.calibration = Calibration(9.0, -4.0, 120, cameras={"1-2": (8.0, -3.0)})
+    run = make_run(tmp_path / "run", features(records(range(1, 9))))
+    for name in ("best", "last"):
+        save(module, run / "checkpoints" / f"{name}.ckpt")
+    found = decision_notes(read_checkpoint(run / "checkpoints" / "best.ckpt"))
+    assert Calibration.from_json(json.loads(found["calibration"])) == module.calibration
+    kept = json.loads((run / "metrics.json").read_text())["verification"]
+    assert json.loads(found["thresholds"]) == kept
+    assert list(decision_notes(read_checkpoint(run / "checkpoints" / "last.ckpt"))) == [
+        "calibration"
+    ]
+    save(tiny_module(LabelMap((2, 7))), tmp_path / "alone.ckpt")
+    assert decision_notes(read_checkpoint(tmp_path / "alone.ckpt")) == {}
+
+
+def test_a_broken_calibration_is_refused(tmp_path: Path) -> None:
+    save(tiny_module(LabelMap((2, 7))), tmp_path / "a.ckpt", {"calibration": {"slope": "steep"}})
+    with pytest.raises(InputError, match=r"a\.ckpt .* Calibration is broken"):
+        read_checkpoint(tmp_path / "a.ckpt")

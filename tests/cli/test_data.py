@@ -57,7 +57,7 @@ def test_split_writes_and_describes_a_manifest(run: Run, market: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("check data.root=gone", "no dataset at root=gone"),
+        ("check data.root=gone", "no folder at gone: data.root=gone"),
         ("check data=csv", "data.path=FILE"),
         ("check data=nothing", "there is no data=nothing"),
         ("check data.foo=1", "data.foo"),

@@ -1,5 +1,6 @@
 """camreid-extract: files of features that do not mix models, and go on after an interruption."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_an_interrupted_command_goes_on(
     monkeypatch.setattr(FeatureExtractor, "__call__", stop)
     assert run(*command, "-o", "f.npz", "run_dir=a").code == 130
     assert not Path("f.npz").exists()
+    shutil.copytree("f.npz.parts", "g.npz.parts")
     ran = run(*command, "-o", "f.npz", "run_dir=b")
     assert ran.code == 0, ran.err
     found = Gallery.load("f.npz")
@@ -43,6 +45,9 @@ def test_an_interrupted_command_goes_on(
     assert found.source == extractor.source
     torch.testing.assert_close(found.features, plain(extractor, list(found.names)))
     assert "exists" in run(*command, "-o", "f.npz", "run_dir=c").err
+    assert run(*command, "-o", "g.npz", "run_dir=d", "flip=true").code == 0  # nothing of the parts
+    mirrored = FeatureExtractor("a.ckpt", normalize=True, flip=True)
+    torch.testing.assert_close(Gallery.load("g.npz").features, plain(mirrored, list(found.names)))
 
 
 def test_images_come_from_folders_patterns_and_csv_files(records: Records, tmp_path: Path) -> None:

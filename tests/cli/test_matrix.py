@@ -12,7 +12,14 @@ import torch
 from camreid.checkpoints.io import load, save
 from camreid.data import OriginalSplit, Records, Split
 from camreid.data.dataset import read_pixels
-from camreid.evaluation import FeatureTable, RankingResult, RankOptions, compare, intervals
+from camreid.evaluation import (
+    Calibration,
+    FeatureTable,
+    RankingResult,
+    RankOptions,
+    compare,
+    intervals,
+)
 from camreid.evaluation.fusion import fuse
 from camreid.labels import LabelMap
 from tests.cli.conftest import imported
@@ -76,18 +83,30 @@ def test_the_numbers_are_those_of_the_saved_features(
 
     results = {name: ranked(table) for name, table in tables.items()}
     for fusion in ("concat", "mean", "query_camera"):
-        results[fusion] = ranked(fuse(fusion, tables, {"c1": 1, "c2": 2}, 0))
+        results[fusion] = ranked(fuse(fusion, tables, {"c1": 1, "c2": 2}, 0, {}))
         mAP = found["fusions"][fusion]["retrieval"]["mAP"]
         assert mAP == pytest.approx(results[fusion].mAP)
     best = max(tables, key=lambda name: results[name].mAP)
     assert found["strongest"] == best
     assert set(found["differences"]) == results.keys() - {best}
+    assert "no calibration of c1, c2" in found["left_out"]["calibrated"]
     paired = compare(results["concat"], results[best])["mAP"]
     assert found["differences"]["concat"]["mAP"]["value"] == pytest.approx(paired.value)
 
     again = matrix("experts=1.ckpt", "+split=original")
     assert again.code == 1
     assert "matrix.json" in again.err
+
+
+def test_calibrated_experts_have_a_row(tested: Tested, experts: list[Path]) -> None:
+    for path, slope in zip(experts, (20.0, 5.0), strict=True):
+        module = load(path)
+        module.calibration = Calibration(slope, -3.0, 200)
+        save(module, path)
+    found = tested(experts, "fusion=[calibrated]")["fusions"]["calibrated"]
+    tables = {name: features(name) for name in ("c1", "c2")}
+    expected = ranked(fuse("calibrated", tables, {}, 0, {"c1": 20.0, "c2": 5.0}))
+    assert found["retrieval"]["mAP"] == pytest.approx(expected.mAP)
 
 
 def test_where_the_split_leaks_rows_are_compared_on_unseen_identities(
@@ -150,7 +169,7 @@ def test_baselines_are_not_fused(tested: Tested, experts: list[Path], tmp_path: 
     assert (list(found["experts"]), list(found["baselines"])) == (["c1", "c2"], ["joint", "small"])
     mAP = found["baselines"]["joint"]["retrieval"]["mAP"]
     assert mAP == pytest.approx(ranked(features("joint")).mAP)
-    concat = ranked(fuse("concat", {name: features(name) for name in ("c1", "c2")}, {}, 0))
+    concat = ranked(fuse("concat", {name: features(name) for name in ("c1", "c2")}, {}, 0, {}))
     assert found["fusions"]["concat"]["retrieval"]["mAP"] == pytest.approx(concat.mAP)
     assert "joint" in found["differences"]
 

@@ -1,5 +1,7 @@
 """What options take, by the files of `conf/`: defaults, comments, files, packages."""
 
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,8 @@ from omegaconf import OmegaConf
 
 import camreid
 from camreid.cli import early
-from camreid.cli.options import choices, matching
+from camreid.cli.errors import leaves
+from camreid.cli.options import check_values, choices, known_options, matching, relevant
 from camreid.errors import InputError
 from camreid.files import CONF
 from camreid.labels import LabelMap
@@ -54,6 +57,57 @@ def test_a_refusal_names_the_whole_option(typed: str) -> None:
     with pytest.raises(InputError) as refusal:
         accept(typed)
     assert typed in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, -7, -0.5, 1e30, 10**12, [math.nan], ["", 0]])
+@pytest.mark.parametrize("command", [p.stem for p in sorted(CONF.glob("*.yaml"))])
+def test_no_option_takes_a_number_without_meaning(command: str, value: object) -> None:
+    typed = {"import": ["model=small"], "train": ["+experiment=distill", "callbacks=ema"]}
+    splits = ["+split=original"] * (command in ("train", "evaluate", "matrix"))
+    overrides = [*typed.get(command, ()), *splits]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = dict(leaves(OmegaConf.to_container(compose(command, [*overrides, "run_dir=r"]))))
+        known = relevant(given, known_options(command, overrides), ())
+    assert len(known) > 5
+    for name, option in known.items():
+        with pytest.raises(InputError, match=name):
+            check_values({**given, name: value}, {name: option}, [name])
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("+foo=bar", "foo"),
+        ("+modell.name=x", "modell"),
+        ("+data.rot=x", "data.root"),
+        ("+split.cam=3", "split.camera"),
+        ("+model.loss.foo=1", "model.loss.foo"),
+        ("+trainer.max_epoch=1", "trainer.max_epochs"),
+        ("+trainer.val_check_interval=nan", "trainer.val_check_interval=NaN"),
+        ("+callbacks.own={_target_:a.B,least:inf}", "callbacks.own"),
+        ("+callbacks.own=3", "callbacks.own"),
+        ("callbacks.best=3", "callbacks.best"),
+        ("data.render={people:3}", "data.render"),
+        ("init=a.ckpt resume=b.ckpt", "resume and init exclude"),
+        ("split.manifest=a.csv split.camera=2", "split.manifest and split.camera exclude"),
+        ("model.image_size=[256]", "model.image_size"),
+        ("data.augment.flip=1.5", "0..1"),
+        ("trainer.max_epochs=0", "1..2147483647"),
+    ],
+)
+def test_unknown_names_and_conflicts_are_refused(typed: str, expected: str) -> None:
+    with pytest.raises(InputError, match=re.escape(expected)):
+        accept(*typed.split())
+
+
+def test_options_of_other_classes_stay_open() -> None:
+    accept(
+        "+trainer.profiler=simple", "+callbacks.best.save_top_k=-1", "data.augment.flip=1",
+        "+callbacks.own={_target_:mine.Own,least:-3}", "+logger.own._target_=mine.Logger",
+        "data.augment={_target_:mine.Augment}", "+data.augment.least=-0.5", "callbacks.last=null",
+        "model.network._target_=mine.Network", "+model.network.depth=3", "trainer.devices=-1",
+        "model.loss.extra={_target_:mine.Loss,weight:-1}", "split.seed=4294967295",
+    )  # fmt: skip
 
 
 def test_checkpoints_beside_a_typed_name_are_listed(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def test_evaluation_repeats_the_test_of_a_training(passed: Run, run: Run, market
         ran = run("camreid-evaluate", *typed)
         assert ran.code == 0, ran.err
     first = metrics("r")
-    for key in ("retrieval", "intervals", "protocols", "camera_pairs", "leak", "split"):
+    keys = ("retrieval", "intervals", "protocols", "camera_pairs", "leak", "split", "verification")
+    for key in keys:
         expected = {  # sums in float64 depend on the number of threads
             name: pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
             for name, value in leaves(first[key]).items()
@@ -114,6 +115,11 @@ def test_evaluation_repeats_the_test_of_a_training(passed: Run, run: Run, market
     for other in ("flip", "rerank"):
         assert metrics(other)["retrieval"] != first["retrieval"]
     assert metrics("rerank").get("protocols") is None
+    assert metrics("rerank")["verification"] == metrics("ranked")["verification"]
+    again = leaves(metrics("again")["reliability"])  # means of float32 cosines
+    assert again == pytest.approx(leaves(first["reliability"]), rel=1e-6)
+    assert again
+    assert metrics("ranked")["reliability"] is None
     low, high = first["intervals"]["mAP"]
     assert low <= first["retrieval"]["mAP"] <= high
     table = FeatureTable.load("r/features.safetensors")

@@ -47,6 +47,7 @@ def test_names_of_a_csv_are_numbered_in_sorted_order(tmp_path: Path) -> None:
         (["0", "1"], {"0": 1, "1": 2}),
         (["-1", "1"], {"1": 1, "-1": 2}),
         (["cam10", "cam2"], {"cam2": 1, "cam10": 2}),
+        (["9" * 5000, "7"], {"7": 1, "9" * 5000: 2}),
         (["20231105001", "7"], {"7": 1, "20231105001": 2}),  # beyond the range of a dataset
     ],
 )

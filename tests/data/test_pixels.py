@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camreid.data import pixels
+from camreid.data import dataset
 from camreid.data.dataset import read_image
 from camreid.errors import ImageError
 
@@ -109,7 +109,7 @@ def test_a_large_photograph_gives_no_warning_and_a_bomb_one_paragraph(
     PICTURE.save(tmp_path / "x.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        importlib.reload(pixels)  # pytest has filters of its own
+        importlib.reload(dataset)  # pytest has filters of its own
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
         assert read_image(tmp_path / "x.png").shape == (3, 40, 20)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

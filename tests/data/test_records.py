@@ -108,6 +108,7 @@ def test_another_layout_is_referred_to_csv_and_folder(tmp_path: Path) -> None:
         ("0001_c8_f0046182.jpg", (1, 8, None, 46182)),
         (f"{2**63 - 1}_c15s1_000001_00.jpg", (2**63 - 1, 15, 1, 1)),
         ("c1s1_000451.jpg", None),
+        (f"{'9' * 5000}_c1s1_000451_03.jpg", None),
         ("abc.jpg", None),
     ],
 )

@@ -93,12 +93,12 @@ def test_the_device_refuses_float64() -> None:
 def test_ranking(problem: Any, metric: Any) -> None:
     options: dict[str, Any] = {**problem.tensors, "metric": metric}
     expected = rank(**options, protocol="within-camera")
-    pairs = rank_protocols(**options).camera_pairs
+    pairs = rank_protocols(problem.query, problem.gallery, metric).camera_pairs
     with Pretend():
         found = rank(**options, protocol="within-camera", device=DEVICE)
-        same = rank_protocols(**options, device=DEVICE).camera_pairs
+        found_pairs = rank_protocols(problem.query, problem.gallery, metric, device=DEVICE)
     assert torch.equal(found.first_match, expected.first_match)
-    assert torch.equal(pairs.mAP.nan_to_num(-1), same.mAP.nan_to_num(-1))
+    assert torch.equal(pairs.mAP.nan_to_num(-1), found_pairs.camera_pairs.mAP.nan_to_num(-1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int64])

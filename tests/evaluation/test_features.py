@@ -149,3 +149,14 @@ def test_re_ranking_and_expansion_change_the_ranking(table: FeatureTable) -> Non
         RankOptions(rerank="k-reciprocal", rerank_k1=100).rank(table)
     with pytest.raises(InputError, match="protocol=within-camera"):
         RankOptions(rerank="k-reciprocal", protocol="within-camera")
+
+
+def test_zero_and_collapsed_features_are_doubted() -> None:
+    pids = torch.arange(1, 41)
+    good = Images(torch.eye(40), pids, pids * 0)
+    assert FeatureTable(good, good).doubts() == []
+    zero = good.with_features(torch.eye(40) * (pids > 2)[:, None])
+    alike = good.with_features(1 + 1e-5 * torch.eye(40))
+    found = FeatureTable(zero, alike).doubts()
+    assert len(found) == 2
+    assert "5.0% of the query" in found[0]

@@ -6,10 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation import FeatureTable, Images, RankingResult, RankOptions, rank_distances
+from camreid.evaluation import (
+    Calibration,
+    FeatureTable,
+    Images,
+    RankingResult,
+    RankOptions,
+    rank_distances,
+)
 from camreid.evaluation.fusion import fuse
 
 CAMERAS = {"c1": 1, "c2": 2, "c3": 3}
+SLOPES = {"c1": 9.0, "c2": 3.0, "c3": 14.0}
 Tables = dict[str, FeatureTable]
 
 
@@ -38,7 +46,7 @@ def ranked(found: FeatureTable) -> RankingResult:
 
 
 def fused(fusion: str, tables: Tables, least: float = 0, **cameras: int | None) -> FeatureTable:
-    return fuse(fusion, tables, {**CAMERAS, **cameras}, least)  # type: ignore[arg-type]
+    return fuse(fusion, tables, {**CAMERAS, **cameras}, least, SLOPES)  # type: ignore[arg-type]
 
 
 def assert_same(first: RankingResult, second: RankingResult) -> None:
@@ -52,6 +60,24 @@ def test_concat_ranks_by_the_mean_cosine(tables: Tables) -> None:
     q, g = tables["c1"].query, tables["c1"].gallery
     expected = rank_distances(distances, q.pids, g.pids, q.cameras, g.cameras)
     assert_same(ranked(fused("concat", tables)), expected)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_calibrated_ranks_by_the_mean_logit(tables: Tables, metric: str) -> None:
+    logits = torch.zeros(60, 300)
+    for name, t in tables.items():
+        calibration = Calibration(SLOPES[name], -3.0, 200)
+        cosines = F.normalize(t.query.features) @ F.normalize(t.gallery.features).T
+        logits += calibration.probability(cosines.double()).logit().float() / 3
+    q, g = tables["c1"].query, tables["c1"].gallery
+    expected = rank_distances(-logits, q.pids, g.pids, q.cameras, g.cameras)
+    assert_same(RankOptions(metric=metric).rank(fused("calibrated", tables))[0], expected)
+    assert expected.mAP != ranked(fused("concat", tables)).mAP
+
+
+def test_an_expert_without_calibration_is_named(tables: Tables) -> None:
+    with pytest.raises(InputError, match="no calibration of c2"):
+        fuse("calibrated", tables, CAMERAS, 0, {"c1": 9.0, "c3": 2.0})
 
 
 def test_mean_ranks_by_the_mean_feature(tables: Tables) -> None:

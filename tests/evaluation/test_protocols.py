@@ -2,6 +2,7 @@
 
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_all_protocols_agree_with_a_ranking_by_hand(table, rows) -> None:
     keys = [(p, d) for p in ("cross-camera", "within-camera") for d in (True, False)]
     expected = {key: [twin.places(table, q, *key) for q in queries] for key in keys}
     with blocks_of(rows):
-        protocols = rank_protocols(**table.tensors, metric="euclidean", max_rank=7)
+        protocols = rank_protocols(table.query, table.gallery, "euclidean", max_rank=7)
     assert set(protocols.results) == {key for key, found in expected.items() if any(found)}
     for key, result in protocols.results.items():
         assert (result.protocol, result.distractors) == key
@@ -87,7 +88,8 @@ def test_all_protocols_agree_with_a_ranking_by_hand(table, rows) -> None:
 
 def test_without_sequences_and_indices_there_is_no_within_camera() -> None:
     table = twin.random_table(8, 60, 3, 2, 50, seed=0)
-    protocols = rank_protocols(*twin.tensors(table))
+    query, gallery = (replace(part, sequences=None) for part in (table.query, table.gallery))
+    protocols = rank_protocols(query, gallery)
     assert {protocol for protocol, _ in protocols.results} == {"cross-camera"}
     assert protocols.camera_pairs.mAP.diagonal().isnan().all()
     assert not protocols.camera_pairs.valid_queries.diagonal().any()
@@ -111,7 +113,11 @@ def test_without_sequences_only_the_query_image_is_excluded(pids, query, gallery
     labels = {"query_index": index, "gallery_index": index}
     for name, sequences in (("query_sequences", query), ("gallery_sequences", gallery)):
         labels[name] = None if sequences is None else torch.tensor(sequences)
-    results = rank_protocols(*arguments, **labels).results
+    query, gallery = (
+        Images(f, pids, ones, labels[f"{part}_sequences"], index=index)
+        for part in ("query", "gallery")
+    )
+    results = rank_protocols(query, gallery).results
     if valid:
         found = rank(*arguments, protocol="within-camera", **labels)
         assert found.valid_queries == results["within-camera", True].valid_queries == valid

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from camreid.data import ImageRecord, Records
-from camreid.evaluation import FeatureTable, Images, RankOptions
+from camreid.evaluation import Calibration, FeatureTable, Images, RankOptions
 from camreid.evaluation.summary import EvaluationResult, Row, comparison
 from camreid.provenance import SplitRecord, plain
 from camreid.runs.folder import RunFolder
@@ -58,11 +58,13 @@ def make_run(
     """What a finished run leaves behind, but for its checkpoint."""
     table, run = replace(table, notes={"seen": list(seen)}), RunFolder(folder)
     result, protocols = options.rank(table)
-    numbers = EvaluationResult(result, frozenset(seen), protocols=protocols).summary()
+    decisions = options.decisions(table, torch.device("cpu"), Calibration(9.0, -4.0, 120))
+    tested = EvaluationResult(result, frozenset(seen), protocols=protocols, decisions=decisions)
+    numbers = tested.summary()
     about = {"evaluation": asdict(options), "split": SPLIT, "origin": ORIGIN}
     run.write(Metrics(**numbers, **about, weights=f"{folder}/best.ckpt"))
     run.write(HeadCheckRecord("skip", [HEAD]))
-    run.write_config(yaml.safe_dump({"run_dir": str(folder), **config}))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"run_dir": str(folder), **config}))
     table.save(folder / "features.safetensors")
     lines = [f",{e + 1}e-4,{e * 5},,,\n{e},,{e * 5},{4 - e / 2},{e / 10},\n" for e in range(4)]
     header = "epoch,lr,step,train/loss,val/mAP,test/mAP\n"

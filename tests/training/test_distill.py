@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -40,7 +41,7 @@ def trained(labels: HeadLabels, seed: int, **options: object) -> ReIDModule:
 def pair() -> tuple[Teacher, Teacher]:
     """Teachers of cameras 1 and 2 that share one identity, rows in no order."""
     first, second = trained(LabelMap((5, 9, 2)), 1), trained(LabelMap((7, 2, 11, 3)), 2)
-    return Teacher.of(first, 1), Teacher.of(second, 2)
+    return Teacher(first, 1), Teacher(second, 2)
 
 
 def student_of(*pids: int, **options: object) -> ReIDNetwork:
@@ -82,7 +83,7 @@ def test_the_similarities_are_the_mean_of_the_teachers(pair: tuple[Teacher, Teac
     student, batch = student_of(1, 2), batch_of([1, 2, 3, 1])
     output = student(batch.images)
     losses = Distillation(pair, student, DistillConfig(0.7, 0.1, 0.0, 4.0))(batch, output)
-    target = sum(cosines(teacher.network(batch.images).features) for teacher in pair) / 2
+    target = sum(cosines(teacher.module.model(batch.images).features) for teacher in pair) / 2
     expected = similarity_loss(cosines(output.features), target, 0.1).mean()  # type: ignore[arg-type]
     torch.testing.assert_close(losses, {"similarity": (0.7, expected)})
 
@@ -94,7 +95,7 @@ def test_rows_are_matched_by_identity(pair: tuple[Teacher, Teacher], similarity:
     config = DistillConfig(similarity, 0.1, 1.0, 4.0)
     found = Distillation(pair, student, config)(batch, output)["logit"][1]
     ours = output.logits["identity"].detach() / 4
-    theirs = [teacher.network(batch.images).logits["identity"] / 4 for teacher in pair]
+    theirs = [teacher.module.model(batch.images).logits["identity"] / 4 for teacher in pair]
     # image, teacher, the rows of the shared identities in the teacher's head and in the student's
     lessons = [(1, 0, [0, 1, 2], [2, 3, 0]), (3, 0, [0, 1, 2], [2, 3, 0]), (0, 1, [1, 3], [0, 1])]
     values = [
@@ -116,7 +117,7 @@ def test_a_teacher_of_one_camera_gives_logits_of_its_images_alone(
     assert student.heads["identity"].weight.grad.count_nonzero() == 0
     everywhere, output = replace(pair[0], camera=None), student(batch.images)
     found = Distillation([everywhere], student, LOGIT)(batch, output)["logit"][1]
-    theirs = pair[0].network(batch.images).logits["identity"]
+    theirs = pair[0].module.model(batch.images).logits["identity"]
     expected = logit_loss(output.logits["identity"][:, [2, 0]], theirs[:, [0, 2]], 4.0).mean()
     torch.testing.assert_close(found, expected)
 
@@ -126,7 +127,7 @@ def test_a_teacher_of_one_camera_gives_logits_of_its_images_alone(
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(classifier: str, pixels: str) -> None:
     network = {**CONFIG["network"], "classifier": classifier, "scale": 8.0, "margin": 0.3}
     labels, batch = LabelMap((5, 2, 9)), batch_of([1, 1, 1])
-    teacher = Teacher.of(trained(labels, 1, network=network), 1)
+    teacher = Teacher(trained(labels, 1, network=network), 1)
     student = trained(labels, 1, network=network, pixels=pixels).model
     if pixels == "imagenet":
         batch = replace(batch, images=student.pixel_norm.normalize(batch.images))
@@ -137,8 +138,6 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(classifier: str, pix
 
 class Given(ReIDNetwork):
     """A network of given logits."""
-
-    camera_labels, labels = None, LabelMap((5, 2, 9))
 
     def __init__(self, logits: dict[str, Tensor]) -> None:
         super().__init__()
@@ -153,15 +152,17 @@ def test_heads_learn_from_the_head_of_their_name_or_from_the_mean(names: tuple[s
     student, batch = student_of(5, 2, 9), batch_of([1, 1])
     logits = dict(zip(names, torch.randn(2, 2, 3), strict=True))
     output = student(batch.images)
-    teacher = Teacher(Given(logits), (64, 32), 1)  # type: ignore[arg-type]
+    module = SimpleNamespace(labels=LabelMap((5, 2, 9)), camera_labels=None, model=Given(logits))
+    module.config = SimpleNamespace(image_size=(64, 32))
+    teacher = Teacher(module, 1)  # type: ignore[arg-type]
     found = Distillation([teacher], student, LOGIT)(batch, output)["logit"][1]
     target = logits.get("identity", sum(logits.values()) / 2)
     torch.testing.assert_close(found, logit_loss(output.logits["identity"], target, 4.0).mean())
 
 
 def test_a_teacher_gets_images_in_its_own_size_and_the_cameras() -> None:
-    teacher, given = Teacher.of(trained(LabelMap((5, 2)), 1, image_size=[48, 32]), 1), []
-    teacher.network.register_forward_pre_hook(
+    teacher, given = Teacher(trained(LabelMap((5, 2)), 1, image_size=[48, 32]), 1), []
+    teacher.module.model.register_forward_pre_hook(
         lambda *call: given.append(call[1:]), with_kwargs=True
     )
     images = (batch_of([1, 1]).images > 127).to(torch.uint8) * 255  # edges that bicubic overshoots
@@ -177,13 +178,13 @@ def test_losses_are_single_precision_and_their_gradients_do_not_reach_a_teacher(
     pair: tuple[Teacher, Teacher],
 ) -> None:
     student, batch = student_of(2, 3, 5), batch_of([1, 2, 1, 3])
-    pair[0].network.requires_grad_(True)
+    pair[0].module.model.requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16):
         losses = Distillation(pair, student, BOTH)(batch, student(batch.images))
     total = torch.stack([loss for _, loss in losses.values()]).sum()
     assert total.dtype == torch.float32
     total.backward()
-    assert all(p.grad is None for p in pair[0].network.parameters())
+    assert all(p.grad is None for p in pair[0].module.model.parameters())
     assert student.heads["identity"].weight.grad.any()
 
 
@@ -195,7 +196,7 @@ def test_training_leaves_the_teachers_as_they_are_and_out_of_the_module(
     split = OriginalSplit()(records)
     student = tiny_module(split.labels)
     own = student.state_dict().keys()
-    teachers = [Teacher.of(m, c) for c, m in enumerate(modules, 1)]
+    teachers = [Teacher(m, c) for c, m in enumerate(modules, 1)]
     student.extra_losses.append(Distillation(teachers, student.model, BOTH))
     fit = trainer(limit_train_batches=2)
     fit.fit(student, ReIDDataModule(split, (64, 32), identities=4, workers=0))
@@ -206,7 +207,7 @@ def test_training_leaves_the_teachers_as_they_are_and_out_of_the_module(
 
 
 def test_teachers_without_shared_identities_are_refused(pair: tuple[Teacher, Teacher]) -> None:
-    anonymous = Teacher.of(trained(LabelMap.anonymous(3), 4), 1)
+    anonymous = Teacher(trained(LabelMap.anonymous(3), 4), 1)
     for teachers, student in (([anonymous], student_of(2, 3, 5)), (pair, student_of(2, 400))):
         with pytest.raises(InputError, match="logit_weight=0"):
             Distillation(teachers, student, BOTH)
@@ -218,7 +219,7 @@ def test_a_head_of_a_camera_learns_from_its_teacher(pair: tuple[Teacher, Teacher
     student, batch = tiny_module(labels, network=network).model.eval(), batch_of([2, 1])
     output = student(batch.images, cameras=batch.cameras)
     found = Distillation(pair, student, LOGIT)(batch, output)["logit"][1]
-    first, second = (teacher.network(batch.images).logits["identity"] for teacher in pair)
+    first, second = (teacher.module.model(batch.images).logits["identity"] for teacher in pair)
     alone = [
         logit_loss(output.logits["c1"][1:, [1, 2, 0]], first[1:, [0, 1, 2]], 4.0),
         logit_loss(output.logits["c2"][:1, [0, 1]], second[:1, [1, 3]], 4.0),

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
+from camreid.checkpoints import load, read_checkpoint
 from camreid.data import OriginalSplit, Records, ReIDDataModule
-from camreid.evaluation import rank
+from camreid.evaluation import Calibration, FeatureTable, Images, rank, verify
 from camreid.training import ReIDModule
 from tests.conftest import tiny_module
 
@@ -55,3 +58,36 @@ def test_single_camera_validation_excludes_the_sequence_of_the_query(
     assert runner.callback_metrics["val/valid_queries"] == expected.valid_queries
     assert runner.callback_metrics["val/mAP"].item() == pytest.approx(expected.mAP)
     assert expected.valid_queries < len(pids)
+
+
+def test_a_checkpoint_has_the_calibration_of_its_validation(
+    records: Records, trainer: Trainer, tmp_path: Path
+) -> None:
+    split = OriginalSplit(val_fraction=0.4)(records)
+    data = ReIDDataModule(split, (64, 32), identities=4, workers=0)
+    module = tiny_module(split.labels)
+    best = ModelCheckpoint(tmp_path, "best")
+    runner = trainer(max_epochs=1, enable_checkpointing=True, callbacks=[best])
+    runner.fit(module, data)
+    found = read_checkpoint(tmp_path / "best.ckpt").calibration
+    module.eval()
+    features = torch.cat(
+        [module.model(b["images"]).features.detach() for b in data.val_dataloader()]
+    )
+    pids, cameras = (torch.tensor([getattr(r, n) for r in split.val]) for n in ("pid", "camera"))
+    pairs = verify(FeatureTable(*2 * [Images(features, pids, cameras)]))
+    assert found.genuine == len(pairs.genuine)
+    assert found.slope == pytest.approx(Calibration.fit(pairs).slope, rel=1e-3)
+    assert found.protocol == "cross-camera"
+    module.calibration = None
+    runner.test(module, data, ckpt_path=str(tmp_path / "best.ckpt"), verbose=False)
+    assert module.test_result.decisions["reliability"]
+    assert load(tmp_path / "best.ckpt").calibration == found
+
+
+def test_validation_in_one_camera_calibrates_within_it(records: Records, trainer: Trainer) -> None:
+    split = OriginalSplit(camera=3, val_fraction=0.5)(records)
+    module = tiny_module(split.labels)
+    trainer().validate(module, ReIDDataModule(split, (64, 32), workers=0), verbose=False)
+    assert module.calibration.protocol == "within-camera"
+    assert set(module.calibration.cameras) <= {"3-3"}

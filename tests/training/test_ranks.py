@@ -75,7 +75,7 @@ def train(market: str, folder: str, devices: int) -> None:
 def add_teachers(module: ReIDModule) -> None:
     """Two teachers, one of camera 1."""
     teachers = [
-        Teacher.of(tiny_module(LabelMap(module.labels.pids[first:])).eval().double(), camera)
+        Teacher(tiny_module(LabelMap(module.labels.pids[first:])).eval().double(), camera)
         for first, camera in ((0, None), (2, 1))
     ]
     module.extra_losses.append(Distillation(teachers, module.model, DistillConfig(1, 0.1, 1, 4)))

@@ -19,7 +19,7 @@ from camreid.models.network import ReIDOutput
 class Exported(nn.Module):
     """The network of a file of `export_onnx`, with its `source`; InputError for another file."""
 
-    cameras, device = (), torch.device("cpu")
+    cameras, device, calibration = (), torch.device("cpu"), None
     source: str
     batch: str
 

@@ -1,6 +1,7 @@
 """Read and write camreid checkpoints."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from camreid.errors import InputError
+from camreid.evaluation.calibration import Calibration
 from camreid.files import write_whole
 from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
 from camreid.models.pixels import Pixels
 from camreid.provenance import Provenance, versions
+from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import read_file
 from camreid.training.module import ReIDModule
 from camreid.training.resuming import position
@@ -45,6 +48,7 @@ class Checkpoint:
     provenance: Provenance
     epochs: int  # finished
     batches: int  # of the next epoch, finished
+    calibration: Calibration | None  # of the validation of these weights
     notes: dict[str, Any]  # config as text, command, versions, and what else was kept
 
     def module(self) -> ReIDModule:
@@ -55,6 +59,7 @@ class Checkpoint:
             raise InputError(f"the config of {self.path} builds no model: {error}") from error
         module.model.load_state_dict(self.state)
         module.provenance = replace(self.provenance, inherited=None)  # every row is its own now
+        module.calibration = self.calibration
         return module.eval()
 
 
@@ -73,16 +78,28 @@ def read_checkpoint(path: str | Path, trusted: Iterable[str] = ()) -> Checkpoint
     state = {k.removeprefix(_NETWORK): v for k, v in tensors if k.startswith(_NETWORK)}
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
-        maps = _label_maps(state)
+        own, maps = notes.pop("calibration", None), _label_maps(state)
+        calibration = Calibration.from_json(own) if own else None
         done = position(content)
     except ValueError as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
     labels = LabelMap.union(maps.values())
     cameras = {int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)}
-    checkpoint = Checkpoint(str(path), config, state, labels, cameras, provenance, *done, notes)
+    kept = (labels, cameras, provenance, *done, calibration, notes)
+    checkpoint = Checkpoint(str(path), config, state, *kept)
     if wrong := differing_tensors(state, _network_state(checkpoint)):
         raise InputError(f"{path}: {len(wrong)} tensors do not fit its network: {wrong[:3]}.")
     return checkpoint
+
+
+def decision_notes(checkpoint: Checkpoint) -> dict[str, str]:
+    """For an exported file: its `calibration` and the `thresholds` of its run, as JSON."""
+    file = Path(checkpoint.path).resolve()
+    metrics, calibration = RunFolder(file.parent.parent).metrics, checkpoint.calibration
+    notes = {"calibration": calibration.to_json()} if calibration else {}
+    if metrics and metrics.verification and Path(metrics.weights or "").name == file.name:
+        notes["thresholds"] = metrics.verification
+    return {name: json.dumps(value) for name, value in notes.items()}
 
 
 def _read_config(path: str | Path, given: Any, trusted: Iterable[str]) -> ModelConfig:

@@ -31,12 +31,13 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
         split = replace(split, options={**split.options, "camera": camera})
     seen, val = (frozenset(numbers.pids(own)) for own in (old.identities, old.val_identities))
     new = replace(old, identities=seen, val_identities=val, split=split, datasets=numbers.datasets)
-    maps = checkpoint.camera_labels.items()
+    maps, calibration = checkpoint.camera_labels.items(), checkpoint.calibration
     return replace(
         checkpoint,
         state=state,
         config=replace(checkpoint.config, network=network),
         labels=LabelMap(numbers.pids(checkpoint.labels.pids)),
+        calibration=calibration and replace(calibration, cameras={}),
         camera_labels={numbers.new(c, CAMERAS): LabelMap(numbers.pids(m.pids)) for c, m in maps},
         provenance=new,
     )

@@ -27,7 +27,7 @@ from camreid.cli.folder import launched
 from camreid.cli.terminal import show
 from camreid.data import Augment, IdentitySampler, ReIDDataModule, Split
 from camreid.data.inspection import without_bad_images
-from camreid.errors import InputError
+from camreid.errors import InputError, require_whole
 from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.models.presets import settle
@@ -45,8 +45,7 @@ def run_folder() -> Path:
 
 def seed(config: DictConfig) -> None:
     """Seed all random numbers of the run; the split has its own."""
-    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
-        raise InputError(f"seed={config.seed}: expected a whole number below 2^32.", seed=1)
+    require_whole("seed", config.seed, 0, 2**32 - 1)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
 
@@ -54,8 +53,6 @@ def build_split(config: DictConfig) -> Split:
     """Divide the data, or read the manifest."""
     options = dict(config.split)
     manifest, given = options.pop("manifest", None), options.pop("exclude_seen", None)
-    if manifest and given:
-        raise InputError("split.manifest and split.exclude_seen exclude each other: type one.")
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
         root = config.data.root and data_root(config.data)
@@ -138,8 +135,8 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
 
 def device_type(config: DictConfig) -> str:
     """Where the trainer computes: `cpu`, or `cuda` if there is a GPU of that kind."""
-    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-    return "cpu" if on_cpu else "cuda"
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"
 
 
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:

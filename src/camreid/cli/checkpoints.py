@@ -40,10 +40,9 @@ def with_weights(expert: Checkpoint) -> Checkpoint:
 
 def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> Checkpoint | None:
     """The checkpoint of `resume=` or `init=`, None without any."""
-    if config.resume:
-        return read_checkpoint(config.resume, datasets)
-    if config.init_dataset == "same":
-        return read_checkpoint(config.init, datasets) if config.init else None
+    path = config.resume or config.init
+    if config.resume or config.init_dataset == "same":
+        return read_checkpoint(path, datasets) if path else None
     if not config.init:
         raise InputError("init_dataset=other needs init=, but there is no init=.")
     start = read_checkpoint(config.init)
@@ -136,7 +135,7 @@ def add_distillation(config: DictConfig, module: ReIDModule, experts: Experts) -
     notes = check_dataset(experts, config.data)
     anonymous = [name for name, expert in experts.items() if expert.labels.is_anonymous]
     notes += [f"{name}: its rows have no identities." for name in anonymous]
-    teachers = [Teacher.of(with_weights(e).module(), e.provenance.camera) for e in experts.values()]
+    teachers = [Teacher(with_weights(e).module(), e.provenance.camera) for e in experts.values()]
     module.extra_losses.append(Distillation(teachers, module.model, options))
     records = {expert.path: expert.provenance for expert in experts.values()}
     module.provenance = module.provenance.after("teacher", records)

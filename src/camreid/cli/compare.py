@@ -9,9 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
+
 from camreid.cli._entry import begin
+from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.report import arguments, check_output, require_existing
+from camreid.cli.report import arguments, check_output
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.progress import note
@@ -45,20 +48,24 @@ def main() -> None:
             check_output("camreid-compare", typed.output, *_SUFFIXES)
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
         paths = [p for p in typed.runs if p not in options and Path(p).name != "multirun.yaml"]
-        require_existing(paths)
+        for path in (path for path in paths if not Path(path).exists()):
+            raise InputError(f"there is no {path}: expected the folder of a run or a checkpoint.")
         finish = partial(_report, typed.output)
         if not any(path.endswith(".ckpt") or Path(path).is_file() for path in paths):
             if options:
                 raise InputError(f"{options[0]} tests checkpoints, and none is named.")
             finish(paths)
             return
-        compare_checkpoints = begin("camreid.cli.unseen").compare_checkpoints
         command, sys.argv[1:] = sys.argv[1:], options  # for Hydra
-        launch("camreid-compare", "compare", partial(compare_checkpoints, paths, command, finish))
+
+        def run(config: DictConfig) -> None:
+            check("compare", config)
+            begin("camreid.cli.evaluate").compare_checkpoints(paths, command, finish, config)
+
+        launch("camreid-compare", "compare", run)
 
 
 def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[str] = ()) -> None:
-    """Compare run folders, print tables and verdicts, and write the file."""
     compare = begin("camreid.runs.compare")  # torch only now: --help is quick
     from camreid.cli.terminal import show
 

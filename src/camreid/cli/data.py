@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli._entry import begin, read_arguments
-from camreid.cli.errors import one_paragraph, paragraph
+from camreid.cli.errors import leaves, one_paragraph, paragraph
+from camreid.cli.options import check_values, known_options, names, relevant
 from camreid.errors import InputError
 from camreid.files import CONF, write_whole
 from camreid.runs.table import Table
@@ -46,6 +47,10 @@ def main() -> None:
         if typed.action != "check" and path.exists():
             raise InputError(f"-o {path} is there already: expected another name.")
         config = compose("train", typed.options)
+        given, typed_names = dict(leaves(OmegaConf.to_container(config))), names(typed.options)
+        known = known_options("train", typed.options)
+        known = relevant(given, known, typed_names, needs_split=typed.action == "split")
+        check_values(given, known, typed_names)
         try:
             with redirect_stdout(sys.stderr if typed.json else sys.stdout):
                 rows = {"check": _check, "show": _show, "split": _split}[typed.action](config, path)
@@ -103,8 +108,6 @@ def _show(config: DictConfig, path: Path) -> Rows:
 
 
 def _split(config: DictConfig, path: Path) -> Rows:
-    if OmegaConf.is_missing(config, "split"):
-        raise InputError("split= is missing. Type +split=original or +split=resplit.")
     split = begin("camreid.cli.build").build_split(config)
     split.save(path)
     rows = []

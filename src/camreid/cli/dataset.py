@@ -33,8 +33,7 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
     note(f"Reading {place}")
     records = instantiate(reader, place)
     if not isinstance(records, Records):
-        found = f"{reader['_target_']} returned a {type(records).__name__}"
-        raise InputError(f"{found}; expected camreid.data.Records.")
+        raise InputError(f"{reader['_target_']} returned a {type(records).__name__}, not Records.")
     named, name = (*records.datasets, Dataset(""))[0], str(data.get("name") or Path(place).stem)
     records = replace(records, datasets=(replace(named, name=name),))
     others = [read_dataset(_other(given)) for given in data.get("also") or ()]

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli.errors import leaves
 from camreid.cli.folder import launched
-from camreid.cli.options import check_values, choices, known_options
+from camreid.cli.options import check_values, choices, known_options, names, relevant
 from camreid.errors import InputError
 from camreid.files import CONF
 
@@ -21,17 +21,11 @@ def check(command: str, config: DictConfig) -> None:
     """Refuse options, names of files, packages and devices that cannot work."""
     task = list(HydraConfig.get().overrides.task)
     known, given = known_options(command, task), dict(leaves(OmegaConf.to_container(config)))
-    if given.get("features"):
-        known = {name: known[name] for name in known if name.startswith(("features", "eval"))}
-    elif "split" in given and "_target_" not in (config.get("split") or ()):
-        raise InputError(
-            f"split={given['split']} is no split. Type +split=original (the official division, "
-            "for all cameras or split.camera=N) or +split=resplit (a new division)."
-        )
-    if given.get("split.manifest") or command == "import":
+    typed = names(task)
+    known = relevant(given, known, typed)
+    if command == "import":
         known.pop("data.root", None)
     _require_model(command, given)
-    typed = {text.partition("=")[0].lstrip("+") for text in task}
     if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
         typed = {name for name in typed if not name.startswith("model.")}
     check_values(given, known, typed)

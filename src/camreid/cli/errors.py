@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +24,7 @@ from camreid import __version__
 from camreid.cli import stopped
 from camreid.cli.faults import fault
 from camreid.cli.folder import ERROR, discard, release, sweeps
+from camreid.cli.streams import close_streams, open_streams
 from camreid.errors import ImageError, InputError
 from camreid.files import CONF, write_text
 
@@ -39,8 +40,6 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
         trusted[:] = [str(OmegaConf.select(config, "model.network._target_"))]
         try:
             return run(config)
-        except BrokenPipeError:
-            raise
         except (KeyboardInterrupt, SystemExit):
             discard(Path(HydraConfig.get().runtime.output_dir))
             raise
@@ -83,7 +82,8 @@ def _show_sweep() -> None:
 
 @contextmanager
 def one_paragraph(name: str) -> Iterator[None]:
-    """Turn a user's mistake or a signal into SystemExit; end quietly on a closed pipe."""
+    """Turn a user's mistake, a signal or lost output into SystemExit."""
+    open_streams()
     try:
         try:
             if "--version" in sys.argv:
@@ -91,10 +91,7 @@ def one_paragraph(name: str) -> Iterator[None]:
                 raise SystemExit(0)
             yield
         finally:
-            print(end="", flush=True)  # a closed pipe raises here, not at the exit of Python
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(128 + signal.SIGPIPE) from None
+            close_streams(name)
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning makes an exit of an interrupt
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
@@ -165,14 +162,10 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
         yield from leaves(value, f"{prefix}{key}.")
 
 
-def _hint(cause: Any) -> str:
+def hint(name: str, names: Iterable[str]) -> str:
     """Options of the command with the same or nearly the same name, those of the group first."""
-    group, _, key = cause.full_key.rpartition(".")
-    if not cause.parent_node:
-        group = group.partition(".")[0]
-        return f"Type {_CHOOSE.get(group, f'+{group}=NAME')} with it."
-    every = leaves(OmegaConf.to_container(cause.parent_node._get_root()))
-    keys = {n: n.rpartition(".")[2] for n, _ in every if not re.match(r"hydra\b|(.*\.)?_", n)}
+    group, _, key = name.rpartition(".")
+    keys = {n: n.rpartition(".")[2] for n in names if not re.match(r"hydra\b|(.*\.)?_", n)}
     beside = [name for name in keys if name.rpartition(".")[0] == group]
     near = [key] if key in keys.values() else get_close_matches(key, {*keys.values()})
     found = [name for name in beside if keys[name] in near]
@@ -186,11 +179,16 @@ def _of_hydra(error: Exception) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         choices = ", ".join(n for n in error.options if not n.startswith("_"))
         return f"there is no {group}={name}. Choose {group}= from {choices}."
-    cause = error.__cause__
+    cause: Any = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"there is no option {cause.full_key}. {_hint(cause)}"
+        name, group = cause.full_key, cause.full_key.partition(".")[0]
+        if cause.parent_node:
+            remedy = hint(name, dict(leaves(OmegaConf.to_container(cause.parent_node._get_root()))))
+        else:
+            remedy = f"Type {_CHOOSE.get(group, f'+{group}=NAME')} with it."
+        return f"there is no option {name}. {remedy}"
     text = str(error).partition("Config search path")[0].partition("full_key")[0]
-    hint = "--help lists the choices, --cfg job prints all options."
+    remedy = "--help lists the choices, --cfg job prints all options."
     if isinstance(error, OverrideParseException):
-        hint = "Quote values with = , spaces or brackets twice: 'init=\"my run/x=1.ckpt\"'."
-    return f"{' '.join(text.split()).rstrip('.')}. {hint}"
+        remedy = "Quote values with = , spaces or brackets twice: 'init=\"my run/x=1.ckpt\"'."
+    return f"{' '.join(text.split()).rstrip('.')}. {remedy}"

@@ -1,5 +1,7 @@
-"""camreid-evaluate: the numbers of a checkpoint or of saved features on a split."""
+"""camreid-evaluate: the numbers of a checkpoint, of several, or of saved features on a split."""
 
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from camreid.cli import build
-from camreid.cli.checkpoints import read_checkpoint
+from camreid.cli.checkpoints import check_dataset, read_checkpoint, read_experts, seen_identities
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import ImageError, InputError, MissingDataset
@@ -59,18 +61,17 @@ def rank_features(config: DictConfig) -> None:
         raise InputError("evaluation.flip and evaluation.neck need checkpoint=, not features=.")
     table = FeatureTable.load(config.features)
     table = table.normalized() if config.evaluation.normalize else table
-    result, protocols = options.rank(table, torch.device(build.device_type(config)))
-    tested = EvaluationResult(result, frozenset(table.notes.get("seen") or ()), None, protocols)
+    device, seen = torch.device(build.device_type(config)), table.notes.get("seen") or ()
+    (result, protocols), found = options.rank(table, device), options.decisions(table, device)
+    tested = EvaluationResult(result, frozenset(seen), None, protocols, found)
     _report(config, table, tested, features=str(Path(config.features).resolve()))
 
 
 @rank_zero_only
 def keep(config: DictConfig, split: Split, row: str = "") -> None:
     """Config and manifest into the run folder, or into that of one `row` of several."""
-    folder = RunFolder(build.run_folder() / row)
-    folder.write_config(OmegaConf.to_yaml(config, resolve=True))
-    split.save(folder.split)
-    folder.write_datasets(split.datasets)
+    text = OmegaConf.to_yaml(config, resolve=True)
+    RunFolder(build.run_folder() / row).write_config(text, split)
 
 
 def show_parts(split: Split, module: ReIDModule) -> None:
@@ -107,11 +108,9 @@ def run_test(
             weights = best or config.get("checkpoint")
             table = keep_features(config, module, data.split, path, weights=weights)
     if trainer.is_global_zero and module.test_result is not None:
-        split, options = module.provenance.split, yaml.safe_load(str(module.notes.get("config")))
-        training = {
-            "split": split and split.to_json(),
-            "head_check": module.notes.get("head_check"),
-        }
+        split, notes = module.provenance.split, module.notes
+        options = yaml.safe_load(str(notes.get("config", "{}")))
+        training = {"split": split and split.to_json(), "head_check": notes.get("head_check")}
         training["config"] = options if isinstance(options, dict) else {}
         about = {"skipped_images": data.split.skipped, "training": training}
         _report(config, table, module.test_result, row, rows=len(module.labels), **about)
@@ -148,7 +147,8 @@ def _report(
         file = config.get("features") or config.get("checkpoint")
         title = "Test" + f" of {file}" * bool(file) + " on a part of the images only" * partial
         weights = Path(metrics.weights).name if metrics.weights else "the model"
-        show(*metrics.tables(title), *metrics.warnings(weights), f"Written to {path}")
+        warnings = [*metrics.warnings(weights), *table.doubts()]
+        show(*metrics.tables(title), *warnings, f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
@@ -172,3 +172,58 @@ def require_test(split: Split, protocol: str = "cross-camera") -> None:
         found = f"none of the {len(split.query)} query images has a match in another camera"
         remedy = "another split, evaluation.protocol=within-camera, or test=false"
         raise InputError(f"{found}. Choose {remedy}.")
+
+
+def compare_checkpoints(
+    paths: Sequence[str], command: list[str], finish: Callable[..., None], config: DictConfig
+) -> None:
+    """Test the checkpoints, or those of run folders, and `finish` with their folders and names."""
+    sys.argv[1:] = command  # as it was typed, for the record
+    build.seed(config)
+    config.split = {"_target_": "camreid.data.OriginalSplit"}
+    official = build.build_split(config)
+    files = [checkpoint_of(path) for path in paths]
+    experts = read_experts("RUN", files, by_camera=False, datasets=official.datasets)
+    own = [expert.path for expert in experts.values()]
+    if len(own) < 2:
+        raise InputError(f"{own[0]} is the only checkpoint: expected two or more.")
+    check_dataset(experts, config.data)
+    split, words = unseen_test(config, official, own)
+    trainer = build.build_trainer(config, logger=False)
+    keep(config, split)
+    show(f"Test   {words}", f"Run    {build.run_folder()}")
+    for place, (name, path) in enumerate(zip(experts, own, strict=True), 1):
+        config.checkpoint = path
+        show(f"Test of {name} ({place} of {len(own)}): {path}")
+        keep(config, split, name)
+        module = read_module(config, split)
+        data = build.build_data(config, split, module.config)
+        run_test(config, trainer, module, data, name)
+    finish([build.run_folder() / name for name in experts], list(experts))
+
+
+def checkpoint_of(path: str) -> str:
+    """The checkpoint itself, or that of a run folder."""
+    best = Path(path, "checkpoints", "best.ckpt")
+    if not Path(path).is_dir() or best.is_file():
+        return str(best) if best.is_file() else path
+    metrics = RunFolder.existing(path).metrics
+    if metrics is None or metrics.weights is None:
+        raise InputError(f"{path} names no checkpoint: type that of its weights in its place.")
+    return metrics.weights
+
+
+def unseen_test(config: DictConfig, official: Split, paths: list[str]) -> tuple[Split, str]:
+    """The official test if no identity of it is seen, else one of all unseen identities."""
+    seen = seen_identities(paths, official.datasets)
+    none = f"none of the {len(paths)} checkpoints was trained on"
+    tested = {record.pid for record in official.query}
+    if tested and tested.isdisjoint(seen):
+        return official, f"the official one; {none} any of its {len(tested)} identities"
+    pids = official.labels.pids  # a split has two train identities at least
+    share = 2 / max(3, len(pids), len(tested)) if len({*pids}.intersection(seen)) < 2 else 0.002
+    options = {"train_fraction": share, "val_fraction": 0.0, "exclude_seen": paths}
+    config.split = {"_target_": "camreid.data.Resplit", **options}
+    split = build.build_split(config)
+    tested = {record.pid for record in split.query}
+    return split, f"re-split, {len(tested)} identities that {none}"

@@ -4,6 +4,7 @@ import glob
 import shutil
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from camreid.cli.checkpoints import read_checkpoint
@@ -30,17 +31,20 @@ def extract_run(config: DictConfig) -> None:
     extractor = FeatureExtractor(model, **{name: config[name] for name in _OPTIONS})
     if extractor.experts or not extractor.network.cameras:
         cameras = None  # experts are comparable side by side
-    parts, found = output.with_name(f"{output.name}.parts"), Gallery(extractor.source)
+    parts, features = output.with_name(f"{output.name}.parts"), []
     with Progress(None, "Features", total=len(images), unit="image") as bar:
         for start in range(0, len(images), CHUNK):
-            own, file = images[start : start + CHUNK], parts / f"{start:09}.safetensors"
+            own = images[start : start + CHUNK]
+            file = parts / f"{start:09}-flip-{config.flip}.safetensors"
             part = Gallery.load(file) if file.is_file() else Gallery()
-            if (part.source, [*part.names]) != (found.source, own):
+            if (part.source, [*part.names]) != (extractor.source, own):
                 part = Gallery(extractor.source)
                 part.add(extractor(own, cameras and cameras[start : start + CHUNK]), own)
                 part.save(file)
-            found.add(part.features, own)
+            features.append(part.features)
             bar.update(len(own))
+    found = Gallery(extractor.source)
+    found.add(torch.cat(features), images)
     found.save(output)
     shutil.rmtree(parts)
     show(f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}")

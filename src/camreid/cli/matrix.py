@@ -98,12 +98,10 @@ class Test:
         """Add the row of a fusion of the experts' features."""
         options = evaluate.rank_options(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
-            raise InputError(
-                "query_camera uses features of different experts, which evaluation.rerank and "
-                "evaluation.expand cannot compare."
-            )
+            raise InputError("evaluation.rerank and evaluation.expand cannot compare its features.")
         cameras = {name: expert.provenance.camera for name, expert in self.experts.items()}
-        table = fuse(name, tables, cameras, self.config.min_agreement)
+        slopes = {k: e.calibration.slope for k, e in self.experts.items() if e.calibration}
+        table = fuse(name, tables, cameras, self.config.min_agreement, slopes)
         result, _ = options.rank(table, self.trainer.strategy.root_device)
         rows = [self.rows[name] for name in self.experts]
         seen = frozenset().union(*(row.seen for row in rows))
@@ -154,8 +152,7 @@ class Test:
 
 def _read_fusions(config: DictConfig) -> list[Any]:
     given = [config.fusion] if isinstance(config.fusion, str) else config.fusion or []
-    unknown = [name for name in given if name not in FUSIONS]
-    if unknown:
+    if unknown := [name for name in given if name not in FUSIONS]:
         raise InputError(f"fusion={unknown[0]}: type some of fusion=[{','.join(FUSIONS)}].")
     require_number("min_agreement", config.min_agreement, 0, 1)
     return list(dict.fromkeys(given))

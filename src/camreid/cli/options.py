@@ -2,10 +2,13 @@
 
 A default gives the type. A comment widens it: it names other values, `null`, `number`, `list`.
 It begins with `file`, `checkpoint` or `folder` where that has to exist, and with `with KEY` or
-`with KEY=VALUE` where the option has no effect without another of its group.
+`with KEY=VALUE` where the option has no effect without another of its group, and with `set` where
+it is not typed. Numbers are finite and not negative, a share or probability at most 1; `N or more`
+and `up to N` narrow them, and a negative value that is named, such as -1, is taken.
 """
 
 import glob
+import math
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,11 +21,12 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from camreid.cli.errors import leaves, override
+from camreid.cli.errors import hint, leaves, override
 from camreid.errors import InputError
 from camreid.files import CONF
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_EXCLUDE = {"resume": ("init",), "split.manifest": ("split.",), "features": ("checkpoint", "split")}
 Options = dict[str, tuple[Any, str]]  # default and comment by dotted name
 
 
@@ -77,7 +81,7 @@ def show_options(command: str) -> None:
 def matching(option: str, given: Any) -> list[str]:
     """The files that a path or pattern, or a list of them, names; a path need not exist."""
     files: list[str] = []
-    for name in map(str, [given] if isinstance(given, str) else given):
+    for name in map(str, [given] if isinstance(given, str | int) else given):
         is_pattern = glob.has_magic(name) and not Path(name).exists()
         found = sorted(glob.glob(name)) if is_pattern else [name]
         files += found
@@ -88,18 +92,64 @@ def matching(option: str, given: Any) -> list[str]:
     return files
 
 
+def names(typed: Sequence[str]) -> set[str]:
+    """The names of typed options."""
+    return {text.partition("=")[0].lstrip("+") for text in typed}
+
+
+def relevant(
+    given: Mapping[str, Any], known: Options, typed: Collection[str], needs_split: bool = True
+) -> Options:
+    """The known options that have an effect; refuse unknown names and options that conflict."""
+    if known.get("split", ("",))[0] == "???" and not given.get("features"):
+        if needs_split and "split._target_" not in given:
+            raise InputError(
+                f"split={given.get('split')} is no split. Type +split=original (the official "
+                "division, for all cameras or split.camera=N) or +split=resplit (a new division)."
+            )
+        known = {name: known[name] for name in known if name != "split"}
+    ends = ((name, end.start()) for name in ("split", *known) for end in re.finditer(r"\.|$", name))
+    every = {name[:end]: None for name, end in ends}
+    for name in sorted(given, key=lambda name: name not in typed):  # what is typed first
+        if not (name in every or _is_open(name, given, known)):
+            raise InputError(f"there is no option {name}. {hint(name, every)}")
+    for option, excluded in _EXCLUDE.items():
+        for name in (n for n in typed if n.startswith(excluded) and n != option):
+            if given.get(option) and given.get(name) is not None:
+                raise InputError(f"{option} and {name} exclude each other. Type one of them.")
+    if given.get("features"):
+        return {name: known[name] for name in known if name.startswith(("features", "eval"))}
+    return {n: v for n, v in known.items() if n != "data.root" or not given.get("split.manifest")}
+
+
+def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
+    """Whether an option goes to a class that is not of this package."""
+    parents = [name[: m.start()] for m in re.finditer(r"\.", name)][::-1]
+    parents = [name] * (parents in (["callbacks"], ["logger"])) + parents
+    target = next((f"{p}._target_" for p in parents if given.get(f"{p}._target_")), "")
+    default, comment = known.get(target, ("", ""))
+    if not target or given[target] != default:
+        return bool(target)
+    takes = re.findall(r"\w+", comment.partition("also ")[2])
+    return name.rpartition(".")[2] in takes if takes else not default.startswith("camreid.")
+
+
 def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str]) -> None:
     """Refuse a value of another kind, a missing file, and a `typed` option without effect."""
+    for name in sorted(given, key=lambda name: name not in typed):
+        if not all(abs(number) < math.inf for number in _numbers(given[name])):
+            raise InputError(f"{override(name, given[name])}: expected finite numbers.")
     for name in sorted(known, key=lambda name: name not in typed):  # what is typed first
         default, comment = known[name]
         value = given.get(name, default)
         about = f" ({comment})" if comment else ""
+        text, example = override(name, value), override(name, default)
+        if name in typed and comment.startswith("set "):
+            raise InputError(f"{name}= is {comment}. Leave it out.")
         if value == "???" or (default == "???" and not value):
             raise InputError(f"{name}= is missing. Type {name}={about}.")
-        text, example = override(name, value), override(name, default)
-        if text != example and not _takes(default, comment, value):
-            expected = _KINDS.get(type(default), "another value")
-            raise InputError(f"{text}: expected {expected}, such as {example}{about}.")
+        if text != example:
+            _check_value(name, value, default, comment)
         kind = "".join(re.findall(r"^(file|checkpoint|folder)s?\b(?!/)", comment))
         for path in map(Path, matching(name, value) if kind and value else ()):
             is_file = path.is_file() or (path / "experts.json").is_file()
@@ -117,17 +167,57 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
             )
 
 
-def _takes(default: Any, comment: str, value: Any) -> bool:
-    words = re.findall(r"[\w-]+", comment)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value == "" or default is None or override("", value)[1:] in words:
-        return bool(value != "")
-    if isinstance(value, list) and "list" in words:
-        return True
-    if isinstance(default, float) or "number" in words:
-        return number
-    if isinstance(default, str):
-        return default not in words
-    if isinstance(default, list) and isinstance(value, str):
-        return not default or isinstance(default[0], str)
-    return type(value) is type(default) or (isinstance(default, dict) and value is None)
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in a value, also in lists and mappings."""
+    inner = value.values() if isinstance(value, Mapping) else value
+    for part in inner if isinstance(value, list | Mapping) else ():
+        yield from _numbers(part)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
+    """Refuse a value of another kind than the default and the comment give, or out of range."""
+    text, about = override(name, value), f" ({comment})" if comment else ""
+    example = f", such as {override(name, default)}" if default not in (None, "???") else ""
+    words = set(re.findall(r"[\w-]+", comment))
+    can_be_left_out = re.match(r"(callbacks|logger)\.\w+$", name)
+    if override("", value)[1:] in words or (value is None and can_be_left_out):
+        return
+    if not _takes(default, comment, words, value):
+        expected = _KINDS.get(type(default), "another value")
+        raise InputError(f"{text}: expected {expected}{example}{about}.")
+    least, most = re.search(r"(\d+) or more", comment), re.search(r"up to (\d+)", comment)
+    share = {"share", "probability"} & words and "number" not in words
+    top = 1 if share else 2**32 - 1 if name.endswith("seed") else 2**31 - 1
+    low, high = int(least[1]) if least else 0, int(most[1]) if most else top
+    numbers = () if isinstance(value, dict) else _numbers(value)  # parts have options of their own
+    if not all(low <= number <= high for number in numbers):
+        raise InputError(f"{text}: expected {low}..{high}{example}{about}.")
+
+
+def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
+    """Whether a value, or each part of a list, is of a kind that the option takes."""
+    parts = default if isinstance(default, list) else [default]
+    kinds: set[type] = {*map(type, parts)}
+    is_text = re.search(r"\b(file|folder|checkpoint|name|path|expression)s?\b", comment)
+    if default in ([], None, "???"):  # the comment alone gives the kind
+        kinds = {str} if is_text and "{" not in comment else set() if comment else {type(value)}
+    if is_text and str in kinds:
+        kinds.add(int)  # a name such as 2026
+    if float in kinds or {"number", "numbers"} & words:
+        kinds |= {int, float}
+    kinds -= {float} if "whole" in words else set()
+    kinds |= {dict} if "{" in comment else set()
+    named: list[Any] = []
+    if str in kinds and comment and (parts if isinstance(default, list) else default in words):
+        named, kinds = [*words, *parts], kinds - {str}
+    if isinstance(value, list):
+        size = len(default) if default and kinds == {int} and default is parts else len(value)
+        may_be = isinstance(default, list) or (value and ("list" in words or "[" in comment))
+        if not may_be or size != len(value):
+            return False
+    elif isinstance(default, list) or comment.startswith("list"):
+        kinds &= {str}
+    items = value if isinstance(value, list) else [value]
+    return all(v in named or (type(v) in kinds and v != "") for v in items)

@@ -1,7 +1,6 @@
 """camreid-report, and what it shares with camreid-compare: RUN arguments and the file of `-o`."""
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 
 from camreid.cli._entry import begin
@@ -30,7 +29,6 @@ def main() -> None:
     """The console script."""
     with one_paragraph("camreid-report"):
         typed = parser().parse_args()
-        require_existing(typed.runs)
         path = typed.output or Path(typed.runs[0], "report.html")
         check_output("camreid-report", path, ".html")
         require_packages("camreid-report", "jinja2", "matplotlib", extra="camreid[report]")
@@ -48,13 +46,6 @@ def arguments(
     found.add_argument("runs", nargs="+", metavar="RUN", help=runs)
     found.add_argument("-o", "--output", metavar="FILE", type=Path, help=output)
     return found
-
-
-def require_existing(paths: Iterable[str]) -> None:
-    """Refuse runs that are not there."""
-    for path in paths:
-        if not Path(path).exists():
-            raise InputError(f"there is no {path}: expected the folder of a run or a checkpoint.")
 
 
 def check_output(command: str, path: Path, *suffixes: str) -> None:

@@ -1,6 +1,7 @@
 """camreid-train: split, model, data, fit, test."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.cli import build, checkpoints, evaluate
+from camreid.cli.errors import leaves, override
 from camreid.cli.terminal import show
 from camreid.data import IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
@@ -42,6 +44,7 @@ def train_run(config: DictConfig) -> float | None:
     model = build.build_model(config, start, split)
     if start is not None and config.resume:
         _check_resumable(start, split, model, epochs)
+        _check_parts(start, config)
     module = build_module(config, model, split, start)
     checkpoints.add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
@@ -110,6 +113,17 @@ def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig, epoc
         raise InputError(f"{given} has another model. Leave model= out, or type init=.")
 
 
+def _check_parts(resumed: Checkpoint, config: DictConfig) -> None:
+    """Refuse a run with another class of loss, augmentation or sampler than this command types."""
+    then = dict(leaves(RunFolder(Path(resumed.path).absolute().parents[1]).config))
+    now = dict(leaves(OmegaConf.to_container(config)))
+    for name in ("model.loss.extra", "data.augment", "data.sampler"):
+        was, target = then.get(name), f"{name}._target_"
+        if name in then and then.get(target) != now.get(target):
+            found = f"resume={resumed.path} was trained with {override(name, was)}"
+            raise InputError(f"{found}. Type the same, or init= to start a new run.")
+
+
 @rank_zero_only
 def _announce(
     config: DictConfig,
@@ -118,7 +132,6 @@ def _announce(
     batches: IdentitySampler,
     start: Checkpoint | None,
 ) -> None:
-    """Print what is about to happen, and keep the config and the split."""
     evaluate.keep(config, split)
     evaluate.show_parts(split, module)
     step = str(config.trainer.precision)
@@ -137,9 +150,10 @@ def _announce(
         rows = len({pid for pids in inherited.values() for pid in pids})
         show(f"Init   {start.path}: the trunk, and {rows} of {len(module.labels)} rows")
     if not split.val:
-        show("No identities are held out for validation: best.ckpt is the last epoch.")
+        show("No validation identities: best.ckpt is the last epoch and has no calibration.")
     elif split.val_within_camera:
-        show(f"Validation ranks within camera {split.val[0].camera}, across its sequences.")
+        camera = split.val[0].camera
+        show(f"Validation and calibration are within camera {camera}, across its sequences.")
 
 
 def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | None) -> None:

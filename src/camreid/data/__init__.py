@@ -18,23 +18,7 @@ from camreid.data.splits import OriginalSplit, Resplit
 from camreid.data.synthetic import SyntheticMarket
 from camreid.data.transforms import Augment
 
-__all__ = [
-    "Augment",
-    "IdentitySampler",
-    "ImageDataset",
-    "ImageRecord",
-    "OriginalSplit",
-    "ReIDDataModule",
-    "Records",
-    "Resplit",
-    "Split",
-    "SyntheticMarket",
-    "read_csv",
-    "read_cuhk03_np",
-    "read_dukemtmc",
-    "read_folder",
-    "read_market1501",
-    "read_msmt17",
-    "read_occluded_duke",
-    "read_veri",
-]
+__all__ = ["Augment", "IdentitySampler", "ImageDataset", "ImageRecord", "OriginalSplit"]
+__all__ += ["ReIDDataModule", "Records", "Resplit", "Split", "SyntheticMarket", "read_csv"]
+__all__ += ["read_cuhk03_np", "read_dukemtmc", "read_folder", "read_market1501", "read_msmt17"]
+__all__ += ["read_occluded_duke", "read_veri"]

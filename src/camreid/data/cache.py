@@ -43,9 +43,8 @@ _EMPTY = _Folder({}, np.empty(0, np.uint8))
 class ImageCache:
     """Images of one size, decoded once by `read_image`; processes and runs share the files.
 
-    A file is of one image folder, size and interpolation; more than 64 folders share a file. If it
-    lacks an image, or an image has changed, it is written anew; pixels of unchanged images are
-    copied. A file with a wrong checksum of any image is not read.
+    A file is of one image folder, or of more than 64. If an image is new or has changed, the file
+    is written anew, with the pixels of the others. One with a wrong checksum is not read.
     """
 
     size: tuple[int, int]  # (H, W) in pixels
@@ -68,8 +67,7 @@ class ImageCache:
         for number, (folder, names) in enumerate(folders.items()):
             found = self._open(os.path.realpath(folder), names.values())
             places = {name: place for place, name in enumerate(found.stamps)}
-            where[list(names), 0] = number
-            where[list(names), 1] = [places[name] for name in names.values()]
+            where[list(names)] = [(number, places[name]) for name in names.values()]
             files.append(found.pixels)
         return files, where
 
@@ -120,8 +118,8 @@ class ImageCache:
                 content = np.asarray(np.memmap(path, np.uint8, "r", len(line)))
                 pixels = content[:size].reshape(shape)
                 with ThreadPoolExecutor(cores()) as pool:  # 1.6 GB/s a core
-                    found = list(pool.map(_sums, np.array_split(pixels, 64)))
-                if b"".join(found) == content[size:].tobytes():
+                    found = b"".join(pool.map(_sums, np.array_split(pixels, 64)))
+                if found == content[size:].tobytes():
                     return _Folder(stamps, pixels)
         return _EMPTY
 
@@ -129,8 +127,7 @@ class ImageCache:
         text = json.dumps([key, stamps]).encode() + b"\n"
         line = hashlib.sha256(text).hexdigest().encode() + b" " + text
         needed = len(line) + len(stamps) * (math.prod((3, *self.size)) + 4)
-        free = shutil.disk_usage(draft.parent).free
-        if needed > free:
+        if needed > (free := shutil.disk_usage(draft.parent).free):
             raise self._refusal(f"{needed:,} bytes are needed, {free:,} are free")
         with draft.open("wb") as file:
             file.write(line)
@@ -138,9 +135,7 @@ class ImageCache:
             for pixels in self._pixels(key[1], stamps, old):
                 file.write(pixels.data)
                 sums += _sums([pixels])
-            file.write(sums)
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(sums)  # which also show what a power failure lost
 
     def _pixels(self, folder: str, stamps: Stamps, old: _Folder = _EMPTY) -> Iterator[Pixels]:
         places = {name: place for place, name in enumerate(old.stamps)}
@@ -162,17 +157,13 @@ class ImageCache:
         return Path(self.folder or default).expanduser()
 
     def _refusal(self, reason: str) -> InputError:
-        place = "in memory" if self.in_memory else f"in {self._home()}"
-        return InputError(
-            f"cache={'memory' if self.in_memory else 'disk'}: decoded images cannot be kept "
-            f"{place} ({reason}). cache_dir= names another folder of cache=disk, cache=memory "
-            "keeps them for this run only, cache=none decodes them again in each epoch.",
-            cache="none" if self.in_memory else "memory",
-        )
+        if self.in_memory:
+            return InputError(f"cache=memory: too little for the images ({reason}).", cache="none")
+        place = f"cache=disk: images can't be kept in {self._home()} ({reason})"
+        return InputError(f"{place}. Use another cache_dir=, or cache=none.", cache="memory")
 
 
 def _sums(images: Iterable[Pixels]) -> bytes:
-    """The checksums of images, 4 bytes each."""
     return b"".join(zlib.crc32(pixels.data).to_bytes(4, "big") for pixels in images)
 
 
@@ -183,11 +174,8 @@ def cores() -> int:
 
 def _stamps(folder: str, names: Collection[str]) -> Stamps:
     stamps: Stamps = dict.fromkeys(names)
-    for inner in {os.path.dirname(name) for name in names}:
-        with suppress(OSError), os.scandir(os.path.join(folder, inner)) as entries:
-            for entry in entries:  # reading a missing image explains it
-                name = os.path.join(inner, entry.name)
-                if name in stamps and entry.is_file():  # not a broken link
-                    status = entry.stat()
-                    stamps[name] = [status.st_size, status.st_mtime_ns]
+    for name in names:
+        with suppress(OSError):  # reading a missing image explains it
+            status = os.stat(os.path.join(folder, name))
+            stamps[name] = [status.st_size, status.st_mtime_ns]
     return stamps

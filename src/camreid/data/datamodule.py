@@ -38,10 +38,9 @@ class ReIDDataModule(pl.LightningDataModule):
         within_camera: an identity under two cameras counts as two, so K images are of one camera.
         cache: of decoded images: on `disk` for all runs, in `memory` for each process, or `none`.
         cache_dir: of `disk`; None for `camreid` in XDG_CACHE_HOME, which is ~/.cache by default.
-
-    Attributes:
-        start: epoch and batch, from 0, of the next train loader; a resumed run sets it.
     """
+
+    start = (0, 0)  # epoch and batch, from 0, of the next train loader; a resumed run sets it
 
     def __init__(
         self,
@@ -72,7 +71,6 @@ class ReIDDataModule(pl.LightningDataModule):
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.seed, self.augment, self.within_camera = seed, augment, within_camera
         self.sampler, self.train_records = sampler, split.train
-        self.start = (0, 0)
         self.cache = None
         if cache != "none":
             self.cache = ImageCache(size, interpolation, cache_dir, in_memory=cache == "memory")
@@ -81,8 +79,7 @@ class ReIDDataModule(pl.LightningDataModule):
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
         if isinstance(labels, LabelMap):
             labels = dict.fromkeys((r.camera for r in self.split.train), labels)
-        kept = (r for r in self.split.train if r.pid in labels.get(r.camera, ()))
-        self.train_records = tuple(kept)
+        self.train_records = tuple(r for r in self.split.train if r.pid in labels.get(r.camera, ()))
 
     def setup(self, stage: str) -> None:
         """Fill the cache; InputError if that fails, or if P x K batches cannot be made."""

@@ -1,6 +1,7 @@
 """Images as uint8 tensors of the model's size: from records, files, arrays or PIL images."""
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from os import PathLike
@@ -11,12 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from camreid.data.pixels import as_shown
 from camreid.data.records import ImageRecord
 from camreid.errors import ImageError, InputError, require_choice
 
@@ -26,6 +26,8 @@ Pixels: TypeAlias = NDArray[np.uint8]  # (N, 3, H, W), of a cache file
 # cache files, and (N, 2) the number of each image's file and its place there
 Located: TypeAlias = tuple[list[Pixels], NDArray[np.int64]]
 Interpolation = Literal["bicubic", "bilinear"]
+# on large photographs and damaged EXIF data; from 179 million pixels on, Pillow raises an error
+warnings.filterwarnings("ignore", module=r"PIL\.")
 _EXPECTED = "expected a path, PIL image, uint8 array (H, W, 3), or uint8 or float tensor (3, H, W)"
 
 
@@ -80,6 +82,39 @@ class ImageBatches(ImageDataset):
     __getitems__ = ImageDataset.batch
 
 
+def as_shown(image: Image.Image) -> Image.Image:
+    """The first frame as RGB: turned as its EXIF data says, and on white where it is transparent.
+
+    Grey of more than 8 bits is scaled. White is 65,535; of floats, it is the first of 1, 255 and
+    65,535 that no value exceeds; where values exceed that, it is the largest.
+    """
+    if is_turned(image):
+        image = ImageOps.exif_transpose(image)
+    if is_deep(image):
+        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
+        top = values.max(initial=0)
+        whites = (1, 255, 65535, top) if image.mode == "F" else (65535, top)
+        scaled = values * (255 / next(white for white in whites if top <= white))
+        image = Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether EXIF data gives an orientation; damaged data gives none."""
+    try:
+        return image.getexif().get(0x0112, 1) in range(2, 9)
+    except Exception:  # of Pillow's parser: SyntaxError, struct.error and others
+        return False
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image is grey of more than 8 bits."""
+    return image.mode[0] in "IF"
+
+
 def read_image(
     image: str | PathLike[str] | Image.Image,
     size: tuple[int, int] | None = None,
@@ -94,9 +129,8 @@ def read_image(
         with nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as file:
             rgb = as_shown(file)
     except Exception as error:  # Pillow's decoders raise many types
-        raise ImageError(
-            f"{name} can't be read as an image ({error}). Copy the file again, or leave it out."
-        ) from error
+        remedy = "Copy the file again, or leave it out"
+        raise ImageError(f"{name} can't be read as an image ({error}). {remedy}.") from error
     if size is not None and rgb.size != (size[1], size[0]):
         rgb = rgb.resize((size[1], size[0]), Image.Resampling[interpolation.upper()])
     pixels: Tensor = pil_to_tensor(rgb)
@@ -111,12 +145,9 @@ def list_images(images: OneImage | Iterable[OneImage], allow_empty: bool = False
     >>> len(list_images(np.zeros((5, 20, 10, 3), np.uint8)))
     5
     """
-    if isinstance(images, np.ndarray | Tensor):
-        many = list(images) if images.ndim == 4 else [images]
-    elif isinstance(images, Iterable) and not isinstance(images, str):
-        many = list(images)
-    else:
-        many = [images]
+    is_one = isinstance(images, str) or not isinstance(images, Iterable)
+    is_one |= isinstance(images, np.ndarray | Tensor) and images.ndim != 4
+    many: list[Any] = [images] if is_one else list(images)  # type: ignore[arg-type]
     for place, image in enumerate(many):
         _check(image, f"image {place} of {len(many)}", allow_empty)
     return many

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 from PIL import Image, UnidentifiedImageError
 
 from camreid.data.cache import cores
+from camreid.data.dataset import as_shown, is_deep, is_turned
 from camreid.data.layouts import CAMERAS, SIZES, Layout, is_official
 from camreid.data.manifest import SUBSETS, Split
-from camreid.data.pixels import as_shown, is_deep, is_turned
 from camreid.data.records import JUNK, Records, identities, is_hidden, is_image, parse_name
 from camreid.progress import Progress, note
 
@@ -31,7 +31,8 @@ _TRAITS: dict[str, Callable[[Image.Image], Any]] = {
 _JUNK, _OTHER = "junk images (pid -1): left out", "files that are not of a subset: left out"
 _COPIES = "equal files in query and gallery, of one identity and camera: ignored"  # of VeRi-776
 _UNUSED = "images without a record: misnamed, or not listed"
-_NOTES = {*_TRAITS, _JUNK, _OTHER, _COPIES}
+_UNMATCHED = "queries without a match: left out of the scores"
+_NOTES = {*_TRAITS, _JUNK, _OTHER, _COPIES, _UNMATCHED}
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ class Finding:
 def inspect(records: Records, home: Path, layout: Layout | None) -> list[Finding]:
     """All findings on a dataset in `home`, faults first; each image is read once."""
     sizes = (len(records.train), len(records.query), len(records.gallery))
-    what, is_fault = f"images of train, query and gallery: {sizes}", not sizes[0]
-    most = float("inf")
+    what, is_fault, most = f"images of train, query and gallery: {sizes}", not sizes[0], 2**63
     if layout is not None:
         known, is_public = SIZES[layout.name], is_official(home, layout)
         what += f". {layout.title} has {' or '.join(map(str, known))}"
@@ -74,7 +74,7 @@ def without_bad_images(split: Split) -> Split:
     return replace(split, **kept, skipped=len(bad))
 
 
-def _of_labels(records: Records, most: float) -> Remarks:
+def _of_labels(records: Records, most: int) -> Remarks:
     cameras = defaultdict(set)
     for r in records.gallery:
         cameras[r.pid].add(r.camera)
@@ -86,7 +86,7 @@ def _of_labels(records: Records, most: float) -> Remarks:
             yield "distractors (pid 0) outside the gallery", r.path
     for r in records.query:
         if not cameras[r.pid] - {r.camera}:
-            yield "queries without a match: left out of the scores", r.path
+            yield _UNMATCHED, r.path
     trained = {*identities(records.train), *identities(records.val)}
     for pid in sorted(trained.intersection(identities((*records.query, *records.gallery)))):
         yield "identities in train and test", str(pid)

@@ -8,20 +8,8 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from camreid.data.records import (
-    DISTRACTOR,
-    FOLDERS,
-    GRAMMAR,
-    JUNK,
-    ImageRecord,
-    Images,
-    Records,
-    is_hidden,
-    is_image,
-    left_out,
-    parse_name,
-    require_files,
-)
+from camreid.data import records as market
+from camreid.data.records import ImageRecord, Images, Records, is_hidden, is_image
 from camreid.errors import InputError, MissingDataset
 
 TRY = "For other layouts type data=csv or data=folder; for a trial, data=synthetic."
@@ -44,7 +32,7 @@ class Layout:
         return train.is_dir() and (not self.names or any(match(path.name) for path in paths))
 
 
-_DUKE = (FOLDERS, r"\d+_c\d+_f\d+\.", "0002_c1_f0044158.jpg")
+_DUKE = (market.FOLDERS, r"\d+_c\d+_f\d+\.", "0002_c1_f0044158.jpg")
 _VERI = ("image_train", "image_query", "image_test")
 _MSMT17 = (r"\d+_\d+_\d+_\w+_\d+_\d+\.", "0000/0000_000_01_0303morning_0008_0.jpg")
 LAYOUTS = (
@@ -53,8 +41,8 @@ LAYOUTS = (
     Layout("veri", "VeRi-776", _VERI, r"\d+_c\d+_\d+_\d+\.", "0001_c001_00016450_0.jpg"),
     Layout("dukemtmc", "DukeMTMC-reID", *_DUKE),
     Layout("occluded_duke", "Occluded-Duke", *_DUKE),
-    Layout("cuhk03_np", "CUHK03-NP", FOLDERS, r"\d+_c\d+_\d+\.", "0001_c1_1.png"),
-    Layout("market1501", "Market-1501", FOLDERS, "", GRAMMAR),
+    Layout("cuhk03_np", "CUHK03-NP", market.FOLDERS, r"\d+_c\d+_\d+\.", "0001_c1_1.png"),
+    Layout("market1501", "Market-1501", market.FOLDERS, "", market.GRAMMAR),
 )
 _LISTS = (("list_train.txt", "list_val.txt"), ("list_query.txt",), ("list_gallery.txt",))
 # identity, image, camera, time of day, frame, box; then the number of the identity
@@ -75,11 +63,8 @@ def read_market1501(root: str | Path) -> Records:
     """Read a folder in the Market-1501 layout, by base names and without junk (pid -1).
 
     `root` holds `bounding_box_train`, `query` and `bounding_box_test`, or is the parent of that
-    folder; the last two may be missing.
-
-    Raises:
-        MissingDataset: there is no such folder, or there are no train images in it.
-        InputError: a name does not follow the grammar, or pid 0 has train or query images.
+    folder; the last two may be missing. MissingDataset without train images; InputError for other
+    names, or where pid 0 has train or query images.
     """
     return _read(root, "market1501")
 
@@ -96,11 +81,9 @@ def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     if found:
         names = ", ".join(place.name for place, _ in found)
         raise InputError(f"root={root} holds {len(found)} datasets: {names}.", root=found[0][0])
-    there = ", ".join(sorted(os.listdir(home))[:4]) or "nothing" if home.is_dir() else ""
-    message = (
-        f"no dataset at root={root}: expected {wanted[0].folders[0]} of {wanted[0].title} in it or "
-        f"in one of its folders, found {there or 'no such folder'}. "
-    )
+    there = ", ".join(sorted(os.listdir(home))[:4]) if home.is_dir() else "no such folder"
+    expected = f"{wanted[0].folders[0]} of {wanted[0].title} in it or in one of its folders"
+    message = f"no dataset at root={root}: expected {expected}, found {there or 'nothing'}. "
     for place, other in _at([home, *inside], LAYOUTS):
         raise MissingDataset(f"{message}{place} looks like {other.title}.", data=other.name)
     near = _at((*home.parents[:2], *(deep for h in inside for deep in _inside(h))), wanted)
@@ -119,7 +102,7 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
     if not records.train:
         folder = home / layout.folders[0]
         raise MissingDataset(f"{folder} holds no images like {layout.example}. {TRY}")
-    if zeros := [r.path for r in (*records.train, *records.query) if r.pid == DISTRACTOR]:
+    if zeros := [r.path for r in (*records.train, *records.query) if r.pid == market.DISTRACTOR]:
         raise InputError(
             f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. It marks "
             "distractors: move them to the gallery; for an identity 0, type data=csv."
@@ -150,21 +133,15 @@ def read_msmt17(root: str | Path) -> Records:
 
     The dataset numbers the identities of train and those of test from 0. A pid is the digit 1
     (train) or 2 (test) and the number: 0, 1 and 10 of train are 10, 11 and 110. So no pid is 0,
-    none is of both parts, and strings of pids sort as those of FastReID.
-
-    Raises:
-        MissingDataset: there is no such folder, or it lacks list files.
-        InputError: a line is not an image and its identity, or images are missing.
+    none is of both parts, and strings of pids sort as those of FastReID. MissingDataset without
+    list files; InputError for other lines and missing images.
     """
     home, layout = find(root, "msmt17")
     if lost := [name for names in _LISTS for name in names if not (home / name).is_file()]:
         where = f"beside {layout.folders[0]}"
         raise MissingDataset(f"MSMT17 at {home} lacks {', '.join(lost)}. Copy them there, {where}.")
-    train, query, gallery = (
-        _read_lists([home / name for name in names], home / folder, digit)
-        for names, folder, digit in zip(_LISTS, layout.folders, "122", strict=True)
-    )
-    require_files((r.path for r in (*train, *query, *gallery)), home / "list_*.txt")
+    train, query, gallery = map(partial(_read_lists, home), _LISTS, layout.folders, "122")
+    market.require_files((r.path for r in (*train, *query, *gallery)), home / "list_*.txt")
     return checked(Records(train, query, gallery), home, layout)
 
 
@@ -180,7 +157,7 @@ def scan(home: Path, layout: Layout) -> tuple[Records, list[str]]:
     other, wrong = list[str](), list[str]()
     folders = (part(home, folder) for folder in layout.folders)
     train, query, gallery = (_read_folder(f, layout, other, wrong) for f in folders)
-    return Records(train, query, gallery, notes=left_out(other, home)), wrong
+    return Records(train, query, gallery, notes=market.left_out(other, home)), wrong
 
 
 def is_official(home: Path, layout: Layout) -> bool:
@@ -189,16 +166,15 @@ def is_official(home: Path, layout: Layout) -> bool:
 
 
 def _read_folder(folder: Path, layout: Layout, other: list[str], wrong: list[str]) -> Images:
-    """The images of a folder; other files are added to `other`, misnamed images to `wrong`."""
     if not folder.is_dir():
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
     for name in sorted(name for name in os.listdir(folder) if not is_hidden(name)):
         if not is_image(name):
             other.append(name)
-        elif (parsed := parse_name(home + name)) is None or not match(name):
+        elif (parsed := market.parse_name(home + name)) is None or not match(name):
             wrong.append(home + name)
-        elif parsed.pid != JUNK:
+        elif parsed.pid != market.JUNK:
             records.append(parsed)
     return tuple(records)
 
@@ -219,13 +195,13 @@ def _is_named(home: Path, name: str) -> bool:
     return plain.startswith(name.replace("_", ""))
 
 
-def _read_lists(files: list[Path], folder: Path, digit: str) -> Images:
+def _read_lists(home: Path, names: tuple[str, ...], folder: str, digit: str) -> Images:
     records = {}
-    for file in files:
+    for file in map(home.joinpath, names):
         lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         for number, line in enumerate(map(str.strip, lines), 1):
             if found := _LINE.fullmatch(line):
-                path = os.path.join(folder, line.split()[0])
+                path = os.path.join(home, folder, line.split()[0])
                 camera, frame, pid = map(int, found.groups())
                 records[path] = ImageRecord(path, int(f"{digit}{pid}"), camera, frame=frame)
             elif line:

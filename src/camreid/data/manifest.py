@@ -86,13 +86,10 @@ class Split:
             raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
         lines = read_table(path, COLUMNS[:-1])
         records = [_record(path, number, line) for number, line in lines]
-        parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
-        rows: dict[int, int] = {}
-        for record, (_, line) in zip(_locate(path, records, root), lines, strict=True):
-            parts[line["subset"]].append(record)
-            if line.get("row"):
-                rows[record.pid] = int(line["row"])
-        train, val, query, gallery = map(tuple, parts.values())
+        found = list(zip(_locate(path, records, root), (line for _, line in lines), strict=True))
+        parts = [tuple(r for r, line in found if line["subset"] == s) for s in SUBSETS]
+        train, val, query, gallery = parts
+        rows = {r.pid: int(line["row"]) for r, line in found if line.get("row")}
         made = SplitRecord("manifest", {"path": str(path)})
         return cls(train, val, query, gallery, _labels(path, train, rows), made, datasets)
 
@@ -112,9 +109,9 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Number and stripped values by column of each line of CSV: UTF-8, with comma, ; or tab.
+    """Number and stripped values by column of each line of CSV; "" for those beyond the header.
 
-    Values beyond the header have the column "". InputError without one of the `columns`.
+    UTF-8 with comma, ; or tab. InputError without one of the `columns`.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

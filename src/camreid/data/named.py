@@ -3,8 +3,9 @@
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,11 +31,8 @@ def read_csv(path: str | Path) -> Records:
     """Read a UTF-8 file with the columns path, identity, camera, and optionally subset.
 
     Paths are relative to the folder of the file. Identities and cameras are names or numbers; see
-    `camreid.data.named.numbers`. A subset is train, val, query or gallery.
-
-    Raises:
-        MissingDataset: there is no such file.
-        InputError: a column, value or image is missing, or an image is listed twice.
+    `camreid.data.named.numbers`. A subset is train, val, query or gallery. MissingDataset without
+    the file; InputError for a missing column, value or image, or an image that is listed twice.
     """
     file = Path(path).expanduser().absolute()
     if not file.is_file():
@@ -67,10 +65,8 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     The camera of an image is what `camera_pattern` finds in its name: the first group of a regular
     expression, or the whole match. Without it, the sub-folder of the identity is the camera.
     Without both, each image of an identity has a camera of its own, so that all others match it.
-
-    Raises:
-        MissingDataset: there is no such folder.
-        InputError: fewer than two identities, an invalid pattern, or images without a camera.
+    MissingDataset without the folder; InputError for fewer than two identities, an invalid pattern,
+    or some images without a camera.
     """
     home = Path(str(root)).expanduser().absolute()
     if not home.is_dir():
@@ -92,10 +88,10 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
                 other.append(name)
     if closed:
         raise closed[0]
-    count = len({image.identity for image in images})
-    if count < 2 or ("train" in lower and not has_subsets):
+    full = len({image.identity for image in images})
+    if full < 2 or ("train" in lower and not has_subsets):
         raise InputError(
-            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in {count} "
+            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in {full} "
             f"of them; expected {_LAYOUT}, or such folders in {', '.join(SUBSETS)}.",
             **({"root": home / folders[0]} if len(folders) == 1 else {"data": "csv"}),
         )
@@ -124,11 +120,8 @@ def _with_cameras(images: list[NamedImage], pattern: str | None) -> list[NamedIm
             f"{len(lost)} of {len(images)} images have no camera, such as {lost[0]}. Use folders "
             "of cameras, or camera_pattern=: cam(\\d+) finds camera 3 in cam3_01.jpg."
         )
-    count: Counter[str] = Counter()
-    for i, image in enumerate(images if lost else ()):
-        count[image.identity] += 1
-        images[i] = image._replace(camera=str(count[image.identity]))
-    return images
+    places: dict[str, Iterator[int]] = defaultdict(lambda: count(1))
+    return [i._replace(camera=str(next(places[i.identity]))) for i in images] if lost else images
 
 
 def _records(images: Sequence[NamedImage], where: Path, notes: tuple[str, ...] = ()) -> Records:
@@ -152,8 +145,7 @@ def _records(images: Sequence[NamedImage], where: Path, notes: tuple[str, ...] =
 def numbers(names: Iterable[str], where: object) -> dict[str, int]:
     """A number from 1 for each name, whatever their order; InputError for two spellings of one.
 
-    Whole numbers from 1 to 999,999 keep their value if all names are such; otherwise sorted names
-    are counted.
+    If all names are whole numbers from 1 to 999,999, these are kept; otherwise names are sorted.
 
     >>> numbers(["6", "3"], "a.csv"), numbers(["0", "10", "9"], "a.csv")
     ({'3': 3, '6': 6}, {'0': 1, '9': 2, '10': 3})
@@ -161,13 +153,15 @@ def numbers(names: Iterable[str], where: object) -> dict[str, int]:
     spelled: dict[str, str] = {}
     for name in sorted(names):
         key = unicodedata.normalize("NFC", name.strip())
-        key = str(int(key)) if key.isdecimal() else key
+        key = str(int(key)) if key.isdecimal() and len(key) < 99 else key
         if key in spelled:
             found = f"{spelled[key]!r} and {name!r} in {where} differ in spelling only"
             raise InputError(f"{found}. Write each name in one way.")
         spelled[key] = name
     parts = {key: re.split(r"(\d+)", key) for key in spelled}  # cam2 is before cam10
     ordered = sorted(parts, key=lambda k: [p.zfill(99) if p.isdecimal() else p for p in parts[k]])
-    are_numbers = all(key.isdecimal() and 1 <= int(key) < CAMERAS for key in ordered)
+    are_numbers = all(
+        key.isdecimal() and len(key) < 99 and 1 <= int(key) < CAMERAS for key in ordered
+    )
     places = enumerate(ordered, start=1)
     return {spelled[key]: int(key) if are_numbers else place for place, key in places}

@@ -18,7 +18,9 @@ JUNK, DISTRACTOR = -1, 0
 LARGEST = 2**63 - 1  # pid or camera, as tensors are int64
 GRAMMAR = "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1: junk, 0000: distractor)"
 _NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these formats only
-_NAME = re.compile(r"(-1|\d+)_c(\d+)(?:s(\d+))?(?:_f?(\d+))?")  # pid, camera, sequence, frame
+_NAME = re.compile(
+    r"(-1|\d{1,99})_c(\d{1,99})(?:s(\d{1,99}))?(?:_f?(\d{1,99}))?"
+)  # pid, camera, sequence, frame
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,7 @@ Images: TypeAlias = tuple[ImageRecord, ...]
 
 @dataclass(frozen=True)
 class Records:
-    """A dataset by the official division: each part a tuple sorted by file name, without junk.
-
-    Without a division, all images are in `train`.
-    """
+    """A dataset by its division, each part sorted by file name, without junk; else all `train`."""
 
     train: Images
     query: Images

@@ -10,9 +10,7 @@ from camreid.errors import InputError
 
 
 class IdentitySampler(Sampler[int]):
-    """Indices in batches of P*K: P different `identities`, per rank, with K `instances` each.
-
-    An index sampler, so that Lightning calls its `set_epoch`; use it with `batch_size=P*K`.
+    """Indices for `batch_size=P*K`: P different `identities`, per rank, with K `instances` each.
 
     An epoch shows every image: an identity of n images is drawn ceil(n / K) times, at most once for
     each batch. Its images differ by at most one draw, and those with one more take turns from epoch
@@ -22,14 +20,10 @@ class IdentitySampler(Sampler[int]):
 
     Ranks share batches: those of W ranks with P identities each are, in rank order, those of one
     rank with W*P identities. InputError for fewer identities.
-
-    Attributes:
-        batches: of an epoch, per rank.
-        records: the images, set by `ReIDDataModule`, for subclasses that need cameras or paths.
-        start: batches of the epoch to leave out, until another epoch is set.
     """
 
-    records: Sequence[ImageRecord] = ()
+    records: Sequence[ImageRecord] = ()  # set by `ReIDDataModule`, for subclasses
+    start = 0  # batches of the epoch to leave out, until another epoch is set
 
     def __init__(
         self,
@@ -42,7 +36,7 @@ class IdentitySampler(Sampler[int]):
     ) -> None:
         self.identities, self.instances = identities, instances
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch = self.start = 0
+        self.epoch = 0
         _, owners, self._sizes = np.unique(pids, return_inverse=True, return_counts=True)
         found, places = len(self._sizes), identities * world_size
         if found < places:
@@ -55,7 +49,7 @@ class IdentitySampler(Sampler[int]):
         self._images = np.lexsort((random, owners))  # by identity
         self._owners = owners[self._images]
         self._first = self._sizes.cumsum() - self._sizes  # place of an identity in `_images`
-        self.batches = -(-int(np.ceil(self._sizes / instances).sum()) // places)
+        self.batches = -(-int(np.ceil(self._sizes / instances).sum()) // places)  # of each rank
         self._groups = _spread(self._sizes / instances, self.batches, places)
 
     def set_epoch(self, epoch: int) -> None:
@@ -84,10 +78,7 @@ class IdentitySampler(Sampler[int]):
         yield from chosen.ravel().tolist()
 
     def _shuffle(self, draws: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The images by identity in random order, those with one draw more first.
-
-        These follow, in a fixed circle of the identity's images, those of the last epoch.
-        """
+        """The images by identity in random order; first those with one draw more, by turns."""
         begin = self.epoch * self._groups * self.instances
         circle = np.arange(len(self._owners)) - (self._first + begin)[self._owners]
         late = circle % self._sizes[self._owners] >= (draws % self._sizes)[self._owners]
@@ -97,8 +88,7 @@ class IdentitySampler(Sampler[int]):
 def _spread(need: np.ndarray, batches: int, places: int) -> np.ndarray:
     """Groups of each identity: at most one for each of `batches`, which have `places` identities.
 
-    That is `need`, rounded up; where a large identity leaves places free, the greatest common
-    multiple of it that fits. No more places stay free than there are identities to take one.
+    That is `need` or, where a large identity leaves places free, its greatest multiple that fits.
     """
     low, high = 1.0, batches / need.min() + 1
     while high - low > 1e-9 * high:
@@ -119,10 +109,9 @@ def _deal(owners: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     taken, last = np.zeros(batches, dtype=bool), -1
     for place, row in enumerate(owners):
         columns = rng.permutation(batches)
-        columns = np.concatenate((columns[~taken[columns]], columns[taken[columns]]))
+        columns = columns[taken[columns].argsort(kind="stable")]
         rng.shuffle(columns[np.count_nonzero(row == last) :])
         dealt[columns, place] = place * batches + np.arange(batches)
         last = row[-1]
-        taken = np.zeros(batches, dtype=bool)
-        taken[columns[row == last]] = True
+        taken = np.isin(np.arange(batches), columns[row == last])
     return dealt

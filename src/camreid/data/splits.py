@@ -31,8 +31,7 @@ class OriginalSplit:
     def __post_init__(self) -> None:
         require_number("val_fraction", self.val_fraction, 0, MOST)
         require_whole("seed", self.seed, least=0)
-        if self.camera is not None:
-            require_whole("camera", self.camera, least=1)
+        require_whole("camera", 1 if self.camera is None else self.camera, least=1)
 
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError for a camera of no train images, or several datasets."""

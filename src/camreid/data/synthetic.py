@@ -16,8 +16,7 @@ from camreid.errors import InputError, require_number, require_whole
 from camreid.files import lock, unlock
 from camreid.progress import Progress
 
-# How many of the 751 official train identities each camera sees.
-_SEEN = {1: 652, 2: 541, 3: 694, 4: 241, 5: 576, 6: 558}
+_SEEN = {1: 652, 2: 541, 3: 694, 4: 241, 5: 576, 6: 558}  # of 751 train identities, by camera
 _MOST_PER_CAMERA = 44
 _SPREAD = 0.7  # of the logarithm of images per identity and camera; officially 1..44, median 3
 
@@ -58,8 +57,6 @@ class SyntheticMarket:
     def render(self, root: str | Path) -> Path:
         """Write the tree, all at once, to `root/synthetic-<digest>` unless it is there."""
         final = Path(root) / f"synthetic-{self.digest}"
-        if final.is_dir():
-            return final
         final.parent.mkdir(parents=True, exist_ok=True)
         held = lock(final.parent, wait=True)  # one renders, the others wait for it
         for left in final.parent.glob(f".{final.name}-*") if held >= 0 else ():
@@ -68,9 +65,8 @@ class SyntheticMarket:
         try:
             if final.is_dir():
                 return final
-            draft.mkdir()
             for part in FOLDERS:
-                (draft / part).mkdir()
+                (draft / part).mkdir(parents=True)
             for file in Progress(self.files(), "Rendering", unit="image"):
                 record = parse_name(file)
                 assert record is not None  # files() checked or made it
@@ -91,10 +87,8 @@ def _listed(path: str) -> set[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"names={path} cannot be read ({error}).") from error
     files = set()
-    for number, line in enumerate(map(str.strip, lines), 1):
+    for number, line in ((n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()):
         folder, _, base = line.rpartition("/")
-        if not line:
-            continue
         if parse_name(base) is None or not base.endswith(".jpg") or folder not in ("", *FOLDERS):
             expected = f"{GRAMMAR}, alone or in one of {', '.join(FOLDERS)}"
             raise InputError(f"line {number} of names={path} is {line!r}; expected {expected}.")

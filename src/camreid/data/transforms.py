@@ -10,10 +10,8 @@ from torchvision.transforms.v2 import AutoAugment
 
 from camreid.errors import require_number, require_whole
 
-# The ImageNet mean in raw units, which FastReID erases with too (it pads with black).
-_MEAN = (124, 116, 104)
-# The defaults of torchvision's RandomErasing.
-_ERASE_AREA = (0.02, 0.33)  # least and most share of the image
+_MEAN = (124, 116, 104)  # of ImageNet in raw units; FastReID erases with it too, and pads with 0
+_ERASE_AREA = (0.02, 0.33)  # least and most share of the image, as torchvision's RandomErasing
 _ERASE_ASPECT = (0.3, 3.3)  # least and most height/width ratio
 _ERASE_TRIES = 10  # rectangles drawn until one is smaller than the image
 _POLICIES = AutoAugment()  # those for ImageNet of Cubuk et al. 2019
@@ -21,10 +19,7 @@ _POLICIES = AutoAugment()  # those for ImageNet of Cubuk et al. 2019
 
 @dataclass(frozen=True)
 class Augment:
-    """Flip, pad and crop, random erasing; each image of a batch draws its own.
-
-    The distributions are those of torchvision's transforms for one image.
-    """
+    """Flip, pad and crop, random erasing: for each image, as torchvision's transforms for one."""
 
     flip: float = 0.5  # probability of a mirror image
     pad: int = 10  # black pixels added on each side before a random crop back to size
@@ -86,12 +81,10 @@ def _boxes(draws: Tensor, probability: float, height: int, width: int) -> Tensor
 
 
 def place(images: Tensor, table: Tensor) -> Tensor:
-    """Images mirrored, moved, then erased, in the same memory format, by one gather.
+    """Images (B, 3, H, W) mirrored, moved, then erased, in the same memory format, by one gather.
 
-    Args:
-        images: (B, 3, H, W).
-        table: (7, B) on the CPU: mirrored or not, the row and the column that come to the upper
-            left corner, and top, left, height and width of the erased rectangle.
+    `table` (7, B) is on the CPU: mirrored or not, the row and the column that come to the upper
+    left corner, and top, left, height and width of the erased rectangle.
     """
     device, (batch, _, height, width) = images.device, images.shape
     table = table.to(device, non_blocking=True)
@@ -118,20 +111,14 @@ def _place_on_cpu(images: Tensor, table: Tensor) -> Tensor:
     source, target, mean = images.numpy(), moved.numpy(), fill.numpy()
     for i, (mirrored, down, across, top, left, tall, wide) in enumerate(table.T.tolist()):
         image = images[i : i + 1].flip(-1).numpy()[0] if mirrored else source[i]
-        shown = image[
-            :, max(0, down) : max(0, height + down), max(0, across) : max(0, width + across)
-        ]
-        _, tall_shown, wide_shown = shown.shape
+        shown = image[:, max(0, down) : max(0, height + down)]
+        shown = shown[:, :, max(0, across) : max(0, width + across)]
         y, x = max(0, -down), max(0, -across)
-        target[i, :, y : y + tall_shown, x : x + wide_shown] = shown
+        target[i, :, y : y + shown.shape[1], x : x + shown.shape[2]] = shown
         target[i, :, top : top + tall, left : left + wide] = mean[0, :, :tall, :wide]
     return moved
 
 
 def stream(*key: int) -> torch.Generator:
-    """A CPU generator of its own for (seed, epoch, batch, ...).
-
-    >>> torch.equal(torch.rand(2, generator=stream(0, 1)), torch.rand(2, generator=stream(0, 1)))
-    True
-    """
+    """A CPU generator of its own for (seed, epoch, batch, ...)."""
     return torch.Generator().manual_seed(random.Random(repr(key)).getrandbits(63))

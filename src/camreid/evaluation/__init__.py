@@ -1,6 +1,7 @@
 """Ranking of features, and retrieval metrics."""
 
 from camreid.evaluation.bootstrap import Difference, compare, intervals
+from camreid.evaluation.calibration import Calibration
 from camreid.evaluation.features import FeatureTable, Images
 from camreid.evaluation.metric import RetrievalMetric
 from camreid.evaluation.neighbours import expand_queries
@@ -8,7 +9,8 @@ from camreid.evaluation.options import RankOptions
 from camreid.evaluation.ranking import CameraPairs, Protocols, rank, rank_distances, rank_protocols
 from camreid.evaluation.rerank import rerank
 from camreid.evaluation.result import RankingResult
+from camreid.evaluation.verification import verify
 
-__all__ = ["CameraPairs", "Difference", "FeatureTable", "Images", "Protocols", "RankOptions"]
-__all__ += ["RankingResult", "RetrievalMetric", "compare", "expand_queries", "intervals", "rank"]
-__all__ += ["rank_distances", "rank_protocols", "rerank"]
+__all__ = ["Calibration", "CameraPairs", "Difference", "FeatureTable", "Images", "Protocols"]
+__all__ += ["RankOptions", "RankingResult", "RetrievalMetric", "compare", "expand_queries"]
+__all__ += ["intervals", "rank", "rank_distances", "rank_protocols", "rerank", "verify"]

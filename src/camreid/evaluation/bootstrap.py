@@ -10,6 +10,7 @@ from torch import Tensor
 from camreid.errors import InputError
 from camreid.evaluation.result import NUMBERS, RankingResult
 
+Results = RankingResult | Sequence[RankingResult]
 EXACT = 9  # identities up to which all ways to swap two results are tried
 
 
@@ -24,9 +25,9 @@ class Difference:
 
 
 def intervals(
-    result: RankingResult, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    result: RankingResult, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Intervals of `mAP`, `mINP`, `rank1`, `rank5`, `rank10` that hold the share `level` of draws.
+    """95 % intervals of `mAP`, `mINP`, `rank1`, `rank5`, `rank10`.
 
     Identities are drawn; both ends are NaN where all valid queries are of one.
 
@@ -35,16 +36,13 @@ def intervals(
     >>> intervals(rank_distances(torch.tensor([[0.1, 0.2], [0.1, 0.2]]), *labels))["rank1"]
     (0.0, 1.0)
     """
-    low, high = _ends(_by_identity(result, result.per_query), resamples, seed, level)
+    sums = by_identity(result.query_pids[result.valid], result.per_query)
+    low, high = percentiles(sums, resamples, seed)
     return dict(zip(NUMBERS, zip(low, high, strict=True), strict=True))
 
 
 def compare(
-    first: RankingResult | Sequence[RankingResult],
-    second: RankingResult | Sequence[RankingResult],
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    first: Results, second: Results, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Difference]:
     """Paired differences of two results in the numbers of `intervals`, with its arguments.
 
@@ -59,37 +57,36 @@ def compare(
     for other in (*ours, *theirs):
         if not torch.equal(reference.query_pids, other.query_pids):
             raise InputError("the results are of different queries, or in another order.")
-        if not torch.equal(reference.valid, other.valid):
-            differ = (reference.valid != other.valid).nonzero().flatten()
-            raise InputError(
-                f"{len(differ)} queries, the first at {differ[:5].tolist()}, have a match in one "
-                "result only: rank both against the same gallery, by the same protocol."
-            )
+        if differ := (reference.valid != other.valid).nonzero().flatten().tolist():
+            found = f"{len(differ)} queries, the first at {differ[:5]}, have a match in one result"
+            raise InputError(f"{found} only: rank the same gallery by the same protocol.")
     own, other_values = (torch.stack([r.per_query for r in rs]).mean(0) for rs in (ours, theirs))
     values = own - other_values
-    sums = _by_identity(reference, values)
-    low, high = _ends(sums, resamples, seed, level)
+    sums = by_identity(reference.query_pids[reference.valid], values)
+    low, high = percentiles(sums, resamples, seed)
     p = _randomised(sums[:, :-1], resamples, seed).tolist()
     columns = zip(values.mean(0).tolist(), low, high, p, strict=True)
     return {name: Difference(*column) for name, column in zip(NUMBERS, columns, strict=True)}
 
 
-def _by_identity(result: RankingResult, values: Tensor) -> Tensor:
-    """(I, N + 1) sums of the valid queries' values (V, N), and the number of queries."""
-    pids, identity = torch.unique(result.query_pids[result.valid], return_inverse=True)
+def by_identity(pids: Tensor, values: Tensor) -> Tensor:
+    """(I, N + 1) sums of (V, N) values of the identities (V,), and the number of values."""
+    pids, identity = torch.unique(pids, return_inverse=True)
     values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
     return values.new_zeros(len(pids), values.shape[1]).index_add_(0, identity, values)
 
 
-def _ends(sums: Tensor, resamples: int, seed: int, level: float) -> tuple[list[float], list[float]]:
+def percentiles(sums: Tensor, draws: int = 1000, seed: int = 0) -> tuple[list[float], list[float]]:
+    """2.5 and 97.5 % points of the means of (I, N + 1) sums `by_identity`; NaN for one identity."""
     if (identities := len(sums)) < 2:
-        return [math.nan] * len(NUMBERS), [math.nan] * len(NUMBERS)
+        nan = [math.nan] * (sums.shape[1] - 1)
+        return nan, nan
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(identities, (resamples, identities), generator=generator)
-    drawn += torch.arange(resamples)[:, None] * identities
-    times = torch.bincount(drawn.flatten(), minlength=drawn.numel()).view(resamples, -1)
+    drawn = torch.randint(identities, (draws, identities), generator=generator)
+    drawn += torch.arange(draws)[:, None] * identities
+    times = torch.bincount(drawn.flatten(), minlength=drawn.numel()).view(draws, -1)
     totals = times.to(sums.dtype) @ sums
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=sums.dtype)
+    tails = torch.tensor([0.025, 0.975], dtype=sums.dtype)
     low, high = (totals[:, :-1] / totals[:, -1:]).quantile(tails, dim=0).tolist()
     return low, high
 

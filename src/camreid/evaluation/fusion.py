@@ -12,7 +12,7 @@ from camreid.errors import InputError
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.protocols import JUNK
 
-Fusion = Literal["concat", "mean", "query_camera"]
+Fusion = Literal["concat", "mean", "query_camera", "calibrated"]
 Units = Mapping[str, Tensor]  # unit features of the images by expert, (N, D) each
 
 
@@ -21,16 +21,17 @@ def fuse(
     tables: Mapping[str, FeatureTable],
     cameras: Mapping[str, int | None],
     min_agreement: float,
+    slopes: Mapping[str, float],
 ) -> FeatureTable:
     """The experts as one table; InputError where they do not allow the fusion.
 
     Args:
-        fusion: `concat` compares by the mean of the experts' cosines, `mean` by the mean feature,
-            and `query_camera` each query by the expert of its camera, with the whole gallery.
+        fusion: by the mean of the experts' cosines (`concat`) or of their calibrated log-odds, by
+            the mean feature, or each query by the expert of its camera, with the whole gallery.
         tables: by expert, of the same images in the same order.
         cameras: that each expert was trained on, 1-based; None for several, or if it is unknown.
-        min_agreement: of each two experts' features, for `mean`: the share of images
-            that are nearest to themselves across the two.
+        min_agreement: for `mean`: share of images nearest to themselves across two experts.
+        slopes: of the experts' calibrations, for `calibrated`.
     """
     if len(tables) < 2:
         raise InputError(f"a fusion needs two experts or more: {len(tables)} given.")
@@ -47,17 +48,16 @@ def fuse(
         _check_agreement({name: unit[real] for name, unit in gallery.items()}, min_agreement)
         fused = [F.normalize(torch.stack([*u.values()]).mean(0)) for u in (query, gallery)]
     else:
-        if fusion == "query_camera":
+        if fusion == "calibrated":  # the sum of slope x cosine is one inner product
+            query, gallery = (_weighted(units, slopes) for units in (query, gallery))
+        elif fusion == "query_camera":
             query = _routed(query, first.query.cameras, cameras)
         fused = [torch.cat([*units.values()], 1) for units in (query, gallery)]
     return FeatureTable(first.query.with_features(fused[0]), first.gallery.with_features(fused[1]))
 
 
 def _check_agreement(units: Units, least: float) -> None:
-    """Refuse embedding spaces in which too few images are nearest to themselves across two.
-
-    At most 1,000 images are compared, evenly chosen.
-    """
+    """Refuse spaces in which too few of 1,000 images are nearest to themselves across two."""
     for (one, first), (other, second) in permutations(units.items(), 2):
         share = 0.0
         if is_alike := first.shape == second.shape:
@@ -66,12 +66,18 @@ def _check_agreement(units: Units, least: float) -> None:
             nearest = (first[chosen] @ second[chosen].T).argmax(1).cpu()
             share = (nearest == torch.arange(count)).float().mean().item()
         if share < least or not is_alike:
+            names = f"{one} ({first.shape[1]} wide) and {other} ({second.shape[1]} wide)"
             raise InputError(
-                f"the features of {one} ({first.shape[1]} wide) and {other} ({second.shape[1]} "
-                f"wide) are not comparable: for {100 * share:.1f} % of the images, the nearest "
-                f"feature of the other is the same image; min_agreement is {100 * least:.0f} %. "
-                "Experts that start from the same weights usually agree."
+                f"the features of {names} are not comparable: {100 * share:.1f} % of the images "
+                f"are nearest to themselves across the two; min_agreement is {100 * least:.0f} %."
             )
+
+
+def _weighted(units: Units, slopes: Mapping[str, float]) -> dict[str, Tensor]:
+    """Features with the squared length of the slope; a slope below 0 counts as 0."""
+    if lacking := ", ".join(name for name in units if name not in slopes):
+        raise InputError(f"no calibration of {lacking}: train with split.val_fraction=0.1.")
+    return {name: unit * max(slopes[name], 0) ** 0.5 for name, unit in units.items()}
 
 
 def _routed(units: Units, own: Tensor, cameras: Mapping[str, int | None]) -> dict[str, Tensor]:

@@ -1,17 +1,19 @@
 """How a test is ranked: protocol, distance, query expansion, re-ranking."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from camreid.errors import InputError, require_choice, require_number, require_whole
+from camreid.evaluation.calibration import Calibration
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.neighbours import expand_queries
 from camreid.evaluation.ranking import Protocols, rank, rank_distances, rank_protocols
 from camreid.evaluation.rerank import rerank
 from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric
+from camreid.evaluation.verification import verify
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,17 @@ class RankOptions:
         require_number("expand_alpha", self.expand_alpha, least=0)
         require_number("rerank_lambda", self.rerank_lambda, 0, 1)
 
+    def decisions(
+        self, table: FeatureTable, device: torch.device, calibration: Calibration | None = None
+    ) -> dict[str, Any]:
+        """`verification` and `reliability` of cosines, or `no_thresholds` with the reason."""
+        try:
+            pairs = verify(table, self.protocol, device)
+        except InputError as error:
+            return {"no_thresholds": str(error)}
+        reliability = calibration and calibration.reliability(pairs)
+        return {"verification": pairs.summary(), "reliability": reliability}
+
     def rank(
         self, table: FeatureTable, device: torch.device | None = None
     ) -> tuple[RankingResult, Protocols | None]:
@@ -59,7 +72,7 @@ class RankOptions:
             distances = rerank(query, gallery, k1=k1, k2=k2, lambda_value=share, metric=self.metric)
             return rank_distances(distances, q.pids, g.pids, q.cameras, g.cameras), None
         table = FeatureTable(q.with_features(query), g.with_features(gallery)).numbered()
-        protocols = rank_protocols(**table.tensors, metric=self.metric, device=device)
+        protocols = rank_protocols(table.query, table.gallery, metric=self.metric, device=device)
         found = protocols.results.get((self.protocol, True))
         if found is None:  # raises, with the reason
             found = rank(**table.tensors, metric=self.metric, protocol=self.protocol, device=device)

@@ -83,38 +83,26 @@ def rank(
 
 
 def rank_protocols(
-    query_features: Tensor,
-    gallery_features: Tensor,
-    query_pids: Tensor,
-    gallery_pids: Tensor,
-    query_cameras: Tensor,
-    gallery_cameras: Tensor,
+    query: Images,
+    gallery: Images,
     metric: Metric = "cosine",
     max_rank: int = 50,
-    *,
-    query_sequences: Tensor | None = None,
-    gallery_sequences: Tensor | None = None,
-    query_index: Tensor | None = None,
-    gallery_index: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Protocols:
-    """All protocols in one pass, with the arguments of `rank`.
+    """All protocols in one pass; see `rank`.
 
     Within-camera numbers need sequences or indices. Protocols without a valid query are left out.
 
-    >>> labels = (torch.tensor(t) for t in ([5], [7, 5], [0], [1, 1]))
-    >>> list(rank_protocols(torch.eye(3)[:1], torch.eye(3)[:2], *labels).results)
+    >>> query = Images(torch.eye(3)[:1], torch.tensor([5]), torch.tensor([0]))
+    >>> gallery = Images(torch.eye(3)[:2], torch.tensor([7, 5]), torch.tensor([1, 1]))
+    >>> list(rank_protocols(query, gallery).results)
     [('cross-camera', True), ('cross-camera', False)]
     """
-    query = Images(query_features, query_pids, query_cameras, query_sequences, index=query_index)
-    gallery = Images(
-        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, index=gallery_index
-    )
     rules = Rules(query, gallery)
     names: tuple[Protocol, ...] = get_args(Protocol) if rules.within else ("cross-camera",)
     views = {(name, d): View(name, d) for name in names for d in (True, False)}
     by_camera = [View(None, camera=camera) for camera in rules.cameras.tolist()]
-    scores = feature_scores(query_features, gallery_features, metric, device)
+    scores = feature_scores(query.features, gallery.features, metric, device)
     found = _measure(scores, rules, [*views.values(), *by_camera], max_rank)
     results = {key: found[view] for key, view in views.items() if found[view].valid.any()}
     return Protocols(results, _camera_pairs(rules, [found[view] for view in by_camera]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ class EvaluationResult:
     seen: Set[int]  # training identities of the tested weights
     identity: dict[str, float] | None = None  # of the closed set; None without logits
     protocols: Protocols | None = None  # None where re-ranked
+    decisions: Mapping[str, Any] = field(default_factory=dict)  # see `RankOptions`
 
     def summary(self) -> dict[str, Any]:
         """All numbers as nested plain values; NaN where a number does not exist."""
@@ -31,6 +32,7 @@ class EvaluationResult:
             "dropped_queries": int((~self.ranking.valid).sum()),
             "identity": self.identity,
             "leak": leakage(self.ranking, self.seen),
+            **self.decisions,
         }
         if self.protocols is None:
             return numbers
@@ -70,9 +72,9 @@ class Row:
 
     def summary(self) -> dict[str, Any]:
         """`numbers` of all queries, and `leak`, see `leakage`."""
-        leak = leakage(self.ranking, self.seen)
         numbers = self.numbers(torch.ones_like(self.ranking.valid))
-        return {**numbers, "leak": leak, "seen_complete": self.seen_complete}
+        about = {"leak": leakage(self.ranking, self.seen), "seen_complete": self.seen_complete}
+        return {**numbers, **about}
 
     def numbers(self, queries: Tensor) -> dict[str, Any]:
         """Numbers of some queries, (Q,) bool, and `by_camera`: None for one without a match."""

@@ -7,7 +7,6 @@ sorted. Of equal scores, the earlier gallery image is closer.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -77,14 +76,10 @@ class Sweep:
         # float64 and float cumsum, which not every device has, come after this
         return Pairs(pairs.queries.cpu(), columns, real), closer.cpu()
 
-    @cached_property
-    def _parts(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        scale, shift = self.scores.scale, self.scores.shift
-        return [(rows, pick(scale, rows), pick(shift, rows)) for rows in self.segments]
-
     def _sorted(self, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor) -> list[Tensor]:
         """(b, n) scores of each segment, rows ascending, from (b, G) raw ones."""
-        parts = self._parts
+        scale, shift = self.scores.scale, self.scores.shift
+        parts = [(rows, pick(scale, rows), pick(shift, rows)) for rows in self.segments]
         if raw.device.type != "cpu":
             return [torch.addcmul(b, raw[:, rows], a).sort(dim=1).values for rows, a, b in parts]
         # NumPy's sort of keys alone is ten times as fast as `torch.sort`, which has indices too,

@@ -57,16 +57,12 @@ class TripletLoss(nn.Module):
     def _mine(self, distances: Tensor, pairs: "_Pairs") -> tuple[Tensor, Tensor]:
         """(B,) distances to positives and to negatives; those of no anchor have no meaning."""
         if self.mining == "hard":
-            return (
-                distances.masked_fill(~pairs.positive, -torch.inf).max(1).values,
-                distances.masked_fill(~pairs.negative, torch.inf).min(1).values,
-            )
+            farthest = distances.masked_fill(~pairs.positive, -torch.inf).max(1).values
+            return farthest, distances.masked_fill(~pairs.negative, torch.inf).min(1).values
         fastreid, same = self.mining == "weighted_fastreid", pairs.positive | pairs.itself
         others = ~pairs.anchors[:, None]
-        return (
-            _weighted_mean(distances, same | others, distances, fastreid),
-            _weighted_mean(distances, pairs.negative | others, -distances, fastreid),
-        )
+        positive = _weighted_mean(distances, same | others, distances, fastreid)
+        return positive, _weighted_mean(distances, pairs.negative | others, -distances, fastreid)
 
 
 @dataclass(frozen=True)
@@ -126,11 +122,7 @@ class PairLoss(nn.Module):
             negative = (cosine + m).clamp(min=0).detach() * (cosine - m)
         else:
             positive, negative = -cosine, cosine + m
-        sums = [
-            (self.scale * terms)
-            .masked_fill(~chosen, -torch.inf)
-            .masked_fill(~pairs.anchors[:, None], 0.0)
-            .logsumexp(1)
-            for terms, chosen in ((positive, pairs.positive), (negative, pairs.negative))
-        ]
+        both = (positive, pairs.positive), (negative, pairs.negative)
+        terms = [(self.scale * term).masked_fill(~chosen, -torch.inf) for term, chosen in both]
+        sums = [term.where(pairs.anchors[:, None], 0.0).logsumexp(1) for term in terms]
         return F.softplus(sums[0] + sums[1])

@@ -63,9 +63,8 @@ class MGN(ReIDNetwork):
         rest = nn.Sequential(nn.Sequential(*trunk.layer3[1:]), trunk.layer4)
         self.branches = nn.ModuleDict({name: copy.deepcopy(rest) for name in ("b1", "b2", "b3")})
         self.pools = nn.ModuleDict({part: GeM(learned=True) for part in PARTS})
-        self.reductions = nn.ModuleDict(
-            {part: nn.Conv2d(whole.dim, own.dim, 1, bias=False) for part in PARTS}
-        )
+        reductions = {part: nn.Conv2d(whole.dim, own.dim, 1, bias=False) for part in PARTS}
+        self.reductions = nn.ModuleDict(reductions)
         normed = PARTS if own.extra_norm else ()
         self.norms = nn.ModuleDict({part: nn.BatchNorm1d(own.dim) for part in normed})
         self.necks = nn.ModuleDict({part: bn_neck(own.dim) for part in PARTS})

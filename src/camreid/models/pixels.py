@@ -57,15 +57,8 @@ class PixelNorm(nn.Module):
             self._is_first = False
             self._check(images)
             return
-        extremes = torch.stack(images.detach().aminmax()).to("cpu", non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record(torch.cuda.current_stream(images.device))
-
-        def check_values() -> None:
-            copied.synchronize()
-            self._check(extremes)
-
-        self._pending = check_values
+        read = read_later(torch.stack(images.detach().aminmax()))
+        self._pending = lambda: self._check(read())
 
     def _check(self, images: Tensor) -> None:
         """`images` (..) are a batch, or its least and greatest value."""
@@ -74,6 +67,16 @@ class PixelNorm(nn.Module):
         elif not images.is_floating_point() or images.abs().max() > 20:
             expected = "pixels=imagenet declares (x / 255 - mean) / std, about -3..3"
             raise PixelRangeError(f"{_seen(images)}: {expected}.", pixels="raw")
+
+
+def read_later(values: Tensor) -> Callable[[], Tensor]:
+    """A function that gives the values on the CPU; their copy does not wait for a GPU."""
+    copy = values.to("cpu", non_blocking=values.is_cuda)
+    if not values.is_cuda:
+        return lambda: copy
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(values.device))
+    return lambda: copied.synchronize() or copy  # type: ignore[func-returns-value]
 
 
 def check_raw(images: Tensor, otherwise: str = "") -> None:

@@ -73,8 +73,6 @@ def _compose(name: str) -> dict[str, Any]:
 
 
 def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(first)
-    for key, value in second.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+    nested = [k for k in first.keys() & second if isinstance(first[k], dict)]
+    both = {k: _merge(first[k], second[k]) for k in nested if isinstance(second[k], dict)}
+    return {**first, **second, **both}

@@ -106,9 +106,8 @@ def _states(name: str, content: Mapping[Any, Any], depth: int = 3) -> Iterator[t
 
 def is_dense(value: Tensor) -> bool:
     """Whether a tensor holds all of its values, so that it is no larger than its file."""
-    if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
-        return False
-    return value.nbytes <= value.untyped_storage().nbytes()
+    other = value.layout != torch.strided, value.is_nested, value.is_quantized, value.is_meta
+    return not any(other) and value.nbytes <= value.untyped_storage().nbytes()
 
 
 def _unreadable(path: Path, error: Exception) -> str:

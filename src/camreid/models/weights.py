@@ -56,11 +56,10 @@ class TrunkFit:
         """Coverage, the place, and what was not used."""
         total = len(self.tensors) + len(self.missing)
         rest = sorted({re.split(r"\.\d|\.", k)[0] for k in (*self.needless, *self.outside)})
-        parts = [f"{len(self.tensors)} of {total} tensors of the trunk, from {self.place}"]
-        parts += [f"{', '.join(self.others)} has the same names"] if self.others else []
-        parts += [self.note] if self.note else []
-        parts += [f"not used: {', '.join(rest[:8])}"] if rest else []
-        return "; ".join(parts)
+        used = f"{len(self.tensors)} of {total} tensors of the trunk, from {self.place}"
+        same = f"{', '.join(self.others)} has the same names" * bool(self.others)
+        unused = f"not used: {', '.join(rest[:8])}" * bool(rest)
+        return "; ".join(filter(None, (used, same, self.note, unused)))
 
 
 def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
@@ -153,10 +152,8 @@ def _converted(state: State, trunk: nn.Module) -> tuple[State, dict[str, str], s
         with suppress(Exception), redirect_stdout(io.StringIO()):
             found = dict(convert(dict(tensors), trunk))
     origin = {v.data_ptr(): names.get(k, k) for k, v in tensors.items() if v.numel()}
-    own = {
-        k: names.get(k, k) if tensors.get(k) is v else origin.get(v.data_ptr(), names.get(k, k))
-        for k, v in found.items()
-    }
+    moved = {k: origin.get(v.data_ptr()) for k, v in found.items() if tensors.get(k) is not v}
+    own = {k: moved.get(k) or names.get(k, k) for k in found}
     return found, {k: name for k, name in own.items() if name in state}, note
 
 

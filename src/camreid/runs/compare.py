@@ -146,7 +146,7 @@ def compare_pair(first: Method, second: Method) -> Pair:
         groups = [(first, results[: len(first.runs)]), (second, results[len(first.runs) :])]
         groups.sort(key=lambda group: -mean(result.mAP for result in group[1]))
         (first, ours), (second, theirs) = groups
-        differences = compare(ours, theirs, level=1 - metrics.ALPHA)
+        differences = compare(ours, theirs)
     except InputError as error:
         titles = (first.title, second.title)
         return Pair(str(first), str(second), reason=str(error), titles=titles)
@@ -158,7 +158,6 @@ def compare_pair(first: Method, second: Method) -> Pair:
 
 
 def _on_shared_queries(runs: Sequence[RunFolder]) -> list[RankingResult]:
-    """The rankings of the queries that all have, in one order."""
     ranked = [run.ranked for run in runs if run.ranked]
     protocols = list(dict.fromkeys(result.protocol for _, result in ranked))
     if len(protocols) > 1:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from camreid.data import Split
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, RankingResult
 from camreid.files import write_text
@@ -42,11 +43,6 @@ class RunFolder:
             raise InputError(f"{path} is no run folder: expected one of {', '.join(files)} in it.")
         return cls(path)
 
-    @property
-    def split(self) -> Path:
-        """The manifest of the split."""
-        return self.path / "split.csv"
-
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config; empty where there is none."""
@@ -68,8 +64,7 @@ class RunFolder:
         if self.metrics and self.metrics.training:
             return self.metrics.training
         check = self.head_check.to_json() if self.head_check else None
-        trained = self.metrics and "checkpoint" not in self.config
-        split = self.metrics.split if self.metrics and trained else None
+        split = self.metrics.split if self.metrics and "checkpoint" not in self.config else None
         return {"split": split, "config": self.config, "head_check": check}
 
     @cached_property
@@ -131,14 +126,12 @@ class RunFolder:
         write_text(path, json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")
         return path
 
-    def write_datasets(self, datasets: Iterable[Dataset]) -> None:
-        """Write the names behind the numbers of identities and cameras."""
-        text = json.dumps([asdict(dataset) for dataset in datasets], indent=1, ensure_ascii=False)
-        write_text(self.path / "names.json", text + "\n")
-
-    def write_config(self, text: str) -> None:
-        """Write the resolved config."""
+    def write_config(self, text: str, split: Split) -> None:
+        """Write the resolved config, the manifest, and the names of identities and cameras."""
         write_text(self.path / "config.yaml", text)
+        split.save(self.path / "split.csv")
+        names = json.dumps([asdict(own) for own in split.datasets], indent=1, ensure_ascii=False)
+        write_text(self.path / "names.json", names + "\n")
 
     def _record(self, kind: type[R]) -> R | None:
         def parse(text: str) -> R | None:

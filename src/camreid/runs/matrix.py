@@ -51,8 +51,7 @@ class Matrix(Record):
             return f"No verdict: there is no tested identity{unseen}."
         own = percent((self.compared["rows"] or self.rows)[best]["retrieval"]["mAP"])
         texts = [f"{best} is the best expert: {own} mAP on {count} identities{unseen}"]
-        found = {name: scores["mAP"] for name, scores in self.differences.items()}
-        if found:
+        if found := {name: scores["mAP"] for name, scores in self.differences.items()}:
             other = max(found, key=lambda name: found[name].value)
             texts.append(verdict(other, best, found[other], count))
         return f"{'. '.join(texts)}."
@@ -103,7 +102,6 @@ class Matrix(Record):
 
 
 def _leak(row: Mapping[str, Any]) -> str:
-    """Number of test identities that are training identities of a row, of all test identities."""
     sign = "" if row["seen_complete"] else "≥ "
     return f"{sign}{row['leak']['seen']['identities']}/{row['leak']['all']['identities']}"
 

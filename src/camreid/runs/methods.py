@@ -72,7 +72,6 @@ def _words(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Options by dotted key, without the folders that a run writes to."""
     found: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

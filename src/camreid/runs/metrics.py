@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from camreid import provenance
 from camreid.evaluation import Difference, RankOptions
+from camreid.evaluation.verification import MOST
 from camreid.runs.table import Table, in_points, interval, percent
 
 ALPHA = 0.05
 SMALLEST = 0.001  # of mAP: 0.1 points
 FEWEST = 6  # identities with which p can fall below ALPHA
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
-MOST = 24  # cameras in a table of their pairs; more fit no page
 
 
 class Record(provenance.Record):
@@ -67,13 +67,17 @@ class Metrics(Record):
     identity: dict[str, float] | None = None  # closed-set accuracy and its coverage
     protocols: dict[str, dict[str, float]] | None = None  # None where re-ranked
     camera_pairs: dict[str, Any] | None = None  # mAP, rank1: query cameras by gallery cameras
+    verification: dict[str, Any] | None = None  # thresholds of the cosine
+    no_thresholds: str = ""  # the reason where there are none
+    reliability: list[dict[str, float]] | None = None  # of the checkpoint's calibration
     split: dict[str, Any] | None = None  # a `SplitRecord`; None where it is unknown
     origin: dict[str, Any] | None = None  # command, date, commit and versions
     training: dict[str, Any] | None = None  # of a tested checkpoint: split, config, head_check
 
     def warnings(self, name: str) -> list[str]:
         """What limits these numbers, in sentences that name the weights."""
-        return limits({name: vars(self)}, self.partial)
+        found = limits({name: vars(self)}, self.partial)
+        return found + [f"No thresholds: {self.no_thresholds}"] * bool(self.no_thresholds)
 
     @property
     def rank_options(self) -> RankOptions:
@@ -82,7 +86,7 @@ class Metrics(Record):
         return RankOptions(**{k: v for k, v in self.evaluation.items() if k in known})
 
     def tables(self, title: str = "Test") -> list[Table]:
-        """Scores by protocol, and mAP by camera pair."""
+        """Scores by protocol, mAP by camera pair, thresholds and reliability."""
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
         if pairs and 1 < len(pairs["cameras"]) <= MOST:
@@ -90,7 +94,9 @@ class Metrics(Record):
             rows = [[n, *map(percent, row)] for n, row in zip(names, pairs["mAP"], strict=True)]
             pairs_title = "mAP by query camera (rows) and gallery camera"
             tables.append(Table(pairs_title, ["", *names], rows))
-        return tables
+        if self.verification:
+            tables += threshold_tables(self.verification)
+        return tables + [reliability_table(bins) for bins in [self.reliability] if bins]
 
 
 def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = False) -> Table:
@@ -115,6 +121,39 @@ def score_table(title: str, results: Mapping[str, Metrics], protocols: bool = Fa
     return Table(f"{title}; below a score, its 95 % interval", columns, rows, notes)
 
 
+def threshold_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Thresholds by false-accept rate and in the open set, and by camera pair at 0.1 %."""
+    kinds, search, notes = found["pairs"], found["open_set"], []
+    rows = [_row(f"{100 * float(rate):g} %", point) for rate, point in found["far"].items()]
+    rows.append(_row(f"EER {percent(found['eer']['rate'])}", found["eer"]))
+    for rate, point in search["fpir"].items():
+        cells = (f"{point['threshold']:.3f}", percent(1 - point["fnir"]), percent(point["fnir"]))
+        rows.append([f"open set, FPIR {100 * float(rate):g} %", *cells])
+    if few := [rate for rate in found["far"] if float(rate) * kinds["impostor"] < 10]:
+        notes.append(f"Fewer than 10 impostor pairs decide the threshold at a rate of {few[0]}.")
+    alone = search["non_mated"]
+    kind = f"{alone} queries without a match" if alone else "all queries, their matches taken away"
+    notes.append(f"Open set: FPIR of {kind}; the last columns are TPIR and FNIR.")
+    title = "Thresholds of the cosine: {genuine:,} genuine, {impostor:,} impostor pairs"
+    columns = ("false accepts", "threshold", "TAR", "FNMR")
+    tables = [Table(title.format(**kinds), columns, rows, notes)]
+    pairs = found["camera_pairs"]
+    if len(cameras := sorted({int(camera) for name in pairs for camera in name.split("-")})) > 1:
+        rows = [[f"c{a}", *(_cell(pairs.get(f"{a}-{b}")) for b in cameras)] for a in cameras]
+        title = "TAR at 0.1 % false accepts by camera of query (rows) and gallery, and threshold"
+        tables.append(Table(title, ("", *(f"c{camera}" for camera in cameras)), rows))
+    return tables
+
+
+def reliability_table(bins: Sequence[Mapping[str, float]]) -> Table:
+    """Calibrated probabilities, and how often the pairs are of one identity."""
+    rows = [[percent(b[name]) for name in ("probability", "genuine", "weight")] for b in bins]
+    gap = sum(abs(b["probability"] - b["genuine"]) * b["weight"] for b in bins)
+    notes = [f"Mean difference {percent(gap)}; genuine and impostor pairs have equal weight."]
+    columns = ("calibrated probability", "of one identity", "weight")
+    return Table("Reliability of the checkpoint's calibration", columns, rows, notes)
+
+
 def head_check_table(
     title: str, heads: Mapping[str, Mapping[str, Any]], notes: list[str] | None = None
 ) -> Table:
@@ -131,8 +170,7 @@ def head_check_table(
 def points(found: Difference) -> str:
     """A difference in points, below it the ends of its interval."""
     value, low, high = in_points(found.value, found.low, found.high)
-    sign = "+" * (found.value > 0)
-    return f"{sign}{value}" + ("" if math.isnan(found.low) else f"\n{low}..{high}")
+    return "+" * (found.value > 0) + value + ("" if math.isnan(found.low) else f"\n{low}..{high}")
 
 
 def doubt(found: Difference, identities: int) -> str:
@@ -187,3 +225,13 @@ def _scores(
     queries = f"{scores['valid_queries'] or 0:.0f}"
     cells = [f"{percent(scores[k])}\n{interval(*ends[k]) if ends else ''}" for k in SCORES]
     return [name, queries, *map(str.rstrip, cells)]
+
+
+def _row(name: str, point: Mapping[str, Any]) -> list[str]:
+    tar = f"{percent(point['tar'])}\n{interval(*point['interval'])}".rstrip()
+    return [name, f"{point['threshold']:.3f}", tar, percent(point["fnmr"])]
+
+
+def _cell(pair: Mapping[str, Any] | None) -> str:
+    point = pair and pair["far"]["0.001"]
+    return f"{percent(point['tar'])}\n{point['threshold']:.3f}" if point else "n/a"

@@ -38,11 +38,9 @@ class Table:
     def text(self, suffix: str) -> str:
         """The table for a .csv, .md or .tex file; a .csv has an interval in a column of its own."""
         if suffix == ".csv":
-            header = [f"{column}\n{column} interval" for column in self.columns]
-            grid = [
-                [part for cell in row for part in cell.replace(" %", "").partition("\n")[::2]]
-                for row in (header, *self.rows)
-            ]
+            rows = ([f"{column}\n{column} interval" for column in self.columns], *self.rows)
+            split = ((cell.replace(" %", "").partition("\n") for cell in row) for row in rows)
+            grid = [[part for cell in row for part in cell[::2]] for row in split]
             filled = [column for column in zip(*grid, strict=True) if any(column[1:])]
             csv.writer(file := io.StringIO()).writerows(zip(*filled, strict=True))
             return file.getvalue()
@@ -50,10 +48,8 @@ class Table:
         if suffix == ".md":
             grid.insert(1, ["---"] * len(self.columns))
             return "".join(f"| {' | '.join(row)} |\n" for row in grid)
-        head, *lines = [
-            " & ".join(re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row) + " \\\\\n"
-            for row in grid
-        ]
+        escaped = ([re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row] for row in grid)
+        head, *lines = [" & ".join(row) + " \\\\\n" for row in escaped]
         start = f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}\n"
         return "".join([start, head, "\\hline\n", *lines, "\\end{tabular}\n"])
 

@@ -1,7 +1,7 @@
 """One batch contract: camreid's own batches, and FastReID's as they are."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from camreid.data.records import GRAMMAR, ImageRecord, parse_name
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap, Unknown
-from camreid.models.network import ReIDNetwork
+from camreid.models.network import ReIDNetwork, evaluating
+from camreid.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,25 @@ def check_labels(network: ReIDNetwork, unknown: Unknown, pids: Tensor, cameras: 
         found = f"a batch holds {len(missing)} identities without a row ({missing[:5]})"
         remedy = "type model.unknown=skip, extend or reinit"
         raise HeadMismatch(f"{found}, and model.unknown={unknown}: {remedy}.")
+
+
+@torch.no_grad()
+def feature_sums(
+    network: ReIDNetwork, loader: Iterable[Mapping[str, Any]], device: torch.device
+) -> dict[str, Tensor]:
+    """By head the (rows, width) sums of the features of each row's images, in evaluation mode."""
+    heads = network.remap_heads()
+    sums = {n: torch.zeros(len(heads[n].pids), w, device=device) for n, w in network.widths.items()}
+    with evaluating(network):
+        for batch in Progress(loader, "Starting rows of new identities", unit="batch"):
+            read = read_batch(batch)
+            cameras = read.cameras.to(device)
+            features = network(read.images.to(device), cameras=cameras).features
+            rows = network.rows(read.pids.to(device), cameras)
+            for name, part in network.parts(features).items():
+                known = rows[name] >= 0
+                sums[name].index_add_(0, rows[name][known], part[known].float())
+    return sums
 
 
 def _pids(batch: Mapping[str, Any], labels: LabelMap | None, training: bool) -> Any:

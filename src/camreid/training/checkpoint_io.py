@@ -31,16 +31,12 @@ _OWN = {"params", "foreach", "fused", "capturable", "differentiable"}  # set for
 
 def read_file(path: str | Path) -> dict[str, Any]:
     """The known keys of a local file on the CPU; InputError if it is no camreid checkpoint."""
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.ckpt"))
-        hint = f" In that folder: {', '.join(near[:5])}." if near else ""
-        raise InputError(f"no checkpoint at {path}. {_EXPECTED}{hint}")
+    if not Path(path).is_file():
+        raise InputError(f"no checkpoint at {path}. {_EXPECTED}")
     content = read_content(path)
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint. {_EXPECTED}")
-    if not content.keys() >= {"state_dict", "hyper_parameters"}:
-        found = f"{path} is no camreid checkpoint: it holds {', '.join(map(str, [*content][:5]))}"
+    keys = [*content] if isinstance(content, Mapping) else [f"a {type(content).__name__}"]
+    if not {"state_dict", "hyper_parameters"}.issubset(keys):
+        found = f"{path} is no camreid checkpoint: it holds {', '.join(map(str, keys[:5]))}"
         raise InputError(f"{found}. {_EXPECTED} Weights of other programs: import them first.")
     return check_content(path, content)
 
@@ -50,16 +46,13 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     known = {key: content[key] for key in _TYPES if key in content}
     for key, value in known.items():
         is_kind = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
-        if found := _unexpected(value) if is_kind else f"a {type(value).__name__}":
-            raise _fault(path, key, found)
-    state = known.get("state_dict", {}).items()
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state):
-        raise _fault(path, "state_dict", "more than tensors by name")
+        found = _unexpected(value) if is_kind else f"a {type(value).__name__}"
+        if not found and key == "state_dict":
+            named = all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+            found = "" if named else "more than tensors by name"
+        if found:
+            raise InputError(f"{path} is not a checkpoint of camreid: its {key} holds {found}.")
     return known
-
-
-def _fault(path: str | Path, key: str, found: str) -> InputError:
-    return InputError(f"{path} is not a checkpoint of camreid: its {key} holds {found}.")
 
 
 def _unexpected(value: object) -> str:
@@ -69,11 +62,9 @@ def _unexpected(value: object) -> str:
         inner: list[object] = []
         for part in level.values():
             if isinstance(part, Mapping):
-                if not all(isinstance(key, str | int) for key in part):
-                    return "a key that is neither text nor a number"
-                inner.extend(part.values())
+                inner += [*part, *part.values()]
             elif isinstance(part, list | tuple):
-                inner.extend(part)
+                inner += part
             elif isinstance(part, Tensor) and not is_dense(part):
                 return "a tensor that is not dense"
             elif not isinstance(part, str | int | float | Tensor | None):
@@ -134,11 +125,9 @@ class RunCheckpoints(TorchCheckpointIO):
         """See `read_file`; InputError also for a file of another run."""
         known = read_file(path)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            for key in ("optimizer_states", "lr_schedulers"):
-                if len(known.get(key, ())) != 1:
-                    raise _fault(path, key, "not the one state that resuming needs")
-            if "fit_loop" not in known.get("loops", {}):
-                raise _fault(path, "loops", "no state of a training")
+            counts = [len(known.get(key, ())) for key in ("optimizer_states", "lr_schedulers")]
+            if counts != [1, 1] or "fit_loop" not in known.get("loops", {}):
+                raise InputError(f"{path} holds no state to resume. Type init= for its weights.")
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         held = {c.state_key: c for c in callbacks if c.state_key in states}
         own = {
@@ -174,8 +163,6 @@ def _restored(callback: Callback, state: Any) -> dict[str, Any]:
 
 
 def _own_file(callback: ModelCheckpoint, path: object) -> str:
-    if not callback.dirpath or not isinstance(path, str) or not Path(path).name:
-        return ""
-    file = Path(callback.dirpath) / Path(path).name
+    file = Path(callback.dirpath or "", Path(str(path)).name)
     is_own = file.is_file() and file.resolve().parent == file.parent.resolve()
     return str(file) if is_own else ""

@@ -25,14 +25,13 @@ class CollapseWarning(pl.Callback):
     """Warns once if the mean `separation` of an epoch, after `start` epochs, is below `least`."""
 
     def __init__(self, least: float = 0.01, start: int = 1) -> None:
-        self.least, self.start, self._has_warned = least, start, False
+        self.least, self.start = least, start
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the mean of the epoch."""
         found = float(trainer.callback_metrics.get(METRIC, 1.0))
-        is_judged = trainer.is_global_zero and trainer.current_epoch >= self.start
-        if is_judged and found < self.least and not self._has_warned:
-            self._has_warned = True
+        if trainer.is_global_zero and trainer.current_epoch >= self.start and found < self.least:
+            self.least = -1.0  # warns once
             text = f"Epoch {trainer.current_epoch + 1}: the embedding has collapsed ({METRIC}"
             remedy = "Type +experiment=from_scratch, or init= or model.network.weights="
             logging.getLogger("camreid").warning(f"{text} {found:.3f}). {remedy}.")

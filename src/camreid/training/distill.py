@@ -36,25 +36,18 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher network."""
+    """A teacher, which does not train."""
 
-    network: ReIDNetwork  # in evaluation mode, without gradients
-    image_size: tuple[int, int]  # (H, W) that it was trained on
+    module: ReIDModule  # in evaluation mode, such as `camreid.load` gives
     camera: int | None  # that it was trained on, 1-based; None for several or an unknown one
-
-    @classmethod
-    def of(cls, module: ReIDModule, camera: int | None) -> "Teacher":
-        """The teacher of a module in evaluation mode, such as `camreid.load` gives."""
-        return cls(module.model.requires_grad_(False), module.config.image_size, camera)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, cameras: Tensor) -> ReIDOutput:
         """Its output for raw (B, 3, H, W) images of any size and (B,) cameras, on their device."""
-        self.network.to(images.device)
-        if images.shape[2:] != self.image_size:
-            images = F.interpolate(images.float(), self.image_size, mode="bicubic", antialias=True)
+        if images.shape[2:] != (size := self.module.config.image_size):
+            images = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
             images = images.clamp(0, 255)  # bicubic overshoots at edges
-        return self.network.forward_raw(images, cameras)
+        return self.module.model.to(images.device).forward_raw(images, cameras)
 
 
 class Distillation:
@@ -114,8 +107,8 @@ class Distillation:
 
 def _shared_rows(teacher: Teacher, heads: Mapping[str, RemapHead]) -> dict[str, list[list[int]]]:
     """By head of the student, the rows of shared identities in teacher and student, if several."""
-    labels, shared = teacher.network.labels, {}
-    if labels.is_anonymous or teacher.network.camera_labels:
+    labels, shared = teacher.module.labels, {}
+    if labels.is_anonymous or teacher.module.camera_labels:
         return {}
     for name, head in heads.items():
         both = torch.tensor((labels & head.labels).pids, dtype=torch.int64)

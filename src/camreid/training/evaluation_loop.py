@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from camreid.errors import NoValidQuery
+from camreid.errors import InputError, NoValidQuery
+from camreid.evaluation.calibration import Calibration
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
+from camreid.evaluation.verification import verify
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
 from camreid.progress import note
 from camreid.provenance import Provenance
@@ -34,6 +37,7 @@ class RetrievalModule(pl.LightningModule):
         self.feature_options, self.rank_options = FeatureOptions(), RankOptions()
         self.test_features: FeatureTable | None = None  # of the last test
         self.test_result: EvaluationResult | None = None
+        self.calibration: Calibration | None = None  # of the last validation or of a file
 
     def on_train_start(self) -> None:
         """Keep the interval of validations."""
@@ -41,6 +45,7 @@ class RetrievalModule(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Validate after the run's last batch, due or not: the best checkpoint needs a value."""
+        self.calibration = None  # of other weights
         trainer: Any = self.trainer
         ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         if ends or trainer.global_step == trainer.max_steps or _may_stop(trainer):
@@ -63,9 +68,15 @@ class RetrievalModule(pl.LightningModule):
         self.val_metric.update(features, read.pids, read.cameras, index, "both")
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/mAP` and the rest."""
+        """Log `val/mAP` and the rest, and keep the calibration of the validation pairs."""
         try:
-            values = self.val_metric.ranking(self._split).scalars()
+            result = self.val_metric.ranking(self._split)
+            values = result.scalars()
+            for split in (self._split, None):  # without sequences where no identity has two
+                with suppress(InputError):  # pairs of one kind only
+                    pairs = verify(self.val_metric.table(split), result.protocol, self.device)
+                    self.calibration = Calibration.fit(pairs)
+                    break
         except NoValidQuery:
             if not is_partial(self.trainer, "val"):
                 raise
@@ -129,7 +140,9 @@ class RetrievalModule(pl.LightningModule):
             if not is_partial(self.trainer):
                 raise
             return
-        self.test_result = EvaluationResult(result, self.provenance.seen, identity, protocols)
+        seen, asked = self.provenance.seen, (self.test_features, self.device, self.calibration)
+        found = self.rank_options.decisions(*asked)
+        self.test_result = EvaluationResult(result, seen, identity, protocols, found)
         for name, value in result.scalars().items():
             self.log(f"test/{name}", float(value), sync_dist=True)
         for name in ("accuracy", "coverage"):

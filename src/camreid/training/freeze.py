@@ -44,9 +44,8 @@ class Freeze(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Keep the modules in evaluation mode, or let them train."""
         train = trainer.global_step >= self._end
-        for module in self._frozen:
-            if module.training != train:
-                module.train(train)
+        for module in (frozen for frozen in self._frozen if frozen.training != train):
+            module.train(train)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
         """Drop the gradients; the parameters still take part in DDP's exchange."""

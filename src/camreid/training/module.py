@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.evaluation.calibration import Calibration
 from camreid.labels import HeadLabels, LabelMap
 from camreid.losses.identity import LossConfig, identity_loss_of_heads, weighed
 from camreid.models.config import ModelConfig, build_options
@@ -15,19 +16,18 @@ from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
 from camreid.parts import make
 from camreid.provenance import Provenance, versions
-from camreid.training.batch import Batch, check_labels, read_batch, unpack
+from camreid.training.batch import Batch, check_labels, feature_sums, read_batch, unpack
 from camreid.training.checkpoint_io import conform_optimizer
 from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
-from camreid.training.imprinting import feature_sums
+from camreid.training.loss_check import loss_check
 from camreid.training.optim import OptimizerConfig, Schedule, ScheduleLR, clip_each, run_length
 from camreid.training.progress import log_losses
 from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
 from camreid.training.step import compiled, keep_freed_memory, memory_format
 
-# weight and value of each loss, by name
-ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]
+ExtraLoss = Callable[[Batch, ReIDOutput], Mapping[str, tuple[float, Tensor]]]  # weight, value
 
 
 class ReIDModule(RetrievalModule):
@@ -37,8 +37,7 @@ class ReIDModule(RetrievalModule):
         config: a `ModelConfig`, or a nested mapping of one.
         labels: the identities of the heads, in row order; those of each camera, such as
             `split.camera_labels`, for a model with heads per camera.
-        target_labels: the identity of each of a FastReID batch's `targets`, for file names without
-            identities.
+        target_labels: the identities of FastReID's `targets`, for file names without identities.
     """
 
     def __init__(
@@ -57,13 +56,12 @@ class ReIDModule(RetrievalModule):
         self.schedule = build_options(Schedule, "model.schedule", config.schedule)
         self.metric_losses = self.loss.metric_losses()
         self.provenance = Provenance(complete=not self.labels.is_anonymous)
-        # an attribute, because a loss may have parameters
-        self.own_loss = make(Callable, self.loss.extra) if self.loss.extra else None
+        self.own_loss = make(Callable, self.loss.extra) if self.loss.extra else None  # may learn
         self.extra_losses: list[ExtraLoss] = [] if self.own_loss is None else [self.own_loss]
         self.notes: dict[str, Any] = {}  # primitives to save in checkpoints
-        self.rows_started = False  # whether `new_identities` have rows from features
-        self._reads_records = False
+        self.rows_started = self._reads_records = False  # whether `new_identities` have their rows
         self._compiled: Callable[..., ReIDOutput] | None = None
+        self._check_loss: Callable[[], object] = bool  # of the last step; bool checks nothing
         rows = {camera: list(own.pids) for camera, own in self.camera_labels.items()}
         primitives = config.without_weights().primitives()
         self.save_hyperparameters({"config": primitives, "labels": rows or list(self.labels.pids)})
@@ -143,6 +141,7 @@ class ReIDModule(RetrievalModule):
         values |= {"train/loss": total, "train/known": known.any(0).float().mean()}
         values[METRIC] = torch.stack([separation(e, pids) for e in embeddings]).mean()
         log_losses(self, values, len(read.pids))
+        self._check_loss = loss_check(self, batch, losses, read.pids, output, rows)
         return total
 
     def _note_identities(self, pids: Tensor, cameras: Tensor) -> None:
@@ -152,7 +151,8 @@ class ReIDModule(RetrievalModule):
             self.add_identities(pids.tolist())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient of each tensor to the norm `clip` of the optimiser config."""
+        """Check the loss; clip the gradient of each tensor to the norm `clip`."""
+        self._check_loss()
         if self.optimizer_config.clip is not None:
             clip_each(self.parameters(), self.optimizer_config.clip)
 
@@ -213,12 +213,15 @@ class ReIDModule(RetrievalModule):
             **self.notes,
             "labels": list(self.labels.pids),
             "provenance": self.provenance.to_json(),
+            "calibration": self.calibration and self.calibration.to_json(),
             "versions": versions(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read the provenance; the rows of the file were started."""
-        self.provenance = Provenance.from_json(checkpoint.get("camreid", {}).get("provenance"))
+        """Read provenance and calibration; the rows of the file were started."""
+        notes = checkpoint.get("camreid", {})
+        self.provenance = Provenance.from_json(notes.get("provenance"))
+        self.calibration = Calibration.from_json(own) if (own := notes.get("calibration")) else None
         self.rows_started = True
         if self._trainer is not None and self.trainer.training:
             resume(self.trainer, checkpoint)

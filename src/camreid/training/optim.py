@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import nn, optim
 from torch.optim.lr_scheduler import LRScheduler
@@ -44,18 +43,15 @@ class OptimizerConfig:
             groups = [{"params": [p for p in trained if p.ndim > 1]}]
             groups.append({"params": norms, "weight_decay": self.norm_weight_decay})
         name = "momentum" if self.name == "sgd" else self.name  # timm's sgd is Nesterov's
-        fused &= all(p.device.type in ("cpu", "cuda") for p in trained)
-        how: dict[str, Any] = {"fused": True} if fused else {}
-        return create_optimizer_v2(groups, name, self.lr, self.weight_decay, self.momentum, **how)
+        how = (fused and all(p.device.type in ("cpu", "cuda") for p in trained)) or None
+        own = self.lr, self.weight_decay, self.momentum
+        return create_optimizer_v2(groups, name, *own, fused=how)
 
 
-@torch.no_grad()
 def clip_each(parameters: Iterable[nn.Parameter], norm: float) -> None:
     """Scale the gradient of each tensor to at most a norm, without waiting for a device."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if gradients:
-        scales = [(norm / (own + 1e-6)).clamp(max=1) for own in torch._foreach_norm(gradients)]
-        torch._foreach_mul_(gradients, scales)
+    for parameter in parameters:
+        nn.utils.clip_grad_norm_(parameter, norm)
 
 
 def run_length(trainer: pl.Trainer) -> tuple[int, float]:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,10 +15,10 @@ from camreid.progress import Progress, note
 
 def log_losses(module: pl.LightningModule, values: Mapping[str, Tensor], size: int) -> None:
     """Log means over the epoch and, every `log_every_n_steps` steps, values as `NAME_step`."""
-    log = partial(module.log_dict, batch_size=size)
-    log(values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+    log = module.log_dict
+    log(values, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
     steps = {f"{name}_step": value.detach() for name, value in values.items()}
-    log(steps, on_step=True, on_epoch=False)
+    log(steps, on_step=True, on_epoch=False, batch_size=size)
 
 
 class Clock:

@@ -57,13 +57,12 @@ def compiled(network: ReIDNetwork, mode: str = "default") -> Callable[..., ReIDO
     if shutil.which(compiler) is None:
         found = f"compile={mode} needs a C++ compiler; {compiler} is missing (CXX names another)."
         raise InputError(found, compile=False)
-    forward = torch.compile(network.forward, mode=mode)
+    forward: Callable[..., ReIDOutput] = torch.compile(network.forward, mode=mode)
     norms = [part for part in network.modules() if isinstance(part, PixelNorm)]
 
     def run(images: Tensor, *labels: Any) -> ReIDOutput:
         for norm in norms:
             norm.check(images)  # reads values, which a compiled network does not
-        output: ReIDOutput = forward(images, *labels)
-        return output
+        return forward(images, *labels)
 
     return run

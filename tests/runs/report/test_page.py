@@ -2,20 +2,16 @@
 
 import base64
 import re
-from collections import Counter
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from camreid.data import Records
-from camreid.evaluation import RankOptions
 from camreid.runs.folder import RunFolder
 from camreid.runs.report.charts import draw
-from camreid.runs.report.errors import error_tables
 from camreid.runs.report.page import build_page
 from camreid.runs.table import percent
 from tests.runs.folders import change, features, make_matrix, make_run
@@ -104,40 +100,41 @@ def test_the_page_starts_with_the_answer_and_says_leakage_once(
     assert page.count('<input type="checkbox"') == page.count('<img src="data:image/jpeg')
 
 
-def test_errors_by_camera_and_thresholds_are_those_of_counting(records: Records) -> None:
-    table = features(records, 0.4)
-    by_camera, roc = error_tables(table, RankOptions())
-    q, g = table.query, table.gallery
-    cosine = F.cosine_similarity(q.features[:, None], g.features[None], dim=2)
-    same = q.pids[:, None] == g.pids[None]
-    own = same & (q.cameras[:, None] == g.cameras[None])
-    cosine[own | (g.pids == -1)] = -2
-    matched = (same & ~own).any(1)
-    first = cosine.argmax(1)
-    wrong = matched & ~same[torch.arange(len(first)), first]
-    cameras = torch.stack([q.cameras[wrong], g.cameras[first][wrong]], dim=1)
-    counts = Counter(map(tuple, cameras.tolist()))
-    shown = {
-        (int(row[0][1:]), int(column[1:])): int(cell)
-        for row in by_camera.rows
-        for column, cell in zip(by_camera.columns[1:], row[1:], strict=True)
-    }
-    assert {pair: count for pair, count in shown.items() if count} == counts != {}
-    others = cosine[matched][~same[matched]]
-    others, matches = others[others > -2], cosine[matched][(same & ~own)[matched]]
-    for rate, threshold, accepted in roc.rows:
-        share = (others > float(threshold)).float().mean().item()
-        assert share == pytest.approx(float(rate[:-2]) / 100, rel=0.1)
-        true = (matches > float(threshold)).float().mean().item()
-        assert true == pytest.approx(float(accepted[:-2]) / 100, abs=0.02)
+def test_thresholds_and_reliability_are_those_of_the_file(folder: Path) -> None:
+    page, found = build_page([folder]), RunFolder(folder).metrics
+    shown, kept = cells(page, "Thresholds of the cosine"), found.verification
+    for rate, point in kept["far"].items():
+        threshold, tar, fnmr = shown[f"{100 * float(rate):g} %"]
+        assert (threshold, fnmr) == (f"{point['threshold']:.3f}", percent(point["fnmr"]))
+        assert tar.split("\n")[0] == percent(point["tar"])
+    assert f"EER {percent(kept['eer']['rate'])}" in shown
+    point, row = kept["open_set"]["fpir"]["0.1"], shown["open set, FPIR 10 %"]
+    assert row[::2] == [f"{point['threshold']:.3f}", percent(point["fnir"])]
+    by_camera = cells(page, "TAR at 0.1 %")
+    pair = kept["camera_pairs"]["1-3"]["far"]["0.001"]
+    assert by_camera["c1"][2] == f"{percent(pair['tar'])}\n{pair['threshold']:.3f}"
+    assert by_camera["c1"][0] == "n/a"  # no match in the query's camera
+    assert len(cells(page, "Reliability of")) == len(found.reliability)
+    assert "calibrated probability" in chart(page, "Reliability")
 
 
-def test_a_table_of_many_camera_pairs_is_left_out(records: Records) -> None:
+def test_a_table_of_many_camera_pairs_is_left_out(tmp_path: Path, records: Records) -> None:
     table = features(records, 0.4)
     many = torch.arange(len(table.query.cameras)) + 1
     table = replace(table, query=replace(table.query, cameras=many))
     assert len(many) > 24
-    assert ["ROC" in table.title for table in error_tables(table, RankOptions())] == [True]
+    page = build_page([make_run(tmp_path / "many", table)])
+    assert "Thresholds of the cosine" in page
+    assert "TAR at 0.1 %" not in page
+    assert "mAP by query camera" not in page
+
+
+def test_the_reason_for_no_thresholds_is_shown(folder: Path) -> None:
+    change(folder, verification=None, reliability=None, no_thresholds="there are 0 pairs.")
+    page = build_page([folder])
+    assert "No thresholds: there are 0 pairs." in notes(page)
+    assert "Thresholds of" not in page
+    assert "Reliability" not in page
 
 
 def test_one_epoch_is_a_visible_point_between_whole_numbers() -> None:

@@ -19,6 +19,8 @@ from camreid.training.module import ReIDModule, create_model
 Source = Literal["fastreid", "torchreid", "timm", "transreid"]
 State = Mapping[str, Tensor]
 Names = dict[str, str]
+Labels = LabelMap | None
+Options = Mapping[str, Any]
 _TRUNK = "backbone.trunk."
 _TABLE = f"{_TRUNK}norm_pre.table"  # of the camera embedding
 
@@ -101,15 +103,13 @@ def import_file(
     return result
 
 
-def _import_model(
-    file: State, source: Source, model: str, labels: LabelMap | None, options: Mapping[str, Any]
-) -> Import:
+def _import_model(file: State, source: Source, model: str, labels: Labels, own: Options) -> Import:
     is_torchreid = source == "torchreid"
     names, needless = (torchreid_names(file), {}) if is_torchreid else fastreid_names(file, model)
     state = {own: file[name] for name, own in names.items()}
     generation = "torchreid" if is_torchreid else _generation(file)
     rows = _label_map(state, labels)
-    module = create_model(model, rows, **{**_options(model, generation, state), **options})
+    module = create_model(model, rows, **{**_options(model, generation, state), **own})
     return _load(module, generation, names, state, needless)
 
 
@@ -126,9 +126,7 @@ def _load(module: ReIDModule, generation: str, names: Names, state: State, why: 
     return Import(module.eval(), generation, loaded, why, left_over, missing)
 
 
-def _import_transreid(
-    file: State, source: Source, model: str, labels: LabelMap | None, options: Mapping[str, Any]
-) -> Import:
+def _import_transreid(file: State, _: Source, model: str, labels: Labels, own: Options) -> Import:
     names, needless = transreid_names(file)
     files = {own: name for name, own in names.items()}
     state = {own: file[name] for own, name in files.items()}
@@ -137,8 +135,8 @@ def _import_transreid(
     if is_resnet:  # of reid-strong-baseline, where a ResNet without IBN has no ReLU in the stem
         found["network__stem_relu"] = f"{_TRUNK}layer1.0.bn1.IN.weight" in state
         found["interpolation"] = "bilinear"
-    module = create_model(model, _label_map(state, labels), **{**found, **options})
-    trunk = _trunk_of(module, source, model)
+    module = create_model(model, _label_map(state, labels), **{**found, **own})
+    trunk = _trunk_of(module, "transreid", model)
     if not is_resnet:  # their pixels, whatever those of timm's weights are
         for statistic in module.model.get_submodule("pixel_norm").buffers():
             statistic.fill_(127.5)
@@ -157,7 +155,7 @@ def _import_transreid(
     return replace(result, resized=fit.note)
 
 
-def _import_trunk(states: Mapping[str, State], model: str, options: Mapping[str, Any]) -> Import:
+def _import_trunk(states: Mapping[str, State], model: str, options: Options) -> Import:
     module = create_model(model, LabelMap(()), **options)
     trunk = _trunk_of(module, "timm", model)
     fit = fit_trunk({k: dict(v) for k, v in states.items()}, trunk)
@@ -203,7 +201,7 @@ def _options(model: str, generation: str, state: State) -> dict[str, Any]:
     return {**network, "interpolation": "bilinear" if is_torchreid else "bicubic"}
 
 
-def _label_map(state: State, labels: LabelMap | None) -> LabelMap:
+def _label_map(state: State, labels: Labels) -> LabelMap:
     """The label map of the heads in a state dict; anonymous without labels."""
     heads = (v for k, v in state.items() if re.fullmatch(r"heads\.\w+\.weight", k))
     rows = {weight.shape[:1].numel() for weight in heads} or {0}

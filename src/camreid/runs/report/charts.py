@@ -26,7 +26,6 @@ def training_charts(curves: Mapping[str, Points]) -> dict[str, str]:
 
 
 def _words(name: str) -> str:
-    """What a logged number is, such as `train/triplet_loss`."""
     text = name.rpartition("/")[2].replace("_", " ")
     text = {"loss": "total loss", "lr": "learning rate"}.get(text, text)
     return text.replace("rank", "Rank-")

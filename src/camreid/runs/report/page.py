@@ -14,7 +14,6 @@ from camreid.provenance import SplitRecord
 from camreid.runs.compare import Comparison, compare_runs
 from camreid.runs.folder import RunFolder
 from camreid.runs.report.charts import draw, training_charts
-from camreid.runs.report.errors import error_tables
 from camreid.runs.report.ranked import ranked_lists
 from camreid.runs.table import Table, interval, percent
 
@@ -43,7 +42,6 @@ def build_page(paths: Sequence[Path]) -> str:
 
 
 def _answer(runs: Sequence[RunFolder], comparison: Comparison | None) -> list[str]:
-    """What the page shows, in a sentence for each pair, matrix or single run."""
     lines = [pair.verdict for pair in comparison.pairs] if comparison else []
     lines += [run.matrix.verdict for run in runs if run.matrix]
     for metrics in [run.metrics for run in runs if run.metrics and not comparison]:
@@ -54,7 +52,6 @@ def _answer(runs: Sequence[RunFolder], comparison: Comparison | None) -> list[st
 
 
 def _facts(runs: Sequence[RunFolder]) -> Table:
-    """Model, training, dataset, tested identities and date of each run."""
     rows = []
     for run in runs:
         config, split = run.training["config"], run.training["split"]
@@ -74,8 +71,7 @@ def _facts(runs: Sequence[RunFolder]) -> Table:
 
 
 def _section(run: RunFolder) -> dict[str, Any]:
-    """What the template shows of one run or matrix."""
-    notes, lists, errors = [], [], []
+    notes, lists, charts = [], [], training_charts(run.curves)
     if run.metrics and run.ranked:
         features, result = run.ranked
         options = replace(run.metrics.rank_options, rerank=None, expand=0)
@@ -83,19 +79,22 @@ def _section(run: RunFolder) -> dict[str, Any]:
             notes.append("Ranked lists are in the order before re-ranking and expansion.")
             result = options.rank(features)[0]
         lists = ranked_lists(features, result, options)
-        errors = error_tables(features, options)
     elif run.metrics:
         notes.append("No saved features: no CMC curve, ranked lists or paired difference.")
     elif not run.matrix:
         notes.append("This run has not been tested: there is no metrics.json.")
+    if run.metrics and run.metrics.reliability:
+        points = [(100 * bin["probability"], bin["genuine"]) for bin in run.metrics.reliability]
+        lines = {"share of one identity": points, "ideal": [(0.0, 0.0), (100.0, 1.0)]}
+        charts["Reliability"] = draw("calibrated probability in %", lines)
     records = [record for record in (run.matrix, run.metrics, run.head_check) if record]
     content = records[0].to_json() if records else {}
     about = {name: content.get(name) for name in ("weights", "split", "evaluation", "origin")}
     return {
         "run": run,
         "notes": notes,
-        "tables": [*(table for record in records for table in record.tables()), *errors],
-        "charts": training_charts(run.curves),
+        "tables": [table for record in records for table in record.tables()],
+        "charts": charts,
         "lists": lists,
         "about": yaml.safe_dump({**about, "config": run.config}, sort_keys=False),
     }
