@@ -14,6 +14,7 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
+from camreid import FeatureExtractor
 from camreid.checkpoints.boxmot import write_sidecar
 from camreid.checkpoints.graph import GraphOptions
 from camreid.checkpoints.io import weights_digest
@@ -85,7 +86,7 @@ def test_a_file_is_checked_without_its_checkpoint(exported: bytes, tmp_path: Pat
     path = changed(exported, lambda proto: None, tmp_path / "m.onnx")
     assert check_onnx(path) < 1e-5
     metadata = read_metadata(path)
-    assert metadata["source"] == f"tiny-{weights_digest(MODULE.model)}"
+    assert metadata["source"] == FeatureExtractor(MODULE).source
     assert metadata["threshold"] == "0.4"
     crop = Image.open(BytesIO(b64decode(metadata["test_crop"])))
     assert (crop.size, crop.mode) == ((32, 64), "RGB")
@@ -99,10 +100,13 @@ def test_a_file_is_checked_without_its_checkpoint(exported: bytes, tmp_path: Pat
     ("change", "expected"),
     [
         (change_weights, "of their norm"),
-        (set_metadata("channels", "BGR"), "of their norm"),
-        (set_metadata("input", "unit"), "of their norm"),
-        (set_metadata("input", "uint8"), "uint8"),
-        (set_metadata("batch", "dynamic"), "images_0_255"),
+        (
+            set_metadata("form", '{"input": "float", "batch": 2, "channels": "bgr"}'),
+            "of their norm",
+        ),
+        (set_metadata("form", '{"input": "unit", "batch": 2}'), "of their norm"),
+        (set_metadata("form", '{"batch": 2}'), "uint8"),
+        (set_metadata("form", '{"input": "float"}'), "images_0_255"),
         (lambda proto: proto.ClearField("metadata_props"), "no features of a test crop"),
         (lambda proto: proto.ClearField("graph"), "no features of a test crop"),
     ],

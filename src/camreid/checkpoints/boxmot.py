@@ -40,8 +40,7 @@ def write_pt(module: ReIDModule, path: Path) -> None:
             check_pt(draft)
         except InputError as error:
             raise InputError(
-                f"path={path}: boxmot has no model with the features of {module.config.name}. "
-                "Its .pt files are OSNets and ResNets of torchreid, without a neck.",
+                f"path={path}: boxmot's .pt files are OSNets and ResNets of torchreid, no neck.",
                 path=path.with_suffix(".onnx"),
             ) from error
 

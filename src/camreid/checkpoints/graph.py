@@ -22,8 +22,7 @@ from camreid.training.module import ReIDModule
 
 Input = Literal["uint8", "float", "unit", "imagenet"]
 _MEAN, _STD = (255 * torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-# The name of each input, its range, mean and std: a program feeds (x - mean) / std of x in 0..255.
-# A graph cannot check values, so the name gives their range.
+# name, range, mean and std of each input: a program feeds (x - mean) / std of x in 0..255
 PIXELS: dict[str, tuple[str, str, Any, Any]] = {
     "uint8": ("images", "0..255", 0.0, 1.0),
     "float": ("images_0_255", "0..255", 0.0, 1.0),
@@ -103,11 +102,9 @@ def read_test(metadata: Mapping[str, str]) -> tuple[Tensor, Tensor]:
 
 def compare(output: str, given: Tensor, expected: Tensor, limit: float = 1e-3) -> float:
     """The largest distance of (N, D) vectors by their norm; InputError above the limit."""
-    norm = expected.norm(dim=1).clamp(min=1e-12)
-    share = float(((given - expected).norm(dim=1) / norm).max())
+    share = float(((given - expected).norm(dim=1) / expected.norm(dim=1).clamp(1e-12)).max())
     if not share <= limit:  # NaN is refused, too
         raise InputError(
-            f"{output} of PyTorch and of the file differ by {share:.1e} of their norm; the limit "
-            f"is {limit}. Check the weights for NaN."
+            f"{output} of PyTorch and file differ by {share:.1e} of their norm, over {limit:g}."
         )
     return share

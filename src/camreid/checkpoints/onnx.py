@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def export_onnx(
     The file takes (N, 3, H, W) images: `uint8`, or float32 as `float` in 0..255, `unit` in 0..1, or
     `imagenet`, (x / 255 - mean) / std; `form` has the other `GraphOptions`. It gives `features`
     (N, D), L2-normalised with `normalize`, and with `logits` also `logits_NAME` (N, rows) of each
-    head. Its metadata hold the identities of the rows, how to prepare images, a test crop with its
-    features, and `notes`. A model with camera options treats every image as of an unknown camera.
+    head. Its metadata hold identities, preprocessing, a test crop with its features, and `notes`. A
+    model with camera options treats every image as of an unknown camera.
 
     Returns the largest difference from PyTorch by output, as a share of the norm. InputError for an
     impossible option, a missing package, a path that can't be written, or a network that can't be
@@ -54,8 +55,7 @@ def export_onnx(
     if path.suffix != ".onnx":
         raise InputError(f"path={path}: expected a file that ends in .onnx.", path="model.onnx")
     try:
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            import_module(package)
+        import_module("onnxscript")
         graph = Graph(module, options)
         proto = _trace(graph)
         _describe(proto, {**_metadata(module, options), **graph.evidence(), **(notes or {})})
@@ -94,14 +94,16 @@ def check_onnx(path: Path) -> float:
     """`compare` for the test crop of a file, by onnxruntime; InputError for a damaged file too."""
     metadata = read_metadata(path)
     try:
-        crop, expected = read_test(metadata)
-        batch, channels = metadata["batch"], metadata["channels"].lower()
-        options = GraphOptions(metadata["input"], channels=channels)  # type: ignore[arg-type]
-        crops = crop.repeat(1 if batch == "dynamic" else int(batch), 1, 1, 1)
-        features = _run(path.read_bytes(), ["features"], options.feed(crops))[0][:1]
+        options, (crop, expected) = (
+            GraphOptions(**json.loads(metadata["form"])),
+            read_test(metadata),
+        )
+        batch = 1 if options.batch == "dynamic" else options.batch
+        fed = options.feed(crop.expand(batch, -1, -1, -1))
+        features = _run(path.read_bytes(), ["features"], fed)[0][:1]
     except Exception as error:  # of onnxruntime, or a file without a test
         raise InputError(f"{path} gives no features of a test crop ({error!r:.300}).") from error
-    return compare("features", features, expected, TOLERANCE[metadata["precision"]])
+    return compare("features", features, expected, TOLERANCE[options.precision])
 
 
 def _run(file: bytes, outputs: list[str], images: Tensor) -> list[Tensor]:
@@ -165,7 +167,6 @@ def _describe(proto: Any, metadata: Mapping[str, str]) -> None:
     for part in (graph, *(one for several in parts for one in several)):
         part.ClearField("metadata_props")
     proto.producer_name, proto.producer_version = "camreid", __version__
-    graph.input[0].doc_string = f"{metadata['channels']}, {metadata['pixels']}"
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
 
@@ -183,11 +184,9 @@ def _metadata(module: ReIDModule, options: GraphOptions) -> dict[str, str]:
         "pids": json.dumps(by_camera or module.labels.pids),  # in row order
         "anonymous": json.dumps(module.labels.is_anonymous),
         "image_size": json.dumps(list(module.config.image_size)),
-        "input": options.input,
+        "form": json.dumps(asdict(options)),
         "channels": options.channels.upper(),
         "pixels": f"{PIXELS[options.input][1]}, normalised inside",
-        "precision": options.precision,
-        "batch": str(options.batch),
         "resize": f"{module.config.interpolation}, antialiased",
         "features_normalized": json.dumps(options.normalize),
         **cameras,

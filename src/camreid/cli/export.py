@@ -64,12 +64,11 @@ def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
         write_sidecar(module, path, checkpoint.path)
     (height, width), (name, pixels) = module.config.image_size, PIXELS[config.input][:2]
     batch = "N" if config.batch == "dynamic" else config.batch
-    size = f"{height}, {width}" if config.size == "static" else "any H, any W"
     labels = "without labels" if module.labels.is_anonymous else "identities in the metadata"
-    how = f"{config.input}, {config.channels.upper()} in {pixels}"
+    how = f"{config.input}, {config.channels.upper()} in {pixels}, {config.size} size"
     show(
         f"ONNX   {module.config.name}, opset {OPSET}, {len(module.labels)} rows, {labels}",
-        f"Input  {name} ({batch}, 3, {size}) {how}",
+        f"Input  {name} ({batch}, 3, {height}, {width}) {how}",
         *(f"Parity {k}: onnxruntime differs by {x:.1e} of the norm" for k, x in parity.items()),
         f"Written to {path}",
     )
