@@ -47,8 +47,7 @@ class FeatureExtractor:
         channels: order of the channels of arrays and tensors: `RGB`, or `BGR` as of OpenCV.
         empty: what an array without pixels gets: an `error`, or `zero` features.
 
-    Attributes:
-        experts: of a folder, the extractor of each camera; empty for one model.
+    The extractors of a folder are in `experts`, by camera.
 
     >>> import numpy as np
     >>> from camreid import create_model
@@ -92,14 +91,14 @@ class FeatureExtractor:
             for camera, module in loaded.modules.items():
                 self.experts[camera]._take(module, device)
             return
-        is_exported = isinstance(loaded, Exported)
-        if is_exported and (self.precision != "float32" or self.options.neck != "after"):
+        is_file = isinstance(loaded, Exported)
+        if is_file and (self.precision, self.options.neck) != ("float32", "after"):
             raise InputError("an ONNX file has its own precision, and features after the neck.")
         self.name, self.image_size = loaded.config.name, loaded.config.image_size
         self.interpolation = loaded.config.interpolation
         self.calibration = loaded.calibration
         self.network: Any = loaded if isinstance(loaded, Exported) else loaded.model
-        self.device = loaded.device if device is None or is_exported else device
+        self.device = loaded.device if device is None or is_file else device
         if self.device != loaded.device:
             self.network = copy.deepcopy(self.network).to(self.device)
 

@@ -21,7 +21,6 @@ class Exported(nn.Module):
 
     cameras, device, calibration = (), torch.device("cpu"), None
     source: str
-    batch: str
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
@@ -29,8 +28,7 @@ class Exported(nn.Module):
             start = import_module("onnxruntime").InferenceSession
             self.session = start(path, providers=["CPUExecutionProvider"])
             notes = self.session.get_modelmeta().custom_metadata_map
-            self.form = GraphOptions(notes["input"], channels=notes["channels"].lower())
-            self.source, self.batch = notes["source"], notes["batch"]
+            self.form, self.source = GraphOptions(**json.loads(notes["form"])), notes["source"]
             resize, size = notes["resize"].partition(",")[0], json.loads(notes["image_size"])
         except Exception as error:  # of onnxruntime, or of an older file
             raise InputError(f"{path} can't be run ({error!r:.200}). Export it again.") from error
@@ -39,7 +37,7 @@ class Exported(nn.Module):
 
     def forward_raw(self, images: Tensor, cameras: Any = None) -> ReIDOutput:
         """Features of (B, 3, H, W) pixels in 0..255, in batches of the file's size."""
-        size = len(images) if self.batch == "dynamic" else int(self.batch)
+        size = len(images) if self.form.batch == "dynamic" else self.form.batch
         pixels = images.round().byte() if self.form.input == "uint8" else images
         fed = self.form.feed(F.pad(pixels, (0,) * 7 + (-len(images) % size,))).numpy()
         name, parts = self.session.get_inputs()[0].name, len(fed) // size
