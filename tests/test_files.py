@@ -1,16 +1,21 @@
 """Files are written whole, on a disk that is full as well."""
 
+import json
 import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from camreid.errors import CannotWrite, InputError
 from camreid.evaluation import FeatureTable, Images
-from camreid.files import lock, unlock, write_text, write_whole
+from camreid.files import lock, read_plain, unlock, write_text, write_whole
 
 BIG = torch.zeros(100_000)
 
@@ -67,3 +72,45 @@ def test_a_folder_has_one_holder(tmp_path: Path) -> None:
     unlock(held)
     os.close(lock(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_at_the_place_of_a_draft_is_not_written_through(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / f".file.{os.getpid()}.part").symlink_to(mine)
+    (tmp_path / "file").symlink_to(mine)
+    write_text(tmp_path / "file", "new")
+    assert (mine.read_text(), (tmp_path / "file").read_text()) == ("mine", "new")
+    assert not (tmp_path / "file").is_symlink()
+
+
+BOMB = "\n".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 20))
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("[" * 100_000, json.loads),
+        ("[" * 900 + "]" * 900, json.loads),
+        ('{"a":' * 40 + "1" + "}" * 40, json.loads),
+        (f"x0: &x0 [1]\n{BOMB}", yaml.safe_load),
+        ("&x [*x]", yaml.safe_load),
+        ("[" * 3000, yaml.safe_load),
+    ],
+)
+def test_data_with_too_many_levels_or_parts_are_refused(text: str, read: Any) -> None:
+    with pytest.raises(ValueError, match="levels"):
+        read_plain(text, read)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(values)
+def test_other_data_are_read_as_they_are(value: object) -> None:
+    assert read_plain(json.dumps(value)) == value

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from camreid.cli import compare, data, report
+from camreid.cli.report import parser
 from tests.conftest import Ran
 
 ROOT = Path(__file__).parents[1]
@@ -47,11 +47,11 @@ def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_commands_are_accepted(page: str, run: Callable[..., Ran]) -> None:
     for name, *options in commands(PAGES[page]):
         if name == "camreid-compare":  # compare and report do without Hydra
-            assert len(compare.parser().parse_args(options).runs) > 1
+            assert len(parser("compare").parse_args(options).runs) > 1
         elif name == "camreid-data":
-            assert data.parser().parse_intermixed_args(options).action
+            assert parser("data").parse_intermixed_args(options).action
         elif name == "camreid-report":
-            assert report.parser().parse_args(options).runs
+            assert parser("report").parse_args(options).runs
         else:
             if "-m" in options:
                 kept = [o for o in options if o != "-m" and not o.startswith("hydra")]

@@ -1,12 +1,16 @@
 """Files that are written whole or not at all, and the folder of the configs."""
 
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 
 from camreid.errors import CannotWrite, InputError
@@ -17,6 +21,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _PACKAGE = Path(__file__).resolve().parent
+_MANY = (Mapping, list, tuple)
+_LEVELS, _PARTS = 32, 10**7
 # beside the package in a wheel, at the top of a checkout
 CONF = next(p for p in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if p.is_dir())
 
@@ -27,6 +33,8 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        draft.touch(exist_ok=False)  # never through a link to another file
         write(draft)
         draft.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -59,6 +67,28 @@ def unlock(handle: int) -> None:
     """Let go of a folder."""
     with suppress(OSError):
         os.close(handle)
+
+
+def read_plain(text: Any, read: Callable[[Any], Any] = json.loads) -> Any:
+    """The content of JSON, or of YAML with `read`; ValueError as from `parts`."""
+    try:
+        content, *_ = parts(read(text))
+    except (RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"no plain data of at most {_LEVELS} levels: {error}") from error
+    return content
+
+
+def parts(value: object) -> Iterator[object]:
+    """A value and all parts of it; ValueError if they are too many or too deep, as by aliases."""
+    level = [value]
+    for _ in range(_LEVELS):
+        yield from level
+        held = (v.values() if isinstance(v, Mapping) else v for v in level if isinstance(v, _MANY))
+        if not (level := list(islice(chain.from_iterable(held), _PARTS))):
+            return
+        if len(level) == _PARTS:
+            break
+    raise ValueError(f"parts nested deeper than {_LEVELS} levels, or {_PARTS:,} of them")
 
 
 def write_text(path: str | Path, text: str) -> None:

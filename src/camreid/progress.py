@@ -18,9 +18,15 @@ def is_first() -> bool:
     return all(os.environ.get(name, "0") in ("", "0") for name in _RANKS)
 
 
+def printable(text: str) -> str:
+    """A text without codes that control a terminal, as names of files may hold."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def note(line: str) -> None:
     """Print a line at once, above the bars, and keep it in the log."""
     if is_first():
+        line = printable(line)
         (tqdm.write if sys.stderr.isatty() else print)(line, file=sys.stdout)
         sys.stdout.flush()
         logging.getLogger("camreid").info(line)
@@ -35,7 +41,9 @@ class Progress(tqdm):  # type: ignore[type-arg]
         self._is_bar = sys.stderr.isatty()
         self._due = time.monotonic() + _EVERY * late  # of the first note
         options |= {"dynamic_ncols": True} if self._is_bar else {"bar_format": _LINE, "miniters": 1}
-        super().__init__(items, f"{title}: ", leave=False, disable=not is_first(), **options)
+        super().__init__(
+            items, f"{printable(title)}: ", leave=False, disable=not is_first(), **options
+        )
 
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         """Draw the bar, or note the line if it is due."""

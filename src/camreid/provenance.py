@@ -70,12 +70,12 @@ class Record:
 
 
 def plain(value: Any) -> Any:
-    """Nested dicts and lists, with None for NaN, which JSON does not have."""
+    """Nested dicts and lists, with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple | frozenset):
         return [plain(part) for part in (sorted(value) if isinstance(value, frozenset) else value)]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(kind: Any, value: Any) -> Any:

@@ -157,6 +157,30 @@ def test_what_no_run_wrote_is_refused(checkpoint: Path, how: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        {"config": "a: ["},
+        {"config": "&x [*x]"},
+        {"head_check": torch.zeros(2)},
+        {"x": float("inf")},
+    ],
+)
+def test_notes_that_no_run_writes_are_refused(note: Content, checkpoint: Path) -> None:
+    change(checkpoint, lambda content: content["camreid"].update(note))
+    with pytest.raises(InputError, match="no checkpoint that a run wrote"):
+        read_checkpoint(checkpoint)
+
+
+def test_a_file_that_repeats_its_parts_without_end_is_refused(checkpoint: Path) -> None:
+    part: list[Any] = [1]
+    for _ in range(30):
+        part = [part] * 9
+    change(checkpoint, lambda content: config(content)["network"].update(layers=part))
+    with pytest.raises(InputError, match="10,000,000 of them"):
+        read_checkpoint(checkpoint)
+
+
 def test_the_calibration_and_the_thresholds_of_the_run_are_text_for_an_export(
     tmp_path: Path,
 ) -> None:

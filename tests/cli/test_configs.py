@@ -50,7 +50,7 @@ def test_numbers_are_those_of_the_class(kind: type, typed: str, keys: str) -> No
     given = OmegaConf.to_container(OmegaConf.select(composed(typed), keys))
     defaults = dataclasses.asdict(kind())
     assert {k: v for k, v in given.items() if k in defaults}.items() <= defaults.items()
-    assert set(given) - set(defaults) <= {"_target_", "manifest", "exclude_seen"}
+    assert set(given) - set(defaults) <= {"_target_", "manifest", "outside_root", "exclude_seen"}
     assert composed().callbacks.head_check.min_coverage == HeadCheck().min_coverage
 
 

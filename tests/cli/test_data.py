@@ -92,3 +92,22 @@ def test_a_bad_image_stops_a_run_or_is_skipped_and_counted(run: Run, copy: Path)
     )  # fmt: skip
     assert ran.code == 0, ran.err
     assert metrics("e")["skipped_images"] == 1
+
+
+def test_a_manifest_stays_below_the_root_that_is_typed(run: Run, market: Path) -> None:
+    outside, root = Path("other/0003_c1s1_000001_00.jpg"), f"data.root={market}"
+    outside.parent.mkdir()
+    outside.touch()
+    ran = run("camreid-data", "split", "+split=original", root, "-o", "a.csv")
+    assert ran.code == 0, ran.err
+    with Path("a.csv").open("a") as file:
+        file.write(f"gallery,{outside.absolute()},3,1,\n")
+    typed = ("split", "+split=original", "split.manifest=a.csv", root)
+    ran = run("camreid-data", *typed, "-o", "b.csv")
+    assert ran.code == 1
+    assert "outside root=" in ran.err
+    assert "split.outside_root=true" in ran.err
+    assert not Path("b.csv").exists()
+    ran = run("camreid-data", *typed, "split.outside_root=true", "-o", "b.csv")
+    assert ran.code == 0, ran.err
+    assert str(outside.absolute()) in Path("b.csv").read_text()

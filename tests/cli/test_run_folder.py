@@ -113,3 +113,19 @@ def test_a_closed_pipe_ends_quietly(command: str) -> None:
     os.close(write)
     assert ran.stderr == b""
     assert ran.returncode in (0, 141)
+
+
+def test_links_in_a_run_folder_are_not_written_through(run: Run, market: Path) -> None:
+    Path("mine").write_text("mine")
+    Path("r/checkpoints").mkdir(parents=True)
+    Path("r/checkpoints/last.ckpt").touch()
+    for name, resume in (("hparams.yaml", True), ("camreid-train.log", True), ("gone.yaml", False)):
+        link = Path("r/hparams.yaml" if name == "gone.yaml" else f"r/{name}")
+        link.symlink_to(Path("gone" if name == "gone.yaml" else "mine").absolute())
+        how = "resume=r/checkpoints/last.ckpt" if resume else "run_dir=r"
+        ran = run("camreid-train", *TINY, "+split=original", f"data.root={market}", how)
+        assert ran.code == 1
+        assert link.name in ran.err
+        link.unlink()
+    assert Path("mine").read_text() == "mine"
+    assert not Path("gone").exists()

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 import signal
@@ -227,3 +228,34 @@ def test_many_folders_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         found = [int(files[file][place][0, 0, 0]) for file, place in where]
         assert found == [paths.index(path) for path in some]
     assert len(list((tmp_path / "cache").glob("*.images"))) == 1
+
+
+def test_a_folder_of_all_users_and_a_link_as_the_lock_are_refused(
+    tree: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "cache"
+    home.mkdir()
+    home.chmod(0o777)
+    with pytest.raises(InputError, match="all users may write there; type chmod o-w"):
+        cached(tree, home)
+    assert not list(home.iterdir())
+    home.chmod(0o755)
+    cached(tree, home)
+    (lock,) = home.glob("*.lock")
+    (file,) = home.glob("*.images")
+    file.unlink()
+    lock.unlink()
+    (tmp_path / "mine").write_text("mine")
+    lock.symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="cache=memory"):
+        cached(tree, home)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("head", ["3", "[1, 2]", "[[], 3]", "[" * 10**5, "[1, {}, 3]", '{"a": {}}'])
+def test_a_head_of_another_form_is_not_read(head: str, tree: Path, tmp_path: Path) -> None:
+    cached(tree, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob("*.images")
+    text = head.encode() + b"\n"
+    file.write_bytes(hashlib.sha256(text).hexdigest().encode() + b" " + text)
+    assert torch.equal(cached(tree, tmp_path / "cache"), read(tree))

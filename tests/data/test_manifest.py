@@ -33,7 +33,9 @@ def test_images_are_found_where_the_manifest_names_them_or_below_root(
     split.save(path)
     (tmp_path / "twin").mkdir()
     (tmp_path / "twin" / market.name).symlink_to(market)
-    assert Split.load(path, tmp_path / "twin") == split
+    twin = Split.load(path, tmp_path / "twin")
+    assert twin.digest == split.digest
+    assert all(r.path.startswith(f"{tmp_path}/twin/{market.name}/") for r in twin.train)
     path.write_text(path.read_text().replace(str(market), "gone"))
     for root in (market, market.parent):
         loaded = Split.load(path, root)
@@ -81,3 +83,42 @@ def test_a_manifest_by_hand_may_leave_out_rows_and_hold_junk_in_the_gallery(tmp_
     split = Split.load(path)
     assert split.labels.pids == (10, 100, 2)  # the order of FastReID
     assert [r.pid for r in split.gallery] == [0, -1]
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """An image outside of the folder root, and a link to its folder in root."""
+    for image in ("root/in/a.jpg", "secret/b.jpg"):
+        (tmp_path / image).parent.mkdir(parents=True)
+        (tmp_path / image).touch()
+    (tmp_path / "root/link").symlink_to(tmp_path / "secret")
+    (tmp_path / "root/in/c.jpg").symlink_to(tmp_path / "secret/b.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["{}/secret/b.jpg", "../secret/b.jpg", "in/../../secret/b.jpg", "link/b.jpg", "in/c.jpg",
+     "{}/root/link/b.jpg", "{}/root/in/../../secret/b.jpg", "link/../secret/b.jpg"],
+)  # fmt: skip
+def test_images_outside_of_root_are_refused(
+    place: str, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(outside / "root")
+    path, image = outside / "split.csv", place.format(outside)
+    path.write_text(f"{HEADER}\ntrain,in/a.jpg,1,1\ntrain,{image},2,1\n")
+    with pytest.raises(InputError, match=r"1 images outside root=.*outside_root=True"):
+        Split.load(path, outside / "root")
+    found = Split.load(path, outside / "root", outside_root=True)
+    assert [r.path for r in found.train] == ["in/a.jpg", image]
+    assert [r.path for r in Split.load(path).train] == ["in/a.jpg", image]
+
+
+def test_root_is_searched_before_the_paths_of_the_manifest(outside: Path) -> None:
+    twin = outside / "root/secret/b.jpg"
+    twin.parent.mkdir()
+    twin.touch()
+    path = outside / "split.csv"
+    path.write_text(f"{HEADER}\ntrain,{outside}/secret/b.jpg,2,1\n")
+    for free in (False, True):
+        assert Split.load(path, outside / "root", outside_root=free).train[0].path == str(twin)

@@ -115,3 +115,10 @@ def test_a_large_photograph_gives_no_warning_and_a_bomb_one_paragraph(
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
         with pytest.raises(ImageError, match=r"x\.png can't be read .*800 pixels"):
             read_image(tmp_path / "x.png")
+
+
+def test_a_program_in_place_of_an_image_is_not_run(tmp_path: Path) -> None:
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
+    (tmp_path / "a.jpg").write_text(text)
+    with pytest.raises(ImageError, match="EPS"):
+        read_image(tmp_path / "a.jpg")

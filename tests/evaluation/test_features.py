@@ -151,6 +151,13 @@ def test_re_ranking_and_expansion_change_the_ranking(table: FeatureTable) -> Non
         RankOptions(rerank="k-reciprocal", protocol="within-camera")
 
 
+def test_a_small_file_with_large_arrays_is_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "f.npz", query_features=np.zeros((1100, 60_000), np.float16))
+    assert (tmp_path / "f.npz").stat().st_size < 10**6
+    with pytest.raises(InputError, match="grows by more than 99 times"):
+        FeatureTable.load(tmp_path / "f.npz")
+
+
 def test_zero_and_collapsed_features_are_doubted() -> None:
     pids = torch.arange(1, 41)
     good = Images(torch.eye(40), pids, pids * 0)

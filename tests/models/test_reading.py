@@ -135,3 +135,15 @@ def test_a_flipped_bit_changes_nothing_or_is_refused(tmp_path: Path) -> None:
         for name, value in content["state_dict"].items():
             assert torch.equal(read["state_dict"][name], value)
     assert refused > 150
+
+
+def test_a_small_file_with_large_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(10**6)}, tmp_path / "w.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as archive,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in archive.namelist():
+            packed.writestr(name, archive.read(name))
+    with pytest.raises(InputError, match="can't be read"):
+        read_content(tmp_path / "bomb.pth")

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from camreid.checkpoints import read_checkpoint
+from camreid.cli.train import _fit
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import InputError
 from camreid.training.checkpoint_io import RunCheckpoints, check_content
@@ -142,15 +143,20 @@ def trained(records: Records, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def fit(records: Records, folder: Path, resume: Path | None) -> None:
+    trainer, module, data = ready(records, folder, epochs=2 if resume else 1)
+    trainer.fit(module, data, ckpt_path=resume)
+
+
+def ready(records: Records, folder: Path, epochs: int) -> tuple[pl.Trainer, Any, ReIDDataModule]:
     data = ReIDDataModule(OriginalSplit()(records), (64, 32), identities=2, instances=2, workers=0)
     stop = EarlyStopping("train/loss", check_on_train_epoch_end=True)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False,
-        max_epochs=2 if resume else 1, limit_train_batches=1, limit_val_batches=0,
+        max_epochs=epochs, limit_train_batches=1, limit_val_batches=0,
         callbacks=[ModelCheckpoint(folder / "own", "last"), stop],
     )  # fmt: skip
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
-    trainer.fit(tiny_module(data.split.labels), data, ckpt_path=resume)
+    return trainer, tiny_module(data.split.labels), data
 
 
 def stop_state(content: dict[str, Any]) -> dict[str, Any]:
@@ -230,3 +236,25 @@ def test_no_part_of_another_type_ends_in_a_traceback(
         trainer = pl.Trainer(accelerator="cpu", logger=False, barebones=True)
         trainer.state.fn = TrainerFn.FITTING
         RunCheckpoints(trainer).load_checkpoint(path)
+
+
+PARTS = ("loops", "callbacks", "optimizer_states", "lr_schedulers", "camreid", "state_dict")
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(PARTS), st.data())
+def test_a_run_goes_on_to_its_end_or_is_refused_before_its_first_step(
+    trained: dict[str, Any],
+    records: Records,
+    tmp_path_factory: pytest.TempPathFactory,
+    part: str,
+    data: st.DataObject,
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    torch.save({**trained, part: changed(trained[part], data)}, folder / "given.ckpt")
+    trainer, module, loaders = ready(records, folder, epochs=2)
+    with suppress(InputError):
+        _fit(trainer, module, loaders, str(folder / "given.ckpt"))
+        saved = torch.load(folder / "own/last.ckpt", weights_only=True)
+        assert (saved["epoch"], saved["global_step"]) == (1, 2)

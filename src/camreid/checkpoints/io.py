@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from camreid.errors import InputError
 from camreid.evaluation.calibration import Calibration
-from camreid.files import write_whole
+from camreid.files import read_plain, write_whole
 from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
@@ -81,7 +82,9 @@ def read_checkpoint(path: str | Path, trusted: Iterable[str] = ()) -> Checkpoint
         own, maps = notes.pop("calibration", None), _label_maps(state)
         calibration = Calibration.from_json(own) if own else None
         done = position(content)
-    except ValueError as error:
+        json.dumps(notes, allow_nan=False)
+        read_plain(str(notes.get("config")), yaml.safe_load)
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
     labels = LabelMap.union(maps.values())
     cameras = {int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)}

@@ -1,6 +1,7 @@
 """From a config to the parts of a run."""
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -53,10 +54,14 @@ def build_split(config: DictConfig) -> Split:
     """Divide the data, or read the manifest."""
     options = dict(config.split)
     manifest, given = options.pop("manifest", None), options.pop("exclude_seen", None)
+    outside = options.pop("outside_root", False)
     if manifest:
         datasets = RunFolder(Path(manifest).parent).datasets
-        root = config.data.root and data_root(config.data)
-        split = Split.load(manifest, root, datasets)
+        jobs = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        typed = any(re.match(r"\+*data\.root=", text) for text in (*jobs, *sys.argv))
+        typed = typed or config.data.get("render") is not None
+        root = config.data.root and data_root(config.data) if typed else None
+        split = Split.load(manifest, root, datasets, outside)
     else:
         records = read_dataset(config.data)
         for note in records.notes:

@@ -1,6 +1,5 @@
 """camreid-compare: which of several runs or checkpoints is better."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 from camreid.cli._entry import begin
 from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
-from camreid.cli.report import arguments, check_output
+from camreid.cli.report import check_output, parser
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.progress import note
@@ -23,27 +22,12 @@ if TYPE_CHECKING:
     from camreid.runs.compare import Comparison
 
 _SUFFIXES = (".json", ".csv", ".md", ".tex")
-_EXAMPLES = """\
-  camreid-compare runs/FIRST runs/SECOND                  tested runs
-  camreid-compare A.ckpt B.ckpt data.root=FOLDER          tests both on unseen identities
-  camreid-compare runs/sweep/* -o table.tex               runs that differ only in seed: one row
-
-Where a checkpoint is named, all are tested on identities that none was trained on: on the official
-test, if no checkpoint has seen it, else on a re-split. Options of camreid-evaluate go with them.
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The arguments."""
-    about = "Shows how runs differ in options, heads, leakage and scores, with a verdict by pair."
-    runs = "run folders or checkpoints, two or more; with checkpoints also options (key=value)"
-    return arguments("camreid-compare", about, _EXAMPLES, runs, f"a file of {', '.join(_SUFFIXES)}")
 
 
 def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
-        typed = parser().parse_intermixed_args()
+        typed = parser("compare").parse_intermixed_args()
         if typed.output:
             check_output("camreid-compare", typed.output, *_SUFFIXES)
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]

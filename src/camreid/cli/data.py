@@ -2,7 +2,6 @@
 
 import json
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import defaultdict
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -15,34 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.cli._entry import begin, read_arguments
 from camreid.cli.errors import leaves, one_paragraph, paragraph
 from camreid.cli.options import check_values, known_options, names, relevant
+from camreid.cli.report import parser
 from camreid.errors import InputError
 from camreid.files import CONF, write_whole
 from camreid.runs.table import Table
 
 Rows = list[dict[str, Any]]
-_EXAMPLES = """\
-  camreid-data check data.root=FOLDER               lists faults; exit code 1 if there are any
-  camreid-data show data=csv data.path=FILE         draws 20 identities by camera: sheet.png
-  camreid-data split +split=resplit split.seed=1    writes a manifest: split.csv
-"""
-
-
-def parser() -> ArgumentParser:
-    """The arguments."""
-    form = RawDescriptionHelpFormatter
-    found = ArgumentParser("camreid-data", epilog=_EXAMPLES, formatter_class=form)
-    found.add_argument("action", choices=("check", "show", "split"))
-    found.add_argument("options", nargs="*", metavar="KEY=VALUE", help="as of camreid-train")
-    found.add_argument("-o", "--output", metavar="FILE", type=Path, help="of show or split")
-    found.add_argument("--json", action="store_true", help="print JSON")
-    return found
 
 
 def main() -> None:
     """The console script."""
     with one_paragraph("camreid-data"), initialize_config_dir(str(CONF), version_base="1.3"):
         read_arguments("camreid-data")
-        typed = parser().parse_intermixed_args()
+        typed = parser("data").parse_intermixed_args()
         path = typed.output or Path("split.csv" if typed.action == "split" else "sheet.png")
         if typed.action != "check" and path.exists():
             raise InputError(f"-o {path} is there already: expected another name.")
@@ -95,10 +79,7 @@ def _show(config: DictConfig, path: Path) -> Rows:
     paths = defaultdict(list)
     for r in (*records.train, *records.val, *records.query, *records.gallery):
         paths[r.pid, r.camera].append(r.path)
-    blank, cameras = (
-        torch.full((3, 128, 64), 255, dtype=torch.uint8),
-        sorted({camera for _, camera in paths}),
-    )
+    blank, cameras = torch.full((3, 128, 64), 255).byte(), sorted({camera for _, camera in paths})
     pids = sorted({pid for pid, _ in paths if pid > 0})[:20]
     cells = [paths[pid, camera] for pid in pids for camera in cameras]
     images = [read_image(min(cell), (128, 64)) if cell else blank for cell in cells]

@@ -27,6 +27,7 @@ from camreid.cli.folder import ERROR, discard, release, sweeps
 from camreid.cli.streams import close_streams, open_streams
 from camreid.errors import ImageError, InputError
 from camreid.files import CONF, write_text
+from camreid.progress import printable
 
 trusted: list[str] = []  # the network class that the user typed, for `cli.checkpoints`
 _OF_HYDRA = (HydraException, OmegaConfBaseException)
@@ -104,7 +105,8 @@ def one_paragraph(name: str) -> Iterator[None]:
 
 
 def stop(name: str, message: str) -> NoReturn:
-    """Print a message, keep it in the log, and exit."""
+    """Print a message as one paragraph, keep it in the log, and exit."""
+    message = printable(" ".join(message.splitlines()))
     logging.getLogger("camreid").info(message)
     print(f"{name}: {message}", file=sys.stderr)
     raise SystemExit(1) from None

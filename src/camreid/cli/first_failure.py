@@ -17,7 +17,7 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from camreid.cli.errors import paragraph
 from camreid.cli.folder import ERROR, discard, launched
 from camreid.errors import InputError
-from camreid.progress import is_first
+from camreid.progress import is_first, printable
 
 
 class FirstFailure(pl.Callback):
@@ -59,7 +59,7 @@ class FirstFailure(pl.Callback):
             message = ""
             time.sleep(0.2)  # the first to fail may still print
         if message:
-            print(f"camreid-{run.job.config_name}: {message}", file=sys.stderr)
+            print(f"camreid-{run.job.config_name}: {printable(message)}", file=sys.stderr)
         elif message is None:
             traceback.print_exception(exception)
         sys.stderr.flush()

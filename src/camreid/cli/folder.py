@@ -3,6 +3,7 @@
 import os
 import shutil
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _DESCRIPTION = (
     *(".hydra", "config.yaml", "hparams.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
+_NAMES = (*_RESULTS, *_DESCRIPTION)
 sweeps: list[Path] = []  # folders of the jobs of -m
 _created: list[Path] = []  # the run folder and its parents, as far as this command creates them
 _held: list[int] = []  # descriptors of locked folders
@@ -91,15 +93,15 @@ def _check(config: DictConfig, folders: list[Path]) -> None:
     resume = config.get("resume")
     for folder in (folder.absolute() for folder in folders if is_first()):
         _hold(folder)
+        held = sorted(n for n in os.listdir(folder) if any(fnmatch(n, form) for form in _NAMES))
         if resume and Path(resume).resolve().parent.parent == folder.resolve():
             for left in (folder / ERROR, *folder.rglob(".*.[0-9]*.part")):  # of a killed run
                 left.unlink(missing_ok=True)
-            continue
-        held = sorted({p.name for form in (*_RESULTS, *_DESCRIPTION) for p in folder.glob(form)})
+            held = [p.name for f in ("*", ".hydra/*") for p in folder.glob(f) if p.is_symlink()]
         if held:
             last = folder / "checkpoints" / "last.ckpt"
             remedy = f"another run_dir= or resume={last}" if last.is_file() else "another run_dir="
-            found = f"run_dir={folder} holds files of a run ({', '.join(held)})"
+            found = f"run_dir={folder} holds links, or files of a run ({', '.join(held)})"
             # Hydra makes a warning of any other error
             raise SystemExit(f"{config.hydra.job.name}: {found}. Type {remedy}.")
 

@@ -104,9 +104,10 @@ def read_labels(
         except (OSError, ValueError) as error:
             expected = "expected one pid per line, in row order"
             raise InputError(f"labels.pids={config.pids}: {error}; {expected}.") from error
-    if "manifest" in given and given <= {"manifest", "root"}:
+    if "manifest" in given and given <= {"manifest", "root", "outside_root"}:
         datasets = RunFolder(Path(config.manifest).parent).datasets
-        split = Split.load(config.manifest, config.root, datasets)
+        root, outside = config.root, config.outside_root
+        split = Split.load(config.manifest, root, datasets, outside)
         return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
         found = " ".join(f"labels.{key}={config[key]}" for key in sorted(given))

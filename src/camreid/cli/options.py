@@ -114,8 +114,8 @@ def relevant(
         if not (name in every or _is_open(name, given, known)):
             raise InputError(f"there is no option {name}. {hint(name, every)}")
     for option, excluded in _EXCLUDE.items():
-        for name in (n for n in typed if n.startswith(excluded) and n != option):
-            if given.get(option) and given.get(name) is not None:
+        for name in sorted({*typed} - {option, "split.outside_root"}) if given.get(option) else ():
+            if name.startswith(excluded) and given.get(name) is not None:
                 raise InputError(f"{option} and {name} exclude each other. Type one of them.")
     if given.get("features"):
         return {name: known[name] for name in known if name.startswith(("features", "eval"))}

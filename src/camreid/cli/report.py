@@ -1,34 +1,21 @@
-"""camreid-report, and what it shares with camreid-compare: RUN arguments and the file of `-o`."""
+"""camreid-report, and what it shares with other commands: arguments and the file of `-o`."""
 
 import argparse
 from pathlib import Path
+
+import yaml
 
 from camreid.cli._entry import begin
 from camreid.cli.early import require_packages
 from camreid.cli.errors import one_paragraph
 from camreid.errors import InputError
-from camreid.files import write_text
-
-_EXAMPLES = """\
-  camreid-report runs/RUN                            writes runs/RUN/report.html
-  camreid-report runs/FIRST runs/SECOND -o both.html
-  camreid-report runs/MATRIX                         the tables of camreid-matrix
-
-An unfinished run is shown as far as it went. Needs pip install 'camreid[report]'.
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The arguments."""
-    about = "Runs as one HTML file that opens offline: scores, curves, ranked lists."
-    output = "a .html file; report.html in the first RUN if not given"
-    return arguments("camreid-report", about, _EXAMPLES, "folder of a run or matrix", output)
+from camreid.files import CONF, write_text
 
 
 def main() -> None:
     """The console script."""
     with one_paragraph("camreid-report"):
-        typed = parser().parse_args()
+        typed = parser("report").parse_args()
         path = typed.output or Path(typed.runs[0], "report.html")
         check_output("camreid-report", path, ".html")
         require_packages("camreid-report", "jinja2", "matplotlib", extra="camreid[report]")
@@ -37,14 +24,14 @@ def main() -> None:
         print(f"Written to {path}")
 
 
-def arguments(
-    command: str, description: str, examples: str, runs: str, output: str
-) -> argparse.ArgumentParser:
-    """RUN ... and -o, with the help of both."""
-    form = argparse.RawDescriptionHelpFormatter
-    found = argparse.ArgumentParser(command, None, description, examples, formatter_class=form)
-    found.add_argument("runs", nargs="+", metavar="RUN", help=runs)
-    found.add_argument("-o", "--output", metavar="FILE", type=Path, help=output)
+def parser(command: str) -> argparse.ArgumentParser:
+    """The arguments of a command with `-o`, by its file in `conf/hydra/help/`."""
+    text = yaml.safe_load((CONF / "hydra" / "help" / f"{command}.yaml").read_text("utf-8"))
+    form, about = argparse.RawDescriptionHelpFormatter, (text["description"], text["epilog"])
+    found = argparse.ArgumentParser(f"camreid-{command}", None, *about, formatter_class=form)
+    for name, options in text["arguments"].items():
+        found.add_argument(name, **options)
+    found.add_argument("-o", "--output", metavar="FILE", type=Path, help=text["output"])
     return found
 
 

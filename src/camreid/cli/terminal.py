@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 
 from camreid.data.cache import cores
 from camreid.errors import require_whole
-from camreid.progress import note
+from camreid.progress import note, printable
 
 _NOISE = (
     ".*does not have many workers.*",  # loaders get one process a core, which Lightning finds few
@@ -26,28 +26,20 @@ _NOISE = (
     "You're resuming from a checkpoint that ended before the epoch ended.*",  # our sampler goes on
     "Grad strides do not match bucket view strides.*",  # of 1 x 1 convolutions; costs a copy
 )
-_QUIET = {
-    "pytorch_lightning.utilities.rank_zero": logging.WARNING,
-    "pytorch_lightning.accelerators.cuda": logging.WARNING,
-    "onnx_ir": logging.WARNING,  # what it optimises
-    "onnxscript": logging.WARNING,
-    "huggingface_hub": logging.ERROR,  # 36 lines of retries
-}
 
 
 @rank_zero_only
 def show(*parts: RenderableType) -> None:
     """Print lines or tables once, and keep them in the run's log."""
     record = io.StringIO()
-    Console(soft_wrap=True, highlight=False, markup=False).print(*parts, sep="\n")
-    Console(file=record, width=120, highlight=False, markup=False).print(*parts, sep="\n")
+    parts = tuple(printable(part) if isinstance(part, str) else part for part in parts)
+    for console in (Console(soft_wrap=True), Console(file=record, width=120)):
+        console.print(*parts, sep="\n", highlight=False, markup=False, emoji=False)
     logging.getLogger("camreid").info(record.getvalue().rstrip())
 
 
 def be_quiet() -> None:
     """Leave the terminal to the command's own lines."""
-    for name, level in _QUIET.items():
-        logging.getLogger(name).setLevel(level)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
 

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from camreid.data.dataset import Interpolation, Located, Pixels, read_image
 from camreid.errors import InputError
-from camreid.files import write_whole
+from camreid.files import read_plain, write_whole
 from camreid.progress import Progress
 
 Kind = Literal["disk", "memory", "none"]
@@ -91,9 +91,11 @@ class ImageCache:
         key = [_FORMAT, folder, *self.size, self.interpolation]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         path = self._home() / f"{os.path.basename(folder)}-{digest}.images"
+        path.parent.mkdir(0o775, parents=True, exist_ok=True)
+        if os.name == "posix" and path.parent.stat().st_mode & 0o002:
+            raise self._refusal(f"all users may write there; type chmod o-w {path.parent}")
         if (file := self._read(path, key)).has(stamps):
             return file
-        path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             old = self._read(path, key)
             if not old.has(stamps):
@@ -106,12 +108,13 @@ class ImageCache:
 
     def _read(self, path: Path, key: list[Any]) -> _Folder:
         """A file; empty if it is missing, cut short, damaged or of another folder."""
-        line = b""
-        with suppress(OSError), path.open("rb") as file:
-            line = file.readline()
-        digest, _, text = line.partition(b" ")
-        if digest == hashlib.sha256(text).hexdigest().encode():
-            own, stamps = json.loads(text)
+        with suppress(OSError, ValueError, TypeError):
+            with path.open("rb") as file:
+                line = file.readline()
+            digest, _, text = line.partition(b" ")
+            if digest != hashlib.sha256(text).hexdigest().encode():
+                return _EMPTY
+            own, stamps = read_plain(text)
             shape = (len(stamps), 3, *self.size)
             size = math.prod(shape)
             if own == key and path.stat().st_size == len(line) + size + 4 * len(stamps):
@@ -120,7 +123,7 @@ class ImageCache:
                 with ThreadPoolExecutor(cores()) as pool:  # 1.6 GB/s a core
                     found = b"".join(pool.map(_sums, np.array_split(pixels, 64)))
                 if found == content[size:].tobytes():
-                    return _Folder(stamps, pixels)
+                    return _Folder(dict(stamps), pixels)
         return _EMPTY
 
     def _write(self, draft: Path, key: list[Any], stamps: Stamps, old: _Folder) -> None:

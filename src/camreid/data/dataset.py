@@ -88,6 +88,8 @@ def as_shown(image: Image.Image) -> Image.Image:
     Grey of more than 8 bits is scaled. White is 65,535; of floats, it is the first of 1, 255 and
     65,535 that no value exceeds; where values exceed that, it is the largest.
     """
+    if image.format == "EPS":  # Pillow would run Ghostscript
+        raise ValueError("EPS is not read, as it is a program")
     if is_turned(image):
         image = ImageOps.exif_transpose(image)
     if is_deep(image):

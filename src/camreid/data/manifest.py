@@ -6,10 +6,12 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import chain, zip_longest
+from functools import cache, cached_property
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from camreid.data.records import LARGEST, ImageRecord, identities, parse_name, require_files
 from camreid.errors import InputError
@@ -74,19 +76,21 @@ class Split:
 
     @classmethod
     def load(
-        cls, path: str | Path, root: str | Path | None = None, datasets: tuple[Dataset, ...] = ()
+        cls, path: str | Path, root: Any = None, datasets: Any = (), outside_root: bool = False
     ) -> "Split":
         """Read a manifest as written by `save`, or by hand; missing rows are in FastReID order.
 
-        `root`, with each folder in it, is searched for images that are not at their path.
-        InputError if a column, value or image is missing, or train, val or query has pid -1 or 0.
+        With `root`, images are searched in it and in each folder in it; other images that are at
+        their path are refused without `outside_root`. InputError if a column, value or image is
+        missing, or train, val or query has pid -1 or 0.
         """
         path = Path(path)
         if not path.is_file():
             raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
         lines = read_table(path, COLUMNS[:-1])
         records = [_record(path, number, line) for number, line in lines]
-        found = list(zip(_locate(path, records, root), (line for _, line in lines), strict=True))
+        located = _locate(path, records, root, outside_root)
+        found = list(zip(located, (line for _, line in lines), strict=True))
         parts = [tuple(r for r, line in found if line["subset"] == s) for s in SUBSETS]
         train, val, query, gallery = parts
         rows = {r.pid: int(line["row"]) for r, line in found if line.get("row")}
@@ -149,19 +153,44 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
     return ImageRecord(image, pid, camera, parsed.sequence, parsed.frame)  # replace() is slow
 
 
-def _locate(path: Path, records: list[ImageRecord], root: str | Path | None) -> list[ImageRecord]:
-    homes = [] if root is None else [Path(root), *sorted(Path(root).glob("*/"))]
-    found = []
+def _locate(path: Path, records: list[ImageRecord], root: Any, outside: bool) -> list[ImageRecord]:
+    """The records with the path at which each image was found."""
+    homes = [] if root is None else [str(root), *map(str, sorted(Path(root).glob("*/")))]
+
+    @cache
+    def places(own: str) -> list[tuple[str, set[str]]]:
+        """Folders that may stand for an image's own one, and the images in them."""
+        pairs = [(h, os.path.normpath(own)) for h in homes[:1] if own]
+        pairs += [(h, os.path.normpath(f"{h}/{p}")) for h in homes for p in (own, Path(own).name)]
+        inside = [(os.path.join(place, ""), _files(place, home)) for home, place in pairs]
+        return inside + [(own, _files(own))] * (outside or root is None)
+
+    found, lost = [], []
     for r in records:
-        places = chain([r.path], (str(home / p) for home in homes for p in (r.name, r.path)))
-        there = next(filter(os.path.exists, places), r.path)
-        found.append(r if there == r.path else replace(r, path=there))
-    hint = f"They were also searched below root={root}."
-    require_files((r.path for r in found), path, hint, root="FOLDER")
+        cut = r.path.rfind("/") + 1 or r.path.rfind(os.sep) + 1
+        own, name = r.path[:cut], r.path[cut:]
+        place = next((place for place, files in places(own) if name in files), None)
+        if place is None:
+            lost.append(r.path)
+        found.append(r if place in (None, own) else replace(r, path=f"{place}{name}"))
+    if lost:
+        hint = f"They were also searched below root={root}."
+        require_files(lost, path, hint, root="FOLDER")
+        message = f"{path} lists {len(lost)} images outside root={root}, such as {lost[0]}."
+        raise InputError(message, outside_root=True)
     if len({r.path for r in found}) < len({r.path for r in records}):
         message = f"{path} lists images of equal names, so root={root} can't be searched for them"
         raise InputError(f"{message}. Write their present paths into it.")
     return found
+
+
+def _files(folder: str, home: str = "") -> set[str]:
+    """The files in a folder; with `home`, without those that links or `..` lead out of it."""
+    real = cache(lambda path: os.path.join(os.path.realpath(path), "") if home else "")
+    with suppress(OSError, ValueError), os.scandir(folder or ".") as entries:
+        own = ((e.name, e.path if e.is_symlink() else folder) for e in entries if e.is_file())
+        return {name for name, path in own if real(path).startswith(real(home))}
+    return set()
 
 
 def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> LabelMap:

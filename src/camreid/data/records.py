@@ -17,7 +17,7 @@ TRAIN, QUERY, GALLERY = FOLDERS = ("bounding_box_train", "query", "bounding_box_
 JUNK, DISTRACTOR = -1, 0
 LARGEST = 2**63 - 1  # pid or camera, as tensors are int64
 GRAMMAR = "0002_c1s1_000451_03.jpg (pid, camera, sequence, frame, box; -1: junk, 0000: distractor)"
-_NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these formats only
+_NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG", "EPS"}  # Pillow identifies these; EPS is a program
 _NAME = re.compile(
     r"(-1|\d{1,99})_c(\d{1,99})(?:s(\d{1,99}))?(?:_f?(\d{1,99}))?"
 )  # pid, camera, sequence, frame

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.files import write_whole
+from camreid.files import read_plain, write_whole
 
 _HELP = "expected safetensors or npz of features (N, D), pids, cameras and optionally sequences"
 _HELP += " (N,), with query_ and gallery_ before each name"
@@ -149,13 +149,15 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return read_plain(text)
     except json.JSONDecodeError:  # of another tool
         return text
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        if sum(one.file_size for one in file.zip.infolist()) > 99 * path.stat().st_size + 10**8:
+            raise ValueError("it grows by more than 99 times in memory")
         arrays = {name: file[name] for name in file.files}
     notes = {name: arrays.pop(name).tolist() for name in list(arrays) if name.endswith("_paths")}
     numbers = {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiu"}

@@ -14,15 +14,15 @@ import yaml
 from camreid.data import Split
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, RankingResult
-from camreid.files import write_text
+from camreid.files import read_plain, write_text
 from camreid.provenance import Dataset
 from camreid.runs.matrix import Matrix
-from camreid.runs.metrics import HeadCheckRecord, Metrics, Record
+from camreid.runs.metrics import HeadCheckRecord, Metrics, Record, as_config
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 _METRICS = ("metrics.before.csv", "metrics.csv")
-_BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError, csv.Error)
+_BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, csv.Error)
 
 
 class RunFolder:
@@ -46,7 +46,8 @@ class RunFolder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config; empty where there is none."""
-        return _read(self.path / "config.yaml", lambda text: dict(yaml.safe_load(text)), {})
+        parse = lambda text: as_config(read_plain(text, yaml.safe_load))  # noqa: E731
+        return _read(self.path / "config.yaml", parse, {})
 
     @cached_property
     def metrics(self) -> Metrics | None:
@@ -70,7 +71,7 @@ class RunFolder:
     @cached_property
     def datasets(self) -> tuple[Dataset, ...]:
         """The names behind the numbers of identities and cameras; empty without the file."""
-        parse = lambda text: tuple(map(Dataset.from_json, json.loads(text)))  # noqa: E731
+        parse = lambda text: tuple(map(Dataset.from_json, read_plain(text)))  # noqa: E731
         return _read(self.path / "names.json", parse, ())
 
     @cached_property
@@ -97,7 +98,8 @@ class RunFolder:
         for line in reversed(self._metrics_lines):  # a learning rate has the epoch of the next line
             epoch = line.get("epoch", epoch)
             for name, value in line.items():
-                if epoch >= 0 and not name.endswith(("epoch", "step")) and "test/" not in name:
+                known = 0 <= epoch < 10**9 and abs(value) < 10**99  # False for NaN
+                if known and not name.endswith(("epoch", "step")) and "test/" not in name:
                     curves.setdefault(name, {}).setdefault(epoch + 1, value)
         return {name: sorted(points.items()) for name, points in sorted(curves.items())}
 
@@ -135,7 +137,7 @@ class RunFolder:
 
     def _record(self, kind: type[R]) -> R | None:
         def parse(text: str) -> R | None:
-            record = kind.from_json(json.loads(text))
+            record = kind.from_json(read_plain(text))
             record.tables()  # fails here, not in a reader, where a nested part is missing
             return record
 

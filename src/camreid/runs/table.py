@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 
+from camreid.progress import printable
+
+_FORMULA = re.compile(r"(?m)^[=+\-@](?![\d.]+$)")  # what a spreadsheet would compute
+_TEX = str.maketrans({c: rf"\{c}" for c in "%_&#${}"} | {c: rf"\char{ord(c)}{{}}" for c in "\\^~"})
+
 
 @dataclass(frozen=True)
 class Table:
@@ -22,7 +27,8 @@ class Table:
     folded: bool = False  # in the report
 
     def __rich__(self) -> RichTable:
-        table = RichTable(title=self.title, caption="\n".join(self.notes) or None)
+        caption = printable("\n".join(self.notes)) or None
+        table = RichTable(title=printable(self.title), caption=caption)
         table.title_justify = table.caption_justify = "left"
         table.padding = (0, 1 if len(self.columns) < 8 else 0)
         for place, column in enumerate(self.columns):
@@ -30,32 +36,33 @@ class Table:
             lines = [line for row in self.rows for line in row[place].splitlines()]
             # numbers stay whole where that leaves room for the other columns
             short = max(map(len, (column, *lines))) <= 12 and (not place or len(self.columns) < 9)
-            table.add_column(column, justify=justify, overflow="fold", no_wrap=short)
+            table.add_column(printable(column), justify=justify, overflow="fold", no_wrap=short)
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(printable, row))
         return table
 
     def text(self, suffix: str) -> str:
         """The table for a .csv, .md or .tex file; a .csv has an interval in a column of its own."""
         if suffix == ".csv":
             rows = ([f"{column}\n{column} interval" for column in self.columns], *self.rows)
-            split = ((cell.replace(" %", "").partition("\n") for cell in row) for row in rows)
-            grid = [[part for cell in row for part in cell[::2]] for row in split]
+            safe = [[_FORMULA.sub(r"'\g<0>", c.replace(" %", "")) for c in row] for row in rows]
+            grid = [[part for cell in row for part in cell.partition("\n")[::2]] for row in safe]
             filled = [column for column in zip(*grid, strict=True) if any(column[1:])]
             csv.writer(file := io.StringIO()).writerows(zip(*filled, strict=True))
             return file.getvalue()
         grid = [[cell.replace("\n", " ") for cell in row] for row in (self.columns, *self.rows)]
         if suffix == ".md":
             grid.insert(1, ["---"] * len(self.columns))
+            grid = [[re.sub(r"([\\|<\[])", r"\\\1", cell) for cell in row] for row in grid]
             return "".join(f"| {' | '.join(row)} |\n" for row in grid)
-        escaped = ([re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row] for row in grid)
+        escaped = ([cell.translate(_TEX) for cell in row] for row in grid)
         head, *lines = [" & ".join(row) + " \\\\\n" for row in escaped]
         start = f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}\n"
         return "".join([start, head, "\\hline\n", *lines, "\\end{tabular}\n"])
 
     def show(self) -> None:
         """Print on the terminal."""
-        Console(markup=False).print(self)
+        Console(markup=False, emoji=False).print(self)
 
 
 def percent(share: float | None) -> str:

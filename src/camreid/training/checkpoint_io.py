@@ -12,7 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.files import write_whole
+from camreid.files import parts, write_whole
 from camreid.models.reading import is_dense, read_content
 from camreid.provenance import versions
 
@@ -25,7 +25,6 @@ _TYPES: dict[str, type] = {
 }
 _EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
-_DEPTH = 32  # of nested containers
 _OWN = {"params", "foreach", "fused", "capturable", "differentiable"}  # set for the device
 
 
@@ -56,21 +55,19 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
 
 
 def _unexpected(value: object) -> str:
-    """The first part of a value that is not plain, level by level; empty if there is none."""
-    level = {id(value): value}
-    for _ in range(_DEPTH):
-        inner: list[object] = []
-        for part in level.values():
-            if isinstance(part, Mapping):
-                inner += [*part, *part.values()]
-            elif isinstance(part, list | tuple):
-                inner += part
-            elif isinstance(part, Tensor) and not is_dense(part):
+    """The first part of a value that is not plain; empty if there is none."""
+    try:
+        for part in parts(value):
+            keys = part if isinstance(part, Mapping) else ()
+            if not all(isinstance(key, str | int) for key in keys):
+                return "a key that is neither text nor a number"
+            if isinstance(part, Tensor) and not is_dense(part):
                 return "a tensor that is not dense"
-            elif not isinstance(part, str | int | float | Tensor | None):
+            if not isinstance(part, str | int | float | Tensor | Mapping | list | tuple | None):
                 return f"a value of type {type(part).__name__}"
-        level = {id(part): part for part in inner}
-    return f"containers nested deeper than {_DEPTH}" if level else ""
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def conform(where: str, own: Any, value: Any) -> Any:
