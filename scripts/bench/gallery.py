@@ -1,7 +1,7 @@
 """Search of one query in a gallery of 100,000 x 512: int8 codes and exact scores, beside a product.
 
-Claim (guide on galleries): on two cores, the exact search of one query takes under 10 ms, and a third
-of the time of the float32 product or less. Medians of alternating rounds, with a new query each.
+Claim (guide on galleries): on two idle cores, the exact search of one query takes under 10 ms, and
+less than half of the time of the float32 product. Medians of alternating rounds, a new query each.
 
     python scripts/bench/gallery.py [--json FILE]
 
