@@ -37,6 +37,7 @@ def save_experts(folder: str | Path, paths: Iterable[str | Path]) -> None:
 
     def write(draft: Path) -> None:
         listed = []
+        draft.unlink()  # a folder in place of the file
         draft.mkdir()
         for camera, path in sorted(by_camera.items()):
             copy = Path(shutil.copyfile(path, draft / f"c{camera}.ckpt"))
