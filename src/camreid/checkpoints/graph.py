@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from camreid.checkpoints.io import weights_digest
 from camreid.errors import InputError, require_choice, require_whole
+from camreid.evaluation.features import digest_of
 from camreid.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from camreid.training.module import ReIDModule
 
@@ -88,7 +88,7 @@ class Graph(nn.Module):
         crop = Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
         crop.save(file := BytesIO(), "png")
         return {
-            "source": f"{self.config.name}-{weights_digest(self.network)}",
+            "source": f"{self.config.name}-{digest_of(self.network.state_dict(), {})[:16]}",
             "test_crop": b64encode(file.getvalue()).decode(),
             "test_features": json.dumps(self.raw(pil_to_tensor(crop)[None])[0][0].tolist()),
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from camreid.checkpoints.boxmot import check_pt, write_pt, write_sidecar
+from camreid.checkpoints.experts import expert_files
 from camreid.checkpoints.graph import PIXELS, GraphOptions
 from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.onnx import OPSET, check_onnx, export_onnx, read_metadata
@@ -30,6 +31,12 @@ def export_run(config: DictConfig) -> None:
     if config.check is not None:
         raise InputError(f"check={config.check} goes with no other option: type it alone.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
+    if Path(config.checkpoint).is_dir():
+        for camera, expert in expert_files(Path(config.checkpoint)).items():
+            config.path = str(path.with_stem(f"{path.stem}-c{camera}"))
+            config.checkpoint = str(expert)
+            export_run(config)
+        return
     is_pt = config.consumer == "boxmot" and path.suffix == ".pt"
     takes = asdict(GraphOptions("imagenet")) if is_pt else config.feeds  # a .pt has no options
     for key, value in takes.items():
