@@ -43,8 +43,8 @@ class FeatureExtractor:
     torch.Size([3, 96])
     """
 
-    # a checkpoint, an exported .onnx, a folder of experts, or what `load` gives; modes stay as they are
-    module: str | Path | ReIDModule | Experts
+    # a checkpoint, an exported .onnx, a folder of experts, or what `load` gives of them
+    module: str | Path | ReIDModule | Experts | Exported
     # auto (CUDA if there is any), cpu, cuda:0 ...; None: auto for a path, else that of the module.
     # A module on another device is copied, not moved.
     device: str | torch.device | None = None

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from camreid.checkpoints.boxmot import check_pt, write_pt, write_sidecar
 from camreid.checkpoints.experts import expert_files
 from camreid.checkpoints.graph import PIXELS, GraphOptions
-from camreid.checkpoints.io import Checkpoint
+from camreid.checkpoints.io import Checkpoint, decision_notes
 from camreid.checkpoints.onnx import OPSET, check_onnx, export_onnx, read_metadata
 from camreid.cli.build import run_folder
 from camreid.cli.checkpoints import read_checkpoint
@@ -57,7 +57,8 @@ def export_run(config: DictConfig) -> None:
 def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
     """Write an ONNX file, and show what the program is to be given."""
     module, split = checkpoint.module(), checkpoint.provenance.split
-    notes = {"checkpoint": checkpoint.path, **({"split": str(split)} if split else {})}
+    notes = {"checkpoint": checkpoint.path, **decision_notes(checkpoint)}
+    notes |= {"split": str(split)} if split else {}
     form = {field.name: config[field.name] for field in fields(GraphOptions)}
     parity = export_onnx(module, path, notes=notes, **form)
     if config.consumer == "boxmot":
