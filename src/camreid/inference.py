@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camreid.checkpoints.experts import Experts, load
+from camreid.checkpoints.exported import Exported
 from camreid.data.dataset import OneImage, crops, is_empty, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.evaluation.features import digest_of
@@ -42,8 +43,8 @@ class FeatureExtractor:
     torch.Size([3, 96])
     """
 
-    # a checkpoint, a folder of experts, or what `load` gives of them; its modes stay as they are
-    module: str | Path | ReIDModule | Experts
+    # a checkpoint, an exported .onnx, a folder of experts, or what `load` gives of them
+    module: str | Path | ReIDModule | Experts | Exported
     # auto (CUDA if there is any), cpu, cuda:0 ...; None: auto for a path, else that of the module.
     # A module on another device is copied, not moved.
     device: str | torch.device | None = None
@@ -65,19 +66,24 @@ class FeatureExtractor:
         self.experts: dict[int, FeatureExtractor] = {}
         module, device = self.module, self.device
         if isinstance(module, str | Path):
-            module, device = load(module), device or "auto"
+            is_onnx, device = Path(module).suffix == ".onnx", device or "auto"
+            module = Exported(module) if is_onnx else load(module)
         if isinstance(module, Experts):
             own = module.modules.items()
             self.experts = {camera: replace(self, module=m, device=device) for camera, m in own}
             return
-        if not isinstance(module, ReIDModule):
+        if not isinstance(module, ReIDModule | Exported):
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
         self.name, self.image_size = module.config.name, module.config.image_size
         self.interpolation, self.calibration = module.config.interpolation, module.calibration
-        self.network, self.device = module.model, _device(device) if device else module.device
+        is_file = isinstance(module, Exported)
+        if is_file and (self.precision, self.neck) != ("float32", "after"):
+            raise InputError("an ONNX file has its own precision, and features after the neck.")
+        self.network: Any = module if isinstance(module, Exported) else module.model
+        self.device = _device(device) if device and not is_file else module.device
         if self.device != module.device:
-            self.network = copy.deepcopy(module.model).to(self.device)
+            self.network = copy.deepcopy(self.network).to(self.device)
 
     def __call__(self, images: OneImage | Iterable[OneImage], cameras: Cameras = None) -> Tensor:
         """Features (N, D) float32 on the CPU, in the order of the images.
@@ -124,6 +130,8 @@ class FeatureExtractor:
         if self.experts:
             parts = " ".join(expert.source for expert in self.experts.values())
             return f"experts-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+        if isinstance(self.network, Exported):
+            return self.network.source
         before = "-before" if self.neck == "before" else ""
         return f"{self.name}-{digest_of(self.network.state_dict(), {})[:16]}{before}"
 

@@ -50,9 +50,13 @@ def save_experts(folder: str | Path, paths: Iterable[str | Path]) -> None:
 
 def load(path: str | Path, *args: Any, **kwargs: Any) -> ReIDModule | Experts:
     """`io.load` of a checkpoint, or of each expert of a folder that `save_experts` wrote."""
-    folder = Path(path)
-    if not folder.is_dir():
+    if not Path(path).is_dir():
         return io.load(path, *args, **kwargs)
+    return Experts({c: io.load(f, *args, **kwargs) for c, f in expert_files(Path(path)).items()})
+
+
+def expert_files(folder: Path) -> dict[int, Path]:
+    """The checkpoint of each camera; InputError if one is missing or has changed."""
     try:
         entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         files = {int(e["camera"]): (folder / e["file"], e["sha256"]) for e in entries}
@@ -62,4 +66,4 @@ def load(path: str | Path, *args: Any, **kwargs: Any) -> ReIDModule | Experts:
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             found = f"{file}, of camera {camera}, is missing or has changed"
             raise InputError(f"{found}. Copy it again.")
-    return Experts({c: io.load(file, *args, **kwargs) for c, (file, _) in files.items()})
+    return {camera: file for camera, (file, _) in files.items()}

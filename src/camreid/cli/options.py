@@ -158,7 +158,8 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
             _check_value(name, value, default, comment)
         kind = "".join(re.findall(r"^(file|checkpoint|folder)s?\b(?!/)", comment))
         for path in map(Path, matching(name, value) if kind and value else ()):
-            if not (path.expanduser().is_dir() if kind == "folder" else path.is_file()):
+            is_file = path.is_file() or (path / "experts.json").is_file()
+            if not (path.expanduser().is_dir() if kind == "folder" else is_file):
                 near = ", ".join(sorted(file.name for file in path.parent.glob("*.ckpt"))[:5])
                 near = f" Beside it: {near}." if near else ""
                 raise InputError(f"no {kind} at {path}: {name}={path}{about}.{near}")
