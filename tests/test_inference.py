@@ -246,3 +246,33 @@ def test_a_source_is_of_the_weights(module: ReIDModule, tmp_path: Path) -> None:
     own = FeatureExtractor(module).source
     assert FeatureExtractor(tmp_path / "a.ckpt").source == own
     assert FeatureExtractor(tiny_module(LabelMap((5, 4)))).source != own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"input": "imagenet", "channels": "bgr", "batch": 4},
+        {"input": "unit", "precision": "float16", "normalize": True},
+    ],
+)
+def test_an_exported_file_gives_the_features(
+    form: dict[str, Any], module: ReIDModule, tmp_path: Path
+) -> None:
+    export_onnx(module, tmp_path / "m.onnx", **form)
+    exported = FeatureExtractor(tmp_path / "m.onnx", normalize=True, flip=True, channels="BGR")
+    images = [noise(90, 40, 3, seed=n) for n in range(6)]
+    images += [torch.from_numpy(images[0].copy()).permute(2, 0, 1).float()]
+    expected = FeatureExtractor(module, normalize=True, flip=True, channels="BGR")
+    assert F.cosine_similarity(exported(images), expected(images)).min() > 0.9999
+    assert exported.source == expected.source
+    with pytest.raises(InputError, match="no camera"):
+        exported(images, cameras=1)
+
+
+def test_a_file_that_is_no_export_of_camreid_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"notes"):
+        (tmp_path / "m.onnx").write_bytes(content)
+        with pytest.raises(InputError, match=r"m\.onnx can't be run"):
+            FeatureExtractor(tmp_path / "m.onnx")

@@ -5,10 +5,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from operator import index
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camreid.checkpoints.experts import Experts, load
+from camreid.checkpoints.exported import Exported
 from camreid.data.dataset import OneImage, crops, is_empty, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.evaluation.features import digest_of
@@ -24,30 +27,14 @@ from camreid.models.network import FeatureOptions, Side, evaluating
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
 
-Precision = Literal["float32", "bfloat16", "float16"]
-Channels = Literal["RGB", "BGR"]
-Empty = Literal["error", "zero"]
+Cameras = int | Sequence[int | None] | None
 
 
+@dataclass(eq=False, repr=False)
 class FeatureExtractor:
     """The features that `camreid-evaluate` compares; InputError for arguments of no use.
 
-    Args:
-        module: path of a checkpoint or of a folder of experts; or a `ReIDModule`, of which the
-            modes stay as they are, or `Experts`.
-        device: `auto` (CUDA if there is any), `cpu`, `cuda:0`, ...; None for that of the module,
-            or `auto` for a checkpoint. A module on another device is copied, not moved.
-        batch_size: images at a time.
-        workers: threads that read the next batch meanwhile; 0 reads and computes in turns.
-        normalize: L2-normalise the features.
-        flip: average the features of each image and its mirror image, before normalising.
-        precision: `float32`; `bfloat16` or `float16` for mixed precision.
-        neck: features `after` or `before` the neck.
-        channels: order of the channels of arrays and tensors: `RGB`, or `BGR` as of OpenCV.
-        empty: what an array without pixels gets: an `error`, or `zero` features.
-
-    Attributes:
-        experts: of a folder, the extractor of each camera; empty for one model.
+    `experts` has the extractor of each camera for a folder of experts, and is empty for one model.
 
     >>> import numpy as np
     >>> from camreid import create_model
@@ -56,54 +43,49 @@ class FeatureExtractor:
     torch.Size([3, 96])
     """
 
-    def __init__(
-        self,
-        module: str | Path | ReIDModule | Experts,
-        device: str | torch.device | None = None,
-        batch_size: int = 128,
-        workers: int = 0,
-        normalize: bool = False,
-        flip: bool = False,
-        precision: Precision = "float32",
-        neck: Side = "after",
-        channels: Channels = "RGB",
-        empty: Empty = "error",
-    ) -> None:
-        require_whole("batch_size", batch_size, least=1)
-        require_whole("workers", workers, least=0)
-        require_choice("precision", precision, Precision)
-        require_choice("channels", channels, Channels)
-        require_choice("empty", empty, Empty)
-        self.batch_size, self.workers = batch_size, workers
-        self.normalize, self.precision = normalize, precision
-        self.channels, self.empty = channels, empty
-        self.options = FeatureOptions(flip=flip, neck=neck)
+    # a checkpoint, an exported .onnx, a folder of experts, or what `load` gives of them
+    module: str | Path | ReIDModule | Experts | Exported
+    # auto (CUDA if there is any), cpu, cuda:0 ...; None: auto for a path, else that of the module.
+    # A module on another device is copied, not moved.
+    device: str | torch.device | None = None
+    batch_size: int = 128  # images at a time
+    workers: int = 0  # threads that read the next batch meanwhile
+    normalize: bool = False  # L2-normalise the features
+    flip: bool = False  # average the features of an image and its mirror image, before normalising
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # the others: mixed
+    neck: Side = "after"  # where the features are taken
+    channels: Literal["RGB", "BGR"] = "RGB"  # of arrays and tensors; BGR as of OpenCV
+    empty: Literal["error", "zero"] = "error"  # zero: zero features of arrays without pixels
+
+    def __post_init__(self) -> None:
+        require_whole("batch_size", self.batch_size, least=1)
+        require_whole("workers", self.workers, least=0)
+        for name in ("precision", "channels", "empty"):
+            require_choice(name, getattr(self, name), get_type_hints(FeatureExtractor)[name])
+        self.options = FeatureOptions(flip=self.flip, neck=self.neck)
         self.experts: dict[int, FeatureExtractor] = {}
-        if not isinstance(module, ReIDModule | Experts | str | Path):
+        module, device = self.module, self.device
+        if isinstance(module, str | Path):
+            is_onnx, device = Path(module).suffix == ".onnx", device or "auto"
+            module = Exported(module) if is_onnx else load(module)
+        if isinstance(module, Experts):
+            own = module.modules.items()
+            self.experts = {camera: replace(self, module=m, device=device) for camera, m in own}
+            return
+        if not isinstance(module, ReIDModule | Exported):
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
-        if is_path := isinstance(module, str | Path):
-            module = load(module)
-        self._take(module, _device(device) if is_path or device is not None else None)
+        self.name, self.image_size = module.config.name, module.config.image_size
+        self.interpolation, self.calibration = module.config.interpolation, module.calibration
+        is_file = isinstance(module, Exported)
+        if is_file and (self.precision, self.neck) != ("float32", "after"):
+            raise InputError("an ONNX file has its own precision, and features after the neck.")
+        self.network: Any = module if isinstance(module, Exported) else module.model
+        self.device = _device(device) if device and not is_file else module.device
+        if self.device != module.device:
+            self.network = copy.deepcopy(self.network).to(self.device)
 
-    def _take(self, loaded: ReIDModule | Experts, device: torch.device | None) -> None:
-        if isinstance(loaded, Experts):
-            self.experts = {camera: copy.copy(self) for camera in loaded.modules}
-            for camera, module in loaded.modules.items():
-                self.experts[camera]._take(module, device)
-            return
-        self.name, self.image_size = loaded.config.name, loaded.config.image_size
-        self.interpolation = loaded.config.interpolation
-        self.calibration = loaded.calibration
-        self.network, self.device = loaded.model, device or loaded.device
-        if self.device != loaded.device:
-            self.network = copy.deepcopy(loaded.model).to(self.device)
-
-    def __call__(
-        self,
-        images: OneImage | Iterable[OneImage],
-        cameras: int | Sequence[int | None] | None = None,
-    ) -> Tensor:
+    def __call__(self, images: OneImage | Iterable[OneImage], cameras: Cameras = None) -> Tensor:
         """Features (N, D) float32 on the CPU, in the order of the images.
 
         Args:
@@ -124,18 +106,17 @@ class FeatureExtractor:
         if self.experts:
             features = self._concat(many) if cameras is None else self._routed(many, cameras)
             return F.normalize(features) if self.normalize else features
-        if cameras is not None and not self.network.cameras:
-            raise InputError("this model has no camera options; leave cameras= out.")
-        numbers = None if cameras is None else _numbers(cameras, len(many))
-        some = many or [torch.zeros(3, *self.image_size, dtype=torch.uint8)]  # for their width
+        of_batches: Iterable[Any] = repeat(None)
+        if cameras is not None:
+            if not self.network.cameras:
+                raise InputError("this model has no camera options; leave cameras= out.")
+            of_batches = torch.split(_numbers(cameras, len(many)), self.batch_size)
+        if not many:  # the width is that of any image
+            return self(torch.zeros(1, 3, *self.image_size, dtype=torch.uint8))[:0]
         with evaluating(self.network), torch.inference_mode():
-            parts, done = [], 0
-            for batch in self._batches(some):
-                own = numbers[done : done + len(batch)] if many and numbers is not None else None
-                parts.append(self._features(batch, own))
-                done += len(batch)
-        # outside inference mode, so that it can be trained on
-        features = torch.cat(parts)[: len(many)]
+            batches = zip(self._batches(many), of_batches, strict=False)
+            parts = [self._features(*batch) for batch in batches]
+        features = torch.cat(parts)  # outside inference mode, so that it can be trained on
         features[[place for place, image in enumerate(many) if is_empty(image)]] = 0
         return F.normalize(features) if self.normalize else features
 
@@ -149,30 +130,30 @@ class FeatureExtractor:
         if self.experts:
             parts = " ".join(expert.source for expert in self.experts.values())
             return f"experts-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
-        before = "-before" if self.options.neck == "before" else ""
+        if isinstance(self.network, Exported):
+            return self.network.source
+        before = "-before" if self.neck == "before" else ""
         return f"{self.name}-{digest_of(self.network.state_dict(), {})[:16]}{before}"
 
     def _concat(self, images: list[OneImage]) -> Tensor:
         """(N, sum of D) unit features of all experts."""
         experts = self.experts.values()
         slopes = [e.calibration.slope for e in experts if e.calibration]
-        known = len(slopes) == len(experts)
-        weights = [max(slope, 0) ** 0.5 for slope in slopes] if known else [1.0] * len(experts)
-        units = [F.normalize(e(images)) * w for e, w in zip(experts, weights, strict=True)]
-        return torch.cat(units, 1)
+        slopes = slopes if len(slopes) == len(experts) else [1.0] * len(experts)
+        pairs = zip(experts, slopes, strict=True)
+        return torch.cat([F.normalize(e(images)) * max(slope, 0) ** 0.5 for e, slope in pairs], 1)
 
     def _routed(self, images: list[OneImage], cameras: Any) -> Tensor:
         """(N, D) features of each image by the expert of its camera."""
         of_images = _numbers(cameras, len(images)).tolist()
         if lost := {*of_images} - self.experts.keys():
             raise InputError(f"no expert for cameras {sorted(lost)}; there are {[*self.experts]}.")
-        found: dict[int, Tensor] = {}
-        for camera in {*of_images}:
-            expert, own = self.experts[camera], [i for i, c in enumerate(of_images) if c == camera]
-            found |= zip(own, expert([images[i] for i in own]), strict=True)
-        if len(widths := {len(feature) for feature in found.values()}) > 1:
+        by_camera = {c: [i for i, n in enumerate(of_images) if n == c] for c in {*of_images}}
+        found = {c: self.experts[c]([images[i] for i in own]) for c, own in by_camera.items()}
+        if len(widths := {features.shape[1] for features in found.values()}) > 1:
             raise InputError(f"these experts have features of {sorted(widths)} values: call each.")
-        return torch.stack([found[i] for i in range(len(images))])
+        order = torch.tensor([i for own in by_camera.values() for i in own])
+        return torch.cat([*found.values()])[order.argsort()]
 
     def _batches(self, images: list[OneImage]) -> Iterator[Tensor]:
         """(B, 3, H, W) one after the other; with workers, the next one is read meanwhile."""
@@ -196,30 +177,27 @@ class FeatureExtractor:
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Tensor:
         images = images.to(self.device)
-        cameras = None if cameras is None else cameras.to(self.device)
+        cameras = None if cameras is None else cameras.to(images.device)
         kind = getattr(torch, self.precision)
-        with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
+        with torch.autocast(images.device.type, kind, enabled=kind != torch.float32):
             features = self.options(lambda raw: self.network.forward_raw(raw, cameras), images)
         return features.float().cpu()
 
 
 def _numbers(cameras: Any, count: int) -> Tensor:
     """(count,) int64, 0 for an unknown camera."""
-    many = [cameras] if isinstance(cameras, int | float | str) else list(cameras)
+    many: list[Any] = [cameras] if isinstance(cameras, int | float | str) else list(cameras)
     if len(many) != count:
         raise InputError(f"{len(many)} cameras for {count} images: give one each.")
-    return torch.tensor([0 if camera is None else _number(camera) for camera in many])
-
-
-def _number(camera: Any) -> int:
     with suppress(TypeError):
-        if index(camera) > 0:
-            return index(camera)
-    raise InputError(f"camera {camera!r}: expected 1-based numbers, or None for unknown ones.")
+        numbers = torch.tensor([0 if c is None else index(c) or -1 for c in many])
+        if (numbers >= 0).all():
+            return numbers
+    raise InputError(f"cameras {many!r:.99}: expected 1-based numbers, or None for unknown ones.")
 
 
-def _device(name: str | torch.device | None) -> torch.device:
-    if name in (None, "auto"):
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.zeros(1, device=name).device  # `cuda` has a number now

@@ -29,9 +29,8 @@ PIDS, CAMERAS = 10**9, 10**6  # numbers of each dataset, where there are several
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on, by name."""
-    packages = ("torch", "torchvision", "pytorch-lightning", "timm")
     own = {"python": platform.python_version(), "camreid": __version__}
-    return {**own, **{name: version(name) for name in packages}}
+    return own | {p: version(p) for p in ("torch", "torchvision", "pytorch-lightning", "timm")}
 
 
 def source() -> dict[str, str | None]:

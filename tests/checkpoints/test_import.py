@@ -110,7 +110,7 @@ def test_older_names_are_read_with_the_pooling_of_their_time(
     state["pixel_mean"] = torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1)
     state["pixel_std"] = torch.full((1, 3, 1, 1), 60.0)
     older = write(tmp_path / "o.pth", renamed(state, *OLDER[generation]))
-    imported = import_file(older, model="bot_r50", **SMALL)
+    imported = import_file(older, "fastreid", "bot_r50", **SMALL)
     assert imported.generation == f"FastReID {generation}"
     assert imported.left_over == imported.missing == ()
     latest = write(tmp_path / "n.pth", state)
@@ -126,7 +126,7 @@ def test_every_key_of_a_hybrid_file_is_accounted_for(tmp_path: Path) -> None:
     state["heads.classifier.t"] = torch.zeros(1)
     state["heads.pool_layer.p"] = torch.ones(1)
     state["heads.bottleneck.0.weight"] = state["heads.bnneck.weight"]
-    imported = import_file(write(tmp_path / "m.pth", state), model="bot_r50", **SMALL)
+    imported = import_file(write(tmp_path / "m.pth", state), "fastreid", "bot_r50", **SMALL)
     needless = {"heads.classifier.t", "heads.pool_layer.p", "heads.bnneck.weight"}
     assert imported.needless.keys() == needless
     assert imported.loaded.keys() | needless == state.keys()
@@ -134,6 +134,7 @@ def test_every_key_of_a_hybrid_file_is_accounted_for(tmp_path: Path) -> None:
     assert imported.module.config.network["stem_padding"] == 1
 
 
+@pytest.mark.slow
 def test_mgn_of_the_first_release_keeps_its_extra_norm(tmp_path: Path) -> None:
     names = [
         ("_head.pool_layer.p", "_pool.0.p"),
@@ -145,7 +146,7 @@ def test_mgn_of_the_first_release_keeps_its_extra_norm(tmp_path: Path) -> None:
     norms = {name: value for name, value in state.items() if "_head.bnneck." in name}
     state |= renamed(norms, ("_head.bnneck.", "_pool.2."))
     path = write(tmp_path / "m.pth", state)
-    imported = import_file(path, model="mgn_r50_ibn", image_size=[96, 32])
+    imported = import_file(path, "fastreid", "mgn_r50_ibn", image_size=[96, 32])
     assert imported.left_over == imported.missing == ()
     assert imported.module.model.norms.keys() == imported.module.model.heads.keys()
 
@@ -204,7 +205,7 @@ def test_another_architecture_names_what_does_not_fit(tmp_path: Path) -> None:
     bot = write(tmp_path / "bot.pth", filled("fastreid_bagtricks_R50"))
     with pytest.raises(InputError, match=r"1 of the model's tensors are missing \(backbone.pool.p"):
         import_weights(bot, model="sbs_r50", network__non_local=False, **SMALL)
-    partial = import_file(bot, model="sbs_r50", allow_partial=True, **SMALL)
+    partial = import_file(bot, "fastreid", "sbs_r50", allow_partial=True, **SMALL)
     assert "backbone.pool.p" in partial.missing
 
 

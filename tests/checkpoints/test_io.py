@@ -69,7 +69,7 @@ def test_a_checkout_without_installed_metadata_saves_and_loads(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"no checkpoint at .*In that folder: m.ckpt"),
+        (None, "no checkpoint at"),
         (b"PK\x03\x04", "its 4 bytes can't be read"),
         ({"epoch": 3}, "is no camreid checkpoint: it holds epoch"),
         ([1, 2], "holds a list"),
@@ -172,6 +172,7 @@ def test_notes_that_no_run_writes_are_refused(note: Content, checkpoint: Path) -
         read_checkpoint(checkpoint)
 
 
+@pytest.mark.slow
 def test_a_file_that_repeats_its_parts_without_end_is_refused(checkpoint: Path) -> None:
     part: list[Any] = [1]
     for _ in range(30):

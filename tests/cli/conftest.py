@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.checkpoints.io import save
 from camreid.cli.errors import leaves
-from camreid.cli.options import check_values, known_options, names, relevant
+from camreid.cli.options import check_values, known_options, relevant
 from camreid.data import OriginalSplit, Records
 from camreid.files import CONF
 from camreid.labels import LabelMap
@@ -59,7 +59,8 @@ def accept(*typed: str, command: str = "train") -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(command, overrides)
         known = known_options(command, overrides)
-    given, typed_names = dict(leaves(OmegaConf.to_container(config))), names(typed)
+    given = dict(leaves(OmegaConf.to_container(config)))
+    typed_names = {text.partition("=")[0].lstrip("+") for text in typed}
     known = relevant(given, known, typed_names)
     known.pop("data.root", None)
     check_values(given, known, typed_names)

@@ -129,7 +129,7 @@ def test_two_datasets_in_one_training(run: Run, named: Path, market: Path) -> No
         ("data=csv data.path=gone.csv", "no file at gone.csv: data.path="),
         ("data=folder", "data.root=FOLDER"),
         (r"data=folder data.root=one data.camera_pattern=c(\d", "no regular expression"),
-        ("data.also=[x]", "data.also=[{data:"),
+        ("data.also=[x]", "[{data:msmt17"),
         ("data.also=[{data:nothing}]", "there is no data=nothing"),
         ("data.also=[{data:market1501}]", "name:NAME"),
         ("data.read._target_=gone.reader", "gone"),

@@ -82,3 +82,18 @@ def test_a_folder_of_experts_gives_their_features_side_by_side(
     expected = FeatureExtractor(tmp_path / "e", normalize=True)([r.path for r in records.query[:3]])
     found = Gallery.load("f.npz", FeatureExtractor("e").source)
     torch.testing.assert_close(found.features, expected)
+
+
+@pytest.mark.slow
+def test_the_export_of_a_folder_of_experts_has_a_file_for_each(
+    experts: list[Path], run: Callable[..., Ran], tmp_path: Path
+) -> None:
+    save_experts(tmp_path / "e", experts)
+    ran = run("camreid-export", "checkpoint=e", "path=m.onnx", "run_dir=x")
+    assert ran.code == 0, ran.err
+    assert sorted(p.name for p in tmp_path.glob("*.onnx")) == ["m-c1.onnx", "m-c2.onnx"]
+    for camera, expert in FeatureExtractor("e").experts.items():
+        assert FeatureExtractor(f"m-c{camera}.onnx").source == expert.source
+    (tmp_path / "e" / "c2.ckpt").unlink()
+    assert "c2.ckpt" in run("camreid-export", "checkpoint=e", "path=n.onnx", "run_dir=y").err
+    assert not list(tmp_path.glob("n*.onnx"))

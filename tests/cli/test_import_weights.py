@@ -72,7 +72,7 @@ def test_the_command_imports_checks_and_feeds_training(
         (["labels.pids=p.txt"], "[7]"),
         (["labels.pids=none.txt"], "none.txt"),
         (["labels.pids=p.txt", "labels.camera=0"], "labels.camera=0: expected"),
-        (["+model.network.foo=1"], "has no option network.foo"),
+        (["+model.network.foo=1"], "there is no option model.network.foo"),
         (["source=torchreid"], "left over (heads.weight)"),
     ],
 )

@@ -41,7 +41,8 @@ def save_experts(folder: str | Path, paths: Iterable[str | Path]) -> None:
         draft.mkdir()
         for camera, path in sorted(by_camera.items()):
             copy = Path(shutil.copyfile(path, draft / f"c{camera}.ckpt"))
-            listed.append({"file": copy.name, "camera": camera, "sha256": _digest(copy)})
+            digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+            listed.append({"file": copy.name, "camera": camera, "sha256": digest})
         (draft / INDEX).write_text(json.dumps(listed, indent=2), encoding="utf-8")
 
     write_whole(folder, write)
@@ -49,21 +50,20 @@ def save_experts(folder: str | Path, paths: Iterable[str | Path]) -> None:
 
 def load(path: str | Path, *args: Any, **kwargs: Any) -> ReIDModule | Experts:
     """`io.load` of a checkpoint, or of each expert of a folder that `save_experts` wrote."""
-    folder = Path(path)
-    if not folder.is_dir():
+    if not Path(path).is_dir():
         return io.load(path, *args, **kwargs)
+    return Experts({c: io.load(f, *args, **kwargs) for c, f in expert_files(Path(path)).items()})
+
+
+def expert_files(folder: Path) -> dict[int, Path]:
+    """The checkpoint of each camera; InputError if one is missing or has changed."""
     try:
         entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         files = {int(e["camera"]): (folder / e["file"], e["sha256"]) for e in entries}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder} is no folder of experts: {INDEX}: {error!r}.") from error
     for camera, (file, digest) in files.items():
-        if not file.is_file() or _digest(file) != digest:
-            found = "has changed" if file.is_file() else "is missing"
-            raise InputError(f"{file}, the expert of camera {camera}, {found}. Copy it again.")
-    return Experts({c: io.load(file, *args, **kwargs) for c, (file, _) in files.items()})
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            found = f"{file}, of camera {camera}, is missing or has changed"
+            raise InputError(f"{found}. Copy it again.")
+    return {camera: file for camera, (file, _) in files.items()}

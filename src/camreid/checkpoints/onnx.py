@@ -1,44 +1,31 @@
-"""ONNX files from raw pixels to features, compared with PyTorch by onnxruntime."""
+"""ONNX files from pixels to features, compared with PyTorch by onnxruntime."""
 
-import copy
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from camreid import __version__
-from camreid.errors import InputError, require_choice
+from camreid.checkpoints.graph import PIXELS, Graph, GraphOptions, Input, compare, read_test
+from camreid.errors import InputError
 from camreid.files import write_whole
 from camreid.training.module import ReIDModule
 
-Input = Literal["uint8", "float"]
 OPSET = 18  # of what the exporter writes without converting, the one that most runtimes read
-TOLERANCE = 1e-3  # of the largest value; float32 sums in another order differ by about 1e-6
-
-
-class _RawNetwork(nn.Module):
-    """A network from raw pixels to a tuple of its outputs; `outputs` are their names."""
-
-    def __init__(self, module: ReIDModule, normalize: bool, logits: bool) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(module.model).float().cpu()
-        self.normalize = normalize
-        self.heads = tuple(module.model.heads) if logits else ()
-        self.outputs = ("features", *(f"logits_{name}" for name in self.heads))
-        self.eval()
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        output = self.network.forward_raw(images)
-        features = F.normalize(output.features) if self.normalize else output.features
-        return features, *(output.logits[name] for name in self.heads)
+_DIMS = ("batch", "channels", "height", "width")
+# of the norm: sums of float32 in another order differ by about 1e-6; 0.014 is a cosine of 0.9999
+TOLERANCE = {"float32": 1e-3, "float16": 1.4e-2}
+# what float16 has too few digits for: norms, GeM, and what follows the pooling
+_FLOAT32 = ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "ReduceMean"]
+_FLOAT32 += ["ReduceL2", "Pow", "Gemm"]
 
 
 def export_onnx(
@@ -48,38 +35,34 @@ def export_onnx(
     normalize: bool = False,
     logits: bool = False,
     notes: Mapping[str, str] | None = None,
+    **form: Any,
 ) -> dict[str, float]:
     """Write a module as an ONNX file, whole or not at all, checked against PyTorch by onnxruntime.
 
-    The file takes `images` (N, 3, H, W), RGB in 0..255, uint8 or `float` (float32), of any N. It
-    normalises pixels, and gives `features` (N, D), L2-normalised with `normalize`, and with
-    `logits` also `logits_NAME` (N, rows) of each head. Its metadata hold the identities of the rows
-    and how to prepare images, and `notes`. A model with camera options treats every image as of an
-    unknown camera.
+    The file takes (N, 3, H, W) images: `uint8`, or float32 as `float` in 0..255, `unit` in 0..1, or
+    `imagenet`, (x / 255 - mean) / std; `form` has the other `GraphOptions`. It gives `features`
+    (N, D), L2-normalised with `normalize`, and with `logits` also `logits_NAME` (N, rows) of each
+    head. Its metadata hold identities, preprocessing, a test crop with its features, and `notes`. A
+    model with camera options treats every image as of an unknown camera.
 
-    Returns the largest difference from PyTorch by output, as a share of the largest value.
-    InputError for an impossible option, a missing package, a path that can't be written, or a
-    network that can't be exported or differs by more than `TOLERANCE`.
+    Returns the largest difference from PyTorch by output, as a share of the norm. InputError for an
+    impossible option, a missing package, a path that can't be written, or a network that can't be
+    exported or differs by more than `TOLERANCE`.
     """
-    path = Path(path)
-    require_choice("input", input, Input)
+    path, options = Path(path), GraphOptions(input, normalize, logits, **form)
     if logits and not len(module.labels):
         raise InputError("logits=true: the model has no rows.", logits=False)
     if path.suffix != ".onnx":
         raise InputError(f"path={path}: expected a file that ends in .onnx.", path="model.onnx")
-    network = _RawNetwork(module, normalize, logits)
-    random = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (5, 3, *module.config.image_size), generator=random)
-    images = pixels.to(torch.uint8 if input == "uint8" else torch.float32)
     try:
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            import_module(package)
-        proto = _trace(network, images[:2])
-        _describe(proto, {**_metadata(module, normalize), **(notes or {})})
+        import_module("onnxscript")
+        graph = Graph(module, options)
+        proto = _trace(graph)
+        _describe(proto, {**_metadata(module, options), **graph.evidence(), **(notes or {})})
         digest = hashlib.sha256(proto.SerializeToString()).hexdigest()
         proto.metadata_props.add(key="digest", value=digest)
         content = proto.SerializeToString()
-        parity = _check(network, content, (images[:1], images))
+        parity = _check(graph, content)
         write_whole(path, lambda draft: draft.write_bytes(content))
     except InputError:
         raise
@@ -88,7 +71,8 @@ def export_onnx(
         raise InputError(
             f"PyTorch {torch.__version__} can't export {module.config.name} to ONNX ({reason}). "
             "Try pip install -U 'camreid[onnx]'. A file holds at most 2 GiB. A custom network may "
-            "use only operations that torch.export supports."
+            "use only operations that torch.export supports.",
+            **({"size": "static"} if options.size == "dynamic" else {}),
         ) from error
     return parity
 
@@ -106,37 +90,66 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return {prop.key: prop.value for prop in proto.metadata_props}
 
 
-@torch.inference_mode()
-def _check(network: _RawNetwork, file: bytes, batches: Iterable[Tensor]) -> dict[str, float]:
-    """By output, the largest difference of a file as a share of the largest value."""
+def check_onnx(path: Path) -> float:
+    """`compare` for the test crop of a file, by onnxruntime; InputError for a damaged file too."""
+    metadata = read_metadata(path)
+    try:
+        options = GraphOptions(**json.loads(metadata["form"]))
+        crop, expected = read_test(metadata)
+        batch = 1 if options.batch == "dynamic" else options.batch
+        fed = options.feed(crop.expand(batch, -1, -1, -1))
+        features = _run(path.read_bytes(), ["features"], fed)[0][:1]
+    except Exception as error:  # of onnxruntime, or a file without a test
+        raise InputError(f"{path} gives no features of a test crop ({error!r:.300}).") from error
+    return compare("features", features, expected, TOLERANCE[options.precision])
+
+
+def _run(file: bytes, outputs: list[str], images: Tensor) -> list[Tensor]:
     runtime = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors alone
     session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    parity = dict.fromkeys(network.outputs, 0.0)
-    for images in batches:
-        found = map(torch.from_numpy, session.run([*parity], {"images": images.numpy()}))
-        for output, expected, given in zip(parity, network(images), found, strict=True):
-            largest = expected.abs().max().clamp(min=1e-12)
-            share = ((given - expected).abs().max() / largest).item()
-            if not share <= TOLERANCE:  # NaN is refused, too
-                raise InputError(
-                    f"{output} of PyTorch and onnxruntime differ by {share:.1e} of the largest "
-                    f"value; the limit is {TOLERANCE:.0e}. Check the weights for NaN."
-                )
+    values = session.run(outputs, {session.get_inputs()[0].name: images.numpy()})
+    return list(map(torch.from_numpy, values))
+
+
+@torch.inference_mode()
+def _check(graph: Graph, file: bytes) -> dict[str, float]:
+    """By output, the largest difference of a file as a share of the norm."""
+    options, (height, width) = graph.options, graph.config.image_size
+    more = [0, 32] if options.size == "dynamic" else [0]
+    batches = [1, 5] if options.batch == "dynamic" else [options.batch]
+    parity, random = dict.fromkeys(graph.outputs, 0.0), torch.Generator().manual_seed(0)
+    for shape in ((n, 3, height + k, width + k) for n in batches for k in more):
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
+        found = _run(file, [*parity], options.feed(pixels))
+        for output, expected, given in zip(parity, graph.raw(pixels), found, strict=True):
+            share = compare(output, given, expected, TOLERANCE[options.precision])
             parity[output] = max(share, parity[output])
     return parity
 
 
-def _trace(network: _RawNetwork, images: Tensor) -> Any:
+def _trace(graph: Graph) -> Any:
     """The graph as an `onnx.ModelProto`."""
+    options = graph.options
+    batch, free = (2, [0]) if options.batch == "dynamic" else (options.batch, [])
+    free += [2, 3] if options.size == "dynamic" else []
+    dims = {n: torch.export.Dim(_DIMS[n], min=16 if n else 1) for n in free}
+    pixels = torch.zeros(batch, 3, *graph.config.image_size, dtype=torch.uint8)
     with redirect_stdout(io.StringIO()):  # onnxscript counts its rewrites there
-        names: Any = {"input_names": ["images"], "output_names": list(network.outputs)}
-        options: Any = {"opset_version": OPSET, "dynamo": True, "verbose": False}
-        shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
-        program = torch.onnx.export(network, (images,), dynamic_shapes=shapes, **names, **options)
+        names = {"input_names": [PIXELS[options.input][0]], "output_names": list(graph.outputs)}
+        how: Any = {"opset_version": OPSET, "dynamo": True, "verbose": False, **names}
+        shapes = {"images": dims}
+        program = torch.onnx.export(graph, (options.feed(pixels),), dynamic_shapes=shapes, **how)
     assert program is not None
-    return program.model_proto
+    proto = program.model_proto
+    if options.precision == "float16":
+        proto.graph.ClearField("value_info")  # it would be taken for the type of all initialisers
+        half = import_module("onnxruntime.transformers.onnx_model").OnnxModel(proto)
+        half.convert_float_to_float16(use_symbolic_shape_infer=False, op_block_list=_FLOAT32)
+        half.topological_sort()
+        proto = half.model
+    return proto
 
 
 def _describe(proto: Any, metadata: Mapping[str, str]) -> None:
@@ -150,7 +163,7 @@ def _describe(proto: Any, metadata: Mapping[str, str]) -> None:
         proto.metadata_props.add(key=key, value=value)
 
 
-def _metadata(module: ReIDModule, normalize: bool) -> dict[str, str]:
+def _metadata(module: ReIDModule, options: GraphOptions) -> dict[str, str]:
     """What a program needs to use the file; numbers, lists and booleans as JSON."""
     cameras = {}
     if module.model.cameras:  # the file has no input for them
@@ -163,9 +176,10 @@ def _metadata(module: ReIDModule, normalize: bool) -> dict[str, str]:
         "pids": json.dumps(by_camera or module.labels.pids),  # in row order
         "anonymous": json.dumps(module.labels.is_anonymous),
         "image_size": json.dumps(list(module.config.image_size)),
-        "channels": "RGB",
-        "pixels": "0..255, normalised inside",
+        "form": json.dumps(asdict(options)),
+        "channels": options.channels.upper(),
+        "pixels": f"{PIXELS[options.input][1]}, normalised inside",
         "resize": f"{module.config.interpolation}, antialiased",
-        "features_normalized": json.dumps(normalize),
+        "features_normalized": json.dumps(options.normalize),
         **cameras,
     }

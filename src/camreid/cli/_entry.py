@@ -36,6 +36,9 @@ def _start(command: str, module: str, function: str) -> None:
     if asked := {"--help", "-h", "--options"}.intersection(sys.argv):
         with one_paragraph(name):
             (show_options if "--options" in asked else show_help)(command)
+    elif command == "export" and len(sys.argv) == 2 and sys.argv[1].startswith("check="):
+        with one_paragraph(name):
+            begin("camreid.cli.export").check_export(Path(sys.argv[1].removeprefix("check=")))
     elif "job" in sys.argv and any(text.startswith(("init=", "resume=")) for text in sys.argv):
         typed = [text for text in sys.argv[1:] if text not in ("--cfg", "-c", "job")]
         with TemporaryDirectory() as folder:  # Hydra shows the model of the defaults

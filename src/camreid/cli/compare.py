@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -18,18 +18,13 @@ from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.progress import note
 
-if TYPE_CHECKING:
-    from camreid.runs.compare import Comparison
-
-_SUFFIXES = (".json", ".csv", ".md", ".tex")
-
 
 def main() -> None:
     """The console script."""
     with one_paragraph("camreid-compare"):
         typed = parser("compare").parse_intermixed_args()
         if typed.output:
-            check_output("camreid-compare", typed.output, *_SUFFIXES)
+            check_output("camreid-compare", typed.output, ".json", ".csv", ".md", ".tex")
         options = [part for part in typed.runs if "=" in part and not Path(part).exists()]
         paths = [p for p in typed.runs if p not in options and Path(p).name != "multirun.yaml"]
         require_existing(paths)
@@ -60,7 +55,7 @@ def _report(output: Path | None, paths: Sequence[str | Path], names: Sequence[st
         print(f"Written to {output}")
 
 
-def _content(found: "Comparison", suffix: str) -> str:
+def _content(found: Any, suffix: str) -> str:
     """The comparison for a file; .csv and .tex have the scores alone."""
     if suffix == ".json":
         return json.dumps(found.to_json(), indent=1)

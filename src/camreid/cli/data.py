@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from camreid.cli._entry import begin, read_arguments
-from camreid.cli.errors import leaves, one_paragraph, paragraph
-from camreid.cli.options import check_values, known_options, names, relevant
+from camreid.cli.errors import one_paragraph, paragraph
+from camreid.cli.options import check_options
 from camreid.cli.report import parser
 from camreid.errors import InputError
 from camreid.files import CONF, write_whole
 from camreid.runs.table import Table
-
-Rows = list[dict[str, Any]]
 
 
 def main() -> None:
@@ -31,10 +29,7 @@ def main() -> None:
         if typed.action != "check" and path.exists():
             raise InputError(f"-o {path} is there already: expected another name.")
         config = compose("train", typed.options)
-        given, typed_names = dict(leaves(OmegaConf.to_container(config))), names(typed.options)
-        known = known_options("train", typed.options)
-        known = relevant(given, known, typed_names, needs_split=typed.action == "split")
-        check_values(given, known, typed_names)
+        check_options("train", config, typed.options, needs_split=typed.action == "split")
         try:
             with redirect_stdout(sys.stderr if typed.json else sys.stdout):
                 rows = {"check": _check, "show": _show, "split": _split}[typed.action](config, path)
@@ -53,21 +48,19 @@ def _cell(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _check(config: DictConfig, _: Path) -> Rows:
+def _check(config: DictConfig, _: Path) -> list[dict[str, Any]]:
     dataset = begin("camreid.cli.dataset")  # torch only now: --help is quick
     from camreid.data import inspection, layouts
 
     root, name = dataset.data_root(config.data), config.data.read._target_.split("read_")[-1]
     absolute = Path(root).expanduser().absolute()
     home, layout = layouts.find(root, name) if name in layouts.SIZES else (absolute, None)
-    if layout and name != "msmt17":
-        records = layouts.scan(home, layout)[0]
-    else:
-        records = dataset.read_dataset(config.data)
+    scanned = layouts.scan(home, layout)[0] if layout and name != "msmt17" else None
+    records = scanned or dataset.read_dataset(config.data)
     return [asdict(finding) for finding in inspection.inspect(records, home, layout)]
 
 
-def _show(config: DictConfig, path: Path) -> Rows:
+def _show(config: DictConfig, path: Path) -> list[dict[str, Any]]:
     """The first image of 20 identities (rows) by camera (columns), and the numbers of images."""
     records = begin("camreid.cli.dataset").read_dataset(config.data)
     import torch
@@ -88,7 +81,7 @@ def _show(config: DictConfig, path: Path) -> Rows:
     return [{"pid": p, **{f"c{c}": len(paths[p, c]) for c in cameras}} for p in pids]
 
 
-def _split(config: DictConfig, path: Path) -> Rows:
+def _split(config: DictConfig, path: Path) -> list[dict[str, Any]]:
     split = begin("camreid.cli.build").build_split(config)
     split.save(path)
     rows = []

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli.errors import leaves
 from camreid.cli.folder import launched
-from camreid.cli.options import check_values, choices, known_options, names, relevant
+from camreid.cli.options import check_options, choices
 from camreid.errors import InputError
 from camreid.files import CONF
 
@@ -19,20 +19,11 @@ _GPUS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg", "/dev/kfd")  # of NVIDIA, J
 
 def check(command: str, config: DictConfig) -> None:
     """Refuse options, names of files, packages and devices that cannot work."""
-    task = list(HydraConfig.get().overrides.task)
-    known, given = known_options(command, task), dict(leaves(OmegaConf.to_container(config)))
-    typed = names(task)
-    known = relevant(given, known, typed)
-    if command == "import":
-        known.pop("data.root", None)
-    _require_model(command, given)
-    if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
-        typed = {name for name in typed if not name.startswith("model.")}
-    check_values(given, known, typed)
+    _require_model(command, dict(leaves(OmegaConf.to_container(config))))
+    check_options(command, config, HydraConfig.get().overrides.task)
     if command == "export":
-        require_packages(
-            "camreid-export", "onnx", "onnxruntime", "onnxscript", extra="camreid[onnx]"
-        )
+        needed = ("onnx", "onnxruntime", "onnxscript")
+        require_packages("camreid-export", *needed, extra="camreid[onnx]")
     for logger in {"tensorboard", "wandb"} & {*(config.get("logger") or ())}:
         require_packages(f"logger={logger}", logger)
     if "trainer" in config:
@@ -47,16 +38,14 @@ def _require_model(command: str, given: dict[str, object]) -> None:
         how = "path=FILE and model=NAME" if command == "import" else "model=NAME"
         raise InputError(f"model={name} is no model. Type {how}, one of {choices('model')}.")
     parts = leaves(OmegaConf.to_container(OmegaConf.load(CONF / "model/_training.yaml")), "model.")
-    lacking = [part for part, _ in parts if part not in given]
+    lacking = ", ".join(part for part, _ in parts if part not in given)
     if lacking and name != "null":  # options alone name a network to trust
-        remedy = "Start its file with defaults: [small, _self_]."
-        raise InputError(f"model={name} lacks {', '.join(lacking)}. {remedy}")
+        raise InputError(f"model={name} lacks {lacking}. Type defaults: [small, _self_] into it.")
 
 
 def require_packages(needs: str, *names: str, extra: str = "") -> None:
     """Refuse what `needs` packages, and name those that are not installed."""
-    missing = " ".join(name for name in names if find_spec(name) is None)
-    if missing:
+    if missing := " ".join(name for name in names if find_spec(name) is None):
         remedy = f"'{extra}'" if extra else missing
         raise InputError(f"{needs} needs {missing}. Type pip install {remedy}.")
 

@@ -1,5 +1,6 @@
 """A user's mistake ends in one paragraph; a traceback is a bug."""
 
+import errno
 import json
 import logging
 import os
@@ -22,7 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from camreid import __version__
 from camreid.cli import stopped
-from camreid.cli.faults import fault
 from camreid.cli.folder import ERROR, discard, release, sweeps
 from camreid.cli.streams import close_streams, open_streams
 from camreid.errors import ImageError, InputError
@@ -32,6 +32,23 @@ from camreid.progress import printable
 trusted: list[str] = []  # the network class that the user typed, for `cli.checkpoints`
 _OF_HYDRA = (HydraException, OmegaConfBaseException)
 _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment=distill"}
+_SPACE = "Free some space there, or type another run_dir=; resume= continues from last.ckpt."
+_FILES = "Too many files are open. Type data.workers=0, or raise the limit with ulimit -n 4096."
+_MEMORY = "Type data.workers=0, or lower data.identities, data.instances or data.eval_batch_size."
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _FILES),
+    **dict.fromkeys((errno.EACCES, errno.EROFS), "Expected a place that this user may write to."),
+    errno.ENOMEM: _MEMORY,
+    errno.ENOENT: "It was there before: was the run folder or the dataset moved?",
+}
+_SIGNS = {  # in the messages of libraries
+    r"bus error|shared memory": "/dev/shm is too small: enlarge it, or type data.workers=0.",
+    r"too many open files|ancdata": _FILES,
+    r"DataLoader worker": f"A loader process was killed, often for lack of memory. {_MEMORY}",
+    r"MemoryError|allocate|out of memory|failed to map": _MEMORY,
+    r"connection (closed|reset) by|gloo|nccl": "Another process of this training has ended.",
+}
 
 
 def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> None:
@@ -61,9 +78,8 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors
     with one_paragraph(name):
         try:
-            hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(
-                guarded
-            )()
+            main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
+            main(guarded)()
         except (*_OF_HYDRA, ValueError) as error:
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
         except OSError as error:
@@ -74,7 +90,6 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
 
 
 def _show_sweep() -> None:
-    """Print the table of the jobs of -m, also of those that ran before a failure."""
     if sweeps and any((folder := sweeps.pop()).rglob(".hydra/overrides.yaml")):
         from camreid.cli.sweep import sweep_table  # torch only now: --help is quick
 
@@ -133,6 +148,15 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
     return _of_hydra(first) if isinstance(first, _OF_HYDRA) else None
 
 
+def fault(error: BaseException) -> str | None:
+    """The sentence of an error of the system or of its limits; None for another error."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error}. {_REMEDIES.get(error.errno, '')}".strip()
+    found = [words for sign, words in _SIGNS.items() if re.search(sign, text, re.I)]
+    return f"{found[0]} ({text})" if found else None
+
+
 def _with_remedy(error: InputError, config: DictConfig) -> str:
     """The message, and its remedy as overrides: of equal keys, the one that the message names."""
     text = error.message
@@ -176,7 +200,6 @@ def hint(name: str, names: Iterable[str]) -> str:
 
 
 def _of_hydra(error: Exception) -> str:
-    """Hydra's message on the arguments, and what to type instead."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         choices = ", ".join(n for n in error.options if not n.startswith("_"))

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def read_module(config: DictConfig, split: Split) -> ReIDModule:
 
 def rank_features(config: DictConfig) -> None:
     """Rank the features of a file, without their model."""
-    options = rank_options(config.evaluation)
+    options = RankOptions.of(config.evaluation)
     if config.evaluation.flip or config.evaluation.neck != "after":
         raise InputError("evaluation.flip and evaluation.neck need checkpoint=, not features=.")
     table = FeatureTable.load(config.features)
@@ -80,8 +80,8 @@ def show_parts(split: Split, module: ReIDModule) -> None:
     counts = ", ".join(f"{len(images)} {name}" for name, images in parts.items())
     height, width = module.config.image_size
     for data in split.datasets:
-        cameras = [f"{n} {name}" for name, n in data.cameras.items() if name != str(n)]
-        show(f"Data   {data.name}" + f", cameras: {', '.join(cameras)}" * bool(cameras))
+        cameras = ", ".join(f"{n} {name}" for name, n in data.cameras.items() if name != str(n))
+        show(f"Data   {data.name}" + f", cameras: {cameras}" * bool(cameras))
     show(
         f"Split  {split.record}",
         f"       {len(split.labels)} train identities; images: {counts}",
@@ -109,8 +109,8 @@ def run_test(
             table = keep_features(config, module, data.split, path, weights=weights)
     if trainer.is_global_zero and module.test_result is not None:
         split, notes = module.provenance.split, module.notes
-        options = yaml.safe_load(str(notes.get("config", "{}")))
         training = {"split": split and split.to_json(), "head_check": notes.get("head_check")}
+        options = yaml.safe_load(str(notes.get("config", "{}")))
         training["config"] = options if isinstance(options, dict) else {}
         about = {"skipped_images": data.split.skipped, "training": training}
         _report(config, table, module.test_result, row, rows=len(module.labels), **about)
@@ -123,8 +123,7 @@ def keep_features(
     known, options = module.provenance, config.evaluation
     notes |= {"model": module.config.name, "split": split.record.to_json()}
     notes |= {"seen": sorted(known.seen), "seen_complete": known.complete}
-    notes["computed"] = {key: options[key] for key in ("flip", "normalize", "neck")}
-    notes["partial"] = is_partial(module.trainer)
+    notes |= {"computed": vars(module.feature_options), "partial": is_partial(module.trainer)}
     assert module.test_features is not None
     table = replace(module.test_features, notes=notes)
     if options.save_features:
@@ -146,21 +145,15 @@ def _report(
     if not row:
         file = config.get("features") or config.get("checkpoint")
         title = "Test" + f" of {file}" * bool(file) + " on a part of the images only" * partial
-        weights = Path(metrics.weights).name if metrics.weights else "the model"
-        warnings = [*metrics.warnings(weights), *table.doubts()]
-        show(*metrics.tables(title), *warnings, f"Written to {path}")
+        warnings = metrics.warnings(Path(metrics.weights or "the model").name)
+        show(*metrics.tables(title), *warnings, *table.doubts(), f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:
     """What is compared in validation and test, and how."""
-    module.rank_options = rank_options(options)
+    module.rank_options = RankOptions.of(options)
     module.feature_options = FeatureOptions(options.flip, options.normalize, options.neck)
     module.val_metric.distance = module.test_metric.distance = options.metric
-
-
-def rank_options(options: DictConfig) -> RankOptions:
-    """How a test is ranked."""
-    return RankOptions(**{field.name: options[field.name] for field in fields(RankOptions)})
 
 
 def require_test(split: Split, protocol: str = "cross-camera") -> None:
@@ -170,8 +163,7 @@ def require_test(split: Split, protocol: str = "cross-camera") -> None:
         raise MissingDataset(f"the split has {found}. Type +split=resplit, or test=false.")
     if protocol == "cross-camera" and not split.rankable["query"]:
         found = f"none of the {len(split.query)} query images has a match in another camera"
-        remedy = "another split, evaluation.protocol=within-camera, or test=false"
-        raise InputError(f"{found}. Choose {remedy}.")
+        raise InputError(f"{found}. Type evaluation.protocol=within-camera, or test=false.")
 
 
 def compare_checkpoints(
@@ -192,13 +184,11 @@ def compare_checkpoints(
     trainer = build.build_trainer(config, logger=False)
     keep(config, split)
     show(f"Test   {words}", f"Run    {build.run_folder()}")
-    for place, (name, path) in enumerate(zip(experts, own, strict=True), 1):
-        config.checkpoint = path
-        show(f"Test of {name} ({place} of {len(own)}): {path}")
+    for place, (name, config.checkpoint) in enumerate(zip(experts, own, strict=True), 1):
+        show(f"Test of {name} ({place} of {len(own)}): {config.checkpoint}")
         keep(config, split, name)
         module = read_module(config, split)
-        data = build.build_data(config, split, module.config)
-        run_test(config, trainer, module, data, name)
+        run_test(config, trainer, module, build.build_data(config, split, module.config), name)
     finish([build.run_folder() / name for name in experts], list(experts))
 
 
@@ -207,23 +197,21 @@ def checkpoint_of(path: str) -> str:
     best = Path(path, "checkpoints", "best.ckpt")
     if not Path(path).is_dir() or best.is_file():
         return str(best) if best.is_file() else path
-    metrics = RunFolder.existing(path).metrics
-    if metrics is None or metrics.weights is None:
-        raise InputError(f"{path} names no checkpoint: type that of its weights in its place.")
-    return metrics.weights
+    if (metrics := RunFolder.existing(path).metrics) and metrics.weights:
+        return metrics.weights
+    raise InputError(f"{path} names no checkpoint: type that of its weights in its place.")
 
 
 def unseen_test(config: DictConfig, official: Split, paths: list[str]) -> tuple[Split, str]:
     """The official test if no identity of it is seen, else one of all unseen identities."""
-    seen = seen_identities(paths, official.datasets)
+    seen = {*seen_identities(paths, official.datasets)}
     none = f"none of the {len(paths)} checkpoints was trained on"
-    tested = {record.pid for record in official.query}
-    if tested and tested.isdisjoint(seen):
+    tested, pids = {record.pid for record in official.query}, official.labels.pids
+    if tested and not tested & seen:
         return official, f"the official one; {none} any of its {len(tested)} identities"
-    pids = official.labels.pids  # a split has two train identities at least
-    share = 2 / max(3, len(pids), len(tested)) if len({*pids}.intersection(seen)) < 2 else 0.002
+    # a split has two train identities at least
+    share = 2 / max(3, len(pids), len(tested)) if len(seen & {*pids}) < 2 else 0.002
     options = {"train_fraction": share, "val_fraction": 0.0, "exclude_seen": paths}
     config.split = {"_target_": "camreid.data.Resplit", **options}
     split = build.build_split(config)
-    tested = {record.pid for record in split.query}
-    return split, f"re-split, {len(tested)} identities that {none}"
+    return split, f"re-split, {len({r.pid for r in split.query})} identities that {none}"

@@ -1,10 +1,16 @@
-"""camreid-export: a checkpoint as an ONNX file, compared with PyTorch."""
+"""camreid-export: a checkpoint as a file that other programs load, compared with PyTorch."""
 
+import json
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from camreid.checkpoints.onnx import OPSET, export_onnx
+from camreid.checkpoints.boxmot import check_pt, write_pt, write_sidecar
+from camreid.checkpoints.experts import expert_files
+from camreid.checkpoints.graph import PIXELS, GraphOptions
+from camreid.checkpoints.io import Checkpoint, decision_notes
+from camreid.checkpoints.onnx import OPSET, check_onnx, export_onnx, read_metadata
 from camreid.cli.build import run_folder
 from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.terminal import show
@@ -12,25 +18,62 @@ from camreid.errors import InputError
 from camreid.progress import note
 
 
+def check_export(path: Path) -> None:
+    """Run an exported file on its test crop, and show the difference of its features."""
+    if not path.is_file():
+        raise InputError(f"check={path}: there is no such file.")
+    share = (check_pt if path.suffix == ".pt" else check_onnx)(path)
+    show(f"{path} gives the features of its export; they differ by {share:.1e} of their norm.")
+
+
 def export_run(config: DictConfig) -> None:
     """Read the checkpoint, write the file, show the difference of onnxruntime from PyTorch."""
+    if config.check is not None:
+        raise InputError(f"check={config.check} goes with no other option: type it alone.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
-    if path.exists() and path.suffix == ".onnx":
+    if Path(config.checkpoint).is_dir():
+        for camera, expert in expert_files(Path(config.checkpoint)).items():
+            config.path = str(path.with_stem(f"{path.stem}-c{camera}"))
+            config.checkpoint = str(expert)
+            export_run(config)
+        return
+    is_pt = config.consumer == "boxmot" and path.suffix == ".pt"
+    takes = asdict(GraphOptions("imagenet")) if is_pt else config.feeds  # a .pt has no options
+    for key, value in takes.items():
+        if config[key] != value:
+            file = f"a {path.suffix} file for {config.consumer}"
+            raise InputError(f"{key}={config[key]}: {file} takes {value}.", **{key: value})
+    if path.exists() and path.suffix in (".onnx", ".pt"):
         raise InputError(f"path={path} exists; type another path=, or remove the file.")
     checkpoint = read_checkpoint(config.checkpoint)
-    module, split = checkpoint.module(), checkpoint.provenance.split
-    notes = {"checkpoint": checkpoint.path, **({"split": str(split)} if split else {})}
     note(f"Exporting {config.checkpoint}, and comparing the file with PyTorch")
-    parity = export_onnx(module, path, config.input, config.normalize, config.logits, notes)
-    height, width = module.config.image_size
+    if is_pt:
+        write_pt(checkpoint.module(), path)
+        show(f"Written to {path}")
+    else:
+        _export(config, checkpoint, path)
+
+
+def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
+    """Write an ONNX file, and show what the program is to be given."""
+    module, split = checkpoint.module(), checkpoint.provenance.split
+    notes = {"checkpoint": checkpoint.path, **decision_notes(checkpoint)}
+    notes |= {"split": str(split)} if split else {}
+    form = {field.name: config[field.name] for field in fields(GraphOptions)}
+    parity = export_onnx(module, path, notes=notes, **form)
+    if config.consumer == "boxmot":
+        write_sidecar(module, path, checkpoint.path)
+    (height, width), (name, pixels) = module.config.image_size, PIXELS[config.input][:2]
+    batch = "N" if config.batch == "dynamic" else config.batch
     labels = "without labels" if module.labels.is_anonymous else "identities in the metadata"
-    differences = (
-        f"Parity {output}: onnxruntime differs by {share:.1e} of the largest value"
-        for output, share in parity.items()
-    )
+    how = f"{config.input}, {config.channels.upper()} in {pixels}, {config.size} size"
     show(
         f"ONNX   {module.config.name}, opset {OPSET}, {len(module.labels)} rows, {labels}",
-        f"Input  images (N, 3, {height}, {width}) {config.input}, RGB in 0..255",
-        *differences,
+        f"Input  {name} ({batch}, 3, {height}, {width}) {how}",
+        *(f"Parity {k}: onnxruntime differs by {x:.1e} of the norm" for k, x in parity.items()),
         f"Written to {path}",
     )
+    if config.paste:
+        dim = len(json.loads(read_metadata(path)["test_features"]))
+        places = {"path": path.resolve(), "batch": 100 if batch == "N" else batch, "dim": dim}
+        show(config.paste.format(height=height, width=width, **places).rstrip())

@@ -18,7 +18,7 @@ from camreid.cli.dataset import read_dataset
 from camreid.cli.terminal import show
 from camreid.data import OriginalSplit, Split
 from camreid.data.records import identities
-from camreid.errors import HeadMismatch, InputError, require_whole
+from camreid.errors import HeadMismatch, InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap, Order
 from camreid.progress import note
@@ -96,8 +96,6 @@ def read_labels(
     if not given:
         return None, None
     if "pids" in given and given <= {"pids", "camera"}:
-        if config.camera is not None:
-            require_whole("labels.camera", config.camera, least=1)
         try:
             pids = map(int, Path(config.pids).read_text(encoding="utf-8").split())
             return LabelMap(tuple(pids)), None
@@ -106,8 +104,7 @@ def read_labels(
             raise InputError(f"labels.pids={config.pids}: {error}; {expected}.") from error
     if "manifest" in given and given <= {"manifest", "root", "outside_root"}:
         datasets = RunFolder(Path(config.manifest).parent).datasets
-        root, outside = config.root, config.outside_root
-        split = Split.load(config.manifest, root, datasets, outside)
+        split = Split.load(config.manifest, config.root, datasets, config.outside_root)
         return split.labels, split
     if "root" not in given or not given <= {"root", "camera", "order"}:
         found = " ".join(f"labels.{key}={config[key]}" for key in sorted(given))

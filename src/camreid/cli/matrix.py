@@ -13,9 +13,10 @@ from camreid.cli import build, evaluate
 from camreid.cli.checkpoints import Experts, check_dataset, read_experts, with_weights
 from camreid.cli.terminal import show
 from camreid.data import Split
-from camreid.errors import InputError, require_number
+from camreid.errors import InputError
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
+from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import Row, comparison
 from camreid.progress import note
 from camreid.provenance import origin, plain
@@ -33,10 +34,9 @@ def matrix_run(config: DictConfig) -> None:
     build.seed(config)
     fusions = _read_fusions(config)
     split = build.build_split(config)
-    known = split.datasets
-    experts = read_experts("experts", config.experts, taken=FUSIONS, datasets=known)
+    experts = read_experts("experts", config.experts, True, FUSIONS, split.datasets)
     given, taken = config.baselines or (), (*FUSIONS, *experts)
-    baselines = read_experts("baselines", given, False, taken, known)
+    baselines = read_experts("baselines", given, False, taken, split.datasets)
     evaluate.require_test(split, config.evaluation.protocol)
     models = {**experts, **baselines}
     notes = check_dataset(models, config.data)
@@ -96,7 +96,7 @@ class Test:
 
     def add_fusion(self, name: Fusion, tables: Mapping[str, FeatureTable]) -> None:
         """Add the row of a fusion of the experts' features."""
-        options = evaluate.rank_options(self.config.evaluation)
+        options = RankOptions.of(self.config.evaluation)
         if name == "query_camera" and (options.rerank or options.expand):
             raise InputError("evaluation.rerank and evaluation.expand cannot compare its features.")
         cameras = {name: expert.provenance.camera for name, expert in self.experts.items()}
@@ -151,5 +151,4 @@ def _read_fusions(config: DictConfig) -> list[Any]:
     given = [config.fusion] if isinstance(config.fusion, str) else config.fusion or []
     if unknown := [name for name in given if name not in FUSIONS]:
         raise InputError(f"fusion={unknown[0]}: type some of fusion=[{','.join(FUSIONS)}].")
-    require_number("min_agreement", config.min_agreement, 0, 1)
     return list(dict.fromkeys(given))

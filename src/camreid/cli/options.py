@@ -20,6 +20,7 @@ from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from camreid.cli.errors import hint, leaves, override
 from camreid.errors import InputError
@@ -45,9 +46,8 @@ def known_options(command: str, typed: Sequence[str]) -> Options:
         prefix = f"{part.package}." if part.package else ""
         comments = dict(_comments(yaml.compose(text), text.splitlines(), prefix))
         for name, default in leaves(yaml.safe_load(text), prefix):
-            if name.startswith(("hydra", f"{prefix}defaults")):
-                continue
-            known[name] = default, comments.get(name) or known.get(name, (None, ""))[1]
+            if not name.startswith(("hydra", f"{prefix}defaults")):
+                known[name] = default, comments.get(name) or known.get(name, (None, ""))[1]
     return known
 
 
@@ -86,15 +86,20 @@ def matching(option: str, given: Any) -> list[str]:
         found = sorted(glob.glob(name)) if is_pattern else [name]
         files += found
         if not found:
-            raise InputError(
-                f"no file matches {option}='{name}'; type {option}=[A.ckpt,B.ckpt] or a pattern."
-            )
+            raise InputError(f"no file matches {option}='{name}'; type files or another pattern.")
     return files
 
 
-def names(typed: Sequence[str]) -> set[str]:
-    """The names of typed options."""
-    return {text.partition("=")[0].lstrip("+") for text in typed}
+def check_options(
+    command: str, config: DictConfig, task: Sequence[str], needs_split: bool = True
+) -> None:
+    """Refuse names, values and combinations that cannot work."""
+    given: dict[str, Any] = dict(leaves(OmegaConf.to_container(config)))
+    typed = {text.partition("=")[0].lstrip("+") for text in task}
+    known = relevant(given, known_options(command, task), typed, needs_split)
+    if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
+        typed = {name for name in typed if not name.startswith("model.")}
+    check_values(given, known, typed)
 
 
 def relevant(
@@ -103,13 +108,11 @@ def relevant(
     """The known options that have an effect; refuse unknown names and options that conflict."""
     if known.get("split", ("",))[0] == "???" and not given.get("features"):
         if needs_split and "split._target_" not in given:
-            raise InputError(
-                f"split={given.get('split')} is no split. Type +split=original (the official "
-                "division, for all cameras or split.camera=N) or +split=resplit (a new division)."
-            )
+            found = f"split={given.get('split')} is no split. Type +split=original (official; one"
+            raise InputError(f"{found} camera with split.camera=N) or +split=resplit (new).")
         known = {name: known[name] for name in known if name != "split"}
-    ends = ((name, end.start()) for name in ("split", *known) for end in re.finditer(r"\.|$", name))
-    every = {name[:end]: None for name, end in ends}
+    own = ("split", "model.network._target_", *known)  # a class to trust in a checkpoint
+    every = {n[: m.start()]: 0 for n in own for m in re.finditer(r"\.|$", n)}
     for name in sorted(given, key=lambda name: name not in typed):  # what is typed first
         if not (name in every or _is_open(name, given, known)):
             raise InputError(f"there is no option {name}. {hint(name, every)}")
@@ -119,7 +122,8 @@ def relevant(
                 raise InputError(f"{option} and {name} exclude each other. Type one of them.")
     if given.get("features"):
         return {name: known[name] for name in known if name.startswith(("features", "eval"))}
-    return {n: v for n, v in known.items() if n != "data.root" or not given.get("split.manifest")}
+    no_root = given.get("split.manifest") or "labels" in given  # of camreid-import
+    return {name: known[name] for name in known if name != "data.root" or not no_root}
 
 
 def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
@@ -128,8 +132,10 @@ def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
     parents = [name] * (parents in (["callbacks"], ["logger"])) + parents
     target = next((f"{p}._target_" for p in parents if given.get(f"{p}._target_")), "")
     default, comment = known.get(target, ("", ""))
-    if not target or given[target] != default:
-        return bool(target)
+    if not target:  # a part without its class is refused where it is made
+        return any(known.get(parent, ("",))[0] is None for parent in parents)
+    if given[target] != default:
+        return True
     takes = re.findall(r"\w+", comment.partition("also ")[2])
     return name.rpartition(".")[2] in takes if takes else not default.startswith("camreid.")
 
@@ -152,7 +158,8 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
             _check_value(name, value, default, comment)
         kind = "".join(re.findall(r"^(file|checkpoint|folder)s?\b(?!/)", comment))
         for path in map(Path, matching(name, value) if kind and value else ()):
-            if not (path.expanduser().is_dir() if kind == "folder" else path.is_file()):
+            is_file = path.is_file() or (path / "experts.json").is_file()
+            if not (path.expanduser().is_dir() if kind == "folder" else is_file):
                 near = ", ".join(sorted(file.name for file in path.parent.glob("*.ckpt"))[:5])
                 near = f" Beside it: {near}." if near else ""
                 raise InputError(f"no {kind} at {path}: {name}={path}{about}.{near}")
@@ -160,14 +167,11 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
         other = f"{name.rpartition('.')[0]}.{needs[1]}" if needs else ""
         present = given.get(other)
         if needs and not (str(present).startswith(needs[2]) if needs[2] else present):
-            raise InputError(
-                f"{text} has no effect with {override(other, present)}. "
-                f"Type {other}={needs[2] or 'VALUE'} with it, or leave it out."
-            )
+            found, wanted = f"{text} has no effect with {override(other, present)}", needs[2]
+            raise InputError(f"{found}. Type {other}={wanted or 'VALUE'} with it, or leave it out.")
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """The numbers in a value, also in lists and mappings."""
     inner = value.values() if isinstance(value, Mapping) else value
     for part in inner if isinstance(value, list | Mapping) else ():
         yield from _numbers(part)
@@ -176,7 +180,6 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
-    """Refuse a value of another kind than the default and the comment give, or out of range."""
     text, about = override(name, value), f" ({comment})" if comment else ""
     example = f", such as {override(name, default)}" if default not in (None, "???") else ""
     words = set(re.findall(r"[\w-]+", comment))

@@ -71,9 +71,8 @@ class ReIDDataModule(pl.LightningDataModule):
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.seed, self.augment, self.within_camera = seed, augment, within_camera
         self.sampler, self.train_records = sampler, split.train
-        self.cache = None
-        if cache != "none":
-            self.cache = ImageCache(size, interpolation, cache_dir, in_memory=cache == "memory")
+        where = size, interpolation, cache_dir, cache == "memory"
+        self.cache = None if cache == "none" else ImageCache(*where)
 
     def keep_only(self, labels: LabelMap | Mapping[int, LabelMap]) -> None:
         """Train on these identities alone, or on those of each camera: `unknown=drop`."""
@@ -86,8 +85,7 @@ class ReIDDataModule(pl.LightningDataModule):
         if stage == "fit":
             sampler = self.train_sampler(*self._place())
             if sampler.identities * sampler.instances == 1:
-                message = "identities=1 with instances=1: batch normalisation needs 2 images."
-                raise InputError(message, instances=4)
+                raise InputError("instances=1: batch normalisation needs 2 images.", instances=4)
         if self.cache:
             images = (*self.split.train, *self.split.val, *self.split.query, *self.split.gallery)
             parts = ("train", "val") if stage in ("fit", "validate") else ("query", "gallery")
@@ -113,8 +111,7 @@ class ReIDDataModule(pl.LightningDataModule):
         sampler = self.train_sampler(*self._place())
         # workers draw batches before Lightning sets the epoch
         (sampler.epoch, sampler.start), self.start = self.start, (0, 0)
-        size = sampler.identities * sampler.instances
-        return self._loader(self.train_records, sampler, size, drop_last=True)
+        return self._loader(self.train_records, sampler, sampler.identities * sampler.instances)
 
     def val_dataloader(self) -> Loader | list[Any]:
         """The validation images; empty if there are none."""
@@ -132,7 +129,7 @@ class ReIDDataModule(pl.LightningDataModule):
         sampler: Iterable[int] = range(rank, len(records), world_size)
         if padded:
             sampler = DistributedSampler(records, world_size, rank, shuffle=False)  # type: ignore[arg-type]
-        return self._loader(records, sampler, self.eval_batch_size, drop_last=False)
+        return self._loader(records, sampler, self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment train batches, on the device they are on."""
@@ -145,9 +142,7 @@ class ReIDDataModule(pl.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(
-        self, records: Sequence[ImageRecord], sampler: Iterable[int], size: int, drop_last: bool
-    ) -> Loader:
+    def _loader(self, records: Sequence[ImageRecord], sampler: Iterable[int], size: int) -> Loader:
         workers = self.workers
         located = self.cache.locate([r.path for r in records]) if self.cache else None
         if workers is None:
@@ -162,5 +157,5 @@ class ReIDDataModule(pl.LightningDataModule):
             persistent_workers=workers > 0,
             multiprocessing_context="fork" if located and workers else None,  # shares the files
             pin_memory=torch.cuda.is_available(),
-            drop_last=drop_last,
+            drop_last=isinstance(sampler, IdentitySampler),
         )

@@ -68,8 +68,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             for image, path in zip(images, paths, strict=True):
                 image.copy_(read_image(path, self.size, self.interpolation))
         else:
-            files, where = self._located
-            pixels = images.numpy()
+            (files, where), pixels = self._located, images.numpy()
             for place, (file, image) in enumerate(where[indices].tolist()):
                 pixels[place] = files[file][image]
         columns = {"pids": self._pids[index], "camids": self._camids[index]}
@@ -169,7 +168,7 @@ def crops(frame: NDArray[Any] | Tensor, boxes: Any) -> list[OneImage]:
     if not corners.isfinite().all():
         raise InputError("some boxes are NaN or infinite: expected x1, y1, x2, y2 in pixels.")
     whole = corners.clamp(min=0).round().long().tolist()
-    places = [(slice(top, bottom), slice(left, right)) for left, top, right, bottom in whole]
+    places = [(slice(y1, y2), slice(x1, x2)) for x1, y1, x2, y2 in whole]
     return [frame[..., *p] if isinstance(frame, Tensor) else frame[p] for p in places]
 
 
@@ -197,12 +196,11 @@ def _check(image: object, which: str, allow_empty: bool) -> None:
             raise InputError(f"{which}: no file at {image}.")
     elif isinstance(image, Tensor | np.ndarray):
         shape, kind = tuple(image.shape), str(image.dtype).removeprefix("torch.")
-        is_tensor = isinstance(image, Tensor)
-        good = kind == "uint8" or (is_tensor and "float" in kind)
-        if good and len(shape) == 3 and is_empty(image):
-            if not allow_empty:
-                raise InputError(f"{which} is empty: it has the shape {shape}.", empty="zero")
-        elif not good or len(shape) != 3 or shape[0 if is_tensor else 2] != 3:
+        is_tensor, empty = isinstance(image, Tensor), is_empty(image)
+        good = len(shape) == 3 and (kind == "uint8" or (is_tensor and "float" in kind))
+        if not good or not (empty or shape[0 if is_tensor else 2] == 3):
             raise InputError(f"{which} has the shape {shape} and the type {kind}: {_EXPECTED}.")
+        if empty and not allow_empty:
+            raise InputError(f"{which} is empty: it has the shape {shape}.", empty="zero")
     elif not isinstance(image, Image.Image):
         raise InputError(f"{which} is a {type(image).__name__}: {_EXPECTED}.")

@@ -59,15 +59,13 @@ def inspect(records: Records, home: Path, layout: Layout | None) -> list[Finding
     for kind, name in (*_of_labels(records, most), *others, *_of_files(records)):
         kinds[kind].append(name)
     found = [Finding(k, len(v), tuple(v[:5]), k not in _NOTES) for k, v in kinds.items()]
-    found.append(Finding(what, sum(sizes), (), is_fault))
-    return sorted(found, key=lambda f: not f.is_fault)
+    return sorted([*found, Finding(what, sum(sizes), (), is_fault)], key=lambda f: not f.is_fault)
 
 
 def without_bad_images(split: Split) -> Split:
     """The split without images that cannot be read, with their number; a note names some."""
     paths = sorted({r.path for s in SUBSETS for r in getattr(split, s)})
-    bad = {path for path, _, found in _looks(paths) if not found <= _NOTES}
-    if not bad:
+    if not (bad := {path for path, _, found in _looks(paths) if not found <= _NOTES}):
         return split
     note(f"Data   {len(bad)} unreadable images are left out: {', '.join(sorted(bad)[:5])}")
     kept: Any = {s: tuple(r for r in getattr(split, s) if r.path not in bad) for s in SUBSETS}
@@ -93,7 +91,6 @@ def _of_labels(records: Records, most: int) -> Remarks:
 
 
 def _of_folder(records: Records, home: Path) -> Remarks:
-    """What no record names in a folder."""
     used = {r.path for s in SUBSETS for r in getattr(records, s)}
     homes, closed = {os.path.dirname(path) for path in used}, list[OSError]()
     for folder, inner, names in os.walk(home, onerror=closed.append):
@@ -129,7 +126,6 @@ def _of_files(records: Records) -> Remarks:
 
 
 def _looks(paths: Sequence[str]) -> Iterator[tuple[str, str, set[str]]]:
-    """Each path with a hash of its content and what there is to say."""
     with ThreadPoolExecutor(cores()) as pool:
         looks = pool.map(_look, paths)
         yield from Progress(looks, "Reading images", total=len(paths), unit="image")

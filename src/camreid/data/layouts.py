@@ -103,10 +103,8 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
         folder = home / layout.folders[0]
         raise MissingDataset(f"{folder} holds no images like {layout.example}. {TRY}")
     if zeros := [r.path for r in (*records.train, *records.query) if r.pid == market.DISTRACTOR]:
-        raise InputError(
-            f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. It marks "
-            "distractors: move them to the gallery; for an identity 0, type data=csv."
-        )
+        found = f"{len(zeros)} train or query images have pid 0, such as {zeros[0]}. Distractors"
+        raise InputError(f"{found} are of the gallery; for an identity 0, type data=csv.")
     official = SIZES[layout.name]
     sizes = len(records.train), len(records.query), len(records.gallery)
     if sizes in official or not is_official(home, layout):
@@ -121,20 +119,17 @@ def _read(root: str | Path, name: str) -> Records:
     records, wrong = scan(home, layout)
     if wrong:
         more = f", nor are {len(wrong) - 1} more: {', '.join(wrong[1:5])}" * (len(wrong) > 1)
-        raise InputError(
-            f"{wrong[0]} is not named as in {layout.title}{more}; expected {layout.example}, "
-            f"cameras from 1, pids below 2**63. Rename or move the file. {TRY}"
-        )
+        found = f"{wrong[0]} is not named as in {layout.title}{more}; expected {layout.example}"
+        raise InputError(f"{found}, cameras from 1, pids below 2**63. Rename or move it. {TRY}")
     return checked(records, home, layout)
 
 
 def read_msmt17(root: str | Path) -> Records:
     """Read MSMT17 V1 or V2 by its list files; `list_val.txt` is a share of the train part.
 
-    The dataset numbers the identities of train and those of test from 0. A pid is the digit 1
-    (train) or 2 (test) and the number: 0, 1 and 10 of train are 10, 11 and 110. So no pid is 0,
-    none is of both parts, and strings of pids sort as those of FastReID. MissingDataset without
-    list files; InputError for other lines and missing images.
+    A pid is the digit 1 (train) or 2 (test) and the dataset's number from 0: 0 and 10 of train are
+    10 and 110. So no pid is 0 or of both parts, and strings of pids sort as those of FastReID.
+    MissingDataset without list files; InputError for other lines and missing images.
     """
     home, layout = find(root, "msmt17")
     if lost := [name for names in _LISTS for name in names if not (home / name).is_file()]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from itertools import zip_longest
+from itertools import starmap, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,10 @@ class Split:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
-        lines = read_table(path, COLUMNS[:-1])
-        records = [_record(path, number, line) for number, line in lines]
-        located = _locate(path, records, root, outside_root)
-        found = list(zip(located, (line for _, line in lines), strict=True))
-        parts = [tuple(r for r, line in found if line["subset"] == s) for s in SUBSETS]
+        table = read_table(path, COLUMNS[:-1])
+        located = _locate(path, list(starmap(_record, table)), root, outside_root)
+        found = [(r, line) for r, (_, line) in zip(located, table, strict=True)]
+        parts = (tuple(r for r, line in found if line["subset"] == s) for s in SUBSETS)
         train, val, query, gallery = parts
         rows = {r.pid: int(line["row"]) for r, line in found if line.get("row")}
         made = SplitRecord("manifest", {"path": str(path)})
@@ -112,8 +111,8 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
     return sum(found[r.pid] > 1 for r in records)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Number and stripped values by column of each line of CSV; "" for those beyond the header.
+def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """Place and stripped values by column of each line of CSV; "" for those beyond the header.
 
     UTF-8 with comma, ; or tab. InputError without one of the `columns`.
     """
@@ -126,13 +125,13 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
         if missing := [name for name in columns if name not in own]:
             found = f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}"
             raise InputError(f"{found}; expected a header with {','.join(columns)}.")
-        filled = ((rows.line_num, map(str.strip, row)) for row in rows if any(row))
-        return [(number, dict(zip_longest(own, row, fillvalue=""))) for number, row in filled]
+        full = ((f"line {rows.line_num} of {path}", map(str.strip, r)) for r in filter(any, rows))
+        return [(place, dict(zip_longest(own, row, fillvalue=""))) for place, row in full]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not CSV in UTF-8 ({error}). Save it as that.") from error
 
 
-def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
+def _record(place: str, line: dict[str, str]) -> ImageRecord:
     subset, image = line["subset"], line["path"]
     try:
         pid, camera, row = int(line["pid"]), int(line["camera"]), int(line.get("row") or 0)
@@ -140,15 +139,11 @@ def _record(path: Path, number: int, line: dict[str, str]) -> ImageRecord:
     except ValueError:
         good = False
     if not good or not image or subset not in SUBSETS:
-        raise InputError(
-            f"line {number} of {path} reads {','.join(line.values())}; expected "
-            f"{','.join(COLUMNS)}: subset {', '.join(SUBSETS)}; pid -1..2**63-1; camera from 1."
-        )
+        found = f"{place} reads {','.join(line.values())}; expected {','.join(COLUMNS)}: subset"
+        raise InputError(f"{found} {', '.join(SUBSETS)}; pid -1..2**63-1; camera from 1.")
     if pid < 1 and subset != "gallery":
-        raise InputError(
-            f"line {number} of {path} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) "
-            "are of the gallery. Delete such lines, or add 1 to every pid if identities start at 0."
-        )
+        found = f"{place} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) are of the"
+        raise InputError(f"{found} gallery. Delete such lines; if pids start at 0, add 1 to each.")
     parsed = parse_name(image) or ImageRecord(image, pid, camera)
     return ImageRecord(image, pid, camera, parsed.sequence, parsed.frame)  # replace() is slow
 
@@ -199,8 +194,6 @@ def _labels(path: Path, train: Sequence[ImageRecord], rows: dict[int, int]) -> L
     ordered = sorted(rows, key=rows.__getitem__)
     without = [pid for pid in identities(train) if pid not in rows]
     if [rows[pid] for pid in ordered] != list(range(len(ordered))) or without:
-        raise InputError(
-            f"the column row of {path} gives {len(rows)} identities a row, {len(without)} none; "
-            "expected one for each of train, from 0 without gaps. Correct it or leave it out."
-        )
+        found = f"the column row of {path} gives {len(rows)} identities a row, {len(without)} none"
+        raise InputError(f"{found}; expected one for each of train, from 0 without gaps.")
     return LabelMap(tuple(ordered))

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from camreid.data.manifest import SUBSETS, read_table
 from camreid.data.records import ImageRecord, Records, is_hidden, is_image, left_out, require_files
 from camreid.errors import InputError, MissingDataset
-from camreid.provenance import CAMERAS, Dataset
+from camreid.provenance import Dataset
 
 COLUMNS = ("path", "identity", "camera")
 _LAYOUT = "one folder per identity, such as alice/cam1/001.jpg or alice/cam1_001.jpg"
@@ -39,14 +39,12 @@ def read_csv(path: str | Path) -> Records:
         header = f"expected a header with {','.join(COLUMNS)}, and optionally subset"
         raise MissingDataset(f"no CSV file at path={path}; {header}.", path="FILE")
     images = []
-    for number, line in read_table(file, COLUMNS):
+    for where, line in read_table(file, COLUMNS):
         place, identity, camera, subset = (line.get(name, "") for name in (*COLUMNS, "subset"))
         wrong = line.get("") or subset.lower() not in ("", *SUBSETS)
         if wrong or not (place and identity and camera):
-            raise InputError(
-                f"line {number} of {file} reads {','.join(line.values())}; expected "
-                f"{','.join(COLUMNS)}, and as subset {', '.join(SUBSETS)} or nothing."
-            )
+            found = f"{where} reads {','.join(line.values())}; expected {','.join(COLUMNS)}, and as"
+            raise InputError(f"{found} subset {', '.join(SUBSETS)} or nothing.")
         place = os.path.normpath(os.path.join(file.parent, place.replace("\\", "/")))
         images.append(NamedImage(place, identity, camera, subset.lower()))
     if len({bool(image.subset) for image in images}) != 1:
@@ -62,11 +60,10 @@ def read_csv(path: str | Path) -> Records:
 def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
     """Read one folder per identity, in `root` or in its folders train, val, query and gallery.
 
-    The camera of an image is what `camera_pattern` finds in its name: the first group of a regular
-    expression, or the whole match. Without it, the sub-folder of the identity is the camera.
-    Without both, each image of an identity has a camera of its own, so that all others match it.
-    MissingDataset without the folder; InputError for fewer than two identities, an invalid pattern,
-    or some images without a camera.
+    The camera of an image is the first group, or the match, of the regular expression
+    `camera_pattern` in its name; without it, the sub-folder of the identity; without both, its own,
+    so that all images of an identity match it. MissingDataset without the folder; InputError for
+    fewer than two identities, an invalid pattern, or some images without a camera.
     """
     home = Path(str(root)).expanduser().absolute()
     if not home.is_dir():
@@ -90,11 +87,10 @@ def read_folder(root: str | Path, camera_pattern: str | None = None) -> Records:
         raise closed[0]
     full = len({image.identity for image in images})
     if full < 2 or ("train" in lower and not has_subsets):
-        raise InputError(
-            f"root={root} has {len(folders)} folders ({', '.join(folders[:3])}), images in {full} "
-            f"of them; expected {_LAYOUT}, or such folders in {', '.join(SUBSETS)}.",
-            **({"root": home / folders[0]} if len(folders) == 1 else {"data": "csv"}),
-        )
+        some = f"{len(folders)} folders ({', '.join(folders[:3])}), images in {full} of them"
+        expected = f"expected {_LAYOUT}, or such folders in {', '.join(SUBSETS)}"
+        remedy: Any = {"root": home / folders[0]} if len(folders) == 1 else {"data": "csv"}
+        raise InputError(f"root={root} has {some}; {expected}.", **remedy)
     return _records(_with_cameras(images, camera_pattern), home, left_out(other, home))
 
 
@@ -116,10 +112,8 @@ def _with_cameras(images: list[NamedImage], pattern: str | None) -> list[NamedIm
     """The images; if none has a camera, its camera is its place in the identity, from 1."""
     lost = [image.path for image in images if not image.camera]
     if lost and (pattern or len(lost) < len(images)):
-        raise InputError(
-            f"{len(lost)} of {len(images)} images have no camera, such as {lost[0]}. Use folders "
-            "of cameras, or camera_pattern=: cam(\\d+) finds camera 3 in cam3_01.jpg."
-        )
+        found = f"{len(lost)} of {len(images)} images have no camera, such as {lost[0]}; use"
+        raise InputError(rf"{found} folders or camera_pattern=: cam(\d+) finds 3 in cam3_01.jpg.")
     places: dict[str, Iterator[int]] = defaultdict(lambda: count(1))
     return [i._replace(camera=str(next(places[i.identity]))) for i in images] if lost else images
 
@@ -128,12 +122,9 @@ def _records(images: Sequence[NamedImage], where: Path, notes: tuple[str, ...] =
     pids = numbers({i.identity for i in images}, where)
     cameras = numbers({i.camera for i in images}, where)
     tested = {i.identity for i in images if i.subset in ("query", "gallery")}
-    both = sorted({i.identity for i in images if i.subset in ("train", "val")} & tested)
-    if both:
-        raise InputError(
-            f"{len(both)} identities of {where} are both in train or val and in query or gallery: "
-            f"{', '.join(both[:3])}. Separate them, or leave out all subsets for +split=resplit."
-        )
+    if both := sorted({i.identity for i in images if i.subset in ("train", "val")} & tested):
+        found = f"{where}: {len(both)} identities are in train or val and in query or gallery:"
+        raise InputError(f"{found} {', '.join(both[:3])}. For +split=resplit, leave out subsets.")
     parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
     for i in sorted(images):
         record = ImageRecord(i.path, pids[i.identity], cameras[i.camera])
@@ -160,8 +151,5 @@ def numbers(names: Iterable[str], where: object) -> dict[str, int]:
         spelled[key] = name
     parts = {key: re.split(r"(\d+)", key) for key in spelled}  # cam2 is before cam10
     ordered = sorted(parts, key=lambda k: [p.zfill(99) if p.isdecimal() else p for p in parts[k]])
-    are_numbers = all(
-        key.isdecimal() and len(key) < 99 and 1 <= int(key) < CAMERAS for key in ordered
-    )
-    places = enumerate(ordered, start=1)
-    return {spelled[key]: int(key) if are_numbers else place for place, key in places}
+    are_numbers = all(re.fullmatch(r"[1-9]\d{0,5}", key) for key in ordered)
+    return {spelled[k]: int(k) if are_numbers else n for n, k in enumerate(ordered, start=1)}

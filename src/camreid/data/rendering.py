@@ -20,8 +20,7 @@ Pose = tuple[float, float, str, float]  # foot and height in pixels, facing, swi
 VERSION = 2  # of the renderer: another version gives other bytes
 HEIGHT, WIDTH = 128, 64
 
-# short palettes, so that colour alone does not separate identities
-_UPPER = (
+_UPPER = (  # short palettes, so that colour alone does not separate identities
     (235, 232, 225), (40, 40, 46), (190, 44, 48), (44, 84, 170), (60, 140, 80), (225, 190, 60),
     (140, 140, 145), (150, 90, 160),
 )  # fmt: skip

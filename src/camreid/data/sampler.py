@@ -41,10 +41,8 @@ class IdentitySampler(Sampler[int]):
         found, places = len(self._sizes), identities * world_size
         if found < places:
             each = f"{identities} identities x {instances} images in each of {world_size} processes"
-            raise InputError(
-                f"batches of {each} can't be made from {found} identities ({len(owners)} images).",
-                **({"identities": found // world_size} if found >= world_size else {"devices": 1}),
-            )
+            way = {"identities": found // world_size} if found >= world_size else {"devices": 1}
+            raise InputError(f"{found} identities ({len(owners)} images) can't make {each}.", **way)
         random = np.random.default_rng(seed).random(len(owners))
         self._images = np.lexsort((random, owners))  # by identity
         self._owners = owners[self._images]

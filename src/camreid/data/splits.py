@@ -40,9 +40,9 @@ class OriginalSplit:
             raise InputError(f"camera={self.camera} leaves out all datasets but one.", camera=None)
         if not train and (self.camera or not records.query):
             cameras = sorted({r.camera for r in records.train})
-            there = f"the cameras are {', '.join(map(str, cameras))}, from 1 as in file names"
-            first = min(cameras, default=None)
-            raise InputError(f"camera={self.camera} has no images; {there}.", camera=first)
+            there = f"the cameras are {str(cameras)[1:-1]}, from 1 as in file names"
+            found = f"camera={self.camera} has no images; {there}."
+            raise InputError(found, camera=min(cameras, default=None))
         if records.val and self.val_fraction:
             raise InputError("the dataset has a subset val of its own.", val_fraction=0)
         val, train = _hold_out(train, self.val_fraction, random.Random(self.seed))
@@ -73,8 +73,7 @@ class Resplit:
         require_choice("by", self.by, By)
         require_choice("pool", self.pool, Pool)
         if self.seen and self.by == "image":
-            message = "by=image tests images of every identity, also of seen ones."
-            raise InputError(message, by="identity")
+            raise InputError("by=image tests every identity, also seen ones.", by="identity")
 
     def __call__(self, records: Records) -> Split:
         """Divide `records`; InputError if there are too few identities."""
@@ -93,11 +92,9 @@ class Resplit:
             pids = identities(pool)
             options["excluded"] = len(set(pids).intersection(self.seen))
             if sum(len(cameras) > 1 for cameras in _cameras(test).values()) < 2:
-                raise InputError(
-                    f"seen holds {options['excluded']} of the {len(pids)} identities of pool="
-                    f"{self.pool}; fewer than 2 test identities are of several cameras. Exclude "
-                    "fewer checkpoints, or choose pool=all or a lower train_fraction."
-                )
+                found = f"seen holds {options['excluded']} of the {len(pids)} identities of pool="
+                found += f"{self.pool}; fewer than 2 test identities are of several cameras"
+                raise InputError(f"{found}. Exclude fewer, type pool=all or lower train_fraction.")
         query, gallery = _pick_queries(test, rng)
         parts = (train, val, query, (*gallery, *distractors))
         return _split(parts, records, SplitRecord("resplit", options))
@@ -200,9 +197,7 @@ def _split(parts: tuple[Images, ...], records: Records, record: SplitRecord) -> 
     labels, held_out = LabelMap.of(identities(train), order="fastreid"), len(identities(val))
     has_val = record.options["val_fraction"] == 0 or (held_out > 1 and count_rankable(val))
     if (len(labels) < 2 and (train or not query)) or not has_val:
-        raise InputError(
-            f"the split ({record}) has {len(labels)} train identities and {held_out} for "
-            f"validation, with {count_rankable(val)} matches; expected 2 or more of each.",
-            val_fraction=0,
-        )
+        pids = f"{len(labels)} train identities and {held_out} for validation"
+        found = f"the split ({record}) has {pids}, with {count_rankable(val)} matches"
+        raise InputError(f"{found}; expected 2 or more of each.", val_fraction=0)
     return Split(train, val, query, gallery, labels, record, records.datasets)

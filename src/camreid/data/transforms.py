@@ -50,12 +50,9 @@ class Augment:
 
 
 def auto_augment(images: Tensor, probability: float, draws: Tensor) -> Tensor:
-    """Copies of (B, 3, H, W), some with a policy, from (2, B) uniform numbers: whether, and a seed.
-
-    torchvision's draws are those of the process, so they are seeded for each image.
-    """
+    """Copies of (B, 3, H, W), some with a policy; (2, B) uniform draws say whether, and seed it."""
     images = images.clone()
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]):  # torchvision draws from the generator of the process
         for place, (chance, seed) in enumerate(draws.T.tolist()):
             if chance < probability:
                 torch.default_generator.manual_seed(int(seed * 2**24))  # of 24 bits in float32

@@ -91,9 +91,7 @@ class FeatureTable:
         """Signs of broken features: over 1 % zero vectors, or a gallery without spread."""
         parts = (("query", self.query), ("gallery", self.gallery))
         zero = {name: (part.features == 0).all(1).double().mean().item() for name, part in parts}
-        found = [
-            f"{s:.1%} of the {name} features are zero." for name, s in zero.items() if s > 0.01
-        ]
+        found = [f"{s:.1%} of the {k} features are zero." for k, s in zero.items() if s > 0.01]
         unit = F.normalize(self.gallery.features[:: len(self.gallery.pids) // 10_000 + 1].float())
         if len(unit) > 1 and (unit - unit.mean(0)).norm(dim=1).mean() < 1e-3:
             found.append("All gallery images have nearly one vector: the model has collapsed.")

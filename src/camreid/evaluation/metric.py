@@ -66,8 +66,7 @@ class RetrievalMetric(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars `mAP`, `mINP`, `rank1`, `rank5`, `rank10` in 0..1 and `valid_queries`."""
-        numbers = self.ranking().scalars()
-        return {name: torch.tensor(float(value)) for name, value in numbers.items()}
+        return {name: torch.tensor(float(v)) for name, v in self.ranking().scalars().items()}
 
     def ranking(self, split: Any = None) -> RankingResult:
         """The whole result, over all processes; see `table` for the split."""
@@ -134,11 +133,8 @@ class IdentityAccuracy(Metric):
         seen = dim_zero_cat(self.seen).cpu()
         _, _, rows, guess = seen[each_once(seen)].unbind(1)
         known = rows >= 0
-        return {
-            "accuracy": (guess == rows)[known].double().mean(),
-            "coverage": known.double().mean(),
-            "images": torch.tensor(float(len(rows))),
-        }
+        accuracy, images = (guess == rows)[known].double().mean(), torch.tensor(float(len(rows)))
+        return {"accuracy": accuracy, "coverage": known.double().mean(), "images": images}
 
 
 def gather_from_cpu(tensor: Tensor, group: Any = None) -> list[Tensor]:

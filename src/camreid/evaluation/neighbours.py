@@ -30,8 +30,7 @@ class Distances:
     def __init__(self, features: Tensor, queries: int) -> None:
         self.features, self.queries, self.size = features, queries, len(features)
         self.squares = features.square().sum(1)
-        # (Q, G), filled by `blocks`; the first images are the queries
-        self.query_gallery = features.new_empty(queries, self.size - queries)
+        self.query_gallery = features.new_empty(queries, self.size - queries)  # `blocks` fills it
 
     def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
         """First image, first other and (others, images); together, each ordered pair once."""
@@ -64,8 +63,7 @@ class Distances:
 
 def nearest(distances: Distances, count: int) -> Neighbours:
     """The `count` images nearest to each image, itself among them; equal ones in their order."""
-    # one more than asked for: where it equals the last, the scan's choice was arbitrary
-    keep = min(count + 1, distances.size)
+    keep = min(count + 1, distances.size)  # where the last two are equal, the choice was arbitrary
     best = distances.features.new_full((distances.size, keep), torch.inf)
     index = torch.zeros_like(best, dtype=torch.int64)
     farthest = torch.zeros_like(best[:, 0])
@@ -96,8 +94,7 @@ def _smallest(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
     size = max(1, math.isqrt(length // count))
     groups = length // size
     if size == 1:
-        values, places = distances.T.contiguous().topk(min(count, length), largest=False)
-        return values, places
+        return distances.T.contiguous().topk(min(count, length), largest=False)
     members = distances[: size * groups].view(size, groups, -1).unbind(0)
     minima = reduce(torch.minimum, members)  # (groups, L)
     chosen = minima.T.contiguous().topk(count, largest=False, sorted=False).indices
@@ -110,12 +107,7 @@ def _smallest(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def expand_queries(
-    query_features: Tensor,
-    gallery_features: Tensor,
-    *,
-    k: int = 5,
-    alpha: float = 3.0,
-    times: int = 1,
+    query_features: Tensor, gallery_features: Tensor, k: int = 5, alpha: float = 3.0, times: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Average query expansion: mean over the k nearest features, weighted by cosine ** alpha.
 

@@ -61,10 +61,7 @@ class RankOptions:
     def rank(
         self, table: FeatureTable, device: torch.device | None = None
     ) -> tuple[RankingResult, Protocols | None]:
-        """The headline result, and those of all protocols; None for the latter where re-ranked.
-
-        `device` ranks, the features' own if None. Errors are those of `camreid.evaluation.rank`.
-        """
+        """The headline result, and all protocols' (None if re-ranked); `device` as of `rank`."""
         q, g = table.query, table.gallery
         query, gallery = q.features, g.features
         if device is not None and (self.rerank or self.expand):

@@ -71,9 +71,8 @@ def rank(
     (1.0, [1.0, 1.0], 1)
     """
     query = Images(query_features, query_pids, query_cameras, query_sequences, index=query_index)
-    gallery = Images(
-        gallery_features, gallery_pids, gallery_cameras, gallery_sequences, index=gallery_index
-    )
+    labels = gallery_pids, gallery_cameras, gallery_sequences
+    gallery = Images(gallery_features, *labels, index=gallery_index)
     require_choice("protocol", protocol, Protocol)
     rules = Rules(query, gallery)
     if protocol == "within-camera" and not rules.within:
@@ -132,10 +131,8 @@ def _rank(scores: Scores, rules: Rules, view: View, max_rank: int) -> RankingRes
 
 
 @torch.no_grad()
-def _measure(
-    scores: Scores, rules: Rules, views: Sequence[View], max_rank: int
-) -> dict[View, RankingResult]:
-    require_whole("max_rank", max_rank, least=1)
+def _measure(scores: Scores, rules: Rules, views: list[View], k: int) -> dict[View, RankingResult]:
+    require_whole("max_rank", k, least=1)
     device, pids = scores.scale.device, rules.query["pids"]
     # across cameras, all images of other identities count alike: one segment
     whole = views[0] if len(views) == 1 and views[0].protocol == "cross-camera" else None
@@ -149,10 +146,8 @@ def _measure(
             found = measure(rules.matches(view, pairs), (closer * seen).sum(2))
             for column, values in zip(columns[view], found, strict=True):
                 column[pairs.queries] = values
-    return {
-        v: RankingResult(*columns[v], pids, v.protocol or "cross-camera", v.distractors, max_rank)
-        for v in views
-    }
+    how = {v: (v.protocol or "cross-camera", v.distractors, k) for v in views}
+    return {view: RankingResult(*columns[view], pids, *how[view]) for view in views}
 
 
 def _camera_pairs(rules: Rules, by_camera: Sequence[RankingResult]) -> CameraPairs:

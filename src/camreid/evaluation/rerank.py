@@ -49,8 +49,7 @@ def rerank(
     with float32_products(features.device):
         distances = Distances(features, len(query_features))
         near = nearest(distances, k1 + 1)
-        # an image that is equal to all others has the farthest distance 0
-        scale = near.farthest.where(near.farthest > 0, 1).reciprocal()
+        scale = near.farthest.where(near.farthest > 0, 1).reciprocal()  # 0: all images are equal
         mix = distances.query_gallery.mul_(scale[: len(query_features), None])
         encoded = encode(distances, near, k1, k2, scale)
         for queries, jaccards in jaccard(encoded, len(mix)):
@@ -123,8 +122,7 @@ def _expand(near: Tensor, half: Tensor) -> Tensor:
         known[image, own] = True
         others, offered = half[own], half_mutual[own]  # (p, H)
         shared = known[image[:, None], others] & offered
-        # more than two thirds of them, as in the authors' code; the paper writes "at least"
-        joins = 3 * shared.sum(1) > 2 * offered.sum(1)
+        joins = 3 * shared.sum(1) > 2 * offered.sum(1)  # >= in the paper, > in the authors' code
         added = others + (image[:, None] + span.start) * size
         parts.append(added[offered & ~shared & joins[:, None]])
     keys = torch.unique(torch.cat(parts))
@@ -133,12 +131,9 @@ def _expand(near: Tensor, half: Tensor) -> Tensor:
 
 def _mutual(nearest: Tensor) -> Tensor:
     """(N, K) bool: whether an image's neighbour has the image among its own nearest."""
-    parts = []
-    for span in _spans(len(nearest), nearest.shape[1] ** 2):
-        own = nearest[span]
-        images = torch.arange(len(nearest), device=own.device)[span]
-        parts.append((nearest[own] == images[:, None, None]).any(2))
-    return torch.cat(parts)
+    images = torch.arange(len(nearest), device=nearest.device)[:, None, None]
+    spans = _spans(len(nearest), nearest.shape[1] ** 2)
+    return torch.cat([(nearest[nearest[span]] == images[span]).any(2) for span in spans])
 
 
 def _squared(distances: Distances, near: Neighbours, rows: Tensor, columns: Tensor) -> Tensor:

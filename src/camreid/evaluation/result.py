@@ -77,8 +77,7 @@ def measure(matches: Tensor, closer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ranks = hits + closer
     count = hits[:, -1]
     precision = torch.where(matches, hits.double() / ranks, 0.0)
-    # a running sum adds in one order, however many columns fill the row
-    ap = precision.cumsum(1)[:, -1] / count
+    ap = precision.cumsum(1)[:, -1] / count  # adds in one order, however many columns fill the row
     first = (ranks * (matches & (hits == 1))).sum(1)
     last = (ranks * (matches & (hits == count[:, None]))).sum(1)
     return ap, count.double() / last, first

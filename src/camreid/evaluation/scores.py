@@ -50,12 +50,11 @@ def distance_scores(distances: Tensor) -> Scores:
     """Minus the distance, of a ready (Q, G) matrix."""
     if distances.isnan().any():
         raise InputError("some distances are NaN.")
-    if distances.dtype in (torch.float16, torch.bfloat16, torch.float32):
-        distances = distances.detach().float()
-    else:  # not every device has float64
-        distances = distances.detach().cpu().double()
-    scale = torch.ones_like(distances[0])
-    return Scores(lambda q, out: out.copy_(distances[q]).neg_(), scale, torch.zeros_like(scale))
+    is_single = distances.dtype in (torch.float16, torch.bfloat16, torch.float32)
+    own = distances.detach()
+    own = own.float() if is_single else own.cpu().double()  # not every device has float64
+    scale = torch.ones_like(own[0])
+    return Scores(lambda q, out: out.copy_(own[q]).neg_(), scale, torch.zeros_like(scale))
 
 
 def check_features(query: Tensor, gallery: Tensor, metric: str, device: torch.device) -> Tensor:

@@ -5,7 +5,7 @@ sorted. Of equal scores, the earlier gallery image is closer.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor as Pool
 from dataclasses import dataclass
 
 import torch
@@ -39,14 +39,13 @@ class Sweep:
         first = torch.searchsorted(pids, self.query_pids)
         counts = torch.searchsorted(pids, self.query_pids, right=True) - first
         counts[self.query_pids == JUNK] = 0
-        # alike numbers of pairs together, so that rows need little filling
-        counts, order = counts.sort(stable=True)
+        counts, order = counts.sort(stable=True)  # so that the rows of a block need little filling
         widths, row_bytes = counts.cpu(), 2 * self.scores.scale.itemsize * images
         pair_bytes = _PAIR_BYTES + _SEGMENT_BYTES * len(self.segments)
         most = min(len(order), max(1, min(_ROWS, _BUDGET // row_bytes)))
         raw, buffer = (self.scores.scale.new_empty(most * images) for _ in range(2))
         start = int((widths == 0).sum())
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with Pool(torch.get_num_threads()) as pool:
             while start < len(order):
                 rows = min(most, len(order) - start)
                 # rows of the widest query that the block would have; a narrower end allows no fewer
@@ -60,9 +59,7 @@ class Sweep:
                 yield self._block(pairs, self.scores.raw(queries, out), buffer, pool)
                 start = stop
 
-    def _block(
-        self, pairs: Pairs, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor
-    ) -> tuple[Pairs, Tensor]:
+    def _block(self, pairs: Pairs, raw: Tensor, buffer: Tensor, pool: Pool) -> tuple[Pairs, Tensor]:
         scale, shift = self.scores.scale, self.scores.shift
         columns, own = pairs.columns, raw.gather(1, pairs.columns)
         scores = torch.addcmul(pick(shift, columns), own, pick(scale, columns))
@@ -76,7 +73,7 @@ class Sweep:
         # float64 and float cumsum, which not every device has, come after this
         return Pairs(pairs.queries.cpu(), columns, real), closer.cpu()
 
-    def _sorted(self, raw: Tensor, buffer: Tensor, pool: ThreadPoolExecutor) -> list[Tensor]:
+    def _sorted(self, raw: Tensor, buffer: Tensor, pool: Pool) -> list[Tensor]:
         """(b, n) scores of each segment, rows ascending, from (b, G) raw ones."""
         scale, shift = self.scores.scale, self.scores.shift
         parts = [(rows, pick(scale, rows), pick(shift, rows)) for rows in self.segments]
@@ -110,8 +107,7 @@ class Sweep:
     ) -> None:
         # of equal scores of other identities, those that are earlier in the gallery
         position = torch.arange(raw.shape[1], device=raw.device)
-        size = max(1, _TIES // len(position))
-        for entries in torch.split(equal.nonzero(), size):
+        for entries in torch.split(equal.nonzero(), max(1, _TIES // len(position))):
             row, place = entries.unbind(1)
             other = self.gallery_pids != pick(self.query_pids, pairs.queries[row])[:, None]
             other &= position < pairs.columns[row, place, None]

@@ -11,6 +11,7 @@ from camreid.errors import InputError, require_number
 from camreid.losses.triplet import Margin, Mining, Pair, PairLoss, TripletLoss
 
 Smoothing = float | Literal["adaptive"]
+Heads = Mapping[str, Tensor]
 
 
 def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> Tensor:
@@ -34,7 +35,6 @@ def identity_loss(logits: Tensor, rows: Tensor, smoothing: Smoothing = 0.0) -> T
         return logits.sum()
     scores = logits.log_softmax(1)
     true = scores.gather(1, rows.clamp(min=0)[:, None])[:, 0]  # (B,)
-    # a fifth is FastReID's default
     share = 0.2 * true.detach().exp() if smoothing == "adaptive" else smoothing
     wrong = (scores.sum(1) - true) / max(1, logits.shape[1] - 1)
     losses = (share - 1) * true - share * wrong
@@ -63,9 +63,8 @@ class LossConfig:
             require_number("triplet_margin", self.triplet_margin, 0)
         if self.smoothing != "adaptive":
             require_number("smoothing", self.smoothing, 0, 1)
-        others = ("identity_weight", "triplet_weight", "pair_weight", "pair_margin", "pair_scale")
-        for name in others:
-            require_number(name, getattr(self, name), 0)
+        for n in ("identity_weight", "triplet_weight", "pair_weight", "pair_margin", "pair_scale"):
+            require_number(n, getattr(self, n), 0)
 
     def metric_losses(self) -> dict[str, tuple[float, TripletLoss | PairLoss]]:
         """Weight and loss of embeddings and pids, by name."""
@@ -89,9 +88,7 @@ def weighed(loss: object, value: Any) -> dict[str, tuple[float, Tensor]]:
         raise InputError(f"{name} returned no loss ({error}): expected {expected}.") from error
 
 
-def identity_loss_of_heads(
-    logits: Mapping[str, Tensor], rows: Mapping[str, Tensor], smoothing: Smoothing = 0.0
-) -> Tensor:
+def identity_loss_of_heads(logits: Heads, rows: Heads, smoothing: Smoothing = 0.0) -> Tensor:
     """The mean of `identity_loss` over all pairs of a head and an image with a row in it."""
     losses = [identity_loss(logits[name], own, smoothing) for name, own in rows.items()]
     counts = torch.stack([(own >= 0).sum() for own in rows.values()])

@@ -51,8 +51,7 @@ class TripletLoss(nn.Module):
         else:
             losses = (gap + self.margin).relu()
         mean = losses.where(pairs.anchors, 0.0).sum() / pairs.anchors.sum().clamp(min=1)
-        # the second term keeps the graph where there was no triplet
-        return mean + 0.0 * embeddings.sum()
+        return mean + 0.0 * embeddings.sum()  # keeps the graph where there was no triplet
 
     def _mine(self, distances: Tensor, pairs: "_Pairs") -> tuple[Tensor, Tensor]:
         """(B,) distances to positives and to negatives; those of no anchor have no meaning."""
@@ -94,10 +93,7 @@ def _weighted_mean(distances: Tensor, chosen: Tensor, scores: Tensor, fastreid: 
 
 
 class PairLoss(nn.Module):
-    """Circle loss (Sun et al. 2020), pairwise CosFace, or supervised contrast, on cosines of pairs.
-
-    Supervised contrast (`supcon`, Khosla et al. 2020) has the temperature 1 / `scale`.
-    """
+    """Circle (Sun et al. 2020), CosFace of pairs, or supcon (Khosla et al. 2020) at 1 / scale."""
 
     def __init__(self, form: Pair, margin: float = 0.25, scale: float = 128.0) -> None:
         super().__init__()

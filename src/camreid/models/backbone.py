@@ -20,7 +20,7 @@ Pool = Literal["avg", "gem", "gem_learned"]
 # the options that change a ResNet, with the values that leave it as it is
 RESNET = {"last_stride": None, "ibn": False, "non_local": False, "stem_padding": 1}
 RESNET |= {"stem_relu": True}
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of 0..1
 _OSNET = re.compile(r"osnet_(?:(ibn|ain)_)?x(1_0|0_75|0_5|0_25)")
 
 
@@ -40,8 +40,7 @@ class BackboneOptions(TrunkOptions):
     """Pooling, and more changes to a ResNet; other backbones refuse all changes."""
 
     drop_path: float = 0.0  # stochastic depth of the last block
-    # of a map (B, C, h, w); backbones without one pool by their own head and refuse gem
-    pool: Pool = "avg"
+    pool: Pool = "avg"  # of a map (B, C, h, w); other backbones pool by their head, refuse gem
     last_stride: Literal[1, None] = None  # 1 removes the last stage's stride (Luo et al. 2019)
     non_local: bool = False  # non-local blocks in stages 2 and 3 (Ye et al. 2021)
     stem_relu: bool = True  # False as reid-strong-baseline
@@ -92,8 +91,8 @@ class Backbone(nn.Module):
             load_trunk(self.trunk, options.weights, options.allow_partial)
         self.pool = GeM(learned=pool == "gem_learned") if pool != "avg" else None
         config = getattr(self.trunk, "pretrained_cfg", {}) or {}
-        self.mean = 255 * torch.tensor(config.get("mean", _IMAGENET_MEAN))
-        self.std = 255 * torch.tensor(config.get("std", _IMAGENET_STD))
+        self.mean = 255 * torch.tensor(config.get("mean", IMAGENET_MEAN))
+        self.std = 255 * torch.tensor(config.get("std", IMAGENET_STD))
         self._probe(name, image_size)
         if self.pool is not None and not self._has_map:
             raise InputError(f"pool={pool} needs a map (B, C, h, w); {name} has none.", pool="avg")

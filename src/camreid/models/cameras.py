@@ -36,8 +36,7 @@ class CameraOptions:
     cameras: Sequence[int] | None = None  # 1-based, in the order of statistics, vectors and heads
     camera_norm: bool = False
     camera_embedding: float = 0.0  # factor of the vectors
-    # over the identities of each camera: intra-camera supervision (Zhu et al. 2019)
-    camera_heads: bool = False
+    camera_heads: bool = False  # intra-camera supervision (Zhu et al. 2019)
 
     def __post_init__(self) -> None:
         require_number("camera_embedding", self.camera_embedding, least=0)
@@ -53,9 +52,8 @@ class CameraOptions:
 class CameraIndex:
     """The camera of each image in a forward pass; all parts of a network share one.
 
-    A camera needs `least` images in a batch for statistics of their own. Of two vectors, batch norm
-    makes exact opposites, and gradients of groups of 2, 3 and 4 are about 14, 3 and 1.3 times as
-    large as those of a whole batch.
+    A camera needs `least` images in a batch for statistics of their own: gradients of groups of 2,
+    3 and 4 are about 14, 3 and 1.3 times as large as those of a whole batch.
     """
 
     def __init__(self, numbers: Sequence[int], least: int = 4) -> None:
@@ -99,8 +97,7 @@ class CameraEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, dim) of (B, N, dim) tokens."""
-        mean = self.table.mean(0, keepdim=True)
-        places = self.cameras.places
+        mean, places = self.table.mean(0, keepdim=True), self.cameras.places
         # place -1, an unknown camera, is the last row
         rows = mean if places is None else torch.cat((self.table, mean))[places]
         normed: Tensor = self.norm(tokens + self.factor * rows[:, None])
@@ -122,8 +119,7 @@ class CameraNorm(nn.Module):
     statistics of the camera. The statistics are those of all images, as in plain BatchNorm, for an
     unknown or untrained camera, and for one with fewer than `CameraIndex.least` in the batch.
 
-    It is no subclass of torch's BatchNorm, so `trainer.sync_batchnorm` leaves it alone: under DDP,
-    each process normalises by its own images, and rank 0's running statistics are kept.
+    `trainer.sync_batchnorm` leaves it alone: under DDP, rank 0's running statistics are kept.
     """
 
     running_mean: Tensor
@@ -145,8 +141,7 @@ class CameraNorm(nn.Module):
         batches = norm.get_buffer("num_batches_tracked")
         self.register_buffer("num_batches_tracked", batches)
         self.register_buffer("camera_batches", batches.new_zeros(count))
-        # of timm's BatchNormAct2d
-        self.drop = getattr(norm, "drop", nn.Identity())
+        self.drop = getattr(norm, "drop", nn.Identity())  # of timm's BatchNormAct2d
         self.act = getattr(norm, "act", nn.Identity())
 
     def forward(self, features: Tensor) -> Tensor:

@@ -106,10 +106,7 @@ class RemapHead(nn.Module):
 
     @torch.no_grad()
     def start_rows(self, pids: Tensor, directions: Tensor) -> None:
-        """Set the rows of (N,) pids from (N, dim) mean features: imprinting (Qi et al. 2018).
-
-        Rows get the mean length of the other rows, so that a linear head does not prefer either.
-        """
+        """Imprint (Qi et al. 2018) rows of (N,) pids: (N, dim) features, as long as other rows."""
         rows = self.rows(pids.to(self.pids.device))
         others = torch.ones_like(self.pids, dtype=torch.bool)
         others[rows] = False

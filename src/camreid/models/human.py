@@ -15,11 +15,7 @@ from camreid.models.resnet import IBN
 # camreid's trunks by name, and those of timm that they are made of
 TRUNKS = {f"solider_swin_{s}": f"swin_{s}_patch4_window7_224" for s in ("tiny", "small", "base")}
 TRUNKS |= {f"ics_vit_{size}": f"vit_{size}_patch16_224" for size in ("small", "base")}
-# SOLIDER's share of appearance in its semantic condition, as its ReID configs have it
-SEMANTIC_WEIGHT = 0.2
-_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-# of mmsegmentation's Swin, in timm's names
-_MMSEG = (
+_MMSEG = (  # of mmsegmentation's Swin, in timm's names
     (r"^stages\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample."),
     (r"^stages\.(\d+)\.blocks\.", r"layers.\1.blocks."),
     (r"\.attn\.w_msa\.", ".attn."),
@@ -33,10 +29,9 @@ _MMSEG = (
 def create_human(name: str, image_size: tuple[int, int], **options: Any) -> Any:
     """A trunk by name, with pixels of mean and std 0.5.
 
-    `solider_swin_tiny`, `_small` and `_base` are Swin transformers as mmsegmentation has them:
-    every window is whole, maps are padded before the shift, and merges have a bias for SOLIDER's
-    semantic weight (Chen et al. 2023). `ics_vit_small` and `_base` are vision transformers behind
-    the convolutions of TransReID-SSL's ICS (Luo et al. 2021).
+    `solider_swin_*` are Swin transformers as mmsegmentation has them: every window is whole, maps
+    are padded before the shift, and merges have a bias for SOLIDER's semantic weight (Chen et al.
+    2023). `ics_vit_*` are behind the convolutions of TransReID-SSL's ICS (Luo et al. 2021).
     """
     if name.startswith("solider"):
         options["always_partition"] = True
@@ -48,7 +43,7 @@ def create_human(name: str, image_size: tuple[int, int], **options: Any) -> Any:
             part.__class__ = PaddedBlock
         elif isinstance(part, PatchMerging):
             part.reduction = nn.Linear(4 * part.dim, part.out_dim)
-    trunk.pretrained_cfg = {**trunk.pretrained_cfg, **_HALF}
+    trunk.pretrained_cfg = {**trunk.pretrained_cfg, **dict.fromkeys(("mean", "std"), (0.5,) * 3)}
     return trunk
 
 
@@ -83,16 +78,14 @@ class StemmedPatches(nn.Conv2d):
 def timm_names(state: State) -> tuple[State, dict[str, str]]:
     """Tensors of a trunk in timm's names and forms, and the file's name of each.
 
-    Of SOLIDER, the semantic weight becomes part of the merges. Of PASS, the part tokens are left
-    out. Other tensors are as they were.
+    Of SOLIDER, the semantic weight becomes part of the merges. Of PASS, part tokens are left out.
     """
     if "patch_embed.projection.weight" in state:
         return _of_mmseg(state)
     names = {re.sub(r"^patch_embed\.conv\.", "patch_embed.proj.stem.", k): k for k in state}
     tensors = {own: state[k] for own, k in names.items()}
     if "cls_pos" in state and "pos_embed" in state:
-        tensors["pos_embed"] = torch.cat((state["cls_pos"], state["pos_embed"]), 1)
-        tensors.pop("cls_pos")
+        tensors["pos_embed"] = torch.cat((tensors.pop("cls_pos"), state["pos_embed"]), 1)
     return tensors, names
 
 
@@ -106,17 +99,16 @@ def _of_mmseg(state: State) -> tuple[State, dict[str, str]]:
             value = value.view(*value.shape[:-1], -1, 2, 2)
             value = value.movedim(-3, -1).transpose(-3, -2).flatten(-3)
         tensors[own], names[own] = value, name
-    condition = torch.tensor([SEMANTIC_WEIGHT, 1 - SEMANTIC_WEIGHT])
+    condition = torch.tensor([0.2, 0.8])  # SOLIDER's, as in its ReID configs
     for stage in (n for n in (1, 2, 3) if f"layers.{n}.downsample.reduction.weight" in tensors):
         merge = f"layers.{stage}.downsample.reduction"
         weight = tensors[f"{merge}.weight"]
-        layers = [f"semantic_embed_{kind}.{stage - 1}" for kind in "wb"]
+        given = [f"semantic_embed_{k}.{stage - 1}.{p}" for k in "wb" for p in ("weight", "bias")]
         scale, shift = torch.ones(len(weight)), torch.zeros(len(weight))
-        kinds = [[f"{layer}.{kind}" for kind in ("weight", "bias")] for layer in layers]
-        if all(name in state for names in kinds for name in names):
-            pairs = [[state[name].float() for name in names] for names in kinds]
-            scale, shift = (F.linear(condition, *pair) for pair in pairs)
-            scale = F.softplus(scale)
+        if all(name in state for name in given):
+            w, w_bias, b, b_bias = (state[name].float() for name in given)
+            scale = F.softplus(F.linear(condition, w, w_bias))
+            shift = F.linear(condition, b, b_bias)
         tensors[f"{merge}.weight"] = (scale[:, None] * weight.float()).to(weight)
-        tensors[f"{merge}.bias"], names[f"{merge}.bias"] = shift, f"{layers[1]}.bias"
+        tensors[f"{merge}.bias"], names[f"{merge}.bias"] = shift, given[3]
     return tensors, names

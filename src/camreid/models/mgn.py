@@ -16,8 +16,7 @@ from camreid.models.head import Classifier, RemapHead
 from camreid.models.network import Cameras, ReIDNetwork, ReIDOutput, Rows
 from camreid.models.pixels import PixelNorm, Pixels, Size
 
-# the order of the parts in the feature: whole maps first
-PARTS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
+PARTS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")  # as in the feature: whole maps first
 # a metric loss takes the stripes of a branch as one
 JOINED = {"b1": PARTS[:1], "b2": PARTS[1:2], "b3": PARTS[2:3], "b22": PARTS[3:5], "b33": PARTS[5:]}
 
@@ -65,8 +64,7 @@ class MGN(ReIDNetwork):
         self.pools = nn.ModuleDict({part: GeM(learned=True) for part in PARTS})
         reductions = {part: nn.Conv2d(whole.dim, own.dim, 1, bias=False) for part in PARTS}
         self.reductions = nn.ModuleDict(reductions)
-        normed = PARTS if own.extra_norm else ()
-        self.norms = nn.ModuleDict({part: nn.BatchNorm1d(own.dim) for part in normed})
+        self.norms = nn.ModuleDict({p: nn.BatchNorm1d(own.dim) for p in PARTS if own.extra_norm})
         self.necks = nn.ModuleDict({part: bn_neck(own.dim) for part in PARTS})
         how = (own.dim, labels, own.classifier, own.scale, own.margin)
         self.heads = nn.ModuleDict({part: RemapHead(*how) for part in PARTS})

@@ -32,12 +32,9 @@ class ReIDOutput:
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """The features of validation, test and prediction.
+    """The features of validation, test and prediction."""
 
-    FastReID normalises the pixels of a mirror image twice; here both are normalised once.
-    """
-
-    flip: bool = False  # the mean of the features of an image and of its mirror image
+    flip: bool = False  # the mean with the mirror image, whose pixels FastReID normalises twice
     normalize: bool = False  # L2-normalised, as cosine distances do anyway
     neck: Side = "after"  # the neck, as in training
 

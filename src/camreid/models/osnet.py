@@ -13,7 +13,6 @@ Norm = Literal["bn", "ibn", "ain"]
 Instance = Literal["none", "inside", "after"]
 Layer = type[nn.Module]
 
-_CHANNELS = (64, 256, 384, 512)
 _FEATURES = 512
 # where the two blocks of each stage normalise every image by itself: IBN after the sum of the
 # first stage, as IBN-Net-b (Pan et al. 2018); AIN where its search put it (TPAMI 2021)
@@ -37,7 +36,7 @@ class OSNet(nn.Module):
     def __init__(self, width: float = 1.0, norm: Norm = "bn") -> None:
         super().__init__()
         self.head_hidden_size = _FEATURES
-        channels = [int(width * count) for count in _CHANNELS]
+        channels = [int(width * count) for count in (64, 256, 384, 512)]
         self.conv1 = _conv(3, channels[0], 7, nn.BatchNorm2d if norm == "bn" else nn.InstanceNorm2d)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         apart = norm == "ain"

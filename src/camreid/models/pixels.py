@@ -15,9 +15,8 @@ Size = tuple[int, int]  # (H, W) in pixels
 class PixelNorm(nn.Module):
     """Normalises raw pixels on the device and refuses any other range.
 
-    All but uint8 batches are checked. In training on a GPU, the values of all but the first are
-    read a step later, because reading them at once would wait for the device. The (3,) `mean` and
-    `std` are in raw units.
+    All but uint8 batches are checked: in training on a GPU, all but the first a step later, which
+    does not wait for the device. The (3,) `mean` and `std` are in raw units.
     """
 
     mean: Tensor
@@ -36,9 +35,7 @@ class PixelNorm(nn.Module):
         """Float images as the backbone expects them; `images` (B, 3, H, W) are not modified."""
         if not torch.compiler.is_compiling():
             self.check(images)
-        if self.pixels == "imagenet":
-            return images.to(self.mean.dtype)
-        return self.normalize(images)
+        return images.to(self.mean.dtype) if self.pixels == "imagenet" else self.normalize(images)
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) of raw pixels."""
@@ -84,8 +81,7 @@ def check_raw(images: Tensor, otherwise: str = "") -> None:
     if images.dtype == torch.uint8:
         return
     low, high = (value.item() for value in images.aminmax())
-    # no photograph is as dark as float pixels in 0..1, but all zeros are an empty image
-    scaled = images.is_floating_point() and 0 < high <= 1
+    scaled = images.is_floating_point() and 0 < high <= 1  # all zeros are an empty image
     if not 0 <= low <= high <= 255 or scaled:
         expected = "raw pixels in 0..255, which the model normalises; multiply 0..1 by 255"
         raise PixelRangeError(f"{_seen(images)}: expected {expected}{otherwise}.")

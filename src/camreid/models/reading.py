@@ -19,7 +19,6 @@ from camreid.errors import InputError
 
 State = dict[str, Tensor]
 
-_LEGACY = b"\x80\x02\x8a"  # how torch.save began before its files were archives
 _SAVE = "torch.save(model.state_dict(), FILE)"
 _KINDS = (  # first bytes, and what to say of the file
     (rb"version https://git-lfs", "a Git LFS pointer. Fetch the weights there with git lfs pull."),
@@ -131,7 +130,7 @@ def _unreadable(path: Path, error: Exception) -> str:
         if any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
             save = f"torch.save(torch.jit.load({path.name!r}).state_dict(), FILE)"
             return f"it is a TorchScript archive, which holds code. Save its tensors alone: {save}."
-    if head.startswith(b"\x80") and not head.startswith(_LEGACY):
+    if head.startswith(b"\x80") and not head.startswith(b"\x80\x02\x8a"):  # torch.save's of old
         return f"it is a plain pickle, not a file of torch.save. Load it, and save with {_SAVE}."
     text = head.decode("utf-8", "replace")
     if text.strip() and all(c.isprintable() or c.isspace() for c in text):

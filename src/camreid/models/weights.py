@@ -10,7 +10,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 
 from timm.layers.pos_embed import resample_abs_pos_embed
-from torch import Tensor, nn
+from torch import nn
 
 from camreid.errors import InputError
 from camreid.models.human import TRUNKS, timm_names
@@ -19,8 +19,7 @@ from camreid.models.resnet import NonLocal
 from camreid.progress import note
 
 _HEAD = "a head, such as a classifier of other classes"
-# what is not part of a trunk, by its name there, and why
-_NEEDLESS = (
+_NEEDLESS = (  # what is not part of a trunk, by its name there, and why
     (r"(fc|classifier\w*|heads?|head_\w+|(mlp|dino|ibot|projection)_head)(\.|$)", _HEAD),
     (r"(projector|predictor|decoder\w*|neck|proj)(\.|$)", _HEAD),
     (r"queue(_ptr)?$|mask(ed)?_(token|embed)$|center$|local_cls_norm\.", "of the pretraining"),
@@ -65,9 +64,8 @@ class TrunkFit:
 def fit_trunk(states: Mapping[str, State], trunk: nn.Module) -> TrunkFit:
     """The part of a file that is a trunk: of the state dicts by container, one prefix.
 
-    The file's names may have any prefix, as in LUPerson's and MoCo's files (`encoder_q.`), and lack
-    the non-local blocks, which start as an identity. timm converts other programs' names, and
-    resizes positions. Of equal places an average, such as `teacher`, is taken.
+    Names may have any prefix, such as MoCo's `encoder_q.`, and lack the non-local blocks, which
+    start as an identity. Of equal places an average, such as `teacher`, is taken.
     """
     size = len(trunk.state_dict())
     places = [(box, prefix) for box, state in states.items() for prefix in _prefixes(state, size)]
@@ -110,10 +108,10 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
     blocks = [n.removesuffix(".1") for n, m in trunk.named_modules() if isinstance(m, NonLocal)]
     moved = [(k, block) for k in expected for block in blocks if k.startswith(f"{block}.0.")]
     behind = {k.replace(f"{block}.0.", f"{block}.", 1): k for k, block in moved}
-    tensors: State = {}
-    placed: dict[str, str] = {}
+    tensors, placed = State(), dict[str, str]()
     given = set(names.values())
-    why = {k: _dropped(k, v) for k, v in inner.items() if k not in given}
+    needed = [k for k, v in inner.items() if k.endswith(".qkv.bias") and v.any()]
+    why = {k: _reason(k) or _TIMMS * (k not in needed) for k in inner if k not in given}
     for name, value in found.items():
         own, original = behind.get(name, name), names.get(name, name)
         if own in expected and expected[own].shape == value.shape:
@@ -127,12 +125,6 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
     needless = {prefix + k: reason for k, reason in why.items() if reason}
     left_over = tuple(prefix + k for k, reason in why.items() if not reason)
     return TrunkFit(tensors, placed, container, prefix, lacks, needless, left_over, note)
-
-
-def _dropped(name: str, value: Tensor) -> str:
-    """Why timm's conversion leaves a tensor out; empty where a model needs it."""
-    is_lost = name.endswith(".qkv.bias") and bool(value.any())
-    return _reason(name) or ("" if is_lost else _TIMMS)
 
 
 def _reason(name: str) -> str:

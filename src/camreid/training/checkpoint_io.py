@@ -19,8 +19,7 @@ from camreid.provenance import versions
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("epoch", "global_step"), int),
     **dict.fromkeys(("state_dict", "hyper_parameters", "loops", "callbacks", "camreid"), Mapping),
-    **dict.fromkeys(("current_model_state", "averaging_state"), Mapping),  # beside an average
-    "MixedPrecision": Mapping,  # the gradient scaler
+    **dict.fromkeys(("current_model_state", "averaging_state", "MixedPrecision"), Mapping),
     **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
 }
 _EXPECTED = "Expected a file of a run folder, such as runs/RUN/checkpoints/best.ckpt."
@@ -103,10 +102,7 @@ def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any])
 
 
 class RunCheckpoints(TorchCheckpointIO):
-    """Reads and writes checkpoint files for the trainer of one run, each whole or not at all.
-
-    States take the form of this run's, and paths of `ModelCheckpoint` are of its own folder.
-    """
+    """Reads and writes whole files for the trainer of a run, with states in the form of its own."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self.trainer = trainer
@@ -124,10 +120,8 @@ class RunCheckpoints(TorchCheckpointIO):
                 raise InputError(f"{path} holds no state to resume. Type init= for its weights.")
         states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         held = {c.state_key: c for c in callbacks if c.state_key in states}
-        own = {
-            "loops": {name: getattr(self.trainer, name).state_dict() for name in _LOOPS},
-            "MixedPrecision": self.trainer.precision_plugin.state_dict(),
-        }
+        loops = {name: getattr(self.trainer, name).state_dict() for name in _LOOPS}
+        own = {"loops": loops, "MixedPrecision": self.trainer.precision_plugin.state_dict()}
         try:
             known |= conform("checkpoint", own, known)
             known["callbacks"] = {key: _restored(c, states[key]) for key, c in held.items()}

@@ -64,10 +64,7 @@ class Distillation:
             raise InputError(found, logit_weight=0, similarity_weight=1)
 
     def __call__(self, batch: Batch, output: ReIDOutput) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of `similarity` and `logit`, where they have weight.
-
-        `logit` is the mean over pairs of a student's head and an image of the teacher's camera.
-        """
+        """Weight and value of `similarity`, and `logit` by head and image of a teacher's camera."""
         images, cameras, config = self._raw(batch.images), batch.cameras, self.config
         parts, heads = self.student.parts(output.features), self.student.remap_heads()
         logits = {name: head(parts[name]) for name, head in heads.items()}  # without margin

@@ -26,16 +26,14 @@ def loss_check(
 
     def check() -> None:
         module._check_loss = bool  # can be pickled
-        values = dict(zip(losses, read(), strict=True))
-        if term := next((name for name, value in values.items() if not value.isfinite()), None):
+        values = dict(zip(losses, read().tolist(), strict=True))
+        if term := next((name for name, v in values.items() if not abs(v) < torch.inf), None):
             metric = module.metric_losses.get(term, (0, lambda own, _: own.sum()))[1]
             heads = {name: metric(own, pids) for name, own in output.embeddings.items()}
             if term == "identity":
-                heads = {
-                    name: identity_loss(output.logits[name], own) for name, own in rows.items()
-                }
+                heads = {k: identity_loss(output.logits[k], own) for k, own in rows.items()}
             where = ", ".join(name for name, value in heads.items() if not value.isfinite())
-            found = f"the {term} loss of {where or 'all heads'} is {float(values[term])}"
+            found = f"the {term} loss of {where or 'all heads'} is {values[term]}"
             raise _stop(module, batch.get("img_paths", ()), pids, found)
 
     return check
@@ -52,9 +50,7 @@ def _stop(module: Any, paths: Any, pids: Tensor, found: str) -> InputError:
         state["batch"] = {"img_paths": names, "pids": pids.cpu()}
         module.on_save_checkpoint(state)
         write_whole(file, lambda draft: torch.save(state, draft))
-        found += (
-            f" in epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}, of images "
-        )
-        found += f"such as {', '.join(names[:3])}. {file} has the state before this step"
+        found += f" in epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}, of images"
+        found += f" such as {', '.join(names[:3])}. {file} has the state before this step"
         remedy |= {"precision": "32-true"} if trainer.precision != "32-true" else {}
     return InputError(f"{found}.", **remedy)

@@ -177,12 +177,9 @@ class ReIDModule(RetrievalModule):
             starting = [r for r in records if r.pid in new]
             self.start_rows(data.eval_dataloader(starting, padded=False))
         val = (r.pid for r in getattr(split, "val", ()) if r.pid > 0)
-        self.provenance = replace(
-            self.provenance,
-            split=getattr(split, "record", None),
-            val_identities=self.provenance.val_identities.union(val),
-            datasets=self.provenance.datasets or getattr(split, "datasets", ()),
-        )
+        old, own = self.provenance, getattr(split, "record", None)
+        seen, named = old.val_identities.union(val), old.datasets or getattr(split, "datasets", ())
+        self.provenance = replace(old, split=own, val_identities=seen, datasets=named)
         self.add_identities(self.labels.pids)
         if records:  # no step checks them
             columns = zip(*((r.pid, r.camera) for r in records), strict=True)

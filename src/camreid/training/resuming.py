@@ -59,9 +59,8 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str | Path, every_n_train_steps: int | None = None) -> None:
-        super().__init__(
-            dirpath, "last", save_on_train_epoch_end=True, enable_version_counter=False
-        )
+        how: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+        super().__init__(dirpath, "last", **how)
         require_whole("every_n_train_steps", every_n_train_steps or 0, least=0)
         self.steps = every_n_train_steps or math.inf
         self.stopped_by: int | None = None

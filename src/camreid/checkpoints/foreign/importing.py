@@ -51,33 +51,24 @@ def import_weights(
     Args:
         path: the file; pickled code in it is not run.
         source: the program that wrote it: `transreid` also for BoT, PersonViT, SOLIDER-REID and
-            CLIP-ReID; `timm` for a trunk alone, such as LUPerson's, TransReID-SSL's, SOLIDER's or
-            CLIP's. The model of a trunk alone has no rows yet.
+            CLIP-ReID; `timm` for a trunk alone, which gives a model without rows.
         model: the name of its architecture, a file of `conf/model/`.
         labels: the identities in row order; without them the head is anonymous. HeadMismatch for
             another number of rows.
-        options: what differs from the config, see `camreid.create_model`; `stem_padding` of the
-            max-pool: 1, or 0 and rounding up as FastReID since November 2020, by default from the
-            names; `allow_partial` imports although keys do not fit or positions are resized, else
-            an InputError.
+        options: of `camreid.create_model`; `stem_padding` of the max-pool (1, or 0 and rounding up
+            as FastReID since November 2020), by default from the names; `allow_partial` imports
+            although keys do not fit or positions are resized, else an InputError.
     """
     return import_file(path, source, model, labels, **options).module
 
 
 def import_file(
-    path: str | Path,
-    source: Source = "fastreid",
-    model: str = "mgn_r50_ibn",
-    labels: LabelMap | None = None,
-    *,
-    stem_padding: int | None = None,
-    allow_partial: bool = False,
-    **options: Any,
+    path: str | Path, source: Source, model: str, labels: Labels = None, **options: Any
 ) -> Import:
     """The model and the account of the keys; see `import_weights`."""
     require_choice("source", source, Source)
-    if stem_padding is not None:
-        options["network__stem_padding"] = stem_padding
+    allow_partial, padding = options.pop("allow_partial", False), options.pop("stem_padding", None)
+    options |= {} if padding is None else {"network__stem_padding": padding}
     states = read_states(path)
     if source == "timm":
         result = _import_trunk(states, model, options)
@@ -107,7 +98,9 @@ def _import_model(file: State, source: Source, model: str, labels: Labels, own: 
     is_torchreid = source == "torchreid"
     names, needless = (torchreid_names(file), {}) if is_torchreid else fastreid_names(file, model)
     state = {own: file[name] for name, own in names.items()}
-    generation = "torchreid" if is_torchreid else _generation(file)
+    releases = {"bnneck": "v0.1.1", ".classifier.weight": "v1.0"}  # by part of a name
+    found = (own for part, own in releases.items() if any(part in name for name in file))
+    generation = "torchreid" if is_torchreid else f"FastReID {next(found, 'v1.3')}"
     rows = _label_map(state, labels)
     module = create_model(model, rows, **{**_options(model, generation, state), **own})
     return _load(module, generation, names, state, needless)
@@ -162,8 +155,8 @@ def _import_trunk(states: Mapping[str, State], model: str, options: Options) -> 
     trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
     loaded = {name: f"{_TRUNK}{own}" for own, name in fit.names.items()}
     left_over, missing = (*fit.left_over, *fit.outside), tuple(_TRUNK + k for k in fit.missing)
-    notes = (fit.describe(),)
-    return Import(module.eval(), "timm", loaded, fit.needless, left_over, missing, notes)
+    account = (loaded, fit.needless, left_over, missing, (fit.describe(),))
+    return Import(module.eval(), "timm", *account)
 
 
 def _trunk_of(module: ReIDModule, source: Source, model: str) -> nn.Module:
@@ -171,13 +164,6 @@ def _trunk_of(module: ReIDModule, source: Source, model: str) -> nn.Module:
     if not isinstance(trunk, nn.Module):
         raise InputError(f"source={source} needs a model with one trunk; model={model} has none.")
     return trunk
-
-
-def _generation(names: State) -> str:
-    if any("bnneck" in name for name in names):
-        return "FastReID v0.1.1"
-    is_older = any(".classifier.weight" in name for name in names)
-    return "FastReID v1.0" if is_older else "FastReID v1.3"
 
 
 def _options(model: str, generation: str, state: State) -> dict[str, Any]:

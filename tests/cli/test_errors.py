@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from camreid.cli.faults import fault
+from camreid.cli.errors import fault
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""An exported ONNX file as a network, run by onnxruntime on the CPU."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camreid.checkpoints.graph import GraphOptions
+from camreid.errors import InputError
+from camreid.models.network import ReIDOutput
+
+
+class Exported(nn.Module):
+    """The network of a file of `export_onnx`, with its `source`; InputError for another file."""
+
+    cameras, device, calibration = (), torch.device("cpu"), None
+    source: str
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        try:
+            start = import_module("onnxruntime").InferenceSession
+            self.session = start(path, providers=["CPUExecutionProvider"])
+            notes = self.session.get_modelmeta().custom_metadata_map
+            self.form, self.source = GraphOptions(**json.loads(notes["form"])), notes["source"]
+            resize, size = notes["resize"].partition(",")[0], json.loads(notes["image_size"])
+        except Exception as error:  # of onnxruntime, or of an older file
+            raise InputError(f"{path} can't be run ({error!r:.200}). Export it again.") from error
+        name = notes["model"]
+        self.config = SimpleNamespace(name=name, image_size=tuple(size), interpolation=resize)
+
+    def forward_raw(self, images: Tensor, cameras: Any = None) -> ReIDOutput:
+        """Features of (B, 3, H, W) pixels in 0..255, in batches of the file's size."""
+        size = len(images) if self.form.batch == "dynamic" else self.form.batch
+        pixels = images.round().byte() if self.form.input == "uint8" else images
+        fed = self.form.feed(F.pad(pixels, (0,) * 7 + (-len(images) % size,))).numpy()
+        name, parts = self.session.get_inputs()[0].name, len(fed) // size
+        found = [self.session.run(["features"], {name: x})[0] for x in np.split(fed, parts)]
+        return ReIDOutput(torch.from_numpy(np.concatenate(found)[: len(images)]), {}, {})
