@@ -248,6 +248,7 @@ def test_a_source_is_of_the_weights(module: ReIDModule, tmp_path: Path) -> None:
     assert FeatureExtractor(tiny_module(LabelMap((5, 4)))).source != own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [

@@ -134,6 +134,7 @@ def test_every_key_of_a_hybrid_file_is_accounted_for(tmp_path: Path) -> None:
     assert imported.module.config.network["stem_padding"] == 1
 
 
+@pytest.mark.slow
 def test_mgn_of_the_first_release_keeps_its_extra_norm(tmp_path: Path) -> None:
     names = [
         ("_head.pool_layer.p", "_pool.0.p"),

@@ -172,6 +172,7 @@ def test_notes_that_no_run_writes_are_refused(note: Content, checkpoint: Path) -
         read_checkpoint(checkpoint)
 
 
+@pytest.mark.slow
 def test_a_file_that_repeats_its_parts_without_end_is_refused(checkpoint: Path) -> None:
     part: list[Any] = [1]
     for _ in range(30):

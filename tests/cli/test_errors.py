@@ -23,6 +23,7 @@ from camreid.cli.errors import fault
         ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "data.instances"),
         (MemoryError(), "data.eval_batch_size"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "data.workers=0"),
         (PermissionError(errno.EACCES, "Permission denied", "r"), "may write to"),
         (FileNotFoundError(errno.ENOENT, "No such file", "r/metrics.csv"), "r/metrics.csv"),
     ],

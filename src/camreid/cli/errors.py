@@ -46,7 +46,7 @@ _SIGNS = {  # in the messages of libraries
     r"bus error|shared memory": "/dev/shm is too small: enlarge it, or type data.workers=0.",
     r"too many open files|ancdata": _FILES,
     r"DataLoader worker": f"A loader process was killed, often for lack of memory. {_MEMORY}",
-    r"MemoryError|allocate|out of memory": _MEMORY,
+    r"MemoryError|allocate|out of memory|failed to map": _MEMORY,
     r"connection (closed|reset) by|gloo|nccl": "Another process of this training has ended.",
 }
 
