@@ -114,6 +114,7 @@ def test_every_example_is_tested() -> None:
     assert {name for name, _ in marker.args[1]} == {p.stem for p in EXAMPLES.glob("*.py")}
 
 
+@pytest.mark.slow
 def test_all_parts_by_target_from_the_command_line(run: Run, market: Path) -> None:
     own = ("--config-dir", EXAMPLES / "conf", "model=mynet")
     data = (f"data.root={market}", "trainer=cpu", "data.workers=0", "data.identities=2")

@@ -103,6 +103,7 @@ def test_mixed_sizes_are_resized_as_the_training_images_are(
         close(extractor(given), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_a_checkpoint_has_one_resize(
     records: Records, paths: list[str], tmp_path: Path, interpolation: str

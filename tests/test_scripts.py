@@ -96,6 +96,7 @@ def test_one_training_at_a_time_on_each_device(start: Start) -> None:
     assert all(a["end"] <= b["start"] for a, b in itertools.pairwise(same))
 
 
+@pytest.mark.slow
 def test_finished_ones_are_skipped_and_failed_ones_continue(start: Start) -> None:
     typed = ("--cameras", "1", "2", "3", "--devices", "cpu")
     code, out = end(start(*typed, "--baselines", "--", "fails=2"))

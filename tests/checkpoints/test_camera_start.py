@@ -58,6 +58,7 @@ def test_trained_statistics_are_kept(plain: Checkpoint, tmp_path: Path) -> None:
     assert not torch.equal(loaded.model(images()).features, expected)
 
 
+@pytest.mark.slow
 def test_an_embedding_is_added_to_a_plain_transformer(tmp_path: Path) -> None:
     options = {"network__backbone": "vit_tiny_patch16_224", "image_size": [64, 32]}
     usual = create_model("vit_base", [4, 8], **options)

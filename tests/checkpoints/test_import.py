@@ -177,6 +177,7 @@ def test_torchreids_resnet_is_read_as_it_is(is_reduced: bool, tmp_path: Path) ->
     assert torch.allclose(output.logits["identity"], logits, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_trunk_alone_has_no_rows_and_starts_a_model(tmp_path: Path) -> None:
     trunk = timm.create_model("resnet50", num_classes=5).state_dict()
     path = write(tmp_path / "lup.pth", {f"base.{k}": v for k, v in trunk.items()}, "state_dict")

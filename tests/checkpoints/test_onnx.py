@@ -150,6 +150,7 @@ def test_a_file_that_differs_is_not_written(
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["network", "exporter", "runtime"])
 def test_an_export_that_fails_ends_in_one_paragraph(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

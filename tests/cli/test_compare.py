@@ -62,6 +62,7 @@ def test_mistakes_are_one_paragraph(command: str, run: Run, runs: list[Path]) ->
     assert own.read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_a_report_is_written_into_the_run_if_its_packages_are_there(
     run: Run, runs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,7 @@ def compare(run: Run, market: Path, *typed: object) -> Ran:
     return run("camreid-compare", *typed, f"data.root={market}", *QUIET, "run_dir=r")
 
 
+@pytest.mark.slow
 def test_checkpoints_that_saw_no_test_identity_get_the_official_test(
     run: Run, market: Path, experts: list[Path]
 ) -> None:
@@ -92,6 +94,7 @@ def test_checkpoints_that_saw_no_test_identity_get_the_official_test(
     assert {path.name for path in Path("r").glob("*/metrics.json")} == {"metrics.json"}
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_dataset_are_tested_on_almost_all_own_images(
     run: Run, records: Records, tmp_path: Path
 ) -> None:
@@ -108,6 +111,7 @@ def test_checkpoints_of_another_dataset_are_tested_on_almost_all_own_images(
     assert f"re-split, {len({r.pid for r in images}) - 2} identities" in ran.out
 
 
+@pytest.mark.slow
 def test_a_run_folder_beside_a_checkpoint_is_tested_anew(
     run: Run, market: Path, experts: list[Path], records: Records
 ) -> None:

@@ -98,6 +98,7 @@ def test_init_recipes_and_anonymous_teachers_go_together(
     assert not found.complete
 
 
+@pytest.mark.slow
 def test_teachers_that_are_refused(student: Run, experts: list[Path], tmp_path: Path) -> None:
     other = imported(tmp_path / "other.ckpt", 3, LabelMap((7001, 7002, 7003)), seed=3)
     anonymous = imported(tmp_path / "anonymous.ckpt", None, LabelMap.anonymous(4), seed=0)

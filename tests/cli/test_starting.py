@@ -40,6 +40,7 @@ def test_identities_of_all_checkpoints(tmp_path: Path) -> None:
         seen_identities([a, checkpoint(tmp_path / "anonymous.ckpt")], ())
 
 
+@pytest.mark.slow
 def test_what_does_not_go_together(train: Run, records: Records) -> None:
     pids = sorted({r.pid for r in (*records.train, *records.query)})
     checkpoint(Path("all.ckpt"), *pids)

@@ -223,6 +223,7 @@ def changed(content: Any, draw: st.DataObject) -> Any:
     return draw.draw(st.sampled_from(VALUES))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.data())
 def test_no_part_of_another_type_ends_in_a_traceback(
