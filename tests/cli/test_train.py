@@ -175,7 +175,7 @@ def test_resume_is_the_uninterrupted_run(passed: Run, train: Run) -> None:
     before = {p: p.stat().st_mtime_ns for p in Path("first/checkpoints").iterdir()}
     for typed, expected in (
         ((last,), "has finished 1 epochs"),
-        (("run_dir=first",), "holds another run"),
+        (("run_dir=first",), "files of a run"),
         ((last, "split.camera=2", "trainer.max_epochs=2", "run_dir=b"), "another split"),
     ):
         ran = train(*common, *typed)
@@ -234,8 +234,8 @@ def test_multirun_over_cameras(passed: Run) -> None:
 
 @pytest.mark.slow
 def test_a_resumed_drop_still_drops(passed: Run, expert: Callable[[], str]) -> None:
-    options = (RESPLIT, f"init={expert()}", "test=false", "data.identities=2")
-    passed(*options, "model.unknown=drop", "run_dir=d")
+    options = (RESPLIT, "test=false", "data.identities=2")
+    passed(*options, f"init={expert()}", "model.unknown=drop", "run_dir=d")
     passed(*options, "resume=d/checkpoints/last.ckpt", "trainer.max_epochs=2")
     kept = read_checkpoint("d/checkpoints/last.ckpt")
     assert (kept.epochs, kept.config.unknown) == (2, "drop")

@@ -167,7 +167,8 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
         if not trainer.interrupted:
             raise
         last = build.run_folder() / "checkpoints" / "last.ckpt"
-        how = f"Continue with the same options and resume={last}" if last.exists() else "Start over"
+        same = "the same options" + " without init=" * bool(config.init)
+        how = f"Continue with {same} and resume={last}" if last.exists() else "Start over"
         if trainer.current_epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps:
             how = f"The training is complete: test it by camreid-evaluate checkpoint={last}"
         show(f"Interrupted after {trainer.current_epoch} whole epochs. {how}.")
