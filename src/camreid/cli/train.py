@@ -167,7 +167,7 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
         if not trainer.interrupted:
             raise
         last = build.run_folder() / "checkpoints" / "last.ckpt"
-        same = "the same options" + " without init=" * bool(config.init)
+        same = "the same options except init="
         how = f"Continue with {same} and resume={last}" if last.exists() else "Start over"
         if trainer.current_epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps:
             how = f"The training is complete: test it by camreid-evaluate checkpoint={last}"
