@@ -34,7 +34,7 @@ class ReIDOutput:
 class FeatureOptions:
     """The features of validation, test and prediction."""
 
-    flip: bool = False  # the mean with the mirror image, whose pixels FastReID normalises twice
+    flip: bool = False  # the mean with the mirror image; FastReID normalises its pixels twice
     normalize: bool = False  # L2-normalised, as cosine distances do anyway
     neck: Side = "after"  # the neck, as in training
 
