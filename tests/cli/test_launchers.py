@@ -133,7 +133,7 @@ def test_jobs_side_by_side_keep_their_results(market: Path, tmp_path: Path) -> N
     command = ("-m", "camreid.cli.train", *joblib, *options, f"data.root={market}", cameras)
     ((code, _, err),) = end(start(*command, folder=tmp_path))
     assert code == 1
-    assert err.count("camreid-train, job 1: camera=99 has no train images") == 1, err
+    assert err.count("camreid-train, job 1: camera=99 has no images") == 1, err
     assert "split.camera=99" in err
     assert "Traceback" not in err
     for job, camera in (("0", 1), ("2", 2)):
