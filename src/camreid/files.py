@@ -73,7 +73,7 @@ def read_plain(text: Any, read: Callable[[Any], Any] = json.loads) -> Any:
     """The content of JSON, or of YAML with `read`; ValueError as from `parts`."""
     try:
         content, *_ = parts(read(text))
-    except (RecursionError, yaml.YAMLError) as error:
+    except (AttributeError, RecursionError, yaml.YAMLError) as error:  # !!timestamp x
         raise ValueError(f"no plain data of at most {_LEVELS} levels: {error}") from error
     return content
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from camreid.errors import InputError, require_number, require_whole
+from camreid.evaluation.features import read_tensors, write_tensors
 from camreid.files import write_whole
 
 _LARGE, _FEW = 10_000, 4  # images from which, and queries up to which, codes save time
@@ -129,9 +128,8 @@ class Gallery:
 
         def write(draft: Path) -> None:
             if path.suffix == ".safetensors":
-                save_file(
-                    {"features": array}, draft, {"source": source, "names": json.dumps(names)}
-                )
+                notes = {"source": source, "names": json.dumps(names)}
+                write_tensors(draft, {"features": self.features}, notes)
             elif path.suffix == ".npz":
                 with draft.open("wb") as file:
                     np.savez(file, features=array, names=np.array(names, str), source=source)
@@ -139,7 +137,9 @@ class Gallery:
                 arrow = import_module("pyarrow")
                 vectors = arrow.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1])
                 columns = {"name": names, "source": [source] * len(names), "feature": vectors}
-                import_module("pyarrow.parquet").write_table(arrow.table(columns), draft)
+                import_module("pyarrow.parquet").write_table(
+                    arrow.table(columns), draft, write_page_checksum=True
+                )
 
         write_whole(path, write)
 
@@ -149,15 +149,17 @@ class Gallery:
         path = require_format(path)
         try:
             if path.suffix == ".safetensors":
-                with safe_open(path, framework="np") as file:
-                    features, notes = file.get_tensor("features"), file.metadata()
-                names, own = json.loads(notes["names"]), notes["source"]
+                tensors, notes = read_tensors(path)
+                features, names = tensors["features"].numpy(), json.loads(notes["names"])
+                own = notes["source"]
             elif path.suffix == ".npz":
                 with np.load(path, allow_pickle=False) as file:
                     features, names = file["features"], file["names"].tolist()
                     own = str(file["source"])
             else:
-                table = import_module("pyarrow.parquet").read_table(path)
+                table = import_module("pyarrow.parquet").read_table(
+                    path, page_checksum_verification=True
+                )
                 features = np.stack(table["feature"].to_numpy())
                 names, own = table["name"].to_pylist(), table["source"][0].as_py()
         except Exception as error:  # of safetensors, zip, NumPy and pyarrow

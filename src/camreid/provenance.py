@@ -23,6 +23,8 @@ _WORDS = {  # of the options of a split
     "val_fraction": "* held out for validation",
     "excluded": "* seen identities not tested",
 }
+# of reading values of other types
+BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _USUAL = {"val_fraction": 0, "by": "identity", "pool": "all"}  # without words
 PIDS, CAMERAS = 10**9, 10**6  # numbers of each dataset, where there are several
 
@@ -63,7 +65,7 @@ class Record:
         """InputError for what `to_json` did not write."""
         try:
             read: Self = _read(cls, content)
-        except (TypeError, KeyError, AttributeError, ValueError, RuntimeError) as error:
+        except BROKEN as error:
             raise InputError(f"the record {cls.__name__} is broken ({error!r}).") from error
         return read
 

@@ -1,5 +1,6 @@
 """An exported ONNX file as a network, run by onnxruntime on the CPU."""
 
+import hashlib
 import json
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,21 @@ from camreid.checkpoints.graph import GraphOptions
 from camreid.errors import InputError
 from camreid.models.network import ReIDOutput
 
+_KEY = b"rJ\n\x06digest\x12@"  # of metadata_props in protobuf, before 64 characters
+
+
+def sealed(content: bytes) -> bytes:
+    """A model with `digest`, the SHA-256 of all before it, at the end of its metadata."""
+    return content + _KEY + hashlib.sha256(content).hexdigest().encode()
+
+
+def read_sealed(path: str | Path) -> bytes:
+    """A file of `sealed`; InputError if any bit of it has changed."""
+    file = Path(path).read_bytes() if Path(path).is_file() else b""
+    if file != sealed(file[: -len(_KEY) - 64]):
+        raise InputError(f"{path} has a wrong checksum or none. Copy or export the file again.")
+    return file
+
 
 class Exported(nn.Module):
     """The network of a file of `export_onnx`, with its `source`; InputError for another file."""
@@ -24,9 +40,10 @@ class Exported(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
+        content = read_sealed(path)
         try:
             start = import_module("onnxruntime").InferenceSession
-            self.session = start(path, providers=["CPUExecutionProvider"])
+            self.session = start(content, providers=["CPUExecutionProvider"])
             notes = self.session.get_modelmeta().custom_metadata_map
             self.form, self.source = GraphOptions(**json.loads(notes["form"])), notes["source"]
             resize, size = notes["resize"].partition(",")[0], json.loads(notes["image_size"])

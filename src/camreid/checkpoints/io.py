@@ -70,7 +70,7 @@ def read_checkpoint(path: str | Path, trusted: Iterable[str] = ()) -> Checkpoint
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
         own, maps = notes.pop("calibration", None), _label_maps(state)
-        calibration = Calibration.from_json(own) if own else None
+        calibration = None if own is None else Calibration.from_json(own)
         done = position(content)
         json.dumps(notes, allow_nan=False)
         read_plain(str(notes.get("config")), yaml.safe_load)

@@ -102,8 +102,7 @@ class FeatureTable:
         tensors = {name: x.contiguous() for name, x in self.tensors.items()}
         paths = {"query_paths": self.query.paths, "gallery_paths": self.gallery.paths}
         metadata = {key: json.dumps(value) for key, value in {**self.notes, **paths}.items()}
-        metadata["digest"] = digest_of(tensors, metadata)
-        write_whole(path, lambda draft: save_file(tensors, draft, metadata))
+        write_whole(path, lambda draft: write_tensors(draft, tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureTable":
@@ -112,7 +111,11 @@ class FeatureTable:
         if not path.is_file():
             raise InputError(f"there are no features at {path}: {_HELP}.")
         try:
-            tensors, notes = (_read_npz if path.suffix == ".npz" else _read)(path)
+            if path.suffix == ".npz":
+                tensors, notes = _read_npz(path)
+            else:
+                tensors, metadata = read_tensors(path)
+                notes = {key: _json(value) for key, value in metadata.items()}
             query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
             if query.features.shape[1] != gallery.features.shape[1]:
                 raise ValueError("query_features and gallery_features differ in D")
@@ -127,14 +130,20 @@ class FeatureTable:
         return cls(query, gallery, notes)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with a checksum, for `read_tensors`."""
+    save_file(tensors, path, {**metadata, "digest": digest_of(tensors, metadata)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; ValueError for a wrong checksum."""
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     digest = metadata.pop("digest", None)  # another tool writes none
     if digest is not None and digest != digest_of(tensors, metadata):
         raise ValueError("its checksum is wrong, so a part of it is damaged; copy it again")
-    return tensors, {key: _json(value) for key, value in metadata.items()}
+    return tensors, metadata
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -15,14 +15,13 @@ from camreid.data import Split
 from camreid.errors import InputError
 from camreid.evaluation import FeatureTable, RankingResult
 from camreid.files import read_plain, write_text
-from camreid.provenance import Dataset
+from camreid.provenance import BROKEN, Dataset
 from camreid.runs.matrix import Matrix
 from camreid.runs.metrics import HeadCheckRecord, Metrics, Record, as_config
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 _METRICS = ("metrics.before.csv", "metrics.csv")
-_BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, csv.Error)
 
 
 class RunFolder:
@@ -63,7 +62,8 @@ class RunFolder:
     def training(self) -> dict[str, Any]:
         """Of the tested weights: `split` and `head_check`, None if unknown, and `config`."""
         if self.metrics and self.metrics.training:
-            return self.metrics.training
+            known = {"split": None, "head_check": None, **self.metrics.training}
+            return {**known, "config": as_config(known.get("config") or {})}
         check = self.head_check.to_json() if self.head_check else None
         split = self.metrics.split if self.metrics and "checkpoint" not in self.config else None
         return {"split": split, "config": self.config, "head_check": check}
@@ -138,7 +138,9 @@ class RunFolder:
     def _record(self, kind: type[R]) -> R | None:
         def parse(text: str) -> R | None:
             record = kind.from_json(read_plain(text))
-            record.tables()  # fails here, not in a reader, where a nested part is missing
+            # fails here, not in a reader, where a nested part is missing
+            used = [name for name, own in vars(kind).items() if isinstance(own, property)]
+            _ = record.tables(), [getattr(record, name) for name in used]
             return record
 
         return _read(self.path / kind.file, parse, None)
@@ -152,6 +154,6 @@ def _logged(text: str) -> list[dict[str, float]]:
 def _read(path: Path, parse: Callable[[str], T], missing: T) -> T:
     try:
         return parse(path.read_text(encoding="utf-8")) if path.exists() else missing
-    except _BROKEN as error:
+    except (*BROKEN, OSError, csv.Error) as error:
         found = f"{path} is not a {path.name} of this version of camreid ({error!r})"
         raise InputError(f"{found}. Run its command again, in another folder.") from error

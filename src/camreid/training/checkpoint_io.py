@@ -12,12 +12,14 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.evaluation.features import digest_of
 from camreid.files import parts, write_whole
 from camreid.models.reading import is_dense, read_content
 from camreid.provenance import versions
 
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("epoch", "global_step"), int),
+    "digest": str,
     **dict.fromkeys(("state_dict", "hyper_parameters", "loops", "callbacks", "camreid"), Mapping),
     **dict.fromkeys(("current_model_state", "averaging_state", "MixedPrecision"), Mapping),
     **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
@@ -53,6 +55,18 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
     return known
 
 
+def checksum(content: Mapping[Any, Any]) -> str:
+    """Hash of the known keys, the same for what is saved and what is read."""
+    tensors, texts = dict[str, Tensor](), dict[str, str]()
+    for i, part in enumerate(parts({k: content[k] for k in _TYPES if k in content})):
+        if isinstance(part, Tensor):
+            tensors[str(i)] = part
+        else:
+            held = len(part) if isinstance(part, Mapping | list | tuple) else repr(part)
+            texts[str(i)] = f"{isinstance(part, Mapping)} {held}"
+    return digest_of(tensors, texts)
+
+
 def _unexpected(value: object) -> str:
     """The first part of a value that is not plain; empty if there is none."""
     try:
@@ -67,7 +81,7 @@ def _unexpected(value: object) -> str:
 
 
 def conform(where: str, own: Any, value: Any) -> Any:
-    """A value of a file in the form of this run's own value; ValueError if it has another form.
+    """A value of a file in the form of this run's own value; InputError if it has another form.
 
     A mapping has the own keys, with the file's values where it has them; a list has the own
     length, a tensor the own shape and layout. Text, and how a step is computed, is the own.
@@ -80,7 +94,7 @@ def conform(where: str, own: Any, value: Any) -> Any:
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
-        raise ValueError(f"{where} is {_form(value)}")
+        raise InputError(f"{where} is {_form(value)}, and {_form(own)} in this run")
     return torch.empty_like(own).copy_(value) if isinstance(own, Tensor) else value
 
 
@@ -109,22 +123,27 @@ class RunCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Replace a local file; until it is written, the one before stays."""
-        write_whole(path, lambda draft: torch.save(checkpoint, draft))
+        content = {**checkpoint, "digest": checksum(checkpoint)}
+        write_whole(path, lambda draft: torch.save(content, draft))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """See `read_file`; InputError also for a file of another run."""
+        """See `read_file`; InputError also for a file of another run, or a changed one."""
         known = read_file(path)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            counts = [len(known.get(key, ())) for key in ("optimizer_states", "lr_schedulers")]
-            if counts != [1, 1] or "fit_loop" not in known.get("loops", {}):
+            if known.pop("digest", None) not in (None, checksum(known)):
+                found = f"{path} has a wrong checksum, so a part of its training state has changed"
+                raise InputError(f"{found}. Copy it again, or type init= for its weights.")
+            states = [known.get(key, ()) for key in ("optimizer_states", "lr_schedulers")]
+            is_one = all(len(own) == 1 and isinstance(own[0], Mapping) for own in states)
+            if not is_one or "fit_loop" not in known.get("loops", {}):
                 raise InputError(f"{path} holds no state to resume. Type init= for its weights.")
-        states, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
-        held = {c.state_key: c for c in callbacks if c.state_key in states}
+        saved, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
+        held = {c.state_key: c for c in callbacks if c.state_key in saved}
         loops = {name: getattr(self.trainer, name).state_dict() for name in _LOOPS}
         own = {"loops": loops, "MixedPrecision": self.trainer.precision_plugin.state_dict()}
         try:
             known |= conform("checkpoint", own, known)
-            known["callbacks"] = {key: _restored(c, states[key]) for key, c in held.items()}
+            known["callbacks"] = {key: _restored(c, saved[key]) for key, c in held.items()}
         except ValueError as error:
             raise InputError(f"{path} does not fit this run: {error}.") from error
         return {**known, "pytorch-lightning_version": versions()["pytorch-lightning"]}

@@ -129,9 +129,9 @@ class ScheduleLR(LRScheduler):
         return {name: v for name, v in super().state_dict().items() if name != "schedule"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From a state of `state_dict`; ValueError for another form."""
+        """From a state of `state_dict`; InputError for another form."""
         super().load_state_dict(conform("lr_schedulers", self.state_dict(), state_dict))
         try:
             self.get_lr()
         except ArithmeticError as error:
-            raise ValueError(f"lr_schedulers gives no learning rate ({error})") from error
+            raise InputError(f"lr_schedulers gives no learning rate ({error})") from error
