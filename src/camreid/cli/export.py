@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from camreid.checkpoints.boxmot import check_pt, write_pt, write_sidecar
+from camreid.checkpoints.boxmot import check_pt, check_sidecar, write_pt, write_sidecar
 from camreid.checkpoints.experts import expert_files
 from camreid.checkpoints.graph import PIXELS, GraphOptions
 from camreid.checkpoints.io import Checkpoint, decision_notes
@@ -22,6 +22,7 @@ def check_export(path: Path) -> None:
     """Run an exported file on its test crop, and show the difference of its features."""
     if not path.is_file():
         raise InputError(f"check={path}: there is no such file.")
+    check_sidecar(path)
     share = (check_pt if path.suffix == ".pt" else check_onnx)(path)
     show(f"{path} gives the features of its export; they differ by {share:.1e} of their norm.")
 
