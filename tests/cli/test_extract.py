@@ -45,7 +45,9 @@ def test_an_interrupted_command_goes_on(
     assert found.source == extractor.source
     torch.testing.assert_close(found.features, plain(extractor, list(found.names)))
     assert "exists" in run(*command, "-o", "f.npz", "run_dir=c").err
+    Path("g.npz.parts/mine").touch()
     assert run(*command, "-o", "g.npz", "run_dir=d", "flip=true").code == 0  # nothing of the parts
+    assert Path("g.npz.parts/mine").exists()
     mirrored = FeatureExtractor("a.ckpt", normalize=True, flip=True)
     torch.testing.assert_close(Gallery.load("g.npz").features, plain(mirrored, list(found.names)))
 

@@ -1,7 +1,7 @@
 """camreid-extract: the features of images as a file."""
 
 import glob
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -46,7 +46,10 @@ def extract_run(config: DictConfig) -> None:
     found = Gallery(extractor.source)
     found.add(torch.cat(features), images)
     found.save(output)
-    shutil.rmtree(parts)
+    for file in parts.glob("[0-9]*-flip-*.safetensors"):
+        file.unlink()
+    with suppress(OSError):  # the folder has other files
+        parts.rmdir()
     show(f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}")
 
 
