@@ -76,7 +76,13 @@ def test_a_csv_that_does_not_fit_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_folder_of_experts_gives_their_features_side_by_side(
     experts: list[Path], records: Records, run: Callable[..., Ran], tmp_path: Path
 ) -> None:
-    save_experts(tmp_path / "e", experts)
+    pattern = f"checkpoint={tmp_path / '*.ckpt'}"
+    ran = run("camreid-export", pattern, "path=e")
+    assert (ran.code, ran.err) == (0, "")
+    assert [*FeatureExtractor("e").experts] == [1, 2]
+    for wrong in ("path=m.onnx", "path=e", "path=g for=boxmot", "path=g input=unit", ""):
+        assert run("camreid-export", pattern, *wrong.split()).code == 1
+        assert not Path("g").exists()
     table = tmp_path / "i.csv"
     table.write_text("path,camera\n" + "".join(f"{r.path},{r.camera}\n" for r in records.query[:3]))
     ran = run("camreid-extract", "checkpoint=e", f"images={table}", "-o", "f.npz", "device=cpu")

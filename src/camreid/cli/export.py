@@ -3,16 +3,18 @@
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from camreid.checkpoints.boxmot import check_pt, write_pt, write_sidecar
-from camreid.checkpoints.experts import expert_files
+from camreid.checkpoints.experts import expert_files, save_experts
 from camreid.checkpoints.graph import PIXELS, GraphOptions
 from camreid.checkpoints.io import Checkpoint, decision_notes
 from camreid.checkpoints.onnx import OPSET, check_onnx, export_onnx, read_metadata
 from camreid.cli.build import run_folder
 from camreid.cli.checkpoints import read_checkpoint
+from camreid.cli.options import matching
 from camreid.cli.terminal import show
 from camreid.errors import InputError
 from camreid.progress import note
@@ -31,6 +33,14 @@ def export_run(config: DictConfig) -> None:
     if config.check is not None:
         raise InputError(f"check={config.check} goes with no other option: type it alone.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
+    checkpoints, form = matching("checkpoint", config.checkpoint), GraphOptions(**_form(config))
+    if checkpoints != [config.checkpoint]:
+        if config.consumer or config.path is None or path.suffix or form != GraphOptions():
+            found = f"checkpoint= names {len(checkpoints)} files, which become a folder of experts"
+            raise InputError(f"{found}: type path=FOLDER, and no other option. Export the folder.")
+        save_experts(path, checkpoints)
+        show(f"Written to {path}: experts of cameras {', '.join(map(str, expert_files(path)))}")
+        return
     if Path(config.checkpoint).is_dir():
         for camera, expert in expert_files(Path(config.checkpoint)).items():
             config.path = str(path.with_stem(f"{path.stem}-c{camera}"))
@@ -59,8 +69,7 @@ def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
     module, split = checkpoint.module(), checkpoint.provenance.split
     notes = {"checkpoint": checkpoint.path, **decision_notes(checkpoint)}
     notes |= {"split": str(split)} if split else {}
-    form = {field.name: config[field.name] for field in fields(GraphOptions)}
-    parity = export_onnx(module, path, notes=notes, **form)
+    parity = export_onnx(module, path, notes=notes, **_form(config))
     if config.consumer == "boxmot":
         write_sidecar(module, path, checkpoint.path)
     (height, width), (name, pixels) = module.config.image_size, PIXELS[config.input][:2]
@@ -77,3 +86,7 @@ def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
         dim = len(json.loads(read_metadata(path)["test_features"]))
         places = {"path": path.resolve(), "batch": 100 if batch == "N" else batch, "dim": dim}
         show(config.paste.format(height=height, width=width, **places).rstrip())
+
+
+def _form(config: DictConfig) -> dict[str, Any]:
+    return {field.name: config[field.name] for field in fields(GraphOptions)}
