@@ -20,6 +20,7 @@ from camreid.files import write_whole
 
 _LARGE, _FEW = 10_000, 4  # images from which, and queries up to which, codes save time
 _BLOCK, _MANY = 64, 256  # queries of a product; queries from which faiss is faster
+_PRODUCT = "_weight_int8pack_mm"  # of codes; not public, so it may be gone in another torch
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,9 @@ class Gallery:
         if not k:
             raise InputError("the gallery is empty; add features to it first.")
         if len(queries) >= _MANY and find_spec("faiss"):
-            search = import_module("faiss").knn  # metric 0: inner product
-            found = search(queries.numpy(), self.features.numpy(), k, 0)
-            parts: list[Any] = [map(torch.from_numpy, found)]
-        elif 0 < len(queries) <= _FEW and len(self) >= _LARGE:
+            both = queries.numpy(), self.features.numpy()  # 0: inner product
+            parts: list[Any] = [map(torch.from_numpy, import_module("faiss").knn(*both, k, 0))]
+        elif 0 < len(queries) <= _FEW and len(self) >= _LARGE and hasattr(torch, _PRODUCT):
             parts = [self._by_codes(query, k) for query in queries]
         else:
             parts = [(q @ self.features.T).topk(k) for q in torch.split(queries, _BLOCK)]
@@ -98,7 +98,7 @@ class Gallery:
         """
         codes, scales, error = self._codes
         rounded = F.pad(query, (0, codes.shape[1] - len(query))).bfloat16()
-        rough = torch._weight_int8pack_mm(rounded[None], codes, scales)[0].float()
+        rough = getattr(torch, _PRODUCT)(rounded[None], codes, scales)[0].float()
         error += (query - rounded[: len(query)].float()).norm().item() + 2**-7
         near = (rough >= rough.topk(k).values[-1] - 2 * error).nonzero()[:, 0]
         scores, place = (query[None] @ self.features[near].T).topk(k)
@@ -126,9 +126,9 @@ class Gallery:
         path, source = require_format(path), self.source or ""
         array, names = self.features.numpy(), [*self.names]
 
-        def write(draft: Path) -> None:
+        def fill(draft: Path) -> None:
             if path.suffix == ".safetensors":
-                notes = {"source": source, "names": json.dumps(names)}
+                notes = {"source": json.dumps(source), "names": json.dumps(names)}
                 write_tensors(draft, {"features": self.features}, notes)
             elif path.suffix == ".npz":
                 with draft.open("wb") as file:
@@ -137,11 +137,10 @@ class Gallery:
                 arrow = import_module("pyarrow")
                 vectors = arrow.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1])
                 columns = {"name": names, "source": [source] * len(names), "feature": vectors}
-                import_module("pyarrow.parquet").write_table(
-                    arrow.table(columns), draft, write_page_checksum=True
-                )
+                write = import_module("pyarrow.parquet").write_table
+                write(arrow.table(columns), draft, write_page_checksum=True)
 
-        write_whole(path, write)
+        write_whole(path, fill)
 
     @classmethod
     def load(cls, path: str | Path, source: str | None = None) -> "Gallery":
@@ -150,22 +149,20 @@ class Gallery:
         try:
             if path.suffix == ".safetensors":
                 tensors, notes = read_tensors(path)
-                features, names = tensors["features"].numpy(), json.loads(notes["names"])
-                own = notes["source"]
+                features, names, own = tensors["features"], notes["names"], notes["source"]
             elif path.suffix == ".npz":
                 with np.load(path, allow_pickle=False) as file:
                     features, names = file["features"], file["names"].tolist()
                     own = str(file["source"])
             else:
-                table = import_module("pyarrow.parquet").read_table(
-                    path, page_checksum_verification=True
-                )
+                read = import_module("pyarrow.parquet").read_table
+                table = read(path, page_checksum_verification=True)
                 features = np.stack(table["feature"].to_numpy())
                 names, own = table["name"].to_pylist(), table["source"][0].as_py()
         except Exception as error:  # of safetensors, zip, NumPy and pyarrow
             raise InputError(f"{path} is no gallery of camreid ({error!r:.200}).") from error
         found = cls(own or None)
-        found.add(torch.from_numpy(features), names, source)
+        found.add(torch.as_tensor(features), names, source)
         return found
 
 

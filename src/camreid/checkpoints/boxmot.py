@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import torch
 from camreid.checkpoints.foreign.importing import import_weights
 from camreid.checkpoints.graph import Graph, compare, read_test
 from camreid.errors import InputError
-from camreid.files import read_plain, write_text, write_whole
+from camreid.files import write_text, write_whole
 from camreid.models.reading import read_content
-from camreid.provenance import BROKEN
 from camreid.training.module import ReIDModule
 
 _NAMES = {"backbone.trunk.": "", "projection.": "fc.", "heads.identity.": "classifier."}
@@ -24,15 +22,6 @@ def write_sidecar(module: ReIDModule, path: Path, checkpoint: str) -> None:
     files = {"source_sha256": Path(checkpoint), "artifact_sha256": path}
     digests = {k: hashlib.sha256(p.read_bytes()).hexdigest() for k, p in files.items()}
     write_text(f"{path}.metadata.json", json.dumps({**_describe(module), **digests}, indent=2))
-
-
-def check_sidecar(path: Path) -> None:
-    """InputError if there is a sidecar of the file at `path`, and it is broken or of another."""
-    sidecar, digest = Path(f"{path}.metadata.json"), hashlib.sha256(path.read_bytes()).hexdigest()
-    with suppress(*BROKEN):
-        if not sidecar.is_file() or read_plain(sidecar.read_bytes())["artifact_sha256"] == digest:
-            return
-    raise InputError(f"{sidecar} is broken or not of {path}. Copy or export both again.")
 
 
 def write_pt(module: ReIDModule, path: Path) -> None:

@@ -1,6 +1,5 @@
 """An exported ONNX file as a network, run by onnxruntime on the CPU."""
 
-import hashlib
 import json
 from importlib import import_module
 from pathlib import Path
@@ -13,23 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camreid.checkpoints.graph import GraphOptions
+from camreid.checkpoints.onnx import read_metadata
 from camreid.errors import InputError
 from camreid.models.network import ReIDOutput
-
-_KEY = b"rJ\n\x06digest\x12@"  # of metadata_props in protobuf, before 64 characters
-
-
-def sealed(content: bytes) -> bytes:
-    """A model with `digest`, the SHA-256 of all before it, at the end of its metadata."""
-    return content + _KEY + hashlib.sha256(content).hexdigest().encode()
-
-
-def read_sealed(path: str | Path) -> bytes:
-    """A file of `sealed`; InputError if any bit of it has changed."""
-    file = Path(path).read_bytes() if Path(path).is_file() else b""
-    if file != sealed(file[: -len(_KEY) - 64]):
-        raise InputError(f"{path} has a wrong checksum or none. Copy or export the file again.")
-    return file
 
 
 class Exported(nn.Module):
@@ -40,11 +25,10 @@ class Exported(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        content = read_sealed(path)
+        notes = read_metadata(path)
         try:
             start = import_module("onnxruntime").InferenceSession
-            self.session = start(content, providers=["CPUExecutionProvider"])
-            notes = self.session.get_modelmeta().custom_metadata_map
+            self.session = start(path, providers=["CPUExecutionProvider"])
             self.form, self.source = GraphOptions(**json.loads(notes["form"])), notes["source"]
             resize, size = notes["resize"].partition(",")[0], json.loads(notes["image_size"])
         except Exception as error:  # of onnxruntime, or of an older file

@@ -1,5 +1,6 @@
 """ONNX files from pixels to features, compared with PyTorch by onnxruntime."""
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from camreid import __version__
-from camreid.checkpoints.exported import read_sealed, sealed
 from camreid.checkpoints.graph import PIXELS, Graph, GraphOptions, Input, compare, read_test
 from camreid.errors import InputError
 from camreid.files import write_whole
@@ -59,7 +59,9 @@ def export_onnx(
         graph = Graph(module, options)
         proto = _trace(graph)
         _describe(proto, {**_metadata(module, options), **graph.evidence(), **(notes or {})})
-        content = sealed(proto.SerializeToString())
+        digest = hashlib.sha256(proto.SerializeToString()).hexdigest()
+        proto.metadata_props.add(key="digest", value=digest)
+        content = proto.SerializeToString()
         parity = _check(graph, content)
         write_whole(path, lambda draft: draft.write_bytes(content))
     except InputError:
@@ -77,7 +79,14 @@ def export_onnx(
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata of a file of `export_onnx`; InputError if any part of the file has changed."""
-    proto = import_module("onnx").load_model_from_string(read_sealed(path))
+    try:
+        proto = import_module("onnx").load_model(path, load_external_data=False)
+        proto.metadata_props.remove(digest := proto.metadata_props[-1])
+        found = hashlib.sha256(proto.SerializeToString()).hexdigest()
+    except Exception as error:  # of protobuf
+        raise InputError(f"{path} cannot be read as ONNX ({error}).") from error
+    if (digest.key, digest.value) != ("digest", found):
+        raise InputError(f"{path} has a wrong checksum or none. Copy or export the file again.")
     return {prop.key: prop.value for prop in proto.metadata_props}
 
 
@@ -89,7 +98,7 @@ def check_onnx(path: Path) -> float:
         crop, expected = read_test(metadata)
         batch = 1 if options.batch == "dynamic" else options.batch
         fed = options.feed(crop.expand(batch, -1, -1, -1))
-        features = _run(read_sealed(path), ["features"], fed)[0][:1]
+        features = _run(path.read_bytes(), ["features"], fed)[0][:1]
     except Exception as error:  # of onnxruntime, or a file without a test
         raise InputError(f"{path} gives no features of a test crop ({error!r:.300}).") from error
     return compare("features", features, expected, TOLERANCE[options.precision])

@@ -90,7 +90,7 @@ def read_states(path: str | Path, option: str = "path") -> dict[str, State]:
 
 def preference(name: str) -> int:
     """0 for the dotted name of an average, 2 for that of a second network, else 1."""
-    if re.search(r"(\b|_)(teacher|ema|target)(\b|_)", name):
+    if re.search(r"(\b|_)(teacher|ema|target|swa|avg|averaged?)(\b|_)", name):
         return 0
     return 2 if re.search(r"\b(student|encoder_k|momentum_encoder)\b", name) else 1
 
@@ -109,6 +109,12 @@ def is_dense(value: Tensor) -> bool:
     """Whether a tensor holds all of its values, so that it is no larger than its file."""
     other = value.layout != torch.strided, value.is_nested, value.is_quantized, value.is_meta
     return not any(other) and value.nbytes <= value.untyped_storage().nbytes()
+
+
+def is_alike(value: Tensor, own: Tensor) -> bool:
+    """Whether a tensor of a file can stand for a model's: shape, kind, and no NaN or infinity."""
+    is_kind = value.is_floating_point() or not own.is_floating_point()
+    return value.shape == own.shape and is_kind and bool(value.float().isfinite().all())
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -95,8 +95,6 @@ class Metrics(Record):
         as_config(trained.get("config") or {})
         if check := trained.get("head_check"):
             HeadCheckRecord.from_json(check).tables()[0].rows[0]
-        for split in filter(None, (self.split, trained.get("split"))):
-            provenance.SplitRecord.from_json(split)
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
         if pairs and 1 < len(pairs["cameras"]) <= MOST:

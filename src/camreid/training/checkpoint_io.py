@@ -57,14 +57,10 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
 
 def checksum(content: Mapping[Any, Any]) -> str:
     """Hash of the known keys, the same for what is saved and what is read."""
-    tensors, texts = dict[str, Tensor](), dict[str, str]()
-    for i, part in enumerate(parts({k: content[k] for k in _TYPES if k in content})):
-        if isinstance(part, Tensor):
-            tensors[str(i)] = part
-        else:
-            held = len(part) if isinstance(part, Mapping | list | tuple) else repr(part)
-            texts[str(i)] = f"{isinstance(part, Mapping)} {held}"
-    return digest_of(tensors, texts)
+    listed = {str(i): part for i, part in enumerate(parts({k: content.get(k) for k in _TYPES}))}
+    tensors = {i: part for i, part in listed.items() if isinstance(part, Tensor)}
+    sizes = {i: f"of {len(p)}" for i, p in listed.items() if isinstance(p, Mapping | list | tuple)}
+    return digest_of(tensors, {i: repr(p) for i, p in listed.items() if i not in tensors} | sizes)
 
 
 def _unexpected(value: object) -> str:

@@ -12,7 +12,7 @@ from camreid.checkpoints.foreign.names import fastreid_names, torchreid_names, t
 from camreid.errors import HeadMismatch, InputError, require_choice
 from camreid.labels import LabelMap
 from camreid.models.presets import read_model
-from camreid.models.reading import read_states
+from camreid.models.reading import is_alike, read_states
 from camreid.models.weights import fit_trunk, unmatched
 from camreid.training.module import ReIDModule, create_model
 
@@ -109,7 +109,7 @@ def _import_model(file: State, source: Source, model: str, labels: Labels, own: 
 def _load(module: ReIDModule, generation: str, names: Names, state: State, why: Names) -> Import:
     """Load tensors by camreid's names; `names` has camreid's name by the file's."""
     own = module.model.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    fits = {k: v for k, v in state.items() if k in own and is_alike(v, own[k])}
     module.model.load_state_dict({**own, **fits})
     # not in every file, from the labels, of the backbone
     optional = ("num_batches_tracked", ".pids", "pixel_norm.mean", "pixel_norm.std")
