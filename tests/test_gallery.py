@@ -1,5 +1,6 @@
 """Galleries: search, and files that do not mix models."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,29 @@ def test_no_query_and_no_image() -> None:
     made = Gallery("a-1")
     made.add(torch.ones(1, 16), ["a"])
     assert made.search(torch.empty(0, 16)).scores.shape == (0, 1)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "parquet"])
+def test_a_flipped_bit_changes_nothing_or_is_refused(
+    suffix: str, gallery: Gallery, tmp_path: Path
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    path, chance, refused = tmp_path / f"g.{suffix}", random.Random(0), 0
+    gallery.save(path)
+    whole, expected = path.read_bytes(), Gallery.load(path)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            read = Gallery.load(path)
+        except InputError:
+            refused += 1
+        else:
+            assert torch.equal(read.features, expected.features)
+            assert (read.names, read.source) == (expected.names, expected.source)
+    assert refused > 75
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x80" * 64])

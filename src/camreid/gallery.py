@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
 from camreid.errors import InputError, require_number, require_whole
-from camreid.evaluation.features import read_tensors, write_tensors
+from camreid.evaluation.features import digest_of, read_tensors
 from camreid.files import write_whole
 
 _LARGE, _FEW = 10_000, 4  # images from which, and queries up to which, codes save time
@@ -126,21 +127,21 @@ class Gallery:
         path, source = require_format(path), self.source or ""
         array, names = self.features.numpy(), [*self.names]
 
-        def fill(draft: Path) -> None:
+        def write(draft: Path) -> None:
             if path.suffix == ".safetensors":
                 notes = {"source": json.dumps(source), "names": json.dumps(names)}
-                write_tensors(draft, {"features": self.features}, notes)
+                notes["digest"] = digest_of({"features": self.features}, notes)
+                save_file({"features": self.features}, draft, notes)
             elif path.suffix == ".npz":
                 with draft.open("wb") as file:
                     np.savez(file, features=array, names=np.array(names, str), source=source)
             else:
-                arrow = import_module("pyarrow")
+                arrow, parquet = map(import_module, ("pyarrow", "pyarrow.parquet"))
                 vectors = arrow.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1])
                 columns = {"name": names, "source": [source] * len(names), "feature": vectors}
-                write = import_module("pyarrow.parquet").write_table
-                write(arrow.table(columns), draft, write_page_checksum=True)
+                parquet.write_table(arrow.table(columns), draft, write_page_checksum=True)
 
-        write_whole(path, fill)
+        write_whole(path, write)
 
     @classmethod
     def load(cls, path: str | Path, source: str | None = None) -> "Gallery":
@@ -149,20 +150,21 @@ class Gallery:
         try:
             if path.suffix == ".safetensors":
                 tensors, notes = read_tensors(path)
-                features, names, own = tensors["features"], notes["names"], notes["source"]
+                features = tensors["features"].numpy()
+                names, own = notes["names"], notes["source"]
             elif path.suffix == ".npz":
-                with np.load(path, allow_pickle=False) as file:
+                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                     features, names = file["features"], file["names"].tolist()
                     own = str(file["source"])
             else:
-                read = import_module("pyarrow.parquet").read_table
-                table = read(path, page_checksum_verification=True)
+                parquet = import_module("pyarrow.parquet")
+                table = parquet.read_table(path, page_checksum_verification=True)
                 features = np.stack(table["feature"].to_numpy())
                 names, own = table["name"].to_pylist(), table["source"][0].as_py()
         except Exception as error:  # of safetensors, zip, NumPy and pyarrow
             raise InputError(f"{path} is no gallery of camreid ({error!r:.200}).") from error
         found = cls(own or None)
-        found.add(torch.as_tensor(features), names, source)
+        found.add(torch.from_numpy(features), names, source)
         return found
 
 

@@ -23,7 +23,6 @@ _WORDS = {  # of the options of a split
     "val_fraction": "* held out for validation",
     "excluded": "* seen identities not tested",
 }
-# of reading values of other types
 BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _USUAL = {"val_fraction": 0, "by": "identity", "pool": "all"}  # without words
 PIDS, CAMERAS = 10**9, 10**6  # numbers of each dataset, where there are several

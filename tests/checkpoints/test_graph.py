@@ -154,6 +154,11 @@ def test_the_command_checks_and_refuses(run: Callable[..., Ran], exported: bytes
     ran = run("camreid-export", "check=m.onnx")
     assert (ran.code, ran.err) == (0, "")
     assert "gives the features" in ran.out
+    digest = hashlib.sha256(exported).hexdigest()
+    for found, code in ((digest, 0), (digest[::-1], 1)):
+        Path("m.onnx.metadata.json").write_text(json.dumps({"artifact_sha256": found}))
+        assert run("camreid-export", "check=m.onnx").code == code
+    Path("m.onnx.metadata.json").unlink()
     Path("m.onnx").write_bytes(exported[:-100])
     for path in ("m.onnx", "gone.onnx", "gone.pt", "text.pt"):
         ran = run("camreid-export", f"check={path}")
@@ -161,3 +166,12 @@ def test_the_command_checks_and_refuses(run: Callable[..., Ran], exported: bytes
         assert path in ran.err
         assert ran.err.count("\n") == 1
     assert {p.name for p in Path().iterdir()} == {"m.onnx", "text.pt"}
+
+
+def test_a_flipped_bit_is_refused_by_the_extractor(exported: bytes, tmp_path: Path) -> None:
+    for place in range(50, len(exported), len(exported) // 20):
+        damaged = bytearray(exported)
+        damaged[place] ^= 4
+        (tmp_path / "m.onnx").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"m\.onnx (has a wrong checksum|cannot be read)"):
+            FeatureExtractor(tmp_path / "m.onnx")

@@ -112,9 +112,10 @@ def test_an_unpacked_file_can_be_packed_again(tmp_path: Path) -> None:
 
 
 def test_tensors_that_are_not_dense_are_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": {"a": torch.zeros(2).to_sparse()}}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match="no dense tensors"):
-        read_states(tmp_path / "w.pth")
+    for tensor in (torch.zeros(2).to_sparse(), torch.zeros(2).cfloat(), torch.ones(1).expand(9)):
+        torch.save({"state_dict": {"a": tensor}}, tmp_path / "w.pth")
+        with pytest.raises(InputError, match="no dense real tensors"):
+            read_states(tmp_path / "w.pth")
 
 
 def test_a_flipped_bit_changes_nothing_or_is_refused(tmp_path: Path) -> None:

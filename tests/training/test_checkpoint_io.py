@@ -171,6 +171,7 @@ def first_moments(content: dict[str, Any]) -> dict[str, Any]:
 
 BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "moments of another shape": lambda c: first_moments(c).update(exp_avg=torch.zeros(2, 3)),
+    "an optimizer that is a number": lambda c: c.update(optimizer_states=[-0.5]),
     "a step that is a list": lambda c: first_moments(c).update(step=[1]),
     "a state that is a number": lambda c: c["optimizer_states"][0].update(state=3),
     "no parameter groups": lambda c: c["optimizer_states"][0].update(param_groups=[]),
@@ -190,8 +191,32 @@ def test_states_of_another_form_are_refused(
     content = copy.deepcopy(trained)
     BROKEN[how](content)
     torch.save(content, tmp_path / "given.ckpt")
-    with pytest.raises(ValueError, match=r"optimizer_states|lr_schedulers|given.ckpt|record"):
+    with pytest.raises(InputError, match=r"optimizer_states|lr_schedulers|EarlyStop|ckpt|record"):
         fit(records, tmp_path, tmp_path / "given.ckpt")
+
+
+CHANGED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "other moments": lambda c: first_moments(c)["exp_avg"].add_(1e-6),
+    "another count": lambda c: c["loops"]["fit_loop"]["epoch_progress"]["total"].update(ready=2),
+    "a missing part": lambda c: c["lr_schedulers"][0].pop("base_lrs"),
+    "another weight": lambda c: c["state_dict"]["model.neck.bias"].add_(1e-6),
+}
+
+
+@pytest.mark.parametrize("how", CHANGED)
+def test_a_changed_training_state_is_refused(
+    how: str, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = pl.Trainer(accelerator="cpu", logger=False, barebones=True)
+    files = RunCheckpoints(trainer)
+    files.save_checkpoint(trained, tmp_path / "c.ckpt")
+    content = torch.load(tmp_path / "c.ckpt", weights_only=True)
+    CHANGED[how](content)
+    torch.save(content, tmp_path / "c.ckpt")
+    files.load_checkpoint(tmp_path / "c.ckpt")  # for a test of its weights
+    trainer.state.fn = TrainerFn.FITTING
+    with pytest.raises(InputError, match=r"c\.ckpt has a wrong checksum"):
+        files.load_checkpoint(tmp_path / "c.ckpt")
 
 
 def test_missing_and_unknown_keys_do_not_end_a_resumed_run(

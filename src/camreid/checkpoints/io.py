@@ -18,7 +18,7 @@ from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
 from camreid.models.pixels import Pixels
-from camreid.provenance import Provenance, versions
+from camreid.provenance import BROKEN, Provenance, versions
 from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import read_file
 from camreid.training.module import ReIDModule
@@ -70,11 +70,11 @@ def read_checkpoint(path: str | Path, trusted: Iterable[str] = ()) -> Checkpoint
     try:
         provenance = Provenance.from_json(notes.pop("provenance"))
         own, maps = notes.pop("calibration", None), _label_maps(state)
-        calibration = None if own is None else Calibration.from_json(own)
+        calibration = Calibration.from_json(own) if own else None
         done = position(content)
         json.dumps(notes, allow_nan=False)
         read_plain(str(notes.get("config")), yaml.safe_load)
-    except (ValueError, TypeError) as error:
+    except BROKEN as error:
         raise InputError(f"{path} is no checkpoint that a run wrote: {error}") from error
     cameras = {int(n[1:]): m for n, m in maps.items() if re.fullmatch(r"c\d{1,9}", n)}
     kept = (LabelMap.union(maps.values()), cameras, provenance, *done, calibration, notes)

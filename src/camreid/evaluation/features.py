@@ -92,7 +92,8 @@ class FeatureTable:
         tensors = {name: x.contiguous() for name, x in self.tensors.items()}
         paths = {"query_paths": self.query.paths, "gallery_paths": self.gallery.paths}
         metadata = {key: json.dumps(value) for key, value in {**self.notes, **paths}.items()}
-        write_whole(path, lambda draft: write_tensors(draft, tensors, metadata))
+        metadata["digest"] = digest_of(tensors, metadata)
+        write_whole(path, lambda draft: save_file(tensors, draft, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureTable":
@@ -114,11 +115,6 @@ class FeatureTable:
             found = f"{path} ({path.stat().st_size} bytes) cannot be read as features"
             raise InputError(f"{found}: {type(error).__name__}: {error}; {_HELP}.") from error
         return cls(query, gallery, notes)
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file for `read_tensors`; the metadata are JSON."""
-    save_file(tensors, path, {**metadata, "digest": digest_of(tensors, metadata)})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -83,8 +83,9 @@ def read_states(path: str | Path, option: str = "path") -> dict[str, State]:
         raise InputError(f"no file at {option}={path}.", **{option: "FILE"})
     content = read_content(path)
     found = dict(_states("", content)) if isinstance(content, Mapping) else {}
-    if not found or not all(is_dense(v) for state in found.values() for v in state.values()):
-        raise InputError(f"{option}={path} holds no dense tensors by name, as a state dict does.")
+    tensors = [v for state in found.values() for v in state.values()]
+    if not found or not all(is_dense(v) and not v.is_complex() for v in tensors):
+        raise InputError(f"{option}={path} holds no dense real tensors by name, as a state dict.")
     return dict(sorted(found.items(), key=lambda item: preference(item[0])))
 
 
@@ -109,12 +110,6 @@ def is_dense(value: Tensor) -> bool:
     """Whether a tensor holds all of its values, so that it is no larger than its file."""
     other = value.layout != torch.strided, value.is_nested, value.is_quantized, value.is_meta
     return not any(other) and value.nbytes <= value.untyped_storage().nbytes()
-
-
-def is_alike(value: Tensor, own: Tensor) -> bool:
-    """Whether a tensor of a file can stand for a model's: shape, kind, and no NaN or infinity."""
-    is_kind = value.is_floating_point() or not own.is_floating_point()
-    return value.shape == own.shape and is_kind and bool(value.float().isfinite().all())
 
 
 def _unreadable(path: Path, error: Exception) -> str:

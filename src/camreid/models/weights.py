@@ -14,7 +14,7 @@ from torch import nn
 
 from camreid.errors import InputError
 from camreid.models.human import TRUNKS, timm_names
-from camreid.models.reading import State, is_alike, preference, read_states
+from camreid.models.reading import State, preference, read_states
 from camreid.models.resnet import NonLocal
 from camreid.progress import note
 
@@ -114,7 +114,7 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
     why = {k: _reason(k) or _TIMMS * (k not in needed) for k in inner if k not in given}
     for name, value in found.items():
         own, original = behind.get(name, name), names.get(name, name)
-        if own in expected and is_alike(value, expected[own]):
+        if own in expected and expected[own].shape == value.shape:
             tensors[own], placed[own] = value, prefix + original
         else:
             why[original] = "" if own in expected else _reason(name)
@@ -205,5 +205,4 @@ def unmatched(missing: Sequence[str], left_over: Sequence[str]) -> str:
     """The number of tensors that do not fit, with examples."""
     lacks, more = (", ".join(names[:3])[:300] or "none" for names in (missing, left_over))
     counts = f"{len(missing)} of the model's tensors are missing ({lacks})"
-    counts += f" and {len(left_over)} of the file's are left over ({more})"
-    return f"{counts}, by name, shape and kind, or NaN"
+    return f"{counts} and {len(left_over)} of the file's are left over ({more})"

@@ -62,8 +62,7 @@ class RunFolder:
     def training(self) -> dict[str, Any]:
         """Of the tested weights: `split` and `head_check`, None if unknown, and `config`."""
         if self.metrics and self.metrics.training:
-            known = {"split": None, "head_check": None, **self.metrics.training}
-            return {**known, "config": as_config(known.get("config") or {})}
+            return self.metrics.training
         check = self.head_check.to_json() if self.head_check else None
         split = self.metrics.split if self.metrics and "checkpoint" not in self.config else None
         return {"split": split, "config": self.config, "head_check": check}

@@ -29,7 +29,7 @@ class Record(provenance.Record):
 
 def as_config(content: Any) -> dict[str, Any]:
     """A config as a dict of its groups; TypeError or ValueError for another form."""
-    return {**content, **{k: dict(content[k]) for k in ("model", "data") if content.get(k)}}
+    return {**content, **{k: {**content[k]} for k in ("model", "data") if content.get(k)}}
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,12 @@ class Metrics(Record):
 
     def tables(self, title: str = "Test") -> list[Table]:
         """Scores by protocol, mAP by camera pair, thresholds and reliability."""
-        trained = self.training or {}
-        as_config(trained.get("config") or {})
-        if check := trained.get("head_check"):
+        trained = self.training or {"split": None, "config": {}, "head_check": None}
+        as_config(trained["config"])
+        if check := trained["head_check"]:
             HeadCheckRecord.from_json(check).tables()[0].rows[0]
+        if split := trained["split"]:
+            provenance.SplitRecord.from_json(split)
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
         if pairs and 1 < len(pairs["cameras"]) <= MOST:

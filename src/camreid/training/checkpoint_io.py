@@ -59,8 +59,10 @@ def checksum(content: Mapping[Any, Any]) -> str:
     """Hash of the known keys, the same for what is saved and what is read."""
     listed = {str(i): part for i, part in enumerate(parts({k: content.get(k) for k in _TYPES}))}
     tensors = {i: part for i, part in listed.items() if isinstance(part, Tensor)}
-    sizes = {i: f"of {len(p)}" for i, p in listed.items() if isinstance(p, Mapping | list | tuple)}
-    return digest_of(tensors, {i: repr(p) for i, p in listed.items() if i not in tensors} | sizes)
+    held = {i: part for i, part in listed.items() if isinstance(part, Mapping | list | tuple)}
+    sizes = {i: f"{isinstance(part, Mapping)} {len(part)}" for i, part in held.items()}
+    texts = {i: repr(listed[i]) for i in listed.keys() - tensors.keys() - held.keys()}
+    return digest_of(tensors, sizes | texts)
 
 
 def _unexpected(value: object) -> str:
@@ -130,18 +132,15 @@ class RunCheckpoints(TorchCheckpointIO):
                 found = f"{path} has a wrong checksum, so a part of its training state has changed"
                 raise InputError(f"{found}. Copy it again, or type init= for its weights.")
             states = [known.get(key, ()) for key in ("optimizer_states", "lr_schedulers")]
-            is_one = all(len(own) == 1 and isinstance(own[0], Mapping) for own in states)
-            if not is_one or "fit_loop" not in known.get("loops", {}):
+            one = [[isinstance(state, Mapping) for state in own] for own in states]
+            if one != [[True], [True]] or "fit_loop" not in known.get("loops", {}):
                 raise InputError(f"{path} holds no state to resume. Type init= for its weights.")
         saved, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         held = {c.state_key: c for c in callbacks if c.state_key in saved}
         loops = {name: getattr(self.trainer, name).state_dict() for name in _LOOPS}
         own = {"loops": loops, "MixedPrecision": self.trainer.precision_plugin.state_dict()}
-        try:
-            known |= conform("checkpoint", own, known)
-            known["callbacks"] = {key: _restored(c, saved[key]) for key, c in held.items()}
-        except ValueError as error:
-            raise InputError(f"{path} does not fit this run: {error}.") from error
+        known |= conform(str(path), own, known)
+        known["callbacks"] = {key: _restored(c, saved[key]) for key, c in held.items()}
         return {**known, "pytorch-lightning_version": versions()["pytorch-lightning"]}
 
 

@@ -218,8 +218,7 @@ class ReIDModule(RetrievalModule):
         """Read provenance and calibration; the rows of the file were started."""
         notes = checkpoint.get("camreid", {})
         self.provenance = Provenance.from_json(notes.get("provenance"))
-        own = notes.get("calibration")
-        self.calibration = None if own is None else Calibration.from_json(own)
+        self.calibration = Calibration.from_json(own) if (own := notes.get("calibration")) else None
         self.rows_started = True
         if self._trainer is not None and self.trainer.training:
             resume(self.trainer, checkpoint)

@@ -12,7 +12,7 @@ from camreid.checkpoints.foreign.names import fastreid_names, torchreid_names, t
 from camreid.errors import HeadMismatch, InputError, require_choice
 from camreid.labels import LabelMap
 from camreid.models.presets import read_model
-from camreid.models.reading import is_alike, read_states
+from camreid.models.reading import read_states
 from camreid.models.weights import fit_trunk, unmatched
 from camreid.training.module import ReIDModule, create_model
 
@@ -81,6 +81,8 @@ def import_file(
         notes = [f"taken from {container}"] if container else []
         notes += [f"{', '.join(same)} has the same names"] if same else []
         result = replace(result, notes=tuple(notes))
+    if nan := [k for k, v in result.module.state_dict().items() if not v.isfinite().all()]:
+        raise InputError(f"{path}: {len(nan)} tensors hold NaN or infinite values ({nan[0]}).")
     missing = [k for k in result.missing if not k.startswith("heads.")]
     if not allow_partial and (missing or result.left_over or result.resized):
         found = f"{path} ({result.generation} names) is not a {model} of source={source}"
@@ -109,7 +111,7 @@ def _import_model(file: State, source: Source, model: str, labels: Labels, own: 
 def _load(module: ReIDModule, generation: str, names: Names, state: State, why: Names) -> Import:
     """Load tensors by camreid's names; `names` has camreid's name by the file's."""
     own = module.model.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and is_alike(v, own[k])}
+    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     module.model.load_state_dict({**own, **fits})
     # not in every file, from the labels, of the backbone
     optional = ("num_batches_tracked", ".pids", "pixel_norm.mean", "pixel_norm.std")
