@@ -150,8 +150,7 @@ class Gallery:
         try:
             if path.suffix == ".safetensors":
                 tensors, notes = read_tensors(path)
-                features = tensors["features"].numpy()
-                names, own = notes["names"], notes["source"]
+                features, names, own = tensors["features"].numpy(), notes["names"], notes["source"]
             elif path.suffix == ".npz":
                 with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                     features, names = file["features"], file["names"].tolist()
