@@ -47,7 +47,13 @@ def test_an_interrupted_command_goes_on(
     torch.testing.assert_close(found.features, plain(extractor, list(found.names)))
     assert "exists" in run(*command, "-o", "f.npz", "run_dir=c").err
     Path("g.npz.parts/mine").touch()
-    assert run(*command, "-o", "g.npz", "run_dir=d", "flip=true").code == 0  # nothing of the parts
+    shutil.copytree("g.npz.parts", "p.npz.parts")
+    monkeypatch.setattr(FeatureExtractor, "__call__", lambda _, own, *__: seen.append(len(own)))
+    asked = len(seen)
+    run(*command, "-o", "p.npz", "run_dir=p", "precision=bfloat16")
+    assert len(seen) == asked + 1  # nothing of the parts
+    monkeypatch.setattr(FeatureExtractor, "__call__", plain)
+    assert run(*command, "-o", "g.npz", "run_dir=d", "flip=true").code == 0  # likewise
     assert Path("g.npz.parts/mine").exists()
     monkeypatch.setattr(FeatureExtractor, "__call__", lambda _, own, *__: torch.ones(len(own), 8))
     assert "nearly one vector" in run(*command, "-o", "h.npz", "run_dir=e").out
