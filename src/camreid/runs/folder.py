@@ -137,9 +137,8 @@ class RunFolder:
     def _record(self, kind: type[R]) -> R | None:
         def parse(text: str) -> R | None:
             record = kind.from_json(read_plain(text))
-            # fails here, not in a reader, where a nested part is missing
             used = [name for name, own in vars(kind).items() if isinstance(own, property)]
-            _ = record.tables(), [getattr(record, name) for name in used]
+            _ = record.tables(), [getattr(record, name) for name in used]  # fails now, not later
             return record
 
         return _read(self.path / kind.file, parse, None)

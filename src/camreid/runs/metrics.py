@@ -95,8 +95,7 @@ class Metrics(Record):
         as_config(trained["config"])
         if check := trained["head_check"]:
             HeadCheckRecord.from_json(check).tables()[0].rows[0]
-        if split := trained["split"]:
-            provenance.SplitRecord.from_json(split)
+        _ = trained["split"] and provenance.SplitRecord.from_json(trained["split"])
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
         if pairs and 1 < len(pairs["cameras"]) <= MOST:

@@ -129,11 +129,9 @@ class RunCheckpoints(TorchCheckpointIO):
         known = read_file(path)
         if self.trainer.state.fn == TrainerFn.FITTING:
             if known.pop("digest", None) not in (None, checksum(known)):
-                found = f"{path} has a wrong checksum, so a part of its training state has changed"
-                raise InputError(f"{found}. Copy it again, or type init= for its weights.")
-            states = [known.get(key, ()) for key in ("optimizer_states", "lr_schedulers")]
-            one = [[isinstance(state, Mapping) for state in own] for own in states]
-            if one != [[True], [True]] or "fit_loop" not in known.get("loops", {}):
+                raise InputError(f"{path} has a wrong checksum. Type init= for its weights alone.")
+            states = [[*map(type, known.get(k, ()))] for k in ("optimizer_states", "lr_schedulers")]
+            if states != [[dict], [dict]] or "fit_loop" not in known.get("loops", {}):
                 raise InputError(f"{path} holds no state to resume. Type init= for its weights.")
         saved, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         held = {c.state_key: c for c in callbacks if c.state_key in saved}
