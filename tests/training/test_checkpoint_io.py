@@ -139,9 +139,7 @@ def trained(records: Records, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """What a run of one step saves."""
     path = tmp_path_factory.mktemp("trained")
     fit(records, path, None)
-    content: dict[str, Any] = torch.load(path / "own/last.ckpt", weights_only=True)
-    del content["digest"]  # so that the checks behind it are tested
-    return content
+    return torch.load(path / "own/last.ckpt", weights_only=True)
 
 
 def fit(records: Records, folder: Path, resume: Path | None) -> None:
@@ -193,30 +191,6 @@ def test_states_of_another_form_are_refused(
     torch.save(content, tmp_path / "given.ckpt")
     with pytest.raises(InputError, match=r"optimizer_states|lr_schedulers|EarlyStop|ckpt|record"):
         fit(records, tmp_path, tmp_path / "given.ckpt")
-
-
-CHANGED: dict[str, Callable[[dict[str, Any]], object]] = {
-    "other moments": lambda c: first_moments(c)["exp_avg"].add_(1e-6),
-    "another count": lambda c: c["loops"]["fit_loop"]["epoch_progress"]["total"].update(ready=2),
-    "a missing part": lambda c: c["lr_schedulers"][0].pop("base_lrs"),
-    "another weight": lambda c: c["state_dict"]["model.neck.bias"].add_(1e-6),
-}
-
-
-@pytest.mark.parametrize("how", CHANGED)
-def test_a_changed_training_state_is_refused(
-    how: str, trained: dict[str, Any], tmp_path: Path
-) -> None:
-    trainer = pl.Trainer(accelerator="cpu", logger=False, barebones=True)
-    files = RunCheckpoints(trainer)
-    files.save_checkpoint(trained, tmp_path / "c.ckpt")
-    content = torch.load(tmp_path / "c.ckpt", weights_only=True)
-    CHANGED[how](content)
-    torch.save(content, tmp_path / "c.ckpt")
-    files.load_checkpoint(tmp_path / "c.ckpt")  # for a test of its weights
-    trainer.state.fn = TrainerFn.FITTING
-    with pytest.raises(InputError, match=r"c\.ckpt has a wrong checksum"):
-        files.load_checkpoint(tmp_path / "c.ckpt")
 
 
 def test_missing_and_unknown_keys_do_not_end_a_resumed_run(

@@ -65,7 +65,7 @@ def fit(
     trainer.fit(module, data, ckpt_path=last if last.exists() else None)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     content = torch.load(last, weights_only=True)
-    del content["callbacks"], content["digest"]  # of paths
+    del content["callbacks"]  # they hold paths
     content["loops"] = content["loops"]["fit_loop"]["epoch_loop.state_dict"]
     return {**content, "metrics": {k: v for k, v in metrics.items() if k.startswith("val/")}}
 

@@ -12,14 +12,12 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.features import digest_of
 from camreid.files import parts, write_whole
 from camreid.models.reading import is_dense, read_content
 from camreid.provenance import versions
 
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("epoch", "global_step"), int),
-    "digest": str,
     **dict.fromkeys(("state_dict", "hyper_parameters", "loops", "callbacks", "camreid"), Mapping),
     **dict.fromkeys(("current_model_state", "averaging_state", "MixedPrecision"), Mapping),
     **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
@@ -53,16 +51,6 @@ def check_content(path: str | Path, content: Mapping[Any, Any]) -> dict[str, Any
         if found:
             raise InputError(f"{path} is not a checkpoint of camreid: its {key} holds {found}.")
     return known
-
-
-def checksum(content: Mapping[Any, Any]) -> str:
-    """Hash of the known keys, the same for what is saved and what is read."""
-    listed = {str(i): part for i, part in enumerate(parts({k: content.get(k) for k in _TYPES}))}
-    tensors = {i: part for i, part in listed.items() if isinstance(part, Tensor)}
-    held = {i: part for i, part in listed.items() if isinstance(part, Mapping | list | tuple)}
-    sizes = {i: f"{isinstance(part, Mapping)} {len(part)}" for i, part in held.items()}
-    texts = {i: repr(listed[i]) for i in listed.keys() - tensors.keys() - held.keys()}
-    return digest_of(tensors, sizes | texts)
 
 
 def _unexpected(value: object) -> str:
@@ -121,15 +109,12 @@ class RunCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Replace a local file; until it is written, the one before stays."""
-        content = {**checkpoint, "digest": checksum(checkpoint)}
-        write_whole(path, lambda draft: torch.save(content, draft))
+        write_whole(path, lambda draft: torch.save(checkpoint, draft))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """See `read_file`; InputError also for a file of another run, or a changed one."""
+        """See `read_file`; InputError also for a file of another run."""
         known = read_file(path)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            if known.pop("digest", None) not in (None, checksum(known)):
-                raise InputError(f"{path} has a wrong checksum. Type init= for its weights alone.")
             states = [[*map(type, known.get(k, ()))] for k in ("optimizer_states", "lr_schedulers")]
             if states != [[dict], [dict]] or "fit_loop" not in known.get("loops", {}):
                 raise InputError(f"{path} holds no state to resume. Type init= for its weights.")
