@@ -79,9 +79,8 @@ class Gallery:
         if not k:
             raise InputError("the gallery is empty; add features to it first.")
         if len(queries) >= _MANY and find_spec("faiss"):
-            search = import_module("faiss").knn  # metric 0: inner product
-            found = search(queries.numpy(), self.features.numpy(), k, 0)
-            parts: list[Any] = [map(torch.from_numpy, found)]
+            both = queries.numpy(), self.features.numpy()  # 0: inner product
+            parts: list[Any] = [map(torch.from_numpy, import_module("faiss").knn(*both, k, 0))]
         elif 0 < len(queries) <= _FEW and len(self) >= _LARGE and hasattr(torch, _PRODUCT):
             parts = [self._by_codes(query, k) for query in queries]
         else:

@@ -38,6 +38,7 @@ def test_an_interrupted_command_goes_on(
     shutil.copytree("f.npz.parts", "g.npz.parts")
     ran = run(*command, "-o", "f.npz", "run_dir=b")
     assert ran.code == 0, ran.err
+    assert "nearly one vector" not in ran.out
     found = Gallery.load("f.npz")
     assert sum(seen) - seen[2] == len(found)
     assert not list(tmp_path.glob("f.npz.*"))
@@ -48,6 +49,9 @@ def test_an_interrupted_command_goes_on(
     Path("g.npz.parts/mine").touch()
     assert run(*command, "-o", "g.npz", "run_dir=d", "flip=true").code == 0  # nothing of the parts
     assert Path("g.npz.parts/mine").exists()
+    monkeypatch.setattr(FeatureExtractor, "__call__", lambda _, own, *__: torch.ones(len(own), 8))
+    assert "nearly one vector" in run(*command, "-o", "h.npz", "run_dir=e").out
+    monkeypatch.setattr(FeatureExtractor, "__call__", plain)
     mirrored = FeatureExtractor("a.ckpt", normalize=True, flip=True)
     torch.testing.assert_close(Gallery.load("g.npz").features, plain(mirrored, list(found.names)))
 

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -33,8 +32,9 @@ def export_run(config: DictConfig) -> None:
     if config.check is not None:
         raise InputError(f"check={config.check} goes with no other option: type it alone.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
-    checkpoints, form = matching("checkpoint", config.checkpoint), GraphOptions(**_form(config))
-    if checkpoints != [config.checkpoint]:
+    checkpoints = matching("checkpoint", config.checkpoint)
+    form = GraphOptions(**{field.name: config[field.name] for field in fields(GraphOptions)})
+    if checkpoints != [str(config.checkpoint)]:
         if config.consumer or config.path is None or path.suffix or form != GraphOptions():
             found = f"checkpoint= names {len(checkpoints)} files, which become a folder of experts"
             raise InputError(f"{found}: type path=FOLDER, and no other option. Export the folder.")
@@ -61,15 +61,15 @@ def export_run(config: DictConfig) -> None:
         write_pt(checkpoint.module(), path)
         show(f"Written to {path}")
     else:
-        _export(config, checkpoint, path)
+        _export(config, form, checkpoint, path)
 
 
-def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
+def _export(config: DictConfig, form: GraphOptions, checkpoint: Checkpoint, path: Path) -> None:
     """Write an ONNX file, and show what the program is to be given."""
     module, split = checkpoint.module(), checkpoint.provenance.split
     notes = {"checkpoint": checkpoint.path, **decision_notes(checkpoint)}
     notes |= {"split": str(split)} if split else {}
-    parity = export_onnx(module, path, notes=notes, **_form(config))
+    parity = export_onnx(module, path, notes=notes, **asdict(form))
     if config.consumer == "boxmot":
         write_sidecar(module, path, checkpoint.path)
     (height, width), (name, pixels) = module.config.image_size, PIXELS[config.input][:2]
@@ -86,7 +86,3 @@ def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
         dim = len(json.loads(read_metadata(path)["test_features"]))
         places = {"path": path.resolve(), "batch": 100 if batch == "N" else batch, "dim": dim}
         show(config.paste.format(height=height, width=width, **places).rstrip())
-
-
-def _form(config: DictConfig) -> dict[str, Any]:
-    return {field.name: config[field.name] for field in fields(GraphOptions)}

@@ -12,6 +12,7 @@ from camreid.cli.terminal import show
 from camreid.data.manifest import read_table
 from camreid.data.records import is_hidden, is_image, require_files
 from camreid.errors import InputError
+from camreid.evaluation.features import doubts
 from camreid.gallery import Gallery, require_format
 from camreid.inference import FeatureExtractor
 from camreid.progress import Progress
@@ -50,7 +51,8 @@ def extract_run(config: DictConfig) -> None:
         file.unlink()
     with suppress(OSError):  # the folder has other files
         parts.rmdir()
-    show(f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}")
+    written = f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}"
+    show(*doubts(extracted=found.features), written)
 
 
 def list_files(images: Path) -> tuple[list[str], list[int | None] | None]:
