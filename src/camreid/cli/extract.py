@@ -1,7 +1,8 @@
 """camreid-extract: the features of images as a file."""
 
 import glob
-import shutil
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from camreid.cli.terminal import show
 from camreid.data.manifest import read_table
 from camreid.data.records import is_hidden, is_image, require_files
 from camreid.errors import InputError
+from camreid.evaluation.features import doubts
 from camreid.gallery import Gallery, require_format
 from camreid.inference import FeatureExtractor
 from camreid.progress import Progress
@@ -34,20 +36,25 @@ def extract_run(config: DictConfig) -> None:
     parts, features = output.with_name(f"{output.name}.parts"), []
     with Progress(None, "Features", total=len(images), unit="image") as bar:
         for start in range(0, len(images), CHUNK):
-            own = images[start : start + CHUNK]
-            file = parts / f"{start:09}-flip-{config.flip}.safetensors"
-            part = Gallery.load(file) if file.is_file() else Gallery()
-            if (part.source, [*part.names]) != (extractor.source, own):
-                part = Gallery(extractor.source)
-                part.add(extractor(own, cameras and cameras[start : start + CHUNK]), own)
+            chunk = slice(start, start + CHUNK)
+            own, seen = images[chunk], cameras and cameras[chunk]
+            form = repr((extractor.source, own, seen, config.flip, config.precision)).encode()
+            file = parts / f"{start:09}-{sha256(form).hexdigest()[:16]}.safetensors"
+            part = Gallery.load(file) if file.is_file() else Gallery(extractor.source)
+            if not len(part):
+                part.add(extractor(own, seen), own)
                 part.save(file)
             features.append(part.features)
             bar.update(len(own))
     found = Gallery(extractor.source)
     found.add(torch.cat(features), images)
     found.save(output)
-    shutil.rmtree(parts)
-    show(f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}")
+    for file in parts.glob(f"{'?' * 9}-{'?' * 16}.safetensors"):
+        file.unlink()
+    with suppress(OSError):  # the folder has other files
+        parts.rmdir()
+    written = f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}"
+    show(*doubts(extracted=found.features), written)
 
 
 def list_files(images: Path) -> tuple[list[str], list[int | None] | None]:
