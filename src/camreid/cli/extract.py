@@ -68,7 +68,8 @@ def list_files(images: Path) -> tuple[list[str], list[int | None] | None]:
         except ValueError as error:
             raise InputError(f"{images}: {error}; a camera is a number from 1.") from error
         return files, cameras or None
-    found = images.rglob("*") if images.is_dir() else map(Path, glob.glob(str(images)))
+    inner = (p for p in images.rglob("*") if not any(map(is_hidden, p.relative_to(images).parts)))
+    found = inner if images.is_dir() else map(Path, glob.glob(str(images)))
     files = sorted(str(p) for p in found if is_image(p.name) and not is_hidden(p.name))
     if not files:
         raise InputError(f"images={images}: expected a folder, a pattern or a CSV of images.")
