@@ -1,6 +1,5 @@
 """From the config group `data` to the records of one or several datasets."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,7 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
     return _join([records, *others]) if others else records
 
 
-def _other(given: Any) -> DictConfig:
-    if not isinstance(given, Mapping) or "data" not in given:
-        example = "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'"
-        raise InputError(f"data.also holds {given}; expected datasets, such as {example}.")
+def _other(given: DictConfig) -> DictConfig:
     data: DictConfig = compose("train", [f"data={given['data']}"]).data
     OmegaConf.set_struct(data, False)
     data.update({key: value for key, value in given.items() if key != "data"})

@@ -1,6 +1,7 @@
 """The options of a command, as the files of `conf/` in effect give them: defaults and comments.
 
-A default gives the type. A comment widens it: it names other values, `null`, `number`, `list`.
+A default gives the type. A comment widens it: `null`, `number`, `list`, and other values, which
+stand alone between commas, semicolons, colons and `or`, as in `soft, or hard: the nearest one`.
 It begins with `file`, `checkpoint` or `folder` where that has to exist, and with `with KEY` or
 `with KEY=VALUE` where the option has no effect without another of its group, and with `set` where
 it is not typed. Numbers are finite and not negative, a share or probability at most 1; `N or more`
@@ -8,7 +9,9 @@ and `up to N` narrow them, and a negative value that is named, such as -1, is ta
 """
 
 import glob
+import json
 import math
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -82,7 +85,7 @@ def matching(option: str, given: Any) -> list[str]:
     """The files that a path or pattern, or a list of them, names; a path need not exist."""
     files: list[str] = []
     for name in map(str, [given] if isinstance(given, str | int) else given):
-        is_pattern = glob.has_magic(name) and not Path(name).exists()
+        is_pattern = glob.has_magic(name) and not os.path.exists(name)
         found = sorted(glob.glob(name)) if is_pattern else [name]
         files += found
         if not found:
@@ -100,16 +103,29 @@ def check_options(
     if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
         typed = {name for name in typed if not name.startswith("model.")}
     check_values(given, known, typed)
+    for part in given.get("data.also") or ():
+        _check_other(part)
+
+
+def _check_other(part: Any) -> None:
+    """Refuse a dataset of `data.also` with an option or a value that is none of its file."""
+    if not isinstance(part, dict) or "data" not in part:
+        example = "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'"
+        raise InputError(f"data.also holds {part}; expected datasets, such as {example}.")
+    known = known_options("train", [f"data={part['data']}"])
+    own = {name: value for name, value in known.items() if name.startswith("data.")}
+    given = {n: v for n, v in leaves({"data": part}) if n != "data.data"}
+    try:
+        check_values(given, relevant(given, own, given), given)
+    except InputError as error:
+        raise InputError(f"in data.also={json.dumps(part)}, {error}") from None
 
 
 def relevant(
     given: Mapping[str, Any], known: Options, typed: Collection[str], needs_split: bool = True
 ) -> Options:
     """The known options that have an effect; refuse unknown names and options that conflict."""
-    if known.get("split", ("",))[0] == "???" and not given.get("features"):
-        if needs_split and "split._target_" not in given:
-            found = f"split={given.get('split')} is no split. Type +split=original (official; one"
-            raise InputError(f"{found} camera with split.camera=N) or +split=resplit (new).")
+    if "split._target_" in given or not needs_split:
         known = {name: known[name] for name in known if name != "split"}
     own = ("split", "model.network._target_", *known)  # a class to trust in a checkpoint
     every = {n[: m.start()]: 0 for n in own for m in re.finditer(r"\.|$", n)}
@@ -133,7 +149,7 @@ def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
     target = next((f"{p}._target_" for p in parents if given.get(f"{p}._target_")), "")
     default, comment = known.get(target, ("", ""))
     if not target:  # a part without its class is refused where it is made
-        return any(known.get(parent, ("",))[0] is None for parent in parents)
+        return any(known.get(parent, ("",))[0] in (None, "???") for parent in parents)
     if given[target] != default:
         return True
     takes = re.findall(r"\w+", comment.partition("also ")[2])
@@ -145,7 +161,7 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
     for name in sorted(given, key=lambda name: name not in typed):
         if not all(abs(number) < math.inf for number in _numbers(given[name])):
             raise InputError(f"{override(name, given[name])}: expected finite numbers.")
-    for name in sorted(known, key=lambda name: name not in typed):  # what is typed first
+    for name in sorted(known, key=lambda name: (name not in typed, name != "split")):
         default, comment = known[name]
         value = given.get(name, default)
         about = f" ({comment})" if comment else ""
@@ -153,14 +169,19 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
         if name in typed and comment.startswith("set "):
             raise InputError(f"{name}= is {comment}. Leave it out.")
         if value == "???" or (default == "???" and not value):
-            raise InputError(f"{name}= is missing. Type {name}={about}.")
+            how = comment if comment.startswith("+") else f"{name}={about}"
+            raise InputError(f"{name}= is missing. Type {how}.")
         if text != example:
             _check_value(name, value, default, comment)
         kind = "".join(re.findall(r"^(file|checkpoint|folder)s?\b(?!/)", comment))
         for path in map(Path, matching(name, value) if kind and value else ()):
-            is_file = path.is_file() or (path / "experts.json").is_file()
-            if not (path.expanduser().is_dir() if kind == "folder" else is_file):
-                near = ", ".join(sorted(file.name for file in path.parent.glob("*.ckpt"))[:5])
+            files = os.path.isfile(path) or os.path.isfile(path / "experts.json")
+            if not (os.path.isdir(path.expanduser()) if kind == "folder" else files):
+                near = ", ".join(
+                    sorted(os.path.basename(f) for f in glob.glob("*.ckpt", root_dir=path.parent))[
+                        :5
+                    ]
+                )
                 near = f" Beside it: {near}." if near else ""
                 raise InputError(f"no {kind} at {path}: {name}={path}{about}.{near}")
         needs = re.match(r"with (\w+)=?(\w*)(?:$|[:;])", comment) if name in typed else None
@@ -184,18 +205,35 @@ def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
     example = f", such as {override(name, default)}" if default not in (None, "???") else ""
     words = set(re.findall(r"[\w-]+", comment))
     may_be_null = re.match(r"(callbacks|logger)\.\w+$", name)
-    if override("", value)[1:] in words or (value is None and may_be_null):
+    if _is_among(value, _named(comment)) or (value is None and may_be_null):
         return
     if not _takes(default, comment, words, value):
         expected = _KINDS.get(type(default), "another value")
         raise InputError(f"{text}: expected {expected}{example}{about}.")
-    least, most = re.search(r"(\d+) or more", comment), re.search(r"up to (\d+)", comment)
+    least, most = re.search(r"([\d.]+) or more", comment), re.search(r"up to (\d+)", comment)
     share = {"share", "probability"} & words and "number" not in words
     top = 1 if share else 2**32 - 1 if name.endswith("seed") else 2**31 - 1
-    low, high = int(least[1]) if least else 0, int(most[1]) if most else top
+    low, high = json.loads(least[1]) if least else 0, int(most[1]) if most else top
     numbers = () if isinstance(value, dict) else _numbers(value)  # parts have options of their own
     if not all(low <= number <= high for number in numbers):
         raise InputError(f"{text}: expected {low}..{high}{example}{about}.")
+
+
+def _named(comment: str) -> list[Any]:
+    """The values that a comment names: `null`, and single words between `,`, `;`, `:` and `or`.
+
+    >>> _named("share of the rows (or images), 1 or more; -1: all of them, or auto")
+    [-1, 'auto']
+    """
+    bare = re.sub(r"\(.*?\)", "", re.sub(r"[\d.]+ or more|up to \d+", "<>", comment))
+    parts = (part.strip() for part in re.split(r"[,;:](?= |$)|\bor\b", bare))
+    words = [part for part in parts if re.fullmatch(r"-?\w[\w-]*", part)]
+    null = ["null"] * bool(re.search(r"\bnull\b", comment))
+    return list(yaml.safe_load(f"[{', '.join(words + null)}]"))
+
+
+def _is_among(value: Any, named: Collection[Any]) -> bool:
+    return any(type(value) is type(other) and value == other for other in named)
 
 
 def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
@@ -209,9 +247,10 @@ def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
     kinds |= {int, float} if float in kinds or {"number", "numbers"} & words else set()
     kinds = kinds - {float} if "whole" in words else kinds
     kinds |= {dict} if "{" in comment else set()
-    named: list[Any] = []
-    if str in kinds and comment and (parts if isinstance(default, list) else default in words):
-        named, kinds = [*words, *parts], kinds - {str}
+    named = _named(comment)
+    chosen = parts if isinstance(default, list) and default and named else default in named
+    if str in kinds and chosen:
+        named, kinds = [*named, *parts], kinds - {str}
     if isinstance(value, list):
         size = len(default) if default and kinds == {int} and default is parts else len(value)
         may_be = isinstance(default, list) or (value and ("list" in words or "[" in comment))
@@ -220,4 +259,4 @@ def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
     elif isinstance(default, list) or comment.startswith("list"):
         kinds &= {str}
     items = value if isinstance(value, list) else [value]
-    return all(v in named or (type(v) in kinds and v != "") for v in items)
+    return all(_is_among(v, named) or (type(v) in kinds and v != "") for v in items)
