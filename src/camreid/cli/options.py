@@ -165,24 +165,21 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
         default, comment = known[name]
         value = given.get(name, default)
         about = f" ({comment})" if comment else ""
-        text, example = override(name, value), override(name, default)
+        text = override(name, value)
         if name in typed and comment.startswith("set "):
             raise InputError(f"{name}= is {comment}. Leave it out.")
         if value == "???" or (default == "???" and not value):
             how = comment if comment.startswith("+") else f"{name}={about}"
             raise InputError(f"{name}= is missing. Type {how}.")
-        if text != example:
+        if repr(value) != repr(default):
             _check_value(name, value, default, comment)
         kind = "".join(re.findall(r"^(file|checkpoint|folder)s?\b(?!/)", comment))
-        for path in map(Path, matching(name, value) if kind and value else ()):
+        for path in map(Path, matching(name, value) if kind and value is not None else ()):
             files = os.path.isfile(path) or os.path.isfile(path / "experts.json")
             if not (os.path.isdir(path.expanduser()) if kind == "folder" else files):
-                near = ", ".join(
-                    sorted(os.path.basename(f) for f in glob.glob("*.ckpt", root_dir=path.parent))[
-                        :5
-                    ]
-                )
-                near = f" Beside it: {near}." if near else ""
+                names = sorted(glob.glob("*.ckpt", root_dir=path.parent))
+                near = ", ".join(names[:5])
+                near = near and f" Beside it: {near}."
                 raise InputError(f"no {kind} at {path}: {name}={path}{about}.{near}")
         needs = re.match(r"with (\w+)=?(\w*)(?:$|[:;])", comment) if name in typed else None
         other = f"{name.rpartition('.')[0]}.{needs[1]}" if needs else ""
@@ -205,7 +202,7 @@ def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
     example = f", such as {override(name, default)}" if default not in (None, "???") else ""
     words = set(re.findall(r"[\w-]+", comment))
     may_be_null = re.match(r"(callbacks|logger)\.\w+$", name)
-    if _is_among(value, _named(comment)) or (value is None and may_be_null):
+    if repr(value) in map(repr, _named(comment)) or (value is None and may_be_null):
         return
     if not _takes(default, comment, words, value):
         expected = _KINDS.get(type(default), "another value")
@@ -232,10 +229,6 @@ def _named(comment: str) -> list[Any]:
     return list(yaml.safe_load(f"[{', '.join(words + null)}]"))
 
 
-def _is_among(value: Any, named: Collection[Any]) -> bool:
-    return any(type(value) is type(other) and value == other for other in named)
-
-
 def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
     """Whether a value, or each part of a list, is of a kind that the option takes."""
     parts = default if isinstance(default, list) else [default]
@@ -247,10 +240,9 @@ def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
     kinds |= {int, float} if float in kinds or {"number", "numbers"} & words else set()
     kinds = kinds - {float} if "whole" in words else kinds
     kinds |= {dict} if "{" in comment else set()
-    named = _named(comment)
-    chosen = parts if isinstance(default, list) and default and named else default in named
-    if str in kinds and chosen:
-        named, kinds = [*named, *parts], kinds - {str}
+    named = [repr(other) for other in _named(comment) if other is not None]
+    if str in kinds and (parts and named if isinstance(default, list) else repr(default) in named):
+        kinds -= {str}
     if isinstance(value, list):
         size = len(default) if default and kinds == {int} and default is parts else len(value)
         may_be = isinstance(default, list) or (value and ("list" in words or "[" in comment))
@@ -259,4 +251,4 @@ def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
     elif isinstance(default, list) or comment.startswith("list"):
         kinds &= {str}
     items = value if isinstance(value, list) else [value]
-    return all(_is_among(v, named) or (type(v) in kinds and v != "") for v in items)
+    return all(repr(v) in named or (type(v) in kinds and v != "") for v in items)
