@@ -40,11 +40,9 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
     return _join([records, *others]) if others else records
 
 
-def _other(given: DictConfig) -> DictConfig:
-    data: DictConfig = compose("train", [f"data={given['data']}"]).data
-    OmegaConf.set_struct(data, False)
-    data.update({key: value for key, value in given.items() if key != "data"})
-    return data
+def _other(given: DictConfig) -> Any:
+    own = {key: value for key, value in given.items() if key != "data"}
+    return OmegaConf.merge(compose("train", [f"data={given['data']}"]).data, own)
 
 
 def _join(parts: list[Records]) -> Records:

@@ -15,6 +15,7 @@ from camreid.errors import InputError
 from camreid.files import CONF
 
 _GPUS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg", "/dev/kfd")  # of NVIDIA, Jetson, WSL, AMD
+_ONNX = ("onnx", "onnxruntime", "onnxscript")
 
 
 def check(command: str, config: DictConfig) -> None:
@@ -22,8 +23,7 @@ def check(command: str, config: DictConfig) -> None:
     _require_model(command, dict(leaves(OmegaConf.to_container(config))))
     check_options(command, config, HydraConfig.get().overrides.task)
     if command == "export":
-        needed = ("onnx", "onnxruntime", "onnxscript")
-        require_packages("camreid-export", *needed, extra="camreid[onnx]")
+        require_packages("camreid-export", *_ONNX, extra="camreid[onnx]")
     for logger in {"tensorboard", "wandb"} & {*(config.get("logger") or ())}:
         require_packages(f"logger={logger}", logger)
     if "trainer" in config:
@@ -58,7 +58,7 @@ def check_devices(config: DictConfig, on_cpu: bool) -> None:
     count = len(devices) if OmegaConf.is_list(devices) else devices
     if on_cpu and isinstance(count, int) and count > cores:
         raise InputError(f"devices={devices} starts {count} processes on {cores} cores.", devices=1)
-    if on_cpu and count in (-1, "-1"):
+    if on_cpu and count == -1:
         raise InputError(f"devices={devices} is all GPUs, and there is none to use.", devices=1)
     launcher, processes, nodes = launched()
     if launcher and (machines != nodes or count not in ("auto", -1, processes)):

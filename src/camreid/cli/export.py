@@ -26,8 +26,6 @@ def check_export(path: Path) -> None:
 
 def export_run(config: DictConfig) -> None:
     """Read the checkpoint, write the file, show the difference of onnxruntime from PyTorch."""
-    if config.check is not None:
-        raise InputError(f"check={config.check} goes with no other option: type it alone.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
     if Path(config.checkpoint).is_dir():
         for camera, expert in expert_files(Path(config.checkpoint)).items():

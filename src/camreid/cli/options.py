@@ -112,21 +112,16 @@ def _check_other(part: Any) -> None:
     if not isinstance(part, dict) or "data" not in part:
         example = "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'"
         raise InputError(f"data.also holds {part}; expected datasets, such as {example}.")
-    known = known_options("train", [f"data={part['data']}"])
-    own = {name: value for name, value in known.items() if name.startswith("data.")}
-    given = {n: v for n, v in leaves({"data": part}) if n != "data.data"}
-    try:
-        check_values(given, relevant(given, own, given), given)
-    except InputError as error:
-        raise InputError(f"in data.also={json.dumps(part)}, {error}") from None
+    files = known_options("train", [f"data={part['data']}"]).items()
+    known = {n.replace("data", "data.also", 1): option for n, option in files if "data." in n}
+    given = dict(leaves(part, "data.also."))
+    check_values(given, relevant(given, {**known, "data.also.data": (None, "name")}, given), given)
 
 
 def relevant(
     given: Mapping[str, Any], known: Options, typed: Collection[str], needs_split: bool = True
 ) -> Options:
     """The known options that have an effect; refuse unknown names and options that conflict."""
-    if "split._target_" in given or not needs_split:
-        known = {name: known[name] for name in known if name != "split"}
     own = ("split", "model.network._target_", *known)  # a class to trust in a checkpoint
     every = {n[: m.start()]: 0 for n in own for m in re.finditer(r"\.|$", n)}
     for name in sorted(given, key=lambda name: name not in typed):  # what is typed first
@@ -138,8 +133,9 @@ def relevant(
                 raise InputError(f"{option} and {name} exclude each other. Type one of them.")
     if given.get("features"):
         return {name: known[name] for name in known if name.startswith(("features", "eval"))}
-    no_root = given.get("split.manifest") or "labels" in given  # of camreid-import
-    return {name: known[name] for name in known if name != "data.root" or not no_root}
+    needless = {"split"} if "split._target_" in given or not needs_split else set()
+    needless |= {"data.root"} if given.get("split.manifest") or "labels" in given else set()
+    return {name: known[name] for name in known if name not in needless}
 
 
 def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
@@ -150,10 +146,9 @@ def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
     default, comment = known.get(target, ("", ""))
     if not target:  # a part without its class is refused where it is made
         return any(known.get(parent, ("",))[0] in (None, "???") for parent in parents)
-    if given[target] != default:
-        return True
     takes = re.findall(r"\w+", comment.partition("also ")[2])
-    return name.rpartition(".")[2] in takes if takes else not default.startswith("camreid.")
+    also = name.rpartition(".")[2] in takes if takes else not default.startswith("camreid.")
+    return given[target] != default or also
 
 
 def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str]) -> None:
