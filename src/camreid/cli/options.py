@@ -103,6 +103,9 @@ def check_options(
     if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
         typed = {name for name in typed if not name.startswith("model.")}
     check_values(given, known, typed)
+    for name in known:
+        if type(given.get(name)) is int and _is_name(*known[name]):
+            OmegaConf.update(config, name, str(given[name]))
     for part in given.get("data.also") or ():
         _check_other(part)
 
@@ -156,6 +159,8 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
     for name in sorted(given, key=lambda name: name not in typed):
         if not all(abs(number) < math.inf for number in _numbers(given[name])):
             raise InputError(f"{override(name, given[name])}: expected finite numbers.")
+        if name in typed and re.search(r"[\0-\x1f\x7f]", str(given[name])):
+            raise InputError(f"{override(name, given[name])}: expected no control characters.")
     for name in sorted(known, key=lambda name: (name not in typed, name != "split")):
         default, comment = known[name]
         value = given.get(name, default)
@@ -202,10 +207,10 @@ def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
     if not _takes(default, comment, words, value):
         expected = _KINDS.get(type(default), "another value")
         raise InputError(f"{text}: expected {expected}{example}{about}.")
-    least, most = re.search(r"([\d.]+) or more", comment), re.search(r"up to (\d+)", comment)
+    least, most = re.search(r"([\d.]+) or more", comment), re.search(r"up to ([\d.]*\d)", comment)
     share = {"share", "probability"} & words and "number" not in words
     top = 1 if share else 2**32 - 1 if name.endswith("seed") else 2**31 - 1
-    low, high = json.loads(least[1]) if least else 0, int(most[1]) if most else top
+    low, high = json.loads(least[1] if least else "0"), json.loads(most[1]) if most else top
     numbers = () if isinstance(value, dict) else _numbers(value)  # parts have options of their own
     if not all(low <= number <= high for number in numbers):
         raise InputError(f"{text}: expected {low}..{high}{example}{about}.")
@@ -217,21 +222,26 @@ def _named(comment: str) -> list[Any]:
     >>> _named("share of the rows (or images), 1 or more; -1: all of them, or auto")
     [-1, 'auto']
     """
-    bare = re.sub(r"\(.*?\)", "", re.sub(r"[\d.]+ or more|up to \d+", "<>", comment))
+    bare = re.sub(r"\(.*?\)", "", re.sub(r"[\d.]+ or more|up to [\d.]*\d", "<>", comment))
     parts = (part.strip() for part in re.split(r"[,;:](?= |$)|\bor\b", bare))
-    words = [part for part in parts if re.fullmatch(r"-?\w[\w-]*", part)]
+    words = [part for part in parts if re.fullmatch(r"-?\w[\w/-]*", part)]
     null = ["null"] * bool(re.search(r"\bnull\b", comment))
     return list(yaml.safe_load(f"[{', '.join(words + null)}]"))
+
+
+def _is_name(default: Any, comment: str) -> bool:
+    words = re.search(r"\b(file|folder|checkpoint|name|path|expression)s?\b", comment)
+    kinds = {*map(type, default)} if isinstance(default, list) else {type(default)}
+    return bool(words) and "{" not in comment and kinds <= {str, type(None)}
 
 
 def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
     """Whether a value, or each part of a list, is of a kind that the option takes."""
     parts = default if isinstance(default, list) else [default]
     kinds: set[type] = {*map(type, parts)}
-    is_text = re.search(r"\b(file|folder|checkpoint|name|path|expression)s?\b", comment)
     if default in ([], None, "???"):  # the comment alone gives the kind
-        kinds = {str} if is_text and "{" not in comment else set() if comment else {type(value)}
-    kinds |= {int} if is_text and str in kinds else set()  # a name such as 2026
+        kinds = set() if comment else {type(value)}
+    kinds |= {str, int} if _is_name(default, comment) else set()  # a name such as 2026
     kinds |= {int, float} if float in kinds or {"number", "numbers"} & words else set()
     kinds = kinds - {float} if "whole" in words else kinds
     kinds |= {dict} if "{" in comment else set()
@@ -244,6 +254,6 @@ def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
         if not may_be or size != len(value):
             return False
     elif isinstance(default, list) or comment.startswith("list"):
-        kinds &= {str}
+        kinds = {str} if _is_name(default, comment) else set()
     items = value if isinstance(value, list) else [value]
     return all(repr(v) in named or (type(v) in kinds and v != "") for v in items)

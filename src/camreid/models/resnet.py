@@ -57,7 +57,8 @@ def use_non_local(trunk: nn.Module) -> None:
     for stage in (2, 3):
         blocks = list(getattr(trunk, f"layer{stage}"))
         plain = plain_blocks(len(blocks), stage)
-        last = [nn.Sequential(b, NonLocal(b.conv3.out_channels)) for b in blocks[plain:]]
+        ends = [getattr(b, "conv3", b.conv2).out_channels for b in blocks]  # or basic ones
+        last = [nn.Sequential(blocks[n], NonLocal(ends[n])) for n in range(plain, len(blocks))]
         setattr(trunk, f"layer{stage}", nn.Sequential(*blocks[:plain], *last))
 
 
