@@ -252,7 +252,7 @@ def test_the_config_shown_has_the_model_of_the_checkpoint(run: Run, tmp_path: Pa
         ("{data:folder,root:7}", "no folder at 7: data.also.root=7"),
         ("{data:msmt17,cache:quick}", "data.also.cache=quick: expected"),
         ("{data:msmts}", "Choose data= from csv"),
-        ("{root:.}", "such as 'data.also="),
+        ("{root:.}", "Choose data= from csv"),
         ("msmt17", "[{data:msmt17,root:FOLDER}"),
     ],
 )

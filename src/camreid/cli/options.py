@@ -107,18 +107,11 @@ def check_options(
         if type(given.get(name)) is int and _is_name(*known[name]):
             OmegaConf.update(config, name, str(given[name]))
     for part in given.get("data.also") or ():
-        _check_other(part)
-
-
-def _check_other(part: Any) -> None:
-    """Refuse a dataset of `data.also` with an option or a value that is none of its file."""
-    if not isinstance(part, dict) or "data" not in part:
-        example = "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'"
-        raise InputError(f"data.also holds {part}; expected datasets, such as {example}.")
-    files = known_options("train", [f"data={part['data']}"]).items()
-    known = {n.replace("data", "data.also", 1): option for n, option in files if "data." in n}
-    given = dict(leaves(part, "data.also."))
-    check_values(given, relevant(given, {**known, "data.also.data": (None, "name")}, given), given)
+        files = known_options("train", [f"data={part.get('data')}"]).items()
+        known = {n.replace("data", "data.also", 1): option for n, option in files if "data." in n}
+        own = dict(leaves(part, "data.also."))
+        known["data.also.data"] = None, "name"
+        check_values(own, relevant(own, known, own), own)
 
 
 def relevant(
@@ -169,8 +162,7 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
         if name in typed and comment.startswith("set "):
             raise InputError(f"{name}= is {comment}. Leave it out.")
         if value == "???" or (default == "???" and not value):
-            how = comment if comment.startswith("+") else f"{name}={about}"
-            raise InputError(f"{name}= is missing. Type {how}.")
+            raise InputError(f"{name}= is missing: expected {comment}.")
         if repr(value) != repr(default):
             _check_value(name, value, default, comment)
         kind = "".join(re.findall(r"^(file|checkpoint|folder)s?\b(?!/)", comment))
@@ -178,8 +170,7 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
             files = os.path.isfile(path) or os.path.isfile(path / "experts.json")
             if not (os.path.isdir(path.expanduser()) if kind == "folder" else files):
                 names = sorted(glob.glob("*.ckpt", root_dir=path.parent))
-                near = ", ".join(names[:5])
-                near = near and f" Beside it: {near}."
+                near = f" Beside it: {', '.join(names[:5])}." if names else ""
                 raise InputError(f"no {kind} at {path}: {name}={path}{about}.{near}")
         needs = re.match(r"with (\w+)=?(\w*)(?:$|[:;])", comment) if name in typed else None
         other = f"{name.rpartition('.')[0]}.{needs[1]}" if needs else ""
@@ -217,11 +208,7 @@ def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
 
 
 def _named(comment: str) -> list[Any]:
-    """The values that a comment names: `null`, and single words between `,`, `;`, `:` and `or`.
-
-    >>> _named("share of the rows (or images), 1 or more; -1: all of them, or auto")
-    [-1, 'auto']
-    """
+    """The values that a comment names: `null`, and single words between `,`, `;`, `:` and `or`."""
     bare = re.sub(r"\(.*?\)", "", re.sub(r"[\d.]+ or more|up to [\d.]*\d", "<>", comment))
     parts = (part.strip() for part in re.split(r"[,;:](?= |$)|\bor\b", bare))
     words = [part for part in parts if re.fullmatch(r"-?\w[\w/-]*", part)]
