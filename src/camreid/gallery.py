@@ -21,6 +21,7 @@ from camreid.files import write_whole
 
 _LARGE, _FEW = 10_000, 4  # images from which, and queries up to which, codes save time
 _BLOCK, _MANY = 64, 256  # queries of a product; queries from which faiss is faster
+_PRODUCT = "_weight_int8pack_mm"  # of codes; not public, so it may be gone in another torch
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,9 @@ class Gallery:
         if not k:
             raise InputError("the gallery is empty; add features to it first.")
         if len(queries) >= _MANY and find_spec("faiss"):
-            search = import_module("faiss").knn  # metric 0: inner product
-            found = search(queries.numpy(), self.features.numpy(), k, 0)
-            parts: list[Any] = [map(torch.from_numpy, found)]
-        elif 0 < len(queries) <= _FEW and len(self) >= _LARGE:
+            both = queries.numpy(), self.features.numpy()  # 0: inner product
+            parts: list[Any] = [map(torch.from_numpy, import_module("faiss").knn(*both, k, 0))]
+        elif 0 < len(queries) <= _FEW and len(self) >= _LARGE and hasattr(torch, _PRODUCT):
             parts = [self._by_codes(query, k) for query in queries]
         else:
             parts = [(q @ self.features.T).topk(k) for q in torch.split(queries, _BLOCK)]
@@ -99,7 +99,7 @@ class Gallery:
         """
         codes, scales, error = self._codes
         rounded = F.pad(query, (0, codes.shape[1] - len(query))).bfloat16()
-        rough = torch._weight_int8pack_mm(rounded[None], codes, scales)[0].float()
+        rough = getattr(torch, _PRODUCT)(rounded[None], codes, scales)[0].float()
         error += (query - rounded[: len(query)].float()).norm().item() + 2**-7
         near = (rough >= rough.topk(k).values[-1] - 2 * error).nonzero()[:, 0]
         scores, place = (query[None] @ self.features[near].T).topk(k)

@@ -1,5 +1,6 @@
 """A folder of experts: each image by the expert of its camera, or all experts side by side."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +93,19 @@ def test_a_missing_or_changed_expert_is_named(folder: Path) -> None:
     (folder / "c3.ckpt").unlink()
     with pytest.raises(InputError, match=r"c3\.ckpt.*missing or has changed"):
         FeatureExtractor(folder)
-    (folder / "experts.json").write_text("{}x")
-    with pytest.raises(InputError, match=r"experts\.json"):
+    listed = (folder / "experts.json").read_text()
+    twice = json.dumps([*json.loads(listed), *json.loads(listed)])
+    for text in ("{}x", "[]", "[" * 9999, '[{"camera": 1}]', twice, '{"a": 1}', "[[1]]"):
+        (folder / "experts.json").write_text(text)
+        with pytest.raises(InputError, match=r"experts\.json"):
+            FeatureExtractor(folder)
+
+
+def test_an_expert_is_a_file_of_the_folder(folder: Path) -> None:
+    text = (folder / "experts.json").read_text()
+    (folder / "experts.json").write_text(text.replace("c3.ckpt", "../c3.ckpt"))
+    (folder / "c3.ckpt").rename(folder.parent / "c3.ckpt")
+    with pytest.raises(InputError, match="is missing"):
         FeatureExtractor(folder)
 
 

@@ -49,7 +49,7 @@ def write(path: Path, state: dict[str, Tensor], key: str = "model") -> Path:
     [
         ("fastreid_bagtricks_R50", "bot_r50"),
         ("fastreid_sbs_R50-ibn", "sbs_r50_ibn"),
-        ("fastreid_mgn_R50-ibn", "mgn_r50_ibn"),
+        pytest.param("fastreid_mgn_R50-ibn", "mgn_r50_ibn", marks=pytest.mark.slow),
         ("torchreid_osnet_x1_0", "osnet_x1_0"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 
 from camreid.checkpoints import Checkpoint
 from camreid.checkpoints.renumbering import renumber
+from camreid.evaluation.calibration import Calibration
 from camreid.labels import LabelMap
 from camreid.provenance import CAMERAS, PIDS, Dataset
 from tests.conftest import saved, tiny_module, trained
@@ -22,7 +23,10 @@ def checkpoint(tmp_path: Path, *datasets: Dataset, pids: tuple[int, ...] = (2, 1
 
 
 def test_equal_names_get_equal_numbers(tmp_path: Path) -> None:
-    found = renumber(checkpoint(tmp_path, OLD), [NEW])
+    calibration = Calibration(10.0, -5.0, 100, cameras={"1-2": (1.0, 2.0)})
+    own = replace(checkpoint(tmp_path, OLD), calibration=calibration)
+    found = renumber(own, [NEW])
+    assert found.calibration == replace(calibration, cameras={"1-3": (1.0, 2.0)})
     assert found.labels.pids == (3, 1)
     assert found.module().labels.pids == (3, 1)
     assert found.provenance.identities == {1, 3}

@@ -38,6 +38,7 @@ def test_an_interrupted_command_goes_on(
     shutil.copytree("f.npz.parts", "g.npz.parts")
     ran = run(*command, "-o", "f.npz", "run_dir=b")
     assert ran.code == 0, ran.err
+    assert "nearly one vector" not in ran.out
     found = Gallery.load("f.npz")
     assert sum(seen) - seen[2] == len(found)
     assert not list(tmp_path.glob("f.npz.*"))
@@ -45,7 +46,12 @@ def test_an_interrupted_command_goes_on(
     assert found.source == extractor.source
     torch.testing.assert_close(found.features, plain(extractor, list(found.names)))
     assert "exists" in run(*command, "-o", "f.npz", "run_dir=c").err
+    Path("g.npz.parts/mine").touch()
     assert run(*command, "-o", "g.npz", "run_dir=d", "flip=true").code == 0  # nothing of the parts
+    assert Path("g.npz.parts/mine").exists()
+    monkeypatch.setattr(FeatureExtractor, "__call__", lambda _, own, *__: torch.ones(len(own), 8))
+    assert "nearly one vector" in run(*command, "-o", "h.npz", "run_dir=e").out
+    monkeypatch.setattr(FeatureExtractor, "__call__", plain)
     mirrored = FeatureExtractor("a.ckpt", normalize=True, flip=True)
     torch.testing.assert_close(Gallery.load("g.npz").features, plain(mirrored, list(found.names)))
 
@@ -74,7 +80,13 @@ def test_a_csv_that_does_not_fit_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_folder_of_experts_gives_their_features_side_by_side(
     experts: list[Path], records: Records, run: Callable[..., Ran], tmp_path: Path
 ) -> None:
-    save_experts(tmp_path / "e", experts)
+    pattern = f"checkpoint={tmp_path / '*.ckpt'}"
+    ran = run("camreid-export", pattern, "path=e")
+    assert (ran.code, ran.err) == (0, "")
+    assert [*FeatureExtractor("e").experts] == [1, 2]
+    for wrong in ("path=m.onnx", "path=e", "path=g for=boxmot", "path=g input=unit", ""):
+        assert run("camreid-export", pattern, *wrong.split()).code == 1
+        assert not Path("g").exists()
     table = tmp_path / "i.csv"
     table.write_text("path,camera\n" + "".join(f"{r.path},{r.camera}\n" for r in records.query[:3]))
     ran = run("camreid-extract", "checkpoint=e", f"images={table}", "-o", "f.npz", "device=cpu")

@@ -87,38 +87,38 @@ def test_a_manifest_by_hand_may_leave_out_rows_and_hold_junk_in_the_gallery(tmp_
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """An image outside of the folder root, and a link to its folder in root."""
-    for image in ("root/in/a.jpg", "secret/b.jpg"):
+    """An image outside of the folder data, and a link in it to its folder."""
+    for image in ("data/in/a.jpg", "secret/b.jpg"):
         (tmp_path / image).parent.mkdir(parents=True)
         (tmp_path / image).touch()
-    (tmp_path / "root/link").symlink_to(tmp_path / "secret")
-    (tmp_path / "root/in/c.jpg").symlink_to(tmp_path / "secret/b.jpg")
+    (tmp_path / "data/link").symlink_to(tmp_path / "secret")
+    (tmp_path / "data/in/c.jpg").symlink_to(tmp_path / "secret/b.jpg")
     return tmp_path
 
 
 @pytest.mark.parametrize(
     "place",
     ["{}/secret/b.jpg", "../secret/b.jpg", "in/../../secret/b.jpg", "link/b.jpg", "in/c.jpg",
-     "{}/root/link/b.jpg", "{}/root/in/../../secret/b.jpg", "link/../secret/b.jpg"],
+     "{}/data/link/b.jpg", "{}/data/in/../../secret/b.jpg", "link/../secret/b.jpg"],
 )  # fmt: skip
 def test_images_outside_of_root_are_refused(
     place: str, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(outside / "root")
+    monkeypatch.chdir(outside / "data")
     path, image = outside / "split.csv", place.format(outside)
     path.write_text(f"{HEADER}\ntrain,in/a.jpg,1,1\ntrain,{image},2,1\n")
     with pytest.raises(InputError, match=r"1 images outside root=.*outside_root=True"):
-        Split.load(path, outside / "root")
-    found = Split.load(path, outside / "root", outside_root=True)
+        Split.load(path, outside / "data")
+    found = Split.load(path, outside / "data", outside_root=True)
     assert [r.path for r in found.train] == ["in/a.jpg", image]
     assert [r.path for r in Split.load(path).train] == ["in/a.jpg", image]
 
 
 def test_root_is_searched_before_the_paths_of_the_manifest(outside: Path) -> None:
-    twin = outside / "root/secret/b.jpg"
+    twin = outside / "data/secret/b.jpg"
     twin.parent.mkdir()
     twin.touch()
     path = outside / "split.csv"
     path.write_text(f"{HEADER}\ntrain,{outside}/secret/b.jpg,2,1\n")
     for free in (False, True):
-        assert Split.load(path, outside / "root", outside_root=free).train[0].path == str(twin)
+        assert Split.load(path, outside / "data", outside_root=free).train[0].path == str(twin)

@@ -139,6 +139,22 @@ def test_positions_of_a_square_map_are_resized_by_timm(tmp_path: Path) -> None:
     assert "14x14 patches resized to 16x8" in backbone.loaded
 
 
+def test_patches_of_another_size_are_named(tmp_path: Path) -> None:
+    state = small_vit()
+    state["patch_embed.proj.weight"] = torch.randn(64, 3, 14, 14)
+    backbone = load(tmp_path / "w.pth", state, "test_vit", (64, 32))
+    assert "patches of 14x14 pixels resized to 16x16" in backbone.loaded
+    assert "resized" not in load(tmp_path / "w.pth", small_vit(), "test_vit", (64, 32)).loaded
+
+
+def test_blocks_in_chunks_are_those_of_dinov2_in_training(tmp_path: Path) -> None:
+    state = small_vit()
+    file = {k.replace("blocks.", "blocks.0.", 1): v for k, v in state.items()}
+    content = {"teacher": prefixed(file, "backbone.") | {"dino_head.last.weight": torch.ones(2)}}
+    trunk = load(tmp_path / "w.pth", content, "test_vit", (64, 32)).trunk.state_dict()
+    assert all(torch.equal(trunk[k], v) for k, v in state.items() if k in trunk)
+
+
 def test_of_two_networks_the_average_is_taken_and_named(tmp_path: Path) -> None:
     first, second = small_vit(seed=1), small_vit(seed=2)
     both = [

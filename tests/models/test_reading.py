@@ -53,6 +53,7 @@ def test_safetensors_are_read_whatever_their_name(tmp_path: Path) -> None:
         ({"state_dict": STATE, "state_dict_ema": STATE}, ["state_dict_ema", "state_dict"]),
         ({"net": {"model": STATE}}, ["net.model"]),
         ({"state_dict": STATE, "ema_state_dict": STATE}, ["ema_state_dict", "state_dict"]),
+        ({"state_dict": STATE, "swa": STATE}, ["swa", "state_dict"]),
         ({"encoder": STATE, "target_encoder": STATE}, ["target_encoder", "encoder"]),
         ({"optimizer": {"state": {0: STATE}}, "encoder": STATE}, ["encoder"]),
         ({"weights_v2": STATE, "ema": {"module": STATE}}, ["ema.module", "weights_v2"]),

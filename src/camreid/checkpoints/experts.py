@@ -10,7 +10,7 @@ from typing import Any
 
 from camreid.checkpoints import io
 from camreid.errors import InputError
-from camreid.files import write_whole
+from camreid.files import read_plain, write_whole
 from camreid.training.module import ReIDModule
 
 INDEX = "experts.json"
@@ -58,8 +58,10 @@ def load(path: str | Path, *args: Any, **kwargs: Any) -> ReIDModule | Experts:
 def expert_files(folder: Path) -> dict[int, Path]:
     """The checkpoint of each camera; InputError if one is missing or has changed."""
     try:
-        entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        files = {int(e["camera"]): (folder / e["file"], e["sha256"]) for e in entries}
+        entries = read_plain((folder / INDEX).read_text(encoding="utf-8"))
+        files = {int(e["camera"]): (folder / Path(e["file"]).name, e["sha256"]) for e in entries}
+        if not files or len(files) < len(entries):
+            raise ValueError(f"{len(entries)} entries of {len(files)} cameras")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder} is no folder of experts: {INDEX}: {error!r}.") from error
     for camera, (file, digest) in files.items():

@@ -96,7 +96,7 @@ class Graph(nn.Module):
 
 def read_test(metadata: Mapping[str, str]) -> tuple[Tensor, Tensor]:
     """The test crop (1, 3, H, W) uint8 of a file, and its features (1, D)."""
-    crop = Image.open(BytesIO(b64decode(metadata["test_crop"])))
+    crop = Image.open(BytesIO(b64decode(metadata["test_crop"])), formats=["PNG"])
     return pil_to_tensor(crop)[None], torch.tensor([json.loads(metadata["test_features"])])
 
 

@@ -81,7 +81,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata of a file of `export_onnx`; InputError if any part of the file has changed."""
     try:
         proto = import_module("onnx").load_model(path, load_external_data=False)
-        digest = proto.metadata_props.pop()
+        proto.metadata_props.remove(digest := proto.metadata_props[-1])
         found = hashlib.sha256(proto.SerializeToString()).hexdigest()
     except Exception as error:  # of protobuf
         raise InputError(f"{path} cannot be read as ONNX ({error}).") from error

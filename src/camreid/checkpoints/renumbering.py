@@ -35,7 +35,9 @@ def renumber(checkpoint: Checkpoint, data: Sequence[Dataset]) -> Checkpoint:
     labels = LabelMap(numbers.pids(checkpoint.labels.pids))
     cameras = {numbers.new(c, CAMERAS): LabelMap(numbers.pids(m.pids)) for c, m in maps}
     found = replace(checkpoint, state=state, labels=labels, camera_labels=cameras, provenance=new)
-    calibration = calibration and replace(calibration, cameras={})
+    pairs = calibration.cameras.items() if calibration else ()
+    own = {re.sub(r"\d+", lambda n: str(numbers.new(int(n[0]), CAMERAS)), k): v for k, v in pairs}
+    calibration = calibration and replace(calibration, cameras=own)
     config = replace(checkpoint.config, network=network)
     return replace(found, config=config, calibration=calibration)
 

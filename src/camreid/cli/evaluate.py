@@ -17,7 +17,7 @@ from camreid.cli.checkpoints import check_dataset, read_checkpoint, read_experts
 from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import ImageError, InputError, MissingDataset
-from camreid.evaluation.features import FeatureTable
+from camreid.evaluation.features import FeatureTable, doubts
 from camreid.evaluation.options import RankOptions
 from camreid.evaluation.summary import EvaluationResult
 from camreid.models.network import FeatureOptions
@@ -146,7 +146,8 @@ def _report(
         file = config.get("features") or config.get("checkpoint")
         title = "Test" + f" of {file}" * bool(file) + " on a part of the images only" * partial
         warnings = metrics.warnings(Path(metrics.weights or "the model").name)
-        show(*metrics.tables(title), *warnings, *table.doubts(), f"Written to {path}")
+        warnings += doubts(query=table.query.features, gallery=table.gallery.features)
+        show(*metrics.tables(title), *warnings, f"Written to {path}")
 
 
 def set_evaluation(module: ReIDModule, options: DictConfig) -> None:

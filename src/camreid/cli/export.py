@@ -7,12 +7,13 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from camreid.checkpoints.boxmot import check_pt, write_pt, write_sidecar
-from camreid.checkpoints.experts import expert_files
+from camreid.checkpoints.experts import expert_files, save_experts
 from camreid.checkpoints.graph import PIXELS, GraphOptions
 from camreid.checkpoints.io import Checkpoint, decision_notes
 from camreid.checkpoints.onnx import OPSET, check_onnx, export_onnx, read_metadata
 from camreid.cli.build import run_folder
 from camreid.cli.checkpoints import read_checkpoint
+from camreid.cli.options import matching
 from camreid.cli.terminal import show
 from camreid.errors import InputError
 from camreid.progress import note
@@ -27,6 +28,15 @@ def check_export(path: Path) -> None:
 def export_run(config: DictConfig) -> None:
     """Read the checkpoint, write the file, show the difference of onnxruntime from PyTorch."""
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
+    checkpoints = matching("checkpoint", config.checkpoint)
+    form = GraphOptions(**{field.name: config[field.name] for field in fields(GraphOptions)})
+    if checkpoints != [str(config.checkpoint)]:
+        if config.consumer or config.path is None or path.suffix or form != GraphOptions():
+            found = f"checkpoint= names {len(checkpoints)} files, which become a folder of experts"
+            raise InputError(f"{found}: type path=FOLDER, and no other option. Export the folder.")
+        save_experts(path, checkpoints)
+        show(f"Written to {path}: experts of cameras {', '.join(map(str, expert_files(path)))}")
+        return
     if Path(config.checkpoint).is_dir():
         for camera, expert in expert_files(Path(config.checkpoint)).items():
             config.path = str(path.with_stem(f"{path.stem}-c{camera}"))
@@ -47,16 +57,15 @@ def export_run(config: DictConfig) -> None:
         write_pt(checkpoint.module(), path)
         show(f"Written to {path}")
     else:
-        _export(config, checkpoint, path)
+        _export(config, form, checkpoint, path)
 
 
-def _export(config: DictConfig, checkpoint: Checkpoint, path: Path) -> None:
+def _export(config: DictConfig, form: GraphOptions, checkpoint: Checkpoint, path: Path) -> None:
     """Write an ONNX file, and show what the program is to be given."""
     module, split = checkpoint.module(), checkpoint.provenance.split
     notes = {"checkpoint": checkpoint.path, **decision_notes(checkpoint)}
     notes |= {"split": str(split)} if split else {}
-    form = {field.name: config[field.name] for field in fields(GraphOptions)}
-    parity = export_onnx(module, path, notes=notes, **form)
+    parity = export_onnx(module, path, notes=notes, **asdict(form))
     if config.consumer == "boxmot":
         write_sidecar(module, path, checkpoint.path)
     (height, width), (name, pixels) = module.config.image_size, PIXELS[config.input][:2]

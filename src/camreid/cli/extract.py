@@ -1,7 +1,7 @@
 """camreid-extract: the features of images as a file."""
 
 import glob
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from camreid.cli.terminal import show
 from camreid.data.manifest import read_table
 from camreid.data.records import is_hidden, is_image, require_files
 from camreid.errors import InputError
+from camreid.evaluation.features import doubts
 from camreid.gallery import Gallery, require_format
 from camreid.inference import FeatureExtractor
 from camreid.progress import Progress
@@ -46,8 +47,12 @@ def extract_run(config: DictConfig) -> None:
     found = Gallery(extractor.source)
     found.add(torch.cat(features), images)
     found.save(output)
-    shutil.rmtree(parts)
-    show(f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}")
+    for file in parts.glob("[0-9]*-flip-*.safetensors"):
+        file.unlink()
+    with suppress(OSError):  # the folder has other files
+        parts.rmdir()
+    written = f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}"
+    show(*doubts(extracted=found.features), written)
 
 
 def list_files(images: Path) -> tuple[list[str], list[int | None] | None]:

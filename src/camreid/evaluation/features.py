@@ -87,16 +87,6 @@ class FeatureTable:
 
         return replace(self, query=indexed(self.query), gallery=indexed(self.gallery))
 
-    def doubts(self) -> list[str]:
-        """Signs of broken features: over 1 % zero vectors, or a gallery without spread."""
-        parts = (("query", self.query), ("gallery", self.gallery))
-        zero = {name: (part.features == 0).all(1).double().mean().item() for name, part in parts}
-        found = [f"{s:.1%} of the {k} features are zero." for k, s in zero.items() if s > 0.01]
-        unit = F.normalize(self.gallery.features[:: len(self.gallery.pids) // 10_000 + 1].float())
-        if len(unit) > 1 and (unit - unit.mean(0)).norm(dim=1).mean() < 1e-3:
-            found.append("All gallery images have nearly one vector: the model has collapsed.")
-        return found
-
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; paths and notes are its metadata."""
         tensors = {name: x.contiguous() for name, x in self.tensors.items()}
@@ -135,6 +125,17 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if digest is not None and digest != digest_of(tensors, metadata):
         raise ValueError("its checksum is wrong, so a part of it is damaged; copy it again")
     return tensors, {key: _json(value) for key, value in metadata.items()}
+
+
+def doubts(**parts: Tensor) -> list[str]:
+    """Signs of broken features (N, D): over 1 % zero vectors, or no spread in the last part."""
+    zero = {name: (part == 0).all(1).double().mean().item() for name, part in parts.items()}
+    found = [f"{s:.1%} of the {k} features are zero." for k, s in zero.items() if s > 0.01]
+    name, last = parts.popitem()
+    unit = F.normalize(last[:: len(last) // 10_000 + 1].float())
+    if len(unit) > 1 and (unit - unit.mean(0)).norm(dim=1).mean() < 1e-3:
+        found.append(f"All {name} images have nearly one vector: the model has collapsed.")
+    return found
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -79,10 +79,12 @@ def timm_names(state: State) -> tuple[State, dict[str, str]]:
     """Tensors of a trunk in timm's names and forms, and the file's name of each.
 
     Of SOLIDER, the semantic weight becomes part of the merges. Of PASS, part tokens are left out.
+    Of DINOv2's training, `blocks.1.4` is `blocks.4`.
     """
     if "patch_embed.projection.weight" in state:
         return _of_mmseg(state)
     names = {re.sub(r"^patch_embed\.conv\.", "patch_embed.proj.stem.", k): k for k in state}
+    names = {re.sub(r"^blocks\.\d+\.(?=\d)", "blocks.", own): k for own, k in names.items()}
     tensors = {own: state[k] for own, k in names.items()}
     if "cls_pos" in state and "pos_embed" in state:
         tensors["pos_embed"] = torch.cat((tensors.pop("cls_pos"), state["pos_embed"]), 1)

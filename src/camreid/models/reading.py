@@ -90,7 +90,7 @@ def read_states(path: str | Path, option: str = "path") -> dict[str, State]:
 
 def preference(name: str) -> int:
     """0 for the dotted name of an average, 2 for that of a second network, else 1."""
-    if re.search(r"(\b|_)(teacher|ema|target)(\b|_)", name):
+    if re.search(r"(\b|_)(teacher|ema|target|swa|avg|averaged?)(\b|_)", name):
         return 0
     return 2 if re.search(r"\b(student|encoder_k|momentum_encoder)\b", name) else 1
 

@@ -21,7 +21,7 @@ from camreid.progress import note
 _HEAD = "a head, such as a classifier of other classes"
 _NEEDLESS = (  # what is not part of a trunk, by its name there, and why
     (r"(fc|classifier\w*|heads?|head_\w+|(mlp|dino|ibot|projection)_head)(\.|$)", _HEAD),
-    (r"(projector|predictor|decoder\w*|neck|proj)(\.|$)", _HEAD),
+    (r"(projector|predictor|prototypes\w*|decoder\w*|neck|proj)(\.|$)", _HEAD),
     (r"queue(_ptr)?$|mask(ed)?_(token|embed)$|center$|local_cls_norm\.", "of the pretraining"),
     (r".*(relative_position_index|attn_mask|periods|bias_mask)$", "computed, not learnt"),
     (r"semantic_embed_[wb]\.", "part of the merges, or behind the last stage"),
@@ -42,7 +42,7 @@ class TrunkFit:
     missing: tuple[str, ...]  # the trunk's that the file lacks
     needless: dict[str, str]  # why the trunk does not need a tensor, by the file's name
     left_over: tuple[str, ...]  # of the file, with the prefix but without a place in the trunk
-    note: str  # on the positions
+    note: str  # on patches and positions
     outside: tuple[str, ...] = ()  # of the file, without the prefix
     others: tuple[str, ...] = ()  # places in the file with the same names
 
@@ -137,7 +137,7 @@ def _converted(state: State, trunk: nn.Module) -> tuple[State, dict[str, str], s
     if "class_embedding" in tensors:  # CLIP's; timm knows them as parts of both towers
         tensors = {f"visual.{k}": v for k, v in tensors.items()}
         names = {f"visual.{k}": name for k, name in names.items()}
-    note = _resize_positions(tensors, trunk)
+    note = ", ".join(filter(None, (_patches(tensors, trunk), _resize_positions(tensors, trunk))))
     convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
     found = dict(tensors)
     if convert is not None:  # some print, and fail on names that they do not know
@@ -147,6 +147,15 @@ def _converted(state: State, trunk: nn.Module) -> tuple[State, dict[str, str], s
     moved = {k: origin.get(v.data_ptr()) for k, v in found.items() if tensors.get(k) is not v}
     own = {k: moved.get(k) or names.get(k, k) for k in found}
     return found, {k: name for k, name in own.items() if name in state}, note
+
+
+def _patches(tensors: State, trunk: nn.Module) -> str:
+    """A note where timm's own conversion resizes the patches of another model."""
+    own = getattr(getattr(trunk, "patch_embed", None), "proj", None)
+    given = tensors.get("patch_embed.proj.weight", tensors.get("visual.conv1.weight"))
+    if not isinstance(own, nn.Conv2d) or given is None or given.shape[2:] in ((), own.kernel_size):
+        return ""
+    return "patches of {}x{} pixels resized to {}x{}".format(*given.shape[2:], *own.kernel_size)
 
 
 def _resize_positions(tensors: State, trunk: nn.Module) -> str:
