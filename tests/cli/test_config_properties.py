@@ -110,7 +110,7 @@ def check_any(option: tuple[str, str], value: object) -> None:
             assert value in about
 
 
-@settings(max_examples=500)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(EVERY), VALUES)
 def test_every_option_takes_a_value_or_names_itself(option: tuple[str, str], value: object) -> None:
     check_any(option, value)
@@ -267,5 +267,6 @@ def test_a_run_with_an_unusual_value(
     if ran.code:
         message = ran.err.strip().splitlines()[-1]
         assert message.startswith(f"camreid-{command}: ")
-        trained = Path("r", "checkpoints").exists() or Path("r", "metrics.csv").exists()
-        assert {*os.listdir()} - {"r"[:trained]} <= before
+        results = ("checkpoints", "metrics.csv", "head_check.json")  # the last is kept on purpose
+        has_begun = any(Path("r", name).exists() for name in results)
+        assert {*os.listdir()} - {"r"[:has_begun]} <= before

@@ -36,13 +36,12 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
         raise InputError(f"{found}; expected camreid.data.Records.")
     named, name = (*records.datasets, Dataset(""))[0], str(data.get("name") or Path(place).stem)
     records = replace(records, datasets=(replace(named, name=name),))
-    others = [read_dataset(_other(given)) for given in data.get("also") or ()]
+    others = []
+    for given in data.get("also") or ():
+        own = {key: value for key, value in given.items() if key != "data"}
+        other: Any = OmegaConf.merge(compose("train", [f"data={given['data']}"]).data, own)
+        others.append(read_dataset(other))
     return _join([records, *others]) if others else records
-
-
-def _other(given: DictConfig) -> Any:
-    own = {key: value for key, value in given.items() if key != "data"}
-    return OmegaConf.merge(compose("train", [f"data={given['data']}"]).data, own)
 
 
 def _join(parts: list[Records]) -> Records:

@@ -15,7 +15,6 @@ from camreid.errors import InputError
 from camreid.files import CONF
 
 _GPUS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg", "/dev/kfd")  # of NVIDIA, Jetson, WSL, AMD
-_ONNX = ("onnx", "onnxruntime", "onnxscript")
 
 
 def check(command: str, config: DictConfig) -> None:
@@ -23,7 +22,8 @@ def check(command: str, config: DictConfig) -> None:
     _require_model(command, dict(leaves(OmegaConf.to_container(config))))
     check_options(command, config, HydraConfig.get().overrides.task)
     if command == "export":
-        require_packages("camreid-export", *_ONNX, extra="camreid[onnx]")
+        needed = ("onnx", "onnxruntime", "onnxscript")
+        require_packages("camreid-export", *needed, extra="camreid[onnx]")
     for logger in {"tensorboard", "wandb"} & {*(config.get("logger") or ())}:
         require_packages(f"logger={logger}", logger)
     if "trainer" in config:

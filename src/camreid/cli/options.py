@@ -1,11 +1,10 @@
 """The options of a command, as the files of `conf/` in effect give them: defaults and comments.
 
-A default gives the type. A comment widens it: `null`, `number`, `list`, and other values, which
-stand alone between commas, semicolons, colons and `or`, as in `soft, or hard: the nearest one`.
-It begins with `file`, `checkpoint` or `folder` where that has to exist, and with `with KEY` or
-`with KEY=VALUE` where the option has no effect without another of its group, and with `set` where
-it is not typed. Numbers are finite and not negative, a share or probability at most 1; `N or more`
-and `up to N` narrow them, and a negative value that is named, such as -1, is taken.
+A default gives the type. A comment widens it by `number`, `list`, and values that stand alone
+between commas, semicolons, colons and `or`: `null, or hard: the nearest one`. It begins with `file`,
+`checkpoint` or `folder` where that has to exist, with `with KEY` or `with KEY=VALUE` where the
+option has no effect without another of its group, and with `set` where it is not typed. Numbers are
+finite and not negative, a share at most 1, unless `N or more`, `up to N` or a named -1 changes it.
 """
 
 import glob
@@ -86,10 +85,9 @@ def matching(option: str, given: Any) -> list[str]:
     files: list[str] = []
     for name in map(str, [given] if isinstance(given, str | int) else given):
         is_pattern = glob.has_magic(name) and not os.path.exists(name)
-        found = sorted(glob.glob(name)) if is_pattern else [name]
-        files += found
-        if not found:
+        if not (found := sorted(glob.glob(name)) if is_pattern else [name]):
             raise InputError(f"no file matches {option}='{name}'; type files or another pattern.")
+        files += found
     return files
 
 
@@ -109,8 +107,7 @@ def check_options(
     for part in given.get("data.also") or ():
         files = known_options("train", [f"data={part.get('data')}"]).items()
         known = {n.replace("data", "data.also", 1): option for n, option in files if "data." in n}
-        own = dict(leaves(part, "data.also."))
-        known["data.also.data"] = None, "name"
+        own = {k: v for k, v in leaves(part, "data.also.") if k != "data.also.data"}
         check_values(own, relevant(own, known, own), own)
 
 
@@ -208,12 +205,11 @@ def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
 
 
 def _named(comment: str) -> list[Any]:
-    """The values that a comment names: `null`, and single words between `,`, `;`, `:` and `or`."""
+    """The values that a comment names: single words between `,`, `;`, `:` and `or`."""
     bare = re.sub(r"\(.*?\)", "", re.sub(r"[\d.]+ or more|up to [\d.]*\d", "<>", comment))
     parts = (part.strip() for part in re.split(r"[,;:](?= |$)|\bor\b", bare))
     words = [part for part in parts if re.fullmatch(r"-?\w[\w/-]*", part)]
-    null = ["null"] * bool(re.search(r"\bnull\b", comment))
-    return list(yaml.safe_load(f"[{', '.join(words + null)}]"))
+    return list(yaml.safe_load(f"[{', '.join(words)}]"))
 
 
 def _is_name(default: Any, comment: str) -> bool:
