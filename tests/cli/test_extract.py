@@ -47,7 +47,13 @@ def test_an_interrupted_command_goes_on(
     torch.testing.assert_close(found.features, plain(extractor, list(found.names)))
     assert "exists" in run(*command, "-o", "f.npz", "run_dir=c").err
     Path("g.npz.parts/mine").touch()
-    assert run(*command, "-o", "g.npz", "run_dir=d", "flip=true").code == 0  # nothing of the parts
+    shutil.copytree("g.npz.parts", "p.npz.parts")
+    monkeypatch.setattr(FeatureExtractor, "__call__", lambda _, own, *__: seen.append(len(own)))
+    asked = len(seen)
+    run(*command, "-o", "p.npz", "run_dir=p", "precision=bfloat16")
+    assert len(seen) == asked + 1  # nothing of the parts
+    monkeypatch.setattr(FeatureExtractor, "__call__", plain)
+    assert run(*command, "-o", "g.npz", "run_dir=d", "flip=true").code == 0  # likewise
     assert Path("g.npz.parts/mine").exists()
     monkeypatch.setattr(FeatureExtractor, "__call__", lambda _, own, *__: torch.ones(len(own), 8))
     assert "nearly one vector" in run(*command, "-o", "h.npz", "run_dir=e").out
@@ -64,12 +70,19 @@ def test_images_come_from_folders_patterns_and_csv_files(records: Records, tmp_p
         [n for n in names if Path(n).name[0] == "0"],
         None,
     )
+    (tmp_path / ".cache" / "@" / ".old").mkdir(parents=True)
+    for place in ("@/1.jpg", "@/.old/2.jpg", "@/.3.jpg"):
+        (tmp_path / ".cache" / place).touch()
+    visible = [str(tmp_path / ".cache" / "@" / "1.jpg")]
+    assert extract.list_files(tmp_path / ".cache")[0] == visible
     table = tmp_path / "a.csv"
     table.write_text(f"path,camera\n{names[1]},3\n{names[0]},\n")
     assert extract.list_files(table) == ([names[1], names[0]], [3, None])
 
 
-@pytest.mark.parametrize("text", ["file\na.jpg\n", "path\nno.jpg\n", "path,camera\na.jpg,x\n", ""])
+@pytest.mark.parametrize(
+    "text", ["file\na.jpg\n", "path\nno.jpg\n", "path,camera\na.jpg,x\n", "", "path\n"]
+)
 def test_a_csv_that_does_not_fit_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text)
     (tmp_path / "a.jpg").touch()
