@@ -80,7 +80,9 @@ def test_images_come_from_folders_patterns_and_csv_files(records: Records, tmp_p
     assert extract.list_files(table) == ([names[1], names[0]], [3, None])
 
 
-@pytest.mark.parametrize("text", ["file\na.jpg\n", "path\nno.jpg\n", "path,camera\na.jpg,x\n", ""])
+@pytest.mark.parametrize(
+    "text", ["file\na.jpg\n", "path\nno.jpg\n", "path,camera\na.jpg,x\n", "", "path\n"]
+)
 def test_a_csv_that_does_not_fit_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text)
     (tmp_path / "a.jpg").touch()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid import __version__
+from camreid.checkpoints.exported import Exported
 from camreid.checkpoints.graph import PIXELS, Graph, GraphOptions, Input, compare, read_test
 from camreid.errors import InputError
 from camreid.files import write_whole
@@ -95,14 +96,12 @@ def check_onnx(path: Path) -> float:
     """`compare` for the test crop of a file, by onnxruntime; InputError for a damaged file too."""
     metadata = read_metadata(path)
     try:
-        options = GraphOptions(**json.loads(metadata["form"]))
         crop, expected = read_test(metadata)
-        batch = 1 if options.batch == "dynamic" else options.batch
-        fed = options.feed(crop.expand(batch, -1, -1, -1))
-        features = _run(path.read_bytes(), ["features"], fed)[0][:1]
+        network = Exported(path)
+        features = network.forward_raw(crop).features
     except Exception as error:  # of onnxruntime, or a file without a test
         raise InputError(f"{path} gives no features of a test crop ({error!r:.300}).") from error
-    return compare("features", features, expected, TOLERANCE[options.precision])
+    return compare("features", features, expected, TOLERANCE[network.form.precision])
 
 
 def _run(file: bytes, outputs: list[str], images: Tensor) -> list[Tensor]:
