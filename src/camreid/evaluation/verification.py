@@ -140,4 +140,4 @@ def _blocks(table: FeatureTable, device: torch.device | None) -> Iterator[tuple[
     scores = feature_scores(query, gallery, "cosine", device)
     for queries in torch.split(torch.arange(len(query)), max(1, _PAIRS // len(gallery))):
         raw = scores.raw(queries, scores.scale.new_empty(len(queries), len(gallery)))
-        yield queries, raw.mul_(scores.scale).cpu()
+        yield queries, raw.mul_(scores.scale).clamp_(max=1 - 1e-7).cpu()  # 1 accepts none
