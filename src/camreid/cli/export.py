@@ -21,16 +21,12 @@ from camreid.progress import note
 
 def check_export(path: Path) -> None:
     """Run an exported file on its test crop, and show the difference of its features."""
-    if not path.is_file():
-        raise InputError(f"check={path}: there is no such file.")
     share = (check_pt if path.suffix == ".pt" else check_onnx)(path)
     show(f"{path} gives the features of its export; they differ by {share:.1e} of their norm.")
 
 
 def export_run(config: DictConfig) -> None:
     """Read the checkpoint, write the file, show the difference of onnxruntime from PyTorch."""
-    if config.check is not None:
-        raise InputError(f"check={config.check} goes with no other option: type it alone.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
     checkpoints = matching("checkpoint", config.checkpoint)
     form = GraphOptions(**{field.name: config[field.name] for field in fields(GraphOptions)})
