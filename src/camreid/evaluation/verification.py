@@ -51,8 +51,7 @@ class Verification:
     def points(self) -> dict[str, Any]:
         """Numbers of `pairs`, the equal error rate `eer`, and `far` by rate of false accepts.
 
-        `tar` is the share of genuine pairs with a cosine of at least `threshold`, and `interval`
-        its 95 % interval over identities.
+        `tar` is the share of genuine pairs at or above `threshold`, `interval` its 95 % interval.
         """
         counts = self.impostors.sum(0)
         accepted = counts.flip(0).cumsum(0).flip(0).double() / counts.sum()  # from each edge on
