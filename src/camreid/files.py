@@ -41,10 +41,12 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         of_torch = re.search("inline_container|StreamWriter|iostream", str(error))
         if isinstance(error, InputError) or (isinstance(error, RuntimeError) and not of_torch):
             raise
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         free = shutil.disk_usage(path.parent).free if os.path.isdir(path.parent) else 0
+        full = "No space left" if of_torch and free < 2**20 else ""  # torch names its own line
+        reason = getattr(error, "strerror", None) or full or " ".join(str(error).split())[:300]
         found = f"{path} can't be written ({reason}; {free:,} bytes are free)"
-        raise CannotWrite(f"{found}. What was there is kept.") from error
+        kept = "What was there is kept. Free some space there, or name another place."
+        raise CannotWrite(f"{found}. {kept}") from error
     finally:
         with suppress(OSError):
             shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)

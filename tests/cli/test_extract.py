@@ -70,12 +70,19 @@ def test_images_come_from_folders_patterns_and_csv_files(records: Records, tmp_p
         [n for n in names if Path(n).name[0] == "0"],
         None,
     )
+    (tmp_path / ".cache" / "@" / ".old").mkdir(parents=True)
+    for place in ("@/1.jpg", "@/.old/2.jpg", "@/.3.jpg"):
+        (tmp_path / ".cache" / place).touch()
+    visible = [str(tmp_path / ".cache" / "@" / "1.jpg")]
+    assert extract.list_files(tmp_path / ".cache")[0] == visible
     table = tmp_path / "a.csv"
     table.write_text(f"path,camera\n{names[1]},3\n{names[0]},\n")
     assert extract.list_files(table) == ([names[1], names[0]], [3, None])
 
 
-@pytest.mark.parametrize("text", ["file\na.jpg\n", "path\nno.jpg\n", "path,camera\na.jpg,x\n", ""])
+@pytest.mark.parametrize(
+    "text", ["file\na.jpg\n", "path\nno.jpg\n", "path,camera\na.jpg,x\n", "", "path\n"]
+)
 def test_a_csv_that_does_not_fit_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text)
     (tmp_path / "a.jpg").touch()

@@ -81,6 +81,13 @@ def test_no_option_takes_a_number_without_meaning(command: str, value: object) -
         ("+modell.name=x", "modell"),
         ("+data.rot=x", "data.root"),
         ("+split.cam=3", "split.camera"),
+        ("+callbacks.best.save_topk=1", "callbacks.best.save_topk"),
+        ("data.eval_batch_size=images", "data.eval_batch_size=images: expected"),
+        ("trainer.max_epochs=only", "trainer.max_epochs=only: expected"),
+        ("model.loss.smoothing=share", "model.loss.smoothing=share: expected"),
+        ("trainer.num_nodes='1'", "trainer.num_nodes=1: expected"),
+        ("trainer.threads=0", "1..1024"),
+        ("data.cache=decoded", "data.cache=decoded: expected"),
         ("+model.loss.foo=1", "model.loss.foo"),
         ("+trainer.max_epoch=1", "trainer.max_epochs"),
         ("+trainer.val_check_interval=nan", "trainer.val_check_interval=NaN"),
@@ -141,19 +148,27 @@ CHEAP = (
     ("matrix", "+split=original", "data.root=.", "experts=[]"),
     ("export", "checkpoint=gone.ckpt"),
     ("import_weights", "model=small", "path=gone.pth"),
+    ("train", "+gone=bar"),
+    ("train", "+split=original", "data.root=.", "+callbacks.best.gone=1"),
+    ("evaluate", "evaluation.metric=gone"),
+    ("matrix", "experts="),
+    ("export", "for=gone"),
+    ("export", "check=gone.onnx"),
+    ("extract", "checkpoint=gone.ckpt", "images=x", "output=y.npz"),
+    ("import_weights", "model=gone"),
 )
 
 
 def test_cheap_refusals_import_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from camreid.cli import _entry, compare, report\n"
+        "from camreid.cli import _entry, compare, data, report\n"
         f"for name, *typed in {CHEAP}:\n"
         "    sys.argv = [name, *typed]\n"
         "    try: getattr(_entry, name)()\n"
         "    except SystemExit: pass\n"
-        "for main in (compare.main, report.main):\n"
-        "    sys.argv = ['command', 'gone']\n"
+        "for main in (compare.main, report.main, data.main):\n"
+        "    sys.argv = ['command', *['check'] * (main is data.main), 'data.root=gone']\n"
         "    try: main()\n"
         "    except SystemExit: pass\n"
         "assert 'torch' not in sys.modules, 'torch was imported'"
@@ -163,7 +178,7 @@ def test_cheap_refusals_import_no_torch(tmp_path: Path) -> None:
     )
     assert found.returncode == 0, found.stderr
     messages = found.stderr.splitlines()
-    assert len(messages) == len(CHEAP) - 2 + 2, found.stderr
+    assert len(messages) == len(CHEAP) - 2 + 3, found.stderr
     assert all("gone" in text or "abc" in text or "experts=" in text for text in messages)
     assert "model.schedule.gamma=0.1" in found.stdout
     assert f"camreid {camreid.__version__}\n" in found.stdout
@@ -227,3 +242,20 @@ def test_the_config_shown_has_the_model_of_the_checkpoint(run: Run, tmp_path: Pa
     config = OmegaConf.create(shown.out)
     assert (config.model.name, config.model.optimizer.lr, config.init) == ("tiny", 0.25, str(path))
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("{data:msmt17,rot:x}", "no option data.also.rot. Did you mean data.also.root?"),
+        ("{data:csv,path:gone.csv}", "data.also.path=gone.csv"),
+        ("{data:folder,root:7}", "no folder at 7: data.also.root=7"),
+        ("{data:msmt17,cache:quick}", "data.also.cache=quick: expected"),
+        ("{data:msmts}", "Choose data= from csv"),
+        ("{root:.}", "Choose data= from csv"),
+        ("msmt17", "[{data:msmt17,root:FOLDER}"),
+    ],
+)
+def test_the_options_of_more_datasets(run: Run, typed: str, expected: str) -> None:
+    found = refused(run("camreid-data", "check", "data.root=.", f"data.also=[{typed}]"))
+    assert expected in found

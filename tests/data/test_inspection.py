@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camreid.data import OriginalSplit, Records, read_folder, read_market1501
+from camreid.data import ImageRecord, OriginalSplit, Records, read_folder, read_market1501
 from camreid.data.inspection import Finding, inspect, without_bad_images
 from camreid.data.layouts import find, scan
 
@@ -152,3 +152,9 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     records = read_folder(root)
     assert len(records.train) == 4
     assert [f.what for f in inspect(records, root, None) if f.is_fault] == []
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0001_c1s1_000001_00.jpg")
+    records = Records((ImageRecord(str(tmp_path / "0001_c1s1_000001_00.jpg"), 1, 1),), (), ())
+    assert "a pipe" in str(inspect(records, tmp_path, None))

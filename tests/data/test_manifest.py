@@ -122,3 +122,11 @@ def test_root_is_searched_before_the_paths_of_the_manifest(outside: Path) -> Non
     path.write_text(f"{HEADER}\ntrain,{outside}/secret/b.jpg,2,1\n")
     for free in (False, True):
         assert Split.load(path, outside / "data", outside_root=free).train[0].path == str(twin)
+
+
+def test_two_images_are_not_taken_for_one(outside: Path) -> None:
+    path = outside / "split.csv"
+    lines = [HEADER, f"train,{outside}/data/in/a.jpg,1,1", "train,old/in/a.jpg,2,1"]
+    path.write_bytes("\r".join(lines).encode("utf-8-sig"))
+    with pytest.raises(InputError, match="images of equal names"):
+        Split.load(path, outside / "data")

@@ -166,3 +166,4 @@ def test_zero_and_collapsed_features_are_doubted() -> None:
     found = doubts(query=zero, gallery=1 + 1e-5 * good)
     assert len(found) == 2
     assert "5.0% of the query" in found[0]
+    assert doubts(gallery=torch.ones(9, 40)) == []  # a few copies of one image

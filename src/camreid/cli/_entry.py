@@ -19,6 +19,7 @@ from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.folder import discard
 from camreid.cli.options import choices, show_options
+from camreid.errors import InputError
 from camreid.files import CONF
 from camreid.progress import is_first, note
 
@@ -38,7 +39,9 @@ def _start(command: str, module: str, function: str) -> None:
             (show_options if "--options" in asked else show_help)(command)
     elif command == "export" and len(sys.argv) == 2 and sys.argv[1].startswith("check="):
         with one_paragraph(name):
-            begin("camreid.cli.export").check_export(Path(sys.argv[1].removeprefix("check=")))
+            if not os.path.isfile(path := sys.argv[1].removeprefix("check=")):
+                raise InputError(f"check={path}: there is no such file.")
+            begin("camreid.cli.export").check_export(Path(path))
     elif "job" in sys.argv and any(text.startswith(("init=", "resume=")) for text in sys.argv):
         typed = [text for text in sys.argv[1:] if text not in ("--cfg", "-c", "job")]
         with TemporaryDirectory() as folder:  # Hydra shows the model of the defaults

@@ -130,7 +130,7 @@ def build_callbacks(config: DictConfig, split: Split) -> list[pl.Callback]:
         raise InputError("early stopping needs validation identities.", val_fraction=0.1)
     if "best" in chosen and not (split.val and config.trainer.limit_val_batches):
         chosen["best"] = {**chosen["best"], "monitor": None, "save_on_train_epoch_end": True}
-    if not config.get("logger"):
+    if not any((config.get("logger") or {}).values()):
         chosen = {k: v for k, v in chosen.items() if "LearningRateMonitor" not in v["_target_"]}
     for options in chosen.values():
         find(options.get("_target_"), pl.Callback)  # refuses another class

@@ -6,7 +6,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from camreid.checkpoints import io
 from camreid.checkpoints.io import Checkpoint
@@ -115,8 +115,6 @@ def read_teachers(config: DictConfig, start: Checkpoint | None, data: Sequence[D
     """The teachers of a config; `distill.teachers` becomes their files."""
     experts: Experts = {}
     if config.get("distill") is not None:
-        if not OmegaConf.is_dict(config.distill):
-            raise InputError(f"distill={config.distill}: type +experiment=distill.")
         given = config.distill.get("teachers") or ()
         experts = read_experts("distill.teachers", given, datasets=data)
         config.distill.teachers = [expert.path for expert in experts.values()]

@@ -17,6 +17,7 @@ from camreid.cli.options import check_options
 from camreid.cli.report import parser
 from camreid.errors import InputError
 from camreid.files import CONF, write_whole
+from camreid.progress import printable
 from camreid.runs.table import Table
 
 
@@ -37,15 +38,21 @@ def main() -> None:
             if (message := paragraph(error, config)) is None:
                 raise
             raise InputError(message) from None
-        cells = [list(map(_cell, row.values())) for row in rows]
-        print(json.dumps(rows, indent=1)) if typed.json else Table("", [*rows[0]], cells).show()
+        if typed.json:
+            print(json.dumps(rows, indent=1))
+        elif typed.action == "check":
+            print(printable("\n".join(map(_lines, rows))))
+        else:
+            Table("", [*rows[0]], [[*map(str, row.values())] for row in rows]).show()
         raise SystemExit(int(any(row.get("is_fault") for row in rows)))
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, tuple):  # of paths, with the folder of each
-        return "\n".join("/".join(Path(path).parts[-2:]) for path in value)
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+def _lines(row: dict[str, Any]) -> str:
+    """A finding, and its examples with the folder of each."""
+    files = [[Path(p).parts[-2:] for p in example.split(" = ")] for example in row["examples"]]
+    examples = (" = ".join(map("/".join, paths)) for paths in files)
+    kind = "fault" if row["is_fault"] else "note"
+    return "\n                ".join([f"{kind:5}{row['count']:9,}  {row['what']}", *examples])
 
 
 def _check(config: DictConfig, _: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """From the config group `data` to the records of one or several datasets."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,18 +36,12 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
         raise InputError(f"{found}; expected camreid.data.Records.")
     named, name = (*records.datasets, Dataset(""))[0], str(data.get("name") or Path(place).stem)
     records = replace(records, datasets=(replace(named, name=name),))
-    others = [read_dataset(_other(given)) for given in data.get("also") or ()]
+    others = []
+    for given in data.get("also") or ():
+        own = {key: value for key, value in given.items() if key != "data"}
+        other: Any = OmegaConf.merge(compose("train", [f"data={given['data']}"]).data, own)
+        others.append(read_dataset(other))
     return _join([records, *others]) if others else records
-
-
-def _other(given: Any) -> DictConfig:
-    if not isinstance(given, Mapping) or "data" not in given:
-        example = "'data.also=[{data:msmt17,root:FOLDER},{data:csv,path:FILE,name:NAME}]'"
-        raise InputError(f"data.also holds {given}; expected datasets, such as {example}.")
-    data: DictConfig = compose("train", [f"data={given['data']}"]).data
-    OmegaConf.set_struct(data, False)
-    data.update({key: value for key, value in given.items() if key != "data"})
-    return data
 
 
 def _join(parts: list[Records]) -> Records:

@@ -58,7 +58,7 @@ def check_devices(config: DictConfig, on_cpu: bool) -> None:
     count = len(devices) if OmegaConf.is_list(devices) else devices
     if on_cpu and isinstance(count, int) and count > cores:
         raise InputError(f"devices={devices} starts {count} processes on {cores} cores.", devices=1)
-    if on_cpu and count in (-1, "-1"):
+    if on_cpu and count == -1:
         raise InputError(f"devices={devices} is all GPUs, and there is none to use.", devices=1)
     launcher, processes, nodes = launched()
     if launcher and (machines != nodes or count not in ("auto", -1, processes)):

@@ -162,7 +162,7 @@ def _with_remedy(error: InputError, config: DictConfig) -> str:
     text = error.message
     if "Original Traceback" in text:  # of a loader process
         text = text.rsplit("Error: ", 1)[-1].strip()
-    if isinstance(error, ImageError):
+    if isinstance(error, ImageError) and "data" in config:
         text += " With data.on_bad_image=skip, a command leaves out such images and counts them."
     found = dict(leaves(OmegaConf.to_container(config)))
     typed = []

@@ -22,19 +22,15 @@ from camreid.progress import note
 
 def check_export(path: Path) -> None:
     """Run an exported file on its test crop, and show the difference of its features."""
-    if not path.is_file():
-        raise InputError(f"check={path}: there is no such file.")
+    share = (check_pt if path.suffix == ".pt" else check_onnx)(path)
     sidecar, digest = Path(f"{path}.metadata.json"), hashlib.sha256(path.read_bytes()).hexdigest()
     if sidecar.is_file() and digest not in sidecar.read_text("utf-8", "replace"):
         raise InputError(f"{sidecar} is not of {path}. Copy or export both again.")
-    share = (check_pt if path.suffix == ".pt" else check_onnx)(path)
     show(f"{path} gives the features of its export; they differ by {share:.1e} of their norm.")
 
 
 def export_run(config: DictConfig) -> None:
     """Read the checkpoint, write the file, show the difference of onnxruntime from PyTorch."""
-    if config.check is not None:
-        raise InputError(f"check={config.check} goes with no other option: type it alone.")
     path = run_folder() / "model.onnx" if config.path is None else Path(str(config.path))
     checkpoints = matching("checkpoint", config.checkpoint)
     form = GraphOptions(**{field.name: config[field.name] for field in fields(GraphOptions)})

@@ -36,8 +36,7 @@ def extract_run(config: DictConfig) -> None:
     parts, features = output.with_name(f"{output.name}.parts"), []
     with Progress(None, "Features", total=len(images), unit="image") as bar:
         for start in range(0, len(images), CHUNK):
-            chunk = slice(start, start + CHUNK)
-            own, seen = images[chunk], cameras and cameras[chunk]
+            own, seen = images[start : start + CHUNK], cameras and cameras[start : start + CHUNK]
             form = repr((extractor.source, own, seen, config.flip, config.precision)).encode()
             file = parts / f"{start:09}-{sha256(form).hexdigest()[:16]}.safetensors"
             part = Gallery.load(file) if file.is_file() else Gallery(extractor.source)
@@ -59,8 +58,8 @@ def extract_run(config: DictConfig) -> None:
 
 def list_files(images: Path) -> tuple[list[str], list[int | None] | None]:
     """The images of a folder, pattern or CSV, in order; their cameras where a CSV has them."""
-    if images.suffix == ".csv" and images.is_file():
-        lines = [line for _, line in read_table(images, ("path",))]
+    is_table = images.suffix == ".csv" and images.is_file()
+    if lines := [line for _, line in read_table(images, ("path",))] if is_table else []:
         files = [str(images.parent / line["path"]) for line in lines]
         require_files(files, images)
         try:
@@ -68,7 +67,8 @@ def list_files(images: Path) -> tuple[list[str], list[int | None] | None]:
         except ValueError as error:
             raise InputError(f"{images}: {error}; a camera is a number from 1.") from error
         return files, cameras or None
-    found = images.rglob("*") if images.is_dir() else map(Path, glob.glob(str(images)))
+    inner = (p for p in images.rglob("*") if not any(map(is_hidden, p.relative_to(images).parts)))
+    found = inner if images.is_dir() else map(Path, glob.glob(str(images)))
     files = sorted(str(p) for p in found if is_image(p.name) and not is_hidden(p.name))
     if not files:
         raise InputError(f"images={images}: expected a folder, a pattern or a CSV of images.")

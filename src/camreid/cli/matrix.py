@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -32,7 +32,7 @@ SOUP_IMAGES = 2048
 def matrix_run(config: DictConfig) -> None:
     """Test experts and baselines on the split, fuse the experts, and write the run folder."""
     build.seed(config)
-    fusions = _read_fusions(config)
+    fusions = dict.fromkeys([config.fusion] if isinstance(config.fusion, str) else config.fusion)
     split = build.build_split(config)
     experts = read_experts("experts", config.experts, True, FUSIONS, split.datasets)
     given, taken = config.baselines or (), (*FUSIONS, *experts)
@@ -145,10 +145,3 @@ class Test:
             **comparison(self.rows, [*self.experts]),
         }
         return Matrix.from_json(plain(content))
-
-
-def _read_fusions(config: DictConfig) -> list[Any]:
-    given = [config.fusion] if isinstance(config.fusion, str) else config.fusion or []
-    if unknown := [name for name in given if name not in FUSIONS]:
-        raise InputError(f"fusion={unknown[0]}: type some of fusion=[{','.join(FUSIONS)}].")
-    return list(dict.fromkeys(given))

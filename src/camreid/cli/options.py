@@ -1,14 +1,16 @@
 """The options of a command, as the files of `conf/` in effect give them: defaults and comments.
 
-A default gives the type. A comment widens it: it names other values, `null`, `number`, `list`.
-It begins with `file`, `checkpoint` or `folder` where that has to exist, and with `with KEY` or
-`with KEY=VALUE` where the option has no effect without another of its group, and with `set` where
-it is not typed. Numbers are finite and not negative, a share or probability at most 1; `N or more`
-and `up to N` narrow them, and a negative value that is named, such as -1, is taken.
+A default gives the type. A comment widens it by `number`, `list`, and values that stand alone
+between commas, semicolons, colons and `or`: `null, or hard: the nearest one`. It begins with `file`,
+`checkpoint` or `folder` where that has to exist, with `with KEY` or `with KEY=VALUE` where the
+option has no effect without another of its group, and with `set` where it is not typed. Numbers are
+finite and not negative, a share at most 1, unless `N or more`, `up to N` or a named -1 changes it.
 """
 
 import glob
+import json
 import math
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -82,11 +84,10 @@ def matching(option: str, given: Any) -> list[str]:
     """The files that a path or pattern, or a list of them, names; a path need not exist."""
     files: list[str] = []
     for name in map(str, [given] if isinstance(given, str | int) else given):
-        is_pattern = glob.has_magic(name) and not Path(name).exists()
-        found = sorted(glob.glob(name)) if is_pattern else [name]
-        files += found
-        if not found:
+        is_pattern = glob.has_magic(name) and not os.path.exists(name)
+        if not (found := sorted(glob.glob(name)) if is_pattern else [name]):
             raise InputError(f"no file matches {option}='{name}'; type files or another pattern.")
+        files += found
     return files
 
 
@@ -100,17 +101,20 @@ def check_options(
     if any(map(given.get, ("init", "resume", "checkpoint"))):  # the model is that of the file
         typed = {name for name in typed if not name.startswith("model.")}
     check_values(given, known, typed)
+    for name in known:
+        if type(given.get(name)) is int and _is_name(*known[name]):
+            OmegaConf.update(config, name, str(given[name]))
+    for part in given.get("data.also") or ():
+        files = known_options("train", [f"data={part.get('data')}"]).items()
+        known = {n.replace("data", "data.also", 1): option for n, option in files if "data." in n}
+        own = {k: v for k, v in leaves(part, "data.also.") if k != "data.also.data"}
+        check_values(own, relevant(own, known, own), own)
 
 
 def relevant(
     given: Mapping[str, Any], known: Options, typed: Collection[str], needs_split: bool = True
 ) -> Options:
     """The known options that have an effect; refuse unknown names and options that conflict."""
-    if known.get("split", ("",))[0] == "???" and not given.get("features"):
-        if needs_split and "split._target_" not in given:
-            found = f"split={given.get('split')} is no split. Type +split=original (official; one"
-            raise InputError(f"{found} camera with split.camera=N) or +split=resplit (new).")
-        known = {name: known[name] for name in known if name != "split"}
     own = ("split", "model.network._target_", *known)  # a class to trust in a checkpoint
     every = {n[: m.start()]: 0 for n in own for m in re.finditer(r"\.|$", n)}
     for name in sorted(given, key=lambda name: name not in typed):  # what is typed first
@@ -122,8 +126,9 @@ def relevant(
                 raise InputError(f"{option} and {name} exclude each other. Type one of them.")
     if given.get("features"):
         return {name: known[name] for name in known if name.startswith(("features", "eval"))}
-    no_root = given.get("split.manifest") or "labels" in given  # of camreid-import
-    return {name: known[name] for name in known if name != "data.root" or not no_root}
+    needless = {"split"} if "split._target_" in given or not needs_split else set()
+    needless |= {"data.root"} if given.get("split.manifest") or "labels" in given else set()
+    return {name: known[name] for name in known if name not in needless}
 
 
 def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
@@ -133,11 +138,10 @@ def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
     target = next((f"{p}._target_" for p in parents if given.get(f"{p}._target_")), "")
     default, comment = known.get(target, ("", ""))
     if not target:  # a part without its class is refused where it is made
-        return any(known.get(parent, ("",))[0] is None for parent in parents)
-    if given[target] != default:
-        return True
+        return any(known.get(parent, ("",))[0] in (None, "???") for parent in parents)
     takes = re.findall(r"\w+", comment.partition("also ")[2])
-    return name.rpartition(".")[2] in takes if takes else not default.startswith("camreid.")
+    also = name.rpartition(".")[2] in takes if takes else not default.startswith("camreid.")
+    return given[target] != default or also
 
 
 def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str]) -> None:
@@ -145,23 +149,25 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
     for name in sorted(given, key=lambda name: name not in typed):
         if not all(abs(number) < math.inf for number in _numbers(given[name])):
             raise InputError(f"{override(name, given[name])}: expected finite numbers.")
-    for name in sorted(known, key=lambda name: name not in typed):  # what is typed first
+        if name in typed and re.search(r"[\0-\x1f\x7f]", str(given[name])):
+            raise InputError(f"{override(name, given[name])}: expected no control characters.")
+    for name in sorted(known, key=lambda name: (name not in typed, name != "split")):
         default, comment = known[name]
         value = given.get(name, default)
         about = f" ({comment})" if comment else ""
-        text, example = override(name, value), override(name, default)
+        text = override(name, value)
         if name in typed and comment.startswith("set "):
             raise InputError(f"{name}= is {comment}. Leave it out.")
         if value == "???" or (default == "???" and not value):
-            raise InputError(f"{name}= is missing. Type {name}={about}.")
-        if text != example:
+            raise InputError(f"{name}= is missing: expected {comment}.")
+        if repr(value) != repr(default):
             _check_value(name, value, default, comment)
         kind = "".join(re.findall(r"^(file|checkpoint|folder)s?\b(?!/)", comment))
-        for path in map(Path, matching(name, value) if kind and value else ()):
-            is_file = path.is_file() or (path / "experts.json").is_file()
-            if not (path.expanduser().is_dir() if kind == "folder" else is_file):
-                near = ", ".join(sorted(file.name for file in path.parent.glob("*.ckpt"))[:5])
-                near = f" Beside it: {near}." if near else ""
+        for path in map(Path, matching(name, value) if kind and value is not None else ()):
+            files = os.path.isfile(path) or os.path.isfile(path / "experts.json")
+            if not (os.path.isdir(path.expanduser()) if kind == "folder" else files):
+                names = sorted(glob.glob("*.ckpt", root_dir=path.parent))
+                near = f" Beside it: {', '.join(names[:5])}." if names else ""
                 raise InputError(f"no {kind} at {path}: {name}={path}{about}.{near}")
         needs = re.match(r"with (\w+)=?(\w*)(?:$|[:;])", comment) if name in typed else None
         other = f"{name.rpartition('.')[0]}.{needs[1]}" if needs else ""
@@ -184,40 +190,53 @@ def _check_value(name: str, value: Any, default: Any, comment: str) -> None:
     example = f", such as {override(name, default)}" if default not in (None, "???") else ""
     words = set(re.findall(r"[\w-]+", comment))
     may_be_null = re.match(r"(callbacks|logger)\.\w+$", name)
-    if override("", value)[1:] in words or (value is None and may_be_null):
+    if repr(value) in map(repr, _named(comment)) or (value is None and may_be_null):
         return
     if not _takes(default, comment, words, value):
         expected = _KINDS.get(type(default), "another value")
         raise InputError(f"{text}: expected {expected}{example}{about}.")
-    least, most = re.search(r"(\d+) or more", comment), re.search(r"up to (\d+)", comment)
+    least, most = re.search(r"([\d.]+) or more", comment), re.search(r"up to ([\d.]*\d)", comment)
     share = {"share", "probability"} & words and "number" not in words
     top = 1 if share else 2**32 - 1 if name.endswith("seed") else 2**31 - 1
-    low, high = int(least[1]) if least else 0, int(most[1]) if most else top
+    low, high = json.loads(least[1] if least else "0"), json.loads(most[1]) if most else top
     numbers = () if isinstance(value, dict) else _numbers(value)  # parts have options of their own
     if not all(low <= number <= high for number in numbers):
         raise InputError(f"{text}: expected {low}..{high}{example}{about}.")
+
+
+def _named(comment: str) -> list[Any]:
+    """The values that a comment names: single words between `,`, `;`, `:` and `or`."""
+    bare = re.sub(r"\(.*?\)", "", re.sub(r"[\d.]+ or more|up to [\d.]*\d", "<>", comment))
+    parts = (part.strip() for part in re.split(r"[,;:](?= |$)|\bor\b", bare))
+    words = [part for part in parts if re.fullmatch(r"-?\w[\w/-]*", part)]
+    return list(yaml.safe_load(f"[{', '.join(words)}]"))
+
+
+def _is_name(default: Any, comment: str) -> bool:
+    words = re.search(r"\b(file|folder|checkpoint|name|path|expression)s?\b", comment)
+    kinds = {*map(type, default)} if isinstance(default, list) else {type(default)}
+    return bool(words) and "{" not in comment and kinds <= {str, type(None)}
 
 
 def _takes(default: Any, comment: str, words: set[str], value: Any) -> bool:
     """Whether a value, or each part of a list, is of a kind that the option takes."""
     parts = default if isinstance(default, list) else [default]
     kinds: set[type] = {*map(type, parts)}
-    is_text = re.search(r"\b(file|folder|checkpoint|name|path|expression)s?\b", comment)
     if default in ([], None, "???"):  # the comment alone gives the kind
-        kinds = {str} if is_text and "{" not in comment else set() if comment else {type(value)}
-    kinds |= {int} if is_text and str in kinds else set()  # a name such as 2026
+        kinds = set() if comment else {type(value)}
+    kinds |= {str, int} if _is_name(default, comment) else set()  # a name such as 2026
     kinds |= {int, float} if float in kinds or {"number", "numbers"} & words else set()
     kinds = kinds - {float} if "whole" in words else kinds
     kinds |= {dict} if "{" in comment else set()
-    named: list[Any] = []
-    if str in kinds and comment and (parts if isinstance(default, list) else default in words):
-        named, kinds = [*words, *parts], kinds - {str}
+    named = [repr(other) for other in _named(comment) if other is not None]
+    if str in kinds and (parts and named if isinstance(default, list) else repr(default) in named):
+        kinds -= {str}
     if isinstance(value, list):
         size = len(default) if default and kinds == {int} and default is parts else len(value)
         may_be = isinstance(default, list) or (value and ("list" in words or "[" in comment))
         if not may_be or size != len(value):
             return False
     elif isinstance(default, list) or comment.startswith("list"):
-        kinds &= {str}
+        kinds = {str} if _is_name(default, comment) else set()
     items = value if isinstance(value, list) else [value]
-    return all(v in named or (type(v) in kinds and v != "") for v in items)
+    return all(repr(v) in named or (type(v) in kinds and v != "") for v in items)

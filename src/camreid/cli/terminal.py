@@ -11,7 +11,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console, RenderableType
 
 from camreid.data.cache import cores
-from camreid.errors import require_whole
 from camreid.progress import note, printable
 
 _NOISE = (
@@ -49,7 +48,6 @@ def set_threads(trainer: Any) -> None:
     threads = trainer and trainer.get("threads")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
     if threads is not None:
-        require_whole("threads", threads, least=1)
         torch.set_num_threads(threads)
     elif load > cores() and torch.get_num_threads() > 1:
         remedy = "type trainer.threads=1" if trainer else "set OMP_NUM_THREADS=1"

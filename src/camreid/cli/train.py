@@ -51,7 +51,7 @@ def train_run(config: DictConfig) -> float | None:
     data = build.build_data(config, split, module.config)
     if model.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
-    loggers = [instantiate(options) for options in (config.get("logger") or {}).values()]
+    loggers = [instantiate(own) for own in (config.get("logger") or {}).values() if own]
     module.notes = {"config": OmegaConf.to_yaml(config, resolve=True), **source()}
     callbacks = build.build_callbacks(config, split)
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)

@@ -134,6 +134,8 @@ def _looks(paths: Sequence[str]) -> Iterator[tuple[str, str, set[str]]]:
 def _look(path: str) -> tuple[str, str, set[str]]:
     digest = ""
     try:
+        if Path(path).is_fifo():  # it would wait
+            return path, digest, {"unreadable images (a pipe)"}
         content = Path(path).read_bytes()
         digest = hashlib.sha256(content).hexdigest() if content else ""
         with Image.open(io.BytesIO(content)) as image:

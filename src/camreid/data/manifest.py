@@ -5,15 +5,15 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from itertools import starmap, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from camreid.data.records import LARGEST, ImageRecord, identities, parse_name, require_files
+from camreid.data.records import LARGEST, ImageRecord, identities, read_numbers, require_files
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap
@@ -87,12 +87,14 @@ class Split:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"no split manifest at {path}; every run folder has one, split.csv.")
-        table = read_table(path, COLUMNS[:-1])
-        located = _locate(path, list(starmap(_record, table)), root, outside_root)
-        found = [(r, line) for r, (_, line) in zip(located, table, strict=True)]
-        parts = (tuple(r for r, line in found if line["subset"] == s) for s in SUBSETS)
-        train, val, query, gallery = parts
-        rows = {r.pid: int(line["row"]) for r, line in found if line.get("row")}
+        parts: dict[str, list[ImageRecord]] = {subset: [] for subset in SUBSETS}
+        rows: dict[int, int] = {}
+        for place, line in read_table(path, COLUMNS[:-1]):
+            record = _record(place, line)
+            parts[line["subset"]].append(record)
+            if line.get("row"):
+                rows[record.pid] = int(line["row"])
+        train, val, query, gallery = _locate(path, parts.values(), root, outside_root)
         made = SplitRecord("manifest", {"path": str(path)})
         return cls(train, val, query, gallery, _labels(path, train, rows), made, datasets)
 
@@ -111,22 +113,23 @@ def count_rankable(records: Sequence[ImageRecord]) -> int:
     return sum(found[r.pid] > 1 for r in records)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Place and stripped values by column of each line of CSV; "" for those beyond the header.
 
     UTF-8 with comma, ; or tab. InputError without one of the `columns`.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        header = text.partition("\n")[0].strip()
-        comma = max(",;\t", key=header.count)
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
-        own = [name.strip().lower() or "-" for name in next(rows, [])]
-        if missing := [name for name in columns if name not in own]:
-            found = f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}"
-            raise InputError(f"{found}; expected a header with {','.join(columns)}.")
-        full = ((f"line {rows.line_num} of {path}", map(str.strip, r)) for r in filter(any, rows))
-        return [(place, dict(zip_longest(own, row, fillvalue=""))) for place, row in full]
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline().strip()
+            file.seek(0)
+            rows = csv.reader(file, delimiter=max(",;\t", key=header.count))
+            own = [name.strip().lower() or "-" for name in next(rows, [])]
+            if missing := [name for name in columns if name not in own]:
+                found = f"{path} lacks {', '.join(missing)}: its first line is {header[:80]!r}"
+                raise InputError(f"{found}; expected a header with {','.join(columns)}.")
+            for row in filter(any, rows):
+                values = zip_longest(own, map(str.strip, row), fillvalue="")
+                yield f"line {rows.line_num} of {path}", dict(values)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not CSV in UTF-8 ({error}). Save it as that.") from error
 
@@ -144,47 +147,53 @@ def _record(place: str, line: dict[str, str]) -> ImageRecord:
     if pid < 1 and subset != "gallery":
         found = f"{place} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) are of the"
         raise InputError(f"{found} gallery. Delete such lines; if pids start at 0, add 1 to each.")
-    parsed = parse_name(image) or ImageRecord(image, pid, camera)
-    return ImageRecord(image, pid, camera, parsed.sequence, parsed.frame)  # replace() is slow
+    return ImageRecord(image, pid, camera, *(read_numbers(image) or ())[2:])
 
 
-def _locate(path: Path, records: list[ImageRecord], root: Any, outside: bool) -> list[ImageRecord]:
+def _locate(
+    path: Path, parts: Iterable[Sequence[ImageRecord]], root: Any, outside: bool
+) -> list[tuple[ImageRecord, ...]]:
     """The records with the path at which each image was found."""
-    homes = [] if root is None else [str(root), *map(str, sorted(Path(root).glob("*/")))]
+    folders = [] if root is None else [str(root), *map(str, sorted(Path(root).glob("*/")))]
+    homes = [(home, os.path.join(os.path.realpath(home), "")) for home in folders]
+    files = cache(_files)
 
     @cache
-    def places(own: str) -> list[tuple[str, set[str]]]:
-        """Folders that may stand for an image's own one, and the images in them."""
-        pairs = [(h, os.path.normpath(own)) for h in homes[:1] if own]
-        pairs += [(h, os.path.normpath(f"{h}/{p}")) for h in homes for p in (own, Path(own).name)]
-        inside = [(os.path.join(place, ""), _files(place, home)) for home, place in pairs]
-        return inside + [(own, _files(own))] * (outside or root is None)
+    def places(own: str) -> list[tuple[str, str]]:
+        """Folders that may stand for an image's own one, each with the folder it must be in."""
+        pairs = [(own, home) for _, home in homes[:1] if own]
+        pairs += [(f"{at}/{p}", home) for at, home in homes for p in (own, Path(own).name)]
+        inside = [(os.path.join(os.path.normpath(place), ""), home) for place, home in pairs]
+        return inside + [(own, "")] * (outside or root is None)
 
-    found, lost = [], []
-    for r in records:
+    lost, origins = list[str](), dict[str, str]()
+
+    def located(r: ImageRecord) -> ImageRecord:
         cut = r.path.rfind("/") + 1 or r.path.rfind(os.sep) + 1
         own, name = r.path[:cut], r.path[cut:]
-        place = next((place for place, files in places(own) if name in files), None)
+        place = next((place for place, home in places(own) if name in files(place, home)), None)
         if place is None:
             lost.append(r.path)
-        found.append(r if place in (None, own) else replace(r, path=f"{place}{name}"))
+        elif homes and origins.setdefault(f"{place}{name}", r.path) != r.path:
+            message = f"{path} lists images of equal names, so root={root} can't be searched for"
+            raise InputError(f"{message} them. Write their present paths into it.")
+        return r if place in (None, own) else replace(r, path=f"{place}{name}")
+
+    found = [tuple(map(located, part)) for part in parts]
     if lost:
         hint = f"They were also searched below root={root}."
         require_files(lost, path, hint, root="FOLDER")
         message = f"{path} lists {len(lost)} images outside root={root}, such as {lost[0]}."
         raise InputError(message, outside_root=True)
-    if len({r.path for r in found}) < len({r.path for r in records}):
-        message = f"{path} lists images of equal names, so root={root} can't be searched for them"
-        raise InputError(f"{message}. Write their present paths into it.")
     return found
 
 
-def _files(folder: str, home: str = "") -> set[str]:
+def _files(folder: str, home: str) -> set[str]:
     """The files in a folder; with `home`, without those that links or `..` lead out of it."""
     real = cache(lambda path: os.path.join(os.path.realpath(path), "") if home else "")
     with suppress(OSError, ValueError), os.scandir(folder or ".") as entries:
         own = ((e.name, e.path if e.is_symlink() else folder) for e in entries if e.is_file())
-        return {name for name, path in own if real(path).startswith(real(home))}
+        return {name for name, path in own if real(path).startswith(home)}
     return set()
 
 

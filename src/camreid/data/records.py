@@ -22,7 +22,7 @@ _NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG", "EPS"}  # Pillow identifies these;
 _NAME = re.compile(r"(-1|\d{1,99})_c(\d{1,99})(?:s(\d{1,99}))?(?:_f?(\d{1,99}))?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One crop of one identity."""
 
@@ -46,6 +46,12 @@ def parse_name(path: str | PurePath) -> ImageRecord | None:
     >>> parse_name("-1_c6s4_002902_05.jpg").pid, parse_name("0001_c2_f0046182.jpg").sequence
     (-1, None)
     """
+    numbers = read_numbers(str(path))
+    return ImageRecord(str(path), *numbers) if numbers else None
+
+
+def read_numbers(path: str) -> tuple[int, int, int | None, int] | None:
+    """Identity, camera, sequence and frame of `parse_name`."""
     found = _NAME.match(os.path.basename(path))
     if found is None:
         return None
@@ -53,7 +59,7 @@ def parse_name(path: str | PurePath) -> ImageRecord | None:
     sequence = None if found[3] is None else int(found[3])
     if camera < 1 or max(pid, camera, sequence or 0, frame) > LARGEST:
         return None
-    return ImageRecord(str(path), pid, camera, sequence, frame)
+    return pid, camera, sequence, frame
 
 
 Images: TypeAlias = tuple[ImageRecord, ...]

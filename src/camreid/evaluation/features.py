@@ -134,7 +134,7 @@ def doubts(**parts: Tensor) -> list[str]:
     found = [f"{s:.1%} of the {k} features are zero." for k, s in zero.items() if s > 0.01]
     name, last = parts.popitem()
     unit = F.normalize(last[:: len(last) // 10_000 + 1].float())
-    if len(unit) > 1 and (unit - unit.mean(0)).norm(dim=1).mean() < 1e-3:
+    if len(unit) > 9 and (unit - unit.mean(0)).norm(dim=1).mean() < 1e-3:
         found.append(f"All {name} images have nearly one vector: the model has collapsed.")
     return found
 

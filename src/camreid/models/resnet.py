@@ -57,7 +57,8 @@ def use_non_local(trunk: nn.Module) -> None:
     for stage in (2, 3):
         blocks = list(getattr(trunk, f"layer{stage}"))
         plain = plain_blocks(len(blocks), stage)
-        last = [nn.Sequential(b, NonLocal(b.conv3.out_channels)) for b in blocks[plain:]]
+        width = getattr(blocks[0], "conv3", blocks[0].conv2).out_channels  # or a basic block
+        last = [nn.Sequential(block, NonLocal(width)) for block in blocks[plain:]]
         setattr(trunk, f"layer{stage}", nn.Sequential(*blocks[:plain], *last))
 
 

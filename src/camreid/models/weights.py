@@ -137,25 +137,21 @@ def _converted(state: State, trunk: nn.Module) -> tuple[State, dict[str, str], s
     if "class_embedding" in tensors:  # CLIP's; timm knows them as parts of both towers
         tensors = {f"visual.{k}": v for k, v in tensors.items()}
         names = {f"visual.{k}": name for k, name in names.items()}
-    note = ", ".join(filter(None, (_patches(tensors, trunk), _resize_positions(tensors, trunk))))
+    note = _resize_positions(tensors, trunk)
     convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
     found = dict(tensors)
     if convert is not None:  # some print, and fail on names that they do not know
         with suppress(Exception), redirect_stdout(io.StringIO()):
             found = dict(convert(dict(tensors), trunk))
+    names_of_patches = "patch_embed.proj.weight", "visual.conv1.weight"
+    patches = [x[k].shape[2:] for x in (tensors, found) for k in names_of_patches if k in x]
+    if patches and () != patches[0] != patches[-1]:  # timm resizes these, too
+        (a, b), (c, d) = patches[0], patches[-1]
+        note = f"patches of {a}x{b} pixels resized to {c}x{d} {note}".strip()
     origin = {v.data_ptr(): names.get(k, k) for k, v in tensors.items() if v.numel()}
     moved = {k: origin.get(v.data_ptr()) for k, v in found.items() if tensors.get(k) is not v}
     own = {k: moved.get(k) or names.get(k, k) for k in found}
     return found, {k: name for k, name in own.items() if name in state}, note
-
-
-def _patches(tensors: State, trunk: nn.Module) -> str:
-    """A note where timm's own conversion resizes the patches of another model."""
-    own = getattr(getattr(trunk, "patch_embed", None), "proj", None)
-    given = tensors.get("patch_embed.proj.weight", tensors.get("visual.conv1.weight"))
-    if not isinstance(own, nn.Conv2d) or given is None or given.shape[2:] in ((), own.kernel_size):
-        return ""
-    return "patches of {}x{} pixels resized to {}x{}".format(*given.shape[2:], *own.kernel_size)
 
 
 def _resize_positions(tensors: State, trunk: nn.Module) -> str:

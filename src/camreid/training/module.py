@@ -158,8 +158,8 @@ class ReIDModule(RetrievalModule):
 
     def configure_optimizers(self) -> Any:
         """The config's optimiser, its learning rate set before every step."""
-        scales = self.trainer.scaler is not None  # a fused step would unscale after the clipping
-        optimizer = self.optimizer_config.build(self.parameters(), fused=not scales)
+        clips = self.trainer.scaler or self.trainer.gradient_clip_val  # a fused step unscales later
+        optimizer = self.optimizer_config.build(self.parameters(), fused=not clips)
         optimizer.register_load_state_dict_pre_hook(conform_optimizer)
         scheduler = ScheduleLR(optimizer, self.schedule, *run_length(self.trainer))
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "lr"}]
