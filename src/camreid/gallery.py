@@ -168,7 +168,7 @@ class Gallery:
 
 
 def require_format(path: str | Path) -> Path:
-    """Refuse a file of no such format, and parquet without its package."""
+    """Refuse a path with another suffix, and parquet without its package."""
     formats = [".safetensors", ".npz"] + [".parquet"] * (find_spec("pyarrow") is not None)
     if Path(path).suffix not in formats:
         hint = "; for .parquet, pip install 'camreid[search]'" if len(formats) < 3 else ""

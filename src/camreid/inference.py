@@ -32,7 +32,7 @@ Cameras = int | Sequence[int | None] | None
 
 @dataclass(eq=False, repr=False)
 class FeatureExtractor:
-    """The features that `camreid-evaluate` compares; InputError for arguments of no use.
+    """Features as `camreid-evaluate` compares them; InputError for arguments that do not fit.
 
     `experts` has the extractor of each camera for a folder of experts, and is empty for one model.
 

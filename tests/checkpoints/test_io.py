@@ -197,6 +197,10 @@ def test_the_calibration_and_the_thresholds_of_the_run_are_text_for_an_export(
     assert list(decision_notes(read_checkpoint(run / "checkpoints" / "last.ckpt"))) == [
         "calibration"
     ]
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["evaluation"]["neck"] = "before"  # the file has the features after it
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "thresholds" not in decision_notes(read_checkpoint(run / "checkpoints" / "best.ckpt"))
     save(tiny_module(LabelMap((2, 7))), tmp_path / "alone.ckpt")
     assert decision_notes(read_checkpoint(tmp_path / "alone.ckpt")) == {}
 

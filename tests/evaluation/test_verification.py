@@ -139,3 +139,12 @@ def test_one_identity_has_no_interval() -> None:
     found = verify(FeatureTable(images, images)).summary()
     assert found["far"]["0.01"]["tar"] == 1
     assert all(map(math.isnan, found["far"]["0.01"]["interval"]))
+
+
+def test_a_collapsed_model_accepts_nothing_at_any_rate() -> None:
+    data = table()
+    own, other = (torch.eye(1, 8).repeat(len(part.pids), 1) for part in (data.query, data.gallery))
+    alike = FeatureTable(data.query.with_features(own), data.gallery.with_features(other))
+    found = verify(alike).summary()
+    assert {point["tar"] for point in found["far"].values()} == {0}
+    assert {point["fnir"] for point in found["open_set"]["fpir"].values()} == {1}

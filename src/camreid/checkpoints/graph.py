@@ -1,4 +1,4 @@
-"""A network as an exported file has it: what it is fed, its outputs, and a test crop."""
+"""The network of an exported file: its input, its outputs and its test crop."""
 
 import copy
 import json
@@ -51,14 +51,14 @@ class GraphOptions:
             require_whole("batch", self.batch, least=1)
 
     def feed(self, pixels: Tensor) -> Tensor:
-        """What a program feeds of (N, 3, H, W) uint8 RGB pixels: uint8 or float32."""
+        """The input (uint8 or float32) that a program makes of (N, 3, H, W) uint8 RGB pixels."""
         mean, std = PIXELS[self.input][2:]
         fed = pixels if self.input == "uint8" else (pixels - mean) / std
         return fed.flip(1) if self.channels == "bgr" else fed
 
 
 class Graph(nn.Module):
-    """A network from what a program feeds to a tuple of its outputs; `outputs` are their names."""
+    """A network that takes a program's input and gives a tuple; `outputs` has the names."""
 
     def __init__(self, module: ReIDModule, options: GraphOptions = GraphOptions()) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def read_test(metadata: Mapping[str, str]) -> tuple[Tensor, Tensor]:
 
 
 def compare(output: str, given: Tensor, expected: Tensor, limit: float = 1e-3) -> float:
-    """The largest distance of (N, D) vectors by their norm; InputError above the limit."""
+    """Largest distance of (N, D) vectors as a share of the norm; InputError above the limit."""
     share = float(((given - expected).norm(dim=1) / expected.norm(dim=1).clamp(1e-12)).max())
     if not share <= limit:  # NaN is refused, too
         raise InputError(

@@ -85,11 +85,12 @@ def read_checkpoint(path: str | Path, trusted: Iterable[str] = ()) -> Checkpoint
 
 
 def decision_notes(checkpoint: Checkpoint) -> dict[str, str]:
-    """For an exported file: its `calibration` and the `thresholds` of its run, as JSON."""
+    """As JSON: the `calibration`, and the `thresholds` of a run that tests after the neck."""
     file = Path(checkpoint.path).resolve()
     metrics, calibration = RunFolder(file.parent.parent).metrics, checkpoint.calibration
     notes = {"calibration": calibration.to_json()} if calibration else {}
-    if metrics and metrics.verification and Path(metrics.weights or "").name == file.name:
+    tested = metrics and (metrics.evaluation.get("neck", "after"), Path(metrics.weights or "").name)
+    if metrics and metrics.verification and tested == ("after", file.name):
         notes["thresholds"] = metrics.verification
     return {name: json.dumps(value) for name, value in notes.items()}
 

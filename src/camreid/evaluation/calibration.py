@@ -16,9 +16,9 @@ Map = tuple[float, float]  # slope, offset
 
 @dataclass(frozen=True)
 class Calibration(Record):
-    """Logistic maps of cosines, for equally many pairs of one identity and of two.
+    """Logistic maps from cosines to probabilities, where half of the pairs have one identity.
 
-    For other shares, multiply the odds of the probability by those of your pairs.
+    For another share, multiply the odds p / (1 - p) by genuine / impostor pairs.
     """
 
     slope: float
@@ -39,7 +39,7 @@ class Calibration(Record):
         return cls(*_logistic(pairs), len(pairs.genuine), pairs.protocol, own)
 
     def probability(self, cosines: Tensor, query: int = 0, gallery: int = 0) -> Tensor:
-        """Of one identity, 0..1, by cosine; `query` and `gallery` are cameras, 0 if unknown.
+        """That a pair has one identity, 0..1; `query` and `gallery` are cameras, 0 if unknown.
 
         >>> Calibration(10.0, -5.0, 100).probability(torch.tensor([0.5, 0.9]))
         tensor([0.5000, 0.9820])

@@ -19,13 +19,13 @@ from camreid.evaluation.scores import feature_scores
 RATES = (1e-2, 1e-3, 1e-4)  # of false accepts
 BINS = 2**15  # of cosines: 6e-5 wide
 EDGES = torch.arange(BINS + 1) * (2 / BINS) - 1
-MOST = 24  # cameras in a table of their pairs; more fit no page and little memory
+MOST = 24  # cameras with counts of each pair: more need much memory, and fit no page
 _PAIRS = 2**21  # at a time
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The cosines of the pairs that queries see, of both kinds; see `verify`."""
+    """The cosines of genuine and of impostor pairs; see `verify`."""
 
     protocol: Protocol
     cameras: list[int]  # C of them; none for more than `MOST`
@@ -36,7 +36,7 @@ class Verification:
     closest: Tensor  # (2, Q) largest cosine to an impostor and in a genuine pair; -2 for none
 
     def by_cameras(self, least: int = 1) -> Iterator[tuple[str, "Verification"]]:
-        """The pairs of query camera 1 and gallery camera 2 as `1-2`, with `least` of both kinds."""
+        """By cameras of query and gallery, such as `1-2`, where both kinds have `least` pairs."""
         for place, (query, gallery) in enumerate(product(self.cameras, repeat=2)):
             chosen, counts = self.places == place, self.impostors[place, None]
             if min(chosen.sum(), counts.sum()) >= least:
@@ -51,8 +51,7 @@ class Verification:
     def points(self) -> dict[str, Any]:
         """Numbers of `pairs`, the equal error rate `eer`, and `far` by rate of false accepts.
 
-        `tar` is the share of genuine pairs with a cosine of at least `threshold`, and `interval`
-        its 95 % interval over identities.
+        `tar` is the share of genuine pairs at or above `threshold`, `interval` its 95 % interval.
         """
         counts = self.impostors.sum(0)
         accepted = counts.flip(0).cumsum(0).flip(0).double() / counts.sum()  # from each edge on
@@ -73,10 +72,9 @@ class Verification:
         }
 
     def open_set(self) -> dict[str, Any]:
-        """`fnir` of queries with a match, at the share `fpir` of false alarms of the others.
+        """`fnir`, the share of matches below the threshold or not at rank 1, by rate of alarms.
 
-        Where each query has a match, the others are the same queries, their matches taken away.
-        FNIR is of Rank-1 above the threshold.
+        Alarms are of queries without a match; if all have one, of these queries without matches.
         """
         impostor, genuine = self.closest
         mated = genuine > -2
@@ -141,4 +139,4 @@ def _blocks(table: FeatureTable, device: torch.device | None) -> Iterator[tuple[
     scores = feature_scores(query, gallery, "cosine", device)
     for queries in torch.split(torch.arange(len(query)), max(1, _PAIRS // len(gallery))):
         raw = scores.raw(queries, scores.scale.new_empty(len(queries), len(gallery)))
-        yield queries, raw.mul_(scores.scale).cpu()
+        yield queries, raw.mul_(scores.scale).clamp_(max=1 - 1e-7).cpu()  # 1 accepts none
