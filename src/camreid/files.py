@@ -45,8 +45,8 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         full = "No space left" if of_torch and free < 2**20 else ""  # torch names its own line
         reason = getattr(error, "strerror", None) or full or " ".join(str(error).split())[:300]
         found = f"{path} can't be written ({reason}; {free:,} bytes are free)"
-        kept = "What was there is kept. Free some space there, or name another place."
-        raise CannotWrite(f"{found}. {kept}") from error
+        found += ". What was there is kept. Free some space, or name another place."
+        raise CannotWrite(found) from error
     finally:
         with suppress(OSError):
             shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)

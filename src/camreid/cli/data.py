@@ -48,11 +48,8 @@ def main() -> None:
 
 
 def _lines(row: dict[str, Any]) -> str:
-    """A finding, and its examples with the folder of each."""
-    files = [[Path(p).parts[-2:] for p in example.split(" = ")] for example in row["examples"]]
-    examples = (" = ".join(map("/".join, paths)) for paths in files)
     kind = "fault" if row["is_fault"] else "note"
-    return "\n                ".join([f"{kind:5}{row['count']:9,}  {row['what']}", *examples])
+    return "\n    ".join([f"{kind:5}{row['count']:9,}  {row['what']}", *row["examples"]])
 
 
 def _check(config: DictConfig, _: Path) -> list[dict[str, Any]]:

@@ -83,7 +83,8 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
         except (*_OF_HYDRA, ValueError) as error:
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
         except OSError as error:
-            stop(name, f"run_dir= cannot be created: {error.strerror}: {error.filename}.")
+            found = f"{error.strerror}: {str(error.filename)[-300:]}"
+            stop(name, f"run_dir= cannot be created: {found}. Type another run_dir=.")
         finally:
             release()
             _show_sweep()

@@ -1,7 +1,7 @@
 """The options of a command, as the files of `conf/` in effect give them: defaults and comments.
 
 A default gives the type. A comment widens it by `number`, `list`, and values that stand alone
-between commas, semicolons, colons and `or`: `null, or hard: the nearest one`. It begins with `file`,
+between commas, semicolons, colons and `or`: `null, or hard: the nearest`. It begins with `file`,
 `checkpoint` or `folder` where that has to exist, with `with KEY` or `with KEY=VALUE` where the
 option has no effect without another of its group, and with `set` where it is not typed. Numbers are
 finite and not negative, a share at most 1, unless `N or more`, `up to N` or a named -1 changes it.
@@ -154,7 +154,6 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
     for name in sorted(known, key=lambda name: (name not in typed, name != "split")):
         default, comment = known[name]
         value = given.get(name, default)
-        about = f" ({comment})" if comment else ""
         text = override(name, value)
         if name in typed and comment.startswith("set "):
             raise InputError(f"{name}= is {comment}. Leave it out.")
@@ -168,7 +167,7 @@ def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str
             if not (os.path.isdir(path.expanduser()) if kind == "folder" else files):
                 names = sorted(glob.glob("*.ckpt", root_dir=path.parent))
                 near = f" Beside it: {', '.join(names[:5])}." if names else ""
-                raise InputError(f"no {kind} at {path}: {name}={path}{about}.{near}")
+                raise InputError(f"no {kind} at {path}: {name}={path} ({comment}).{near}")
         needs = re.match(r"with (\w+)=?(\w*)(?:$|[:;])", comment) if name in typed else None
         other = f"{name.rpartition('.')[0]}.{needs[1]}" if needs else ""
         present = given.get(other)

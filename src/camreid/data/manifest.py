@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from camreid.data.records import LARGEST, ImageRecord, identities, read_numbers, require_files
+from camreid.data.records import LARGEST, ImageRecord, Images, identities, parse_name, require_files
 from camreid.errors import InputError
 from camreid.files import write_text
 from camreid.labels import LabelMap
@@ -94,7 +94,7 @@ class Split:
             parts[line["subset"]].append(record)
             if line.get("row"):
                 rows[record.pid] = int(line["row"])
-        train, val, query, gallery = _locate(path, parts.values(), root, outside_root)
+        train, val, query, gallery = _locate(path, [*parts.values()], root, outside_root)
         made = SplitRecord("manifest", {"path": str(path)})
         return cls(train, val, query, gallery, _labels(path, train, rows), made, datasets)
 
@@ -147,12 +147,11 @@ def _record(place: str, line: dict[str, str]) -> ImageRecord:
     if pid < 1 and subset != "gallery":
         found = f"{place} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) are of the"
         raise InputError(f"{found} gallery. Delete such lines; if pids start at 0, add 1 to each.")
-    return ImageRecord(image, pid, camera, *(read_numbers(image) or ())[2:])
+    parsed = parse_name(image)  # replace() is slow
+    return ImageRecord(image, pid, camera, *((parsed.sequence, parsed.frame) if parsed else ()))
 
 
-def _locate(
-    path: Path, parts: Iterable[Sequence[ImageRecord]], root: Any, outside: bool
-) -> list[tuple[ImageRecord, ...]]:
+def _locate(path: Path, parts: list[list[ImageRecord]], root: Any, outside: bool) -> list[Images]:
     """The records with the path at which each image was found."""
     folders = [] if root is None else [str(root), *map(str, sorted(Path(root).glob("*/")))]
     homes = [(home, os.path.join(os.path.realpath(home), "")) for home in folders]
@@ -181,8 +180,7 @@ def _locate(
 
     found = [tuple(map(located, part)) for part in parts]
     if lost:
-        hint = f"They were also searched below root={root}."
-        require_files(lost, path, hint, root="FOLDER")
+        require_files(lost, path, f"They were also searched below root={root}.", root="FOLDER")
         message = f"{path} lists {len(lost)} images outside root={root}, such as {lost[0]}."
         raise InputError(message, outside_root=True)
     return found

@@ -46,12 +46,6 @@ def parse_name(path: str | PurePath) -> ImageRecord | None:
     >>> parse_name("-1_c6s4_002902_05.jpg").pid, parse_name("0001_c2_f0046182.jpg").sequence
     (-1, None)
     """
-    numbers = read_numbers(str(path))
-    return ImageRecord(str(path), *numbers) if numbers else None
-
-
-def read_numbers(path: str) -> tuple[int, int, int | None, int] | None:
-    """Identity, camera, sequence and frame of `parse_name`."""
     found = _NAME.match(os.path.basename(path))
     if found is None:
         return None
@@ -59,7 +53,7 @@ def read_numbers(path: str) -> tuple[int, int, int | None, int] | None:
     sequence = None if found[3] is None else int(found[3])
     if camera < 1 or max(pid, camera, sequence or 0, frame) > LARGEST:
         return None
-    return pid, camera, sequence, frame
+    return ImageRecord(str(path), pid, camera, sequence, frame)
 
 
 Images: TypeAlias = tuple[ImageRecord, ...]
