@@ -16,8 +16,9 @@ from PIL import Image
 
 from camreid import FeatureExtractor
 from camreid.checkpoints.boxmot import write_sidecar
+from camreid.checkpoints.exported import read_metadata
 from camreid.checkpoints.graph import GraphOptions
-from camreid.checkpoints.onnx import check_onnx, export_onnx, read_metadata
+from camreid.checkpoints.onnx import check_onnx, export_onnx
 from camreid.errors import InputError
 from camreid.evaluation.features import digest_of
 from camreid.labels import LabelMap

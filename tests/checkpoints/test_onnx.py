@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camreid import create_model, export_onnx
+from camreid.checkpoints.exported import read_metadata
 from camreid.checkpoints.io import save
-from camreid.checkpoints.onnx import OPSET, read_metadata
+from camreid.checkpoints.onnx import OPSET
 from camreid.errors import InputError
 from camreid.labels import LabelMap
 from camreid.provenance import Provenance, SplitRecord

@@ -1,5 +1,6 @@
 """An exported ONNX file as a network, run by onnxruntime on the CPU."""
 
+import hashlib
 import json
 from importlib import import_module
 from pathlib import Path
@@ -12,9 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camreid.checkpoints.graph import GraphOptions
-from camreid.checkpoints.onnx import read_metadata
 from camreid.errors import InputError
 from camreid.models.network import ReIDOutput
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a file of `export_onnx`; InputError if any part of the file has changed."""
+    try:
+        proto = import_module("onnx").load_model(path, load_external_data=False)
+        proto.metadata_props.remove(digest := proto.metadata_props[-1])
+        found = hashlib.sha256(proto.SerializeToString()).hexdigest()
+    except Exception as error:  # of protobuf
+        raise InputError(f"{path} cannot be read as ONNX ({error}).") from error
+    if (digest.key, digest.value) != ("digest", found):
+        raise InputError(f"{path} has a wrong checksum or none. Copy or export the file again.")
+    return {prop.key: prop.value for prop in proto.metadata_props}
 
 
 class Exported(nn.Module):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camreid import __version__
-from camreid.checkpoints.exported import Exported
+from camreid.checkpoints.exported import Exported, read_metadata
 from camreid.checkpoints.graph import PIXELS, Graph, GraphOptions, Input, compare, read_test
 from camreid.errors import InputError
 from camreid.files import write_whole
@@ -77,19 +77,6 @@ def export_onnx(
             **({"size": "static"} if options.size == "dynamic" else {}),
         ) from error
     return parity
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a file of `export_onnx`; InputError if any part of the file has changed."""
-    try:
-        proto = import_module("onnx").load_model(path, load_external_data=False)
-        proto.metadata_props.remove(digest := proto.metadata_props[-1])
-        found = hashlib.sha256(proto.SerializeToString()).hexdigest()
-    except Exception as error:  # of protobuf
-        raise InputError(f"{path} cannot be read as ONNX ({error}).") from error
-    if (digest.key, digest.value) != ("digest", found):
-        raise InputError(f"{path} has a wrong checksum or none. Copy or export the file again.")
-    return {prop.key: prop.value for prop in proto.metadata_props}
 
 
 def check_onnx(path: Path) -> float:

@@ -9,9 +9,10 @@ from omegaconf import DictConfig
 
 from camreid.checkpoints.boxmot import check_pt, write_pt, write_sidecar
 from camreid.checkpoints.experts import expert_files, save_experts
+from camreid.checkpoints.exported import read_metadata
 from camreid.checkpoints.graph import PIXELS, GraphOptions
 from camreid.checkpoints.io import Checkpoint, decision_notes
-from camreid.checkpoints.onnx import OPSET, check_onnx, export_onnx, read_metadata
+from camreid.checkpoints.onnx import OPSET, check_onnx, export_onnx
 from camreid.cli.build import run_folder
 from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.options import matching
