@@ -19,9 +19,9 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.checkpoints.io import Checkpoint
+from camreid.cli._entry import check_devices
 from camreid.cli.checkpoints import seen_identities
 from camreid.cli.dataset import data_root, read_dataset
-from camreid.cli.early import check_devices
 from camreid.cli.errors import leaves
 from camreid.cli.first_failure import FirstFailure
 from camreid.cli.folder import launched

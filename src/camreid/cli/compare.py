@@ -10,8 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from camreid.cli._entry import begin
-from camreid.cli.early import check
+from camreid.cli._entry import begin, check
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.report import check_output, parser, require_existing
 from camreid.errors import InputError

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from camreid.cli._entry import begin
-from camreid.cli.early import require_packages
+from camreid.cli._entry import begin, require_packages
 from camreid.cli.errors import one_paragraph
 from camreid.errors import InputError
 from camreid.files import CONF, write_text
