@@ -41,9 +41,8 @@ class Progress(tqdm):  # type: ignore[type-arg]
         self._is_bar = sys.stderr.isatty()
         self._due = time.monotonic() + _EVERY * late  # of the first note
         options |= {"dynamic_ncols": True} if self._is_bar else {"bar_format": _LINE, "miniters": 1}
-        super().__init__(
-            items, f"{printable(title)}: ", leave=False, disable=not is_first(), **options
-        )
+        title = f"{printable(title)}: "
+        super().__init__(items, title, leave=False, disable=not is_first(), **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         """Draw the bar, or note the line if it is due."""

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import camreid
-from camreid.cli import early
+from camreid.cli import _entry
 from camreid.cli.errors import leaves
 from camreid.cli.options import check_values, choices, known_options, matching, relevant
 from camreid.errors import InputError
@@ -222,10 +222,10 @@ def test_models_are_listed_without_their_base(run: Run) -> None:
 
 
 def test_packages_that_are_missing_are_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early, "find_spec", lambda name: None if name == "onnx" else name)
-    early.require_packages("report", "jinja2")
+    monkeypatch.setattr(_entry, "find_spec", lambda name: None if name == "onnx" else name)
+    _entry.require_packages("report", "jinja2")
     with pytest.raises(InputError, match=r"pip install onnx\.$"):
-        early.require_packages("camreid-export", "onnx", "onnxruntime")
+        _entry.require_packages("camreid-export", "onnx", "onnxruntime")
 
 
 @pytest.mark.parametrize("typed", ["trainer=gpu", "trainer=ddp"])
@@ -233,7 +233,7 @@ def test_a_gpu_that_is_not_there(typed: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [typed, "run_dir=r"])
     with pytest.raises(InputError, match="has no GPU"):
-        early.check_devices(config, on_cpu=True)
+        _entry.check_devices(config, on_cpu=True)
 
 
 def test_the_config_shown_has_the_model_of_the_checkpoint(run: Run, tmp_path: Path) -> None:

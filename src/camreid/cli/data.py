@@ -41,15 +41,13 @@ def main() -> None:
         if typed.json:
             print(json.dumps(rows, indent=1))
         elif typed.action == "check":
-            print(printable("\n".join(map(_lines, rows))))
+            for row in rows:
+                kind = "fault" if row["is_fault"] else "note"
+                lines = [f"{kind:5}{row['count']:9,}  {row['what']}", *row["examples"]]
+                print(printable("\n    ".join(lines)))
         else:
             Table("", [*rows[0]], [[*map(str, row.values())] for row in rows]).show()
         raise SystemExit(int(any(row.get("is_fault") for row in rows)))
-
-
-def _lines(row: dict[str, Any]) -> str:
-    kind = "fault" if row["is_fault"] else "note"
-    return "\n    ".join([f"{kind:5}{row['count']:9,}  {row['what']}", *row["examples"]])
 
 
 def _check(config: DictConfig, _: Path) -> list[dict[str, Any]]:

@@ -17,10 +17,10 @@ from camreid.evaluation import FeatureTable, RankingResult
 from camreid.files import read_plain, write_text
 from camreid.provenance import BROKEN, Dataset
 from camreid.runs.matrix import Matrix
-from camreid.runs.metrics import HeadCheckRecord, Metrics, Record, as_config
+from camreid.runs.metrics import HeadCheckRecord, Metrics, as_config
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", HeadCheckRecord, Matrix, Metrics)
 _METRICS = ("metrics.before.csv", "metrics.csv")
 
 
@@ -121,7 +121,7 @@ class RunFolder:
         write_text(path, text.getvalue())
         other.unlink(missing_ok=True)
 
-    def write(self, record: Record) -> Path:
+    def write(self, record: HeadCheckRecord | Matrix | Metrics) -> Path:
         """Write a record whole; the path of its file."""
         path = self.path / record.file
         write_text(path, json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from camreid.evaluation import Difference
-from camreid.runs.metrics import Record, limits, points, verdict
+from camreid.provenance import Record
+from camreid.runs.metrics import limits, points, verdict
 from camreid.runs.table import Table, interval, percent
 
 SCORES = {"mAP": "mAP", "rank1": "Rank-1"}

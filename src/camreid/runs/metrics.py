@@ -4,27 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
-from typing import Any, ClassVar
+from typing import Any
 
-from camreid import provenance
 from camreid.evaluation import Difference, RankOptions
 from camreid.evaluation.verification import MOST
+from camreid.provenance import Record, SplitRecord
 from camreid.runs.table import Table, in_points, interval, percent
 
 ALPHA = 0.05
 SMALLEST = 0.001  # of mAP: 0.1 points
 FEWEST = 6  # identities with which p can fall below ALPHA
 SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "mINP": "mINP"}
-
-
-class Record(provenance.Record):
-    """The content of one JSON file."""
-
-    file: ClassVar[str]
-
-    def tables(self) -> list[Table]:
-        """All tables; an error such as KeyError where a nested part is missing."""
-        raise NotImplementedError
 
 
 def as_config(content: Any) -> dict[str, Any]:
@@ -95,7 +85,7 @@ class Metrics(Record):
         as_config(trained["config"])
         if check := trained["head_check"]:
             HeadCheckRecord.from_json(check).tables()[0].rows[0]
-        _ = trained["split"] and provenance.SplitRecord.from_json(trained["split"])
+        _ = trained["split"] and SplitRecord.from_json(trained["split"])
         tables = [score_table(title, {self.protocol: self}, protocols=True)]
         pairs = self.camera_pairs
         if pairs and 1 < len(pairs["cameras"]) <= MOST:
