@@ -106,6 +106,20 @@ def _states(name: str, content: Mapping[Any, Any], depth: int = 3) -> Iterator[t
             yield from _states(f"{name}.{key}".lstrip("."), value, depth - 1)
 
 
+def fits(value: Tensor, own: Tensor) -> bool:
+    """Whether a file's tensor has the shape of a network's, and numbers of its kind."""
+    return value.shape == own.shape and value.is_floating_point() >= own.is_floating_point()
+
+
+def require_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """InputError where tensors hold NaN or infinite values, or variances below 0."""
+    given = {k: v.float() for k, v in state.items()}  # float8 has no comparison
+    low = {k for k, v in given.items() if k.endswith("running_var") and (v < 0).any()}
+    if wrong := [k for k, v in given.items() if k in low or not v.isfinite().all()]:
+        found = f"NaN, infinite values or negative variances: {', '.join(wrong[:3])}"
+        raise InputError(f"{path} is broken: {len(wrong)} tensors hold {found}. Take another.")
+
+
 def is_dense(value: Tensor) -> bool:
     """Whether a tensor holds all of its values, so that it is no larger than its file."""
     other = value.layout != torch.strided, value.is_nested, value.is_quantized, value.is_meta

@@ -1,6 +1,7 @@
 """What ReID does to timm's ResNets: last stride, instance-batch norm, non-local."""
 
 import torch
+from timm.models import ByobNet
 from torch import Tensor, nn
 
 
@@ -64,7 +65,8 @@ def use_non_local(trunk: nn.Module) -> None:
 
 def remove_last_stride(trunk: nn.Module) -> None:
     """Let the last stage of a ResNet keep the size of its input, in place."""
-    for parent in list(trunk.get_submodule("layer4").modules()):
+    last = f"stages.{len(trunk.stages) - 1}" if isinstance(trunk, ByobNet) else "layer4"
+    for parent in list(trunk.get_submodule(last).modules()):
         for key, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d):
                 child.stride = (1, 1)

@@ -14,7 +14,7 @@ from torch import nn
 
 from camreid.errors import InputError
 from camreid.models.human import TRUNKS, timm_names
-from camreid.models.reading import State, preference, read_states
+from camreid.models.reading import State, fits, preference, read_states, require_finite
 from camreid.models.resnet import NonLocal
 from camreid.progress import note
 
@@ -114,7 +114,7 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
     why = {k: _reason(k) or _TIMMS * (k not in needed) for k in inner if k not in given}
     for name, value in found.items():
         own, original = behind.get(name, name), names.get(name, name)
-        if own in expected and expected[own].shape == value.shape:
+        if own in expected and fits(value, expected[own]):
             tensors[own], placed[own] = value, prefix + original
         else:
             why[original] = "" if own in expected else _reason(name)
@@ -134,7 +134,7 @@ def _reason(name: str) -> str:
 def _converted(state: State, trunk: nn.Module) -> tuple[State, dict[str, str], str]:
     """Tensors with timm's names, the file's name of each, and a note on the positions."""
     tensors, names = timm_names(state)
-    if "class_embedding" in tensors:  # CLIP's; timm knows them as parts of both towers
+    if tensors.keys() & {"class_embedding", "conv3.weight"}:  # CLIP's; timm knows both towers
         tensors = {f"visual.{k}": v for k, v in tensors.items()}
         names = {f"visual.{k}": name for k, name in names.items()}
     note = _resize_positions(tensors, trunk)
@@ -193,6 +193,7 @@ def load_trunk(trunk: nn.Module, path: str, allow_partial: bool = False) -> None
         unfit = unmatched(fit.missing, fit.left_over)
         backbones = f"the backbone of this file, of timm or {', '.join(TRUNKS)}"
         raise InputError(f"weights={path}: {unfit}; {fit.describe()}. Set {backbones}.", **remedy)
+    require_finite(f"weights={path}", fit.tensors)
     trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
     note(f"Trunk  {path}: {fit.describe()}")
 
