@@ -1,7 +1,6 @@
 """Fine-tuned files of BoT, TransReID, SOLIDER-REID and CLIP-ReID, made with their names."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm

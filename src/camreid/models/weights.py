@@ -15,7 +15,6 @@ from torch import nn
 from camreid.errors import InputError
 from camreid.models.human import TRUNKS, timm_names
 from camreid.models.reading import State, fits, preference, read_states, require_finite
-from camreid.models.resnet import NonLocal
 from camreid.progress import note
 
 _HEAD = "a head, such as a classifier of other classes"
@@ -105,21 +104,17 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
     inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     found, names, note = _converted(inner, trunk)
     expected = trunk.state_dict()
-    blocks = [n.removesuffix(".1") for n, m in trunk.named_modules() if isinstance(m, NonLocal)]
-    moved = [(k, block) for k in expected for block in blocks if k.startswith(f"{block}.0.")]
-    behind = {k.replace(f"{block}.0.", f"{block}.", 1): k for k, block in moved}
     tensors, placed = State(), dict[str, str]()
     given = set(names.values())
     needed = [k for k, v in inner.items() if k.endswith(".qkv.bias") and v.any()]
     why = {k: _reason(k) or _TIMMS * (k not in needed) for k in inner if k not in given}
     for name, value in found.items():
-        own, original = behind.get(name, name), names.get(name, name)
-        if own in expected and fits(value, expected[own]):
-            tensors[own], placed[own] = value, prefix + original
+        original = names.get(name, name)
+        if name in expected and fits(value, expected[name]):
+            tensors[name], placed[name] = value, prefix + original
         else:
-            why[original] = "" if own in expected else _reason(name)
-    fresh = tuple(f"{block}.1." for block in blocks)
-    optional = () if any(k.startswith(fresh) for k in tensors) else fresh
+            why[original] = "" if name in expected else _reason(name)
+    optional = () if any(k.startswith("NL_") for k in tensors) else ("NL_",)
     missing = (k for k in expected if k not in tensors and not k.startswith(optional))
     lacks = tuple(k for k in missing if not k.endswith("num_batches_tracked"))
     needless = {prefix + k: reason for k, reason in why.items() if reason}
