@@ -9,9 +9,9 @@ from camreid.errors import InputError, require_choice, require_number, require_w
 from camreid.evaluation.calibration import Calibration
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.neighbours import expand_queries
+from camreid.evaluation.protocols import Protocol, RankingResult
 from camreid.evaluation.ranking import Protocols, rank, rank_distances, rank_protocols
 from camreid.evaluation.rerank import rerank
-from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric
 from camreid.evaluation.verification import verify
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.bootstrap import compare, intervals
+from camreid.evaluation.protocols import RankingResult
 from camreid.evaluation.ranking import Protocols
-from camreid.evaluation.result import RankingResult
 
 
 @dataclass(frozen=True)

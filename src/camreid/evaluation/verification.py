@@ -12,8 +12,7 @@ from torch import Tensor
 from camreid.errors import InputError
 from camreid.evaluation.bootstrap import by_identity, percentiles
 from camreid.evaluation.features import FeatureTable
-from camreid.evaluation.protocols import JUNK, Pairs, Rules, View
-from camreid.evaluation.result import Protocol
+from camreid.evaluation.protocols import JUNK, Pairs, Protocol, Rules, View
 from camreid.evaluation.scores import feature_scores
 
 RATES = (1e-2, 1e-3, 1e-4)  # of false accepts
