@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from camreid.data.records import ImageRecord
@@ -78,7 +78,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
 class ImageBatches(ImageDataset):
     """An `ImageDataset` for loaders with `collate_fn=default_convert`: it makes whole batches."""
 
-    __getitems__ = ImageDataset.batch
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """See `batch`; a loader process shares the tensors."""
+        batch = self.batch(indices)
+        for own in batch.values() if get_worker_info() else ():
+            if isinstance(own, Tensor):
+                own.share_memory_()  # fails here; in the queue's thread, the loader would hang
+        return batch
 
 
 def as_shown(image: Image.Image) -> Image.Image:
