@@ -46,8 +46,9 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
             raise
         there = os.path.isdir(path.parent)
         free = shutil.disk_usage(path.parent).free if there else 0
-        full = "No space left" if of_torch and free < 2**20 else ""  # torch names its own line
-        reason = getattr(error, "strerror", None) or full or " ".join(str(error).split())[:300]
+        full = "No space left" if free < 2**20 else "a quota, or a limit of file sizes"
+        full = full if of_torch else " ".join(str(error).split())[:300]  # torch names its own line
+        reason = getattr(error, "strerror", None) or full
         found = f"{free:,} bytes are free). What was there is kept. Free some space"
         found = found if there else "its folder was moved or removed). Make that folder again"
         found = f"{path} can't be written ({reason}; {found}, or name another place."

@@ -21,8 +21,8 @@ from camreid.cli.errors import fault
                          "that dataloader's workers are out of shared memory."),
             "/dev/shm",
         ),
-        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most "
-                      "recent call last):\n  x\nRuntimeError: unable to allocate shared memory\n"),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n  x"
+                      "\nRuntimeError: unable to allocate shared memory\n"),
          "/dev/shm"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "data.instances"),
         (MemoryError(), "data.eval_batch_size"),

@@ -115,9 +115,7 @@ class RunCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Replace a local file; until it is written, the one before stays, also before NaN."""
         if broken := not_finite(checkpoint["state_dict"]):
-            found = (
-                f"weights such as {broken} are NaN or infinite after an update by such a gradient"
-            )
+            found = f"weights such as {broken} are NaN or infinite, as a gradient was"
             raise InputError(f"{found}. {path} is not written. Type a lower model.optimizer.lr=.")
         write_whole(path, lambda draft: torch.save(checkpoint, draft))
 
