@@ -21,7 +21,7 @@ from camreid.cli.errors import fault
                          "that dataloader's workers are out of shared memory."),
             "/dev/shm",
         ),
-        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n  x"
+        (RuntimeError("Caught in DataLoader worker process 0.\nOriginal Traceback:\n  x"
                       "\nRuntimeError: unable to allocate shared memory\n"),
          "/dev/shm"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "data.instances"),
