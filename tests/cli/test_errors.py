@@ -21,10 +21,13 @@ from camreid.cli.errors import fault
                          "that dataloader's workers are out of shared memory."),
             "/dev/shm",
         ),
+        (RuntimeError("Caught in DataLoader worker process 0.\nOriginal Traceback:\n  x"
+                      "\nRuntimeError: unable to allocate shared memory\n"),
+         "/dev/shm"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "data.instances"),
         (MemoryError(), "data.eval_batch_size"),
         (ImportError("libtorch.so: failed to map segment from shared object"), "data.workers=0"),
-        (PermissionError(errno.EACCES, "Permission denied", "r"), "may write to"),
+        (PermissionError(errno.EACCES, "Permission denied", "r"), "another place"),
         (FileNotFoundError(errno.ENOENT, "No such file", "r/metrics.csv"), "r/metrics.csv"),
     ],
 )  # fmt: skip

@@ -49,6 +49,8 @@ def read_module(config: DictConfig, split: Split) -> ReIDModule:
     checkpoint = read_checkpoint(config.checkpoint, split.datasets)
     module = checkpoint.module()
     module.notes = checkpoint.notes
+    if resize := config.get("interpolation"):
+        module.config = replace(module.config, interpolation=resize)
     set_evaluation(module, config.evaluation)
     return module
 
