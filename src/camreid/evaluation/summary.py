@@ -142,9 +142,8 @@ class Row:
 
     def summary(self) -> dict[str, Any]:
         """`numbers` of all queries, and `leak`, see `leakage`."""
-        numbers = self.numbers(torch.ones_like(self.ranking.valid))
         about = {"leak": leakage(self.ranking, self.seen), "seen_complete": self.seen_complete}
-        return {**numbers, **about}
+        return {**self.numbers(torch.ones_like(self.ranking.valid)), **about}
 
     def numbers(self, queries: Tensor) -> dict[str, Any]:
         """Numbers of some queries, (Q,) bool, and `by_camera`: None for one without a match."""
