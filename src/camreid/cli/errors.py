@@ -43,8 +43,8 @@ _REMEDIES = {
     errno.ENOENT: "It was there before: was the run folder or the dataset moved?",
 }
 _SIGNS = {  # in the messages of libraries
-    r"bus error|shared memory": "/dev/shm is too small: enlarge it, or type data.workers=0.",
     r"too many open files|ancdata": _FILES,
+    r"bus error|shared memory|</torch_": "/dev/shm is too small: enlarge it, or data.workers=0.",
     r"DataLoader worker": f"A loader process was killed, often for lack of memory. {_MEMORY}",
     r"MemoryError|allocate|out of memory|failed to map": _MEMORY,
     r"connection (closed|reset) by|gloo|nccl": "Another process of this training has ended.",
@@ -128,6 +128,8 @@ def stop(name: str, message: str) -> NoReturn:
     message = printable(" ".join(message.splitlines()))
     logging.getLogger("camreid").info(message)
     print(f"{name}: {message}", file=sys.stderr)
+    if sys.unraisablehook is sys.__unraisablehook__:  # pytest has its own
+        sys.unraisablehook = bool  # of loaders that never started
     raise SystemExit(1) from None
 
 
