@@ -132,6 +132,8 @@ FULL = "mount -t tmpfs -o size={} tmpfs disk"
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [("ulimit -n 64", ""), ("ulimit -f 900", "can't be written"),
+     (FULL.replace("disk", "/dev/shm").format("64k"), "/dev/shm is too small"),
+     (FULL.format("8k"), "run_dir= cannot be written: No space left"),
      (FULL.format("60k"), "No space left"), (FULL.format("1500k"), "No space left")],
 )  # fmt: skip
 def test_few_files_are_enough_and_a_full_disk_is_named(

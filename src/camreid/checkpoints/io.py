@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.calibration import Calibration
+from camreid.evaluation.verification import Calibration
 from camreid.files import read_plain, write_whole
 from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -62,6 +63,12 @@ matrix = partial(_start, "matrix", "matrix", "matrix_run")
 def begin(module: str) -> Any:
     """Import a module and torch, which takes seconds, and leave the terminal to the command."""
     if "torch" not in sys.modules:
+        with suppress(ImportError):  # Windows has no limits
+            from resource import RLIMIT_AS, getrlimit
+
+            if 0 <= (limit := getrlimit(RLIMIT_AS)[0]) < 4e9:
+                size = f"{limit / 1e9:.1f} GB, and PyTorch does not load below 4"
+                raise InputError(f"ulimit -v allows {size}. Type ulimit -v unlimited.")
         note("Loading PyTorch")
     import_module("camreid.cli.terminal").be_quiet()
     found = import_module(module)

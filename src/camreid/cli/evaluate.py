@@ -18,8 +18,7 @@ from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import ImageError, InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable, doubts
-from camreid.evaluation.options import RankOptions
-from camreid.evaluation.summary import EvaluationResult
+from camreid.evaluation.summary import EvaluationResult, RankOptions
 from camreid.models.network import FeatureOptions
 from camreid.progress import note
 from camreid.provenance import origin

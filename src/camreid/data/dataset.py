@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from camreid.data.records import ImageRecord
@@ -78,7 +78,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
 class ImageBatches(ImageDataset):
     """An `ImageDataset` for loaders with `collate_fn=default_convert`: it makes whole batches."""
 
-    __getitems__ = ImageDataset.batch
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """See `batch`; a loader hangs if its processes fail to share tensors later, in a thread."""
+        batch: Any = self.batch(indices)
+        for name in ("images", "pids", "camids", "index") if get_worker_info() else ():
+            batch[name].share_memory_()
+        return batch  # type: ignore[no-any-return]
 
 
 def as_shown(image: Image.Image) -> Image.Image:
