@@ -3,12 +3,13 @@
 import errno
 import os
 import re
+import signal
 import sys
 
 import pytest
 
 from camreid.cli._entry import begin
-from camreid.cli.errors import fault
+from camreid.cli.errors import fault, one_paragraph
 from camreid.errors import InputError
 
 
@@ -53,3 +54,13 @@ def test_too_little_address_space_is_refused_before_pytorch_hangs(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (3_500_000_000, -1))
     with pytest.raises(InputError, match=r"3.5 GB.*ulimit -v unlimited"):
         begin("camreid.files")
+
+
+@pytest.mark.parametrize("error", [ValueError("C code lost the interrupt"), InputError("cut")])
+def test_an_error_after_a_signal_is_an_interruption(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("camreid.cli.errors.stopped", [signal.SIGTERM])
+    with pytest.raises(SystemExit) as ended, one_paragraph("camreid-x"):
+        raise error
+    assert ended.value.code == 128 + signal.SIGTERM

@@ -1,5 +1,6 @@
 """Console scripts that go through Hydra; torch is imported once the arguments are read."""
 
+import atexit
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.cli import handle, interrupt, undo
+from camreid.cli import handle, interrupt, leave, undo
 from camreid.cli.early import check
 from camreid.cli.errors import launch, one_paragraph
 from camreid.cli.folder import discard
@@ -73,6 +74,7 @@ def begin(module: str) -> Any:
     import_module("camreid.cli.terminal").be_quiet()
     found = import_module(module)
     handle(interrupt)
+    atexit.register(handle, leave)  # before those of torch
     return found
 
 

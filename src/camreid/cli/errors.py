@@ -58,10 +58,10 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
         trusted[:] = [str(OmegaConf.select(config, "model.network._target_"))]
         try:
             return run(config)
-        except (KeyboardInterrupt, SystemExit):
-            discard(Path(HydraConfig.get().runtime.output_dir))
-            raise
-        except Exception as error:
+        except BaseException as error:
+            if stopped or not isinstance(error, Exception):  # C code makes any error of a signal
+                discard(Path(HydraConfig.get().runtime.output_dir))
+                raise (KeyboardInterrupt if stopped else error) from None
             message, job = paragraph(error, config), HydraConfig.get()
             if message is None:
                 traceback.print_exception(error)
@@ -112,15 +112,15 @@ def one_paragraph(name: str) -> Iterator[None]:
             yield
         finally:
             close_streams(name)
-    except (KeyboardInterrupt, SystemExit) as error:
+    except BaseException as error:
         # Lightning makes an exit of an interrupt
-        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        with suppress(OSError):  # a terminal may be gone
-            print(f"{name}: interrupted.", file=sys.stderr)
-        raise SystemExit(128 + (stopped or [signal.SIGINT])[0]) from None
-    except (InputError, *_OF_HYDRA) as error:
-        stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
+        if stopped or KeyboardInterrupt in map(type, (error, error.__context__)):
+            with suppress(OSError):  # a terminal may be gone
+                print(f"{name}: interrupted.", file=sys.stderr)
+            raise SystemExit(128 + (stopped or [signal.SIGINT])[0]) from None
+        if isinstance(error, (InputError, *_OF_HYDRA)):
+            stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
+        raise
 
 
 def stop(name: str, message: str) -> NoReturn:

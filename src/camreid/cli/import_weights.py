@@ -87,6 +87,7 @@ def _check(wanted: bool, module: ReIDModule, split: Split) -> bool:
     except KeyboardInterrupt:
         if stopped[-1:] not in ([], [signal.SIGINT]):  # only Ctrl+C leaves the check out
             raise
+        stopped.clear()
     reason = "interrupted" if wanted else "labels.check=false"
     show(f"UNCHECKED ROWS ({reason}): it is unknown whether they belong to these identities.")
     return False
