@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,17 @@ def test_a_place_that_is_no_folder_and_a_long_name_are_refused(tmp_path: Path) -
     for path in (tmp_path / "file" / "x", tmp_path / ("x" * 300), tmp_path / ("y/" * 3000)):
         with pytest.raises(InputError, match="can't be written"):
             write_text(path, "x")
+
+
+def test_a_folder_that_is_removed_meanwhile_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CannotWrite, match=r"gone.*was moved or removed"):
+        write_whole(tmp_path / "gone" / "x", lambda draft: shutil.rmtree(draft.parent))
+
+
+def test_files_have_the_rights_of_this_user_s_other_files(tmp_path: Path) -> None:
+    write_text(tmp_path / "text", "x")
+    features(tmp_path / "features")
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
 def test_a_fault_of_the_writer_is_not_one_of_the_disk(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_mixed_sizes_are_resized_as_the_training_images_are(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "opencv"])
 def test_a_checkpoint_has_one_resize(
     records: Records, paths: list[str], tmp_path: Path, interpolation: str
 ) -> None:
@@ -120,7 +120,11 @@ def test_a_checkpoint_has_one_resize(
     close(features(module, batch["images"])[: len(paths)], expected)
     export_onnx(module, tmp_path / "m.onnx")
     metadata = onnx.load(tmp_path / "m.onnx").metadata_props
-    assert ("resize", f"{interpolation}, antialiased") in [(m.key, m.value) for m in metadata]
+    resize = f"{interpolation}, {'not ' * (interpolation == 'opencv')}antialiased"
+    assert ("resize", resize) in [(m.key, m.value) for m in metadata]
+    fresh = FeatureExtractor(tiny_module(LabelMap((5, 3))), interpolation=interpolation)
+    fresh.network.load_state_dict(module.model.state_dict())
+    close(fresh(paths), expected)
 
 
 def test_flip_is_the_mean_with_the_mirror_image_and_normalise_comes_after(

@@ -35,17 +35,23 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.unlink(missing_ok=True)
         draft.touch(exist_ok=False)  # never through a link to another file
+        mode = draft.stat().st_mode
         write(draft)
+        if draft.is_file() and draft.stat().st_mode != mode:  # safetensors makes its own file
+            draft.chmod(mode)
         draft.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
         of_torch = re.search("inline_container|StreamWriter|iostream", str(error))
         if isinstance(error, InputError) or (isinstance(error, RuntimeError) and not of_torch):
             raise
-        free = shutil.disk_usage(path.parent).free if os.path.isdir(path.parent) else 0
-        full = "No space left" if of_torch and free < 2**20 else ""  # torch names its own line
-        reason = getattr(error, "strerror", None) or full or " ".join(str(error).split())[:300]
-        found = f"{path} can't be written ({reason}; {free:,} bytes are free)"
-        found += ". What was there is kept. Free some space, or name another place."
+        there = os.path.isdir(path.parent)
+        free = shutil.disk_usage(path.parent).free if there else 0
+        full = "No space left" if free < 2**20 else "a quota, or a limit of file sizes"
+        full = full if of_torch else " ".join(str(error).split())[:300]  # torch names its own line
+        reason = getattr(error, "strerror", None) or full
+        found = f"{free:,} bytes are free). What was there is kept. Free some space"
+        found = found if there else "its folder was moved or removed). Make that folder again"
+        found = f"{path} can't be written ({reason}; {found}, or name another place."
         raise CannotWrite(found) from error
     finally:
         with suppress(OSError):

@@ -23,6 +23,7 @@ from camreid.checkpoints.exported import Exported
 from camreid.data.dataset import OneImage, crops, is_empty, list_images, read_pixels
 from camreid.errors import InputError, require_choice, require_whole
 from camreid.evaluation.features import digest_of
+from camreid.models.config import Interpolation
 from camreid.models.network import FeatureOptions, Side, evaluating
 from camreid.models.pixels import check_raw
 from camreid.training.module import ReIDModule
@@ -56,6 +57,7 @@ class FeatureExtractor:
     neck: Side = "after"  # where the features are taken
     channels: Literal["RGB", "BGR"] = "RGB"  # of arrays and tensors; BGR as of OpenCV
     empty: Literal["error", "zero"] = "error"  # zero: zero features of arrays without pixels
+    interpolation: Interpolation | None = None  # of the resize, such as opencv; None: the model's
 
     def __post_init__(self) -> None:
         require_whole("batch_size", self.batch_size, least=1)
@@ -76,7 +78,9 @@ class FeatureExtractor:
             kind = type(module).__name__
             raise InputError(f"module is a {kind}: expected a ReIDModule or a checkpoint's path.")
         self.name, self.image_size = module.config.name, module.config.image_size
-        self.interpolation, self.calibration = module.config.interpolation, module.calibration
+        self.calibration = module.calibration
+        self._resize: Interpolation = self.interpolation or module.config.interpolation
+        require_choice("interpolation", self._resize, Interpolation)
         is_file = isinstance(module, Exported)
         if is_file and (self.precision, self.neck) != ("float32", "after"):
             raise InputError("an ONNX file has its own precision, and features after the neck.")
@@ -171,7 +175,7 @@ class FeatureExtractor:
             return torch.zeros(3, *self.image_size, dtype=torch.uint8)
         if isinstance(image, Tensor):
             check_raw(image)
-        pixels = read_pixels(image, self.image_size, self.interpolation)
+        pixels = read_pixels(image, self.image_size, self._resize)
         is_bgr = self.channels == "BGR" and isinstance(image, Tensor | np.ndarray)
         return pixels.flip(0) if is_bgr else pixels
 

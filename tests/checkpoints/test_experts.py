@@ -12,7 +12,7 @@ import camreid
 from camreid import FeatureExtractor
 from camreid.checkpoints import save, save_experts
 from camreid.errors import InputError
-from camreid.evaluation.calibration import Calibration
+from camreid.evaluation.verification import Calibration
 from camreid.labels import LabelMap
 from tests.conftest import tiny_module, trained
 

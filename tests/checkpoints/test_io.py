@@ -140,6 +140,7 @@ WRONG: dict[str, Callable[[Content], object]] = {
     "tensor of another kind": lambda c: c["state_dict"].update(
         {"model.neck.weight": torch.ones(96, dtype=torch.int64)}
     ),
+    "no number": lambda c: c["state_dict"]["model.neck.weight"].fill_(torch.nan),
     "no record": lambda c: c["camreid"].pop("provenance"),
     "record of numbers": lambda c: c["camreid"].update(provenance={"complete": True, "split": 3}),
     "parents of numbers": lambda c: c["camreid"]["provenance"].update(parents=3),

@@ -7,7 +7,7 @@ import torch
 
 from camreid.checkpoints import Checkpoint
 from camreid.checkpoints.renumbering import renumber
-from camreid.evaluation.calibration import Calibration
+from camreid.evaluation.verification import Calibration
 from camreid.labels import LabelMap
 from camreid.provenance import CAMERAS, PIDS, Dataset
 from tests.conftest import saved, tiny_module, trained

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camreid.checkpoints.foreign.importing import import_file
 from camreid.checkpoints.io import load, save
 from camreid.errors import HeadMismatch, InputError
 from camreid.labels import LabelMap
+from camreid.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from tests.models import plain_swin
 from tests.models.test_human import clip_names, prefixed
 
@@ -178,6 +180,56 @@ def test_clip_reid_has_texts_and_a_projection_beside_the_model(tmp_path: Path) -
     assert imported.needless.keys() == beside.keys()
     own = imported.module.model.backbone.trunk.state_dict()
     assert all(torch.equal(own[k], v) for k, v in trunk.state_dict().items())
+
+
+def clip_resnet(x: Tensor, state: State) -> Tensor:
+    """CLIP-ReID's ResNet-50 in its names, by definition; makes the tensors that `state` lacks."""
+
+    def convolve(
+        x: Tensor, conv: str, norm: str, width: int, side: int = 1, step: int = 1
+    ) -> Tensor:
+        if f"{conv}.weight" not in state:
+            weight = torch.randn(width, x.shape[1], side, side)
+            state.update({f"{conv}.weight": weight / weight[0].numel() ** 0.5, **neck(width, norm)})
+        x = F.conv2d(x, state[f"{conv}.weight"], stride=step, padding=side // 2)
+        keys = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(state[f"{norm}.{key}"] for key in keys))
+
+    for n, width, step in ((1, 32, 2), (2, 32, 1), (3, 64, 1)):
+        x = convolve(x, f"conv{n}", f"bn{n}", width, 3, step).relu()
+    x = F.avg_pool2d(x, 2)
+    for stage, depth in enumerate((3, 4, 6, 3), 1):
+        for block in range(depth):
+            name, width = f"layer{stage}.{block}.", 32 * 2**stage
+            pool = 2 if block == 0 and stage in (2, 3) else 1  # the last stage keeps its size
+            y = convolve(x, f"{name}conv1", f"{name}bn1", width).relu()
+            y = convolve(y, f"{name}conv2", f"{name}bn2", width, 3).relu()
+            y = convolve(F.avg_pool2d(y, pool), f"{name}conv3", f"{name}bn3", 4 * width)
+            if block == 0:
+                down = f"{name}downsample."
+                x = convolve(F.avg_pool2d(x, pool), f"{down}0", f"{down}1", 4 * width)
+            x = (x + y).relu()
+    return x.mean((2, 3))
+
+
+@torch.no_grad()
+def test_clip_reids_resnet_is_read_with_its_pixels_and_without_the_last_stride(
+    raw: Tensor, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    trunk: State = {}
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    before = clip_resnet((raw / 255 - mean) / std, trunk)
+    state = prefixed(trunk, "image_encoder.") | neck(2048)
+    state |= {"classifier.weight": torch.randn(3, 2048)}
+    beside = {"image_encoder.attnpool.c_proj.weight": torch.zeros(1024, 2048)}
+    torch.save(state | beside, tmp_path / "c.pth")
+    imported = import_file(tmp_path / "c.pth", "transreid", "bot_r50", LABELS, image_size=[64, 32])
+    assert imported.left_over == imported.missing == ()
+    assert imported.needless.keys() == beside.keys()
+    expected = expected_features(before, state)
+    found = imported.module.model(raw).features
+    assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
 def test_positions_of_another_size_make_another_model(vit: nn.Module, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from camreid.cli.errors import leaves
 from camreid.cli.options import Options, _is_name, check_values, known_options, relevant
 from camreid.data import OriginalSplit, Records, ReIDDataModule, SyntheticMarket
 from camreid.errors import InputError
-from camreid.evaluation.options import RankOptions
+from camreid.evaluation.summary import RankOptions
 from camreid.files import CONF
 from camreid.losses.identity import LossConfig
 from camreid.models.config import ModelConfig

@@ -1,6 +1,7 @@
 """camreid-import: the account of the keys, the check of the rows, and what it refuses."""
 
 import json
+import signal
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from camreid.checkpoints.io import load, read_checkpoint
-from camreid.cli.import_weights import read_labels
+from camreid.cli.import_weights import _check, read_labels
 from camreid.data import Records
 from camreid.labels import LabelMap
 from tests.checkpoints.test_import import filled, write
@@ -135,3 +136,16 @@ def test_identities_from_a_file_with_the_camera_of_their_expert(tmp_path: Path) 
     labels, split = read_labels(OmegaConf.create(given), "fastreid", OmegaConf.create())
     assert labels == LabelMap((7, 9, 4))
     assert split is None
+
+
+def test_only_ctrl_c_leaves_out_the_check_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    module, split = Namespace(labels=None), Namespace(train=())
+    monkeypatch.setattr("camreid.cli.import_weights.check_rows", interrupt)
+    monkeypatch.setattr("camreid.cli.import_weights.stopped", [signal.SIGINT])
+    assert not _check(True, module, split)
+    monkeypatch.setattr("camreid.cli.import_weights.stopped", [signal.SIGTERM])
+    with pytest.raises(KeyboardInterrupt):
+        _check(True, module, split)

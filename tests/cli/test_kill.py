@@ -86,14 +86,14 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_gives_its_number(number: int, market: Path, tmp_path: Path) -> None:
-    process = started(market, tmp_path)
+    process = started(market, tmp_path, "data.workers=1")
     ((code, _, err),) = end(start(
         "-m", "camreid.cli.train", *TINY, "+split=original", f"data.root={market}",
         "resume=r/checkpoints/last.ckpt", "trainer.max_epochs=1000", folder=tmp_path,
     ))  # fmt: skip
     assert code == 1
     assert "another run is writing" in err
-    os.kill(process.pid, number)
+    os.killpg(process.pid, number)  # as srun does: also the loader processes
     ((code, out, err),) = end(process)
     assert code == 128 + number, err
     assert "resume=" in out.strip().splitlines()[-1]
@@ -132,6 +132,8 @@ FULL = "mount -t tmpfs -o size={} tmpfs disk"
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [("ulimit -n 64", ""), ("ulimit -f 900", "can't be written"),
+     (FULL.replace("disk", "/dev/shm").format("64k"), "/dev/shm is too small"),
+     (FULL.format("8k"), "run_dir= cannot be written: No space left"),
      (FULL.format("60k"), "No space left"), (FULL.format("1500k"), "No space left")],
 )  # fmt: skip
 def test_few_files_are_enough_and_a_full_disk_is_named(

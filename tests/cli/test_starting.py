@@ -5,13 +5,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from camreid import create_model
+from camreid import FeatureExtractor, create_model
 from camreid.checkpoints.io import read_checkpoint, save
 from camreid.cli.checkpoints import seen_identities
 from camreid.data import OriginalSplit, Records, Split
 from camreid.errors import InputError
+from camreid.evaluation import FeatureTable
 from camreid.labels import LabelMap
 from tests.cli.conftest import metrics, refused
 from tests.conftest import TINY, Ran, tiny_module, trained
@@ -65,6 +67,13 @@ def test_no_tested_identity_was_seen(train: Run, run: Run, market: Path) -> None
     quiet = (f"data.root={market}", "trainer=cpu", "data.workers=0", "run_dir=tested")
     tested = run("camreid-evaluate", *quiet, *resplit, f"checkpoint={weights}")
     assert tested.code == 0, tested.err
+    opencv = ("run_dir=opencv", "interpolation=opencv")
+    assert (
+        run("camreid-evaluate", *quiet[:-1], *resplit, f"checkpoint={weights}", *opencv).code == 0
+    )
+    query = FeatureTable.load("opencv/features.safetensors").query
+    extract = FeatureExtractor(weights, interpolation="opencv")
+    torch.testing.assert_close(query.features, extract(list(query.paths)))
     split, again = (Split.load(Path(folder, "split.csv")) for folder in ("tuned", "tested"))
     assert split.digest == again.digest
     pids = {r.pid for r in (*split.query, *split.gallery) if r.pid > 0}

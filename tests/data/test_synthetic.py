@@ -1,3 +1,4 @@
+import errno
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from PIL import Image
 from camreid.data import ImageRecord, Resplit, SyntheticMarket, read_market1501
 from camreid.data.dataset import read_image
 from camreid.data.records import GALLERY, QUERY, TRAIN, parse_name
-from camreid.errors import InputError
+from camreid.errors import CannotWrite, InputError
 
 SMALL = SyntheticMarket(people=12, images_per_person=6, distractors=5, junk=4)
 
@@ -131,7 +132,19 @@ def test_a_bad_list_of_names_is_refused(tmp_path):
 
 def test_what_a_killed_rendering_left_is_removed(tmp_path: Path) -> None:
     market = SyntheticMarket(people=12, images_per_person=5, distractors=0, junk=0)
-    left = tmp_path / f".synthetic-{market.digest}-123" / "query"
+    left = tmp_path / f".synthetic-{market.digest}.123.part" / "query"
     left.mkdir(parents=True)
     final = market.render(tmp_path)
     assert list(tmp_path.iterdir()) == [final]
+
+
+def test_a_full_disk_is_named_with_the_place_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("camreid.data.rendering.render_jpeg", full)
+    with pytest.raises(CannotWrite, match=r"synthetic-.*No space left"):
+        SyntheticMarket(people=12).render(tmp_path)
+    assert not list(tmp_path.iterdir())

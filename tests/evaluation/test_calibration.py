@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from camreid.errors import InputError
-from camreid.evaluation.calibration import Calibration
 from camreid.evaluation.features import FeatureTable, Images
-from camreid.evaluation.verification import verify
+from camreid.evaluation.verification import Calibration, verify
 from tests.evaluation.test_verification import table
 
 

@@ -1,6 +1,7 @@
 """Human-pretrained trunks from files made with their public names."""
 
 import io
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -169,6 +170,16 @@ def test_of_two_networks_the_average_is_taken_and_named(tmp_path: Path) -> None:
         assert "has the same names" in backbone.loaded
     single = load(tmp_path / "w.pth", {"model": first}, "test_vit", (64, 32))
     assert "same names" not in single.loaded
+
+
+@pytest.mark.parametrize("how", [lambda w: w * torch.nan, lambda w: w / 0, lambda w: w.int()])
+def test_a_broken_trunk_is_refused(how: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    state, name = small_vit(), "blocks.0.mlp.fc1.weight"
+    state["head.weight"][0] = torch.nan  # not part of the trunk
+    load(tmp_path / "w.pth", state, "test_vit", (64, 32))
+    state[name] = how(state[name])
+    with pytest.raises(InputError, match=name):
+        load(tmp_path / "w.pth", state, "test_vit", (64, 32))
 
 
 def test_a_partial_trunk_needs_permission(tmp_path: Path) -> None:

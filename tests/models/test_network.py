@@ -148,8 +148,8 @@ def test_weights_with_anything_before_their_names_and_no_non_local_blocks(tmp_pa
     options = BackboneOptions(weights=path, last_stride=1, non_local=True)
     trunk = Backbone("resnet26", (64, 32), options).trunk
     assert torch.equal(trunk.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
-    assert torch.equal(trunk.layer2[1][0].conv1.weight, source.layer2[1].conv1.weight)
-    assert not trunk.layer2[1][1].W[1].weight.any()
+    assert torch.equal(trunk.layer2[1].conv1.weight, source.layer2[1].conv1.weight)
+    assert not trunk.NL_2[1].W[1].weight.any()
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:

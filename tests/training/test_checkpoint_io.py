@@ -35,6 +35,15 @@ STATE: dict[str, Any] = {
 }
 
 
+def test_nan_weights_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
+    path, io = tmp_path / "last.ckpt", RunCheckpoints(pl.Trainer(logger=False, accelerator="cpu"))
+    io.save_checkpoint(STATE, path)
+    broken = {"state_dict": {"model.w": torch.tensor([0, math.nan])}}
+    with pytest.raises(InputError, match=r"model.w.*last.ckpt"):
+        io.save_checkpoint({**STATE, **broken}, path)
+    assert torch.load(path, weights_only=True)["state_dict"]["model.w"].isfinite().all()
+
+
 class Loaded:
     """A trainer's callbacks, and their states as it reads them."""
 

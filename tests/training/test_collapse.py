@@ -4,7 +4,7 @@ import pytest
 import torch
 from pytorch_lightning.trainer import Trainer
 
-from camreid.training.collapse import METRIC, CollapseWarning, separation
+from camreid.training.callbacks import METRIC, CollapseWarning, separation
 
 PIDS = torch.arange(8) // 2
 

@@ -11,8 +11,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from camreid.checkpoints.io import load
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.training import ReIDModule
+from camreid.training.callbacks import EMA
 from camreid.training.checkpoint_io import RunCheckpoints
-from camreid.training.ema import EMA
 from tests.conftest import tiny_module
 
 Trainer = Callable[..., pl.Trainer]

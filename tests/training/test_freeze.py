@@ -11,7 +11,7 @@ import torch
 
 from camreid.data import OriginalSplit, Records, ReIDDataModule
 from camreid.errors import InputError
-from camreid.training.freeze import Freeze
+from camreid.training.callbacks import Freeze
 from tests.conftest import tiny_module
 
 Trainer = Callable[..., pl.Trainer]

@@ -77,3 +77,11 @@ def test_a_loop_of_ones_own_learns_of_it_a_step_later() -> None:
     assert module.training_step(batch(), 1).isnan()
     with pytest.raises(InputError, match="the identity loss"):
         module.training_step(batch(), 2)
+
+
+def test_weights_that_a_gradient_has_broken_are_named(tmp_path: Path) -> None:
+    module = ReIDModule(CONFIG, LabelMap((1, 2)))
+    weight = next(module.parameters())
+    weight.register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(InputError, match=r"step 2.*trunk.conv1\S* has NaN"):
+        fit(module, tmp_path)

@@ -11,8 +11,8 @@ import torch
 
 from camreid.checkpoints import read_checkpoint
 from camreid.data import Augment, Records, ReIDDataModule, Resplit
+from camreid.training.callbacks import EMA
 from camreid.training.checkpoint_io import RunCheckpoints
-from camreid.training.ema import EMA
 from camreid.training.resuming import LastCheckpoint, position
 from tests.conftest import CONFIG, tiny_module
 

@@ -12,12 +12,13 @@ import yaml
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.calibration import Calibration
+from camreid.evaluation.verification import Calibration
 from camreid.files import read_plain, write_whole
 from camreid.labels import LabelMap
 from camreid.models.config import ModelConfig
 from camreid.models.network import NETWORKS, build_network
 from camreid.models.pixels import Pixels
+from camreid.models.reading import require_finite
 from camreid.provenance import BROKEN, Provenance, versions
 from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import read_file
@@ -81,6 +82,7 @@ def read_checkpoint(path: str | Path, trusted: Iterable[str] = ()) -> Checkpoint
     checkpoint = Checkpoint(str(path), config, state, *kept)
     if wrong := differing_tensors(state, _network_state(checkpoint)):
         raise InputError(f"{path}: {len(wrong)} tensors do not fit its network: {wrong[:3]}.")
+    require_finite(path, state)
     return checkpoint
 
 

@@ -158,6 +158,7 @@ def _metadata(module: ReIDModule, options: GraphOptions) -> dict[str, str]:
         cameras["cameras"] = json.dumps(list(module.model.cameras))
         cameras["camera_of_images"] = "unknown: every image is treated as of an untrained camera"
     by_camera = {f"c{camera}": own.pids for camera, own in module.camera_labels.items()}
+    resize = module.config.interpolation
     return {
         "camreid_version": __version__,
         "model": module.config.name,
@@ -167,7 +168,7 @@ def _metadata(module: ReIDModule, options: GraphOptions) -> dict[str, str]:
         "form": json.dumps(asdict(options)),
         "channels": options.channels.upper(),
         "pixels": f"{PIXELS[options.input][1]}, normalised inside",
-        "resize": f"{module.config.interpolation}, antialiased",
+        "resize": f"{resize}, {'not ' * (resize == 'opencv')}antialiased",
         "features_normalized": json.dumps(options.normalize),
         **cameras,
     }

@@ -11,7 +11,7 @@ undo: list[Callable[[], None]] = []  # what Ctrl-C does first while a command is
 stopped: list[int] = []  # the signals that asked to stop
 
 
-def _leave(number: int, frame: object) -> None:
+def leave(number: int, frame: object) -> None:
     """End at once: an exception would break imports of C modules."""
     for step in undo:
         step()
@@ -27,7 +27,7 @@ def interrupt(number: int, frame: object) -> None:
 
 def handle(handler: Callable[[int, object], None]) -> None:
     """Handle the signals that are not ignored, as SIGHUP is by nohup, or someone else's."""
-    known = (signal.default_int_handler, signal.SIG_DFL, _leave)
+    known = (signal.default_int_handler, signal.SIG_DFL, leave, interrupt)
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
             number = getattr(signal, name, signal.SIGINT)
@@ -36,4 +36,4 @@ def handle(handler: Callable[[int, object], None]) -> None:
 
 
 if Path(sys.argv[0]).name.startswith("camreid-"):
-    handle(_leave)
+    handle(leave)

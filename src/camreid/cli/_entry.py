@@ -1,9 +1,11 @@
 """Console scripts that go through Hydra; torch is imported once the arguments are checked."""
 
+import atexit
 import glob
 import os
 import re
 import sys
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,7 +18,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from camreid.cli import handle, interrupt, undo
+from camreid.cli import handle, interrupt, leave, undo
 from camreid.cli.errors import launch, leaves, one_paragraph
 from camreid.cli.folder import discard, launched
 from camreid.cli.options import check_options, choices, show_options
@@ -65,10 +67,17 @@ matrix = partial(_start, "matrix", "matrix", "matrix_run")
 def begin(module: str) -> Any:
     """Import a module and torch, which takes seconds, and leave the terminal to the command."""
     if "torch" not in sys.modules:
+        with suppress(ImportError):  # Windows has no limits
+            from resource import RLIMIT_AS, getrlimit
+
+            if 0 <= (limit := getrlimit(RLIMIT_AS)[0]) < 4e9:
+                size = f"{limit / 1e9:.1f} GB, and PyTorch does not load below 4"
+                raise InputError(f"ulimit -v allows {size}. Type ulimit -v unlimited.")
         note("Loading PyTorch")
     import_module("camreid.cli.terminal").be_quiet()
     found = import_module(module)
     handle(interrupt)
+    atexit.register(handle, leave)  # before those of torch
     return found
 
 

@@ -38,13 +38,13 @@ _MEMORY = "Type data.workers=0, or lower data.identities, data.instances or data
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _FILES),
-    **dict.fromkeys((errno.EACCES, errno.EROFS), "Expected a place that this user may write to."),
+    **dict.fromkeys((errno.EACCES, errno.EROFS), "Change its rights, or name another place."),
     errno.ENOMEM: _MEMORY,
     errno.ENOENT: "It was there before: was the run folder or the dataset moved?",
 }
 _SIGNS = {  # in the messages of libraries
-    r"bus error|shared memory": "/dev/shm is too small: enlarge it, or type data.workers=0.",
     r"too many open files|ancdata": _FILES,
+    r"bus error|shared memory|</torch_": "/dev/shm is too small: enlarge it, or data.workers=0.",
     r"DataLoader worker": f"A loader process was killed, often for lack of memory. {_MEMORY}",
     r"MemoryError|allocate|out of memory|failed to map": _MEMORY,
     r"connection (closed|reset) by|gloo|nccl": "Another process of this training has ended.",
@@ -58,10 +58,10 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
         trusted[:] = [str(OmegaConf.select(config, "model.network._target_"))]
         try:
             return run(config)
-        except (KeyboardInterrupt, SystemExit):
-            discard(Path(HydraConfig.get().runtime.output_dir))
-            raise
-        except Exception as error:
+        except BaseException as error:
+            if stopped or not isinstance(error, Exception):  # C code makes any error of a signal
+                discard(Path(HydraConfig.get().runtime.output_dir))
+                raise (KeyboardInterrupt if stopped else error) from None
             message, job = paragraph(error, config), HydraConfig.get()
             if message is None:
                 traceback.print_exception(error)
@@ -76,6 +76,7 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
             raise InputError(f"job {job.job.num} failed: {message}") from None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors
+    logging.raiseExceptions = False  # a log on a full disk ends without a traceback
     with one_paragraph(name):
         try:
             main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
@@ -83,8 +84,10 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
         except (*_OF_HYDRA, ValueError) as error:
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
         except OSError as error:
-            found = f"{error.strerror}: {str(error.filename)[-300:]}"
-            stop(name, f"run_dir= cannot be created: {found}. Type another run_dir=.")
+            if HydraConfig.initialized():
+                discard(Path(HydraConfig.get().run.dir).absolute())
+            found = f"{error.strerror}{f': {error.filename}'[-300:] * bool(error.filename)}"
+            stop(name, f"run_dir= cannot be written: {found}. Type another run_dir=.")
         finally:
             release()
             _show_sweep()
@@ -109,15 +112,15 @@ def one_paragraph(name: str) -> Iterator[None]:
             yield
         finally:
             close_streams(name)
-    except (KeyboardInterrupt, SystemExit) as error:
+    except BaseException as error:
         # Lightning makes an exit of an interrupt
-        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        with suppress(OSError):  # a terminal may be gone
-            print(f"{name}: interrupted.", file=sys.stderr)
-        raise SystemExit(128 + (stopped or [signal.SIGINT])[0]) from None
-    except (InputError, *_OF_HYDRA) as error:
-        stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
+        if stopped or KeyboardInterrupt in map(type, (error, error.__context__)):
+            with suppress(OSError):  # a terminal may be gone
+                print(f"{name}: interrupted.", file=sys.stderr)
+            raise SystemExit(128 + (stopped or [signal.SIGINT])[0]) from None
+        if isinstance(error, (InputError, *_OF_HYDRA)):
+            stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
+        raise
 
 
 def stop(name: str, message: str) -> NoReturn:
@@ -125,6 +128,8 @@ def stop(name: str, message: str) -> NoReturn:
     message = printable(" ".join(message.splitlines()))
     logging.getLogger("camreid").info(message)
     print(f"{name}: {message}", file=sys.stderr)
+    if sys.unraisablehook is sys.__unraisablehook__:  # pytest has its own
+        sys.unraisablehook = bool  # of loaders that never started
     raise SystemExit(1) from None
 
 
@@ -136,8 +141,6 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
             raise KeyboardInterrupt from None
         if isinstance(error, InputError):
             return _with_remedy(error, config)
-        if isinstance(error, OSError) and isinstance(error.filename, str):
-            return f"{error.filename}: {error.strerror}. Change its rights, or name another place."
         if isinstance(error, ModuleNotFoundError):
             return f"a package is missing: {error}. Install it, or leave out what needs it."
         if type(error).__name__ == "MisconfigurationException":  # of Lightning
@@ -151,11 +154,14 @@ def paragraph(error: BaseException | None, config: DictConfig) -> str | None:
 
 def fault(error: BaseException) -> str | None:
     """The sentence of an error of the system or of its limits; None for another error."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    text = f"{type(error).__name__}: {error}".strip()
+    text = text.splitlines()[-1] if "Original Traceback" in text else text  # of a loader process
+    text = " ".join(text.split())[:300]
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{error}. {_REMEDIES.get(error.errno, '')}".strip()
-    found = [words for sign, words in _SIGNS.items() if re.search(sign, text, re.I)]
-    return f"{found[0]} ({text})" if found else None
+        found = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{found}. {_REMEDIES.get(error.errno, 'Name another place.')}"
+    signs = [words for sign, words in _SIGNS.items() if re.search(sign, text, re.I)]
+    return f"{signs[0]} ({text})" if signs else None
 
 
 def _with_remedy(error: InputError, config: DictConfig) -> str:

@@ -18,8 +18,7 @@ from camreid.cli.terminal import show
 from camreid.data import ReIDDataModule, Split
 from camreid.errors import ImageError, InputError, MissingDataset
 from camreid.evaluation.features import FeatureTable, doubts
-from camreid.evaluation.options import RankOptions
-from camreid.evaluation.summary import EvaluationResult
+from camreid.evaluation.summary import EvaluationResult, RankOptions
 from camreid.models.network import FeatureOptions
 from camreid.progress import note
 from camreid.provenance import origin
@@ -50,6 +49,8 @@ def read_module(config: DictConfig, split: Split) -> ReIDModule:
     checkpoint = read_checkpoint(config.checkpoint, split.datasets)
     module = checkpoint.module()
     module.notes = checkpoint.notes
+    if resize := config.get("interpolation"):
+        module.config = replace(module.config, interpolation=resize)
     set_evaluation(module, config.evaluation)
     return module
 

@@ -1,8 +1,8 @@
 """camreid-import: another program's file as a camreid checkpoint."""
 
 import json
+import signal
 from collections import Counter
-from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from camreid.checkpoints.foreign.importing import Import, import_file
 from camreid.checkpoints.foreign.rows import check_rows
 from camreid.checkpoints.io import save
+from camreid.cli import stopped
 from camreid.cli.build import run_folder
 from camreid.cli.dataset import read_dataset
 from camreid.cli.terminal import show
@@ -79,10 +80,14 @@ def _import(config: DictConfig, name: str, labels: LabelMap | None) -> Import:
 
 def _check(wanted: bool, module: ReIDModule, split: Split) -> bool:
     """Whether the rows were checked; HeadMismatch if they belong to other identities."""
-    with suppress(KeyboardInterrupt):
+    try:
         if wanted:
             show(check_rows(module, module.labels, split.train))
             return True
+    except KeyboardInterrupt:
+        if stopped[-1:] not in ([], [signal.SIGINT]):  # only Ctrl+C leaves the check out
+            raise
+        stopped.clear()
     reason = "interrupted" if wanted else "labels.check=false"
     show(f"UNCHECKED ROWS ({reason}): it is unknown whether they belong to these identities.")
     return False

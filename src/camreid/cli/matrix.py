@@ -16,8 +16,7 @@ from camreid.data import Split
 from camreid.errors import InputError
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.fusion import Fusion, fuse
-from camreid.evaluation.options import RankOptions
-from camreid.evaluation.summary import Row, comparison
+from camreid.evaluation.summary import RankOptions, Row, comparison
 from camreid.progress import note
 from camreid.provenance import origin, plain
 from camreid.runs.folder import RunFolder

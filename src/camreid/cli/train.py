@@ -2,7 +2,7 @@
 
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from hydra.utils import instantiate
@@ -163,22 +163,24 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
         raise InputError("resume= works only on one device or with trainer=ddp.")
     try:
         trainer.fit(module, data, ckpt_path=resume)
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
+    except (SystemExit, Exception) as error:
+        numbers = [getattr(callback, "stopped_by", None) for callback in trainer.callbacks]
+        if not trainer.interrupted and not any(numbers):  # a loader process dies of the signal
+            _raise(error, begun, resume)
         last = build.run_folder() / "checkpoints" / "last.ckpt"
         same = "the same options except init="
         how = f"Continue with {same} and resume={last}" if last.exists() else "Start over"
         if trainer.current_epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps:
             how = f"The training is complete: test it by camreid-evaluate checkpoint={last}"
         show(f"Interrupted after {trainer.current_epoch} whole epochs. {how}.")
-        numbers = [getattr(callback, "stopped_by", None) for callback in trainer.callbacks]
         raise SystemExit(128 + (next(filter(None, numbers), None) or signal.SIGINT)) from None
-    except Exception as error:
-        if not resume or begun or isinstance(error, InputError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the state of resume={resume} does not fit: {reason}.") from error
+
+
+def _raise(error: BaseException, begun: object, resume: str | None) -> NoReturn:
+    if not resume or begun or isinstance(error, InputError | SystemExit):
+        raise error
+    reason = " ".join(str(error).split())[:200]
+    raise InputError(f"the state of resume={resume} does not fit: {reason}.") from error
 
 
 if __name__ == "__main__":

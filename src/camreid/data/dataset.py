@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from camreid.data.records import ImageRecord
@@ -25,7 +25,7 @@ Batch: TypeAlias = dict[str, Any]
 Pixels: TypeAlias = NDArray[np.uint8]  # (N, 3, H, W), of a cache file
 # cache files, and (N, 2) the number of each image's file and its place there
 Located: TypeAlias = tuple[list[Pixels], NDArray[np.int64]]
-Interpolation = Literal["bicubic", "bilinear"]
+Interpolation = Literal["bicubic", "bilinear", "opencv"]
 # on large photographs and damaged EXIF data; from 179 million pixels on, Pillow raises an error
 warnings.filterwarnings("ignore", module=r"PIL\.")
 _EXPECTED = "expected a path, PIL image, uint8 array (H, W, 3), or uint8 or float tensor (3, H, W)"
@@ -78,7 +78,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
 class ImageBatches(ImageDataset):
     """An `ImageDataset` for loaders with `collate_fn=default_convert`: it makes whole batches."""
 
-    __getitems__ = ImageDataset.batch
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """See `batch`; a loader hangs if its processes fail to share tensors later, in a thread."""
+        batch: Any = self.batch(indices)
+        for name in ("images", "pids", "camids", "index") if get_worker_info() else ():
+            batch[name].share_memory_()
+        return batch  # type: ignore[no-any-return]
 
 
 def as_shown(image: Image.Image) -> Image.Image:
@@ -121,9 +126,10 @@ def read_image(
     size: tuple[int, int] | None = None,
     interpolation: Interpolation = "bicubic",
 ) -> Tensor:
-    """One image as shown by viewers: (3, H, W) uint8 RGB, resized to `size` (H, W), antialiased.
+    """One image as shown by viewers: (3, H, W) uint8 RGB, resized to `size` (H, W).
 
-    `bicubic` is to the bit as FastReID, `bilinear` as torchreid. ImageError for a broken file.
+    `bicubic` is to the bit as FastReID, `bilinear` as torchreid. `opencv` is bilinear without
+    antialiasing, as trackers do it. ImageError for a broken file.
     """
     name = getattr(image, "filename", image)
     try:
@@ -133,6 +139,8 @@ def read_image(
         remedy = "Copy the file again, or leave it out"
         raise ImageError(f"{name} can't be read as an image ({error}). {remedy}.") from error
     if size is not None and rgb.size != (size[1], size[0]):
+        if interpolation == "opencv":
+            return _as_opencv(np.asarray(rgb, np.int32), size)
         rgb = rgb.resize((size[1], size[0]), Image.Resampling[interpolation.upper()])
     pixels: Tensor = pil_to_tensor(rgb)
     return pixels
@@ -180,14 +188,29 @@ def read_pixels(
         image = image.detach().cpu().float()
         if image.shape[1:] == size:
             return image
-        # bicubic overshoots at edges; Pillow clips there too
-        resized = F.interpolate(image[None], size, mode=interpolation, antialias=True)
-        return resized[0].clamp(0, 255)
+        how = ("bilinear", False) if interpolation == "opencv" else (interpolation, True)
+        resized = F.interpolate(image[None], size, mode=how[0], antialias=how[1])
+        return resized[0].clamp(0, 255)  # bicubic overshoots at edges; Pillow clips there too
     if isinstance(image, Tensor):
         image = image.detach().cpu().permute(1, 2, 0).numpy()
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     return read_image(image, size, interpolation)
+
+
+def _as_opencv(image: NDArray[np.int32], size: tuple[int, int]) -> Tensor:
+    """(3, H, W) uint8 of (h, w, 3): bilinear in whole numbers with OpenCV's weights of 11 bits."""
+    axes = []
+    for old, new in zip(image.shape, size, strict=False):
+        place = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(0, old - 1)
+        first = place.astype(np.int32)
+        weight = np.rint((place - first) * 2048).astype(np.int32)[:, None]
+        axes.append((first, (first + 1).clip(max=old - 1), weight))
+    (top, below, down), (left, right, across) = axes
+    rows = image[:, left] * (2048 - across) + image[:, right] * across >> 4
+    high, low = rows[top] * (2048 - down[..., None]), rows[below] * down[..., None]
+    pixels = ((high >> 16) + (low >> 16) + 2 >> 2).astype(np.uint8)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _check(image: object, which: str, allow_empty: bool) -> None:

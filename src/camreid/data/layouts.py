@@ -186,8 +186,7 @@ def _inside(home: Path) -> list[Path]:
 
 def _is_named(home: Path, name: str) -> bool:
     """Whether the folder has the name of the dataset, such as `Market-1501-v15.09.15`."""
-    plain = "".join(filter(str.isalnum, home.name.lower()))
-    return plain.startswith(name.replace("_", ""))
+    return "".join(filter(str.isalnum, home.name.lower())).startswith(name.replace("_", ""))
 
 
 def _read_lists(home: Path, names: tuple[str, ...], folder: str, digit: str) -> Images:

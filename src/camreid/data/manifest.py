@@ -42,8 +42,7 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """Hash of the content, whatever the order of the images and the place of the dataset."""
-        images = self._images()
-        rows = sorted(f"{s},{r.name},{r.pid},{r.camera},{row}" for s, r, row in images)
+        rows = sorted(f"{s},{r.name},{r.pid},{r.camera},{row}" for s, r, row in self._images())
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
     @property

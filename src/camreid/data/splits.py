@@ -47,8 +47,7 @@ class OriginalSplit:
             raise InputError("the dataset has a subset val of its own.", val_fraction=0)
         val, train = _hold_out(train, self.val_fraction, random.Random(self.seed))
         val, query, gallery = map(_sorted, (val or records.val, records.query, records.gallery))
-        record = SplitRecord("original", asdict(self))
-        return _split((train, val, query, gallery), records, record)
+        return _split((train, val, query, gallery), records, SplitRecord("original", asdict(self)))
 
 
 @dataclass(frozen=True)

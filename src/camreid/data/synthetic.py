@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from pathlib import Path
 
 from camreid.data import rendering
 from camreid.data.records import FOLDERS, GALLERY, GRAMMAR, QUERY, TRAIN, parse_name
-from camreid.errors import InputError, require_number, require_whole
-from camreid.files import lock, unlock
+from camreid.errors import CannotWrite, InputError, require_number, require_whole
+from camreid.files import lock, unlock, write_whole
 from camreid.progress import Progress
 
 _SEEN = {1: 652, 2: 541, 3: 694, 4: 241, 5: 576, 6: 558}  # of 751 train identities, by camera
@@ -59,26 +58,26 @@ class SyntheticMarket:
         final = Path(root) / f"synthetic-{self.digest}"
         final.parent.mkdir(parents=True, exist_ok=True)
         held = lock(final.parent, wait=True)  # one renders, the others wait for it
-        for left in final.parent.glob(f".{final.name}-*") if held >= 0 else ():
+        for left in final.parent.glob(f".{final.name}.*.part") if held >= 0 else ():
             shutil.rmtree(left, ignore_errors=True)  # of a killed process
-        draft = final.parent / f".{final.name}-{os.getpid()}"
         try:
-            if final.is_dir():
-                return final
-            for part in FOLDERS:
-                (draft / part).mkdir(parents=True)
-            for file in Progress(self.files(), "Rendering", unit="image"):
-                record = parse_name(file)
-                assert record is not None  # files() checked or made it
-                (draft / file).write_bytes(rendering.render_jpeg(self.seed, record))
-            draft.rename(final)
-        except OSError:
+            if not final.is_dir():
+                write_whole(final, self._draw)
+        except CannotWrite:
             if not final.is_dir():  # it is, where another process was faster
                 raise
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
             unlock(held)
         return final
+
+    def _draw(self, draft: Path) -> None:
+        draft.unlink()  # a folder in place of the file
+        for part in FOLDERS:
+            (draft / part).mkdir(parents=True)
+        for file in Progress(self.files(), "Rendering", unit="image"):
+            record = parse_name(file)
+            assert record is not None  # files() checked or made it
+            (draft / file).write_bytes(rendering.render_jpeg(self.seed, record))
 
 
 def _listed(path: str) -> set[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.result import NUMBERS, RankingResult
+from camreid.evaluation.protocols import NUMBERS, RankingResult
 
 Results = RankingResult | Sequence[RankingResult]
 EXACT = 9  # identities up to which all ways to swap two results are tried

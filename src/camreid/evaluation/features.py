@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import index
 from pathlib import Path
@@ -125,7 +126,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     digest = metadata.pop("digest", None)  # another tool writes none
     if digest is not None and digest != digest_of(tensors, metadata):
         raise ValueError("its checksum is wrong, so a part of it is damaged; copy it again")
-    return tensors, {key: _json(value) for key, value in metadata.items()}
+    notes: dict[str, Any] = dict(metadata)
+    for key, text in metadata.items():
+        with suppress(json.JSONDecodeError):  # text of another tool
+            notes[key] = read_plain(text)
+    return tensors, notes
 
 
 def doubts(**parts: Tensor) -> list[str]:
@@ -146,13 +151,6 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
         found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
         found.update(x.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def _json(text: str) -> Any:
-    try:
-        return read_plain(text)
-    except json.JSONDecodeError:  # of another tool
-        return text
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

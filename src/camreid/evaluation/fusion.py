@@ -58,19 +58,16 @@ def fuse(
 def _check_agreement(units: Units, least: float) -> None:
     """Refuse spaces in which too few of 1,000 images are nearest to themselves across two."""
     for (one, first), (other, second) in permutations(units.items(), 2):
-        names = (
-            f"the features of {one} ({first.shape[1]} wide) and {other} ({second.shape[1]} wide)"
-        )
+        both = f"{one} ({first.shape[1]} wide) and {other} ({second.shape[1]} wide)"
+        refusal = f"the features of {both} are not comparable"
         if first.shape != second.shape:
-            raise InputError(f"{names} are not comparable.")
+            raise InputError(f"{refusal}.")
         chosen = torch.linspace(0, len(first) - 1, min(1000, len(first))).long().to(first.device)
         nearest = (first[chosen] @ second[chosen].T).argmax(1).cpu()
         share = (nearest == torch.arange(len(chosen))).float().mean().item()
         if share < least:
             found = f"{100 * share:.1f} % of the images are nearest to themselves across the two"
-            raise InputError(
-                f"{names} are not comparable: {found}; min_agreement is {100 * least:.0f} %."
-            )
+            raise InputError(f"{refusal}: {found}; min_agreement is {100 * least:.0f} %.")
 
 
 def _weighted(units: Units, slopes: Mapping[str, float]) -> dict[str, Tensor]:

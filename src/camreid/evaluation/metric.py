@@ -11,8 +11,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from camreid.errors import NoValidQuery
 from camreid.evaluation.features import FeatureTable, Images
+from camreid.evaluation.protocols import Protocol, RankingResult
 from camreid.evaluation.ranking import rank
-from camreid.evaluation.result import Protocol, RankingResult
 from camreid.evaluation.scores import Metric as Distance
 
 AnyProtocol = Protocol | Literal["auto"]

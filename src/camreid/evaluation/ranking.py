@@ -9,8 +9,7 @@ from torch import Tensor
 
 from camreid.errors import InputError, NoValidQuery, require_choice, require_whole
 from camreid.evaluation.features import Images
-from camreid.evaluation.protocols import Rules, View
-from camreid.evaluation.result import Protocol, RankingResult, measure
+from camreid.evaluation.protocols import Protocol, RankingResult, Rules, View, measure
 from camreid.evaluation.scores import Metric, Scores, distance_scores, feature_scores
 from camreid.evaluation.sweep import Sweep
 

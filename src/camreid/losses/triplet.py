@@ -58,8 +58,8 @@ class TripletLoss(nn.Module):
         if self.mining == "hard":
             farthest = distances.masked_fill(~pairs.positive, -torch.inf).max(1).values
             return farthest, distances.masked_fill(~pairs.negative, torch.inf).min(1).values
-        fastreid, same = self.mining == "weighted_fastreid", pairs.positive | pairs.itself
-        others = ~pairs.anchors[:, None]
+        fastreid, others = self.mining == "weighted_fastreid", ~pairs.anchors[:, None]
+        same = pairs.positive.clone().fill_diagonal_(True)
         positive = _weighted_mean(distances, same | others, distances, fastreid)
         return positive, _weighted_mean(distances, pairs.negative | others, -distances, fastreid)
 
@@ -70,16 +70,14 @@ class _Pairs:
 
     positive: Tensor  # (B, B) bool: two images of an identity
     negative: Tensor  # (B, B) bool: images of two identities
-    itself: Tensor  # (B, B) bool: the diagonal
     anchors: Tensor  # (B,) bool: images with a positive and a negative
 
     @classmethod
     def of(cls, pids: Tensor, cameras: Tensor | None) -> "_Pairs":
         same = pids[:, None] == pids
-        itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
         pair = torch.ones_like(same) if cameras is None else cameras[:, None] == cameras
-        positive, negative = same & pair & ~itself, ~same & pair
-        return cls(positive, negative, itself, positive.any(1) & negative.any(1))
+        positive, negative = (same & pair).fill_diagonal_(False), ~same & pair
+        return cls(positive, negative, positive.any(1) & negative.any(1))
 
 
 def _weighted_mean(distances: Tensor, chosen: Tensor, scores: Tensor, fastreid: bool) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import timm
 import torch
+from timm.models import ByobNet
 from torch import Tensor, nn
 
 from camreid.errors import InputError
@@ -48,6 +49,8 @@ class BackboneOptions(TrunkOptions):
     def change(self, trunk: nn.Module, name: str) -> None:
         """Change a ResNet in place."""
         wanted = {key: value for key, value in RESNET.items() if getattr(self, key) != value}
+        if isinstance(trunk, ByobNet):  # such as CLIP's ResNets
+            wanted.pop("last_stride", None)
         if wanted and not hasattr(trunk, "layer4"):
             given = ", ".join(f"{key}={getattr(self, key)}" for key in wanted)
             raise InputError(f"{given}: {name} is no ResNet, it has no layer4.", **wanted)

@@ -9,7 +9,7 @@ from camreid.labels import Unknown
 from camreid.models.pixels import Pixels
 
 Part = TypeVar("Part")
-Interpolation = Literal["bicubic", "bilinear"]
+Interpolation = Literal["bicubic", "bilinear", "opencv"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ModelConfig:
     schedule: dict[str, Any]  # see `Schedule`
     unknown: Unknown  # what happens to identities without a row
     pixels: Pixels  # what a batch of images holds: `raw` (0..255) or `imagenet` (normalised)
-    interpolation: Interpolation = "bicubic"  # as FastReID; `bilinear` as torchreid
+    interpolation: Interpolation = "bicubic"  # as FastReID; see `read_image`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(self.image_size))

@@ -106,6 +106,18 @@ def _states(name: str, content: Mapping[Any, Any], depth: int = 3) -> Iterator[t
             yield from _states(f"{name}.{key}".lstrip("."), value, depth - 1)
 
 
+def fits(value: Tensor, own: Tensor) -> bool:
+    """Whether a file's tensor has the shape of a network's, and numbers of its kind."""
+    return value.shape == own.shape and value.is_floating_point() >= own.is_floating_point()
+
+
+def require_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """InputError where tensors hold NaN or infinite values."""
+    if wrong := [k for k, v in state.items() if not v.float().isfinite().all()]:
+        found = f"{len(wrong)} tensors hold NaN or infinite values: {', '.join(wrong[:3])}"
+        raise InputError(f"{path}: {found}. Take another file.")
+
+
 def is_dense(value: Tensor) -> bool:
     """Whether a tensor holds all of its values, so that it is no larger than its file."""
     other = value.layout != torch.strided, value.is_nested, value.is_quantized, value.is_meta

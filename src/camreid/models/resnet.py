@@ -1,6 +1,7 @@
 """What ReID does to timm's ResNets: last stride, instance-batch norm, non-local."""
 
 import torch
+from timm.models import ByobNet
 from torch import Tensor, nn
 
 
@@ -39,6 +40,10 @@ class NonLocal(nn.Module):
         weighted: Tensor = self.W(self.theta(features) * products)
         return features + weighted
 
+    def behind(self, block: nn.Module, inputs: object, features: Tensor) -> Tensor:
+        """As a forward hook of a block."""
+        return self.forward(features)
+
 
 def use_ibn(trunk: nn.Module) -> None:
     """Replace the first norm of every block of stages 1 to 3 by instance-batch norm, in place."""
@@ -47,24 +52,22 @@ def use_ibn(trunk: nn.Module) -> None:
             block.bn1 = IBN(block.bn1.num_features)
 
 
-def plain_blocks(depth: int, stage: int) -> int:
-    """How many blocks of stage 2 or 3 (of `depth` blocks) come before the non-local ones."""
-    return depth - (2 if stage == 2 else 3 if depth < 23 else 9)
-
-
 def use_non_local(trunk: nn.Module) -> None:
     """Put non-local blocks behind the last blocks of stages 2 and 3, in place, as FastReID does."""
     for stage in (2, 3):
         blocks = list(getattr(trunk, f"layer{stage}"))
-        plain = plain_blocks(len(blocks), stage)
+        last = blocks[-2:] if stage == 2 else blocks[-3 if len(blocks) < 23 else -9 :]
         width = getattr(blocks[0], "conv3", blocks[0].conv2).out_channels  # or a basic block
-        last = [nn.Sequential(block, NonLocal(width)) for block in blocks[plain:]]
-        setattr(trunk, f"layer{stage}", nn.Sequential(*blocks[:plain], *last))
+        parts = nn.ModuleList(NonLocal(width) for _ in last)
+        trunk.add_module(f"NL_{stage}", parts)
+        for block, part in zip(last, parts, strict=True):
+            block.register_forward_hook(part.behind)  # a bound method is copied with its model
 
 
 def remove_last_stride(trunk: nn.Module) -> None:
     """Let the last stage of a ResNet keep the size of its input, in place."""
-    for parent in list(trunk.get_submodule("layer4").modules()):
+    last = f"stages.{len(trunk.stages) - 1}" if isinstance(trunk, ByobNet) else "layer4"
+    for parent in list(trunk.get_submodule(last).modules()):
         for key, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d):
                 child.stride = (1, 1)

@@ -14,8 +14,7 @@ from torch import nn
 
 from camreid.errors import InputError
 from camreid.models.human import TRUNKS, timm_names
-from camreid.models.reading import State, preference, read_states
-from camreid.models.resnet import NonLocal
+from camreid.models.reading import State, fits, preference, read_states, require_finite
 from camreid.progress import note
 
 _HEAD = "a head, such as a classifier of other classes"
@@ -105,21 +104,17 @@ def _fit(state: State, trunk: nn.Module, container: str, prefix: str) -> TrunkFi
     inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     found, names, note = _converted(inner, trunk)
     expected = trunk.state_dict()
-    blocks = [n.removesuffix(".1") for n, m in trunk.named_modules() if isinstance(m, NonLocal)]
-    moved = [(k, block) for k in expected for block in blocks if k.startswith(f"{block}.0.")]
-    behind = {k.replace(f"{block}.0.", f"{block}.", 1): k for k, block in moved}
     tensors, placed = State(), dict[str, str]()
     given = set(names.values())
     needed = [k for k, v in inner.items() if k.endswith(".qkv.bias") and v.any()]
     why = {k: _reason(k) or _TIMMS * (k not in needed) for k in inner if k not in given}
     for name, value in found.items():
-        own, original = behind.get(name, name), names.get(name, name)
-        if own in expected and expected[own].shape == value.shape:
-            tensors[own], placed[own] = value, prefix + original
+        original = names.get(name, name)
+        if name in expected and fits(value, expected[name]):
+            tensors[name], placed[name] = value, prefix + original
         else:
-            why[original] = "" if own in expected else _reason(name)
-    fresh = tuple(f"{block}.1." for block in blocks)
-    optional = () if any(k.startswith(fresh) for k in tensors) else fresh
+            why[original] = "" if name in expected else _reason(name)
+    optional = () if any(k.startswith("NL_") for k in tensors) else ("NL_",)
     missing = (k for k in expected if k not in tensors and not k.startswith(optional))
     lacks = tuple(k for k in missing if not k.endswith("num_batches_tracked"))
     needless = {prefix + k: reason for k, reason in why.items() if reason}
@@ -134,7 +129,7 @@ def _reason(name: str) -> str:
 def _converted(state: State, trunk: nn.Module) -> tuple[State, dict[str, str], str]:
     """Tensors with timm's names, the file's name of each, and a note on the positions."""
     tensors, names = timm_names(state)
-    if "class_embedding" in tensors:  # CLIP's; timm knows them as parts of both towers
+    if tensors.keys() & {"class_embedding", "conv3.weight"}:  # CLIP's; timm knows both towers
         tensors = {f"visual.{k}": v for k, v in tensors.items()}
         names = {f"visual.{k}": name for k, name in names.items()}
     note = _resize_positions(tensors, trunk)
@@ -193,6 +188,7 @@ def load_trunk(trunk: nn.Module, path: str, allow_partial: bool = False) -> None
         unfit = unmatched(fit.missing, fit.left_over)
         backbones = f"the backbone of this file, of timm or {', '.join(TRUNKS)}"
         raise InputError(f"weights={path}: {unfit}; {fit.describe()}. Set {backbones}.", **remedy)
+    require_finite(f"weights={path}", fit.tensors)
     trunk.load_state_dict({**trunk.state_dict(), **fit.tensors})
     note(f"Trunk  {path}: {fit.describe()}")
 

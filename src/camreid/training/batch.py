@@ -1,4 +1,4 @@
-"""One batch contract: camreid's own batches, and FastReID's as they are."""
+"""Batches of camreid and FastReID, also those that several processes share."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from camreid.data.records import GRAMMAR, ImageRecord, parse_name
 from camreid.errors import HeadMismatch, InputError
@@ -124,3 +124,33 @@ def _names(batch: Mapping[str, Any]) -> list[ImageRecord]:
 
 def _column(batch: Mapping[str, Any], values: Any) -> Tensor:
     return torch.as_tensor(values, dtype=torch.int64, device=batch["images"].device)
+
+
+def world_size() -> int:
+    """Number of training processes."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """(W*B, ...): the (B, ...) tensors of W processes, of equal shapes, in the order of ranks.
+
+    Every process must compute the same loss of them: the gradient of its own part is W times as
+    large as that of the loss, so that DDP's mean over processes is the gradient of the loss.
+    """
+    count = world_size()
+    if count == 1:
+        return tensor
+    own = tensor.detach().contiguous()
+    parts = [torch.empty_like(own) for _ in range(count)]
+    distributed.all_gather(parts, own)
+    if tensor.requires_grad:
+        parts[distributed.get_rank()] = tensor + (count - 1) * (tensor - own)
+    return torch.cat(parts)
+
+
+def share(count: Tensor) -> Tensor:
+    """() weight of a mean over `count` () items; the mean over processes is that of all items."""
+    total = count.clone()
+    if world_size() > 1:
+        distributed.all_reduce(total)
+    return world_size() * count / total.clamp(min=1)

@@ -84,6 +84,11 @@ def conform(where: str, own: Any, value: Any) -> Any:
     return torch.empty_like(own).copy_(value) if isinstance(own, Tensor) else value
 
 
+def not_finite(weights: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor with NaN or infinity; empty if there is none."""
+    return next((name for name, own in weights.items() if not own.isfinite().all()), "")
+
+
 def _form(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a {'float' if value.is_floating_point() else 'whole'} tensor {tuple(value.shape)}"
@@ -108,7 +113,10 @@ class RunCheckpoints(TorchCheckpointIO):
         self.trainer = trainer
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
-        """Replace a local file; until it is written, the one before stays."""
+        """Replace a local file; until it is written, the one before stays, also before NaN."""
+        if broken := not_finite(checkpoint["state_dict"]):
+            found = f"weights such as {broken} are NaN or infinite, as a gradient was"
+            raise InputError(f"{found}. {path} is not written. Type a lower model.optimizer.lr=.")
         write_whole(path, lambda draft: torch.save(checkpoint, draft))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:

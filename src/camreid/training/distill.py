@@ -12,9 +12,8 @@ from camreid.losses.distillation import cosines, logit_loss, similarity_loss
 from camreid.models.head import RemapHead
 from camreid.models.network import ReIDNetwork, ReIDOutput
 from camreid.models.pixels import PixelNorm
-from camreid.training.batch import Batch
+from camreid.training.batch import Batch, gather, share
 from camreid.training.module import ReIDModule
-from camreid.training.ranks import gather, share
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from camreid.errors import InputError, NoValidQuery
-from camreid.evaluation.calibration import Calibration
 from camreid.evaluation.features import FeatureTable
 from camreid.evaluation.metric import IdentityAccuracy, RetrievalMetric, Role
-from camreid.evaluation.options import RankOptions
-from camreid.evaluation.summary import EvaluationResult
-from camreid.evaluation.verification import verify
+from camreid.evaluation.summary import EvaluationResult, RankOptions
+from camreid.evaluation.verification import Calibration, verify
 from camreid.models.network import FeatureOptions, ReIDNetwork, ReIDOutput
 from camreid.progress import note
 from camreid.provenance import Provenance

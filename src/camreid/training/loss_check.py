@@ -11,6 +11,7 @@ from camreid.errors import InputError
 from camreid.files import write_whole
 from camreid.losses.identity import identity_loss
 from camreid.models.pixels import read_later
+from camreid.training.checkpoint_io import not_finite
 
 
 def loss_check(
@@ -42,7 +43,7 @@ def loss_check(
 def _stop(module: Any, paths: Any, pids: Tensor, found: str) -> InputError:
     """The error, its state saved in the folder of the trainer."""
     trainer, names = module._trainer, [str(path) for path in paths]
-    remedy: dict[str, Any] = {"optimizer__lr": module.optimizer_config.lr / 10}
+    remedy: dict[str, Any] = {"optimizer__lr": float(f"{module.optimizer_config.lr / 10:g}")}
     if trainer is not None:
         file = Path(trainer.default_root_dir, "checkpoints", "diverged.ckpt")
         state = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
@@ -52,5 +53,7 @@ def _stop(module: Any, paths: Any, pids: Tensor, found: str) -> InputError:
         write_whole(file, lambda draft: torch.save(state, draft))
         found += f" in epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}, of images"
         found += f" such as {', '.join(names[:3])}. {file} has the state before this step"
+        if broken := not_finite(module.state_dict()):
+            found += f", where {broken} has NaN or infinity: the gradient of an earlier step did"
         remedy |= {"precision": "32-true"} if trainer.precision != "32-true" else {}
     return InputError(f"{found}.", **remedy)

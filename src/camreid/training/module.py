@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from camreid.errors import InputError
-from camreid.evaluation.calibration import Calibration
+from camreid.evaluation.verification import Calibration
 from camreid.labels import HeadLabels, LabelMap
 from camreid.losses.identity import LossConfig, identity_loss_of_heads, weighed
 from camreid.models.config import ModelConfig, build_options
@@ -16,14 +16,21 @@ from camreid.models.network import ReIDOutput, build_network
 from camreid.models.presets import read_model
 from camreid.parts import make
 from camreid.provenance import Provenance, versions
-from camreid.training.batch import Batch, check_labels, feature_sums, read_batch, unpack
+from camreid.training.batch import (
+    Batch,
+    check_labels,
+    feature_sums,
+    gather,
+    read_batch,
+    share,
+    unpack,
+)
+from camreid.training.callbacks import METRIC, separation
 from camreid.training.checkpoint_io import conform_optimizer
-from camreid.training.collapse import METRIC, separation
 from camreid.training.evaluation_loop import RetrievalModule
 from camreid.training.loss_check import loss_check
 from camreid.training.optim import OptimizerConfig, Schedule, ScheduleLR, clip_each, run_length
 from camreid.training.progress import log_losses
-from camreid.training.ranks import gather, share
 from camreid.training.resuming import resume, seed_step
 from camreid.training.step import compiled, keep_freed_memory, memory_format
 

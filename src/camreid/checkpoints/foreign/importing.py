@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from camreid.checkpoints.foreign.names import fastreid_names, torchreid_names, transreid_names
 from camreid.errors import HeadMismatch, InputError, require_choice
 from camreid.labels import LabelMap
+from camreid.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from camreid.models.presets import read_model
-from camreid.models.reading import read_states
+from camreid.models.reading import fits, read_states, require_finite
 from camreid.models.weights import fit_trunk, unmatched
 from camreid.training.module import ReIDModule, create_model
 
@@ -81,15 +83,14 @@ def import_file(
         notes = [f"taken from {container}"] if container else []
         notes += [f"{', '.join(same)} has the same names"] if same else []
         result = replace(result, notes=tuple(notes))
-    if nan := [k for k, v in result.module.state_dict().items() if not v.isfinite().all()]:
-        raise InputError(f"{path}: {len(nan)} tensors hold NaN or infinite values ({nan[0]}).")
+    require_finite(path, result.module.model.state_dict())
     missing = [k for k in result.missing if not k.startswith("heads.")]
     if not allow_partial and (missing or result.left_over or result.resized):
         found = f"{path} ({result.generation} names) is not a {model} of source={source}"
-        fits = f"{len(result.loaded)} fit{', ' * bool(result.resized)}{result.resized}"
+        fit = f"{len(result.loaded)} fit{', ' * bool(result.resized)}{result.resized}"
         remedy = "Give its model, image_size and source; allow_partial imports what fits."
         unfit = unmatched(missing, result.left_over)
-        raise InputError(f"{found}: {unfit}; {fits}. {remedy}")
+        raise InputError(f"{found}: {unfit}; {fit}. {remedy}")
     if labels is not None and (source == "timm" or len(missing) < len(result.missing)):
         raise HeadMismatch(f"{path} has no class rows that fit {model}. Leave out its labels.")
     result.module.add_identities(() if labels is None else labels.pids)
@@ -111,12 +112,12 @@ def _import_model(file: State, source: Source, model: str, labels: Labels, own: 
 def _load(module: ReIDModule, generation: str, names: Names, state: State, why: Names) -> Import:
     """Load tensors by camreid's names; `names` has camreid's name by the file's."""
     own = module.model.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    module.model.load_state_dict({**own, **fits})
+    fitting = {k: v for k, v in state.items() if k in own and fits(v, own[k])}
+    module.model.load_state_dict({**own, **fitting})
     # not in every file, from the labels, of the backbone
     optional = ("num_batches_tracked", ".pids", "pixel_norm.mean", "pixel_norm.std")
-    missing = tuple(k for k in own if k not in fits and not k.endswith(optional))
-    loaded = {name: k for name, k in names.items() if k in fits}
+    missing = tuple(k for k in own if k not in fitting and not k.endswith(optional))
+    loaded = {name: k for name, k in names.items() if k in fitting}
     left_over = tuple(name for name in names if name not in loaded)
     return Import(module.eval(), generation, loaded, why, left_over, missing)
 
@@ -127,14 +128,20 @@ def _import_transreid(file: State, _: Source, model: str, labels: Labels, own: O
     state = {own: file[name] for own, name in files.items()}
     found: dict[str, Any] = {"network__bias": True} if "heads.identity.bias" in state else {}
     is_resnet = f"{_TRUNK}layer1.0.conv1.weight" in state
-    if is_resnet:  # of reid-strong-baseline, where a ResNet without IBN has no ReLU in the stem
+    if f"{_TRUNK}class_embedding" in state:  # of CLIP-ReID, as the next
+        found["network__backbone"] = "vit_base_patch16_clip_quickgelu_224"
+    elif f"{_TRUNK}conv3.weight" in state:
+        found |= {"network__backbone": "resnet50_clip_gap", "network__last_stride": 1}
+    elif is_resnet:  # of reid-strong-baseline, where a ResNet without IBN has no ReLU in the stem
         found["network__stem_relu"] = f"{_TRUNK}layer1.0.bn1.IN.weight" in state
         found["interpolation"] = "bilinear"
     module = create_model(model, _label_map(state, labels), **{**found, **own})
     trunk = _trunk_of(module, "transreid", model)
-    if not is_resnet:  # their pixels, whatever those of timm's weights are
-        for statistic in module.model.get_submodule("pixel_norm").buffers():
-            statistic.fill_(127.5)
+    # their pixels, whatever those of timm's weights are
+    pixels = (IMAGENET_MEAN, IMAGENET_STD) if is_resnet else ((0.5,) * 3,) * 2
+    statistics = module.model.get_submodule("pixel_norm").buffers()
+    for statistic, value in zip(statistics, pixels, strict=True):
+        statistic.copy_(255 * torch.tensor(value).view_as(statistic))
     if "norm_pre.table" in trunk.state_dict() and _TABLE in state:
         state[_TABLE] = state[_TABLE].flatten(1)
     elif _TABLE in state:

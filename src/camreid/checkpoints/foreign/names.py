@@ -1,10 +1,9 @@
 """camreid's names of the tensors in other programs' files: facts of the files, no code."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from camreid.models.mgn import PARTS
-from camreid.models.resnet import plain_blocks
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -63,9 +62,6 @@ def fastreid_names(file: Iterable[str], model: str) -> tuple[dict[str, str], dic
             needless[name] = "the average pooling of BoT has no exponent"
     rules = _FASTREID_MGN if any(name.startswith("b1_head.") for name in latest) else _FASTREID
     used = {name: _rename(new, rules) for name, new in latest.items() if name not in needless}
-    if any(name.startswith("backbone.NL_") for name in latest):
-        depth = {stage: _depth(latest, rf"backbone\.layer{stage}") for stage in (2, 3)}
-        used = {name: _with_non_local(own, depth) for name, own in used.items()}
     return used, needless
 
 
@@ -85,7 +81,8 @@ def transreid_names(file: Iterable[str]) -> tuple[dict[str, str], dict[str, str]
     bare = {n: re.sub(r"^((module|model|net|network|_orig_mod)\.)+", "", n) for n in file}
     rules, why = _TRANSREID, _TRANSREID_NEEDLESS
     if "b1.1.weight" in bare.values():
-        last = f"blocks.{_depth(bare.values(), r'base.blocks') - 1}."
+        found = (re.match(r"base\.blocks\.(\d+)\.", name) for name in bare.values())
+        last = f"blocks.{max((int(match[1]) for match in found if match), default=0)}."
         b1 = (r"^b1\.0\.", f"backbone.trunk.{last}"), (r"^b1\.1", "backbone.trunk.norm")
         rules = (*b1, *rules)
         why = ((rf"^base\.({last}|norm\.)", "b1 of JPM takes its place"), *why)
@@ -98,20 +95,3 @@ def _rename(name: str, rules: Rules) -> str:
         if re.search(pattern, name):
             return re.sub(pattern, replacement, name, count=1)
     return name
-
-
-def _depth(names: Iterable[str], blocks: str) -> int:
-    found = (re.match(rf"{blocks}\.(\d+)\.", name) for name in names)
-    return 1 + max((int(match[1]) for match in found if match), default=0)
-
-
-def _with_non_local(own: str, depth: Mapping[int, int]) -> str:
-    """The name in stages that end with pairs of a block and a non-local block."""
-    found = re.fullmatch(r"backbone\.trunk\.(NL_|layer)([23])\.(\d+)\.(.*)", own)
-    if not found:
-        return own
-    kind, stage, number, rest = found[1], int(found[2]), int(found[3]), found[4]
-    plain = plain_blocks(depth[stage], stage)
-    if kind == "NL_":
-        return f"backbone.trunk.layer{stage}.{plain + number}.1.{rest}"
-    return f"backbone.trunk.layer{stage}.{number}.0.{rest}" if number >= plain else own
