@@ -190,6 +190,14 @@ BAD: dict[str, tuple[Any, str]] = {
 }
 
 
+def test_scaled_pixels_as_uint8_get_a_warning(module: ReIDModule) -> None:
+    image = noise(40, 20, 3)
+    FeatureExtractor(module)([image // 255, image])
+    FeatureExtractor(module)([np.zeros_like(image)])
+    with pytest.warns(UserWarning, match=r"all pixels are 0 or 1.*0\.\.255"):
+        FeatureExtractor(module)([image // 128] * 2)
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_images_are_refused_in_one_paragraph(
     module: ReIDModule, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

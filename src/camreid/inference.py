@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -180,6 +181,8 @@ class FeatureExtractor:
         return pixels.flip(0) if is_bgr else pixels
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Tensor:
+        if 0 < images.amax() <= 1:  # in float, they are refused
+            warnings.warn("all pixels are 0 or 1: expected uint8 in 0..255.", stacklevel=3)
         images = images.to(self.device)
         cameras = None if cameras is None else cameras.to(images.device)
         kind = getattr(torch, self.precision)

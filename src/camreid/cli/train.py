@@ -165,7 +165,9 @@ def _fit(trainer: Any, module: ReIDModule, data: ReIDDataModule, resume: str | N
         trainer.fit(module, data, ckpt_path=resume)
     except (SystemExit, Exception) as error:
         numbers = [getattr(callback, "stopped_by", None) for callback in trainer.callbacks]
-        if not trainer.interrupted and not any(numbers):  # a loader process dies of the signal
+        # a loader process may have died of the signal
+        is_stopped = trainer.interrupted if isinstance(error, SystemExit) else any(numbers)
+        if not is_stopped or isinstance(error, InputError):
             _raise(error, begun, resume)
         last = build.run_folder() / "checkpoints" / "last.ckpt"
         same = "the same options except init="
