@@ -18,9 +18,8 @@ from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from camreid.checkpoints.io import Checkpoint
 from camreid.cli._entry import check_devices
-from camreid.cli.checkpoints import seen_identities
+from camreid.cli.checkpoints import Start, seen_identities
 from camreid.cli.dataset import data_root, read_dataset
 from camreid.cli.errors import leaves
 from camreid.cli.first_failure import FirstFailure
@@ -71,9 +70,7 @@ def build_split(config: DictConfig) -> Split:
     return without_bad_images(split) if config.data.get("on_bad_image") == "skip" else split
 
 
-def build_model(
-    config: DictConfig, start: Checkpoint | None, split: Split | None = None
-) -> ModelConfig:
+def build_model(config: DictConfig, start: Start, split: Split | None = None) -> ModelConfig:
     """The chosen model, else that of `start`, as typed; `config.model` becomes the same."""
     model = config.model.copy()
     overrides = [re.sub(r"^\+*model\.", "++model.", a) for a in HydraConfig.get().overrides.task]

@@ -22,6 +22,7 @@ from camreid.training.distill import Distillation, DistillConfig, Teacher
 from camreid.training.module import ReIDModule
 
 Experts = Mapping[str, Checkpoint]  # by unique name, without weights
+Start = Checkpoint | None  # of `init=` or `resume=`
 
 
 def read_checkpoint(path: str | Path, datasets: Sequence[Dataset] = ()) -> Checkpoint:
@@ -40,7 +41,7 @@ def with_weights(expert: Checkpoint) -> Checkpoint:
     return read_checkpoint(expert.path, expert.provenance.datasets)
 
 
-def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> Checkpoint | None:
+def read_start(config: DictConfig, datasets: Sequence[Dataset]) -> Start:
     """The checkpoint of `resume=` or `init=`, None without any."""
     path = config.resume or config.init
     if config.resume or config.init_dataset == "same":
@@ -111,7 +112,7 @@ def check_dataset(experts: Experts, data: DictConfig) -> list[str]:
     return notes
 
 
-def read_teachers(config: DictConfig, start: Checkpoint | None, data: Sequence[Dataset]) -> Experts:
+def read_teachers(config: DictConfig, start: Start, data: Sequence[Dataset]) -> Experts:
     """The teachers of a config; `distill.teachers` becomes their files."""
     experts: Experts = {}
     if config.get("distill") is not None:

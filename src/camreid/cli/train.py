@@ -15,6 +15,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from camreid.checkpoints.io import Checkpoint
 from camreid.checkpoints.start import start_from
 from camreid.cli import build, checkpoints, evaluate
+from camreid.cli.checkpoints import Start
 from camreid.cli.errors import leaves, override
 from camreid.cli.terminal import show
 from camreid.data import IdentitySampler, ReIDDataModule, Split
@@ -76,9 +77,7 @@ def show_config(config: DictConfig) -> None:
     print(OmegaConf.to_yaml(config), end="")
 
 
-def build_module(
-    config: DictConfig, model: ModelConfig, split: Split, start: Checkpoint | None
-) -> ReIDModule:
+def build_module(config: DictConfig, model: ModelConfig, split: Split, start: Start) -> ReIDModule:
     """The module with its rows decided: fresh, started from weights, or as it was."""
     own_heads = bool(model.network.get("camera_heads"))
     labels: LabelMap | dict[int, LabelMap] = split.camera_labels if own_heads else split.labels
@@ -126,11 +125,7 @@ def _check_parts(resumed: Checkpoint, config: DictConfig) -> None:
 
 @rank_zero_only
 def _announce(
-    config: DictConfig,
-    split: Split,
-    module: ReIDModule,
-    batches: IdentitySampler,
-    start: Checkpoint | None,
+    config: DictConfig, split: Split, module: ReIDModule, batches: IdentitySampler, start: Start
 ) -> None:
     evaluate.keep(config, split)
     evaluate.show_parts(split, module)
