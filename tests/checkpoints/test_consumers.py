@@ -191,7 +191,7 @@ def test_a_network_of_one_size_refuses_any(tmp_path: Path) -> None:
         ("for=boxmot path=m.pt precision=float16", "Type precision=float32"),
         ("for=ultralytics path=m.pt", "ends in .onnx"),
         ("precision=int8", "float32 or float16"),
-        ("batch=0", "at least 1"),
+        ("batch=0", "1 or more"),
         ("check=m.onnx", "alone"),
         ("for=boxmot path=m.pt", "Type path=m.onnx"),  # its neck is not torchreid's
     ],
