@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camreid.data import Records
 from camreid.errors import InputError
@@ -38,8 +38,9 @@ def read_dataset(data: DictConfig, root: str | None = None) -> Records:
     records = replace(records, datasets=(replace(named, name=name),))
     others = []
     for given in data.get("also") or ():
-        own = {key: value for key, value in given.items() if key != "data"}
-        other: Any = OmegaConf.merge(compose("train", [f"data={given['data']}"]).data, own)
+        other = compose("train", [f"data={given['data']}"]).data
+        with open_dict(other):  # in its place, for `root: ${data.path}`
+            other.update({key: value for key, value in given.items() if key != "data"})
         others.append(read_dataset(other))
     return _join([records, *others]) if others else records
 
