@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from camreid import FeatureExtractor
-from camreid.checkpoints.boxmot import write_sidecar
+from camreid.checkpoints.boxmot import sidecar, sidecar_note
 from camreid.checkpoints.exported import read_metadata
 from camreid.checkpoints.graph import GraphOptions
 from camreid.checkpoints.onnx import check_onnx, export_onnx
@@ -31,7 +31,9 @@ MODULE = trained_like(tiny_module(LabelMap((3, 9)))).eval()
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("exported") / "m.onnx"
-    export_onnx(MODULE, path, "float", batch=2, notes={"threshold": "0.4"})
+    path.with_name("c.ckpt").write_bytes(b"weights")
+    notes = {"threshold": "0.4", **sidecar_note(MODULE, str(path.with_name("c.ckpt")))}
+    export_onnx(MODULE, path, "float", batch=2, notes=notes)
     return path.read_bytes()
 
 
@@ -135,12 +137,9 @@ def test_the_digest_is_of_the_weights() -> None:
 
 
 def test_a_sidecar_states_size_and_files(exported: bytes, tmp_path: Path) -> None:
-    path, checkpoint = tmp_path / "m.onnx", tmp_path / "c.ckpt"
+    path = tmp_path / "m.onnx"
     path.write_bytes(exported)
-    checkpoint.write_bytes(b"weights")
-    write_sidecar(MODULE, path, str(checkpoint))
-    record = json.loads((tmp_path / "m.onnx.metadata.json").read_text())
-    assert record == {
+    assert json.loads(sidecar(path)) == {
         **{"schema_version": 1, "model_name": "resnet50", "num_classes": 2},
         **{"preprocess": "resize", "img_size": [64, 32]},
         **{"model_kwargs_schema_version": 1, "model_kwargs": {"img_size": [64, 32]}},
@@ -155,11 +154,11 @@ def test_the_command_checks_and_refuses(run: Callable[..., Ran], exported: bytes
     ran = run("camreid-export", "check=m.onnx")
     assert (ran.code, ran.err) == (0, "")
     assert "gives the features" in ran.out
-    digest = hashlib.sha256(exported).hexdigest()
-    for found, code in ((digest, 0), (digest[::-1], 1)):
-        Path("m.onnx.metadata.json").write_text(json.dumps({"artifact_sha256": found}))
-        assert run("camreid-export", "check=m.onnx").code == code
-    Path("m.onnx.metadata.json").unlink()
+    beside, text = Path("m.onnx.metadata.json"), sidecar(Path("m.onnx"))
+    for found in (text, text.replace("64", "65"), text.replace("resize", "\udcff"), "", "{}"):
+        beside.write_text(found, errors="surrogateescape")
+        assert run("camreid-export", "check=m.onnx").code == (found != text)
+    beside.unlink()
     Path("m.onnx").write_bytes(exported[:-100])
     for path in ("m.onnx", "gone.onnx", "gone.pt", "text.pt"):
         ran = run("camreid-export", f"check={path}")

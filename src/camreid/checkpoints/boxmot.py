@@ -7,21 +7,28 @@ from typing import Any
 
 import torch
 
+from camreid.checkpoints.exported import read_metadata
 from camreid.checkpoints.foreign.importing import import_weights
 from camreid.checkpoints.graph import Graph, compare, read_test
 from camreid.errors import InputError
-from camreid.files import write_text, write_whole
+from camreid.files import write_whole
 from camreid.models.reading import read_content
 from camreid.training.module import ReIDModule
 
 _NAMES = {"backbone.trunk.": "", "projection.": "fc.", "heads.identity.": "classifier."}
 
 
-def write_sidecar(module: ReIDModule, path: Path, checkpoint: str) -> None:
-    """Write `FILE.onnx.metadata.json` beside the file at `path`."""
-    files = {"source_sha256": Path(checkpoint), "artifact_sha256": path}
-    digests = {k: hashlib.sha256(p.read_bytes()).hexdigest() for k, p in files.items()}
-    write_text(f"{path}.metadata.json", json.dumps({**_describe(module), **digests}, indent=2))
+def sidecar_note(module: ReIDModule, checkpoint: str) -> dict[str, str]:
+    """Metadata of an ONNX file, from which `sidecar` is written and checked."""
+    source = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    return {"boxmot": json.dumps({**_describe(module), "source_sha256": source})}
+
+
+def sidecar(path: Path) -> str:
+    """The text of `FILE.onnx.metadata.json`, which boxmot reads beside the file at `path`."""
+    content = json.loads(read_metadata(path).get("boxmot", "{}"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return json.dumps({**content, "artifact_sha256": digest}, indent=2)
 
 
 def write_pt(module: ReIDModule, path: Path) -> None:

@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.evaluation.features import digest_of
 from camreid.files import parts, write_whole
 from camreid.models.reading import is_dense, read_content
 from camreid.provenance import versions
@@ -64,6 +65,16 @@ def _unexpected(value: object) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Hash of what a run resumes from, the same before it is saved and after."""
+    loops = {name: loop for name, loop in content["loops"].items() if name != "digest"}
+    found = [*parts({key: content[key] for key in _TYPES if key in content} | {"loops": loops})]
+    sizes = {str(i): len(v) for i, v in enumerate(found) if isinstance(v, Mapping | list | tuple)}
+    tensors = {str(i): v for i, v in enumerate(found) if isinstance(v, Tensor)}
+    plain = {str(i): repr(v) for i, v in enumerate(found) if str(i) not in {**sizes, **tensors}}
+    return digest_of(tensors, plain | {i: f"{n} parts" for i, n in sizes.items()})
 
 
 def conform(where: str, own: Any, value: Any) -> Any:
@@ -119,6 +130,8 @@ class RunCheckpoints(TorchCheckpointIO):
         if broken := not_finite(checkpoint["state_dict"]):
             found = f"weights such as {broken} are NaN or infinite, as a gradient was"
             raise InputError(f"{found}. {path} is not written. Type a lower model.optimizer.lr=.")
+        if "loops" in checkpoint:
+            checkpoint["loops"]["digest"] = checksum(checkpoint)
         write_whole(path, lambda draft: torch.save(checkpoint, draft))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
@@ -128,6 +141,9 @@ class RunCheckpoints(TorchCheckpointIO):
             states = [[*map(type, known.get(k, ()))] for k in ("optimizer_states", "lr_schedulers")]
             if states != [[dict], [dict]] or "fit_loop" not in known.get("loops", {}):
                 raise InputError(f"{path} holds no state to resume. Type init= for its weights.")
+            if known["loops"].get("digest") not in (None, checksum(known)):
+                found = f"{path} is not as it was written: its checksum is wrong"
+                raise InputError(f"{found}. Copy it again, or type init= for its weights.")
         saved, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         held = {c.state_key: c for c in callbacks if c.state_key in saved}
         loops = {name: getattr(self.trainer, name).state_dict() for name in _LOOPS}
