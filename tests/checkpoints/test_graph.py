@@ -49,10 +49,12 @@ def changed(content: bytes, change: Callable[[onnx.ModelProto], object], path: P
     return path
 
 
+def named(proto: onnx.ModelProto, key: str) -> onnx.StringStringEntryProto:
+    return next(entry for entry in proto.metadata_props if entry.key == key)
+
+
 def set_metadata(key: str, value: str) -> Callable[[onnx.ModelProto], object]:
-    return lambda proto: setattr(
-        next(entry for entry in proto.metadata_props if entry.key == key), "value", value
-    )
+    return lambda proto: setattr(named(proto, key), "value", value)
 
 
 def change_weights(proto: onnx.ModelProto) -> None:
@@ -110,6 +112,8 @@ def test_a_file_is_checked_without_its_checkpoint(exported: bytes, tmp_path: Pat
         (set_metadata("form", '{"input": "unit", "batch": 2}'), "of their norm"),
         (set_metadata("form", '{"batch": 2}'), "uint8"),
         (set_metadata("form", '{"input": "float"}'), "images_0_255"),
+        (set_metadata("test_features", "[[1]]"), "differ by nan"),
+        (set_metadata("test_features", "1"), "differ by nan"),
         (lambda proto: proto.ClearField("metadata_props"), "no features of a test crop"),
         (lambda proto: proto.ClearField("graph"), "no features of a test crop"),
     ],
@@ -120,6 +124,24 @@ def test_what_differs_is_named(
     with pytest.raises(InputError, match=expected) as found:
         check_onnx(changed(exported, change, tmp_path / "m.onnx"))
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda proto: proto.metadata_props.remove(named(proto, "model")),
+        set_metadata("image_size", "[-5, {}]"),
+        set_metadata("image_size", "[9, 9]"),
+        set_metadata("form", "[1]"),
+        lambda proto: setattr(proto.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", 7),
+        lambda proto: proto.graph.output.pop(),
+    ],
+)
+def test_a_file_that_cannot_run_is_refused_before_images_are_read(
+    change: Callable[[onnx.ModelProto], object], exported: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"m\.onnx can't be run"):
+        FeatureExtractor(changed(exported, change, tmp_path / "m.onnx"))
 
 
 def test_the_digest_is_of_the_weights() -> None:

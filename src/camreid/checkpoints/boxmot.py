@@ -58,11 +58,13 @@ def write_pt(module: ReIDModule, path: Path) -> None:
 def check_pt(path: Path) -> float:
     """`compare` for the test crop of a `.pt` file; InputError as there, and for another file."""
     file = read_content(path)
-    if not isinstance(file, dict) or "camreid" not in file:
-        raise InputError(f"{path} is no .pt file of camreid-export.")
-    size, (crop, expected) = file["model_kwargs"]["img_size"], read_test(file["camreid"])
-    module = import_weights(path, "torchreid", file["model_name"], image_size=size)
-    return compare("features", Graph(module).raw(crop)[0], expected)
+    try:
+        size, (crop, expected) = file["model_kwargs"]["img_size"], read_test(file["camreid"])
+        module = import_weights(path, "torchreid", file["model_name"], image_size=size)
+        features = Graph(module).raw(crop)[0]
+    except Exception as error:  # of a file without these parts, or with other ones
+        raise InputError(f"{path} is no .pt file of camreid-export ({error!r:.300}).") from error
+    return compare("features", features, expected)
 
 
 def _describe(module: ReIDModule) -> dict[str, Any]:

@@ -91,8 +91,7 @@ def conform(where: str, own: Any, value: Any) -> Any:
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
-        found = f"{where} is {_form(value)}, and {_form(own)} in this run"
-        raise InputError(f"{found}. Take another checkpoint, or type init= for its weights alone.")
+        raise InputError(f"{where} is {_form(value)}, and {_form(own)} in this run. Type init=.")
     return torch.empty_like(own).copy_(value) if isinstance(own, Tensor) else value
 
 
@@ -167,9 +166,8 @@ def _restored(callback: Callback, state: Any) -> dict[str, Any]:
         own[key] = _own_file(callback, state.get(key))
     if kept:
         files = sorted(kept, key=kept.__getitem__, reverse=callback.mode == "max")
-        best, worst = files[0], files[-1]
-        own |= {"best_k_models": kept, "best_model_path": best, "best_model_score": kept[best]}
-        own |= {"kth_best_model_path": worst, "kth_value": kept[worst]}
+        own |= {"best_k_models": kept, "kth_value": kept[files[-1]], "best_model_path": files[0]}
+        own |= {"best_model_score": kept[files[0]], "kth_best_model_path": files[-1]}
     return own
 
 
