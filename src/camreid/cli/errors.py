@@ -120,12 +120,14 @@ def one_paragraph(name: str) -> Iterator[None]:
             raise SystemExit(128 + (stopped or [signal.SIGINT])[0]) from None
         if isinstance(error, (InputError, *_OF_HYDRA)):
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
+        if message := isinstance(error, Exception) and fault(error):
+            stop(name, message)
         raise
 
 
 def stop(name: str, message: str) -> NoReturn:
     """Print a message as one paragraph, keep it in the log, and exit."""
-    message = printable(" ".join(message.splitlines()))
+    message = printable(" ".join(message.splitlines()))[:5000]
     logging.getLogger("camreid").info(message)
     print(f"{name}: {message}", file=sys.stderr)
     if sys.unraisablehook is sys.__unraisablehook__:  # pytest has its own

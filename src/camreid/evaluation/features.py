@@ -111,7 +111,7 @@ class FeatureTable:
             for name, kind in kinds.items():
                 if not isinstance(value := notes.get(name), kind | None):
                     raise TypeError(f"its note {name} is {value!r:.50}")
-            set(map(index, notes.get("seen") or ()))
+            torch.tensor([*map(index, notes.get("seen") or ())], dtype=torch.int64)
         except Exception as error:  # of safetensors, NumPy or zipfile, without a common class
             found = f"{path} ({path.stat().st_size} bytes) cannot be read as features"
             raise InputError(f"{found}: {type(error).__name__}: {error}; {_HELP}.") from error

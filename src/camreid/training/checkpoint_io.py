@@ -91,7 +91,8 @@ def conform(where: str, own: Any, value: Any) -> Any:
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
-        raise InputError(f"{where} is {_form(value)}, and {_form(own)} in this run")
+        found = f"{where} is {_form(value)}, and {_form(own)} in this run"
+        raise InputError(f"{found}. Take another checkpoint, or type init= for its weights alone.")
     return torch.empty_like(own).copy_(value) if isinstance(own, Tensor) else value
 
 
@@ -103,7 +104,8 @@ def not_finite(weights: Mapping[str, Tensor]) -> str:
 def _form(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a {'float' if value.is_floating_point() else 'whole'} tensor {tuple(value.shape)}"
-    return "a number" if type(value) in (int, float) else type(value).__name__
+    size = f" of {len(value)}" if isinstance(value, list | tuple) else ""
+    return "a number" if type(value) in (int, float) else f"{type(value).__name__}{size}"
 
 
 def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
