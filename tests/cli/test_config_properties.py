@@ -117,7 +117,7 @@ def test_every_option_takes_a_value_or_names_itself(option: tuple[str, str], val
 
 
 @pytest.mark.slow
-@settings(max_examples=30_000, deadline=None)
+@settings(max_examples=10_000, deadline=None)
 @given(st.sampled_from(EVERY), VALUES)
 def test_the_same_with_more_values(option: tuple[str, str], value: object) -> None:
     check_any(option, value)
