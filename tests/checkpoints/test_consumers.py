@@ -140,7 +140,8 @@ def test_every_architecture_in_half_precision(name: str, tmp_path: Path) -> None
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     wide = [node.input[1] for node in graph.node if node.op_type in ("Conv", "MatMul")]
     assert {kinds[name] for name in wide if name in kinds} == {onnx.TensorProto.FLOAT16}
-    assert path.stat().st_size < 0.8 * 4 * sum(x.numel() for x in module.model.state_dict().values())
+    count = sum(x.numel() for x in module.model.state_dict().values())
+    assert path.stat().st_size < 0.8 * 4 * count
 
 
 @pytest.mark.slow
