@@ -1,6 +1,7 @@
 """camreid-data: what is wrong with a dataset, its contact sheet, and its manifests."""
 
 import json
+import os
 import sys
 from collections import defaultdict
 from contextlib import redirect_stdout
@@ -44,7 +45,7 @@ def main() -> None:
             for row in rows:
                 kind = "fault" if row["is_fault"] else "note"
                 lines = [f"{kind:5}{row['count']:9,}  {row['what']}", *row["examples"]]
-                print(printable("\n    ".join(lines)))
+                print("\n    ".join(printable(line.replace("\n", r"\n")) for line in lines))
         else:
             Table("", [*rows[0]], [[*map(str, row.values())] for row in rows]).show()
         raise SystemExit(int(any(row.get("is_fault") for row in rows)))
@@ -55,11 +56,20 @@ def _check(config: DictConfig, _: Path) -> list[dict[str, Any]]:
     from camreid.data import inspection, layouts
 
     root, name = dataset.data_root(config.data), config.data.read._target_.split("read_")[-1]
-    absolute = Path(root).expanduser().absolute()
-    home, layout = layouts.find(root, name) if name in layouts.SIZES else (absolute, None)
-    scanned = layouts.scan(home, layout)[0] if layout and name != "msmt17" else None
-    records = scanned or dataset.read_dataset(config.data)
-    return [asdict(finding) for finding in inspection.inspect(records, home, layout)]
+    home, problems = Path(root).expanduser().absolute(), []
+    layout: Any = next((layout for layout in layouts.LAYOUTS if layout.name == name), None)
+    is_listed = layout is None or name == "msmt17"
+    try:
+        home, layout = layouts.find(root, name) if layout else (home, layout)
+        records = dataset.read_dataset(config.data) if is_listed else None
+    except Exception as error:
+        if (message := paragraph(error, config)) is None:
+            raise
+        problems = [asdict(inspection.Finding(message, 1, (), True))]
+        if is_listed or not os.access(home, os.X_OK):
+            return problems
+    records = records if is_listed else layouts.scan(home, layout)[0]
+    return problems + [asdict(f) for f in inspection.inspect(records, home, layout)]
 
 
 def _show(config: DictConfig, path: Path) -> list[dict[str, Any]]:
