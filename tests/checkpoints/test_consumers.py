@@ -225,6 +225,11 @@ def test_a_pt_file_has_the_names_of_torchreid(name: str, tmp_path: Path) -> None
     torch.save(content, tmp_path / "m.pt")
     with pytest.raises(InputError, match="of their norm"):
         boxmot.check_pt(tmp_path / "m.pt")
+    test = content["camreid"]
+    for part in ({"model_kwargs": 5}, {"model_name": "x"}, {"camreid": {**test, "test_crop": ""}}):
+        torch.save(content | part, tmp_path / "n.pt")
+        with pytest.raises(InputError, match=r"n\.pt is no \.pt file of camreid-export"):
+            boxmot.check_pt(tmp_path / "n.pt")
 
 
 @pytest.mark.slow

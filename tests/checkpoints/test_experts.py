@@ -95,7 +95,8 @@ def test_a_missing_or_changed_expert_is_named(folder: Path) -> None:
         FeatureExtractor(folder)
     listed = (folder / "experts.json").read_text()
     twice = json.dumps([*json.loads(listed), *json.loads(listed)])
-    for text in ("{}x", "[]", "[" * 9999, '[{"camera": 1}]', twice, '{"a": 1}', "[[1]]"):
+    endless = '[{"camera": Infinity, "file": "c3.ckpt", "sha256": ""}]'
+    for text in ("{}x", "[]", "[" * 9999, '[{"camera": 1}]', twice, '{"a": 1}', "[[1]]", endless):
         (folder / "experts.json").write_text(text)
         with pytest.raises(InputError, match=r"experts\.json"):
             FeatureExtractor(folder)

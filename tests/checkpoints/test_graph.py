@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from camreid import FeatureExtractor
-from camreid.checkpoints.boxmot import write_sidecar
+from camreid.checkpoints.boxmot import sidecar, sidecar_note
 from camreid.checkpoints.exported import read_metadata
 from camreid.checkpoints.graph import GraphOptions
 from camreid.checkpoints.onnx import check_onnx, export_onnx
@@ -31,7 +31,9 @@ MODULE = trained_like(tiny_module(LabelMap((3, 9)))).eval()
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("exported") / "m.onnx"
-    export_onnx(MODULE, path, "float", batch=2, notes={"threshold": "0.4"})
+    path.with_name("c.ckpt").write_bytes(b"weights")
+    notes = {"threshold": "0.4", **sidecar_note(MODULE, str(path.with_name("c.ckpt")))}
+    export_onnx(MODULE, path, "float", batch=2, notes=notes)
     return path.read_bytes()
 
 
@@ -47,10 +49,12 @@ def changed(content: bytes, change: Callable[[onnx.ModelProto], object], path: P
     return path
 
 
+def named(proto: onnx.ModelProto, key: str) -> onnx.StringStringEntryProto:
+    return next(entry for entry in proto.metadata_props if entry.key == key)
+
+
 def set_metadata(key: str, value: str) -> Callable[[onnx.ModelProto], object]:
-    return lambda proto: setattr(
-        next(entry for entry in proto.metadata_props if entry.key == key), "value", value
-    )
+    return lambda proto: setattr(named(proto, key), "value", value)
 
 
 def change_weights(proto: onnx.ModelProto) -> None:
@@ -108,6 +112,8 @@ def test_a_file_is_checked_without_its_checkpoint(exported: bytes, tmp_path: Pat
         (set_metadata("form", '{"input": "unit", "batch": 2}'), "of their norm"),
         (set_metadata("form", '{"batch": 2}'), "uint8"),
         (set_metadata("form", '{"input": "float"}'), "images_0_255"),
+        (set_metadata("test_features", "[[1]]"), "differ by nan"),
+        (set_metadata("test_features", "1"), "differ by nan"),
         (lambda proto: proto.ClearField("metadata_props"), "no features of a test crop"),
         (lambda proto: proto.ClearField("graph"), "no features of a test crop"),
     ],
@@ -118,6 +124,24 @@ def test_what_differs_is_named(
     with pytest.raises(InputError, match=expected) as found:
         check_onnx(changed(exported, change, tmp_path / "m.onnx"))
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda proto: proto.metadata_props.remove(named(proto, "model")),
+        set_metadata("image_size", "[-5, {}]"),
+        set_metadata("image_size", "[9, 9]"),
+        set_metadata("form", "[1]"),
+        lambda proto: setattr(proto.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", 7),
+        lambda proto: proto.graph.output.pop(),
+    ],
+)
+def test_a_file_that_cannot_run_is_refused_before_images_are_read(
+    change: Callable[[onnx.ModelProto], object], exported: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"m\.onnx can't be run"):
+        FeatureExtractor(changed(exported, change, tmp_path / "m.onnx"))
 
 
 def test_the_digest_is_of_the_weights() -> None:
@@ -135,12 +159,9 @@ def test_the_digest_is_of_the_weights() -> None:
 
 
 def test_a_sidecar_states_size_and_files(exported: bytes, tmp_path: Path) -> None:
-    path, checkpoint = tmp_path / "m.onnx", tmp_path / "c.ckpt"
+    path = tmp_path / "m.onnx"
     path.write_bytes(exported)
-    checkpoint.write_bytes(b"weights")
-    write_sidecar(MODULE, path, str(checkpoint))
-    record = json.loads((tmp_path / "m.onnx.metadata.json").read_text())
-    assert record == {
+    assert json.loads(sidecar(path)) == {
         **{"schema_version": 1, "model_name": "resnet50", "num_classes": 2},
         **{"preprocess": "resize", "img_size": [64, 32]},
         **{"model_kwargs_schema_version": 1, "model_kwargs": {"img_size": [64, 32]}},
@@ -155,11 +176,11 @@ def test_the_command_checks_and_refuses(run: Callable[..., Ran], exported: bytes
     ran = run("camreid-export", "check=m.onnx")
     assert (ran.code, ran.err) == (0, "")
     assert "gives the features" in ran.out
-    digest = hashlib.sha256(exported).hexdigest()
-    for found, code in ((digest, 0), (digest[::-1], 1)):
-        Path("m.onnx.metadata.json").write_text(json.dumps({"artifact_sha256": found}))
-        assert run("camreid-export", "check=m.onnx").code == code
-    Path("m.onnx.metadata.json").unlink()
+    beside, text = Path("m.onnx.metadata.json"), sidecar(Path("m.onnx"))
+    for found in (text, text.replace("64", "65"), text.replace("resize", "\udcff"), "", "{}"):
+        beside.write_text(found, errors="surrogateescape")
+        assert run("camreid-export", "check=m.onnx").code == (found != text)
+    beside.unlink()
     Path("m.onnx").write_bytes(exported[:-100])
     for path in ("m.onnx", "gone.onnx", "gone.pt", "text.pt"):
         ran = run("camreid-export", f"check={path}")

@@ -230,11 +230,20 @@ def test_rows_that_do_not_fit_the_labels_are_refused(
         import_weights(path, model="bot_r50", labels=labels, allow_partial=True, **SMALL)
 
 
+def test_a_variance_below_0_which_gives_nan_features_is_refused(tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    next(v for k, v in state.items() if k.endswith("running_var"))[0] = -1e-3
+    with pytest.raises(InputError, match=r"variances below 0.*running_var"):
+        import_file(
+            write(tmp_path / "w.pth", state), "timm", "small", network__backbone="test_resnet"
+        )
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
     state = timm.create_model("test_resnet", num_classes=0).state_dict()
     next(iter(state.values())).flatten()[0] = value
-    with pytest.raises(InputError, match="1 tensors hold NaN or infinite values"):
+    with pytest.raises(InputError, match="1 tensors hold NaN, infinity"):
         import_file(
             write(tmp_path / "w.pth", state), "timm", "small", network__backbone="test_resnet"
         )

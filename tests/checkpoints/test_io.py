@@ -158,6 +158,13 @@ def test_what_no_run_wrote_is_refused(checkpoint: Path, how: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("part", ["network", "loss", "optimizer", "schedule"])
+def test_a_group_of_the_config_that_is_no_mapping_is_refused(checkpoint: Path, part: str) -> None:
+    change(checkpoint, lambda c: config(c).update({part: 2**70}))
+    with pytest.raises(InputError, match="no model config"):
+        read_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize(
     "note",
     [

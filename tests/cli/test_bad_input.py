@@ -73,6 +73,10 @@ def test_without_a_split_the_splits_are_listed(command: str, typed: tuple[str], 
         ("callbacks=early_stopping", "split.val_fraction=0.1"),
         ("evaluation.metric=manhattan", "cosine"),
         ("evaluation.flip=maybe", "flip=maybe"),
+        ("data=null", "data=null: "),
+        ("model.loss=[1]", "model.loss"),
+        ("+callbacks.foo.bar=1", "There are split, model, trainer"),
+        ("data.also=[{data:[1]}]", "there is no data=[1]"),
     ],
 )
 def test_the_paragraph_names_what_to_type(train: Run, typed: str, expected: str) -> None:
@@ -83,6 +87,7 @@ def test_the_paragraph_names_what_to_type(train: Run, typed: str, expected: str)
     message = refused(train(RESPLIT, *no_val, *typed.split()))
     assert expected in message
     assert "HYDRA" not in message
+    assert "Did you mean model.loss?" not in message
 
 
 @pytest.mark.parametrize(
@@ -152,3 +157,8 @@ def test_an_interrupt_leaves_no_folder(run: Run, monkeypatch: pytest.MonkeyPatch
     ran = run("camreid-export", "checkpoint=a.ckpt", "run_dir=r")
     assert ran.code == 130
     assert refused(ran) == "camreid-export: interrupted."
+
+
+def test_an_empty_run_folder_is_refused_for_features_too(run: Run) -> None:
+    Path("f.npz").touch()
+    assert "run_dir=: expected" in refused(run("camreid-evaluate", "features=f.npz", "run_dir="))

@@ -63,6 +63,7 @@ def test_split_writes_and_describes_a_manifest(run: Run, market: Path) -> None:
         ("check data.root=gone", "no folder at gone: data.root=gone"),
         ("check data=csv", "data.path=FILE"),
         ("check data=nothing", "there is no data=nothing"),
+        ("check data=null", "data=null: "),
         ("check data.foo=1", "data.foo"),
         ("split data.root={0}", "split="),
         ("split +split=original split.camera=9 data.root={0}", "split.camera=1"),

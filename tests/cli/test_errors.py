@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,20 @@ def test_an_error_after_a_signal_is_an_interruption(
     with pytest.raises(SystemExit) as ended, one_paragraph("camreid-x"):
         raise error
     assert ended.value.code == 128 + signal.SIGTERM
+
+
+def test_a_fault_of_the_system_is_a_short_paragraph_in_every_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as ended, one_paragraph("camreid-report"):
+        (tmp_path / ("a" * 9000)).exists()  # a name that is too long
+    assert ended.value.code == 1
+    found = capsys.readouterr().err
+    assert found.startswith("camreid-report: ")
+    assert found.count("\n") == 1
+    assert len(found) < 5100
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(KeyError), one_paragraph("camreid-report"):
+        {}["a"]

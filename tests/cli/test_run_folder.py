@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from camreid.cli.folder import is_first
+from camreid.cli.folder import RunFolder, is_first
 from camreid.files import lock, unlock
 from tests.conftest import TINY, Ran
 
@@ -129,3 +130,8 @@ def test_links_in_a_run_folder_are_not_written_through(run: Run, market: Path) -
         link.unlink()
     assert Path("mine").read_text() == "mine"
     assert not Path("gone").exists()
+
+
+def test_a_folder_that_cannot_be_resolved_is_left_to_hydra() -> None:
+    config = OmegaConf.create({"hydra": {"run": {"dir": "${nowhere}"}}})
+    RunFolder().on_run_start(config)  # another error would be a warning beside Hydra's paragraph

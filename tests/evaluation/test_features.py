@@ -87,7 +87,10 @@ def test_text_for_pids_is_named(column: np.ndarray, table: FeatureTable, tmp_pat
         FeatureTable.load(tmp_path / "f.npz")
 
 
-@pytest.mark.parametrize("note", [{"seen": 3}, {"seen": ["a"]}, {"seen": [[1]]}, {"computed": [1]}])
+@pytest.mark.parametrize(
+    "note",
+    [{"seen": 3}, {"seen": ["a"]}, {"seen": [[1]]}, {"seen": [2**63]}, {"computed": [1]}],
+)
 def test_notes_of_another_type_are_named(
     note: dict[str, Any], table: FeatureTable, tmp_path: Path
 ) -> None:

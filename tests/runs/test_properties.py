@@ -117,6 +117,13 @@ def test_a_part_of_another_form_is_refused(how: str, copied: Path) -> None:
         _ = run.metrics, run.head_check, run.matrix
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "/dev/zero"])
+def test_features_that_no_file_can_hold_are_left_out(name: str, copied: Path) -> None:
+    path = copied / "a" / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "features": name}))
+    assert RunFolder(path.parent).ranked is None
+
+
 @pytest.mark.parametrize("name", BYTES)
 def test_a_folder_or_a_loop_of_links_in_place_of_a_file(name: str, copied: Path) -> None:
     (copied / name).unlink()

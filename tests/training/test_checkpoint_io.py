@@ -144,11 +144,19 @@ def test_unknown_keys_are_left_out_and_the_rest_is_kept() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(records: Records, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run of one step saves."""
-    path = tmp_path_factory.mktemp("trained")
-    fit(records, path, None)
-    return torch.load(path / "own/last.ckpt", weights_only=True)
+def file(records: Records, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run of one step."""
+    folder = tmp_path_factory.mktemp("trained")
+    fit(records, folder, None)
+    return folder / "own/last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def trained(file: Path) -> dict[str, Any]:
+    """What the run saved, without its checksum, so that changes reach what follows."""
+    content = torch.load(file)
+    del content["loops"]["digest"]
+    return content
 
 
 def fit(records: Records, folder: Path, resume: Path | None) -> None:
@@ -212,6 +220,35 @@ def test_missing_and_unknown_keys_do_not_end_a_resumed_run(
     torch.save(content, tmp_path / "given.ckpt")
     fit(records, tmp_path, tmp_path / "given.ckpt")
     assert torch.load(tmp_path / "own/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+CHANGES: tuple[Callable[[dict[str, Any]], object], ...] = (
+    lambda c: c["lr_schedulers"][0].update(base_lrs=[0.1, 0.1]),
+    lambda c: first_moments(c)["exp_avg"].mul_(1.5),
+    lambda c: c["state_dict"].update({next(iter(c["state_dict"])): torch.zeros(3)}),
+    lambda c: c["loops"]["fit_loop"].update(epoch_progress=3),
+    lambda c: c["loops"].update(digest="0" * 64),
+    lambda c: c.pop("callbacks"),
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_state_that_was_changed_after_it_was_written_is_not_resumed(
+    change: Callable[[dict[str, Any]], object], file: Path, records: Records, tmp_path: Path
+) -> None:
+    content = torch.load(file)
+    change(content)
+    torch.save(content, tmp_path / "given.ckpt")
+    with pytest.raises(InputError, match="checksum is wrong"):
+        fit(records, tmp_path, tmp_path / "given.ckpt")
+
+
+def test_a_state_that_was_read_and_saved_again_is_resumed(
+    file: Path, records: Records, tmp_path: Path
+) -> None:
+    torch.save(torch.load(file), tmp_path / "given.ckpt")
+    fit(records, tmp_path, tmp_path / "given.ckpt")
+    assert torch.load(tmp_path / "own/last.ckpt")["global_step"] == 2
 
 
 VALUES = (

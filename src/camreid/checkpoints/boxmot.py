@@ -7,21 +7,28 @@ from typing import Any
 
 import torch
 
+from camreid.checkpoints.exported import read_metadata
 from camreid.checkpoints.foreign.importing import import_weights
 from camreid.checkpoints.graph import Graph, compare, read_test
 from camreid.errors import InputError
-from camreid.files import write_text, write_whole
+from camreid.files import write_whole
 from camreid.models.reading import read_content
 from camreid.training.module import ReIDModule
 
 _NAMES = {"backbone.trunk.": "", "projection.": "fc.", "heads.identity.": "classifier."}
 
 
-def write_sidecar(module: ReIDModule, path: Path, checkpoint: str) -> None:
-    """Write `FILE.onnx.metadata.json` beside the file at `path`."""
-    files = {"source_sha256": Path(checkpoint), "artifact_sha256": path}
-    digests = {k: hashlib.sha256(p.read_bytes()).hexdigest() for k, p in files.items()}
-    write_text(f"{path}.metadata.json", json.dumps({**_describe(module), **digests}, indent=2))
+def sidecar_note(module: ReIDModule, checkpoint: str) -> dict[str, str]:
+    """Metadata of an ONNX file, from which `sidecar` is written and checked."""
+    source = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    return {"boxmot": json.dumps({**_describe(module), "source_sha256": source})}
+
+
+def sidecar(path: Path) -> str:
+    """The text of `FILE.onnx.metadata.json`, which boxmot reads beside the file at `path`."""
+    content = json.loads(read_metadata(path).get("boxmot", "{}"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return json.dumps({**content, "artifact_sha256": digest}, indent=2)
 
 
 def write_pt(module: ReIDModule, path: Path) -> None:
@@ -51,11 +58,13 @@ def write_pt(module: ReIDModule, path: Path) -> None:
 def check_pt(path: Path) -> float:
     """`compare` for the test crop of a `.pt` file; InputError as there, and for another file."""
     file = read_content(path)
-    if not isinstance(file, dict) or "camreid" not in file:
-        raise InputError(f"{path} is no .pt file of camreid-export.")
-    size, (crop, expected) = file["model_kwargs"]["img_size"], read_test(file["camreid"])
-    module = import_weights(path, "torchreid", file["model_name"], image_size=size)
-    return compare("features", Graph(module).raw(crop)[0], expected)
+    try:
+        size, (crop, expected) = file["model_kwargs"]["img_size"], read_test(file["camreid"])
+        module = import_weights(path, "torchreid", file["model_name"], image_size=size)
+        features = Graph(module).raw(crop)[0]
+    except Exception as error:  # of a file without these parts, or with other ones
+        raise InputError(f"{path} is no .pt file of camreid-export ({error!r:.300}).") from error
+    return compare("features", features, expected)
 
 
 def _describe(module: ReIDModule) -> dict[str, Any]:

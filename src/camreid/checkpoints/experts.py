@@ -62,7 +62,7 @@ def expert_files(folder: Path) -> dict[int, Path]:
         files = {int(e["camera"]): (folder / Path(e["file"]).name, e["sha256"]) for e in entries}
         if not files or len(files) < len(entries):
             raise ValueError(f"{len(entries)} entries of {len(files)} cameras")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (ArithmeticError, OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder} is no folder of experts: {INDEX}: {error!r}.") from error
     for camera, (file, digest) in files.items():
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:

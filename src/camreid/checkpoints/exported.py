@@ -43,11 +43,11 @@ class Exported(nn.Module):
             start = import_module("onnxruntime").InferenceSession
             self.session = start(path, providers=["CPUExecutionProvider"])
             self.form, self.source = GraphOptions(**json.loads(notes["form"])), notes["source"]
-            resize, size = notes["resize"].partition(",")[0], json.loads(notes["image_size"])
+            size, how = tuple(json.loads(notes["image_size"])), notes["resize"].partition(",")[0]
+            self.forward_raw(torch.zeros(1, 3, *size, dtype=torch.uint8))
+            self.config = SimpleNamespace(name=notes["model"], image_size=size, interpolation=how)
         except Exception as error:  # of onnxruntime, or of an older file
             raise InputError(f"{path} can't be run ({error!r:.200}). Export it again.") from error
-        name = notes["model"]
-        self.config = SimpleNamespace(name=name, image_size=tuple(size), interpolation=resize)
 
     def forward_raw(self, images: Tensor, cameras: Any = None) -> ReIDOutput:
         """Features of (B, 3, H, W) pixels in 0..255, in batches of the file's size."""

@@ -99,19 +99,19 @@ def decision_notes(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _read_config(path: str | Path, given: Any, trusted: Iterable[str]) -> ModelConfig:
     """The model's config of a file; refuses a network before anything is imported."""
-    network = given.get("network") if isinstance(given, Mapping) else None
-    if not isinstance(network, Mapping) or "${" in repr(given):
+    parts = given if isinstance(given, Mapping) else {}
+    named = [parts.get(name) for name in ("network", "loss", "optimizer", "schedule")]
+    if not all(isinstance(part, Mapping) for part in named) or "${" in repr(given):
         raise InputError(f"{path} is not a camreid checkpoint: it has no model config.")
-    target = network.get("_target_", NETWORKS[0])
+    target = given["network"].get("_target_", NETWORKS[0])
     if not isinstance(target, str) or not re.fullmatch(r"[\w.:]+", target):
         raise InputError(f"{path} has a _target_ that names no network.")
     if target not in (*NETWORKS, *trusted):
         found = f"{path} names the network {target}, which is not camreid's"
         raise InputError(f"{found}: it is not imported unless you trust it.", trusted=[target])
     read = ModelConfig.read(given).without_weights()
-    if isinstance(read.loss, Mapping):  # a loss that a file names is not imported either
-        read = replace(read, loss={k: v for k, v in read.loss.items() if k != "extra"})
-    return read
+    # a loss that a file names is not imported either
+    return replace(read, loss={k: v for k, v in read.loss.items() if k != "extra"})
 
 
 def _label_maps(state: Mapping[str, Tensor]) -> dict[str, LabelMap]:

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from camreid import __version__
 from camreid.cli import stopped
@@ -118,14 +118,16 @@ def one_paragraph(name: str) -> Iterator[None]:
             with suppress(OSError):  # a terminal may be gone
                 print(f"{name}: interrupted.", file=sys.stderr)
             raise SystemExit(128 + (stopped or [signal.SIGINT])[0]) from None
-        if isinstance(error, (InputError, *_OF_HYDRA)):
+        if isinstance(error, (InputError, *_OF_HYDRA)) or "group override" in str(error):
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
+        if message := isinstance(error, Exception) and fault(error):
+            stop(name, message)
         raise
 
 
 def stop(name: str, message: str) -> NoReturn:
     """Print a message as one paragraph, keep it in the log, and exit."""
-    message = printable(" ".join(message.splitlines()))
+    message = printable(" ".join(message.splitlines()))[:5000]
     logging.getLogger("camreid").info(message)
     print(f"{name}: {message}", file=sys.stderr)
     if sys.unraisablehook is sys.__unraisablehook__:  # pytest has its own
@@ -199,20 +201,20 @@ def hint(name: str, names: Iterable[str]) -> str:
     """Options of the command with the same or nearly the same name, those of the group first."""
     group, _, key = name.rpartition(".")
     keys = {n: n.rpartition(".")[2] for n in names if not re.match(r"hydra\b|(.*\.)?_", n)}
-    beside = [name for name in keys if name.rpartition(".")[0] == group]
+    beside = [n for n in keys if n.rpartition(".")[0] == group] or [n for n in keys if "." not in n]
     near = [key] if key in keys.values() else get_close_matches(key, {*keys.values()})
     found = [name for name in beside if keys[name] in near]
     found = found or [name for name in keys if keys[name] in near]
     return f"Did you mean {' or '.join(found)}?" if found else f"There are {', '.join(beside)}."
 
 
-def _of_hydra(error: Exception) -> str:
+def _of_hydra(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         choices = ", ".join(n for n in error.options if not n.startswith("_"))
         return f"there is no {group}={name}. Choose {group}= from {choices}."
     cause: Any = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         name, group = cause.full_key, cause.full_key.partition(".")[0]
         if cause.parent_node:
             remedy = hint(name, dict(leaves(OmegaConf.to_container(cause.parent_node._get_root()))))
@@ -220,6 +222,8 @@ def _of_hydra(error: Exception) -> str:
             remedy = f"Type {_CHOOSE.get(group, f'+{group}=NAME')} with it."
         return f"there is no option {name}. {remedy}"
     text = str(error).partition("Config search path")[0].partition("full_key")[0]
+    if "group override" in text:  # Hydra names no option
+        text = f"{' '.join(a for a in sys.argv if re.search('=(null)?$', a))}: {text}"
     remedy = "--help lists the choices, --cfg job prints all options."
     if isinstance(error, OverrideParseException):
         remedy = "Quote values with = , spaces or brackets twice: 'init=\"my run/x=1.ckpt\"'."

@@ -1,13 +1,12 @@
 """camreid-export: a checkpoint as a file that other programs load, compared with PyTorch."""
 
-import hashlib
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from camreid.checkpoints.boxmot import check_pt, write_pt, write_sidecar
+from camreid.checkpoints.boxmot import check_pt, sidecar, sidecar_note, write_pt
 from camreid.checkpoints.experts import expert_files, save_experts
 from camreid.checkpoints.exported import read_metadata
 from camreid.checkpoints.graph import PIXELS, GraphOptions
@@ -18,15 +17,16 @@ from camreid.cli.checkpoints import read_checkpoint
 from camreid.cli.options import matching
 from camreid.cli.terminal import show
 from camreid.errors import InputError
+from camreid.files import write_text
 from camreid.progress import note
 
 
 def check_export(path: Path) -> None:
     """Run an exported file on its test crop, and show the difference of its features."""
     share = (check_pt if path.suffix == ".pt" else check_onnx)(path)
-    sidecar, digest = Path(f"{path}.metadata.json"), hashlib.sha256(path.read_bytes()).hexdigest()
-    if sidecar.is_file() and digest not in sidecar.read_text("utf-8", "replace"):
-        raise InputError(f"{sidecar} is not of {path}. Copy or export both again.")
+    beside = Path(f"{path}.metadata.json")
+    if beside.is_file() and beside.read_bytes() != sidecar(path).encode():
+        raise InputError(f"{beside} is not of {path}. Copy or export both again.")
     show(f"{path} gives the features of its export; they differ by {share:.1e} of their norm.")
 
 
@@ -70,9 +70,10 @@ def _export(config: DictConfig, form: GraphOptions, checkpoint: Checkpoint, path
     module, split = checkpoint.module(), checkpoint.provenance.split
     notes = {"checkpoint": checkpoint.path, **decision_notes(checkpoint)}
     notes |= {"split": str(split)} if split else {}
+    notes |= sidecar_note(module, checkpoint.path) if config.consumer == "boxmot" else {}
     parity = export_onnx(module, path, notes=notes, **asdict(form))
     if config.consumer == "boxmot":
-        write_sidecar(module, path, checkpoint.path)
+        write_text(f"{path}.metadata.json", sidecar(path))
     (height, width), (name, pixels) = module.config.image_size, PIXELS[config.input][:2]
     batch = "N" if config.batch == "dynamic" else config.batch
     labels = "without labels" if module.labels.is_anonymous else "identities in the metadata"

@@ -105,7 +105,7 @@ def check_options(
         if type(given.get(name)) is int and _is_name(*known[name]):
             OmegaConf.update(config, name, str(given[name]))
     for part in given.get("data.also") or ():
-        files = known_options("train", [f"data={part.get('data')}"]).items()
+        files = known_options("train", [f"data='{part.get('data')}'"]).items()
         known = {n.replace("data", "data.also", 1): option for n, option in files if "data." in n}
         own = {k: v for k, v in leaves(part, "data.also.") if k != "data.also.data"}
         check_values(own, relevant(own, known, own), own)
@@ -125,7 +125,7 @@ def relevant(
             if name.startswith(excluded) and given.get(name) is not None:
                 raise InputError(f"{option} and {name} exclude each other. Type one of them.")
     if given.get("features"):
-        return {name: known[name] for name in known if name.startswith(("features", "eval"))}
+        return {n: known[n] for n in known if n.startswith(("features", "eval", "run_dir", "seed"))}
     needless = {"split"} if "split._target_" in given or not needs_split else set()
     needless |= {"data.root"} if given.get("split.manifest") or "labels" in given else set()
     return {name: known[name] for name in known if name not in needless}

@@ -107,11 +107,10 @@ class FeatureTable:
             query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
             if query.features.shape[1] != gallery.features.shape[1]:
                 raise ValueError("query_features and gallery_features differ in D")
-            kinds = {"seen": list, "computed": dict, "split": dict, "weights": str}
-            for name, kind in kinds.items():
-                if not isinstance(value := notes.get(name), kind | None):
-                    raise TypeError(f"its note {name} is {value!r:.50}")
-            set(map(index, notes.get("seen") or ()))
+            for n, kind in {"seen": list, "computed": dict, "split": dict, "weights": str}.items():
+                if not isinstance(value := notes.get(n), kind | None):
+                    raise TypeError(f"its note {n} is {value!r:.50}")
+            torch.tensor([*map(index, notes.get("seen") or ())], dtype=torch.int64)
         except Exception as error:  # of safetensors, NumPy or zipfile, without a common class
             found = f"{path} ({path.stat().st_size} bytes) cannot be read as features"
             raise InputError(f"{found}: {type(error).__name__}: {error}; {_HELP}.") from error

@@ -52,13 +52,13 @@ class ModelConfig:
 def build_options(kind: type[Part], where: str, options: Mapping[str, Any]) -> Part:
     """A dataclass from a mapping; `where` is the name of the options in messages."""
     types = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
-    for name, value in options.items():
-        if get_origin(types.get(name)) is Literal:
-            require_choice(name, value, types[name])
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if types.get(name) is float and not is_number:
-            raise InputError(f"{where}.{name}={value}: expected a number.")
     try:
+        for name, value in options.items():
+            if get_origin(types.get(name)) is Literal:
+                require_choice(name, value, types[name])
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if types.get(name) is float and not is_number:
+                raise InputError(f"{where}.{name}={value}: expected a number.")
         return kind(**options)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise InputError(f"{where} has missing or unknown options: {error}.") from error

@@ -112,9 +112,10 @@ def fits(value: Tensor, own: Tensor) -> bool:
 
 
 def require_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """InputError where tensors hold NaN or infinite values."""
-    if wrong := [k for k, v in state.items() if not v.float().isfinite().all()]:
-        found = f"{len(wrong)} tensors hold NaN or infinite values: {', '.join(wrong[:3])}"
+    """InputError where tensors hold NaN, infinite values, or variances below 0."""
+    low = {k for k, v in state.items() if k.endswith("running_var") and v.lt(0).any()}
+    if wrong := [k for k, v in state.items() if k in low or not v.float().isfinite().all()]:
+        found = f"{len(wrong)} tensors hold NaN, infinity or variances below 0: {wrong[:3]}"
         raise InputError(f"{path}: {found}. Take another file.")
 
 

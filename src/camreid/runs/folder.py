@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
@@ -83,7 +84,7 @@ class RunFolder:
         """Features of the test, its own or those that it ranked again, and their ranking."""
         metrics = self.metrics
         path = Path((metrics and metrics.features) or self.path / "features.safetensors")
-        if metrics is None or not path.is_file():
+        if metrics is None or not os.path.isfile(path):  # False for a name that is too long
             return None
         table = FeatureTable.load(path)
         table = table.normalized() if metrics.evaluation.get("normalize") else table

@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from camreid.errors import InputError
+from camreid.evaluation.features import digest_of
 from camreid.files import parts, write_whole
 from camreid.models.reading import is_dense, read_content
 from camreid.provenance import versions
@@ -66,6 +67,16 @@ def _unexpected(value: object) -> str:
     return ""
 
 
+def checksum(content: Mapping[str, Any]) -> str:
+    """Hash of what a run resumes from, the same before it is saved and after."""
+    loops = {name: loop for name, loop in content["loops"].items() if name != "digest"}
+    found = [*parts({key: content[key] for key in _TYPES if key in content} | {"loops": loops})]
+    sizes = {str(i): len(v) for i, v in enumerate(found) if isinstance(v, Mapping | list | tuple)}
+    tensors = {str(i): v for i, v in enumerate(found) if isinstance(v, Tensor)}
+    plain = {str(i): repr(v) for i, v in enumerate(found) if str(i) not in {**sizes, **tensors}}
+    return digest_of(tensors, plain | {i: f"{n} parts" for i, n in sizes.items()})
+
+
 def conform(where: str, own: Any, value: Any) -> Any:
     """A value of a file in the form of this run's own value; InputError if it has another form.
 
@@ -80,7 +91,7 @@ def conform(where: str, own: Any, value: Any) -> Any:
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
-        raise InputError(f"{where} is {_form(value)}, and {_form(own)} in this run")
+        raise InputError(f"{where} is {_form(value)}, and {_form(own)} in this run. Type init=.")
     return torch.empty_like(own).copy_(value) if isinstance(own, Tensor) else value
 
 
@@ -92,7 +103,8 @@ def not_finite(weights: Mapping[str, Tensor]) -> str:
 def _form(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a {'float' if value.is_floating_point() else 'whole'} tensor {tuple(value.shape)}"
-    return "a number" if type(value) in (int, float) else type(value).__name__
+    size = f" of {len(value)}" if isinstance(value, list | tuple) else ""
+    return "a number" if type(value) in (int, float) else f"{type(value).__name__}{size}"
 
 
 def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +129,8 @@ class RunCheckpoints(TorchCheckpointIO):
         if broken := not_finite(checkpoint["state_dict"]):
             found = f"weights such as {broken} are NaN or infinite, as a gradient was"
             raise InputError(f"{found}. {path} is not written. Type a lower model.optimizer.lr=.")
+        if "loops" in checkpoint:
+            checkpoint["loops"]["digest"] = checksum(checkpoint)
         write_whole(path, lambda draft: torch.save(checkpoint, draft))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
@@ -126,6 +140,9 @@ class RunCheckpoints(TorchCheckpointIO):
             states = [[*map(type, known.get(k, ()))] for k in ("optimizer_states", "lr_schedulers")]
             if states != [[dict], [dict]] or "fit_loop" not in known.get("loops", {}):
                 raise InputError(f"{path} holds no state to resume. Type init= for its weights.")
+            if known["loops"].get("digest") not in (None, checksum(known)):
+                found = f"{path} is not as it was written: its checksum is wrong"
+                raise InputError(f"{found}. Copy it again, or type init= for its weights.")
         saved, callbacks = known.get("callbacks", {}), self.trainer.callbacks  # type: ignore[attr-defined]
         held = {c.state_key: c for c in callbacks if c.state_key in saved}
         loops = {name: getattr(self.trainer, name).state_dict() for name in _LOOPS}
@@ -149,9 +166,8 @@ def _restored(callback: Callback, state: Any) -> dict[str, Any]:
         own[key] = _own_file(callback, state.get(key))
     if kept:
         files = sorted(kept, key=kept.__getitem__, reverse=callback.mode == "max")
-        best, worst = files[0], files[-1]
-        own |= {"best_k_models": kept, "best_model_path": best, "best_model_score": kept[best]}
-        own |= {"kth_best_model_path": worst, "kth_value": kept[worst]}
+        own |= {"best_k_models": kept, "kth_value": kept[files[-1]], "best_model_path": files[0]}
+        own |= {"best_model_score": kept[files[0]], "kth_best_model_path": files[-1]}
     return own
 
 

@@ -11,8 +11,8 @@ import torch
 
 from camreid.data import Records
 from camreid.runs.folder import RunFolder
-from camreid.runs.report.charts import draw
 from camreid.runs.report.page import build_page
+from camreid.runs.report.pictures import draw
 from camreid.runs.table import percent
 from tests.runs.folders import change, features, make_matrix, make_run
 

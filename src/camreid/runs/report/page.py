@@ -13,8 +13,7 @@ from camreid.progress import Progress
 from camreid.provenance import SplitRecord
 from camreid.runs.compare import Comparison, compare_runs
 from camreid.runs.folder import RunFolder
-from camreid.runs.report.charts import draw, training_charts
-from camreid.runs.report.ranked import ranked_lists
+from camreid.runs.report.pictures import draw, ranked_lists, training_charts
 from camreid.runs.table import Table, interval, percent
 
 

@@ -1,12 +1,16 @@
-"""Ranked lists: queries with their first gallery images, as small pictures."""
+"""Pictures of a page as data URIs: training and CMC curves, and ranked lists."""
 
 import base64
 import io
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -15,6 +19,7 @@ from camreid.errors import ImageError
 from camreid.evaluation import FeatureTable, Images, RankingResult, RankOptions
 from camreid.evaluation.protocols import Rules, View
 
+Points = Sequence[tuple[float, float]]
 QUERIES = 6  # of each kind
 SHOWN = 10  # gallery images of each query
 
@@ -76,3 +81,48 @@ def thumbnail(path: str) -> str | None:
     content = io.BytesIO()
     small.save(content, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def training_charts(curves: Mapping[str, Points]) -> dict[str, str]:
+    """Losses, validation and learning rate by epoch, as data URIs by title."""
+    groups = {
+        "Training loss": [n for n in curves if n.startswith("train/") and "loss" in n],
+        "Validation": [n for n in curves if n.startswith("val/") and "queries" not in n],
+        "Learning rate": [n for n in curves if n.startswith("lr")],
+    }
+    return {
+        title: draw("epoch", {_words(n): curves[n] for n in names}, title == "Validation")
+        for title, names in groups.items()
+        if names
+    }
+
+
+def _words(name: str) -> str:
+    text = name.rpartition("/")[2].replace("_", " ").replace("rank", "Rank-")
+    return {"loss": "total loss", "lr": "learning rate"}.get(text, text)
+
+
+def draw(x: str, lines: Mapping[str, Points], shares: bool = True) -> str:
+    """Lines by name over the axis `x` as a data URI; `shares` in 0..1 are shown in per cent."""
+    # the browser's fonts; the same file for the same numbers; a run may be named with dollars
+    style = {"svg.fonttype": "none", "svg.hashsalt": "camreid", "text.parse_math": False}
+    with matplotlib.rc_context(style):  # type: ignore[arg-type]
+        figure = Figure(figsize=(5, 3 + 0.2 * len(lines)), layout="constrained")
+        axes = figure.subplots()
+        for points in lines.values():
+            axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 4 else None)
+        axes.margins(x=0.02)
+        alone = max(map(len, lines.values())) == 1
+        axes.set_ylim(min(0, axes.get_ylim()[0]), 1 if shares and alone else None)
+        axes.set_xlabel(x)
+        axes.grid(alpha=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+        if shares:
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        # the end of a long name; a label that starts with _ would be left out
+        labels = [f" {name[-48:]}" for name in lines]
+        figure.legend(axes.lines, labels, loc="outside lower left", frameon=False)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from camreid.data import Records
 from camreid.evaluation import RankOptions
-from camreid.runs.report.ranked import choose, ranked_lists, thumbnail
+from camreid.runs.report.pictures import choose, ranked_lists, thumbnail
 from tests.runs.folders import features
 
 
