@@ -1,7 +1,6 @@
 """camreid-data: what is wrong with a dataset, its contact sheet, and its manifests."""
 
 import json
-import os
 import sys
 from collections import defaultdict
 from contextlib import redirect_stdout
@@ -38,7 +37,9 @@ def main() -> None:
         except Exception as error:
             if (message := paragraph(error, config)) is None:
                 raise
-            raise InputError(message) from None
+            if not typed.json or typed.action != "check":
+                raise InputError(message) from None
+            rows = [{"what": message, "count": 1, "examples": [], "is_fault": True}]
         if typed.json:
             print(json.dumps(rows, indent=1))
         elif typed.action == "check":
@@ -56,20 +57,11 @@ def _check(config: DictConfig, _: Path) -> list[dict[str, Any]]:
     from camreid.data import inspection, layouts
 
     root, name = dataset.data_root(config.data), config.data.read._target_.split("read_")[-1]
-    home, problems = Path(root).expanduser().absolute(), []
-    layout: Any = next((layout for layout in layouts.LAYOUTS if layout.name == name), None)
-    is_listed = layout is None or name == "msmt17"
-    try:
-        home, layout = layouts.find(root, name) if layout else (home, layout)
-        records = dataset.read_dataset(config.data) if is_listed else None
-    except Exception as error:
-        if (message := paragraph(error, config)) is None:
-            raise
-        problems = [asdict(inspection.Finding(message, 1, (), True))]
-        if is_listed or not os.access(home, os.X_OK):
-            return problems
-    records = records if is_listed else layouts.scan(home, layout)[0]
-    return problems + [asdict(f) for f in inspection.inspect(records, home, layout)]
+    absolute = Path(root).expanduser().absolute()
+    home, layout = layouts.find(root, name) if name in layouts.SIZES else (absolute, None)
+    scanned = layouts.scan(home, layout)[0] if layout and name != "msmt17" else None
+    records = scanned or dataset.read_dataset(config.data)
+    return [asdict(finding) for finding in inspection.inspect(records, home, layout)]
 
 
 def _show(config: DictConfig, path: Path) -> list[dict[str, Any]]:
@@ -90,7 +82,8 @@ def _show(config: DictConfig, path: Path) -> list[dict[str, Any]]:
     images = [read_image(min(cell), (128, 64)) if cell else blank for cell in cells]
     sheet = to_pil_image(make_grid(images, len(cameras)))
     write_whole(path, lambda draft: sheet.save(draft, "PNG"))
-    return [{"pid": p, **{f"c{c}": len(paths[p, c]) for c in cameras}} for p in pids]
+    names = {pid: name for name, pid in records.datasets[0].identities.items()}
+    return [{"pid": names.get(p, p), **{f"c{c}": len(paths[p, c]) for c in cameras}} for p in pids]
 
 
 def _split(config: DictConfig, path: Path) -> list[dict[str, Any]]:

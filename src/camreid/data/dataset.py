@@ -133,8 +133,7 @@ def read_image(
     """
     name = getattr(image, "filename", image)
     try:
-        if not (isinstance(image, Image.Image) or os.path.isfile(image)):
-            os.stat(image)  # says what is missing
+        if not isinstance(image, Image.Image) and os.path.exists(image) != os.path.isfile(image):
             raise OSError("it is a folder, a pipe or a device")
         with nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as file:
             rgb = as_shown(file)

@@ -3,8 +3,7 @@
 import hashlib
 import io
 import os
-import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,11 +19,12 @@ from camreid.data.manifest import SUBSETS, Split
 from camreid.data.records import JUNK, Records, identities, is_hidden, is_image, parse_name
 from camreid.progress import Progress, note
 
+_REASONS = {Image.DecompressionBombError: "too large", UnicodeEncodeError: "name not in UTF-8"}
 Remarks: TypeAlias = Iterator[tuple[str, str]]  # what there is to say, and about which file
 _TRAITS: dict[str, Callable[[Any], Any]] = {
     "grey images: used as RGB": lambda image: image.mode in ("1", "L", "LA"),
     "grey images of 16 bits or more: scaled to 8 bits": is_deep,
-    "colour images of 16 bits: the upper 8 are used": lambda i: re.search("[AB];16", str(i.tile)),
+    "colour images of 16 bits: the upper 8 are used": lambda image: "B;16" in str(image.tile),
     "CMYK images: converted to RGB": lambda image: image.mode == "CMYK",
     "images with transparency: put on white": lambda image: image.has_transparency_data,
     "animated images: the first frame is used": lambda image: getattr(image, "is_animated", False),
@@ -32,7 +32,6 @@ _TRAITS: dict[str, Callable[[Any], Any]] = {
 }
 _JUNK, _OTHER = "junk images (pid -1): left out", "files that are not of a subset: left out"
 _COPIES = "equal files in query and gallery, of one identity and camera: ignored"  # of VeRi-776
-_ZERO = "distractors (pid 0) outside the gallery"
 _UNUSED = "images without a record: misnamed, or not listed"
 _UNMATCHED = "queries without a match: left out of the scores"
 _FAR = "cameras that the public dataset does not have: used"
@@ -80,14 +79,12 @@ def without_bad_images(split: Split) -> Split:
 
 
 def _of_labels(records: Records, most: int, far: str) -> Remarks:
-    cameras = defaultdict(set)
-    for r in records.gallery:
-        cameras[r.pid].add(r.camera)
-    trained, tested = (*records.train, *records.val), (*records.query, *records.gallery)
-    both = {*identities(trained)}.intersection(identities(tested))
-    yield from ((far, r.path) for r in (*trained, *tested) if far and r.camera > most)
-    yield from ((_ZERO, r.path) for r in (*records.train, *records.query) if r.pid == 0)
-    yield from ((_UNMATCHED, r.path) for r in records.query if not cameras[r.pid] - {r.camera})
+    query, pairs = records.query, {(r.pid, r.camera) for r in records.gallery}
+    train, n = (*records.train, *records.val), Counter(pid for pid, _ in pairs)
+    both = {*identities(train)}.intersection(identities((*query, *records.gallery)))
+    yield from ((far, r.path) for r in (*train, *query, *records.gallery) if 0 < most < r.camera)
+    yield from (("pid 0 outside the gallery", r.path) for r in (*train, *query) if r.pid == 0)
+    yield from ((_UNMATCHED, r.path) for r in query if n[r.pid] <= ((r.pid, r.camera) in pairs))
     yield from (("identities in train and test", str(pid)) for pid in sorted(both))
 
 
@@ -136,8 +133,7 @@ def _look(path: str) -> tuple[str, str, set[str]]:
     digest = ""
     try:
         path.encode()
-        if not os.path.isfile(path):
-            os.stat(path)
+        if os.path.exists(path) != os.path.isfile(path):  # it may never end
             return path, digest, {"unreadable images (a folder, a pipe or a device)"}
         content = Path(path).read_bytes()
         digest = hashlib.sha256(content).hexdigest() if content else ""
@@ -145,11 +141,8 @@ def _look(path: str) -> tuple[str, str, set[str]]:
             found = {trait for trait, has in _TRAITS.items() if has(image)}
             as_shown(image)
         return path, digest, found
-    except UnicodeEncodeError:
-        return path, digest, {"unreadable images (the name is not UTF-8)"}
     except UnidentifiedImageError:
         return path, digest, {"files that are no images" if digest else "files of zero bytes"}
     except Exception as error:  # Pillow's decoders raise many types
-        is_bomb = isinstance(error, Image.DecompressionBombError)
-        reason = getattr(error, "strerror", "") or ("damaged or cut short", "too large")[is_bomb]
+        reason = getattr(error, "strerror", "") or _REASONS.get(type(error), "damaged or cut short")
         return path, digest, {f"unreadable images ({reason})"}

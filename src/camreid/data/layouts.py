@@ -81,6 +81,9 @@ def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     if found:
         names = ", ".join(place.name for place, _ in found)
         raise InputError(f"root={root} holds {len(found)} datasets: {names}.", root=found[0][0])
+    train, *others = (part(home, folder).is_dir() for folder in wanted[0].folders)
+    if any(others) and not train:  # `checked` refuses it
+        return home, wanted[0]
     there = ", ".join(sorted(os.listdir(home))[:4]) if home.is_dir() else "no such folder"
     expected = f"{wanted[0].folders[0]} of {wanted[0].title} in it or in one of its folders"
     message = f"no dataset at root={root}: expected {expected}, found {there or 'nothing'}. "
@@ -116,8 +119,6 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
 
 def _read(root: str | Path, name: str) -> Records:
     home, layout = find(root, name)
-    for folder in filter(Path.is_dir, (part(home, name) for name in layout.folders)):
-        os.scandir(folder).close()  # raises where it is not readable; `scan` goes on
     records, wrong = scan(home, layout)
     if wrong:
         more = f", nor are {len(wrong) - 1} more: {', '.join(wrong[1:5])}" * (len(wrong) > 1)
@@ -163,7 +164,7 @@ def is_official(home: Path, layout: Layout) -> bool:
 
 
 def _read_folder(folder: Path, layout: Layout, other: list[str], wrong: list[str]) -> Images:
-    if not folder.is_dir() or not os.access(folder, os.R_OK):
+    if not folder.is_dir():
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
     for name in sorted(name for name in os.listdir(folder) if not is_hidden(name)):
