@@ -2,7 +2,9 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -141,3 +143,21 @@ def test_a_broken_file_is_refused(content: bytes, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match=path.name):
             Gallery.load(path)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"features": np.eye(1).astype("U")},
+        {"features": np.eye(1).astype(">f4")},
+        {"features": np.array(1.0)},
+        {"names": np.array(5)},
+        {"features": np.zeros((1100, 60_000), np.float16)},  # 132 MB in memory
+    ],
+    ids=["text", "byte order", "no rows", "no list", "bomb"],
+)
+def test_parts_of_another_form_are_refused(part: dict[str, Any], tmp_path: Path) -> None:
+    content = {"features": np.eye(1), "names": np.array(["a"]), "source": "m", **part}
+    np.savez_compressed(tmp_path / "g.npz", **content)
+    with pytest.raises(InputError, match=r"g\.npz is no gallery of camreid"):
+        Gallery.load(tmp_path / "g.npz")

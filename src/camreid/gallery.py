@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from camreid.errors import InputError, require_number, require_whole
-from camreid.evaluation.features import digest_of, read_tensors
+from camreid.evaluation.features import digest_of, read_npz, read_tensors
 from camreid.files import write_whole
 
 _LARGE, _FEW = 10_000, 4  # images from which, and queries up to which, codes save time
@@ -150,20 +150,21 @@ class Gallery:
         try:
             if path.suffix == ".safetensors":
                 tensors, notes = read_tensors(path)
-                features, names, own = tensors["features"].numpy(), notes["names"], notes["source"]
+                features, names, own = tensors["features"], notes["names"], notes["source"]
             elif path.suffix == ".npz":
-                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                    features, names = file["features"], file["names"].tolist()
-                    own = str(file["source"])
+                file, _ = read_npz(path)
+                features, names, own = file["features"], file["names"].tolist(), str(file["source"])
             else:
                 parquet = import_module("pyarrow.parquet")
                 table = parquet.read_table(path, page_checksum_verification=True)
-                features = np.stack(table["feature"].to_numpy())
+                features = torch.from_numpy(np.stack(table["feature"].to_numpy()))
                 names, own = table["name"].to_pylist(), table["source"][0].as_py()
+            found = cls(own or None)
+            found.add(features, names, source)
+        except InputError:
+            raise
         except Exception as error:  # of safetensors, zip, NumPy and pyarrow
             raise InputError(f"{path} is no gallery of camreid ({error!r:.200}).") from error
-        found = cls(own or None)
-        found.add(torch.from_numpy(features), names, source)
         return found
 
 

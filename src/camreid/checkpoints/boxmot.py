@@ -61,7 +61,7 @@ def check_pt(path: Path) -> float:
     try:
         size, (crop, expected) = file["model_kwargs"]["img_size"], read_test(file["camreid"])
         module = import_weights(path, "torchreid", file["model_name"], image_size=size)
-        features = Graph(module).raw(crop)[0]
+        features = Graph(module).raw(crop)[0].view_as(expected)
     except Exception as error:  # of a file without these parts, or with other ones
         raise InputError(f"{path} is no .pt file of camreid-export ({error!r:.300}).") from error
     return compare("features", features, expected)

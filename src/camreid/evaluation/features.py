@@ -103,7 +103,7 @@ class FeatureTable:
         if not path.is_file():
             raise InputError(f"there are no features at {path}: {_HELP}.")
         try:
-            tensors, notes = (_read_npz if path.suffix == ".npz" else read_tensors)(path)
+            tensors, notes = (read_npz if path.suffix == ".npz" else read_tensors)(path)
             query, gallery = (_images(part, tensors, notes) for part in ("query", "gallery"))
             if query.features.shape[1] != gallery.features.shape[1]:
                 raise ValueError("query_features and gallery_features differ in D")
@@ -152,7 +152,8 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     return found.hexdigest()
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays of an npz file, numbers as tensors, and lists of paths; ValueError for a bomb."""
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         if sum(one.file_size for one in file.zip.infolist()) > 99 * path.stat().st_size + 10**8:
             raise ValueError("it grows by more than 99 times in memory")

@@ -103,8 +103,7 @@ def not_finite(weights: Mapping[str, Tensor]) -> str:
 def _form(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a {'float' if value.is_floating_point() else 'whole'} tensor {tuple(value.shape)}"
-    size = f" of {len(value)}" if isinstance(value, list | tuple) else ""
-    return "a number" if type(value) in (int, float) else f"{type(value).__name__}{size}"
+    return "a number" if type(value) in (int, float) else type(value).__name__
 
 
 def conform_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> dict[str, Any]:
