@@ -81,7 +81,7 @@ class LastCheckpoint(ModelCheckpoint):
         interval = trainer.log_every_n_steps if trainer.world_size > 1 else 1  # type: ignore[attr-defined]
         stops = steps % max(1, interval) == 0 and self._stops(trainer)
         if stops or steps % self.steps == 0:
-            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)
         if stops:
             raise KeyboardInterrupt
 
