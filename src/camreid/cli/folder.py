@@ -56,7 +56,9 @@ class RunFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of one run."""
-        with suppress(OSError, ValueError):  # Hydra reports a folder that cannot be created
+        with suppress(
+            OSError, TypeError, ValueError
+        ):  # Hydra reports a folder that cannot be created
             _check(config, [Path(config.hydra.run.dir)])
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
