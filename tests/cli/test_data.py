@@ -1,6 +1,7 @@
 """camreid-data: check, show and split; and data.on_bad_image."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,41 @@ def test_check_is_clean_or_lists_all(run: Run, copy: Path) -> None:
     out = run("camreid-data", "check", f"data.root={copy}").out
     assert "files of zero bytes" in out
     assert f"{images[2]} = {copy}/query/{images[2].name}\n" in out
+
+
+def test_check_prints_json_of_a_list_that_cannot_be_read(run: Run) -> None:
+    Path("all.csv").write_text("path,identity\n")
+    ran = run("camreid-data", "check", "data=csv", "data.path=all.csv", "--json")
+    (row,) = json.loads(ran.out)
+    assert (ran.code, row["is_fault"]) == (1, True)
+    assert "all.csv lacks camera" in row["what"]
+
+
+def test_names_of_two_lines_or_not_in_utf8_are_printed_in_one_line(run: Run, copy: Path) -> None:
+    (copy / "query" / "a\nfault  9  b.jpg").touch()
+    (copy / "query" / os.fsdecode(b"0001_c1s1_000001_\xff.jpg")).touch()
+    ran = run("camreid-data", "check", f"data.root={copy}")
+    assert "/a\\nfault  9  b.jpg\n" in ran.out
+    (copy / "query" / "a\nfault  9  b.jpg").unlink()
+    ran = run("camreid-data", "split", "+split=original", f"data.root={copy}")
+    assert ran.code == 1
+    assert "UTF-8" in ran.err
+    assert "\n" not in ran.err.strip()
+    assert not list(Path().glob("*.csv"))
+
+
+def test_show_prints_the_names_of_identities(run: Run, market: Path) -> None:
+    images = sorted((market / "bounding_box_train").iterdir())[:4]
+    lines = [f"{path},{'ab'[n % 2]},{n // 2}" for n, path in enumerate(images)]
+    Path("all.csv").write_text("\n".join(["path,identity,camera", *lines]))
+    ran = run("camreid-data", "show", "data=csv", "data.path=all.csv", "--json")
+    assert json.loads(ran.out) == [{"pid": name, "c1": 1, "c2": 1} for name in "ab"]
+    images = [Path(lines[0].partition(",")[0])]
+    Path("all.csv").write_text(Path("all.csv").read_text().replace(str(images[0]), "bad.jpg"))
+    Path("bad.jpg").write_bytes(b"no image")
+    ran = run("camreid-data", "show", "data=csv", "data.path=all.csv", "-o", "b.png")
+    assert "bad.jpg can't be read" in ran.err
+    assert "skip" not in ran.err
 
 
 def test_show_draws_a_cell_for_each_identity_and_camera(run: Run, market: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camreid.data import ImageRecord, OriginalSplit, Records, read_folder, read_market1501
+from camreid.data import OriginalSplit, Records, read_folder, read_market1501
+from camreid.data.dataset import read_image
 from camreid.data.inspection import Finding, inspect, without_bad_images
 from camreid.data.layouts import find, scan
+from camreid.errors import ImageError, MissingDataset
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 
@@ -154,7 +157,68 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     assert [f.what for f in inspect(records, root, None) if f.is_fault] == []
 
 
-def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "0001_c1s1_000001_00.jpg")
-    records = Records((ImageRecord(str(tmp_path / "0001_c1s1_000001_00.jpg"), 1, 1),), (), ())
-    assert "a pipe" in str(inspect(records, tmp_path, None))
+def test_a_pipe_or_device_is_named_and_not_read(home: Path) -> None:
+    names = [home / FOLDERS[0] / f"0001_c1s1_000009_0{n}.png" for n in range(3)]
+    os.mkfifo(names[0])
+    names[1].symlink_to("/dev/zero")
+    names[2].mkdir()
+    (found,) = findings(home).values()
+    assert found.examples == (*map(str, names),)
+    assert without_bad_images(OriginalSplit()(read_market1501(home))).skipped == 3
+    for name in names:
+        with pytest.raises(ImageError, match="a folder, a pipe or a device"):
+            read_image(name)
+
+
+def test_missing_folders_are_named_beside_other_faults(home: Path) -> None:
+    shutil.rmtree(home / FOLDERS[0])
+    (home / FOLDERS[1]).rename(home / "queries")
+    (home / FOLDERS[1]).touch()
+    (home / FOLDERS[2] / "0003_c1s1_000009_00.png").touch()
+    found = findings(home)
+    assert found["missing folders"].examples == (*(str(home / name) for name in FOLDERS[:2]),)
+    assert found["files of zero bytes"].count == 1
+    with pytest.raises(MissingDataset, match=FOLDERS[0]):
+        read_market1501(home)
+
+
+def test_a_folder_of_misnamed_or_nested_images_is_still_a_subset(home: Path) -> None:
+    query, gallery = home / FOLDERS[1], home / FOLDERS[2]
+    for path in [*query.iterdir()]:
+        path.rename(query / f"x{path.name}")
+    (gallery / "in").mkdir()
+    for path in [*gallery.glob("*.png")]:
+        path.rename(gallery / "in" / path.name)
+    found = findings(home)
+    assert found["images without a record"].count == 2
+    assert found["images in nested folders"].count == 4
+
+
+def test_broken_links_and_names_that_are_not_utf8_are_faults(home: Path) -> None:
+    (home / FOLDERS[0] / "loop").symlink_to("loop")
+    name = os.fsencode(home / FOLDERS[0]) + b"/0001_c1s1_000009_\xff.png"
+    os.rename(save(home / FOLDERS[0] / "a.png"), name)
+    found = findings(home)
+    assert found["broken links"].examples == (str(home / FOLDERS[0] / "loop"),)
+    assert any("UTF-8" in what for what in found)
+
+
+def test_cameras_beyond_the_public_ones_are_noted_in_other_datasets(home: Path) -> None:
+    path = save(home / FOLDERS[0] / "0001_c7s1_000001_00.png")
+    assert findings(home) == {}
+    notes = findings(home, is_fault=False)
+    assert notes["cameras that the public dataset does not have"].examples == (str(path),)
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(1, 0), (3, 2)])
+def test_images_of_16_bits_are_noted_once(home: Path, channels: int, kind: int) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        body = name + content
+        return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+    header = (4).to_bytes(4, "big") + (8).to_bytes(4, "big") + bytes([16, kind, 0, 0, 0])
+    pixels = zlib.compress(8 * (b"\0" + 4 * channels * b"\x12\x34"))
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    (home / FOLDERS[0] / "0001_c1s1_000009_00.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    notes = [f for what, f in findings(home, is_fault=False).items() if "16 bits" in what]
+    assert [f.count for f in notes] == [1]

@@ -37,14 +37,16 @@ def main() -> None:
         except Exception as error:
             if (message := paragraph(error, config)) is None:
                 raise
-            raise InputError(message) from None
+            if not typed.json or typed.action != "check":
+                raise InputError(message) from None
+            rows = [{"what": message, "count": 1, "examples": [], "is_fault": True}]
         if typed.json:
             print(json.dumps(rows, indent=1))
         elif typed.action == "check":
             for row in rows:
                 kind = "fault" if row["is_fault"] else "note"
                 lines = [f"{kind:5}{row['count']:9,}  {row['what']}", *row["examples"]]
-                print(printable("\n    ".join(lines)))
+                print("\n    ".join(printable(line.replace("\n", r"\n")) for line in lines))
         else:
             Table("", [*rows[0]], [[*map(str, row.values())] for row in rows]).show()
         raise SystemExit(int(any(row.get("is_fault") for row in rows)))
@@ -80,7 +82,8 @@ def _show(config: DictConfig, path: Path) -> list[dict[str, Any]]:
     images = [read_image(min(cell), (128, 64)) if cell else blank for cell in cells]
     sheet = to_pil_image(make_grid(images, len(cameras)))
     write_whole(path, lambda draft: sheet.save(draft, "PNG"))
-    return [{"pid": p, **{f"c{c}": len(paths[p, c]) for c in cameras}} for p in pids]
+    names = {pid: name for name, pid in records.datasets[0].identities.items()}
+    return [{"pid": names.get(p, p), **{f"c{c}": len(paths[p, c]) for c in cameras}} for p in pids]
 
 
 def _split(config: DictConfig, path: Path) -> list[dict[str, Any]]:

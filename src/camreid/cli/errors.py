@@ -45,6 +45,7 @@ _REMEDIES = {
 _SIGNS = {  # in the messages of libraries
     r"too many open files|ancdata": _FILES,
     r"bus error|shared memory|</torch_": "/dev/shm is too small: enlarge it, or data.workers=0.",
+    r"surrogates not": "The name of a file is not UTF-8. camreid-data check names it; rename it.",
     r"DataLoader worker": f"A loader process was killed, often for lack of memory. {_MEMORY}",
     r"MemoryError|allocate|out of memory|failed to map": _MEMORY,
     r"connection (closed|reset) by|gloo|nccl": "Another process of this training has ended.",
@@ -171,7 +172,7 @@ def _with_remedy(error: InputError, config: DictConfig) -> str:
     text = error.message
     if "Original Traceback" in text:  # of a loader process
         text = text.rsplit("Error: ", 1)[-1].strip()
-    if isinstance(error, ImageError) and "data" in config:
+    if isinstance(error, ImageError) and "data" in config and HydraConfig.initialized():
         text += " With data.on_bad_image=skip, a command leaves out such images and counts them."
     found = dict(leaves(OmegaConf.to_container(config)))
     typed = []

@@ -133,6 +133,8 @@ def read_image(
     """
     name = getattr(image, "filename", image)
     try:
+        if not isinstance(image, Image.Image) and os.path.exists(image) != os.path.isfile(image):
+            raise OSError("it is a folder, a pipe or a device")
         with nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as file:
             rgb = as_shown(file)
     except Exception as error:  # Pillow's decoders raise many types

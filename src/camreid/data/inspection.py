@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,15 +14,17 @@ from PIL import Image, UnidentifiedImageError
 
 from camreid.data.cache import cores
 from camreid.data.dataset import as_shown, is_deep, is_turned
-from camreid.data.layouts import CAMERAS, SIZES, Layout, is_official
+from camreid.data.layouts import CAMERAS, SIZES, Layout, is_official, part
 from camreid.data.manifest import SUBSETS, Split
 from camreid.data.records import JUNK, Records, identities, is_hidden, is_image, parse_name
 from camreid.progress import Progress, note
 
+_REASONS = {Image.DecompressionBombError: "too large", UnicodeEncodeError: "name not in UTF-8"}
 Remarks: TypeAlias = Iterator[tuple[str, str]]  # what there is to say, and about which file
-_TRAITS: dict[str, Callable[[Image.Image], Any]] = {
+_TRAITS: dict[str, Callable[[Any], Any]] = {
     "grey images: used as RGB": lambda image: image.mode in ("1", "L", "LA"),
     "grey images of 16 bits or more: scaled to 8 bits": is_deep,
+    "colour images of 16 bits: the upper 8 are used": lambda image: "B;16" in str(image.tile),
     "CMYK images: converted to RGB": lambda image: image.mode == "CMYK",
     "images with transparency: put on white": lambda image: image.has_transparency_data,
     "animated images: the first frame is used": lambda image: getattr(image, "is_animated", False),
@@ -32,7 +34,8 @@ _JUNK, _OTHER = "junk images (pid -1): left out", "files that are not of a subse
 _COPIES = "equal files in query and gallery, of one identity and camera: ignored"  # of VeRi-776
 _UNUSED = "images without a record: misnamed, or not listed"
 _UNMATCHED = "queries without a match: left out of the scores"
-_NOTES = {*_TRAITS, _JUNK, _OTHER, _COPIES, _UNMATCHED}
+_FAR = "cameras that the public dataset does not have: used"
+_NOTES = {*_TRAITS, _JUNK, _OTHER, _COPIES, _UNMATCHED, _FAR}
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,20 @@ class Finding:
 def inspect(records: Records, home: Path, layout: Layout | None) -> list[Finding]:
     """All findings on a dataset in `home`, faults first; each image is read once."""
     sizes = (len(records.train), len(records.query), len(records.gallery))
-    what, is_fault, most = f"images of train, query and gallery: {sizes}", not sizes[0], 2**63
+    what, is_fault, most, far = f"images of train, query and gallery: {sizes}", not sizes[0], 0, ""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    folders = [part(home, name) for name in dict.fromkeys(layout.folders)] if layout else []
     if layout is not None:
         known, is_public = SIZES[layout.name], is_official(home, layout)
         what += f". {layout.title} has {' or '.join(map(str, known))}"
         is_fault = 0 in sizes or (is_public and sizes not in known)
-        most = CAMERAS[layout.name] if is_public else most
-    kinds: dict[str, list[str]] = defaultdict(list)
-    others = _of_folder(records, home) if home.is_dir() else ()
-    for kind, name in (*_of_labels(records, most), *others, *_of_files(records)):
+        most = CAMERAS[layout.name]
+        far = f"cameras out of range: expected 1 to {most}" if is_public else _FAR
+        kinds["missing folders"] = [str(folder) for folder in folders if not folder.is_dir()]
+    others = _of_folder(records, home, folders) if home.is_dir() else ()
+    for kind, name in (*_of_labels(records, most, far), *others, *_of_files(records)):
         kinds[kind].append(name)
-    found = [Finding(k, len(v), tuple(v[:5]), k not in _NOTES) for k, v in kinds.items()]
+    found = [Finding(k, len(v), tuple(v[:5]), k not in _NOTES) for k, v in kinds.items() if v]
     return sorted([*found, Finding(what, sum(sizes), (), is_fault)], key=lambda f: not f.is_fault)
 
 
@@ -72,27 +78,19 @@ def without_bad_images(split: Split) -> Split:
     return replace(split, **kept, skipped=len(bad))
 
 
-def _of_labels(records: Records, most: int) -> Remarks:
-    cameras = defaultdict(set)
-    for r in records.gallery:
-        cameras[r.pid].add(r.camera)
-    for r in (*records.train, *records.val, *records.query, *records.gallery):
-        if r.camera > most:
-            yield f"cameras out of range: expected 1 to {most}", r.path
-    for r in (*records.train, *records.query):
-        if r.pid == 0:
-            yield "distractors (pid 0) outside the gallery", r.path
-    for r in records.query:
-        if not cameras[r.pid] - {r.camera}:
-            yield _UNMATCHED, r.path
-    trained = {*identities(records.train), *identities(records.val)}
-    for pid in sorted(trained.intersection(identities((*records.query, *records.gallery)))):
-        yield "identities in train and test", str(pid)
+def _of_labels(records: Records, most: int, far: str) -> Remarks:
+    query, pairs = records.query, {(r.pid, r.camera) for r in records.gallery}
+    train, n = (*records.train, *records.val), Counter(pid for pid, _ in pairs)
+    both = {*identities(train)}.intersection(identities((*query, *records.gallery)))
+    yield from ((far, r.path) for r in (*train, *query, *records.gallery) if 0 < most < r.camera)
+    yield from (("pid 0 outside the gallery", r.path) for r in (*train, *query) if r.pid == 0)
+    yield from ((_UNMATCHED, r.path) for r in query if n[r.pid] <= ((r.pid, r.camera) in pairs))
+    yield from (("identities in train and test", str(pid)) for pid in sorted(both))
 
 
-def _of_folder(records: Records, home: Path) -> Remarks:
-    used = {r.path for s in SUBSETS for r in getattr(records, s)}
-    homes, closed = {os.path.dirname(path) for path in used}, list[OSError]()
+def _of_folder(records: Records, home: Path, folders: Sequence[Path]) -> Remarks:
+    used, closed = {r.path for s in SUBSETS for r in getattr(records, s)}, list[OSError]()
+    homes = {*map(os.path.dirname, used), *map(str, folders)}
     for folder, inner, names in os.walk(home, onerror=closed.append):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
         for path in (os.path.join(folder, name) for name in inner):
@@ -103,7 +101,7 @@ def _of_folder(records: Records, home: Path) -> Remarks:
         for name in sorted(name for name in names if not is_hidden(name)):
             path, parsed = os.path.join(folder, name), parse_name(name)
             if not is_image(name) or not (is_nested or folder in homes):
-                yield _OTHER, path
+                yield _OTHER if os.path.exists(path) else "broken links: left out", path
             elif path not in used and folder in homes:
                 yield _JUNK if parsed and parsed.pid == JUNK else _UNUSED, path
             elif path not in used:
@@ -134,8 +132,9 @@ def _looks(paths: Sequence[str]) -> Iterator[tuple[str, str, set[str]]]:
 def _look(path: str) -> tuple[str, str, set[str]]:
     digest = ""
     try:
-        if Path(path).is_fifo():  # it would wait
-            return path, digest, {"unreadable images (a pipe)"}
+        path.encode()
+        if os.path.exists(path) != os.path.isfile(path):  # it may never end
+            return path, digest, {"unreadable images (a folder, a pipe or a device)"}
         content = Path(path).read_bytes()
         digest = hashlib.sha256(content).hexdigest() if content else ""
         with Image.open(io.BytesIO(content)) as image:
@@ -145,6 +144,5 @@ def _look(path: str) -> tuple[str, str, set[str]]:
     except UnidentifiedImageError:
         return path, digest, {"files that are no images" if digest else "files of zero bytes"}
     except Exception as error:  # Pillow's decoders raise many types
-        is_bomb = isinstance(error, Image.DecompressionBombError)
-        reason = getattr(error, "strerror", "") or ("damaged or cut short", "too large")[is_bomb]
+        reason = getattr(error, "strerror", "") or _REASONS.get(type(error), "damaged or cut short")
         return path, digest, {f"unreadable images ({reason})"}

@@ -81,6 +81,9 @@ def find(root: str | Path, name: str) -> tuple[Path, Layout]:
     if found:
         names = ", ".join(place.name for place, _ in found)
         raise InputError(f"root={root} holds {len(found)} datasets: {names}.", root=found[0][0])
+    train, *others = (part(home, folder).is_dir() for folder in wanted[0].folders)
+    if any(others) and not train:  # `checked` refuses it
+        return home, wanted[0]
     there = ", ".join(sorted(os.listdir(home))[:4]) if home.is_dir() else "no such folder"
     expected = f"{wanted[0].folders[0]} of {wanted[0].title} in it or in one of its folders"
     message = f"no dataset at root={root}: expected {expected}, found {there or 'nothing'}. "
