@@ -149,12 +149,13 @@ def test_a_broken_file_is_refused(content: bytes, tmp_path: Path) -> None:
     "part",
     [
         {"features": np.eye(1).astype("U")},
+        {"features": np.array([[Path("x")]])},  # pickled
         {"features": np.eye(1).astype(">f4")},
         {"features": np.array(1.0)},
         {"names": np.array(5)},
         {"features": np.zeros((1100, 60_000), np.float16)},  # 132 MB in memory
     ],
-    ids=["text", "byte order", "no rows", "no list", "bomb"],
+    ids=["text", "pickle", "byte order", "no rows", "no list", "bomb"],
 )
 def test_parts_of_another_form_are_refused(part: dict[str, Any], tmp_path: Path) -> None:
     content = {"features": np.eye(1), "names": np.array(["a"]), "source": "m", **part}

@@ -1,6 +1,7 @@
 """Shared by several tests of commands."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,20 @@ from camreid.files import CONF
 from camreid.labels import LabelMap
 from camreid.training import ReIDModule
 from tests.conftest import CONFIG, Ran, trained
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test in which a command connects to another machine."""
+    connect = socket.socket.connect
+
+    def connect_here(own: socket.socket, address: Any) -> None:
+        here = own.family not in (socket.AF_INET, socket.AF_INET6) or "localhost" in address
+        if not here and not address[0].startswith(("127.", "::1")):
+            pytest.fail(f"a connection to {address}")
+        connect(own, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
 
 
 def imported(path: Path, camera: int | None, labels: LabelMap, seed: int) -> Path:

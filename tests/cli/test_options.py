@@ -59,6 +59,11 @@ def test_a_refusal_names_the_whole_option(typed: str) -> None:
     assert typed in str(refusal.value)
 
 
+def test_an_infinite_value_is_named_alone_where_its_group_is_typed() -> None:
+    with pytest.raises(InputError, match=r"^trainer\.devices=Infinity: "):
+        accept("trainer=cpu", "trainer.devices=inf")
+
+
 @pytest.mark.parametrize("value", [math.inf, math.nan, -7, -0.5, 1e30, 10**12, [math.nan], ["", 0]])
 @pytest.mark.parametrize("command", [p.stem for p in sorted(CONF.glob("*.yaml"))])
 def test_no_option_takes_a_number_without_meaning(command: str, value: object) -> None:

@@ -132,6 +132,8 @@ def test_links_in_a_run_folder_are_not_written_through(run: Run, market: Path) -
     assert not Path("gone").exists()
 
 
-def test_a_folder_that_cannot_be_resolved_is_left_to_hydra() -> None:
-    config = OmegaConf.create({"hydra": {"run": {"dir": "${nowhere}"}}})
+@pytest.mark.parametrize("resume", [None, True])
+def test_a_folder_that_cannot_be_resolved_is_left_to_hydra(resume: object) -> None:
+    folder = "${run_folder:${resume},r}" if resume else "${nowhere}"
+    config = OmegaConf.create({"hydra": {"run": {"dir": folder}}, "resume": resume})
     RunFolder().on_run_start(config)  # another error would be a warning beside Hydra's paragraph

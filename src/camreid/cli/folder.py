@@ -56,7 +56,7 @@ class RunFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check the folder of one run."""
-        with suppress(OSError, ValueError):  # Hydra reports a folder that cannot be created
+        with suppress(OSError, TypeError, ValueError):  # Hydra reports a folder that fails
             _check(config, [Path(config.hydra.run.dir)])
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

@@ -146,7 +146,7 @@ def _is_open(name: str, given: Mapping[str, Any], known: Options) -> bool:
 
 def check_values(given: Mapping[str, Any], known: Options, typed: Collection[str]) -> None:
     """Refuse a value of another kind, a missing file, and a `typed` option without effect."""
-    for name in sorted(given, key=lambda name: name not in typed):
+    for name in sorted(given, key=lambda n: (isinstance(given[n], Mapping), n not in typed)):
         if not all(abs(number) < math.inf for number in _numbers(given[name])):
             raise InputError(f"{override(name, given[name])}: expected finite numbers.")
         if name in typed and re.search(r"[\0-\x1f\x7f]", str(given[name])):
