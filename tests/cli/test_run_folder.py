@@ -1,5 +1,6 @@
 """A command deletes and overwrites only files that it created."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -74,6 +75,21 @@ def test_a_failed_command_takes_back_its_own_files_alone(run: Run) -> None:
         assert "nowhere" in ran.err
     assert contents(Path()) == before
     assert [p.name for p in Path().iterdir()] == ["mine"]
+
+
+def test_a_disk_that_is_full_at_once_leaves_no_folder(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(config: object, name: str, folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    monkeypatch.setattr("hydra.core.utils._save_config", save)
+    ran = run("camreid-train", SPLIT, "data.root=nowhere", *TINY, "run_dir=new/er")
+    assert ran.code == 1
+    assert "run_dir= cannot be written: No space left" in ran.err
+    assert not list(Path().iterdir())
 
 
 def test_a_folder_that_another_run_holds_is_refused(run: Run) -> None:

@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from camreid import __version__
 from camreid.cli import stopped
-from camreid.cli.folder import ERROR, discard, release, sweeps
+from camreid.cli.folder import ERROR, created, discard, release, sweeps
 from camreid.cli.streams import close_streams, open_streams
 from camreid.errors import ImageError, InputError
 from camreid.files import CONF, write_text
@@ -85,8 +85,8 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
         except (*_OF_HYDRA, ValueError) as error:
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
         except OSError as error:
-            if HydraConfig.initialized():
-                discard(Path(HydraConfig.get().run.dir).absolute())
+            for folder in created[:1]:  # Hydra has forgotten it
+                discard(folder)
             found = f"{error.strerror}{f': {error.filename}'[-300:] * bool(error.filename)}"
             stop(name, f"run_dir= cannot be written: {found}. Type another run_dir=.")
         finally:

@@ -24,7 +24,7 @@ _DESCRIPTION = (
 )
 _NAMES = (*_RESULTS, *_DESCRIPTION)
 sweeps: list[Path] = []  # folders of the jobs of -m
-_created: list[Path] = []  # the run folder and its parents, as far as this command creates them
+created: list[Path] = []  # the run folder and its parents, as far as this command creates them
 _held: list[int] = []  # descriptors of locked folders
 
 
@@ -78,7 +78,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _hold(folder: Path) -> None:
-    _created.extend(path for path in (folder, *folder.parents) if not path.exists())
+    created.extend(path for path in (folder, *folder.parents) if not path.exists())
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _held.append(lock(folder))
@@ -88,7 +88,7 @@ def _hold(folder: Path) -> None:
 
 
 def _check(config: DictConfig, folders: list[Path]) -> None:
-    _created.clear()
+    created.clear()
     release()
     resume = config.get("resume")
     for folder in (folder.absolute() for folder in folders if is_first()):
@@ -113,5 +113,5 @@ def discard(folder: Path) -> None:
     for path in [path for form in _DESCRIPTION for path in folder.glob(form)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (folder, *folder.parents):
-        if path in _created and path.is_dir() and not any(path.iterdir()):
+        if path in created and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
