@@ -182,6 +182,21 @@ def test_missing_folders_are_named_beside_other_faults(home: Path) -> None:
         read_market1501(home)
 
 
+def test_an_unreadable_folder_is_named_beside_other_faults(home: Path) -> None:
+    (home / FOLDERS[1]).chmod(0)
+    (home / FOLDERS[2] / "0003_c1s1_000009_00.png").touch()
+    try:
+        if os.access(home / FOLDERS[1], os.R_OK):
+            pytest.skip("root reads all")
+        found = findings(home)
+        with pytest.raises(PermissionError, match=FOLDERS[1]):
+            read_market1501(home)
+    finally:
+        (home / FOLDERS[1]).chmod(0o700)
+    assert found["files of zero bytes"].count == 1
+    assert found["unreadable folders (Permission denied)"].examples == (str(home / FOLDERS[1]),)
+
+
 def test_a_folder_of_misnamed_or_nested_images_is_still_a_subset(home: Path) -> None:
     query, gallery = home / FOLDERS[1], home / FOLDERS[2]
     for path in [*query.iterdir()]:

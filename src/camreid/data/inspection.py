@@ -93,9 +93,8 @@ def _of_folder(records: Records, home: Path, folders: Sequence[Path]) -> Remarks
     homes = {*map(os.path.dirname, used), *map(str, folders)}
     for folder, inner, names in os.walk(home, onerror=closed.append):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
-        for path in (os.path.join(folder, name) for name in inner):
-            followed = any((own + os.sep).startswith(path + os.sep) for own in homes)
-            if os.path.islink(path) and not followed:
+        for path in filter(os.path.islink, (os.path.join(folder, name) for name in inner)):
+            if not any((own + os.sep).startswith(path + os.sep) for own in homes):
                 yield "links to folders: not followed", path
         is_nested = any(folder.startswith(own + os.sep) for own in homes)
         for name in sorted(name for name in names if not is_hidden(name)):

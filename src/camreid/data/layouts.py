@@ -119,6 +119,8 @@ def checked(records: Records, home: Path, layout: Layout) -> Records:
 
 def _read(root: str | Path, name: str) -> Records:
     home, layout = find(root, name)
+    for folder in filter(Path.is_dir, (part(home, name) for name in layout.folders)):
+        os.scandir(folder).close()  # raises if it is unreadable, where `scan` goes on
     records, wrong = scan(home, layout)
     if wrong:
         more = f", nor are {len(wrong) - 1} more: {', '.join(wrong[1:5])}" * (len(wrong) > 1)
@@ -164,7 +166,7 @@ def is_official(home: Path, layout: Layout) -> bool:
 
 
 def _read_folder(folder: Path, layout: Layout, other: list[str], wrong: list[str]) -> Images:
-    if not folder.is_dir():
+    if not folder.is_dir() or not os.access(folder, os.R_OK):
         return ()
     records, home, match = [], os.path.join(folder, ""), re.compile(layout.names).match
     for name in sorted(name for name in os.listdir(folder) if not is_hidden(name)):
