@@ -144,6 +144,19 @@ def test_a_file_that_cannot_run_is_refused_before_images_are_read(
         FeatureExtractor(changed(exported, change, tmp_path / "m.onnx"))
 
 
+def test_tensors_in_another_file_which_no_checksum_covers_are_refused(
+    exported: bytes, tmp_path: Path
+) -> None:
+    def move(proto: onnx.ModelProto) -> None:
+        tensor = max(proto.graph.initializer, key=lambda t: len(t.raw_data))
+        (tmp_path / "w.bin").write_bytes(tensor.raw_data)
+        onnx.external_data_helper.set_external_data(tensor, "w.bin")
+        tensor.ClearField("raw_data")
+
+    with pytest.raises(InputError, match="cannot be read as ONNX"):
+        read_metadata(changed(exported, move, tmp_path / "m.onnx"))
+
+
 def test_the_digest_is_of_the_weights() -> None:
     other = tiny_module(LabelMap((3, 9)))
     assert (

@@ -18,9 +18,10 @@ from camreid.models.network import ReIDOutput
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a file of `export_onnx`; InputError if any part of the file has changed."""
+    """The metadata of a file of `export_onnx`; InputError if a part changed or is elsewhere."""
     try:
         proto = import_module("onnx").load_model(path, load_external_data=False)
+        import_module("onnx.external_data_helper").convert_model_from_external_data(proto)
         proto.metadata_props.remove(digest := proto.metadata_props[-1])
         found = hashlib.sha256(proto.SerializeToString()).hexdigest()
     except Exception as error:  # of protobuf
@@ -34,7 +35,6 @@ class Exported(nn.Module):
     """The network of a file of `export_onnx`, with its `source`; InputError for another file."""
 
     cameras, device, calibration = (), torch.device("cpu"), None
-    source: str
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
