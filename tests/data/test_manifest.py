@@ -68,6 +68,20 @@ def test_broken_lines_are_refused(lines: list[str], message: str, tmp_path: Path
         Split.load(path)
 
 
+def test_messages_are_short_and_name_a_root_only_where_one_is_typed(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text(f"{HEADER}\ntrain,{path},{'9' * 5000},1\n")
+    with pytest.raises(InputError, match="line 2") as refused:
+        Split.load(path)
+    assert len(str(refused.value)) < 500 + len(str(path))
+    path.write_text(f"{HEADER}\ntrain,gone.jpg,1,1\n")
+    with pytest.raises(InputError, match=r"not there, such as gone\.jpg") as refused:
+        Split.load(path)
+    assert "None" not in str(refused.value)
+    with pytest.raises(InputError, match=f"root={tmp_path}"):
+        Split.load(path, tmp_path)
+
+
 def test_another_file_is_no_manifest(tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_text("path,pid\nx,1\n")
     with pytest.raises(InputError, match="lacks subset, camera"):

@@ -141,8 +141,8 @@ def _record(place: str, line: dict[str, str]) -> ImageRecord:
     except ValueError:
         good = False
     if not good or not image or subset not in SUBSETS:
-        found = f"{place} reads {','.join(line.values())}; expected {','.join(COLUMNS)}: subset"
-        raise InputError(f"{found} {', '.join(SUBSETS)}; pid -1..2**63-1; camera from 1.")
+        found = f"{place} reads {','.join(line.values())[:200]}; expected {','.join(COLUMNS)}:"
+        raise InputError(f"{found} subset {', '.join(SUBSETS)}; pid -1..2**63-1; camera from 1.")
     if pid < 1 and subset != "gallery":
         found = f"{place} puts pid {pid} into {subset}; -1 (junk) and 0 (distractor) are of the"
         raise InputError(f"{found} gallery. Delete such lines; if pids start at 0, add 1 to each.")
@@ -179,7 +179,7 @@ def _locate(path: Path, parts: list[list[ImageRecord]], root: Any, outside: bool
 
     found = [tuple(map(located, part)) for part in parts]
     if lost:
-        require_files(lost, path, f"They were also searched below root={root}.", root="FOLDER")
+        require_files(lost, path, f"Nor are they below root={root}." * bool(root), root="FOLDER")
         message = f"{path} lists {len(lost)} images outside root={root}, such as {lost[0]}."
         raise InputError(message, outside_root=True)
     return found

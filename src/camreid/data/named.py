@@ -43,8 +43,8 @@ def read_csv(path: str | Path) -> Records:
         place, identity, camera, subset = (line.get(name, "") for name in (*COLUMNS, "subset"))
         wrong = line.get("") or subset.lower() not in ("", *SUBSETS)
         if wrong or not (place and identity and camera):
-            found = f"{where} reads {','.join(line.values())}; expected {','.join(COLUMNS)}, and as"
-            raise InputError(f"{found} subset {', '.join(SUBSETS)} or nothing.")
+            found = f"{where} reads {','.join(line.values())[:200]}; expected {','.join(COLUMNS)}"
+            raise InputError(f"{found}, and as subset {', '.join(SUBSETS)} or nothing.")
         place = os.path.normpath(os.path.join(file.parent, place.replace("\\", "/")))
         images.append(NamedImage(place, identity, camera, subset.lower()))
     if len({bool(image.subset) for image in images}) != 1:
