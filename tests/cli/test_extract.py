@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from camreid.checkpoints import save, save_experts
 from camreid.cli import extract
 from camreid.data import Records
 from camreid.errors import InputError
+from camreid.files import lock, unlock
 from camreid.labels import LabelMap
 from tests.conftest import Ran, tiny_module
 
@@ -60,6 +62,37 @@ def test_an_interrupted_command_goes_on(
     monkeypatch.setattr(FeatureExtractor, "__call__", plain)
     mirrored = FeatureExtractor("a.ckpt", normalize=True, flip=True)
     torch.testing.assert_close(Gallery.load("g.npz").features, plain(mirrored, list(found.names)))
+
+
+def test_one_command_at_a_time_writes_an_output(
+    records: Records, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(self: FeatureExtractor, images: list[str], *more: Any) -> torch.Tensor:
+        Path("g.npz").write_text("mine")
+        return plain(self, images, *more)
+
+    save(tiny_module(LabelMap((5, 3))).eval(), "a.ckpt")
+    folder = Path(records.query[0].path).parent
+    command = (
+        "camreid-extract",
+        "checkpoint=a.ckpt",
+        f"images={folder}",
+        "device=cpu",
+        "-o",
+        "f.npz",
+    )
+    plain = FeatureExtractor.__call__
+    Path("f.npz.parts").mkdir()
+    handle = lock("f.npz.parts")
+    refused = run(*command, "run_dir=a")
+    assert refused.code == 1
+    assert "another command writes f.npz;" in refused.err
+    unlock(handle)
+    assert run(*command, "run_dir=b").code == 0
+    monkeypatch.setattr(FeatureExtractor, "__call__", late)
+    assert run(*command[:-1], "g.npz", "run_dir=c").code == 1
+    assert Path("g.npz").read_text() == "mine"
+    assert {p.name for p in Path().glob("*.npz*")} == {"f.npz", "g.npz"}
 
 
 def test_images_come_from_folders_patterns_and_csv_files(records: Records, tmp_path: Path) -> None:

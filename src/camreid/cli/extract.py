@@ -1,7 +1,7 @@
 """camreid-extract: the features of images as a file."""
 
 import glob
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from camreid.data.manifest import read_table
 from camreid.data.records import is_hidden, is_image, require_files
 from camreid.errors import InputError
 from camreid.evaluation.features import doubts
+from camreid.files import lock, unlock
 from camreid.gallery import Gallery, require_format
 from camreid.inference import FeatureExtractor
 from camreid.progress import Progress
@@ -25,16 +26,16 @@ _OPTIONS = ("device", "batch_size", "workers", "flip", "neck", "precision")
 def extract_run(config: DictConfig) -> None:
     """Extract in chunks, which the same command reads again after an interruption."""
     output, checkpoint = require_format(Path(config.output).expanduser()), Path(config.checkpoint)
-    if output.exists():
-        raise InputError(f"output={output} exists; type another output=, or remove the file.")
+    _require_new(output)
     images, cameras = list_files(Path(config.images).expanduser())
     is_file = checkpoint.suffix != ".onnx" and not checkpoint.is_dir()
     model = read_checkpoint(checkpoint).module() if is_file else checkpoint
     extractor = FeatureExtractor(model, **{name: config[name] for name in _OPTIONS})
     if extractor.experts or not extractor.network.cameras:
         cameras = None  # experts are comparable side by side
-    parts, features = output.with_name(f"{output.name}.parts"), []
-    with Progress(None, "Features", total=len(images), unit="image") as bar:
+    parts, features, held = output.with_name(f"{output.name}.parts"), [], None
+    bar = Progress(None, "Features", total=len(images), unit="image")
+    with bar, ExitStack() as stack:
         for start in range(0, len(images), CHUNK):
             own, seen = images[start : start + CHUNK], cameras and cameras[start : start + CHUNK]
             form = repr((extractor.source, own, seen, config.flip, config.precision)).encode()
@@ -42,6 +43,8 @@ def extract_run(config: DictConfig) -> None:
             part = Gallery.load(file) if file.is_file() else Gallery(extractor.source)
             if not len(part):
                 part.add(extractor(own, seen), own)
+                _require_new(output)  # another command may have ended by now
+                held = held or stack.callback(unlock, _hold(parts))
                 part.save(file)
             features.append(part.features)
             bar.update(len(own))
@@ -54,6 +57,21 @@ def extract_run(config: DictConfig) -> None:
         parts.rmdir()
     written = f"Written to {output}: {len(found):,} x {found.features.shape[1]}, of {found.source}"
     show(*doubts(extracted=found.features), written)
+
+
+def _require_new(output: Path) -> None:
+    if output.exists():
+        raise InputError(f"output={output} exists; type another output=, or remove the file.")
+
+
+def _hold(parts: Path) -> int:
+    """Lock the folder of the chunks."""
+    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        return lock(parts)
+    except BlockingIOError:
+        found = f"another command writes {parts.with_suffix('')}"
+        raise InputError(f"{found}; wait for it, or type another output=.") from None
 
 
 def list_files(images: Path) -> tuple[list[str], list[int | None] | None]:
