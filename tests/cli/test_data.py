@@ -151,3 +151,16 @@ def test_a_manifest_stays_below_the_root_that_is_typed(run: Run, market: Path) -
     ran = run("camreid-data", *typed, "split.outside_root=true", "-o", "b.csv")
     assert ran.code == 0, ran.err
     assert str(outside.absolute()) in Path("b.csv").read_text()
+
+
+def test_an_image_of_train_that_is_also_tested_is_named(run: Run, market: Path) -> None:
+    root = f"data.root={market}"
+    assert "WARNING" not in str(run("camreid-data", "split", "+split=resplit", root, "-o", "a.csv"))
+    _, line, *_ = Path("a.csv").read_text().splitlines()
+    with Path("a.csv").open("a") as file:
+        file.write(line.replace("train,", "query,") + "\n")
+    typed = ("split", "+split=original", "split.manifest=a.csv", "--json", "-o", "b.csv")
+    ran = run("camreid-data", *typed)
+    assert json.loads(ran.out)
+    assert "WARNING: 1 images of train or val are also in query or gallery" in ran.err
+    assert line.split(",")[1] in ran.err

@@ -1,7 +1,12 @@
 """From a config to the parts of a run."""
 
+import os
 import re
+import signal
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -17,13 +22,13 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.trainer.states import TrainerStatus
 
 from camreid.cli._entry import check_devices
 from camreid.cli.checkpoints import Start, seen_identities
 from camreid.cli.dataset import data_root, read_dataset
-from camreid.cli.errors import leaves
-from camreid.cli.first_failure import FirstFailure
-from camreid.cli.folder import launched
+from camreid.cli.errors import leaves, paragraph
+from camreid.cli.folder import ERROR, discard, launched
 from camreid.cli.terminal import show
 from camreid.data import Augment, IdentitySampler, ReIDDataModule, Split
 from camreid.data.inspection import without_bad_images
@@ -32,6 +37,7 @@ from camreid.models.cameras import OPTIONS
 from camreid.models.config import ModelConfig
 from camreid.models.presets import settle
 from camreid.parts import applying, find, make
+from camreid.progress import is_first, printable
 from camreid.runs.folder import RunFolder
 from camreid.training.checkpoint_io import RunCheckpoints
 from camreid.training.progress import RunBar
@@ -67,6 +73,10 @@ def build_split(config: DictConfig) -> Split:
         seen = seen_identities(given, records.datasets)
         options |= {"seen": seen} if seen else {}
         split = instantiate(OmegaConf.create(options))(records)
+    tested = {r.path for r in (*split.query, *split.gallery)}
+    if both := [r.path for r in (*split.train, *split.val) if r.path in tested]:
+        found = "images of train or val are also in query or gallery, so scores are too high"
+        show(f"WARNING: {len(both):,} {found}: {both[0]}")
     return without_bad_images(split) if config.data.get("on_bad_image") == "skip" else split
 
 
@@ -167,3 +177,53 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
         raise InputError("sync_batchnorm=True works on GPUs only.", sync_batchnorm=False)
     trainer.strategy.checkpoint_io = RunCheckpoints(trainer)
     return trainer
+
+
+class FirstFailure(pl.Callback):
+    """Ends all processes when one fails, and prints the error of the first alone."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config, self._is_watching = config, False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Watch the processes that this one has started, or the one that started it."""
+        started = getattr(trainer.strategy.launcher, "procs", [])
+        parent = os.getppid() if not (is_first() or launched()[0]) else None
+
+        def watch() -> None:
+            while not any(p.poll() for p in started) and parent in (None, os.getppid()):
+                time.sleep(0.5)
+            time.sleep(2)  # its own error comes first
+            states = [TrainerStatus.RUNNING, *[TrainerStatus.FINISHED] * bool(started)]
+            if trainer.state.status in states:
+                reason = InputError("another process of this training was killed.")
+                self.on_exception(trainer, pl_module, reason)
+
+        if (started or parent) and not self._is_watching:
+            self._is_watching = True
+            for thread in threading.enumerate():  # Lightning's kills without a word
+                if thread.name == "child-process-observer":
+                    thread._child_processes = []  # type: ignore[attr-defined]
+            threading.Thread(target=watch, daemon=True).start()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Print the error of the first process to fail, and end this one and those it started."""
+        if trainer.world_size == 1 or not isinstance(exception, Exception):
+            return
+        run, message = HydraConfig.get(), paragraph(exception, self.config)
+        folder = Path(run.runtime.output_dir)
+        try:  # a file in the folder, which all processes share, marks the first
+            (folder / ERROR).open("x", encoding="utf-8").write(f"{message or repr(exception)}\n")
+        except OSError:
+            message = ""
+            time.sleep(0.2)  # the first to fail may still print
+        if message:
+            print(f"camreid-{run.job.config_name}: {printable(message)}", file=sys.stderr)
+        elif message is None:
+            traceback.print_exception(exception)
+        sys.stderr.flush()
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+        if message is not None:
+            discard(folder)
+        os._exit(1)  # a process that waits for the others in an exit handler would not end
