@@ -153,6 +153,11 @@ def test_a_device_gives_the_same_and_leaves_the_module_where_it_is(module: ReIDM
     torch.testing.assert_close(found, FeatureExtractor(module)(images), rtol=1e-2, atol=1e-2)
 
 
+def test_a_device_without_values_is_refused(module: ReIDModule) -> None:
+    with pytest.raises(InputError, match=r"device=meta.*device=cpu"):
+        FeatureExtractor(module, device="meta")
+
+
 def test_no_images_give_no_rows(module: ReIDModule) -> None:
     extractor = FeatureExtractor(module, normalize=True)
     for nothing in ([], torch.zeros(0, 3, 64, 32), np.zeros((0, 9, 9, 3), np.uint8)):

@@ -204,10 +204,11 @@ def _numbers(cameras: Any, count: int) -> Tensor:
 
 
 def _device(name: str | torch.device) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=name).device  # `cuda` has a number now
+        probe = torch.zeros(1, device=auto if name == "auto" else name)
+        probe.item()  # refuses meta, which has no values
+        return probe.device  # `cuda` has a number now
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"device={name}: {reason}.", device="cpu") from error

@@ -19,6 +19,9 @@ from camreid.errors import InputError
     [
         (OSError(errno.ENOSPC, "No space left on device", "a.ckpt"), "a.ckpt.*Free some space"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "ulimit -u"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (OSError(errno.ENOSPC, "No space left on device"), "/dev/shm"),  # a lock of a loader
         (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
         (RuntimeError("shared memory object </torch_1>: Too many open files (24)"), "ulimit -n"),
         (RuntimeError("unable to resize file </torch_1_0> to the right size"), "/dev/shm"),

@@ -86,10 +86,27 @@ def test_a_disk_that_is_full_at_once_leaves_no_folder(
         raise OSError(errno.ENOSPC, "No space left on device", name)
 
     monkeypatch.setattr("hydra.core.utils._save_config", save)
-    ran = run("camreid-train", SPLIT, "data.root=nowhere", *TINY, "run_dir=new/er")
+    Path("mine").mkdir()
+    Path("mine/notes").write_text("precious")
+    before = contents(Path())
+    for folder in ("new/er", "mine"):
+        ran = run("camreid-train", SPLIT, "data.root=nowhere", *TINY, f"run_dir={folder}")
+        assert ran.code == 1
+        assert "run_dir= cannot be written: No space left" in ran.err
+        assert contents(Path()) == before
+        assert [p.name for p in Path().iterdir()] == ["mine"]
+
+
+def test_a_resume_that_fails_keeps_the_options_of_the_run(run: Run) -> None:
+    for name in (".hydra/overrides.yaml", "config.yaml", "checkpoints/last.ckpt"):
+        Path("r", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("r", name).write_text("precious")
+    ran = run("camreid-train", SPLIT, "data.root=nowhere", *TINY, "resume=r/checkpoints/last.ckpt")
     assert ran.code == 1
-    assert "run_dir= cannot be written: No space left" in ran.err
-    assert not list(Path().iterdir())
+    assert [
+        p.name for p in Path("r").rglob("*") if p.is_file() and p.read_text() != "precious"
+    ] == ["camreid-train.log"]
+    assert {p.name for p in Path("r/.hydra").iterdir()} == {"overrides.yaml"}
 
 
 def test_a_folder_that_another_run_holds_is_refused(run: Run) -> None:

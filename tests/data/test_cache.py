@@ -259,3 +259,12 @@ def test_a_head_of_another_form_is_not_read(head: str, tree: Path, tmp_path: Pat
     text = head.encode() + b"\n"
     file.write_bytes(hashlib.sha256(text).hexdigest().encode() + b" " + text)
     assert torch.equal(cached(tree, tmp_path / "cache"), read(tree))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_named_pipe_in_place_of_the_file_does_not_hang(tree: Path, tmp_path: Path) -> None:
+    cached(tree, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob("*.images")
+    file.unlink()
+    os.mkfifo(file)
+    assert torch.equal(cached(tree, tmp_path / "cache"), read(tree))

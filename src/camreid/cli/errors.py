@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from camreid import __version__
 from camreid.cli import stopped
-from camreid.cli.folder import ERROR, created, discard, release, sweeps
+from camreid.cli.folder import ERROR, created, discard, locked, release, sweeps
 from camreid.cli.streams import close_streams, open_streams
 from camreid.errors import ImageError, InputError
 from camreid.files import CONF, write_text
@@ -32,18 +32,18 @@ from camreid.progress import printable
 trusted: list[str] = []  # the network class that the user typed, for `cli.checkpoints`
 _OF_HYDRA = (HydraException, OmegaConfBaseException)
 _CHOOSE = {"split": "+split=original or +split=resplit", "distill": "+experiment=distill"}
-_SPACE = "Free some space there, or type another run_dir=; resume= continues from last.ckpt."
-_FILES = "Too many files are open. Type data.workers=0, or raise the limit with ulimit -n 4096."
+_SPACE = "Free some space there or in /dev/shm, or type another run_dir=; resume= uses last.ckpt."
+_FILES = "Too many files or processes. Type data.workers=0, or raise ulimit -n and ulimit -u."
 _MEMORY = "Type data.workers=0, or lower data.identities, data.instances or data.eval_batch_size."
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _FILES),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.EAGAIN), _FILES),
     **dict.fromkeys((errno.EACCES, errno.EROFS), "Change its rights, or name another place."),
     errno.ENOMEM: _MEMORY,
     errno.ENOENT: "It was there before: was the run folder or the dataset moved?",
 }
 _SIGNS = {  # in the messages of libraries
-    r"too many open files|ancdata": _FILES,
+    r"too many open files|ancdata|start new thread|temporarily unavailable": _FILES,
     r"bus error|shared memory|</torch_": "/dev/shm is too small: enlarge it, or data.workers=0.",
     r"surrogates not": "The name of a file is not UTF-8. camreid-data check names it; rename it.",
     r"DataLoader worker": f"A loader process was killed, often for lack of memory. {_MEMORY}",
@@ -85,7 +85,7 @@ def launch(name: str, config_name: str, run: Callable[[DictConfig], Any]) -> Non
         except (*_OF_HYDRA, ValueError) as error:
             stop(name, str(error) if isinstance(error, InputError) else _of_hydra(error))
         except OSError as error:
-            for folder in created[:1]:  # Hydra has forgotten it
+            for folder in [*locked, *created[:1]]:  # Hydra has forgotten it
                 discard(folder)
             found = f"{error.strerror}{f': {error.filename}'[-300:] * bool(error.filename)}"
             stop(name, f"run_dir= cannot be written: {found}. Type another run_dir=.")

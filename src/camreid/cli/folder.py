@@ -8,24 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from camreid.files import lock, unlock
 from camreid.progress import is_first
 
 ERROR = "camreid-error.txt"  # of the process that failed first, among several
-_RESULTS = (
-    *("checkpoints", "head_check.json", "metrics*", "features*", "matrix.json", "import.json"),
-    "*.onnx",
-)
+_RESULTS = ("checkpoints", "metrics*", "features*", "matrix.json", "import.json", "*.onnx")
 _DESCRIPTION = (
     *(".hydra", "config.yaml", "hparams.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
+    "head_check.json",
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
 _NAMES = (*_RESULTS, *_DESCRIPTION)
 sweeps: list[Path] = []  # folders of the jobs of -m
 created: list[Path] = []  # the run folder and its parents, as far as this command creates them
-_held: list[int] = []  # descriptors of locked folders
+locked: dict[Path, int] = {}  # descriptors of locked folders
 
 
 def _of_resumed(resume: str | None, new: str) -> str:
@@ -69,8 +67,8 @@ class RunFolder(Callback):
 
 def release() -> None:
     """Let go of the run folder."""
-    while _held:
-        unlock(_held.pop())
+    while locked:
+        unlock(locked.popitem()[1])
 
 
 if hasattr(os, "register_at_fork"):
@@ -81,7 +79,7 @@ def _hold(folder: Path) -> None:
     created.extend(path for path in (folder, *folder.parents) if not path.exists())
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _held.append(lock(folder))
+        locked[folder] = lock(folder)
     except BlockingIOError:
         found = f"another run is writing into run_dir={folder}"
         raise SystemExit(f"camreid: {found}. Type another run_dir=.") from None
@@ -97,6 +95,8 @@ def _check(config: DictConfig, folders: list[Path]) -> None:
         if resume and Path(resume).resolve().parent.parent == folder.resolve():
             for left in (folder / ERROR, *folder.rglob(".*.[0-9]*.part")):  # of a killed run
                 left.unlink(missing_ok=True)
+            with read_write(config.hydra):
+                config.hydra.output_subdir = None  # keeps the options of the first command
             held = [p.name for f in ("*", ".hydra/*") for p in folder.glob(f) if p.is_symlink()]
         if held:
             last = folder / "checkpoints" / "last.ckpt"

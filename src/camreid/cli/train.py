@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LambdaCallback
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_only
 from timm.layers.norm_act import convert_sync_batchnorm
@@ -22,6 +22,7 @@ from camreid.data import IdentitySampler, ReIDDataModule, Split
 from camreid.errors import InputError, require_whole
 from camreid.labels import LabelMap, fit_camera_labels, fit_labels
 from camreid.models.config import ModelConfig
+from camreid.parts import make
 from camreid.provenance import source
 from camreid.runs.folder import RunFolder
 from camreid.training.module import ReIDModule
@@ -52,7 +53,7 @@ def train_run(config: DictConfig) -> float | None:
     data = build.build_data(config, split, module.config)
     if model.unknown == "drop":
         data.keep_only(module.camera_labels or module.labels)
-    loggers = [instantiate(own) for own in (config.get("logger") or {}).values() if own]
+    loggers = [make(Logger, own) for own in (config.get("logger") or {}).values() if own]
     module.notes = {"config": OmegaConf.to_yaml(config, resolve=True), **source()}
     callbacks = build.build_callbacks(config, split)
     trainer = build.build_trainer(config, callbacks=callbacks, logger=loggers)
@@ -60,6 +61,8 @@ def train_run(config: DictConfig) -> float | None:
     data.setup("fit")  # refuses impossible batches before anything is written
     if config.test:
         data.setup("test")
+        if 0 < trainer.limit_test_batches < 1 / min(map(len, data.test_dataloader())):
+            raise InputError("limit_test_batches is less than a batch.", limit_test_batches=1.0)
     gather_metrics = rank_zero_only(RunFolder(build.run_folder()).gather_metrics)
     gather_metrics(resuming=True)
     _announce(config, split, module, batches, start)

@@ -109,14 +109,13 @@ class ImageCache:
     def _read(self, path: Path, key: list[Any]) -> _Folder:
         """A file; empty if it is missing, cut short, damaged or of another folder."""
         with suppress(OSError, ValueError, TypeError):
-            with path.open("rb") as file:
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # also of a FIFO
                 line = file.readline()
             digest, _, text = line.partition(b" ")
             if digest != hashlib.sha256(text).hexdigest().encode():
                 return _EMPTY
             own, stamps = read_plain(text)
-            shape = (len(stamps), 3, *self.size)
-            size = math.prod(shape)
+            size = math.prod(shape := (len(stamps), 3, *self.size))
             if own == key and path.stat().st_size == len(line) + size + 4 * len(stamps):
                 content = np.asarray(np.memmap(path, np.uint8, "r", len(line)))
                 pixels = content[:size].reshape(shape)
