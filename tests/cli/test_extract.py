@@ -1,9 +1,11 @@
 """camreid-extract: files of features that do not mix models, and go on after an interruption."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -89,8 +91,11 @@ def test_one_command_at_a_time_writes_an_output(
     assert "another command writes f.npz;" in refused.err
     unlock(handle)
     assert run(*command, "run_dir=b").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Gallery, "save", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        assert "full" in run(*command[:-1], "g.npz", "run_dir=c").err
     monkeypatch.setattr(FeatureExtractor, "__call__", late)
-    assert run(*command[:-1], "g.npz", "run_dir=c").code == 1
+    assert run(*command[:-1], "g.npz", "run_dir=d").code == 1
     assert Path("g.npz").read_text() == "mine"
     assert {p.name for p in Path().glob("*.npz*")} == {"f.npz", "g.npz"}
 

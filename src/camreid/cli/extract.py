@@ -1,7 +1,8 @@
 """camreid-extract: the features of images as a file."""
 
 import glob
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def extract_run(config: DictConfig) -> None:
     extractor = FeatureExtractor(model, **{name: config[name] for name in _OPTIONS})
     if extractor.experts or not extractor.network.cameras:
         cameras = None  # experts are comparable side by side
-    parts, features, held = output.with_name(f"{output.name}.parts"), [], None
+    parts, features, held = output.with_name(f"{output.name}.parts"), [], False
     bar = Progress(None, "Features", total=len(images), unit="image")
     with bar, ExitStack() as stack:
         for start in range(0, len(images), CHUNK):
@@ -44,7 +45,7 @@ def extract_run(config: DictConfig) -> None:
             if not len(part):
                 part.add(extractor(own, seen), own)
                 _require_new(output)  # another command may have ended by now
-                held = held or stack.callback(unlock, _hold(parts))
+                held = held or stack.enter_context(_hold(parts))
                 part.save(file)
             features.append(part.features)
             bar.update(len(own))
@@ -64,14 +65,21 @@ def _require_new(output: Path) -> None:
         raise InputError(f"output={output} exists; type another output=, or remove the file.")
 
 
-def _hold(parts: Path) -> int:
-    """Lock the folder of the chunks."""
+@contextmanager
+def _hold(parts: Path) -> Iterator[bool]:
+    """Lock the folder of the chunks; remove it if it stays empty."""
     parts.mkdir(parents=True, exist_ok=True)
     try:
-        return lock(parts)
+        handle = lock(parts)
     except BlockingIOError:
         found = f"another command writes {parts.with_suffix('')}"
         raise InputError(f"{found}; wait for it, or type another output=.") from None
+    try:
+        yield True
+    finally:
+        unlock(handle)
+        with suppress(OSError):
+            parts.rmdir()
 
 
 def list_files(images: Path) -> tuple[list[str], list[int | None] | None]:
