@@ -126,3 +126,13 @@ values = st.recursive(
 @given(values)
 def test_other_data_are_read_as_they_are(value: object) -> None:
     assert read_plain(json.dumps(value)) == value
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are found in /proc")
+def test_the_next_writing_removes_the_draft_of_a_killed_process(tmp_path: Path) -> None:
+    killed, alive = (tmp_path / f".[a] b.csv.{pid}.part" for pid in (2**22 + 1, os.getppid()))
+    other = tmp_path / f".c.csv.{2**22 + 1}.part"
+    for path in (killed, alive, other):
+        path.touch()
+    write_text(tmp_path / "[a] b.csv", "text")
+    assert {*tmp_path.iterdir()} == {tmp_path / "[a] b.csv", alive, other}

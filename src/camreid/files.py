@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from glob import escape
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,10 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         raise CannotWrite(found) from error
     finally:
         with suppress(OSError):
-            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+            for left in (draft, *path.parent.glob(f".{escape(path.name)}.[0-9]*.part")):
+                known, alive = map(os.path.exists, ("/proc/self", f"/proc/{left.suffixes[-2][1:]}"))
+                if left == draft or (known and not alive):  # of a killed process
+                    shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def lock(folder: str | Path, wait: bool = False) -> int:

@@ -75,8 +75,7 @@ def build_split(config: DictConfig) -> Split:
         split = instantiate(OmegaConf.create(options))(records)
     tested = {r.path for r in (*split.query, *split.gallery)}
     if both := [r.path for r in (*split.train, *split.val) if r.path in tested]:
-        found = "images of train or val are also in query or gallery, so scores are too high"
-        show(f"WARNING: {len(both):,} {found}: {both[0]}")
+        show(f"WARNING: {len(both):,} images are in train and test; scores are too high: {both[0]}")
     return without_bad_images(split) if config.data.get("on_bad_image") == "skip" else split
 
 

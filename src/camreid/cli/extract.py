@@ -72,8 +72,7 @@ def _hold(parts: Path) -> Iterator[bool]:
     try:
         handle = lock(parts)
     except BlockingIOError:
-        found = f"another command writes {parts.with_suffix('')}"
-        raise InputError(f"{found}; wait for it, or type another output=.") from None
+        raise InputError(f"another command writes {parts.stem}; type another output=.") from None
     try:
         yield True
     finally:
