@@ -109,7 +109,7 @@ class ImageCache:
     def _read(self, path: Path, key: list[Any]) -> _Folder:
         """A file; empty if it is missing, cut short, damaged or of another folder."""
         with suppress(OSError, ValueError, TypeError):
-            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # also of a FIFO
+            with (path if path.is_file() else Path(os.devnull)).open("rb") as file:  # never a FIFO
                 line = file.readline()
             digest, _, text = line.partition(b" ")
             if digest != hashlib.sha256(text).hexdigest().encode():
