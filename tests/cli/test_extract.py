@@ -75,14 +75,8 @@ def test_one_command_at_a_time_writes_an_output(
 
     save(tiny_module(LabelMap((5, 3))).eval(), "a.ckpt")
     folder = Path(records.query[0].path).parent
-    command = (
-        "camreid-extract",
-        "checkpoint=a.ckpt",
-        f"images={folder}",
-        "device=cpu",
-        "-o",
-        "f.npz",
-    )
+    given = ("checkpoint=a.ckpt", f"images={folder}", "device=cpu")
+    command = ("camreid-extract", *given, "-o", "f.npz")
     plain = FeatureExtractor.__call__
     Path("f.npz.parts").mkdir()
     handle = lock("f.npz.parts")

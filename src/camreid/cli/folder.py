@@ -14,12 +14,12 @@ from camreid.files import lock, unlock
 from camreid.progress import is_first
 
 ERROR = "camreid-error.txt"  # of the process that failed first, among several
-_RESULTS = ("checkpoints", "head_check*", "metrics*", "features*", "matrix.json", "import.json")
+_RESULTS = ("checkpoints", "head_check*", "metrics*", "features*", "matrix.*", "import.*", "*.onnx")
 _DESCRIPTION = (
     *(".hydra", "config.yaml", "hparams.yaml", "split.csv", "names.json", "multirun.yaml", ERROR),
     *("camreid-*[a-z].log", "train_ddp_process_*.log"),  # not camreid-*-1.log: of ranks of srun
 )
-_NAMES = (*_RESULTS, *_DESCRIPTION, "*.onnx")
+_NAMES = (*_RESULTS, *_DESCRIPTION)
 sweeps: list[Path] = []  # folders of the jobs of -m
 created: list[Path] = []  # the run folder and its parents, as far as this command creates them
 locked: dict[Path, int] = {}  # descriptors of locked folders
@@ -107,7 +107,7 @@ def _check(config: DictConfig, folders: list[Path]) -> None:
 
 def discard(folder: Path) -> None:
     """Delete what a command wrote that failed before it had any result, and nothing else."""
-    if not is_first() or any(list(folder.glob(form)) for form in (*_RESULTS, "*.onnx")):
+    if not is_first() or any(list(folder.glob(form)) for form in _RESULTS):
         return
     for path in [path for form in _DESCRIPTION for path in folder.glob(form)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -45,8 +45,7 @@ def train_run(config: DictConfig) -> float | None:
         raise InputError("no validation image has a match among the others.", val_fraction=0)
     model = build.build_model(config, start, split)
     if start is not None and config.resume:
-        _check_resumable(start, split, model, epochs)
-        _check_parts(start, config)
+        _check_resume(start, split, model, config)
     module = build_module(config, model, split, start)
     checkpoints.add_distillation(config, module, teachers)
     evaluate.set_evaluation(module, config.evaluation)
@@ -101,10 +100,10 @@ def build_module(config: DictConfig, model: ModelConfig, split: Split, start: St
     return module
 
 
-def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig, epochs: int) -> None:
+def _check_resume(resumed: Checkpoint, split: Split, model: ModelConfig, config: Any) -> None:
     """Refuse another split, another network with tensors of equal shapes, or a finished run."""
     done, given, then = resumed.epochs, f"resume={resumed.path}", resumed.provenance.split
-    if 1 <= epochs <= done:
+    if 1 <= (epochs := config.trainer.max_epochs) <= done:
         found = f"{given} has finished {done} epochs of max_epochs={epochs}."
         raise InputError(found, max_epochs=2 * done)
     if then is not None and then.digest not in (None, split.digest):
@@ -113,6 +112,7 @@ def _check_resumable(resumed: Checkpoint, split: Split, model: ModelConfig, epoc
     same_network = model.without_weights().network == resumed.config.network
     if not same_network or model.image_size != resumed.config.image_size:
         raise InputError(f"{given} has another model. Leave model= out, or type init=.")
+    _check_parts(resumed, config)
 
 
 def _check_parts(resumed: Checkpoint, config: DictConfig) -> None:

@@ -91,7 +91,8 @@ def conform(where: str, own: Any, value: Any) -> Any:
     if isinstance(own, list | tuple) and isinstance(value, list | tuple) and len(own) == len(value):
         return type(own)(conform(where, *pair) for pair in zip(own, value, strict=True))
     if _form(own) != _form(value) or isinstance(own, Mapping | list | tuple):
-        raise InputError(f"{where} is {_form(value)}, and {_form(own)} in this run. Type init=.")
+        found = f"{where} is {_form(value)}, and {_form(own)} in this run"
+        raise InputError(f"{found}. Type init= in place of resume= for the weights alone.")
     return torch.empty_like(own).copy_(value) if isinstance(own, Tensor) else value
 
 
