@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from camreid.cli.folder import RunFolder, is_first
+from camreid.cli.folder import RunFolder, discard, is_first
 from camreid.files import lock, unlock
 from tests.conftest import TINY, Ran
 
@@ -170,3 +170,16 @@ def test_a_folder_that_cannot_be_resolved_is_left_to_hydra(resume: object) -> No
     folder = "${run_folder:${resume},r}" if resume else "${nowhere}"
     config = OmegaConf.create({"hydra": {"run": {"dir": folder}}, "resume": resume})
     RunFolder().on_run_start(config)  # another error would be a warning beside Hydra's paragraph
+
+
+def test_empty_folders_are_no_results(tmp_path: Path) -> None:
+    for run in ("empty", "full"):
+        (tmp_path / run / "checkpoints").mkdir(parents=True)
+        (tmp_path / run / "config.yaml").touch()
+    (tmp_path / "full/checkpoints/last.ckpt").touch()
+    (tmp_path / "empty/mine.txt").touch()
+    discard(tmp_path / "full")
+    discard(tmp_path / "empty")
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert left == {"full/checkpoints/last.ckpt", "full/config.yaml", "empty/mine.txt"}
+    assert not (tmp_path / "empty/checkpoints").exists()

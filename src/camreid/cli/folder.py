@@ -107,9 +107,10 @@ def _check(config: DictConfig, folders: list[Path]) -> None:
 
 def discard(folder: Path) -> None:
     """Delete what a command wrote that failed before it had any result, and nothing else."""
-    if not is_first() or any(list(folder.glob(form)) for form in _RESULTS):
+    found, more = ([p for f in forms for p in folder.glob(f)] for forms in (_RESULTS, _DESCRIPTION))
+    if not is_first() or any(not path.is_dir() or any(path.iterdir()) for path in found):
         return
-    for path in [path for form in _DESCRIPTION for path in folder.glob(form)]:
+    for path in (*found, *more):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (folder, *folder.parents):
         if path in created and path.is_dir() and not any(path.iterdir()):

@@ -104,8 +104,7 @@ def _check_resume(resumed: Checkpoint, split: Split, model: ModelConfig, config:
     """Refuse another split, another network with tensors of equal shapes, or a finished run."""
     done, given, then = resumed.epochs, f"resume={resumed.path}", resumed.provenance.split
     if 1 <= (epochs := config.trainer.max_epochs) <= done:
-        found = f"{given} has finished {done} epochs of max_epochs={epochs}."
-        raise InputError(found, max_epochs=2 * done)
+        raise InputError(f"{given} has finished {done} epochs of {epochs}.", max_epochs=2 * done)
     if then is not None and then.digest not in (None, split.digest):
         found = f"{given} was trained on another split ({then}) than this one ({split.record})"
         raise InputError(f"{found}. Type {then.overrides or 'its split options'}, or init=.")
